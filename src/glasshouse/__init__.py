@@ -1,0 +1,25 @@
+"""Grow language models under glass: train a tokenizer, pretrain, and at any step look inside.
+
+Importing this package costs nothing: each name below is fetched from its room when it is first asked for (PEP 562).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES: dict[str, str] = {"GlasshouseError": "glasshouse.errors"}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'glasshouse' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
