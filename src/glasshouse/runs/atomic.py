@@ -32,7 +32,7 @@ def flush_to_disk(path: Path) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes `data` to `path`: a reader, or a kill at any moment, finds the old bytes or the new ones, never a mixture."""
+    """Writes `data` to `path`: a reader, or a kill at any moment, finds the old bytes or the new, never a mixture."""
     temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -68,8 +68,8 @@ def read_manifest(checkpoint: Path) -> dict[str, Any] | None:
 def write_checkpoint(folder: Path, step: int) -> Iterator[Path]:
     """Yields a temporary folder to fill; then makes its manifest, flushes everything and renames it to `step-000500`.
 
-    On an exception the temporary folder is removed. Those that killed processes left are removed at the next call; one that a
-    living process still fills is left alone, for it holds a lock on it.
+    On an exception the temporary folder is removed. Those that killed processes left are removed at the next call; one
+    that a living process still fills is left alone, for it holds a lock on it.
     """
     target = folder / checkpoint_name(step)
     if target.exists():

@@ -139,7 +139,7 @@ class Run:
     # ---- checkpoints
 
     def new_checkpoint(self, step: int) -> AbstractContextManager[Path]:
-        """A context that yields a folder to fill, and makes it checkpoints/step-000500 on success; see `write_checkpoint`."""
+        """A context that yields a folder to fill and makes it checkpoints/step-000500: see `write_checkpoint`."""
         return write_checkpoint(self.path / "checkpoints", step)
 
     def checkpoints(self) -> list[Checkpoint]:
@@ -147,7 +147,10 @@ class Run:
         return list_checkpoints(self.path / "checkpoints")
 
     def checkpoint(self, which: str | int = "last") -> Checkpoint:
-        """One checkpoint: "last", a step, or a name such as "step-000500". Raises GlasshouseError naming those that exist."""
+        """One checkpoint: "last", a step, or a name such as "step-000500".
+
+        Raises GlasshouseError naming the steps that exist.
+        """
         found = self.checkpoints()
         if not found:
             raise GlasshouseError(f"{self.path} has no checkpoint yet; let it train until its first")

@@ -1,7 +1,7 @@
 """Append-only logs: one JSON object a line, one writer each, readable at any moment, even after a kill in mid-line.
 
-A record is complete once its newline is on the file. A last line without one is torn: readers drop it, and the next writer
-cuts it off before it appends. Non-finite floats are written as null, so that every JSON parser can read every line.
+A record is complete once its newline is on the file. A last line without one is torn: readers drop it, and the next
+writer cuts it off before it appends. Non-finite floats are written as null, so that every JSON parser reads every line.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class LogWriter:
         os.ftruncate(self._handle, self._size)
 
     def append(self, record: Record) -> None:
-        """Hands the record to the operating system as one line before it returns, so a kill of this process keeps it."""
+        """Hands the record to the operating system as one line before it returns: a kill of this process keeps it."""
         if self._handle < 0:
             raise ValueError(f"{self.path} is closed")
         line = to_json(record) + b"\n"
@@ -101,16 +101,14 @@ def is_being_written(path: Path) -> bool:
 def read_from(path: Path | str, offset: int = 0) -> tuple[list[Record], int]:
     """The complete records after byte `offset`, and the offset to ask from next time. A missing log gives ([], 0).
 
-    When the log was rewritten since (`Run.truncate_logs`) and `offset` no longer stands at a line's start, reading begins
-    again at 0: the caller sees steps it has seen before, and the newer records replace the older ones.
+    When the log was rewritten since (`Run.truncate_logs`) and `offset` no longer stands at a line's start, reading
+    begins again at 0: the caller sees steps it has seen before, and the newer records replace the older ones.
     Raises GlasshouseError for a complete line that is no JSON object.
     """
     path = Path(path)
-    try:
-        file = open(path, "rb")
-    except FileNotFoundError:
+    if not path.exists():
         return [], 0
-    with file:
+    with open(path, "rb") as file:
         if offset > 0:
             file.seek(offset - 1)
             if file.read(1) != b"\n":
@@ -138,7 +136,7 @@ def _parse(line: bytes, path: Path, position: int) -> Record:
 
 
 def truncate(path: Path, step: int) -> int:
-    """Atomically rewrites a log without the records of steps after `step`; returns how many went. Others are kept as bytes."""
+    """Atomically rewrites a log without the records of steps after `step`; returns how many went."""
     with LogWriter(path):
         lines = _LINE.findall(path.read_bytes())
         kept = []

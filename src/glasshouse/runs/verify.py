@@ -34,8 +34,8 @@ class Problem:
 def verify(path: Path | str) -> list[Problem]:
     """Everything wrong with a run folder; [] when all is as written. Reads every byte that carries a hash.
 
-    Raises GlasshouseError where there is no run folder at all. Temporary names left by a killed write are no problem: nothing
-    reads them. A log that a living writer holds may end in mid-line, so its tail is not judged.
+    Raises GlasshouseError where there is no run folder at all. Temporary names left by a killed write are no problem:
+    nothing reads them. A log that a living writer holds may end in mid-line, so its tail is not judged.
     """
     run = Path(path)
     if not run.is_dir():

@@ -1,0 +1,27 @@
+"""What every test stands on: two threads, and the real data beside the checkout."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ["OMP_NUM_THREADS"] = "2"  # before torch is imported anywhere: results must not depend on the number of cores
+os.environ["MKL_NUM_THREADS"] = "2"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def shared() -> Callable[[str], Path]:
+    """`shared("weights/sortgpt/hf")` is that path in the real data; the test is skipped where it is absent."""
+
+    def find(relative: str) -> Path:
+        path = SHARED / relative
+        if not path.exists():
+            pytest.skip(f"real data is absent: ../shared/data/{relative}")
+        return path
+
+    return find
