@@ -1,0 +1,56 @@
+"""Parts as values, the modules they build, sites, edits, plans, and checkpoints in and out."""
+
+from glasshouse.model.activations import gain
+from glasshouse.model.attention import Attention, Mixer
+from glasshouse.model.bodies import Block, Body, Stack
+from glasshouse.model.edits import Edit
+from glasshouse.model.huggingface import load_network, save_network
+from glasshouse.model.lm import LM, Head, Unembed
+from glasshouse.model.maps import GLU, MLP, Map
+from glasshouse.model.masks import Causal, Full, Mask, Window
+from glasshouse.model.network import Network
+from glasshouse.model.norms import LayerNorm, Norm, RMSNorm
+from glasshouse.model.part import Part, part_from_dict
+from glasshouse.model.plan import Plan
+from glasshouse.model.positions import EmbeddingPosition, Learned, NoPosition, Position, RoPE
+from glasshouse.model.result import Result
+from glasshouse.model.sites import Layers, Site, Sites, site
+
+__all__ = [
+    "GLU",
+    "LM",
+    "MLP",
+    "Attention",
+    "Block",
+    "Body",
+    "Causal",
+    "Edit",
+    "EmbeddingPosition",
+    "Full",
+    "Head",
+    "LayerNorm",
+    "Layers",
+    "Learned",
+    "Map",
+    "Mask",
+    "Mixer",
+    "Network",
+    "NoPosition",
+    "Norm",
+    "Part",
+    "Plan",
+    "Position",
+    "RMSNorm",
+    "Result",
+    "RoPE",
+    "Site",
+    "Sites",
+    "Stack",
+    "Unembed",
+    "Window",
+    "gain",
+    "load_network",
+    "part_from_dict",
+    "save_network",
+    "site",
+]

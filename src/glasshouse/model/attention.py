@@ -1,0 +1,157 @@
+"""Softmax attention: multi-head, grouped-query and multi-query, with any position encoding and mask."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from glasshouse.errors import GlasshouseError
+from glasshouse.model.context import Context
+from glasshouse.model.declare import Linear, Module
+from glasshouse.model.masks import Causal, Mask
+from glasshouse.model.norms import Norm
+from glasshouse.model.part import Part, positive
+from glasshouse.model.positions import NoPosition, Position, rotate
+
+
+class Mixer(Part):
+    """Moves information between positions.
+
+    `build(width, std)` gives a module whose forward takes (x, context, layer, state) and returns (update, state): the
+    cached and the full pass share that one path. `std` is the standard deviation wanted of the update.
+    """
+
+    mask: Mask
+
+    def resolved(self, width: int) -> Self:
+        """With every implied size written out."""
+        return self
+
+    def build(self, width: int, std: float) -> Module:
+        raise TypeError(f"{type(self).__name__} must define build(width, std)")
+
+    def flops_per_token(self, width: int, length: int) -> float:
+        """Forward operations a token costs beyond its weight matrices."""
+        return 0.0
+
+
+@dataclass(frozen=True)
+class Attention(Mixer):
+    """Scaled dot-product attention (Vaswani et al. 2017). kv_heads < heads shares keys and values (2305.13245).
+
+    head_size: width // heads unless given. qk_norm: normalises each query and key head before its rotation.
+    bias: on q, k and v; out_bias: on the output, as `bias` unless given.
+    """
+
+    heads: int
+    kv_heads: int | None = None
+    head_size: int | None = None
+    position: Position = NoPosition()
+    mask: Mask = Causal()
+    bias: bool = False
+    out_bias: bool | None = None
+    qk_norm: Norm | None = None
+
+    def __post_init__(self) -> None:
+        positive(self, heads=self.heads, kv_heads=self.kv_heads, head_size=self.head_size)
+        if self.heads % (self.kv_heads or self.heads):
+            raise GlasshouseError(
+                f"Attention(heads={self.heads}, kv_heads={self.kv_heads}): heads must be a multiple of kv_heads."
+            )
+
+    def size(self, width: int) -> int:
+        """Head size in a model of this width."""
+        if self.head_size is None and width % self.heads:
+            raise GlasshouseError(
+                f"Attention(heads={self.heads}) does not divide the width {width}; choose another number or give head_size."
+            )
+        return self.head_size or width // self.heads
+
+    def resolved(self, width: int) -> Attention:
+        out_bias = self.bias if self.out_bias is None else self.out_bias
+        return dataclasses.replace(
+            self, kv_heads=self.kv_heads or self.heads, head_size=self.size(width), out_bias=out_bias
+        )
+
+    def build(self, width: int, std: float) -> Module:
+        return _Attention(self, width, std)
+
+    def flops_per_token(self, width: int, length: int) -> float:
+        # q k^T and pattern v, two operations a multiply-add, without halving for causality (as PaLM counts, 2204.02311).
+        return 4.0 * self.heads * self.size(width) * length
+
+
+@dataclass
+class KeyValues:
+    """One layer's cache: keys and values [batch, kv_head, capacity, head_size], filled from the left."""
+
+    keys: Tensor
+    values: Tensor
+
+    def extend(self, k: Tensor, v: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        """Write k, v [batch, kv_head, new, head_size] from slot `start` on; returns all that is filled, as views."""
+        end = start + k.shape[2]
+        self.keys[:, :, start:end] = k
+        self.values[:, :, start:end] = v
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+class _Attention(Module):
+    sites = ("q", "k", "v", "scores", "pattern", "z")
+
+    def __init__(self, part: Attention, width: int, std: float) -> None:
+        super().__init__()
+        self.part = part = part.resolved(width)
+        self.size = size = part.size(width)
+        part.position.check(size)
+        self.heads, self.kv_heads = part.heads, part.kv_heads or part.heads
+        blocks = {"q": self.heads * size, "k": self.kv_heads * size, "v": self.kv_heads * size}
+        self.qkv = Linear(width, sum(blocks.values()), width**-0.5, part.bias, blocks, shard="rows")
+        self.out = Linear(
+            self.heads * size, width, std * (self.heads * size) ** -0.5, bool(part.out_bias), shard="columns"
+        )
+        self.q_norm = part.qk_norm.build(size) if part.qk_norm else None
+        self.k_norm = part.qk_norm.build(size) if part.qk_norm else None
+
+    def new_state(self, batch: int, capacity: int, like: Tensor) -> KeyValues:
+        """An empty cache for `capacity` tokens, with the dtype and device of `like`."""
+        shape = (batch, self.kv_heads, capacity, self.size)
+        return KeyValues(like.new_zeros(shape), like.new_zeros(shape))
+
+    def forward(
+        self, x: Tensor, context: Context, layer: int, state: KeyValues | None
+    ) -> tuple[Tensor, KeyValues | None]:
+        tape, counts = context.tape, (self.heads, self.kv_heads, self.kv_heads)
+        q, k, v = self.qkv(x).unflatten(-1, (sum(counts), self.size)).split(counts, dim=2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        table = context.table(self.part.position, self.size)
+        if table is not None:
+            q, k = rotate(q, table), rotate(k, table)
+        q, k, v = tape("q", layer, q), tape("k", layer, k), tape("v", layer, v)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [batch, head, position, size]
+        if state is not None:
+            k, v = state.extend(k, v, context.start)
+        if tape.wants("scores", layer) or tape.wants("pattern", layer):
+            z = self._spelled_out(q, k, v, context, layer)
+        else:
+            mask, is_causal = context.mask(self.part.mask)
+            grouped = self.kv_heads != self.heads
+            z = F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, enable_gqa=grouped)
+        z = tape("z", layer, z.transpose(1, 2))  # [batch, position, head, size]
+        return self.out(z.flatten(2)), state
+
+    def _spelled_out(self, q: Tensor, k: Tensor, v: Tensor, context: Context, layer: int) -> Tensor:
+        """The same attention with its scores and pattern made visible; in fp32, as the fused kernel accumulates."""
+        groups = self.heads // self.kv_heads
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+        scores = (q.float() @ k.float().mT) * self.size**-0.5
+        scores = scores.masked_fill(~context.visible(self.part.mask), -torch.inf)
+        scores = context.tape("scores", layer, scores)
+        pattern = context.tape("pattern", layer, scores.softmax(-1))
+        return (pattern @ v.float()).to(v.dtype)

@@ -1,0 +1,117 @@
+"""Every way a run can be asked for wrongly, caught before it starts, each in one sentence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from glasshouse.errors import GlasshouseError
+from glasshouse.model.edits import Edit, selected
+from glasshouse.model.result import Result
+from glasshouse.model.sites import AXES, Sites
+
+if TYPE_CHECKING:
+    from glasshouse.model.network import Network
+
+
+def check_ids(ids: Any, vocab: int, length: int | None, device: torch.device) -> Tensor:
+    """Token ids as a LongTensor [batch, position] on the model's device, every one of them in the vocabulary."""
+    try:
+        tensor = torch.as_tensor(ids, device=device)
+    except (TypeError, ValueError):
+        raise GlasshouseError(
+            "Token ids must form a rectangle [batch, position]; pad rows on the left and pass pad=."
+        ) from None
+    if tensor.dim() == 1:
+        tensor = tensor[None]
+    if tensor.dim() != 2 or tensor.numel() == 0:
+        raise GlasshouseError(
+            f"Token ids must be [batch, position] with at least one token; got shape {tuple(tensor.shape)}."
+        )
+    if tensor.is_floating_point() or tensor.dtype == torch.bool:
+        raise GlasshouseError(f"Token ids must be integers; got {tensor.dtype}.")
+    low, high = tensor.min().item(), tensor.max().item()
+    if low < 0 or high >= vocab:
+        raise GlasshouseError(f"Token id {low if low < 0 else high} is outside the vocabulary 0 to {vocab - 1}.")
+    if length is not None and tensor.shape[1] > length:
+        raise GlasshouseError(
+            f"{tensor.shape[1]} tokens are more than the {length} positions this model has; shorten the prompt."
+        )
+    return tensor.long()
+
+
+def check_pad(pad: Any, ids: Tensor) -> Tensor | None:
+    """Left padding as a LongTensor [batch], or None where there is none."""
+    if pad is None:
+        return None
+    tensor = torch.as_tensor(pad, device=ids.device).long()
+    batch, width = ids.shape
+    if tensor.shape != (batch,):
+        raise GlasshouseError(f"pad= needs one number a row, [{batch}]; got shape {tuple(tensor.shape)}.")
+    if (tensor < 0).any() or (tensor >= width).any():
+        raise GlasshouseError(
+            f"pad={tensor.tolist()} must lie between 0 and {width - 1}: each row keeps at least one real token."
+        )
+    return tensor if bool((tensor > 0).any()) else None
+
+
+def check_edit(edit: Any, sites: Sites, ids: Tensor, pad: Tensor | None, new: int) -> None:
+    """Raise where an edit names a place this model lacks or positions that no token of this run takes."""
+    if not isinstance(edit, Edit):
+        raise GlasshouseError(f"edits= takes values such as net.sites.resid_post[0].add(v); got {edit!r}.")
+    sites.resolve(edit.site)
+    if edit.where is None:
+        return
+    batch, width = ids.shape
+    lengths = torch.full((batch, 1), width, device=ids.device) if pad is None else (width - pad)[:, None]
+    positions = torch.arange(width + new, device=ids.device)[None] + (lengths - width)
+    for where in edit.where if isinstance(edit.where, tuple) else (edit.where,):
+        fires = selected(where, positions, lengths).any(-1)
+        if not fires.all():
+            row = int((~fires).nonzero()[0])
+            raise GlasshouseError(
+                f"The edit {edit} would never fire in row {row}: it has positions 0 to {int(lengths[row]) - 1}"
+                + (f" and {new} new ones." if new else ', and "new" ones only when generating.')
+            )
+
+
+def edit_value(edit: Edit, ids: Tensor, net: Network) -> Tensor:
+    """The tensor an edit brings, on the model's device, broadcastable to its site."""
+    value = edit.value
+    if isinstance(value, Result):
+        value = value[edit.site]
+    if not isinstance(value, Tensor):
+        if not isinstance(value, int | float):
+            raise GlasshouseError(f"The edit {edit} takes a tensor or a number; got {type(value).__name__}.")
+        value = torch.tensor(float(value))
+    weight = net.embed.weight
+    if not value.is_floating_point():
+        raise GlasshouseError(f"The edit {edit} takes floating-point values; got {value.dtype}.")
+    if edit.kind == "project_out" and bool((value.norm(dim=-1) == 0).any()):
+        raise GlasshouseError(f"The edit {edit} was given a zero vector, which has no direction to project out.")
+    shape = site_shape(edit, ids, net)
+    try:
+        fits = torch.broadcast_shapes(value.shape, shape) == torch.Size(shape)
+    except RuntimeError:
+        fits = False
+    if not fits:
+        axes = ", ".join(edit.site.axes)
+        raise GlasshouseError(
+            f"The edit {edit} got shape {list(value.shape)}, which does not fit its site [{axes}] = {shape}."
+        )
+    return value.to(device=weight.device)
+
+
+def site_shape(edit: Edit, ids: Tensor, net: Network) -> list[int]:
+    """The shape a site has in a pass over `ids`."""
+    site, spec = edit.site, net.spec
+    block = net.layers[site.layer] if site.layer is not None else None
+    sizes = {"batch": ids.shape[0], "position": ids.shape[1], "query": ids.shape[1], "key": ids.shape[1]}
+    sizes |= {"width": spec.width, "vocab": spec.vocab}
+    if block is not None:
+        sizes["head"] = getattr(block.mix, "kv_heads" if site.name in ("k", "v") else "heads", 0)
+        sizes["head_size"] = getattr(block.mix, "size", 0)
+        sizes["hidden"] = getattr(getattr(block.map, "outer", None), "weight", net.embed.weight).shape[1]
+    return [sizes[axis] for axis in AXES[site.name] if axis in site.axes]

@@ -1,0 +1,105 @@
+"""What each parameter is for, said where it is made: initialisation, optimiser group, row blocks, shard axis.
+
+Weight decay groups, Muon's matrices, variance-stable initialisation and tensor-parallel plans are derived from these
+declarations and listed nowhere by hand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Group = Literal["matrix", "embedding", "vector"]
+Shard = Literal["rows", "columns"]
+
+
+@dataclass(frozen=True)
+class Declared:
+    """One parameter's declaration.
+
+    std, constant: its initial value is `constant + std * normal`.
+    group: "matrix" (a linear map; decays, Muon's business), "embedding" (rows are looked up), "vector" (gains and biases).
+    blocks: named row counts of matrices that share one tensor (q, k and v), in order; empty when it is one matrix.
+    shard: the axis tensor parallelism splits, None where every rank keeps the whole.
+    """
+
+    std: float = 0.0
+    constant: float = 0.0
+    group: Group = "matrix"
+    blocks: dict[str, int] = field(default_factory=dict)
+    shard: Shard | None = None
+
+
+class Module(nn.Module):
+    """An nn.Module whose own parameters are declared, not merely created."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.declared: dict[str, Declared] = {}
+
+    def declare(self, name: str, shape: tuple[int, ...], declared: Declared) -> nn.Parameter:
+        """Register an uninitialised parameter `name` with its declaration."""
+        parameter = nn.Parameter(torch.empty(shape))
+        self.register_parameter(name, parameter)
+        self.declared[name] = declared
+        return parameter
+
+
+class Linear(Module):
+    """y = x W^T + b with W [rows, width]; `std` is the standard deviation of W's initial entries."""
+
+    def __init__(
+        self,
+        width: int,
+        rows: int,
+        std: float,
+        bias: bool = False,
+        blocks: dict[str, int] | None = None,
+        shard: Shard | None = None,
+    ) -> None:
+        super().__init__()
+        self.weight = self.declare("weight", (rows, width), Declared(std=std, blocks=blocks or {}, shard=shard))
+        shard_bias: Shard | None = (
+            "rows" if shard == "rows" else None
+        )  # split by columns, every rank adds to the same sum
+        kind = Declared(group="vector", blocks=blocks or {}, shard=shard_bias)
+        self.bias = self.declare("bias", (rows,), kind) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight, self.bias)
+
+
+def declarations(module: nn.Module) -> dict[str, Declared]:
+    """Every parameter's declaration by its full name. An undeclared parameter is a bug in its part."""
+    found = {
+        f"{prefix}.{name}" if prefix else name: declared
+        for prefix, sub in module.named_modules()
+        if isinstance(sub, Module)
+        for name, declared in sub.declared.items()
+    }
+    undeclared = [name for name, _ in module.named_parameters() if name not in found]
+    assert not undeclared, f"parameters without a declaration: {undeclared}"
+    return found
+
+
+@torch.no_grad()
+def initialise(module: nn.Module, seed: int) -> None:
+    """Fill every parameter from its declaration.
+
+    Each is drawn from its own generator, seeded by (seed, name): two models that share a parameter's name, shape and
+    seed share its initial value, whatever else differs between them.
+    """
+    declared = declarations(module)
+    for name, parameter in module.named_parameters():
+        rule = declared[name]
+        if rule.std:
+            digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+            values = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(rule.constant + rule.std * values)
+        else:
+            parameter.fill_(rule.constant)

@@ -1,0 +1,122 @@
+"""Edits as values: what to do at a site, at which positions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from glasshouse.errors import GlasshouseError
+
+if TYPE_CHECKING:
+    from glasshouse.model.sites import Site
+
+Kind = Literal["replace", "add", "scale", "zero", "project_out", "apply"]
+
+
+@dataclass(frozen=True)
+class Span:
+    """A slice of positions, hashable (Python's own is not before 3.12)."""
+
+    start: int | None
+    stop: int | None
+    step: int | None
+
+    def __str__(self) -> str:
+        return ":".join("" if bound is None else str(bound) for bound in (self.start, self.stop, self.step))
+
+
+# Absolute positions: an index, "last" (of the prompt), "new" (generated), several indices, or a slice.
+Where = int | str | tuple[int, ...] | Span | None
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """One change to one site: built by the site's methods, narrowed to positions by `at`."""
+
+    site: Site
+    kind: Kind
+    value: Any = None
+    function: Callable[[Tensor], Tensor] | None = None
+    where: Where = None
+
+    def at(self, positions: int | slice | str | list[int] | tuple[int, ...]) -> Edit:
+        """Only at these absolute positions: an index (negative from the prompt's end), a slice, a list, "last" or "new"."""
+        return dataclasses.replace(self, where=_hashable(positions))
+
+    def __str__(self) -> str:
+        place = "" if self.where is None else f" at {self.where}"
+        return f"{self.kind} {self.site}{place}"
+
+
+def _hashable(positions: Any) -> Where:
+    if isinstance(positions, str):
+        if positions not in ("last", "new"):
+            raise GlasshouseError(
+                f'Positions are an index, a slice, a list, "last" or "new"; {positions!r} is none of these.'
+            )
+        return positions
+    if isinstance(positions, slice):
+        return Span(positions.start, positions.stop, positions.step)
+    if isinstance(positions, list | tuple) and positions and all(isinstance(p, int) for p in positions):
+        return tuple(positions)
+    if isinstance(positions, int) and not isinstance(positions, bool):
+        return positions
+    raise GlasshouseError(f'Positions are an index, a slice, a list, "last" or "new"; {positions!r} is none of these.')
+
+
+def selected(where: Where, positions: Tensor, lengths: Tensor) -> Tensor:
+    """Which tokens an edit touches: bool [batch, position].
+
+    positions: [batch, position] absolute, negative on padding. lengths: [batch, 1] tokens of each row's prompt.
+    """
+    real = positions >= 0
+    if where is None:
+        return real
+    if where == "last":
+        return positions == lengths - 1
+    if where == "new":
+        return positions >= lengths
+    if isinstance(where, int):
+        return positions == (where if where >= 0 else lengths + where)
+    if isinstance(where, Span):
+        start, stop, step = where.start, where.stop, where.step
+        if step is not None and step < 1:
+            raise GlasshouseError(f"An edit's slice steps forward; its step {step} is below one.")
+        first = _bound(start, lengths) if start is not None else torch.zeros_like(lengths)
+        inside = real & (positions >= first)
+        if stop is not None:
+            inside = inside & (positions < _bound(stop, lengths))
+        return inside if step is None else inside & ((positions - first) % step == 0)
+    return torch.stack([selected(index, positions, lengths) for index in where]).any(0)
+
+
+def _bound(index: int, lengths: Tensor) -> Tensor:
+    return lengths * 0 + index if index >= 0 else (lengths + index).clamp(min=0)
+
+
+def changed(kind: Kind, old: Tensor, value: Tensor | None, function: Callable[[Tensor], Tensor] | None) -> Tensor:
+    """The new value of a whole site under one edit; `value` already has its dtype and broadcasts to it."""
+    if kind == "zero":
+        return torch.zeros_like(old)
+    if kind == "apply":
+        assert function is not None
+        new = function(old)
+        if new.shape != old.shape:
+            raise GlasshouseError(
+                f"An applied function must keep the shape {tuple(old.shape)}; it returned {tuple(new.shape)}."
+            )
+        return new.to(old.dtype)
+    assert value is not None
+    if kind == "replace":
+        return value.expand_as(old)
+    if kind == "add":
+        return old + value
+    if kind == "scale":
+        return old * value
+    unit = value / value.norm(dim=-1, keepdim=True)
+    return old - (old * unit).sum(-1, keepdim=True) * unit

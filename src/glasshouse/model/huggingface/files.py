@@ -1,0 +1,145 @@
+"""Checkpoint folders in and out: Hugging Face layout wherever the architecture exists there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from glasshouse.errors import GlasshouseError
+from glasshouse.model.huggingface import gpt2, llama
+from glasshouse.model.huggingface.rename import to_ours, to_theirs
+from glasshouse.model.lm import LM
+from glasshouse.model.network import Network
+from glasshouse.model.part import part_from_dict
+
+FAMILIES: dict[str, ModuleType] = {"llama": llama, "gpt2": gpt2}
+OWN = "glasshouse"  # model_type of a tree that no family describes
+
+
+def load_network(folder: str | Path) -> Network:
+    """The network of a checkpoint folder, ours or Hugging Face's: config.json and model.safetensors (or its shards).
+
+    Weights are brought to fp32 on the CPU. Raises GlasshouseError for anything missing or not understood.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    tensors = _read_tensors(folder)
+    where = str(folder / "model.safetensors")
+    spec = _spec(config, folder, tensors)
+    net = spec.build(seed=None)
+    family = FAMILIES.get(config.get("model_type", ""))
+    if family is not None:
+        tensors = to_ours(_drop_derived(tensors, spec), family.names(spec), where)
+    _fill(net, tensors, where)
+    return net
+
+
+def save_network(net: Network, folder: str | Path) -> None:
+    """Write config.json and model.safetensors into `folder`, under Hugging Face's names where its architecture exists there.
+
+    The config always carries the parts tree too, under "glasshouse".
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config, family = describe(net.spec)
+    state = {name: parameter.detach().cpu() for name, parameter in net.named_parameters()}
+    if family is not None:
+        rows = {name: [last - first for first, last in net.blocks(name)] for name in state}
+        state = to_theirs(state, family.names(net.spec), rows)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in state.items()}, folder / "model.safetensors", {"format": "pt"}
+    )
+
+
+def describe(spec: LM) -> tuple[dict[str, Any], ModuleType | None]:
+    """config.json of a tree, and the family whose names its tensors take (None: our own names)."""
+    for family in FAMILIES.values():
+        config = family.write(spec)
+        if config is not None:
+            return {**config, "dtype": "float32", OWN: spec.to_dict()}, family
+    return {"model_type": OWN, OWN: spec.to_dict()}, None
+
+
+def _spec(config: dict[str, Any], folder: Path, tensors: dict[str, Tensor]) -> LM:
+    if OWN in config:
+        spec = part_from_dict(config[OWN], f"{folder / 'config.json'}: {OWN}")
+        if not isinstance(spec, LM):
+            raise GlasshouseError(f"{folder / 'config.json'}: its parts tree is a {type(spec).__name__}, not an LM.")
+        return spec
+    kind = config.get("model_type")
+    if kind not in FAMILIES:
+        raise GlasshouseError(
+            f"{folder / 'config.json'}: model_type {kind!r} is not one glasshouse reads; it reads {', '.join(FAMILIES)}."
+        )
+    return FAMILIES[kind].read(config, str(folder / "config.json"))
+
+
+def _drop_derived(tensors: dict[str, Tensor], spec: LM) -> dict[str, Tensor]:
+    """Without what old checkpoints repeat: rotary frequencies, causal masks, and the head of a tied model."""
+    derived = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.endswith(derived)}
+    if spec.tied:
+        kept.pop("lm_head.weight", None)
+    return kept
+
+
+def _fill(net: Network, tensors: dict[str, Tensor], where: str) -> None:
+    parameters = dict(net.named_parameters())
+    if missing := sorted(parameters.keys() - tensors.keys()):
+        raise GlasshouseError(
+            f"{where} lacks the tensor {missing[0]!r} that its config promises; the file is not whole."
+        )
+    if extra := sorted(tensors.keys() - parameters.keys()):
+        raise GlasshouseError(
+            f"{where} holds a tensor {extra[0]!r} that its config does not explain; nothing was loaded."
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            tensor = tensors[name]
+            if tensor.shape != parameter.shape:
+                raise GlasshouseError(
+                    f"{where}: {name} has shape {list(tensor.shape)}, and the config asks for {list(parameter.shape)}."
+                )
+            parameter.copy_(tensor)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise GlasshouseError(
+            f"{folder} holds no config.json; name a run, a checkpoint or a Hugging Face model folder."
+        )
+    try:
+        config = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise GlasshouseError(f"{path} is not JSON ({error}); restore it from its source.") from None
+    if not isinstance(config, dict):
+        raise GlasshouseError(f"{path} must hold a JSON object; restore it from its source.")
+    return config
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    else:
+        files = ["model.safetensors"]
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        path = folder / file
+        if not path.is_file():
+            raise GlasshouseError(f"{path} is missing; weights are read from safetensors files only.")
+        try:
+            with safe_open(path, "pt") as handle:
+                tensors |= {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise GlasshouseError(f"{path} is damaged or cut short ({error}); copy it again from its source.") from None
+    return tensors

@@ -1,0 +1,72 @@
+"""The root of the tree: a language model as a value."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from glasshouse.model.bodies import Body
+from glasshouse.model.declare import Linear, Module
+from glasshouse.model.norms import Norm, RMSNorm
+from glasshouse.model.part import Part, positive
+from glasshouse.model.positions import EmbeddingPosition
+
+if TYPE_CHECKING:
+    from glasshouse.model.network import Network
+
+
+class Head(Part):
+    """From the normalised stream to predictions. `build(width, vocab, tied)` gives a module to logits [..., vocab]."""
+
+    def build(self, width: int, vocab: int, tied: Module | None) -> Module:
+        raise TypeError(f"{type(self).__name__} must define build(width, vocab, tied)")
+
+
+@dataclass(frozen=True)
+class Unembed(Head):
+    """One linear map to the vocabulary; the embedding's own matrix where the model is tied."""
+
+    bias: bool = False
+
+    def build(self, width: int, vocab: int, tied: Module | None) -> Module:
+        unembed = Linear(width, vocab, width**-0.5, self.bias, shard="rows")
+        if tied is not None:
+            unembed.weight = tied.weight  # type: ignore[assignment]
+            unembed.declared["weight"] = tied.declared["weight"]
+        return unembed
+
+
+@dataclass(frozen=True)
+class LM(Part):
+    """A language model: embedding, body, final norm, head.
+
+    tied: the head reads with the embedding's matrix. position: an encoding added to the embedding (None for those inside
+    attention).
+    """
+
+    vocab: int
+    width: int
+    body: Body
+    norm: Norm = RMSNorm()
+    head: Head = Unembed()
+    tied: bool = False
+    position: EmbeddingPosition | None = None
+
+    def __post_init__(self) -> None:
+        positive(self, vocab=self.vocab, width=self.width)
+
+    @property
+    def stream_std(self) -> float:
+        """Standard deviation of the embedded stream: what gives logits of variance one where the matrix is shared, else one."""
+        return self.width**-0.5 if self.tied else 1.0
+
+    def resolved(self) -> LM:
+        """The same model with every implied size written out, so that two spellings of one model compare equal."""
+        return dataclasses.replace(self, body=self.body.resolved(self.width))
+
+    def build(self, seed: int | None = 0) -> Network:
+        """The module this tree describes, on the CPU in fp32, initialised from `seed` (left uninitialised where None)."""
+        from glasshouse.model.network import Network
+
+        return Network(self, seed)

@@ -1,0 +1,104 @@
+"""What a block does to each position alone: MLP and gated MLP."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Self
+
+from torch import Tensor
+
+from glasshouse.model.activations import activation, gain
+from glasshouse.model.context import Context
+from glasshouse.model.declare import Linear, Module
+from glasshouse.model.part import Part, positive
+
+
+class Map(Part):
+    """A position-wise map.
+
+    `build(width, std)` gives a module whose forward takes (x, context, layer) and returns the update and its auxiliary
+    losses by name. `std` is the standard deviation wanted of the update.
+    """
+
+    def resolved(self, width: int) -> Self:
+        """With every implied size written out."""
+        return self
+
+    def build(self, width: int, std: float) -> Module:
+        raise TypeError(f"{type(self).__name__} must define build(width, std)")
+
+
+@dataclass(frozen=True)
+class MLP(Map):
+    """W2 f(W1 x): one hidden layer of `hidden` units, 4 * width unless given."""
+
+    activation: str = "gelu"
+    hidden: int | None = None
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        positive(self, hidden=self.hidden)
+        activation(self.activation)
+
+    def resolved(self, width: int) -> MLP:
+        return dataclasses.replace(self, hidden=self.hidden or 4 * width)
+
+    def build(self, width: int, std: float) -> Module:
+        return _MLP(self, width, std)
+
+
+@dataclass(frozen=True)
+class GLU(Map):
+    """W2 (f(Wg x) * Wu x), the gated linear unit (Shazeer 2020, 2002.05202); `hidden` 8/3 * width unless given."""
+
+    activation: str = "silu"
+    hidden: int | None = None
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        positive(self, hidden=self.hidden)
+        activation(self.activation)
+
+    def resolved(self, width: int) -> GLU:
+        return dataclasses.replace(self, hidden=self.hidden or 8 * width // 3)
+
+    def build(self, width: int, std: float) -> Module:
+        return _GLU(self, width, std)
+
+
+class _MLP(Module):
+    sites = ("mlp_pre", "mlp_act")
+
+    def __init__(self, part: MLP, width: int, std: float) -> None:
+        super().__init__()
+        part = part.resolved(width)
+        hidden = part.hidden
+        assert hidden is not None
+        self.f = activation(part.activation)
+        self.inner = Linear(width, hidden, width**-0.5, part.bias, shard="rows")
+        self.outer = Linear(hidden, width, std * gain(part.activation) * hidden**-0.5, part.bias, shard="columns")
+
+    def forward(self, x: Tensor, context: Context, layer: int) -> tuple[Tensor, dict[str, Tensor]]:
+        pre = context.tape("mlp_pre", layer, self.inner(x))
+        return self.outer(context.tape("mlp_act", layer, self.f(pre))), {}
+
+
+class _GLU(Module):
+    """Site mlp_pre is the gate before its activation; mlp_act the product that the output matrix reads."""
+
+    sites = ("mlp_pre", "mlp_act")
+
+    def __init__(self, part: GLU, width: int, std: float) -> None:
+        super().__init__()
+        part = part.resolved(width)
+        hidden = part.hidden
+        assert hidden is not None
+        self.f = activation(part.activation)
+        self.inner = Linear(width, 2 * hidden, width**-0.5, part.bias, {"gate": hidden, "up": hidden}, shard="rows")
+        self.outer = Linear(hidden, width, std * gain(part.activation) * hidden**-0.5, part.bias, shard="columns")
+
+    def forward(self, x: Tensor, context: Context, layer: int) -> tuple[Tensor, dict[str, Tensor]]:
+        gate, up = self.inner(x).chunk(2, -1)
+        gate = context.tape("mlp_pre", layer, gate)
+        return self.outer(context.tape("mlp_act", layer, self.f(gate) * up)), {}

@@ -1,0 +1,219 @@
+"""The module an LM describes: one forward path for training, looking, editing and cached generation."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from glasshouse.model.attention import KeyValues
+from glasshouse.model.checks import check_edit, check_ids, check_pad, edit_value
+from glasshouse.model.context import Context, make_positions
+from glasshouse.model.declare import Declared, Module, declarations, initialise
+from glasshouse.model.edits import Edit
+from glasshouse.model.lm import LM
+from glasshouse.model.plan import BLANK, Blank, Plan, Tape, make_plan
+from glasshouse.model.result import Result
+from glasshouse.model.sites import Site, Sites
+
+END = 1 << 30  # a layer number past every layer: run to the end
+
+
+class Embedding(Module):
+    """Rows of a [vocab, width] matrix."""
+
+    def __init__(self, vocab: int, width: int, std: float) -> None:
+        super().__init__()
+        self.weight = self.declare("weight", (vocab, width), Declared(std=std, group="embedding", shard="rows"))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return nn.functional.embedding(ids, self.weight)
+
+
+class Network(Module):
+    """A transformer under glass. Build it with `LM(...).build(seed)`.
+
+    `net(ids)` is the plain forward pass; `net.run(ids, save=, edits=)` the same pass with sites saved and edited.
+    """
+
+    def __init__(self, spec: LM, seed: int | None) -> None:
+        super().__init__()
+        self.spec = spec
+        std = spec.stream_std
+        self.embed = Embedding(spec.vocab, spec.width, std)
+        self.position = spec.position.build(spec.width, std) if spec.position else None
+        self.body = spec.body.build(spec.width, std)
+        self.final_norm = spec.norm.build(spec.width)
+        self.unembed = spec.head.build(spec.width, spec.vocab, self.embed if spec.tied else None)
+        self._compiled: dict[tuple[Plan, int], Callable[..., Any]] = {}
+        if seed is not None:
+            initialise(self, seed)
+        self.sites = Sites([block.sites for block in self.layers], self._heads())
+
+    # What it is -----------------------------------------------------------------------------------------------------
+
+    @property
+    def layers(self) -> Sequence[Any]:
+        """The blocks, first to last."""
+        return self.body.layers  # type: ignore[return-value]
+
+    @property
+    def length(self) -> int | None:
+        """Most positions the model knows; None where its position encoding sets no limit."""
+        return getattr(self.spec.position, "length", None)
+
+    def unembed_weight(self) -> Tensor:
+        """[vocab, width]: the matrix that reads logits off the normalised stream."""
+        return self.unembed.weight  # type: ignore[return-value]
+
+    def declarations(self) -> dict[str, Declared]:
+        """What each parameter is for, by name."""
+        return declarations(self)
+
+    def groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
+        """Parameters by declared group: "matrix", "embedding" and "vector", each a list of (name, parameter)."""
+        declared = self.declarations()
+        groups: dict[str, list[tuple[str, nn.Parameter]]] = {"matrix": [], "embedding": [], "vector": []}
+        for name, parameter in self.named_parameters():
+            groups[declared[name].group].append((name, parameter))
+        return groups
+
+    def blocks(self, name: str) -> list[tuple[int, int]]:
+        """Row ranges (first, past the last) of the matrices that share the parameter `name`: q, k and v, gate and up."""
+        declared, rows = self.declarations()[name], self.get_parameter(name).shape[0]
+        ends = [0]
+        for count in declared.blocks.values():
+            ends.append(ends[-1] + count)
+        return list(itertools.pairwise(ends)) or [(0, rows)]
+
+    def flops_per_token(self, length: int) -> float:
+        """Operations to train on one token in sequences of `length`: forward and twice that backward.
+
+        Two a weight and token in every matrix, the head among them, plus attention's own (PaLM's count, 2204.02311).
+        """
+        matrices = sum(p.numel() for _, p in self.groups()["matrix"])
+        if self.spec.tied:
+            matrices += self.unembed_weight().numel()
+        mixing = sum(block.part.mix.flops_per_token(self.spec.width, length) for block in self.layers)
+        return 3.0 * (2.0 * matrices + mixing)
+
+    def _heads(self) -> dict[str, int]:
+        mixers = [block.mix for block in self.layers]
+        query = max((getattr(mix, "heads", 0) for mix in mixers), default=0)
+        key = max((getattr(mix, "kv_heads", 0) for mix in mixers), default=0)
+        return {"q": query, "z": query, "scores": query, "pattern": query, "k": key, "v": key}
+
+    # The pass -------------------------------------------------------------------------------------------------------
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Logits [batch, position, vocab] of token ids [batch, position]."""
+        return self.unembed(self.hidden(ids))
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        """The stream after the final norm, [batch, position, width]: what a loss that chunks the head starts from."""
+        return self._hidden(ids, self._context(ids), None)
+
+    def step(
+        self,
+        ids: Tensor,
+        states: list[Any],
+        start: int,
+        pad: Tensor | None = None,
+        tape: Tape | Blank = BLANK,
+        last: bool = False,
+    ) -> Tensor:
+        """Logits of `ids` [batch, new] that follow the `start` tokens held in `states` (from `new_states`), which it extends.
+
+        last: only the last position's logits, [batch, 1, vocab]; for prompts whose other predictions nobody reads.
+        """
+        hidden = self._hidden(ids, self._context(ids, start, pad, tape), states)
+        return tape("logits", None, self.unembed(hidden[:, -1:] if last else hidden))
+
+    def new_states(self, batch: int, capacity: int) -> list[KeyValues]:
+        """Empty caches, one a layer, for `capacity` tokens."""
+        return [block.mix.new_state(batch, capacity, self._cache_like()) for block in self.layers]
+
+    def _cache_like(self) -> Tensor:
+        weight = self.embed.weight
+        if torch.is_autocast_enabled(weight.device.type):
+            return weight.new_empty(0, dtype=torch.get_autocast_dtype(weight.device.type))
+        return weight
+
+    def _context(self, ids: Tensor, start: int = 0, pad: Tensor | None = None, tape: Tape | Blank = BLANK) -> Context:
+        positions = make_positions(start, ids.shape[1], pad, ids.device)
+        keys = positions if start == 0 else make_positions(0, start + ids.shape[1], pad, ids.device)
+        return Context(positions, keys, start, pad is not None, tape)
+
+    def _hidden(self, ids: Tensor, context: Context, states: list[Any] | None, stop: int = END) -> Tensor:
+        x = self.embed(ids)
+        if self.position is not None:
+            x = x + self.position(context.positions)
+        x, _ = self.body(context.tape("embed", None, x), context, states, stop)
+        return x if stop < END else context.tape("final_norm", None, self.final_norm(x))
+
+    # Looking and editing --------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        ids: Any,
+        save: Iterable[Any] = (),
+        edits: Iterable[Edit] = (),
+        pad: Any = None,
+        logits: bool = True,
+        grad: bool = False,
+        compile: bool = False,
+    ) -> Result:
+        """One forward pass that saves and edits sites.
+
+        ids: [batch, position] (or [position]) token ids. save: sites, `sites.resid_post.all`, or their text.
+        edits: values from the sites' methods, applied in order. pad: tokens of left padding in each row.
+        logits=False stops after the last layer the plan needs. grad: keep the graph. compile: through torch.compile,
+        one graph a plan, without breaks; another strength of the same edit compiles nothing again.
+
+        Raises GlasshouseError for an unknown site, an edit that would not fire, a shape that does not fit.
+        """
+        ids = check_ids(ids, self.spec.vocab, self.length, self.embed.weight.device)
+        pad = check_pad(pad, ids)
+        plan, inputs = self.plan(save, edits, ids, pad)
+        stop = END if logits else min(END, plan.last_layer)
+        with torch.set_grad_enabled(grad):
+            program = self._program(plan, stop, compile)
+            out, kept = program(ids, pad, inputs)
+        return Result(out, dict(zip(plan.kept, kept, strict=True)), plan, self.sites)
+
+    def plan(
+        self, save: Iterable[Any], edits: Iterable[Edit], ids: Tensor, pad: Tensor | None, new: int = 0
+    ) -> tuple[Plan, list[Tensor]]:
+        """The plan of these saves and edits for a prompt `ids` followed by `new` generated tokens, and its tensors."""
+        saves = [
+            site.whole
+            for what in ([save] if isinstance(save, str | Site) else save)
+            for site in self.sites.resolve(what)
+        ]
+        edits = list(edits)
+        for edit in edits:
+            check_edit(edit, self.sites, ids, pad, new)
+        plan, carriers = make_plan(saves, edits)
+        return plan, [edit_value(edit, ids, self) for edit in carriers]
+
+    def _program(self, plan: Plan, stop: int, compile: bool) -> Callable[..., tuple[Tensor | None, tuple[Tensor, ...]]]:
+        def program(ids: Tensor, pad: Tensor | None, inputs: list[Tensor]) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+            lengths = (
+                ids.shape[1] - pad[:, None] if pad is not None else torch.full((1, 1), ids.shape[1], device=ids.device)
+            )
+            context = self._context(ids, 0, pad, BLANK)
+            tape = Tape(plan, inputs, context.positions, lengths)
+            context.tape = tape
+            hidden = self._hidden(ids, context, None, stop)
+            out = tape("logits", None, self.unembed(hidden)) if stop >= END else None
+            return out, tuple(tape.kept[key] for key in plan.kept)
+
+        if not compile:
+            return program
+        key = (plan, stop)
+        if key not in self._compiled:
+            self._compiled[key] = torch.compile(program, fullgraph=True)
+        return self._compiled[key]

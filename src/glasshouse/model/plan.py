@@ -1,0 +1,143 @@
+"""A plan: which sites a pass saves and edits, frozen and hashable, with no tensor in it.
+
+The tensors of the edits travel beside it as ordinary inputs, so the same plan with another strength is the same program:
+nothing is traced or compiled again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from glasshouse.model.edits import Edit, Kind, Where, changed, selected
+from glasshouse.model.sites import AXES, WHOLE, Site
+
+Key = tuple[str, int | None]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One edit without its tensor; `input` is the index of its tensor among the plan's inputs."""
+
+    site: Site
+    kind: Kind
+    where: Where
+    input: int | None
+    function: Callable[[Tensor], Tensor] | None = None
+
+    def __str__(self) -> str:
+        place = "" if self.where is None else f" at {self.where}"
+        name = "" if self.function is None else f" {getattr(self.function, '__qualname__', self.function)}"
+        return f"{self.kind}{name} {self.site}{place}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sites to save and operations to apply, in order. The other fields follow from these two."""
+
+    saves: tuple[Site, ...] = ()
+    operations: tuple[Operation, ...] = ()
+    by_site: dict[Key, tuple[Operation, ...]] = field(init=False, compare=False, repr=False)
+    kept: tuple[Key, ...] = field(init=False, compare=False, repr=False)
+    touched: frozenset[Key] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # Plain attributes, not cached properties: torch.compile reads them inside the pass.
+        by_site: dict[Key, tuple[Operation, ...]] = {}
+        for operation in self.operations:
+            key = (operation.site.name, operation.site.layer)
+            by_site[key] = (*by_site.get(key, ()), operation)
+        kept = tuple(dict.fromkeys((site.name, site.layer) for site in self.saves))
+        object.__setattr__(self, "by_site", by_site)
+        object.__setattr__(self, "kept", kept)
+        object.__setattr__(self, "touched", frozenset(by_site) | frozenset(kept))
+
+    @property
+    def last_layer(self) -> int:
+        """The last layer a pass must run to satisfy the plan; -1 for none, a huge number where the model's end is touched."""
+        if any(name in WHOLE and name != "embed" for name, _ in self.touched):
+            return 1 << 30
+        return max((layer for _, layer in self.touched if layer is not None), default=-1)
+
+    def __str__(self) -> str:
+        return "; ".join([*(f"save {site}" for site in self.saves), *map(str, self.operations)]) or "nothing"
+
+    @property
+    def hash(self) -> str:
+        """First 16 hex digits of the sha256 of the plan's text."""
+        return hashlib.sha256(str(self).encode()).hexdigest()[:16]
+
+
+def make_plan(saves: list[Site], edits: list[Edit]) -> tuple[Plan, list[Edit]]:
+    """The plan of these sites and edits, and the edits that bring a tensor, in the order of the plan's inputs."""
+    operations: list[Operation] = []
+    carriers: list[Edit] = []
+    for edit in edits:
+        index = None
+        if edit.kind not in ("zero", "apply"):
+            index = len(carriers)
+            carriers.append(edit)
+        operations.append(Operation(edit.site, edit.kind, edit.where, index, edit.function))
+    return Plan(tuple(dict.fromkeys(saves)), tuple(operations)), carriers
+
+
+class Tape:
+    """Carries a plan through one pass: every part offers its values to the tape, which edits and keeps what the plan names."""
+
+    def __init__(
+        self, plan: Plan, inputs: list[Tensor] | tuple[Tensor, ...], positions: Tensor, lengths: Tensor
+    ) -> None:
+        self.plan, self.inputs = plan, inputs
+        self.positions, self.lengths = positions, lengths
+        self.kept: dict[Key, Tensor] = {}
+
+    def wants(self, name: str, layer: int) -> bool:
+        """Whether the plan touches this site: attention asks before it spells its pattern out."""
+        return (name, layer) in self.plan.touched
+
+    def __call__(self, name: str, layer: int | None, value: Tensor) -> Tensor:
+        """Offer a site's value; returns what the rest of the pass must use. What is saved is the value after the edits."""
+        key = (name, layer)
+        if key not in self.plan.touched:
+            return value
+        for operation in self.plan.by_site.get(key, ()):
+            value = self._edited(operation, value)
+        if key in self.plan.kept:
+            self.kept[key] = value
+        return value
+
+    def _edited(self, operation: Operation, value: Tensor) -> Tensor:
+        site, axes = operation.site, AXES[operation.site.name]
+        index = site.head_index
+        old = value if index is None else value.select(axes.index("head"), index)
+        tensor = None if operation.input is None else self.inputs[operation.input].to(value.dtype)
+        new = changed(operation.kind, old, tensor, operation.function)
+        if operation.where is not None:
+            chosen = selected(operation.where, self.positions, self.lengths)  # [batch, position]
+            axis = site.axes.index("query" if "query" in axes else "position")
+            shape = [1] * old.dim()
+            shape[0], shape[axis] = chosen.shape
+            new = torch.where(chosen.view(shape), new, old)
+        if index is None:
+            return new
+        slot = torch.tensor([index], device=value.device)
+        return value.index_copy(axes.index("head"), slot, new.unsqueeze(axes.index("head")))
+
+
+class Blank:
+    """The tape of a pass that saves and edits nothing."""
+
+    plan = Plan()
+
+    def wants(self, name: str, layer: int) -> bool:
+        return False
+
+    def __call__(self, name: str, layer: int | None, value: Tensor) -> Tensor:
+        return value
+
+
+BLANK = Blank()

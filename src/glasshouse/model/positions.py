@@ -1,0 +1,90 @@
+"""Where a token stands: encodings that rotate queries and keys, bias the scores, or add to the embedding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from glasshouse.errors import GlasshouseError
+from glasshouse.model.declare import Declared, Module
+from glasshouse.model.part import Part, positive
+
+
+class Position(Part):
+    """An encoding used inside attention. A subclass overrides what it does and inherits doing nothing of the rest."""
+
+    def check(self, head_size: int) -> None:
+        """Raise GlasshouseError when a head of this size cannot carry the encoding."""
+
+    def table(self, positions: Tensor, head_size: int) -> tuple[Tensor, Tensor] | None:
+        """(cos, sin), each [batch, position, 1, head_size], that rotate q and k; None when nothing rotates.
+
+        positions: [batch, position] absolute positions (padding may be negative). One pass computes it once for all layers.
+        """
+        return None
+
+
+@dataclass(frozen=True)
+class NoPosition(Position):
+    """No encoding: order is known only through the causal mask (Kazemnejad et al. 2023, 2305.19466)."""
+
+
+@dataclass(frozen=True)
+class RoPE(Position):
+    """Rotary embedding (Su et al. 2021, 2104.09864), in the half-split layout of Llama checkpoints."""
+
+    theta: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        positive(self, theta=self.theta)
+
+    def check(self, head_size: int) -> None:
+        if head_size % 2:
+            raise GlasshouseError(
+                f"RoPE rotates pairs, and a head of size {head_size} is odd; choose an even head size."
+            )
+
+    def table(self, positions: Tensor, head_size: int) -> tuple[Tensor, Tensor]:
+        pairs = torch.arange(0, head_size, 2, device=positions.device, dtype=torch.float32)
+        angles = positions[..., None].float() * self.theta ** (-pairs / head_size)  # [batch, position, head_size / 2]
+        cos, sin = angles.cos(), angles.sin()
+        return torch.cat([cos, cos], -1)[:, :, None], torch.cat([-sin, sin], -1)[:, :, None]
+
+
+def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn each pair (i, i + size/2) of x [batch, position, head, size] by its position's angle."""
+    cos, sin = table
+    half = x.shape[-1] // 2
+    swapped = torch.cat([x[..., half:], x[..., :half]], -1)
+    return x * cos.to(x.dtype) + swapped * sin.to(x.dtype)
+
+
+class EmbeddingPosition(Part):
+    """An encoding added to the token embeddings. `build(width)` gives a module from positions to [batch, position, width]."""
+
+    def build(self, width: int, std: float) -> Module:
+        raise TypeError(f"{type(self).__name__} must define build(width, std)")
+
+
+@dataclass(frozen=True)
+class Learned(EmbeddingPosition):
+    """One learned vector for each of the first `length` positions (GPT-2). Later positions do not exist."""
+
+    length: int
+
+    def __post_init__(self) -> None:
+        positive(self, length=self.length)
+
+    def build(self, width: int, std: float) -> Module:
+        return _Learned(self.length, width, std)
+
+
+class _Learned(Module):
+    def __init__(self, length: int, width: int, std: float) -> None:
+        super().__init__()
+        self.weight = self.declare("weight", (length, width), Declared(std=std, group="embedding"))
+
+    def forward(self, positions: Tensor) -> Tensor:
+        return self.weight[positions.clamp(min=0)]

@@ -1,0 +1,49 @@
+"""What a pass gives back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glasshouse.errors import GlasshouseError
+from glasshouse.model.plan import Key, Plan
+from glasshouse.model.sites import AXES, Layers, Site, Sites
+
+
+class Result:
+    """The logits and the saved sites of one `run`.
+
+    `result[site]` is the tensor of a site (one head of it for `site.head(i)`), `result[layers]` stacks a site over layers:
+    [layer, ...]. Nothing is copied until it is asked for.
+    """
+
+    def __init__(self, logits: Tensor | None, kept: dict[Key, Tensor], plan: Plan, sites: Sites) -> None:
+        self._logits, self._kept, self._sites = logits, kept, sites
+        self.plan = plan
+
+    @property
+    def logits(self) -> Tensor:
+        """[batch, position, vocab]"""
+        if self._logits is None:
+            raise GlasshouseError(
+                "This run stopped before the logits (logits=False); run it again without that to have them."
+            )
+        return self._logits
+
+    def __getitem__(self, what: Site | Layers | str) -> Tensor:
+        found = self._sites.resolve(what)
+        if isinstance(what, Layers) or (isinstance(what, str) and what.strip().endswith(".all")):
+            return torch.stack([self._one(site) for site in found])
+        return self._one(found[0])
+
+    def __contains__(self, what: Any) -> bool:
+        return all((site.name, site.layer) in self._kept for site in self._sites.resolve(what))
+
+    def _one(self, site: Site) -> Tensor:
+        key = (site.name, site.layer)
+        if key not in self._kept:
+            raise GlasshouseError(f"{site.whole} was not saved in this run; add it to save=[...].")
+        value = self._kept[key]
+        return value if site.head_index is None else value.select(AXES[site.name].index("head"), site.head_index)
