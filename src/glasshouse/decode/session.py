@@ -18,8 +18,8 @@ from glasshouse.model.sites import AXES
 class Session:
     """Feeds tokens to a network through its cache.
 
-    ids: [batch, position] the prompt, already checked. pad: [batch] tokens of left padding, or None. new: tokens to come at most.
-    Edits name absolute positions, so the same plan serves the prompt and each new token.
+    ids: [batch, position] the prompt, already checked. pad: [batch] tokens of left padding, or None.
+    new: tokens to come at most. Edits name absolute positions, so the same plan serves the prompt and each new token.
     """
 
     def __init__(self, net: Network, ids: Tensor, pad: Tensor | None, new: int, edits: Iterable[Edit]) -> None:
