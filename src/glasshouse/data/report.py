@@ -1,0 +1,36 @@
+"""What reading a corpus met: counted, so that nothing is dropped or replaced in silence."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+NAMED = 10  # so many names are kept as examples; the counts are complete
+
+
+@dataclass
+class Report:
+    """Counts of one pass over a corpus; goes into data.json under "sources"."""
+
+    files: int = 0
+    documents: int = 0
+    empty: int = 0  # files and records without text, left out
+    invalid_utf8: int = 0  # byte sequences (or lone surrogates) that became U+FFFD
+    invalid_names: list[str] = field(default_factory=list)
+    skipped: dict[str, int] = field(default_factory=dict)  # reason -> files or folders not read
+    position: int = 0  # bytes of files read so far, as they lie on disk
+    size: int = 0  # bytes of all files, as they lie on disk
+
+    def skip(self, reason: str) -> None:
+        """Counts one file or folder that is not read."""
+        self.skipped[reason] = self.skipped.get(reason, 0) + 1
+
+    def invalid(self, name: str, count: int) -> None:
+        """Counts replaced byte sequences in the named document."""
+        self.invalid_utf8 += count
+        if name not in self.invalid_names and len(self.invalid_names) < NAMED:
+            self.invalid_names.append(name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for data.json."""
+        return {key: value for key, value in asdict(self).items() if key != "position"}
