@@ -1,0 +1,56 @@
+// The few controls that every view shares.
+import { html } from './vendor/htm-preact.js';
+import { colour } from './scale.js';
+
+// A row of exclusive choices, as radio buttons (arrow keys come with the browser).
+export function Choice({ name, label, value, options, onChange }) {
+  return html`<fieldset class="choice">
+    <legend>${label}</legend>
+    ${options.map(([key, text]) => html`<label key=${key} class=${key === value ? 'on' : ''}>
+      <input type="radio" name=${name} value=${key} checked=${key === value} onChange=${() => onChange(key)} />${text}
+    </label>`)}
+  </fieldset>`;
+}
+
+export function Select({ label, value, options, onChange }) {
+  return html`<label class="select"><span>${label}</span>
+    <select value=${value} onChange=${(event) => onChange(event.target.value)}>
+      ${options.map(([key, text]) => html`<option key=${key} value=${key} selected=${key === value}>${text}</option>`)}
+    </select>
+  </label>`;
+}
+
+// What a view says while it has nothing to show: why, and what to type.
+export function Empty({ title, children, command }) {
+  return html`<div class="empty">
+    <h2>${title}</h2>
+    <p>${children}</p>
+    ${command && html`<pre><code>${command}</code></pre>`}
+  </div>`;
+}
+
+export function Sentence({ text }) {
+  return text ? html`<p class="sentence" role="alert">${text}</p>` : null;
+}
+
+const STOPS = Array.from({ length: 24 }, (_, i) => colour(i / 23)).join(', ');
+
+// The colour scale with its ends in words.
+export function Legend({ low, high }) {
+  return html`<span class="legend"><span>${low}</span><i style=${{ backgroundImage: `linear-gradient(90deg, ${STOPS})` }}></i><span>${high}</span></span>`;
+}
+
+// A token with what cannot be seen made visible.
+export const visible = (token) => token.replace(/ /g, '·').replace(/\n/g, '⏎').replace(/\t/g, '⇥').replace(/\r/g, '␍') || '∅';
+
+// Ranked tokens as bars, the largest full width.
+export function Bars({ pairs, format, label, tone = '' }) {
+  const most = Math.max(...pairs.map(([, value]) => Math.abs(value)), 1e-12);
+  return html`<ol class=${'bars ' + tone} aria-label=${label}>
+    ${pairs.map(([token, value], i) => html`<li key=${i}>
+      <code>${visible(token)}</code>
+      <i><b style=${{ width: `${(100 * Math.abs(value)) / most}%` }}></b></i>
+      <span>${format(value)}</span>
+    </li>`)}
+  </ol>`;
+}

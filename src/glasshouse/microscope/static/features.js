@@ -1,0 +1,116 @@
+// Features: the directions a sparse dictionary found, when they light up, and what they push the model to say.
+import { html, useEffect, useMemo, useState } from './vendor/htm-preact.js';
+import { Bars, Choice, Empty, Select, Sentence, visible } from './controls.js';
+import { fixed, number, oneIn, percent, short, whole } from './format.js';
+import { link } from './route.js';
+import { get, useStore } from './store.js';
+
+const PAGE = 60;
+const SORTS = {
+  telling: ['most telling', (a, b) => a.place - b.place],
+  common: ['most common', (a, b) => b.density - a.density],
+  rare: ['rarest', (a, b) => a.density - b.density],
+  strong: ['strongest', (a, b) => b.max - a.max],
+};
+
+// Tokens lit by how strongly the feature answered; the read-out of one is its title and, for screen readers, its label.
+export function Tokens({ tokens, acts, max }) {
+  return html`<span class="tokens">${tokens.map((token, i) => {
+    const strength = max > 0 ? Math.min(1, Math.max(0, acts[i] / max)) : 0;
+    const lit = strength > 0.02;
+    return html`<span key=${i} class=${lit ? 'lit' : ''} style=${lit ? { '--lit': strength.toFixed(3) } : {}}
+      title=${`${visible(token)}  ${number(acts[i])}`}>${token.replace(/\n/g, '⏎')}</span>`;
+  })}</span>`;
+}
+
+function Histogram({ histogram, chosen }) {
+  if (!histogram?.counts?.length) return null;
+  const { edges, counts } = histogram;
+  const most = Math.max(...counts, 1);
+  const [low, high] = [edges[0], edges[edges.length - 1]];
+  const place = (share) => Math.min(100, Math.max(0, ((Math.log10(Math.max(share, 1e-12)) - low) / (high - low)) * 100));
+  const total = counts.reduce((a, b) => a + b, 0);
+  return html`<figure class="histogram" role="img" aria-label=${`Density of ${total} features, from ${oneIn(10 ** low)} tokens to ${oneIn(10 ** high)}; the fullest bin holds ${most}.`}>
+    <figcaption><h3>How often features fire</h3></figcaption>
+    <div class="bins">${counts.map((count, i) => html`<i key=${i} title=${`${count} features, ${percent(10 ** edges[i])} to ${percent(10 ** edges[i + 1])} of tokens`}><b style=${{ height: `${(100 * count) / most}%` }}></b></i>`)}
+      ${chosen !== undefined && html`<em style=${{ left: `${place(chosen)}%` }} title="this feature"></em>`}</div>
+    <p class="axis"><span>${oneIn(10 ** low)} tokens</span><span>${oneIn(10 ** high)}</span></p>
+  </figure>`;
+}
+
+function List({ list, state, change }) {
+  const [count, setCount] = useState(PAGE);
+  const sort = SORTS[state.sort] ? state.sort : 'telling';
+  const wanted = (state.find || '').toLowerCase();
+  const found = useMemo(() => list.features.map((feature, place) => ({ ...feature, place }))
+    .filter((f) => !wanted || String(f.id) === wanted || f.top.some((t) => t.toLowerCase().includes(wanted)) || f.example?.tokens.join('').toLowerCase().includes(wanted))
+    .sort(SORTS[sort][1]), [list, sort, wanted]);
+  return html`
+    <div class="toolbar">
+      <${Choice} name="sort" label="first" value=${sort} options=${Object.entries(SORTS).map(([key, [text]]) => [key, text])}
+        onChange=${(key) => change({ sort: key === 'telling' ? null : key })} />
+      <label class="prompt"><span>find</span><input type="search" value=${state.find || ''} placeholder="a word, or a feature’s number" onInput=${(event) => change({ find: event.target.value }, true)} /></label>
+      <span class="num">${whole(found.length)} of ${whole(list.features.length)}</span>
+    </div>
+    <ol class="features">${found.slice(0, count).map((f) => html`<li key=${f.id}><a href=${link('features', { ...state, feature: f.id })}>
+      <b class="num">${f.id}</b>
+      <span class="example">${f.example ? html`<${Tokens} tokens=${f.example.tokens} acts=${f.example.acts} max=${f.max} />` : html`<i>never fired</i>`}</span>
+      <span class="says">${f.top.map((token, i) => html`<code key=${i}>${visible(token)}</code>`)}</span>
+      <span class="num density">${percent(f.density, 2)}</span>
+    </a></li>`)}</ol>
+    ${found.length > count && html`<button class="quiet" onClick=${() => setCount(count + PAGE)}>Show ${Math.min(PAGE, found.length - count)} more</button>`}
+    ${!found.length && html`<p class="note">No feature’s example or logits hold “${state.find}”.</p>`}`;
+}
+
+function One({ feature, list, state }) {
+  const groups = [...new Map(feature.examples.map((e) => [String(e.quantile), e.quantile])).values()].sort((a, b) => b - a);
+  const known = new Set(list.features.map((f) => f.id));
+  return html`
+    <nav class="crumbs" aria-label="Features"><a href=${link('features', { ...state, feature: null })}>← all features</a></nav>
+    <div class="feature">
+      <section class="examples">
+        <h2>Feature <span class="num">${feature.id}</span></h2>
+        <p class="lead">Fires on ${percent(feature.density, 2)} of tokens, at most ${number(feature.max)}.</p>
+        ${groups.map((q) => html`<div key=${q}><h3>${q >= 1 ? 'Strongest' : `Around the ${Math.round(q * 100)}th percentile`}</h3>
+          <ul>${feature.examples.filter((e) => String(e.quantile) === String(q)).map((e, i) => html`<li key=${i}><${Tokens} tokens=${e.tokens} acts=${e.acts} max=${feature.max} />
+            <span class="num">${number(Math.max(...e.acts))}</span></li>`)}</ul></div>`)}
+      </section>
+      <aside>
+        <h3>Makes likelier</h3><${Bars} pairs=${feature.top_logits || []} format=${(v) => fixed(v, 2)} label="tokens it makes likelier" />
+        <h3>Makes unlikelier</h3><${Bars} pairs=${feature.bottom_logits || []} format=${(v) => fixed(v, 2)} label="tokens it makes unlikelier" tone="cold" />
+        <h3>Neighbours</h3><ul class="neighbours">${(feature.neighbours || []).map(([id, cosine]) => html`<li key=${id}>
+          ${known.has(id) ? html`<a href=${link('features', { ...state, feature: id })}>${id}</a>` : html`<span>${id}</span>`} <span class="num">${fixed(cosine, 2)}</span></li>`)}</ul>
+        <${Histogram} histogram=${list.density_histogram} chosen=${feature.density} />
+      </aside>
+    </div>`;
+}
+
+export function Features({ state, change }) {
+  const store = useStore();
+  const run = store.runs[store.main];
+  const stored = run.findings.filter((finding) => finding.instrument === 'features');
+  const ident = stored.some((finding) => finding.id === state.finding) ? state.finding : stored[0]?.id;
+  const [list, setList] = useState(null);
+  const [feature, setFeature] = useState(null);
+  const [error, setError] = useState(null);
+  useEffect(() => { if (ident) get(`features/${ident}`).then(setList).catch((e) => setError(e.message)); }, [ident]);
+  useEffect(() => {
+    setError(null);
+    setFeature(null);
+    if (ident && state.feature !== undefined) get(`features/${ident}/${state.feature}`).then(setFeature).catch((e) => setError(e.message));
+  }, [ident, state.feature]);
+  if (!ident) {
+    return html`<${Empty} title="No feature yet" command=${`glasshouse demo`}>
+      Features come from a sparse dictionary trained on a layer’s residuals. The demo trains one when the model is grown, and it appears here by itself:</>`;
+  }
+  if (error) return html`<${Sentence} text=${error} /><p><a href=${link('features', { ...state, feature: null })}>← all features</a></p>`;
+  if (!list) return html`<p class="loading">Reading the features…</p>`;
+  if (state.feature !== undefined) return feature ? html`<${One} feature=${feature} list=${list} state=${state} />` : html`<p class="loading">Reading the feature…</p>`;
+  const facts = [['dictionary', list.dictionary], ['site', list.site], ['tokens read', short(list.tokens_seen)], ['variance left out', percent(list.fvu)],
+    ['active per token', number(list.l0)], ['never active', percent(list.dead_share)]];
+  return html`
+    ${stored.length > 1 && html`<div class="toolbar"><${Select} label="finding" value=${ident} options=${stored.map((f) => [f.id, `${f.id} · ${f.checkpoint || ''}`])} onChange=${(finding) => change({ finding })} /></div>`}
+    <div class="overview"><dl class="figures">${facts.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
+    <${Histogram} histogram=${list.density_histogram} /></div>
+    <${List} list=${list} state=${state} change=${change} />`;
+}

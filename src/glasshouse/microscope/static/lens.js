@@ -1,0 +1,130 @@
+// The logit lens: what every layer would say next, at every position, if it were the last (nostalgebraist, 2020).
+import { html, useEffect, useRef, useState } from './vendor/htm-preact.js';
+import { Bars, Choice, Empty, Legend, Select, Sentence, visible } from './controls.js';
+import { fixed, percent, whole } from './format.js';
+import { colour, inkOn, share } from './scale.js';
+import { get, last, post, useStore } from './store.js';
+
+// What a cell is coloured by, and what stands in the read-out.
+const MODES = {
+  top: { label: 'top token', value: (d, l, p) => d.top[l][p][0][1], scale: () => ({ min: 0, max: 1 }), show: percent, ends: ['0 %', '100 %'],
+    note: 'The token each layer would say, shaded by how sure it is of it.' },
+  probability: { label: 'probability', value: (d, l, p) => truth(d, l, p), scale: () => ({ min: 0, max: 1 }), show: percent, ends: ['0 %', '100 %'],
+    note: 'The probability of the token that really follows, where it is among the ten likeliest.' },
+  rank: { label: 'rank', value: (d, l, p) => d.rank[l][p], scale: (d) => ({ min: Math.max(worst(d), 10), max: 1, log: true }), show: whole, ends: ['far', 'first'],
+    note: 'Where the token that really follows stands among all: 1 is the likeliest.' },
+  entropy: { label: 'entropy', value: (d, l, p) => d.entropy[l][p], scale: (d) => ({ min: 0, max: Math.max(...d.entropy.flat(), 0.01) }), show: (v) => `${fixed(v, 2)} nats`,
+    ends: ['certain', 'open'], note: 'How undecided each layer is.' },
+};
+
+const worst = (d) => Math.max(...d.rank.flat().filter((r) => r !== null && r !== undefined), 1);
+function truth(d, l, p) {
+  const next = d.tokens[p + 1];
+  if (next === undefined) return null;
+  const found = d.top[l][p].find(([token]) => token === next);
+  return found ? found[1] : 0;
+}
+
+function Grid({ data, mode, at, onAt, onPin }) {
+  const { value, scale, show } = MODES[mode];
+  const ends = scale(data);
+  const layers = data.layers.map((_, i) => data.layers.length - 1 - i);
+  const body = useRef(null);
+  const onKey = (event) => {
+    const move = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [1, 0], ArrowDown: [-1, 0] }[event.key];
+    if (!move) return;
+    event.preventDefault();
+    const l = Math.min(data.layers.length - 1, Math.max(0, at.l + move[0]));
+    const p = Math.min(data.tokens.length - 1, Math.max(0, at.p + move[1]));
+    onPin({ l, p });
+    body.current.querySelector(`[data-cell="${l}.${p}"]`)?.focus();
+  };
+  const cell = (l, p) => {
+    const v = value(data, l, p);
+    const t = mode === 'rank' && v !== null ? 1 - share(v, { min: 1, max: ends.min, log: true }) : share(v, ends);
+    const here = at.l === l && at.p === p;
+    const token = data.top[l][p][0][0];
+    return html`<td key=${p} tabindex=${here ? 0 : -1} data-cell=${`${l}.${p}`} class=${here ? 'here' : ''}
+      style=${t === null ? {} : { backgroundColor: colour(t), color: inkOn(t) }} aria-label=${`${data.layers[l]}, after ${visible(data.tokens[p])}: ${visible(token)}, ${MODES[mode].label} ${v === null ? 'unknown' : show(v)}`}
+      onMouseEnter=${() => onAt({ l, p })} onFocus=${() => onAt({ l, p })} onClick=${() => onPin({ l, p })}>${mode === 'top' ? visible(token) : v === null ? '·' : show(v).replace(' nats', '')}</td>`;
+  };
+  return html`<div class="scroll lens-grid" onMouseLeave=${() => onAt(null)}><table onKeyDown=${onKey}>
+    <caption class="hidden">Logit lens: layers as rows, the last on top; positions as columns.</caption>
+    <thead><tr><th scope="row">really next</th>${data.tokens.map((_, p) => html`<th scope="col" key=${p} class="next">${data.tokens[p + 1] === undefined ? '?' : visible(data.tokens[p + 1])}</th>`)}</tr></thead>
+    <tbody ref=${body}>${layers.map((l) => html`<tr key=${l}><th scope="row">${data.layers[l]}</th>${data.tokens.map((_, p) => cell(l, p))}</tr>`)}</tbody>
+    <tfoot><tr><th scope="row">reads</th>${data.tokens.map((token, p) => html`<th scope="col" key=${p} class="token">${visible(token)}</th>`)}</tr></tfoot>
+  </table></div>`;
+}
+
+function Shown({ found, state, change }) {
+  const data = found.data;
+  const [hover, setHover] = useState(null);
+  const mode = MODES[state.mode] ? state.mode : 'top';
+  const [l, p] = (state.at || '').split('.').map(Number);
+  const kept = state.at && data.layers[l] !== undefined && data.tokens[p] !== undefined;
+  const pinned = kept ? { l, p } : { l: data.layers.length - 1, p: data.tokens.length - 1 };
+  const at = hover && data.top[hover.l]?.[hover.p] ? hover : pinned;
+  const rank = data.rank[at.l][at.p];
+  const next = data.tokens[at.p + 1];
+  return html`
+    <div class="toolbar"><${Choice} name="mode" label="colour" value=${mode} options=${Object.entries(MODES).map(([key, m]) => [key, m.label])}
+      onChange=${(key) => change({ mode: key === 'top' ? null : key })} /><${Legend} low=${MODES[mode].ends[0]} high=${MODES[mode].ends[1]} /></div>
+    <p class="note">${MODES[mode].note}</p>
+    <div class="lens">
+      <${Grid} data=${data} mode=${mode} at=${at} onAt=${setHover} onPin=${(cell) => change({ at: `${cell.l}.${cell.p}` }, true)} />
+      <aside aria-live="polite">
+        <h3>${data.layers[at.l]} <small>after</small> <code>${visible(data.tokens[at.p])}</code></h3>
+        <${Bars} pairs=${data.top[at.l][at.p]} format=${percent} label="the ten likeliest next tokens" />
+        <p class="note">Entropy ${fixed(data.entropy[at.l][at.p], 2)} nats.${next === undefined ? '' : html` Really next: <code>${visible(next)}</code>, rank ${whole(rank)}.`}</p>
+      </aside>
+    </div>
+    <p class="summary">${found.summary} <small>${found.checkpoint}</small></p>`;
+}
+
+export function Lens({ state, change }) {
+  const store = useStore();
+  const run = store.runs[store.main];
+  const checkpoints = run.about.checkpoints;
+  const stored = run.findings.filter((finding) => finding.instrument === 'logit-lens');
+  const [result, setResult] = useState({ busy: false });
+  const asked = state.prompt ? JSON.stringify([state.checkpoint || last(checkpoints), state.prompt])
+    : state.finding || stored[0]?.id ? JSON.stringify({ finding: state.finding || stored[0].id }) : '';
+
+  useEffect(() => {
+    if (!asked) { setResult({ busy: false }); return undefined; }
+    let dropped = false;
+    const [checkpoint, prompt] = state.prompt ? JSON.parse(asked) : [];
+    setResult((before) => ({ ...before, busy: true, error: null }));
+    const answer = state.prompt ? post('lens', { checkpoint, prompt }) : get(`finding/logit-lens/${JSON.parse(asked).finding}`);
+    answer.then((found) => { if (!dropped) setResult({ busy: false, found, asked }); })
+      .catch((error) => { if (!dropped) setResult({ busy: false, error: error.message }); });
+    return () => { dropped = true; };
+  }, [asked, result.again]);
+
+  const submit = (event) => {
+    event.preventDefault();
+    const form = new FormData(event.target);
+    const prompt = form.get('prompt');
+    if (!prompt) return;
+    if (prompt === state.prompt && (form.get('checkpoint') === (state.checkpoint || last(checkpoints)))) setResult({ ...result, again: Date.now() });
+    else change({ prompt, checkpoint: form.get('checkpoint'), finding: null, at: null });
+  };
+  const shownPrompt = state.prompt || result.found?.data.prompt || '';
+  return html`
+    <form class="toolbar ask" onSubmit=${submit}>
+      <label class="prompt"><span>prompt</span><input type="text" name="prompt" value=${shownPrompt} placeholder="def read(self, " autocomplete="off" spellcheck="false" /></label>
+      <label class="select"><span>checkpoint</span><select name="checkpoint" disabled=${!checkpoints.length}>
+        ${checkpoints.map((name) => html`<option key=${name} value=${name} selected=${name === (state.checkpoint || result.found?.checkpoint || last(checkpoints))}>${name}</option>`)}
+      </select></label>
+      <button type="submit" disabled=${!checkpoints.length || result.busy}>${result.busy ? 'Reading…' : 'Run the lens'}</button>
+      ${stored.length > 0 && html`<${Select} label="or open" value=${state.prompt ? '' : state.finding || stored[0].id}
+        options=${[...(state.prompt ? [['', 'a stored lens']] : []), ...stored.map((finding) => [finding.id, `${finding.id} · ${finding.checkpoint || ''}`])]}
+        onChange=${(id) => id && change({ finding: id, prompt: null, checkpoint: null, at: null })} />`}
+    </form>
+    <${Sentence} text=${result.error} />
+    ${result.found && !result.error && html`<${Shown} found=${result.found} state=${state} change=${change} />`}
+    ${!result.found && !result.error && !result.busy && html`<${Empty} title=${checkpoints.length ? 'Ask a layer what it would say' : 'No checkpoint yet'}>
+      ${checkpoints.length ? 'Type a prompt above and run the lens: each layer then shows what it would say next if it were the last.'
+        : 'The lens needs a checkpoint; the run’s first one appears here by itself.'}</>`}
+    ${result.busy && !result.found && html`<p class="loading">Loading the model into its own process; the first answer takes some seconds…</p>`}`;
+}

@@ -1,0 +1,50 @@
+// One colour scale for every heat-map. Computed in OKLCH: lightness rises evenly from end to end, so the order survives every
+// kind of colour blindness and a grey printer; the hue turns from violet over green to yellow.
+// OKLab to sRGB: Björn Ottosson, "A perceptual color space for image processing", 2020.
+const STEPS = 256;
+
+export function oklch(lightness, chroma, degrees) {
+  const hue = (degrees * Math.PI) / 180;
+  const a = chroma * Math.cos(hue);
+  const b = chroma * Math.sin(hue);
+  const l = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3;
+  const m = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3;
+  const s = (lightness - 0.0894841775 * a - 1.291485548 * b) ** 3;
+  const linear = [
+    4.0767416621 * l - 3.3077115913 * m + 0.2309699292 * s,
+    -1.2684380046 * l + 2.6097574011 * m - 0.3413193965 * s,
+    -0.0041960863 * l - 0.7034186147 * m + 1.707614701 * s,
+  ];
+  return linear.map((x) => {
+    const v = x <= 0.0031308 ? 12.92 * x : 1.055 * x ** (1 / 2.4) - 0.055;
+    return Math.round(255 * Math.min(1, Math.max(0, v)));
+  });
+}
+
+// The chroma stays inside sRGB everywhere: a clipped colour would make an edge that the data do not have.
+const at = (t) => oklch(0.27 + 0.64 * t, 0.12 - 0.03 * Math.sin(Math.PI * t), 300 - 195 * t);
+const TABLE = Array.from({ length: STEPS }, (_, i) => at(i / (STEPS - 1)));
+
+export const rgb = (t) => TABLE[Math.round(Math.min(1, Math.max(0, t)) * (STEPS - 1))];
+export const colour = (t) => `rgb(${rgb(t).join(' ')})`;
+export const inkOn = (t) => (t > 0.52 ? '#10201b' : '#fdfdfb');
+
+// Where a value stands between the ends, 0 to 1; on a logarithmic scale when `log`. null has no place.
+export function share(value, { min, max, log }) {
+  if (value === null || value === undefined) return null;
+  const f = log ? (v) => Math.log10(Math.max(v, 1e-12)) : (v) => v;
+  const width = f(max) - f(min);
+  return width > 0 ? Math.min(1, Math.max(0, (f(value) - f(min)) / width)) : 0.5;
+}
+
+// The ends of a scale for some values: the smallest and the largest (for logarithms, the smallest above zero).
+export function ends(values, log = false) {
+  let min = Infinity;
+  let max = -Infinity;
+  for (const value of values) {
+    if (value === null || value === undefined || (log && value <= 0)) continue;
+    if (value < min) min = value;
+    if (value > max) max = value;
+  }
+  return min <= max ? { min, max, log } : { min: log ? 0.1 : 0, max: 1, log };
+}
