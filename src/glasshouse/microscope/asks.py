@@ -61,12 +61,20 @@ class Worker:
         except TimeoutError:
             await self.close()
             raise GlasshouseError(
-                f"The {request['ask']} took longer than {self.seconds:.0f} seconds and was stopped: ask about a
-                shorter prompt." ) from None except ConnectionError: line = b"" except (ValueError,
-                asyncio.CancelledError): # After an endless line, or a question given up before its answer, the two
-                sides are out of step. await self.close() raise if not line: raise GlasshouseError(await
-                self._obituary(request["ask"])) reply = json.loads(line) if "error" in reply: raise
-                GlasshouseError(reply["error"]) return clean(reply["ok"])
+                f"The {request['ask']} took longer than {self.seconds:.0f} seconds and was stopped: try a shorter prompt."
+            ) from None
+        except ConnectionError:
+            line = b""
+        except (ValueError, asyncio.CancelledError):
+            # After an endless line, or a question given up before its answer, the two sides are out of step.
+            await self.close()
+            raise
+        if not line:
+            raise GlasshouseError(await self._obituary(request["ask"]))
+        reply = json.loads(line)
+        if "error" in reply:
+            raise GlasshouseError(reply["error"])
+        return clean(reply["ok"])
 
     async def _started(self) -> Process:
         if self.pid is None:

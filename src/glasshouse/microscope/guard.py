@@ -46,12 +46,15 @@ class Guard:
     def refusal(self, method: str, headers: Headers) -> str | None:
         """Why a request is refused, as a sentence; None when it may pass."""
         if not is_loopback(headers.get("host", "")):
-            return "The microscope answers only at 127.0.0.1 or localhost: open the address that `glasshouse open`
-            printed." if method in ("GET", "HEAD"): return None origin = headers.get("origin") if origin is not None
-            and not is_loopback(origin.partition("://")[2]): return "This request comes from another site's page: use
-            the microscope's own page." if not secrets.compare_digest(headers.get(TOKEN_HEADER, "").encode(),
-            self.token.encode()): return "This request lacks this server's token (the server may have been restarted):
-            reload the page and ask again." return None
+            return "The microscope answers only at 127.0.0.1 or localhost: open the address that it printed."
+        if method in ("GET", "HEAD"):
+            return None
+        origin = headers.get("origin")
+        if origin is not None and not is_loopback(origin.partition("://")[2]):
+            return "This request comes from another site's page: use the microscope's own page."
+        if not secrets.compare_digest(headers.get(TOKEN_HEADER, "").encode(), self.token.encode()):
+            return "This request lacks this server's token, as after a restart: reload the page and ask again."
+        return None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
