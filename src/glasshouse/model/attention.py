@@ -126,13 +126,16 @@ class _Attention(Module):
     def forward(
         self, x: Tensor, context: Context, layer: int, state: KeyValues | None
     ) -> tuple[Tensor, KeyValues | None]:
-        tape, counts = context.tape, (self.heads, self.kv_heads, self.kv_heads)
-        q, k, v = self.qkv(x).unflatten(-1, (sum(counts), self.size)).split(counts, dim=2)
+        tape = context.tape
+        heads = self.qkv(x).unflatten(-1, (-1, self.size))  # [batch, position, heads of q, then k, then v, size]
+        qk, v = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
+            q, k = qk.split((self.heads, self.kv_heads), dim=2)
+            qk = torch.cat([self.q_norm(q), self.k_norm(k)], 2)
         table = context.table(self.part.position, self.size)
         if table is not None:
-            q, k = rotate(q, table), rotate(k, table)
+            qk = rotate(qk, table)  # q and k in one go
+        q, k = qk.split((self.heads, self.kv_heads), dim=2)
         q, k, v = tape("q", layer, q), tape("k", layer, k), tape("v", layer, v)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [batch, head, position, size]
         if state is not None:

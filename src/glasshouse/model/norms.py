@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -52,7 +54,30 @@ class _RMSNorm(Module):
         self.weight = self.declare("weight", (width,), Declared(constant=1.0, group="vector"))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+        return _Normalise.apply(x, self.weight, self.eps)
+
+
+class _Normalise(torch.autograd.Function):
+    """RMSNorm with its gradient written out: half the passes over memory of the composed operations on a CPU.
+
+    The backward is made of differentiable operations, so second derivatives work.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = (norm.square() / x.shape[-1] + eps).rsqrt().to(x.dtype)
+        ctx.save_for_backward(x, weight, scale)
+        return x * scale * weight
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        (dy,) = gradients
+        x, weight, scale = ctx.saved_tensors
+        normed = x * scale
+        dy_normed = dy * normed
+        along = (dy_normed @ weight.to(dy.dtype))[..., None] / x.shape[-1]
+        return torch.addcmul(dy * weight, normed, along, value=-1) * scale, dy_normed.flatten(0, -2).sum(0), None
 
 
 class _LayerNorm(Module):

@@ -56,9 +56,8 @@ class RoPE(Position):
 def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     """Turn each pair (i, i + size/2) of x [batch, position, head, size] by its position's angle."""
     cos, sin = table
-    half = x.shape[-1] // 2
-    swapped = torch.cat([x[..., half:], x[..., :half]], -1)
-    return x * cos.to(x.dtype) + swapped * sin.to(x.dtype)
+    # Rolling by half swaps the two members of every pair, and its gradient is a roll too: no slices to zero-fill.
+    return torch.addcmul(x * cos.to(x.dtype), x.roll(x.shape[-1] // 2, -1), sin.to(x.dtype))
 
 
 class EmbeddingPosition(Part):
