@@ -1,0 +1,214 @@
+"""Drawing for a page without scripts: curves as SVG, heat-maps as a few hundred bytes of PNG, bars and lit tokens as HTML.
+
+The colour scale is the app's (static/scale.js), computed the same way: OKLCH with evenly rising lightness, so that the
+order survives colour blindness and grey printers.
+OKLab to sRGB: Björn Ottosson, "A perceptual color space for image processing", 2020.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from html import escape
+
+RGB = tuple[int, int, int]
+Format = Callable[[float], str]
+PLOT_POINTS = 600
+VISIBLE = str.maketrans({" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"})
+
+
+def oklch(lightness: float, chroma: float, degrees: float) -> RGB:
+    """An OKLCH colour as 8-bit sRGB, clipped to the gamut."""
+    a, b = chroma * math.cos(math.radians(degrees)), chroma * math.sin(math.radians(degrees))
+    l = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
+    m = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
+    s = (lightness - 0.0894841775 * a - 1.291485548 * b) ** 3
+    linear = (
+        4.0767416621 * l - 3.3077115913 * m + 0.2309699292 * s,
+        -1.2684380046 * l + 2.6097574011 * m - 0.3413193965 * s,
+        -0.0041960863 * l - 0.7034186147 * m + 1.707614701 * s,
+    )
+    red, green, blue = (12.92 * x if x <= 0.0031308 else 1.055 * x ** (1 / 2.4) - 0.055 for x in linear)
+    return _byte(red), _byte(green), _byte(blue)
+
+
+def _byte(share: float) -> int:
+    return math.floor(255 * min(1.0, max(0.0, share)) + 0.5)
+
+
+@lru_cache(maxsize=1024)
+def colour(t: float) -> RGB:
+    """The scale's colour at `t` in 0..1: violet over green to yellow."""
+    t = min(1.0, max(0.0, t))
+    return oklch(0.27 + 0.64 * t, 0.12 - 0.03 * math.sin(math.pi * t), 300 - 195 * t)
+
+
+def css(t: float) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour(round(t, 3)))
+
+
+def ink_on(t: float) -> str:
+    return "#10201b" if t > 0.52 else "#fdfdfb"
+
+
+def visible(token: str) -> str:
+    """A token as HTML with what cannot be seen made visible."""
+    return escape(token.translate(VISIBLE)) or "∅"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Where values stand between two ends, on a linear or a logarithmic scale."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def share(self, value: float) -> float:
+        """0 at the low end, 1 at the high end, clipped."""
+        f: Format | Callable[[float], float] = (lambda v: math.log10(max(v, 1e-12))) if self.log else (lambda v: v)
+        width = float(f(self.high)) - float(f(self.low))
+        return min(1.0, max(0.0, (float(f(value)) - float(f(self.low))) / width)) if width > 0 else 0.5
+
+
+def scale_of(
+    values: Sequence[float | None], log: bool = False, low: float | None = None, high: float | None = None
+) -> Scale:
+    """A scale from the smallest to the largest value (above zero for logarithms), either end replaced where given."""
+    known = [v for v in values if v is not None and (not log or v > 0)] or [0.1 if log else 0.0, 1.0]
+    return Scale(min(known) if low is None else low, max(known) if high is None else high, log)
+
+
+def png(rows: Sequence[Sequence[float | None]], scale: Scale) -> bytes:
+    """The rows of a heat-map as an image, one pixel a value; a missing value is transparent."""
+    raw = b"".join(
+        b"\0" + b"".join(bytes((*colour(round(scale.share(v), 3)), 255)) if v is not None else b"\0\0\0\0" for v in row)
+        for row in rows
+    )
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", len(rows[0]), len(rows), 8, 6, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(raw, 9)) + chunk(b"IEND", b"")
+
+
+def heat_map(
+    rows: Sequence[Sequence[float | None]], labels: Sequence[str], scale: Scale, alt: str, tall: int = 22
+) -> str:
+    """A heat-map as an HTML figure body: the row labels and the enlarged image."""
+    uri = base64.b64encode(png(rows, scale)).decode()
+    names = "".join(f"<span>{escape(label)}</span>" for label in labels)
+    height = tall * len(rows)
+    return (
+        f'<div class="map"><div class="rows" style="height:{height}px">{names}</div>'
+        f'<img alt="{escape(alt)}" style="height:{height}px" src="data:image/png;base64,{uri}"></div>'
+    )
+
+
+def legend(scale: Scale, fmt: Format) -> str:
+    stops = ", ".join(css(i / 15) for i in range(16))
+    bar = f'<i style="background-image:linear-gradient(90deg,{stops})"></i>'
+    return f'<span class="legend"><span>{fmt(scale.low)}</span>{bar}<span>{fmt(scale.high)}</span></span>'
+
+
+def ticks(low: float, high: float, about: int = 4) -> list[float]:
+    """Round numbers within the ends, about as many as asked."""
+    if high <= low:
+        return [low]
+    rough = (high - low) / about
+    power = 10 ** math.floor(math.log10(rough))
+    size = next(power * m for m in (1, 2, 5, 10) if power * m >= rough)
+    return [size * i for i in range(math.ceil(low / size), math.floor(high / size) + 1)]
+
+
+def thinned(points: list[tuple[float, float]], most: int = PLOT_POINTS) -> list[tuple[float, float]]:
+    """At most `most` points; of each stretch the lowest and the highest stay, so that no spike is lost."""
+    if len(points) <= most:
+        return points
+    stretch = math.ceil(2 * len(points) / most)
+    kept: list[tuple[float, float]] = []
+    for start in range(0, len(points), stretch):
+        part = points[start : start + stretch]
+        kept += sorted({min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1])})
+    return kept
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One line chart. `points` are (step, value); `marks` are steps where something went wrong."""
+
+    title: str
+    unit: str
+    points: list[tuple[float, float]]
+    fmt: Format
+    marks: tuple[float, ...] = ()
+    dots: bool = False
+    width: int = 560
+    height: int = 210
+
+    def svg(self, x_low: float, x_high: float) -> str:
+        """The chart over the given steps, with its last value beside the title."""
+        left, right, top, bottom = 48, 10, 8, 22
+        values = [y for _, y in self.points]
+        low, high = min(values), max(values)
+        pad = (high - low) * 0.05 or abs(high) * 0.05 or 1.0
+        low, high = low - pad, high + pad
+        wide, tall = self.width - left - right, self.height - top - bottom
+
+        def x(step: float) -> float:
+            return left + wide * (step - x_low) / ((x_high - x_low) or 1)
+
+        def y(value: float) -> float:
+            return top + tall * (high - value) / (high - low)
+
+        parts = []
+        for tick in ticks(low, high):
+            parts.append(
+                f'<line class="grid" x1="{left}" x2="{self.width - right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>'
+            )
+            parts.append(f'<text x="{left - 7}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:.6g}</text>')
+        for tick in ticks(x_low, x_high, 6):
+            parts.append(f'<text x="{x(tick):.1f}" y="{self.height - 5}" text-anchor="middle">{tick:,.0f}</text>')
+        for mark in self.marks:
+            parts.append(f'<line class="alarm" x1="{x(mark):.1f}" x2="{x(mark):.1f}" y1="{top}" y2="{top + tall}"/>')
+        line = thinned(self.points)
+        parts.append('<polyline points="' + " ".join(f"{x(s):.1f},{y(v):.1f}" for s, v in line) + '"/>')
+        if self.dots:
+            for s, v in line:
+                title = f"<title>{self.fmt(v)} at {s:,.0f}</title>"
+                parts.append(f'<circle cx="{x(s):.1f}" cy="{y(v):.1f}" r="2.6">{title}</circle>')
+        head = f'<h3>{self.title}</h3><span class="readout"><b>{self.fmt(values[-1])}</b> {self.unit}</span>'
+        words = f"{self.title}: from {self.fmt(values[0])} to {self.fmt(values[-1])} over steps {x_low:,.0f} to {x_high:,.0f}."
+        return (
+            f'<figure class="chart"><figcaption>{head}</figcaption>'
+            f'<svg viewBox="0 0 {self.width} {self.height}" role="img" aria-label="{escape(words)}">'
+            f"{''.join(parts)}</svg></figure>"
+        )
+
+
+def bars(pairs: Sequence[Sequence], fmt: Format, tone: str = "") -> str:
+    """Ranked tokens with bars, the largest full width."""
+    most = max((abs(value) for _, value in pairs), default=0.0) or 1.0
+    items = "".join(
+        f'<li><code>{visible(token)}</code><i><b style="width:{100 * abs(value) / most:.1f}%"></b></i>'
+        f"<span>{fmt(value)}</span></li>"
+        for token, value in pairs
+    )
+    return f'<ol class="bars {tone}">{items}</ol>'
+
+
+def lit_tokens(tokens: Sequence[str], acts: Sequence[float], most: float) -> str:
+    """Tokens lit by how strongly a feature answered."""
+    spans = []
+    for token, act in zip(tokens, acts, strict=False):
+        strength = min(1.0, max(0.0, act / most)) if most > 0 else 0.0
+        shown = escape(token.replace("\n", "⏎"))
+        lit = f' class="lit" style="--lit:{strength:.2f}" title="{act:.3g}"' if strength > 0.02 else ""
+        spans.append(f"<span{lit}>{shown}</span>")
+    return f'<span class="tokens">{"".join(spans)}</span>'
