@@ -10,7 +10,18 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_HOMES: dict[str, str] = {"GlasshouseError": "glasshouse.errors"}
+_ROOMS: dict[str, tuple[str, ...]] = {
+    "glasshouse.errors": ("GlasshouseError",),
+    "glasshouse.glass": ("Glass", "load"),
+    "glasshouse.runs": ("Run", "verify"),
+    "glasshouse.text": ("Tokenizer", "train_bpe"),
+    "glasshouse.train": ("Recipe", "Trainer"),
+    "glasshouse.model": (
+        *("LM", "Stack", "Block", "Attention", "MLP", "GLU", "RMSNorm", "LayerNorm", "Unembed"),
+        *("RoPE", "NoPosition", "Learned", "Causal", "Window", "Full", "Network", "site"),
+    ),
+}
+_HOMES: dict[str, str] = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = ["__version__", *_HOMES]
 
