@@ -1,0 +1,41 @@
+"""How fast this machine multiplies matrices: the yardstick of MFU, and the judge of the precision to train in."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+# bf16 must be clearly faster to be worth its rounding: some CPUs announce it and run it at half the speed of fp32.
+WORTH = 1.15
+
+
+def gemm_rate(dtype: torch.dtype, size: int = 2048, seconds: float = 0.3, device: str = "cpu") -> float:
+    """FLOP/s of the best of the square products that fit in about `seconds`, on the threads torch uses now."""
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(size, size, generator=generator).to(device, dtype)
+    best = float("inf")
+    a @ a  # the first product pays for compiling the kernel
+    until = time.perf_counter() + seconds
+    while best == float("inf") or time.perf_counter() < until:
+        _wait(device)
+        start = time.perf_counter()
+        a @ a
+        _wait(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def _wait(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def gemm_rates(device: str = "cpu") -> dict[str, float]:
+    """FLOP/s by precision name, {"fp32": ..., "bf16": ...}."""
+    return {"fp32": gemm_rate(torch.float32, device=device), "bf16": gemm_rate(torch.bfloat16, device=device)}
+
+
+def best_precision(rates: dict[str, float]) -> str:
+    """The precision to train in: "bf16" where it is clearly the faster, else "fp32"."""
+    return "bf16" if rates["bf16"] >= WORTH * rates["fp32"] else "fp32"

@@ -1,0 +1,51 @@
+"""From a recipe as written to a recipe as run: what was left to the machine and the data is decided here, and written down."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from glasshouse.errors import GlasshouseError
+from glasshouse.runs import Run
+from glasshouse.text import Tokenizer
+from glasshouse.train.calibrate import calibrate
+from glasshouse.train.gemm import best_precision, gemm_rates
+from glasshouse.train.recipe import Recipe
+
+FIXED = ("run.seed", "run.length", "run.batch", "run.minutes")  # what a run cannot change on its way
+
+
+def resolve(recipe: Recipe, run: Run) -> Recipe:
+    """Decides threads, precision, the vocabulary of [model] and the number of steps, and writes the run's recipe.toml."""
+    changes: dict[str, Any] = {"model.vocab": Tokenizer.load(run.path).vocab}
+    threads = recipe.run.threads or torch.get_num_threads()
+    changes["run.threads"] = threads
+    if recipe.run.precision == "auto":
+        torch.set_num_threads(threads)
+        changes["run.precision"] = best_precision(gemm_rates())
+    recipe = recipe.with_set(changes)
+    if recipe.run.steps is None:
+        minutes = recipe.run.minutes
+        recipe = recipe.with_set({"run.steps": calibrate(recipe, run), "run.minutes": minutes})
+    run.write_bytes("recipe.toml", recipe.to_toml().encode())
+    return recipe
+
+
+def amend(recipe: Recipe, changes: dict[str, Any], step: int, run: Run) -> Recipe:
+    """The recipe of a run that resumes at `step`, with other settings of [optimizer] or [run]; written to recipe.toml."""
+    for key in changes:
+        if key.split(".")[0] not in ("optimizer", "run") or key in FIXED:
+            raise GlasshouseError(
+                f"--set {key}: a run that has begun keeps its {key}; only [optimizer] and the rest of [run] may change, "
+                "so start another run for this"
+            )
+    changed = recipe.with_set(changes)
+    if changed.run.steps is None or changed.run.steps <= step:
+        raise GlasshouseError(
+            f"{run.path} has finished its {step} steps; to train it further: "
+            f"glasshouse resume {run.path} --set run.steps={2 * step}"
+        )
+    if changes:
+        run.write_bytes("recipe.toml", changed.to_toml().encode())
+    return changed
