@@ -106,6 +106,11 @@ class Trainer:
         """Asks the loop to save and end after the step in hand; safe from a signal handler or another thread."""
         self._stop = True
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was asked to stop, by `stop`, Ctrl-C or a polite kill."""
+        return self._stop
+
     # ---- the loop
 
     def __iter__(self) -> Iterator[Record]:

@@ -99,6 +99,7 @@ class RunSection(Section):
     samples: int = Field(default=8, ge=0)
     sample_tokens: int = Field(default=64, ge=1)
     prompts: list[str] = ["def ", "import ", "The "]
+    look: bool = False  # look inside once it is grown: a dictionary of features, a logit lens and report.html
 
     @model_validator(mode="before")
     @classmethod
