@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -33,8 +34,8 @@ def stream(
     ids: [batch, position] token ids. pad: tokens of left padding in each row. edits: applied to the prompt and to every new
     token whose position they name. sampling: temperature, top_k, top_p, seed (see Sampling).
     """
-    if new < 1:
-        raise GlasshouseError(f"new={new} must be at least one token.")
+    if not isinstance(new, int) or new < 1:
+        raise GlasshouseError(f"new={new!r} must be a whole number of at least one token.")
     ids = check_ids(ids, net.spec.vocab, net.length, net.embed.weight.device)
     pad = check_pad(pad, ids)
     if any(not block.part.mix.mask.causal for block in net.layers):
@@ -66,7 +67,7 @@ def generate(
     Arguments as in `stream`. Raises GlasshouseError for what `run` refuses, and for more tokens than the model has positions.
     """
     ids = check_ids(ids, net.spec.vocab, net.length, net.embed.weight.device)
-    ends = torch.tensor(sorted(stop), device=ids.device, dtype=torch.long)
+    ends = torch.tensor(check_stop(stop, net.spec.vocab), device=ids.device, dtype=torch.long)
     columns: list[Tensor] = []
     done = torch.zeros(ids.shape[0], dtype=torch.bool, device=ids.device)
     last = ids[:, -1]
@@ -82,6 +83,18 @@ def generate(
     return Generation(
         torch.cat([ids, made], 1), [row[:n].tolist() for row, n in zip(made, counts.tolist(), strict=True)]
     )
+
+
+def check_stop(stop: Any, vocab: int) -> list[int]:
+    """The stop tokens as a list; GlasshouseError where one is no token of the vocabulary and so could never be made."""
+    try:
+        tokens = [operator.index(token) for token in stop]
+    except TypeError:
+        raise GlasshouseError(f"stop= takes a list of token ids; got {stop!r}.") from None
+    for token in tokens:
+        if not 0 <= token < vocab:
+            raise GlasshouseError(f"The stop token {token} is outside the vocabulary 0 to {vocab - 1}.")
+    return tokens
 
 
 def sampling_of(settings: dict[str, Any]) -> Sampling:

@@ -21,6 +21,11 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        whole = all(type(n) is int for n in (self.top_k or 1, self.seed))
+        if not whole or any(
+            isinstance(n, bool) or not isinstance(n, int | float) for n in (self.temperature, self.top_p or 1)
+        ):
+            raise GlasshouseError(f"{self}: temperature and top_p are numbers, top_k and seed whole numbers.")
         if not 0 <= self.temperature < float("inf"):
             raise GlasshouseError(f"temperature={self.temperature} must be zero (greedy) or a positive number.")
         if self.top_k is not None and self.top_k < 1:
@@ -30,10 +35,12 @@ class Sampling:
 
     def log_probabilities(self, logits: Tensor) -> Tensor:
         """Log-probabilities [..., vocab] the draw is made from, in fp32; -inf where top-k or top-p cut."""
-        scaled = logits.float() / (self.temperature or 1.0)
+        logits = logits.float()
+        scaled = (logits - logits.amax(-1, keepdim=True)) / (self.temperature or 1.0)  # no overflow at low temperatures
         if self.top_k is not None and self.top_k < scaled.shape[-1]:
-            least = scaled.topk(self.top_k).values[..., -1:]
-            scaled = scaled.masked_fill(scaled < least, -torch.inf)
+            likeliest = scaled.topk(self.top_k).indices  # by index: of equal logits, too, only so many stay
+            cut = torch.ones_like(scaled, dtype=torch.bool).scatter(-1, likeliest, False)
+            scaled = scaled.masked_fill(cut, -torch.inf)
         if self.top_p is not None and self.top_p < 1:
             ordered, order = scaled.sort(descending=True)
             before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)  # mass of the likelier tokens
@@ -42,7 +49,11 @@ class Sampling:
         return scaled.log_softmax(-1)
 
     def pick(self, logits: Tensor, generator: torch.Generator) -> Tensor:
-        """Token ids [batch] for logits [batch, vocab]."""
+        """Token ids [batch] for logits [batch, vocab]. Raises GlasshouseError where a row of logits has no finite maximum."""
+        if not bool(logits.amax(-1).isfinite().all()):
+            raise GlasshouseError(
+                "The logits are not finite, so no token can be drawn; the weights have diverged, or an edit is too strong."
+            )
         if self.temperature == 0:
             return logits.argmax(-1)
         return torch.multinomial(self.log_probabilities(logits).exp(), 1, generator=generator)[:, 0]

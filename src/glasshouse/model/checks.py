@@ -20,7 +20,7 @@ def check_ids(ids: Any, vocab: int, length: int | None, device: torch.device) ->
     """Token ids as a LongTensor [batch, position] on the model's device, every one of them in the vocabulary."""
     try:
         tensor = torch.as_tensor(ids, device=device)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):
         raise GlasshouseError(
             "Token ids must form a rectangle [batch, position]; pad rows on the left and pass pad=."
         ) from None
@@ -30,8 +30,9 @@ def check_ids(ids: Any, vocab: int, length: int | None, device: torch.device) ->
         raise GlasshouseError(
             f"Token ids must be [batch, position] with at least one token; got shape {tuple(tensor.shape)}."
         )
-    if tensor.is_floating_point() or tensor.dtype == torch.bool:
+    if not _integers(tensor):
         raise GlasshouseError(f"Token ids must be integers; got {tensor.dtype}.")
+    tensor = tensor.long()
     low, high = tensor.min().item(), tensor.max().item()
     if low < 0 or high >= vocab:
         raise GlasshouseError(f"Token id {low if low < 0 else high} is outside the vocabulary 0 to {vocab - 1}.")
@@ -39,17 +40,27 @@ def check_ids(ids: Any, vocab: int, length: int | None, device: torch.device) ->
         raise GlasshouseError(
             f"{tensor.shape[1]} tokens are more than the {length} positions this model has; shorten the prompt."
         )
-    return tensor.long()
+    return tensor
+
+
+def _integers(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
 
 
 def check_pad(pad: Any, ids: Tensor) -> Tensor | None:
     """Left padding as a LongTensor [batch], or None where there is none."""
     if pad is None:
         return None
-    tensor = torch.as_tensor(pad, device=ids.device).long()
     batch, width = ids.shape
-    if tensor.shape != (batch,):
-        raise GlasshouseError(f"pad= needs one number a row, [{batch}]; got shape {tuple(tensor.shape)}.")
+    try:
+        tensor = torch.as_tensor(pad, device=ids.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise GlasshouseError(f"pad= needs one whole number a row, [{batch}]; got {pad!r}.") from None
+    if tensor.shape != (batch,) or not _integers(tensor):
+        raise GlasshouseError(
+            f"pad= needs one whole number a row, [{batch}]; got {tensor.dtype} of shape {tuple(tensor.shape)}."
+        )
+    tensor = tensor.long()
     if (tensor < 0).any() or (tensor >= width).any():
         raise GlasshouseError(
             f"pad={tensor.tolist()} must lie between 0 and {width - 1}: each row keeps at least one real token."
@@ -77,31 +88,48 @@ def check_edit(edit: Any, sites: Sites, ids: Tensor, pad: Tensor | None, new: in
             )
 
 
-def edit_value(edit: Edit, ids: Tensor, net: Network) -> Tensor:
+def edit_value(edit: Edit, ids: Tensor, pad: Tensor | None, net: Network) -> Tensor:
     """The tensor an edit brings, on the model's device, broadcastable to its site."""
-    value = edit.value
+    value, shape = edit.value, site_shape(edit, ids, net)
     if isinstance(value, Result):
-        value = value[edit.site]
+        value = _from_result(edit, value, pad, shape)
     if not isinstance(value, Tensor):
         if not isinstance(value, int | float):
             raise GlasshouseError(f"The edit {edit} takes a tensor or a number; got {type(value).__name__}.")
         value = torch.tensor(float(value))
-    weight = net.embed.weight
     if not value.is_floating_point():
         raise GlasshouseError(f"The edit {edit} takes floating-point values; got {value.dtype}.")
-    if edit.kind == "project_out" and bool((value.norm(dim=-1) == 0).any()):
-        raise GlasshouseError(f"The edit {edit} was given a zero vector, which has no direction to project out.")
-    shape = site_shape(edit, ids, net)
     try:
         fits = torch.broadcast_shapes(value.shape, shape) == torch.Size(shape)
     except RuntimeError:
         fits = False
+    if edit.kind == "project_out":
+        fits = fits and value.dim() > 0 and value.shape[-1] == shape[-1]
+        if bool((value.norm(dim=-1) == 0).any()):
+            raise GlasshouseError(f"The edit {edit} was given a zero vector, which has no direction to project out.")
     if not fits:
         axes = ", ".join(edit.site.axes)
         raise GlasshouseError(
             f"The edit {edit} got shape {list(value.shape)}, which does not fit its site [{axes}] = {shape}."
         )
-    return value.to(device=weight.device)
+    return value.to(device=net.embed.weight.device)
+
+
+def _from_result(edit: Edit, source: Result, pad: Tensor | None, shape: list[int]) -> Tensor:
+    """What another run saved at the edit's site: of the same prompt length and padding, slot for slot."""
+    value = source[edit.site]
+    if value.shape[1:] != torch.Size(shape[1:]) or value.shape[0] not in (1, shape[0]):
+        raise GlasshouseError(
+            f"The edit {edit} takes its value from a run where the site was {list(value.shape)}, and here it is {shape}; "
+            "run both on prompts of one length."
+        )
+    theirs, ours = (None if p is None else p.tolist() for p in (source.pad, pad))
+    if theirs != ours:
+        raise GlasshouseError(
+            f"The edit {edit} takes its value from a run with left padding {theirs}, and this run's is {ours}; "
+            "give both prompts the same padding."
+        )
+    return value
 
 
 def site_shape(edit: Edit, ids: Tensor, net: Network) -> list[int]:

@@ -53,20 +53,30 @@ class Edit:
         return f"{self.kind} {self.site}{place}"
 
 
+_NO_POSITIONS = 'Positions are an index, a slice, a list, "last" or "new"; {!r} is none of these.'
+
+
+def _is_index(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _hashable(positions: Any) -> Where:
     if isinstance(positions, str):
         if positions not in ("last", "new"):
-            raise GlasshouseError(
-                f'Positions are an index, a slice, a list, "last" or "new"; {positions!r} is none of these.'
-            )
+            raise GlasshouseError(_NO_POSITIONS.format(positions))
         return positions
     if isinstance(positions, slice):
-        return Span(positions.start, positions.stop, positions.step)
-    if isinstance(positions, list | tuple) and positions and all(isinstance(p, int) for p in positions):
+        bounds = (positions.start, positions.stop, positions.step)
+        if not all(bound is None or _is_index(bound) for bound in bounds):
+            raise GlasshouseError(_NO_POSITIONS.format(positions))
+        if positions.step is not None and positions.step < 1:
+            raise GlasshouseError(f"An edit's slice steps forward; its step {positions.step} is below one.")
+        return Span(*bounds)
+    if isinstance(positions, list | tuple) and positions and all(map(_is_index, positions)):
         return tuple(positions)
-    if isinstance(positions, int) and not isinstance(positions, bool):
+    if _is_index(positions):
         return positions
-    raise GlasshouseError(f'Positions are an index, a slice, a list, "last" or "new"; {positions!r} is none of these.')
+    raise GlasshouseError(_NO_POSITIONS.format(positions))
 
 
 def selected(where: Where, positions: Tensor, lengths: Tensor) -> Tensor:
@@ -82,11 +92,9 @@ def selected(where: Where, positions: Tensor, lengths: Tensor) -> Tensor:
     if where == "new":
         return positions >= lengths
     if isinstance(where, int):
-        return positions == (where if where >= 0 else lengths + where)
+        return real & (positions == (where if where >= 0 else lengths + where))
     if isinstance(where, Span):
         start, stop, step = where.start, where.stop, where.step
-        if step is not None and step < 1:
-            raise GlasshouseError(f"An edit's slice steps forward; its step {step} is below one.")
         first = _bound(start, lengths) if start is not None else torch.zeros_like(lengths)
         inside = real & (positions >= first)
         if stop is not None:
@@ -105,10 +113,11 @@ def changed(kind: Kind, old: Tensor, value: Tensor | None, function: Callable[[T
         return torch.zeros_like(old)
     if kind == "apply":
         assert function is not None
-        new = function(old)
-        if new.shape != old.shape:
+        new = function(old.clone())  # its own copy: a function that works in place must not reach what was saved before
+        if not isinstance(new, Tensor) or new.shape != old.shape:
+            got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
             raise GlasshouseError(
-                f"An applied function must keep the shape {tuple(old.shape)}; it returned {tuple(new.shape)}."
+                f"An applied function must return a tensor of shape {tuple(old.shape)}; it returned {got}."
             )
         return new.to(old.dtype)
     assert value is not None

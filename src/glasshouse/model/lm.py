@@ -69,4 +69,5 @@ class LM(Part):
         """The module this tree describes, on the CPU in fp32, initialised from `seed` (left uninitialised where None)."""
         from glasshouse.model.network import Network
 
+        self.check_fields()
         return Network(self, seed)

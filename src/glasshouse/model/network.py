@@ -22,6 +22,12 @@ from glasshouse.model.sites import Site, Sites
 END = 1 << 30  # a layer number past every layer: run to the end
 
 
+def heads_of(mix: Any) -> dict[str, int]:
+    """How many heads each site of a mixer has."""
+    query, key = getattr(mix, "heads", 0), getattr(mix, "kv_heads", 0)
+    return {"q": query, "z": query, "scores": query, "pattern": query, "k": key, "v": key}
+
+
 class Embedding(Module):
     """Rows of a [vocab, width] matrix."""
 
@@ -48,10 +54,10 @@ class Network(Module):
         self.body = spec.body.build(spec.width, std)
         self.final_norm = spec.norm.build(spec.width)
         self.unembed = spec.head.build(spec.width, spec.vocab, self.embed if spec.tied else None)
-        self._compiled: dict[tuple[Plan, int], Callable[..., Any]] = {}
+        self._compiled: dict[Any, Callable[..., Any]] = {}  # by plan, last layer and backend
         if seed is not None:
             initialise(self, seed)
-        self.sites = Sites([block.sites for block in self.layers], self._heads())
+        self.sites = Sites([block.sites for block in self.layers], [heads_of(block.mix) for block in self.layers])
 
     # What it is -----------------------------------------------------------------------------------------------------
 
@@ -100,12 +106,6 @@ class Network(Module):
         mixing = sum(block.part.mix.flops_per_token(self.spec.width, length) for block in self.layers)
         return 3.0 * (2.0 * matrices + mixing)
 
-    def _heads(self) -> dict[str, int]:
-        mixers = [block.mix for block in self.layers]
-        query = max((getattr(mix, "heads", 0) for mix in mixers), default=0)
-        key = max((getattr(mix, "kv_heads", 0) for mix in mixers), default=0)
-        return {"q": query, "z": query, "scores": query, "pattern": query, "k": key, "v": key}
-
     # The pass -------------------------------------------------------------------------------------------------------
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -130,7 +130,10 @@ class Network(Module):
         last: only the last position's logits, [batch, 1, vocab]; for prompts whose other predictions nobody reads.
         """
         hidden = self._hidden(ids, self._context(ids, start, pad, tape), states)
-        return tape("logits", None, self.unembed(hidden[:, -1:] if last else hidden))
+        if last and not tape.wants("logits", None):  # an edit of the logits may name any position, so it needs them all
+            return self.unembed(hidden[:, -1:])
+        logits = tape("logits", None, self.unembed(hidden))
+        return logits[:, -1:] if last else logits
 
     def new_states(self, batch: int, capacity: int) -> list[KeyValues]:
         """Empty caches, one a layer, for `capacity` tokens."""
@@ -159,19 +162,20 @@ class Network(Module):
     def run(
         self,
         ids: Any,
-        save: Iterable[Any] = (),
-        edits: Iterable[Edit] = (),
+        save: Iterable[Any] | Site | str = (),
+        edits: Iterable[Edit] | Edit = (),
         pad: Any = None,
         logits: bool = True,
         grad: bool = False,
-        compile: bool = False,
+        compile: bool | str | Callable[..., Any] = False,
     ) -> Result:
         """One forward pass that saves and edits sites.
 
         ids: [batch, position] (or [position]) token ids. save: sites, `sites.resid_post.all`, or their text.
         edits: values from the sites' methods, applied in order. pad: tokens of left padding in each row.
-        logits=False stops after the last layer the plan needs. grad: keep the graph. compile: through torch.compile,
-        one graph a plan, without breaks; another strength of the same edit compiles nothing again.
+        logits=False stops after the last layer the plan needs. grad: keep the graph. compile: through torch.compile
+        (or one of its backends, by name or function), one graph a plan, without breaks; another strength of the same edit
+        compiles nothing again.
 
         Raises GlasshouseError for an unknown site, an edit that would not fire, a shape that does not fit.
         """
@@ -182,10 +186,15 @@ class Network(Module):
         with torch.set_grad_enabled(grad):
             program = self._program(plan, stop, compile)
             out, kept = program(ids, pad, inputs)
-        return Result(out, dict(zip(plan.kept, kept, strict=True)), plan, self.sites)
+        return Result(out, dict(zip(plan.kept, kept, strict=True)), plan, self.sites, pad)
 
     def plan(
-        self, save: Iterable[Any], edits: Iterable[Edit], ids: Tensor, pad: Tensor | None, new: int = 0
+        self,
+        save: Iterable[Any] | Site | str,
+        edits: Iterable[Edit] | Edit,
+        ids: Tensor,
+        pad: Tensor | None,
+        new: int = 0,
     ) -> tuple[Plan, list[Tensor]]:
         """The plan of these saves and edits for a prompt `ids` followed by `new` generated tokens, and its tensors."""
         saves = [
@@ -193,13 +202,13 @@ class Network(Module):
             for what in ([save] if isinstance(save, str | Site) else save)
             for site in self.sites.resolve(what)
         ]
-        edits = list(edits)
+        edits = [edits] if isinstance(edits, Edit) else list(edits)
         for edit in edits:
             check_edit(edit, self.sites, ids, pad, new)
         plan, carriers = make_plan(saves, edits)
-        return plan, [edit_value(edit, ids, self) for edit in carriers]
+        return plan, [edit_value(edit, ids, pad, self) for edit in carriers]
 
-    def _program(self, plan: Plan, stop: int, compile: bool) -> Callable[..., tuple[Tensor | None, tuple[Tensor, ...]]]:
+    def _program(self, plan: Plan, stop: int, compile: Any) -> Callable[..., tuple[Tensor | None, tuple[Tensor, ...]]]:
         def program(ids: Tensor, pad: Tensor | None, inputs: list[Tensor]) -> tuple[Tensor | None, tuple[Tensor, ...]]:
             lengths = (
                 ids.shape[1] - pad[:, None] if pad is not None else torch.full((1, 1), ids.shape[1], device=ids.device)
@@ -213,7 +222,11 @@ class Network(Module):
 
         if not compile:
             return program
-        key = (plan, stop)
+        backend = "inductor" if compile is True else compile
+        key = (plan, stop, backend)
         if key not in self._compiled:
-            self._compiled[key] = torch.compile(program, fullgraph=True)
+            self._compiled[key] = torch.compile(program, fullgraph=True, backend=backend)
         return self._compiled[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_compiled": {}}  # compiled passes read the weights of the network they were made for

@@ -25,11 +25,22 @@ class Part:
     def to_dict(self) -> dict[str, Any]:
         """Nested plain dicts, `{"part": class name, field: value, ...}`, with every field written out."""
         out: dict[str, Any] = {"part": type(self).__name__}
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
+        for name, hint in _hints(type(self)).items():
+            value = getattr(self, name)
             if value is not None:
-                out[field.name] = float(value) if field.type == "float" else _plain(value)
+                out[name] = float(value) if hint is float else _plain(value)
         return out
+
+    def check_fields(self, where: str = "model") -> None:
+        """Raise GlasshouseError naming the first field in the tree whose value is not of its annotated type."""
+        for name, hint in _hints(type(self)).items():
+            value, optional = getattr(self, name), type(None) in typing.get_args(hint)
+            if isinstance(value, list | dict):
+                raise GlasshouseError(
+                    f"[{where}.{name}] must be a value that cannot change, such as a tuple, not {value!r}."
+                )
+            if value is not None or not optional:
+                _typed(value, hint, f"{where}.{name}")
 
     def to_toml(self) -> str:
         """The tree as TOML text, which `from_toml` reads back to an equal tree."""
@@ -71,14 +82,11 @@ def part_from_dict(data: dict[str, Any], where: str = "model") -> Any:
 
     Any imported subclass of Part is known by its class name, so a user's own part needs no registration.
     """
-    if not isinstance(data, dict) or "part" not in data:
+    if not isinstance(data, dict) or not isinstance(data.get("part"), str):
         raise GlasshouseError(f'[{where}] describes no part: it needs a key `part` naming one, such as part = "LM".')
-    known = {cls.__name__: cls for cls in _subclasses(Part) if dataclasses.is_dataclass(cls)}
     name = data["part"]
-    if name not in known:
-        raise GlasshouseError(f"[{where}] names an unknown part {name!r}{_nearest(str(name), known)}.")
-    cls = known[name]
-    hints = typing.get_type_hints(cls)
+    cls = _part_called(name, where)
+    hints = _hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     arguments = {}
     for key, value in data.items():
@@ -97,6 +105,26 @@ def part_from_dict(data: dict[str, Any], where: str = "model") -> Any:
     return cls(**arguments)
 
 
+def _part_called(name: str, where: str) -> type[Part]:
+    known = {cls.__name__ for cls in _subclasses(Part) if dataclasses.is_dataclass(cls)}
+    if name not in known:
+        raise GlasshouseError(
+            f"[{where}] names an unknown part {name!r} (a part of your own must be imported first){_nearest(name, known)}."
+        )
+    found = [cls for cls in _subclasses(Part) if cls.__name__ == name and dataclasses.is_dataclass(cls)]
+    modules = {cls.__module__ for cls in found}
+    if len(modules) > 1:
+        places = " and ".join(sorted(modules))
+        raise GlasshouseError(f"[{where}] names {name!r}, and {places} each define a part of that name; rename one.")
+    return found[-1]  # a notebook cell run again defines its part again: the newest counts
+
+
+def _hints(cls: type[Part]) -> dict[str, Any]:
+    """Its fields' types by name, in the order of the fields."""
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+
+
 def _subclasses(cls: type[Part]) -> list[type[Part]]:
     found: list[type[Part]] = []
     for direct in cls.__subclasses__():
@@ -111,7 +139,7 @@ def _nearest(word: str, known: typing.Iterable[str]) -> str:
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:
-    """Check one plain value against its field's annotation and rebuild parts inside it."""
+    """Check one value against its field's annotation; parts inside it are rebuilt from their dicts, or checked in turn."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         options = [option for option in typing.get_args(hint) if option is not type(None)]
@@ -122,10 +150,20 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
             raise GlasshouseError(f"[{where}] must be a list, not {value!r}.")
         return tuple(_typed(item, typing.get_args(hint)[0], f"{where}[{i}]") for i, item in enumerate(value))
     if isinstance(hint, type) and issubclass(hint, Part):
-        part = part_from_dict(value, where)
+        if not isinstance(value, dict | Part):
+            raise GlasshouseError(f"[{where}] must be a {hint.__name__}, not {value!r}.")
+        part = part_from_dict(value, where) if isinstance(value, dict) else value
         if not isinstance(part, hint):
             raise GlasshouseError(f"[{where}] must be a {hint.__name__}, and {type(part).__name__} is none.")
+        if part is value:
+            part.check_fields(where)
         return part
+    if origin is typing.Literal:
+        if value not in typing.get_args(hint):
+            raise GlasshouseError(
+                f"[{where}] must be one of {', '.join(map(repr, typing.get_args(hint)))}, not {value!r}."
+            )
+        return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, bool) != (hint is bool) or not isinstance(value, hint):
@@ -137,12 +175,15 @@ def _could_be(value: Any, option: Any) -> bool:
     if typing.get_origin(option) is tuple:
         return isinstance(value, list | tuple)
     if isinstance(option, type) and issubclass(option, Part):
-        return isinstance(value, dict)
+        return isinstance(value, dict | Part)
     return isinstance(option, type) and isinstance(value, option)
 
 
 def positive(part: Part, **values: int | float | None) -> None:
-    """Raise unless every named number is above zero: the check most parts make of themselves."""
+    """Raise unless every named number has its field's type and is above zero: the check most parts make of themselves."""
+    hints = _hints(type(part))
     for name, value in values.items():
+        if value is not None:
+            _typed(value, hints[name], f"{type(part).__name__}.{name}")
         if value is not None and not value > 0:
             raise GlasshouseError(f"{type(part).__name__}({name}={value}) must be above zero.")

@@ -95,7 +95,7 @@ class Tape:
         self.positions, self.lengths = positions, lengths
         self.kept: dict[Key, Tensor] = {}
 
-    def wants(self, name: str, layer: int) -> bool:
+    def wants(self, name: str, layer: int | None) -> bool:
         """Whether the plan touches this site: attention asks before it spells its pattern out."""
         return (name, layer) in self.plan.touched
 
@@ -133,7 +133,7 @@ class Blank:
 
     plan = Plan()
 
-    def wants(self, name: str, layer: int) -> bool:
+    def wants(self, name: str, layer: int | None) -> bool:
         return False
 
     def __call__(self, name: str, layer: int | None, value: Tensor) -> Tensor:

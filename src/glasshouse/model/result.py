@@ -19,9 +19,11 @@ class Result:
     [layer, ...]. Nothing is copied until it is asked for.
     """
 
-    def __init__(self, logits: Tensor | None, kept: dict[Key, Tensor], plan: Plan, sites: Sites) -> None:
+    def __init__(
+        self, logits: Tensor | None, kept: dict[Key, Tensor], plan: Plan, sites: Sites, pad: Tensor | None = None
+    ) -> None:
         self._logits, self._kept, self._sites = logits, kept, sites
-        self.plan = plan
+        self.plan, self.pad = plan, pad
 
     @property
     def logits(self) -> Tensor:

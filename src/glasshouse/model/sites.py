@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +76,10 @@ class Site:
             raise GlasshouseError(
                 f"The site {self} has no heads; only {', '.join(n for n in AXES if 'head' in AXES[n])} do."
             )
-        return dataclasses.replace(self, head_index=index)
+        try:
+            return dataclasses.replace(self, head_index=operator.index(index))
+        except TypeError:
+            raise GlasshouseError(f"A head of {self} is named by its number; got {index!r}.") from None
 
     def replace(self, value: Any) -> Edit:
         """Put `value` there: a tensor that broadcasts to the site, or a Result that saved the same site."""
@@ -98,7 +102,9 @@ class Site:
         return Edit(self, "project_out", direction)
 
     def apply(self, function: Callable[[Tensor], Tensor]) -> Edit:
-        """Put `function(value)` there; it must keep the shape."""
+        """Put `function(value)` there; it must keep the shape. It gets a copy, so it may work in place."""
+        if not callable(function):
+            raise GlasshouseError(f"{self}.apply takes a function of the site's value; got {function!r}.")
         return Edit(self, "apply", function=function)
 
 
@@ -112,14 +118,34 @@ class Layers:
     def all(self) -> Layers:
         return self
 
+    @property
+    def name(self) -> str:
+        """What the site is called in each of them."""
+        return self.sites[0].name
+
+    def __str__(self) -> str:
+        layers = [site.layer for site in self.sites]
+        unbroken = layers == list(range(len(layers)))
+        return f"{self.name} in layers {f'0 to {len(layers) - 1}' if unbroken else ', '.join(map(str, layers))}"
+
     def __getitem__(self, layer: int | slice) -> Any:
+        """The site in one layer (negative from the end), or in a slice of layers. Not every layer need have it."""
+        by_layer = {site.layer: site for site in self.sites}
+        count = max(by_layer) + 1  # type: ignore[operator, type-var]
         if isinstance(layer, slice):
-            return Layers(self.sites[layer])
-        try:
-            return self.sites[layer]
-        except IndexError:
-            name, count = self.sites[0].name, len(self.sites)
-            raise GlasshouseError(f"There is no {name}[{layer}]: this model has layers 0 to {count - 1}.") from None
+            chosen = tuple(by_layer[i] for i in range(*layer.indices(count)) if i in by_layer)
+            if chosen:
+                return Layers(chosen)
+        elif isinstance(layer, int) and (found := by_layer.get(layer + count if layer < 0 else layer)):
+            return found
+        raise GlasshouseError(f"There is no {self.name}[{_shown(layer)}]: this model has {self}.")
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("head", "replace", "add", "scale", "zero", "project_out", "apply"):
+            raise GlasshouseError(
+                f"{self.name} is in several layers; say which before .{name}: {self.name}[{self.sites[0].layer}]."
+            )
+        raise AttributeError(name)
 
     def __iter__(self) -> Iterator[Site]:
         return iter(self.sites)
@@ -128,14 +154,20 @@ class Layers:
         return len(self.sites)
 
 
+def _shown(layer: Any) -> str:
+    if not isinstance(layer, slice):
+        return repr(layer)
+    return f"{'' if layer.start is None else layer.start}:{'' if layer.stop is None else layer.stop}"
+
+
 class Sites:
     """The sites of one model, as attributes; built from the sites its own modules declare.
 
-    layers: for each layer the names its block offers. heads: number of heads by site name.
+    layers: for each layer the names its block offers. heads: for each layer the number of heads by site name.
     """
 
-    def __init__(self, layers: list[tuple[str, ...]], heads: Mapping[str, int]) -> None:
-        self._heads = dict(heads)
+    def __init__(self, layers: list[tuple[str, ...]], heads: list[dict[str, int]]) -> None:
+        self._heads = heads
         self._table: dict[str, Site | Layers] = {}
         for name in AXES:
             if name in WHOLE:
@@ -146,6 +178,9 @@ class Sites:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
+        return self._entry(name)
+
+    def _entry(self, name: str) -> Site | Layers:
         if name not in self._table:
             close = difflib.get_close_matches(name, self._table, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(self._table)}."
@@ -162,12 +197,12 @@ class Sites:
     def resolve(self, what: Any) -> list[Site]:
         """The sites that `what` names: a Site, Layers, or their text. Raises GlasshouseError where this model has none such."""
         if isinstance(what, str):
-            what = getattr(self, what[:-4].strip()) if what.strip().endswith(".all") else site(what)
+            what = self._all(what) if what.strip().endswith(".all") else site(what)
         if isinstance(what, Layers):
             return [found for entry in what for found in self.resolve(entry)]
         if not isinstance(what, Site):
             raise GlasshouseError(f"Expected a site such as net.sites.resid_post[0], or its text; got {what!r}.")
-        entry = getattr(self, what.name)
+        entry = self._entry(what.name)
         if isinstance(entry, Layers) and what.layer is None:
             raise GlasshouseError(
                 f"The site {what.name} is in every layer; say which: {what.name}[0], or {what.name}.all."
@@ -175,14 +210,18 @@ class Sites:
         if isinstance(entry, Site) and what.layer is not None:
             raise GlasshouseError(f"The site {what.name} is not in a layer; write {what.name}.")
         if isinstance(entry, Layers) and what.whole not in entry.sites:
-            layers = [s.layer for s in entry]
-            raise GlasshouseError(
-                f"This model has no {what.whole}: {what.name} is in layers {layers[0]} to {layers[-1]}."
-            )
-        if what.head_index is not None and not 0 <= what.head_index < self._heads[what.name]:
-            count = self._heads[what.name]
-            raise GlasshouseError(f"There is no {what}: {what.name} has heads 0 to {count - 1}.")
+            raise GlasshouseError(f"There is no {what.whole}: this model has {entry}.")
+        if what.head_index is not None and what.layer is not None:
+            count = self._heads[what.layer][what.name]
+            if not 0 <= what.head_index < count:
+                raise GlasshouseError(f"There is no {what}: {what.whole} has heads 0 to {count - 1}.")
         return [what]
+
+    def _all(self, text: str) -> Layers:
+        entry = self._entry(text.strip().removesuffix(".all").strip())
+        if not isinstance(entry, Layers):
+            raise GlasshouseError(f"{text!r} is no site: there is only one {entry}; write {entry}.")
+        return entry
 
 
 _TEXT = re.compile(r"(\w+)(?:\[(\d+)\]|(\.all))?(?:\.head\((\d+)\))?")
@@ -191,6 +230,8 @@ _TEXT = re.compile(r"(\w+)(?:\[(\d+)\]|(\.all))?(?:\.head\((\d+)\))?")
 def site(text: str) -> Any:
     """Read a site from its text. `resid_post.all` names no count of layers, so it needs a model: use `net.sites`."""
     match = _TEXT.fullmatch(text.strip())
+    if match and match[1] not in AXES and (close := difflib.get_close_matches(match[1], AXES, n=1)):
+        raise GlasshouseError(f"There is no site {match[1]!r}; did you mean {close[0]!r}?")
     if not match or match[1] not in AXES or match[3]:
         raise GlasshouseError(f"{text!r} is no site; write one like resid_post[3], z[9].head(6) or logits.")
     found = Site(match[1], None if match[2] is None else int(match[2]))

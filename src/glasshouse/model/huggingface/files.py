@@ -36,7 +36,8 @@ def load_network(folder: str | Path) -> Network:
     net = spec.build(seed=None)
     family = FAMILIES.get(config.get("model_type", ""))
     if family is not None:
-        tensors = to_ours(_drop_derived(tensors, spec), family.names(spec), where)
+        tensors = _with_prefix(_drop_derived(tensors, spec), family.PREFIX)
+        tensors = to_ours(tensors, family.names(spec), where)
     _fill(net, tensors, where)
     return net
 
@@ -53,7 +54,7 @@ def save_network(net: Network, folder: str | Path) -> None:
     if family is not None:
         rows = {name: [last - first for first, last in net.blocks(name)] for name in state}
         state = to_theirs(state, family.names(net.spec), rows)
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     save_file(
         {name: tensor.contiguous() for name, tensor in state.items()}, folder / "model.safetensors", {"format": "pt"}
     )
@@ -79,7 +80,10 @@ def _spec(config: dict[str, Any], folder: Path, tensors: dict[str, Tensor]) -> L
         raise GlasshouseError(
             f"{folder / 'config.json'}: model_type {kind!r} is not one glasshouse reads; it reads {', '.join(FAMILIES)}."
         )
-    return FAMILIES[kind].read(config, str(folder / "config.json"))
+    try:
+        return FAMILIES[kind].read(config)
+    except GlasshouseError as error:
+        raise GlasshouseError(f"{folder / 'config.json'}: {error}") from None
 
 
 def _drop_derived(tensors: dict[str, Tensor], spec: LM) -> dict[str, Tensor]:
@@ -89,6 +93,13 @@ def _drop_derived(tensors: dict[str, Tensor], spec: LM) -> dict[str, Tensor]:
     if spec.tied:
         kept.pop("lm_head.weight", None)
     return kept
+
+
+def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """With the names of a whole language model; OpenAI's GPT-2 files name its trunk without the prefix."""
+    if any(name.startswith(prefix) for name in tensors):
+        return tensors
+    return {name if name.startswith("lm_head.") else prefix + name: tensor for name, tensor in tensors.items()}
 
 
 def _fill(net: Network, tensors: dict[str, Tensor], where: str) -> None:
@@ -108,6 +119,10 @@ def _fill(net: Network, tensors: dict[str, Tensor], where: str) -> None:
                 raise GlasshouseError(
                     f"{where}: {name} has shape {list(tensor.shape)}, and the config asks for {list(parameter.shape)}."
                 )
+            if not tensor.is_floating_point():
+                raise GlasshouseError(
+                    f"{where}: {name} holds {tensor.dtype}, not floating-point weights; nothing was loaded."
+                )
             parameter.copy_(tensor)
 
 
@@ -117,21 +132,31 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise GlasshouseError(
             f"{folder} holds no config.json; name a run, a checkpoint or a Hugging Face model folder."
         )
+    return _read_json(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # not UTF-8, or not JSON
         raise GlasshouseError(f"{path} is not JSON ({error}); restore it from its source.") from None
-    if not isinstance(config, dict):
+    if not isinstance(content, dict):
         raise GlasshouseError(f"{path} must hold a JSON object; restore it from its source.")
-    return config
+    return content
+
+
+def _shards(index: Path) -> list[str]:
+    names = _read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(n, str) and Path(n).name == n for n in names.values()):
+        raise GlasshouseError(
+            f"{index} must hold a weight_map of tensor names to file names; restore it from its source."
+        )
+    return sorted(set(names.values()))
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
     index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    else:
-        files = ["model.safetensors"]
+    files = _shards(index) if index.is_file() else ["model.safetensors"]
     tensors: dict[str, Tensor] = {}
     for file in files:
         path = folder / file

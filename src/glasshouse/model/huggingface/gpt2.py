@@ -31,6 +31,7 @@ ACTIVATIONS = {
     "silu": "silu",
 }
 
+PREFIX = "transformer."  # of every tensor but the head
 UNDERSTOOD: dict[str, Any] = {
     **dict.fromkeys([*DEFAULTS, "n_inner"], ...),
     "scale_attn_weights": True,
@@ -39,15 +40,15 @@ UNDERSTOOD: dict[str, Any] = {
 }
 
 
-def read(config: dict[str, Any], where: str) -> LM:
+def read(config: dict[str, Any]) -> LM:
     """The tree of a GPT-2 config. Raises GlasshouseError naming a field we do not implement."""
-    check_config(config, UNDERSTOOD, IGNORED, where)
+    check_config(config, UNDERSTOOD, IGNORED)
     config = DEFAULTS | config
     if config["activation_function"] not in ACTIVATIONS:
         raise GlasshouseError(
-            f"{where}: activation_function = {config['activation_function']!r} is not supported; nothing was loaded."
+            f"activation_function = {config['activation_function']!r} is not supported; nothing was loaded."
         )
-    norm = LayerNorm(eps=float(config["layer_norm_epsilon"]))
+    norm = LayerNorm(eps=config["layer_norm_epsilon"])
     width = config["n_embd"]
     mlp = MLP(ACTIVATIONS[config["activation_function"]], hidden=config.get("n_inner") or 4 * width, bias=True)
     block = Block(mix=Attention(config["n_head"], bias=True), map=mlp, norm=norm)
@@ -83,7 +84,7 @@ def write(spec: LM) -> dict[str, Any] | None:
         "layer_norm_epsilon": spec.norm.eps,
         "tie_word_embeddings": spec.tied,
     }
-    if config["activation_function"] is None or read(config, "the config").resolved() != spec.resolved():
+    if config["activation_function"] is None or read(config).resolved() != spec.resolved():
         return None
     return config
 

@@ -7,7 +7,7 @@ from typing import Any
 from glasshouse.errors import GlasshouseError
 from glasshouse.model.attention import Attention
 from glasshouse.model.bodies import Block, Stack
-from glasshouse.model.huggingface.rename import IGNORED, Rename, check_config
+from glasshouse.model.huggingface.rename import IGNORED, Rename, check_complete, check_config
 from glasshouse.model.lm import LM
 from glasshouse.model.maps import GLU
 from glasshouse.model.norms import RMSNorm
@@ -22,30 +22,31 @@ DEFAULTS: dict[str, Any] = {
 }
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "relu": "relu", "gelu_pytorch_tanh": "gelu_tanh"}
 
+PREFIX = "model."  # of every tensor but the head
+REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 UNDERSTOOD: dict[str, Any] = {
-    **dict.fromkeys(
-        ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"), ...
-    ),
+    **dict.fromkeys(REQUIRED, ...),
     **dict.fromkeys(("num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "rope_theta"), ...),
     **dict.fromkeys(("rope_parameters", "hidden_act", "attention_bias", "mlp_bias", "tie_word_embeddings"), ...),
     "rope_scaling": None,
 }
 
 
-def read(config: dict[str, Any], where: str) -> LM:
+def read(config: dict[str, Any]) -> LM:
     """The tree of a Llama config. Raises GlasshouseError naming a field we do not implement."""
-    check_config(config, UNDERSTOOD, IGNORED, where)
+    check_config(config, UNDERSTOOD, IGNORED)
+    check_complete(config, REQUIRED)
     config = DEFAULTS | config
     rope = config.get("rope_parameters") or {}
-    check_config(rope, {"rope_theta": ..., "rope_type": "default"}, frozenset(), f"{where}: rope_parameters")
+    check_config(rope, {"rope_theta": ..., "rope_type": "default"}, frozenset())
     if config["hidden_act"] not in ACTIVATIONS:
-        raise GlasshouseError(f"{where}: hidden_act = {config['hidden_act']!r} is not supported; nothing was loaded.")
-    norm = RMSNorm(eps=float(config["rms_norm_eps"]))
+        raise GlasshouseError(f"hidden_act = {config['hidden_act']!r} is not supported; nothing was loaded.")
+    norm = RMSNorm(eps=config["rms_norm_eps"])
     attention = Attention(
         heads=config["num_attention_heads"],
         kv_heads=config.get("num_key_value_heads") or config["num_attention_heads"],
         head_size=config.get("head_dim"),
-        position=RoPE(theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10_000.0)),
+        position=RoPE(theta=rope.get("rope_theta") or config.get("rope_theta") or 10_000.0),
         bias=config.get("attention_bias", False),
     )
     glu = GLU(ACTIVATIONS[config["hidden_act"]], hidden=config["intermediate_size"], bias=config.get("mlp_bias", False))
@@ -80,7 +81,7 @@ def write(spec: LM) -> dict[str, Any] | None:
         "tie_word_embeddings": spec.tied,
     }
     # Whatever else the tree says that a Llama cannot (a window, a norm on q and k, ...) shows as a difference here.
-    if config["hidden_act"] is None or read(config, "the config").resolved() != spec.resolved():
+    if config["hidden_act"] is None or read(config).resolved() != spec.resolved():
         return None
     return config
 

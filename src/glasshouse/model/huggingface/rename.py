@@ -51,20 +51,25 @@ def to_theirs(state: dict[str, Tensor], rules: Iterable[Rename], rows: dict[str,
     return out
 
 
-def check_config(config: dict[str, object], understood: dict[str, object], ignored: frozenset[str], where: str) -> None:
+def check_config(config: dict[str, object], understood: dict[str, object], ignored: frozenset[str]) -> None:
     """Raise for any config key that is neither read, nor ignored by right, nor at the one value we implement."""
     for key, value in config.items():
         if key in ignored or key.startswith("_"):
             continue
         if key not in understood:
             raise GlasshouseError(
-                f"{where}: the field {key!r} ({value!r}) is not understood, and might change the model; nothing was loaded."
+                f"the field {key!r} ({value!r}) is not understood, and might change the model; nothing was loaded."
             )
         only = understood[key]
         if only is not ... and value != only:
-            raise GlasshouseError(
-                f"{where}: {key} = {value!r} is not supported (only {only!r} is); nothing was loaded."
-            )
+            raise GlasshouseError(f"{key} = {value!r} is not supported (only {only!r} is); nothing was loaded.")
+
+
+def check_complete(config: dict[str, object], required: tuple[str, ...]) -> None:
+    """Raise for a field without which the architecture is not known."""
+    missing = [key for key in required if config.get(key) is None]
+    if missing:
+        raise GlasshouseError(f"the field {missing[0]!r} is missing, so the model is not known; nothing was loaded.")
 
 
 # Fields that say nothing about what the network computes from ids to logits.
