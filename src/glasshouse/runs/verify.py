@@ -151,7 +151,7 @@ def _shards(run: Path) -> Iterator[Problem]:
 
 
 def _dictionaries(run: Path) -> Iterator[Problem]:
-    for document in sorted((run / "dictionaries").glob("*/dictionary.json")):
+    for document in sorted((run / "dictionaries").glob("[!.]*/dictionary.json")):
         tensors = document.with_name("dictionary.safetensors")
         broken = list(_json_problem(run, document))
         yield from broken

@@ -1,0 +1,88 @@
+"""The command line: its verbs, and what is the same for all of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import typer
+
+from glasshouse import __version__
+from glasshouse.cli.demo import demo
+from glasshouse.cli.doctor import doctor
+from glasshouse.cli.errors import report
+from glasshouse.cli.generate import generate
+from glasshouse.cli.grow import pretrain, resume
+from glasshouse.cli.open import open_microscope
+from glasshouse.cli.verify import verify
+
+# Rich help and pretty exceptions cost more start-up time than everything else together.
+app = typer.Typer(
+    name="glasshouse",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+VERBS: dict[str, Callable[..., None]] = {
+    "demo": demo,
+    "pretrain": pretrain,
+    "resume": resume,
+    "generate": generate,
+    "open": open_microscope,
+    "verify": verify,
+    "doctor": doctor,
+}
+for name, verb in VERBS.items():
+    app.command(name)(verb)
+
+MANY = ("--data", "--set")  # options that take all words up to the next option, as a shell's * gives them
+
+
+@app.callback(invoke_without_command=True)
+def glasshouse(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Grow language models under glass: train a tokenizer, pretrain, and at any step look inside."""
+    if version:
+        print(f"glasshouse {__version__}")
+        raise typer.Exit
+
+
+def words(argv: Sequence[str]) -> list[str]:
+    """The command line as typer reads it: `--data A B` becomes `--data A --data B`, and --debug may stand anywhere.
+
+    What follows `--` is left alone.
+    """
+    end = list(argv).index("--") if "--" in argv else len(argv)
+    found: list[str] = []
+    option: str | None = None
+    for word in argv[:end]:
+        if word == "--debug":
+            continue
+        if word.startswith("-") and word != "-":
+            option = word if word in MANY else None
+            found.append(word)
+        elif option is not None and found[-1] != option:
+            found += [option, word]
+        else:
+            found.append(word)
+    return found + list(argv[end:])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The `glasshouse` command: runs a verb and exits; 0 done, 1 failed, 2 misused, 130 interrupted."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        code = app(words(argv), prog_name="glasshouse", standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(code if isinstance(code, int) else 0)
+    except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (Exception, KeyboardInterrupt) as error:
+        sys.exit(report(error, debug="--debug" in argv))

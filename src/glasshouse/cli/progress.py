@@ -1,0 +1,118 @@
+"""What the terminal shows while something grows: a live line where it can be redrawn, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+Record = dict[str, Any]
+PLAIN_EVERY = 10.0  # seconds between lines that are not redrawn
+SAMPLE_WIDTH = 240  # characters of a sample that are shown
+TOLD = ("spike", "nonfinite", "stopped", "finished", "resume")  # events that are told; the log holds all
+
+
+class Screen:
+    """Where progress goes. `stderr` keeps stdout free for what a program reads."""
+
+    def __init__(self, stderr: bool = False) -> None:
+        self.console = Console(stderr=stderr, highlight=False, markup=False, soft_wrap=True)
+        self.live = self.console.is_terminal and not self.console.is_dumb_terminal
+
+    def say(self, text: str, style: str = "") -> None:
+        """One line that stays."""
+        self.console.print(Text(text, style))
+
+    @contextmanager
+    def bar(self, title: str) -> Iterator[Callable[[float, float, str], None]]:
+        """A stage whose extent is known; yields update(done, total, note)."""
+        with self._line() as show:
+
+            def update(done: float, total: float, note: str) -> None:
+                show(title, done / max(total, 1e-9), note, False)
+
+            yield update
+
+    def follow(self, records: Iterable[Record], steps: int) -> Growth:
+        """Shows a training's records as they come; returns what it came to."""
+        growth = Growth(steps)
+        with self._line() as show:
+            for record in records:
+                growth.take(record)
+                if record["log"] == "metrics":
+                    show("growing", growth.step / steps, growth.line(), "val_bpb" in record)
+                elif record["log"] == "samples" and record["prompt"] == growth.first_prompt:
+                    self.say(f"  {record['step']:>6,} │ {_one_line(record['prompt'] + record['text'])}", "dim")
+                elif record["log"] == "events" and record["kind"] in TOLD:
+                    self.say(f"  {record['step']:>6,} │ {record['message']}")
+        return growth
+
+    @contextmanager
+    def _line(self) -> Iterator[Callable[[str, float, str, bool], None]]:
+        """Yields show(title, share, note, important); without a live terminal only now and then, or where important."""
+        if not self.live:
+            yield self._plainly()
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(20),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=self.console) as progress:
+            task = progress.add_task("", total=1.0, note="")
+            yield lambda title, share, note, _: progress.update(task, description=title, completed=share, note=note)
+
+    def _plainly(self) -> Callable[[str, float, str, bool], None]:
+        last = [time.monotonic()]
+
+        def show(title: str, share: float, note: str, important: bool) -> None:
+            if important or time.monotonic() - last[0] >= PLAIN_EVERY:
+                last[0] = time.monotonic()
+                self.say(f"{title} {note or f'{share:.0%}'}")
+
+        return show
+
+
+class Growth:
+    """The latest of everything a training has said."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self.step = steps, 0
+        self.metrics: Record = {}
+        self.first_prompt: str | None = None
+        self.ended: str | None = None
+
+    def take(self, record: Record) -> None:
+        self.step = max(self.step, record["step"])
+        if record["log"] == "metrics":
+            self.metrics |= {key: value for key, value in record.items() if key != "log"}
+        elif record["log"] == "samples" and self.first_prompt is None:
+            self.first_prompt = record["prompt"]
+        elif record["log"] == "events":
+            self.ended = record["kind"]
+
+    def line(self) -> str:
+        """step, loss, validation, speed, MFU and time left, as far as they are known."""
+        said = [f"step {self.step:,}/{self.steps:,}"]
+        forms: dict[str, Callable[[float], str]] = {
+            "loss": lambda x: f"loss {x:.3f}",
+            "val_bpb": lambda x: f"val {x:.3f} bits/byte",
+            "tokens_per_second": lambda x: f"{x:,.0f} tok/s",
+            "mfu": lambda x: f"MFU {x:.0%}",
+            "eta": lambda x: f"{int(x) // 60}:{int(x) % 60:02d} left",
+        }
+        return " · ".join(
+            said + [form(self.metrics[key]) for key, form in forms.items() if self.metrics.get(key) is not None]
+        )
+
+
+def _one_line(text: str) -> str:
+    shown = text.replace("\n", "⏎").replace("\t", "→")
+    shown = "".join(c if c.isprintable() else "·" for c in shown)
+    return shown if len(shown) <= SAMPLE_WIDTH else shown[: SAMPLE_WIDTH - 1] + "…"
