@@ -1,0 +1,68 @@
+"""A dictionary of atoms, and the protocol of whatever finds codes over one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from glasshouse.errors import GlasshouseError
+from glasshouse.sparse.code import Code
+
+
+@dataclass(frozen=True, eq=False)
+class Dictionary:
+    """The D of x = D a: `atoms` [N, d], one atom a row, and an optional `bias` [d] added to every decoded signal."""
+
+    atoms: Tensor
+    bias: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.atoms.ndim != 2 or 0 in self.atoms.shape:
+            raise GlasshouseError(
+                f"A dictionary's atoms have shape {list(self.atoms.shape)}, but must be [atoms, width], one atom a row."
+            )
+        if not torch.isfinite(self.atoms).all():
+            raise GlasshouseError("A dictionary's atoms hold NaN or infinite numbers: leave those atoms out.")
+
+    @property
+    def size(self) -> int:
+        """N, the number of atoms."""
+        return self.atoms.shape[0]
+
+    @property
+    def width(self) -> int:
+        """d, the length of an atom."""
+        return self.atoms.shape[1]
+
+    def unit(self) -> Tensor:
+        """[N, d] the atoms, each scaled to norm one (a zero atom stays zero)."""
+        return F.normalize(self.atoms, dim=1)
+
+    def decode(self, code: Code) -> Tensor:
+        """[n, d] the signals that `code` stands for: the sum of its atoms times its values, plus the bias."""
+        if code.size != self.size:
+            raise GlasshouseError(
+                f"A code over {code.size:,} atoms cannot be decoded by a dictionary of {self.size:,}: use the dictionary "
+                "it was encoded with."
+            )
+        signals = F.embedding_bag(code.indices, self.atoms, per_sample_weights=code.values, mode="sum")
+        return signals if self.bias is None else signals + self.bias
+
+
+class Encoder(Protocol):
+    """Finds the codes of signals `x` [n, d]: a learned encoder, or a pursuit holding its dictionary."""
+
+    def encode(self, x: Tensor) -> Code: ...
+
+
+def mean_max_cosine(truth: Tensor, learned: Tensor) -> float:
+    """How well `learned` atoms [N, d] cover the `truth` [M, d]: for each true atom its best cosine, averaged.
+
+    One when each true atom was found. Random atoms score about sqrt(2 ln N / d), not zero: compare against a control.
+    """
+    cosine = F.normalize(truth.double(), dim=1) @ F.normalize(learned.double(), dim=1).T  # [M, N]
+    return float(cosine.amax(1).mean())

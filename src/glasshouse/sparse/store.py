@@ -1,0 +1,133 @@
+"""A dictionary on disk: `dictionary.safetensors` with the weights, `dictionary.json` with what they are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from glasshouse.errors import GlasshouseError
+from glasshouse.sparse.sae import Provenance, TopKSAE
+
+WEIGHTS, CARD = "dictionary.safetensors", "dictionary.json"
+
+
+def save_sae(sae: TopKSAE, folder: str | Path) -> Path:
+    """Writes `sae` to `folder`, replacing a dictionary already there only once the new one is complete."""
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(p.name not in (WEIGHTS, CARD) for p in folder.iterdir())):
+        raise GlasshouseError(f"{folder} holds something other than a dictionary: save to another name.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = folder.with_name(f".{folder.name}.{os.getpid()}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in sae.state_dict().items()}, fresh / WEIGHTS)
+        (fresh / CARD).write_text(json.dumps(_card(sae, fresh / WEIGHTS), indent=1) + "\n", encoding="utf-8")
+        for name in (WEIGHTS, CARD):
+            _flush(fresh / name)
+        _replace(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return folder
+
+
+def load_sae(folder: str | Path) -> TopKSAE:
+    """The autoencoder saved in `folder`. Raises where a file is missing, damaged, or disagrees with its description."""
+    folder = Path(folder)
+    for name in (CARD, WEIGHTS):
+        if not (folder / name).is_file():
+            raise GlasshouseError(
+                f"{folder} has no {name}, so it holds no dictionary or a half-written one: train it again, or give the "
+                "folder of a complete one."
+            )
+    card = _read_card(folder / CARD)
+    if _sha256(folder / WEIGHTS) != card["sha256"]:
+        raise GlasshouseError(
+            f"{folder / WEIGHTS} is not the file {CARD} describes (its sha256 differs): it is half-written or damaged; "
+            "train the dictionary again."
+        )
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise GlasshouseError(f"{folder / WEIGHTS} cannot be read ({error}): train the dictionary again.") from error
+    sae = TopKSAE(
+        card["width"],
+        card["features"],
+        card["k"],
+        trained_on=Provenance(card["site"], card["checkpoint"], card["tokens"]),
+    )
+    expected = {name: tensor.shape for name, tensor in sae.state_dict().items()}
+    if {name: tensor.shape for name, tensor in weights.items()} != expected:
+        raise GlasshouseError(
+            f"The weights in {folder / WEIGHTS} do not have the shapes {CARD} states (width {card['width']}, "
+            f"{card['features']} features): restore both files of one dictionary."
+        )
+    sae.load_state_dict(weights)
+    return sae
+
+
+def _card(sae: TopKSAE, weights: Path) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "kind": "topk-sae",
+        "site": sae.trained_on.site,
+        "checkpoint": sae.trained_on.checkpoint,
+        "tokens": sae.trained_on.tokens,
+        "width": sae.width,
+        "features": sae.features,
+        "k": sae.k,
+        "scale": float(sae.scale),
+        "torch": torch.__version__,
+        "sha256": _sha256(weights),
+    }
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise GlasshouseError(
+            f"{path} is not readable as JSON ({error}): it is half-written; train the dictionary again."
+        ) from error
+    wanted = ("format", "kind", "site", "checkpoint", "tokens", "width", "features", "k", "sha256")
+    missing = [key for key in wanted if not isinstance(card, dict) or key not in card]
+    if missing:
+        raise GlasshouseError(
+            f"{path} does not state {', '.join(missing)}: it is half-written; train the dictionary again."
+        )
+    if card["format"] != 1 or card["kind"] != "topk-sae":
+        raise GlasshouseError(
+            f"{path} describes a {card['kind']} of format {card['format']}, but this glasshouse reads topk-sae of format 1: "
+            "use the version that wrote it."
+        )
+    return card
+
+
+def _replace(fresh: Path, folder: Path) -> None:
+    """Puts `fresh` at `folder`. The old dictionary stays whole beside it until the new one stands."""
+    if not folder.exists():
+        fresh.rename(folder)
+        return
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
