@@ -28,6 +28,11 @@ def short(value: float | None) -> str:
     return f"{value:.3g}"
 
 
+def size(count: int) -> str:
+    """A number of bytes in megabytes or gigabytes."""
+    return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
+
+
 def duration(seconds: float) -> str:
     """Minutes and seconds, with hours where there are any."""
     whole = round(seconds)

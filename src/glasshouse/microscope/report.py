@@ -82,7 +82,7 @@ def title(run: Run, name: str, metrics: list[Record]) -> str:
     size, seconds, bpb = parameters(run), last_of(metrics, "time"), last_of(metrics, "val_bpb")
     of = f" of {chapters.short(size)} parameters" if size else ""
     on = (
-        f" on {chapters.short(train['bytes'])}B of text in {train['documents']:,} documents"
+        f" on {chapters.size(train['bytes'])} of text in {train['documents']:,} documents"
         if train.get("bytes")
         else ""
     )

@@ -87,6 +87,8 @@ export function Lens({ state, change }) {
   const checkpoints = run.about.checkpoints;
   const stored = run.findings.filter((finding) => finding.instrument === 'logit-lens');
   const [result, setResult] = useState({ busy: false });
+  // What is being typed outlives every redraw: records keep arriving while a person thinks.
+  const [draft, setDraft] = useState({});
   const asked = state.prompt ? JSON.stringify([state.checkpoint || last(checkpoints), state.prompt])
     : state.finding || stored[0]?.id ? JSON.stringify({ finding: state.finding || stored[0].id }) : '';
 
@@ -103,23 +105,24 @@ export function Lens({ state, change }) {
 
   const submit = (event) => {
     event.preventDefault();
-    const form = new FormData(event.target);
-    const prompt = form.get('prompt');
     if (!prompt) return;
-    if (prompt === state.prompt && (form.get('checkpoint') === (state.checkpoint || last(checkpoints)))) setResult({ ...result, again: Date.now() });
-    else change({ prompt, checkpoint: form.get('checkpoint'), finding: null, at: null });
+    setDraft({});
+    if (prompt === state.prompt && checkpoint === (state.checkpoint || last(checkpoints))) setResult({ ...result, again: Date.now() });
+    else change({ prompt, checkpoint, finding: null, at: null });
   };
-  const shownPrompt = state.prompt || result.found?.data.prompt || '';
+  const prompt = draft.prompt ?? (state.prompt || result.found?.data.prompt || '');
+  const checkpoint = draft.checkpoint ?? (state.checkpoint || result.found?.checkpoint || last(checkpoints));
   return html`
     <form class="toolbar ask" onSubmit=${submit}>
-      <label class="prompt"><span>prompt</span><input type="text" name="prompt" value=${shownPrompt} placeholder="def read(self, " autocomplete="off" spellcheck="false" /></label>
-      <label class="select"><span>checkpoint</span><select name="checkpoint" disabled=${!checkpoints.length}>
-        ${checkpoints.map((name) => html`<option key=${name} value=${name} selected=${name === (state.checkpoint || result.found?.checkpoint || last(checkpoints))}>${name}</option>`)}
+      <label class="prompt"><span>prompt</span><input type="text" name="prompt" value=${prompt} placeholder="def read(self, " autocomplete="off" spellcheck="false"
+        onInput=${(event) => setDraft({ ...draft, prompt: event.target.value })} /></label>
+      <label class="select"><span>checkpoint</span><select name="checkpoint" disabled=${!checkpoints.length} onChange=${(event) => setDraft({ ...draft, checkpoint: event.target.value })}>
+        ${checkpoints.map((name) => html`<option key=${name} value=${name} selected=${name === checkpoint}>${name}</option>`)}
       </select></label>
       <button type="submit" disabled=${!checkpoints.length || result.busy}>${result.busy ? 'Reading…' : 'Run the lens'}</button>
       ${stored.length > 0 && html`<${Select} label="or open" value=${state.prompt ? '' : state.finding || stored[0].id}
         options=${[...(state.prompt ? [['', 'a stored lens']] : []), ...stored.map((finding) => [finding.id, `${finding.id} · ${finding.checkpoint || ''}`])]}
-        onChange=${(id) => id && change({ finding: id, prompt: null, checkpoint: null, at: null })} />`}
+        onChange=${(id) => { setDraft({}); if (id) change({ finding: id, prompt: null, checkpoint: null, at: null }); }} />`}
     </form>
     <${Sentence} text=${result.error} />
     ${result.found && !result.error && html`<${Shown} found=${result.found} state=${state} change=${change} />`}

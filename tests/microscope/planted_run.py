@@ -88,17 +88,17 @@ def lens_data(prompt: str = "def read(self") -> dict[str, Any]:
     tokens = ["def", " read", "(", "self"]
     layers = ["embed", *[f"layer {i}" for i in range(LAYERS)]]
     positions = range(len(tokens))
-    words = [" the", "(", "self", ",", "):", "x", "\n", "path", ".", "_"]
+    words = [" the", "(", "self", ",", "):", "x", "\n", "path", ".", "_", " in", "0"]
 
     def top(layer: int, position: int) -> list[list[Any]]:
-        sure = 0.1 + 0.18 * layer
+        """Ten tokens, likeliest first: the one that follows leads from row 2 on, is second in row 1, absent in row 0."""
         follows = tokens[position + 1] if position + 1 < len(tokens) else ", path"
-        others = [word for word in words if word != follows][:9]
-        said = [[follows, sure]] if layer >= 2 else [[others.pop(), sure], [follows, sure * 0.9]]
-        return [
-            *said,
-            *[[word, (1 - 2 * sure if sure < 0.5 else 1 - sure) / 2 ** (k + 2)] for k, word in enumerate(others)],
-        ][:10]
+        others = [word for word in words if word != follows]
+        if layer >= 1:
+            others.insert(0 if layer >= 2 else 1, follows)
+        sure = 0.1 + 0.18 * layer
+        rest = [(1 - sure) / 2 ** (k + 1) for k in range(9)]
+        return [list(pair) for pair in zip(others[:10], [sure, *[min(sure, p) for p in rest]], strict=True)]
 
     return {
         "prompt": prompt,

@@ -1,0 +1,135 @@
+"""What the app tells of a run: every endpoint against the planted values."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from planted_run import FEATURES, HEADS, LAYERS, PROMPTS, append, bpb, health, lens_data, loss, metric, plant
+from starlette.testclient import TestClient
+
+from glasshouse.errors import GlasshouseError
+from glasshouse.microscope import columns, make_app
+
+
+def test_history_is_columns_of_known_values(client):
+    found = client.get("/api/history").json()
+    assert found["train"]["step"] == list(range(5, 1201, 5))
+    assert found["train"]["loss"][-1] == pytest.approx(loss(1200), rel=1e-6)
+    assert found["train"]["tokens"][0] == 5 * 4096
+    assert found["validation"]["step"] == list(range(100, 1201, 100))
+    assert found["validation"]["val_bpb"] == pytest.approx([bpb(step) for step in range(100, 1201, 100)], rel=1e-6)
+    assert [event["kind"] for event in found["events"]].count("checkpoint") == 4
+    assert {len(column) for column in found["train"].values()} == {240}
+
+
+def test_the_run_and_its_neighbour(client):
+    about = client.get("/api/run").json()
+    assert about["name"] == "first"
+    assert about["checkpoints"] == ["step-000300", "step-000600", "step-000900", "step-001200"]
+    assert about["runs"] == ["first", "second"]
+    assert about["data"]["splits"]["train"]["bytes"] == 31_000_000
+    second = client.get("/api/history", params={"run": "second"}).json()
+    assert second["train"]["step"][-1] == 900
+
+
+def test_health_and_samples(client):
+    found = client.get("/api/health").json()
+    assert found["total"] == 120
+    assert found["records"][-1] == columns.clean(health(1200))
+    assert len(found["records"][0]["attention_entropy"]) == LAYERS
+    assert len(found["records"][0]["attention_entropy"][0]) == HEADS
+    samples = client.get("/api/samples").json()["records"]
+    assert len(samples) == 12 * len(PROMPTS)
+    assert "# sample of step 1200" in samples[-1]["text"]
+
+
+def test_a_long_health_log_is_thinned_but_keeps_its_ends(tmp_path):
+    run = plant(tmp_path / "long", steps=10)
+    append(run, "health", *[health(step) for step in range(11, 3011)])
+    records = columns.health(run.path / "log")["records"]
+    assert len(records) == columns.HEALTH_COLUMNS
+    assert (records[0]["step"], records[-1]["step"]) == (10, 3010)
+
+
+def test_findings_and_features(client):
+    heads = client.get("/api/findings").json()["findings"]
+    assert {(head["instrument"], head["id"]) for head in heads} == {
+        ("logit-lens", "planted"),
+        ("features", "resid_post-2"),
+    }
+    assert client.get("/api/finding/logit-lens/latest").json()["data"] == columns.clean(lens_data())
+    listed = client.get("/api/features/latest").json()
+    assert [feature["id"] for feature in listed["features"][:2]] == [7, 0]
+    assert len(listed["features"]) == FEATURES
+    assert sum(listed["density_histogram"]["counts"]) == FEATURES
+    assert " return" in listed["features"][0]["example"]["tokens"]
+    page = client.get("/api/features/resid_post-2/7").json()
+    assert page["top_logits"][0] == [" return", 3.0]
+    assert len(page["examples"]) == 5
+
+
+def test_a_snippet_holds_the_peak_of_a_long_example():
+    from glasshouse.microscope.features import SNIPPET_TOKENS, snippet
+
+    tokens = [str(i) for i in range(200)]
+    for peak in (0, 3, 100, 197, 199):
+        example = {"tokens": tokens, "acts": [1.0 if i == peak else 0.0 for i in range(200)]}
+        cut = snippet({"examples": [example]})
+        assert str(peak) in cut["tokens"]
+        assert len(cut["tokens"]) == SNIPPET_TOKENS
+    assert snippet({"examples": []}) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/api/history?run=third", "choose one of first, second"),
+        ("/api/finding/logit-lens/none", "it has planted"),
+        ("/api/finding/patching/latest", "none yet"),
+        ("/api/features/latest/999", "choose one from the list"),
+        ("/api/stream?from=[]", "give JSON such as"),
+        ("/api/stream?from=%7B%22third%22:%7B%7D%7D", "choose one of first, second"),
+        ("/report", "no report yet"),
+    ],
+)
+def test_what_is_not_there_is_one_sentence(client, path, words):
+    answer = client.get(path)
+    assert answer.status_code == 404
+    assert words in answer.json()["error"]
+
+
+def test_an_empty_run_opens(tmp_path):
+    run = plant(tmp_path / "empty", steps=0, finished=False, findings=False)
+    with TestClient(make_app(run.path), base_url="http://127.0.0.1") as client:
+        assert client.get("/api/history").json()["train"]["step"] == []
+        assert client.get("/api/health").json()["records"] == []
+        assert client.get("/api/findings").json() == {"findings": []}
+        assert client.get("/api/run").json()["checkpoints"] == []
+
+
+def test_numbers_that_json_cannot_carry_become_null(tmp_path):
+    run = plant(tmp_path / "run", steps=5, finished=False, findings=False)
+    with open(run.path / "log" / "metrics.jsonl", "a") as file:
+        file.write('{"step": 6, "loss": NaN, "grad_norm": Infinity}\n')
+    with TestClient(make_app(run.path), base_url="http://127.0.0.1") as client:
+        train = client.get("/api/history").json()["train"]
+    assert train["loss"] == [pytest.approx(metric(5)["loss"], rel=1e-6), None]
+    assert train["grad_norm"][1] is None
+
+
+def test_a_folder_without_a_run_is_one_sentence(tmp_path):
+    with pytest.raises(GlasshouseError, match=r"run\.json"):
+        make_app(tmp_path)
+
+
+def test_opening_a_run_imports_no_torch(first):
+    code = (
+        "import sys; from starlette.testclient import TestClient\n"
+        "from glasshouse.microscope import make_app, serve, write_report\n"
+        f"with TestClient(make_app({str(first.path)!r}), base_url='http://127.0.0.1') as client:\n"
+        "    assert client.get('/').status_code == client.get('/api/history').status_code == 200\n"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -1,0 +1,337 @@
+"""The app in a real browser: the planted values in every view, states that come back from their URL, a run followed live."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from planted_run import PROMPTS, append, bpb, loss, metric, plant, sample, validation
+
+from glasshouse.microscope import drawing
+
+playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
+expect = playwright.expect
+
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", "--no-first-run",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine: install the package `chromium` to run the browser tests")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, headless=True, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def url(first, serving) -> str:
+    return serving(first.path)
+
+
+@pytest.fixture
+def page(browser) -> Iterator:
+    """A page that fails its test on any request beyond the loopback and on any complaint in the console."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(10_000)
+    outside, complaints = [], []
+    page.on("request", lambda request: None if is_inside(request.url) else outside.append(request.url))
+    page.on(
+        "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
+    )
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.complaints = complaints
+    yield page
+    page.close()
+    assert outside == []
+    assert complaints == []
+
+
+def is_inside(address: str) -> bool:
+    return re.match(r"(http://127\.0\.0\.1:\d+/|data:|about:|blob:|file:)", address) is not None
+
+
+def chart(page, title: str):
+    return page.locator("figure.chart", has=page.get_by_role("heading", name=title, exact=True))
+
+
+def panel(page, title: str):
+    return page.locator("section.panel", has=page.get_by_role("heading", name=title, exact=True))
+
+
+def test_curves_show_the_planted_values(page, url):
+    page.goto(url)
+    expect(page.get_by_role("heading", level=1)).to_have_text("first")
+    expect(page.locator(".status")).to_contain_text("finished · step 1,200")
+    expect(chart(page, "Training loss").locator("output")).to_contain_text(f"{loss(1200):.3f}")
+    expect(chart(page, "Validation").locator("output")).to_contain_text(f"{bpb(1200):.3f}")
+    expect(chart(page, "Speed").locator("output")).to_contain_text("16,384")
+    expect(chart(page, "Model FLOPs utilisation").locator("output")).to_contain_text("51.2 %")
+    expect(page.locator(".events")).to_contain_text("loss 3.74, 8 deviations above its mean")
+    # Something was painted, not only laid out.
+    assert page.evaluate("""() => {
+        const canvas = document.querySelector('figure.chart canvas');
+        const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+        return data.some((value) => value > 0);
+    }""")
+
+
+def test_a_chart_is_read_by_keyboard_and_in_words(page, url):
+    page.goto(url)
+    plot = chart(page, "Validation").locator(".plot")
+    expect(plot).to_have_attribute("aria-label", re.compile(rf"12 points, from {bpb(100):.3f} to {bpb(1200):.3f}"))
+    plot.focus()
+    page.keyboard.press("Home")
+    expect(chart(page, "Validation").locator("output")).to_contain_text(f"{bpb(100):.3f}")
+    page.keyboard.press("ArrowRight")
+    expect(chart(page, "Validation").locator("output")).to_contain_text(f"{bpb(200):.3f}")
+    expect(chart(page, "Validation").locator("output")).to_contain_text("at step 200")
+    page.keyboard.press("Escape")
+    expect(chart(page, "Validation").locator("output")).to_contain_text(f"{bpb(1200):.3f}")
+
+
+def test_hovering_names_an_event(page, url):
+    page.goto(url + "#/curves?from=630&to=650")
+    over = chart(page, "Training loss").locator(".u-over")
+    box = over.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 40)
+    expect(chart(page, "Training loss").locator("output")).to_contain_text("spike: loss 3.74")
+
+
+def test_a_second_run_stands_beside(page, url):
+    page.goto(url + "#/curves?compare=second")
+    expect(page.locator(".key")).to_contain_text("second")
+    expect(chart(page, "Training loss").locator("output")).to_contain_text(f"first {loss(1200):.3f}")
+    expect(chart(page, "Training loss").locator("output")).to_contain_text(f"second {loss(900):.3f}")
+
+
+def test_the_curves_as_a_table(page, url):
+    page.goto(url + "#/curves?as=table")
+    rows = page.locator("table.data tbody tr")
+    expect(rows).to_have_count(40)
+    expect(rows.last).to_contain_text("1,200")
+    expect(rows.last).to_contain_text(f"{loss(1200):.3f}")
+
+
+def test_choices_become_the_url_and_back_goes_back(page, url):
+    page.goto(url)
+    page.get_by_text("tokens", exact=True).first.click()
+    expect(page).to_have_url(re.compile(r"#/curves\?x=tokens$"))
+    expect(chart(page, "Training loss").locator(".plot")).to_have_attribute(
+        "aria-label", re.compile("line chart over tokens")
+    )
+    page.get_by_role("link", name="Health").click()
+    expect(page).to_have_url(re.compile(r"#/health$"))
+    page.go_back()
+    expect(page.get_by_role("radio", name="tokens")).to_be_checked()
+    page.go_back()
+    expect(page.get_by_role("radio", name="steps")).to_be_checked()
+    page.go_forward()
+    expect(page.get_by_role("radio", name="tokens")).to_be_checked()
+
+
+def test_growing_up(page, url):
+    page.goto(url + "#/growing?step=500")
+    expect(page.locator("blockquote")).to_contain_text("# sample of step 500")
+    expect(page.locator("blockquote .given")).to_have_text(PROMPTS[0])
+    expect(page.locator(".bars li").first).to_contain_text("40.0 %")
+    page.get_by_role("button", name="1,200").click()
+    expect(page.locator(".bars li").first).to_contain_text("self")
+    expect(page.locator(".bars li").first).to_contain_text("96.0 %")
+    page.goto(url + "#/growing?prompt=2")
+    expect(page.locator("blockquote .given")).to_have_text(PROMPTS[2])
+    expect(page.locator(".history li")).to_have_count(12)
+
+
+def test_health(page, url):
+    page.goto(url + "#/health")
+    for title in ("Residual variance", "Attention entropy", "Activation density", "Update / weight", "Dead units"):
+        expect(panel(page, title).locator("canvas")).to_be_visible()
+    canvas = panel(page, "Residual variance").locator("canvas")
+    expect(canvas).to_have_attribute(
+        "aria-label", re.compile(r"Newest values from the top row down: 1.6, 1.28, 0.96, 0.64, 0.32\.")
+    )
+    canvas.focus()
+    page.keyboard.press("ArrowLeft")
+    expect(panel(page, "Residual variance").locator("output")).to_have_text("layer 3 at step 1,190: 1.587")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile(r"step=1190"))
+    expect(page.locator(".at-step table tbody tr").first).to_contain_text("1.587")
+    expect(chart(page, "Logit norm").locator("output")).to_contain_text("3.275")
+
+
+def test_a_heat_map_has_the_scale_colours(page, url):
+    """The cell of the largest residual variance is painted in the scale's top colour, the smallest in the bottom one."""
+    page.goto(url + "#/health")
+    canvas = panel(page, "Residual variance").locator("canvas")
+    expect(canvas).to_be_visible()
+    page.wait_for_function("() => document.querySelector('section.panel canvas').width > 300")
+    corners = """(canvas) => {
+        const { width, height } = canvas;
+        const { data } = canvas.getContext('2d').getImageData(0, 0, width, height);
+        const at = (x, y) => [...data.slice(4 * (y * width + x), 4 * (y * width + x) + 3)];
+        const bottom = Math.round(height * (1 - 26 / canvas.clientHeight));
+        return [at(width - 3, 4), at(Math.round(66 * width / canvas.clientWidth), bottom)];
+    }"""
+    top_right, bottom_left = canvas.evaluate(corners)
+    assert tuple(top_right) == drawing.colour(1.0)
+    assert tuple(bottom_left) == drawing.colour(0.0)
+
+
+def test_page_and_report_share_one_scale(page, url):
+    page.goto(url)
+    script = """async () => {
+        const scale = await import('/static/scale.js');
+        return [...Array(256).keys()].map((i) => scale.rgb(i / 255));
+    }"""
+    assert [tuple(c) for c in page.evaluate(script)] == [drawing.colour(i / 255) for i in range(256)]
+
+
+def test_the_stored_lens(page, url):
+    page.goto(url + "#/lens?mode=rank")
+    cells = page.locator(".lens-grid td")
+    expect(cells).to_have_count(20)
+    expect(page.locator(".lens-grid tbody tr").last).to_contain_text("102")
+    expect(page.locator(".summary")).to_contain_text("By layer 1 the model names")
+    page.locator('[data-cell="4.1"]').hover()
+    expect(page.locator(".lens aside .bars li").first).to_contain_text("82.0 %")
+    expect(page.locator(".lens aside")).to_contain_text("rank 1")
+    page.locator('[data-cell="4.1"]').click()
+    page.keyboard.press("ArrowDown")
+    expect(page).to_have_url(re.compile(r"at=3\.1"))
+    page.get_by_text("entropy", exact=True).click()
+    expect(page.locator(".lens-grid tbody tr").first).to_contain_text("1.00")
+    page.reload()
+    expect(page.locator('[data-cell="3.1"]')).to_have_class("here")
+
+
+def test_the_lens_of_a_typed_prompt(page, url):
+    page.goto(url + "#/lens")
+    page.get_by_label("prompt").fill("import os")
+    page.get_by_label("checkpoint").select_option("step-000600")
+    page.get_by_role("button", name="Run the lens").click()
+    expect(page.locator(".summary")).to_contain_text("Lens of 'import os'")
+    expect(page.locator(".summary")).to_contain_text("step-000600")
+    expect(page).to_have_url(re.compile(r"prompt=import\+os&checkpoint=step-000600"))
+    page.reload()
+    expect(page.locator(".summary")).to_contain_text("Lens of 'import os'")
+    expect(page.get_by_label("prompt")).to_have_value("import os")
+
+
+def test_a_worker_that_dies_is_a_sentence_in_the_page(page, url):
+    page.goto(url + "#/lens?prompt=die")
+    expect(page.get_by_role("alert")).to_contain_text("ended with status 3")
+    page.get_by_label("prompt").fill("alive")
+    page.get_by_role("button", name="Run the lens").click()
+    expect(page.locator(".summary")).to_contain_text("Lens of 'alive'")
+    # The browser itself notes the failed request in the console; nothing else may.
+    assert all("Failed to load resource" in complaint for complaint in page.complaints)
+    page.complaints.clear()
+
+
+def test_features(page, url):
+    page.goto(url + "#/features")
+    expect(page.locator(".features li")).to_have_count(40)
+    expect(page.locator(".features li").first).to_contain_text("return")
+    expect(page.locator(".figures")).to_contain_text("resid_post[2]")
+    page.get_by_text("rarest", exact=True).click()
+    expect(page.locator(".features li").first.locator("b").first).to_have_text("39")
+    page.get_by_role("searchbox").fill("return")
+    expect(page.locator(".features li")).to_have_count(1)
+    page.locator(".features a").click()
+    expect(page.get_by_role("heading", name="Feature 7")).to_be_visible()
+    expect(page.locator(".lead")).to_contain_text("3.41 % of tokens, at most 9.3")
+    expect(page.locator(".examples li .lit").first).to_have_text(" return")
+    expect(page.locator(".examples h3").first).to_have_text("Strongest")
+    expect(page.get_by_label("tokens it makes likelier").locator("li").first).to_contain_text("3.00")
+    page.locator(".neighbours a").first.click()
+    expect(page.get_by_role("heading", name="Feature 8")).to_be_visible()
+    page.go_back()
+    expect(page.get_by_role("heading", name="Feature 7")).to_be_visible()
+    page.get_by_role("link", name="← all features").click()
+    expect(page.get_by_role("searchbox")).to_have_value("return")
+
+
+def test_a_run_is_followed_live(page, tmp_path, serving):
+    run = plant(tmp_path / "live", steps=300, finished=False, findings=False)
+    page.goto(serving(run.path))
+    expect(page.locator(".status")).to_contain_text("step 300")
+    append(run, "metrics", metric(305), metric(310) | {"loss": 1.234}, validation(310) | {"val_bpb": 0.777})
+    expect(chart(page, "Training loss").locator("output")).to_contain_text("1.234")
+    expect(chart(page, "Validation").locator("output")).to_contain_text("0.777")
+    expect(page.locator(".status")).to_have_text("training · step 310")
+    append(run, "events", {"step": 310, "time": 77.5, "kind": "spike", "message": "a jump"})
+    expect(page.locator(".events")).to_contain_text("a jump")
+    page.get_by_role("link", name="Growing up").click()
+    append(run, "samples", sample(500, PROMPTS[0]))
+    expect(page.locator("blockquote")).to_contain_text("# sample of step 500")
+    page.get_by_role("link", name="Curves").click()
+    run.truncate_logs(200)
+    append(run, "metrics", metric(205) | {"loss": 2.718})
+    expect(page.locator(".status")).to_contain_text("step 205")
+    expect(chart(page, "Training loss").locator("output")).to_contain_text("2.718")
+
+
+def test_an_empty_run_says_what_to_type(page, tmp_path, serving):
+    run = plant(tmp_path / "empty", steps=0, finished=False, findings=False)
+    page.goto(serving(run.path))
+    expect(page.locator(".empty")).to_contain_text("glasshouse resume")
+    said = {
+        "growing": "recipe.toml",
+        "health": "health.jsonl",
+        "lens": "No checkpoint yet",
+        "features": "glasshouse demo",
+    }
+    for view, words in said.items():
+        page.goto(page.url.split("#")[0] + f"#/{view}")
+        expect(page.locator(".empty")).to_contain_text(words)
+    append(run, "metrics", metric(5))
+    page.get_by_role("link", name="Curves").click()
+    expect(chart(page, "Training loss").locator("output")).to_contain_text(f"{loss(5):.3f}")
+
+
+def test_twenty_thousand_points(page, tmp_path, serving):
+    run = plant(tmp_path / "long", steps=0, finished=False, findings=False)
+    lines = "".join(json.dumps(metric(step)) + "\n" for step in range(1, 20_001))
+    (run.path / "log" / "metrics.jsonl").write_text(lines)
+    page.goto(serving(run.path))
+    expect(page.locator(".status")).to_contain_text("step 20,000")
+    append(run, "metrics", metric(20_001) | {"loss": 1.111})
+    expect(chart(page, "Training loss").locator("output")).to_contain_text("1.111")
+
+
+def test_what_a_model_writes_is_shown_and_not_run(page, tmp_path, serving):
+    run = plant(tmp_path / "run", steps=5, finished=False, findings=False)
+    hostile = "<img src=x onerror=alert(1)><script>alert(1)</script>"
+    append(run, "samples", {"step": 5, "prompt": "<b>", "text": hostile, "next": [["<i>", 0.5]]})
+    page.goto(serving(run.path) + "#/growing")
+    expect(page.locator("blockquote")).to_contain_text(hostile)
+    assert page.locator("blockquote img, blockquote script").count() == 0
+
+
+def test_the_narrowest_page_does_not_spill(page, url):
+    page.set_viewport_size({"width": 900, "height": 700})
+    for view in ("curves", "growing", "health", "lens", "features", "features?feature=7"):
+        page.goto(f"{url}#/{view}")
+        page.wait_for_timeout(150)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 900, view
+
+
+def test_the_report_opens_from_its_file(page, tmp_path):
+    from glasshouse.microscope import write_report
+
+    path = write_report(plant(tmp_path / "first").path)
+    page.goto(path.as_uri())
+    expect(page.get_by_role("heading", level=1)).to_have_text("first")
+    expect(page.locator(".chart")).to_have_count(4)
+    expect(page.locator("article")).to_have_count(10)
+    assert page.evaluate("[...document.images].every((image) => image.naturalWidth > 0)")

@@ -1,0 +1,128 @@
+"""The report: complete, self-contained, small, and whole for runs that are not."""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import pytest
+from planted_run import FEATURES, append, bpb, plant, sample
+
+from glasshouse.errors import GlasshouseError
+from glasshouse.microscope import drawing, write_report
+
+VOID = {"meta", "img", "br", "link"}
+
+
+class Balanced(HTMLParser):
+    """Fails on a tag that is closed out of order."""
+
+    def __init__(self):
+        super().__init__()
+        self.open = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    run = plant(tmp_path_factory.mktemp("report") / "first")
+    path = write_report(run.path)
+    assert path == run.path / "report.html"
+    return path.read_text()
+
+
+def test_it_tells_the_planted_run(page):
+    assert f"{bpb(1200):.3f}" in page
+    assert "1,200" in page and "5:00" in page
+    assert "# sample of step 1200" in page
+    assert "loss 3.74, 8 deviations above its mean" in page
+    assert "Feature 7" in page and page.count("<article>") == min(10, FEATURES)
+    assert "By layer 1 the model names" in page
+    assert "glasshouse open" in page
+    for title in ("Residual variance", "Attention entropy", "Activation density", "Update / weight", "Dead units"):
+        assert title in page
+
+
+def test_it_needs_nothing_from_outside(page):
+    assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", page)
+    assert "<script" not in page and "@import" not in page
+    assert not re.search(r"url\((?!data:)", page)
+    assert len(page.encode()) < 500_000
+    assert "default-src 'none'" in page
+
+
+def test_it_is_well_formed(page):
+    parser = Balanced()
+    parser.feed(page)
+    assert parser.open == []
+
+
+def test_a_run_that_has_only_begun(tmp_path):
+    run = plant(tmp_path / "empty", steps=0, finished=False, findings=False)
+    text = write_report(run.path).read_text()
+    assert "What to type next" in text
+    assert "<polyline" not in text
+
+
+def test_one_record_is_enough(tmp_path):
+    run = plant(tmp_path / "one", steps=5, finished=False, findings=False)
+    assert "<polyline" in write_report(run.path).read_text()
+
+
+def test_what_a_model_writes_is_shown_and_not_run(tmp_path):
+    run = plant(tmp_path / "run", steps=5, finished=False, findings=False)
+    append(run, "samples", sample(5, "import ") | {"prompt": "<b>", "text": "<script>alert(1)</script>"})
+    text = write_report(run.path).read_text()
+    assert "<script>" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+
+
+def test_no_run_is_one_sentence(tmp_path):
+    with pytest.raises(GlasshouseError, match=r"run\.json"):
+        write_report(tmp_path)
+
+
+def test_a_heat_map_is_the_image_of_its_values():
+    scale = drawing.Scale(0, 1)
+    data = drawing.png([[0.0, 1.0, None]], scale)
+    assert struct.unpack(">II", data[16:24]) == (3, 1)
+    start = data.index(b"IDAT") + 4
+    raw = zlib.decompress(data[start : data.index(b"IEND") - 8])
+    assert raw == b"\0" + bytes((*drawing.colour(0.0), 255, *drawing.colour(1.0), 255, 0, 0, 0, 0))
+
+
+def test_the_scale_grows_evenly_lighter():
+    def luminance(rgb):
+        linear = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    steps = [luminance(drawing.colour(i / 50)) ** (1 / 3) for i in range(51)]
+    rises = [b - a for a, b in pairwise(steps)]
+    assert min(rises) > 0
+    assert max(rises) < 2.5 * min(rises)
+
+
+def test_thinning_keeps_a_spike():
+    points = [(float(i), 1.0) for i in range(20_000)]
+    points[12_345] = (12_345.0, 9.0)
+    kept = drawing.thinned(points)
+    assert len(kept) <= drawing.PLOT_POINTS
+    assert (12_345.0, 9.0) in kept
+
+
+def test_ticks_are_round_and_inside():
+    assert drawing.ticks(0, 1) == pytest.approx([0, 0.5, 1])
+    assert drawing.ticks(1.93, 8.1) == [2, 4, 6, 8]
+    assert drawing.ticks(3, 3) == [3]

@@ -1,0 +1,127 @@
+"""The worker: started by the first question, restarted after it died, and never silent about why."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+
+import pytest
+from planted_run import lens_data
+from starlette.testclient import TestClient
+
+from glasshouse.microscope import make_app, worker
+from glasshouse.microscope.columns import clean
+from glasshouse.microscope.guard import TOKEN_HEADER
+
+LOCAL = "http://127.0.0.1"
+
+
+@pytest.fixture
+def ask(first, standin):
+    """Asks the lens of an app whose worker is the stand-in; gives (status, body)."""
+    app = make_app(first.path, standin(seconds=3.0))
+    with TestClient(app, base_url=LOCAL) as client:
+
+        def ask(prompt: str, checkpoint: str = "step-001200", **more):
+            body = {"checkpoint": checkpoint, "prompt": prompt, **more}
+            answer = client.post("/api/lens", json=body, headers={TOKEN_HEADER: app.state.token})
+            return answer.status_code, answer.json()
+
+        ask.app, ask.client = app, client
+        yield ask
+
+
+def test_the_worker_starts_with_the_first_question_and_stays(ask):
+    assert ask.app.state.worker.pid is None
+    status, found = ask("def ")
+    assert status == 200
+    assert found["data"] == clean(lens_data("def "))
+    assert found["checkpoint"] == "step-001200"
+    pid = ask.app.state.worker.pid
+    ask("other")
+    assert ask.app.state.worker.pid == pid
+
+
+def test_the_same_question_is_answered_from_memory(ask):
+    _, before = ask("def ")
+    os.kill(ask.app.state.worker.pid, signal.SIGKILL)
+    assert ask("def ") == (200, before)
+
+
+def test_a_dead_worker_is_explained_and_replaced(ask):
+    status, said = ask("die")
+    assert status == 404
+    assert "ended with status 3 saying: out of memory" in said["error"]
+    assert "Ask again" in said["error"]
+    assert ask("def ")[0] == 200
+
+
+def test_a_killed_worker_is_replaced(ask):
+    ask("def ")
+    process = ask.app.state.worker._process
+    os.kill(process.pid, signal.SIGKILL)
+    status, found = ask("import ")
+    # The kill is noticed either before the question (a new worker answers) or while it is asked (a sentence says so).
+    assert status == 200 or "killed by signal 9" in found["error"]
+    assert ask("again")[0] == 200
+
+
+def test_a_slow_answer_is_given_up(ask):
+    status, said = ask("hang")
+    assert status == 404
+    assert "took longer than 3 seconds" in said["error"]
+    assert ask("def ")[0] == 200
+
+
+def test_what_the_worker_refuses_reaches_the_page(ask):
+    assert ask("refuse") == (404, {"error": "The prompt has 900 tokens, the model reads 256: shorten it."})
+
+
+@pytest.mark.parametrize(
+    ("prompt", "checkpoint", "words"),
+    [
+        ("", "step-001200", "type some text"),
+        (7, "step-001200", "type some text"),
+        ("x" * 4001, "step-001200", "shorten it"),
+        ("x", "step-000001", "it has step-000300"),
+        ("x", "../../etc", "no checkpoint"),
+    ],
+)
+def test_questions_that_cannot_be_asked(ask, prompt, checkpoint, words):
+    status, said = ask(prompt, checkpoint)
+    assert status == 404
+    assert words in said["error"]
+    assert ask.app.state.worker.pid is None
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"nonsense", b"x" * 100_000])
+def test_bodies_that_are_no_question(ask, body):
+    answer = ask.client.post("/api/lens", content=body, headers={TOKEN_HEADER: ask.app.state.token})
+    assert answer.status_code == 404
+    assert "JSON object" in answer.json()["error"]
+
+
+def test_the_server_takes_its_worker_along(first, standin):
+    app = make_app(first.path, standin())
+    with TestClient(app, base_url=LOCAL) as client:
+        body = {"checkpoint": "step-001200", "prompt": "x"}
+        client.post("/api/lens", json=body, headers={TOKEN_HEADER: app.state.token})
+        pid = app.state.worker.pid
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_the_worker_answers_errors_with_sentences(tmp_path):
+    asked = [
+        {"id": 1, "ask": "nothing"},
+        {"id": 2, "ask": "lens", "checkpoint": str(tmp_path / "none"), "prompt": "x"},
+        {"id": 3, "ask": "lens"},
+    ]
+    replies = io.StringIO()
+    worker.work(io.StringIO("".join(json.dumps(q) + "\n" for q in asked)), replies)
+    said = [json.loads(line) for line in replies.getvalue().splitlines()]
+    assert [reply["id"] for reply in said] == [1, 2, 3]
+    assert all("error" in reply and "\n" not in reply["error"] for reply in said)
+    assert "cannot answer 'nothing'" in said[0]["error"]
