@@ -12,7 +12,7 @@ import typer
 from glasshouse import __version__
 from glasshouse.cli.demo import demo
 from glasshouse.cli.doctor import doctor
-from glasshouse.cli.errors import report
+from glasshouse.cli.errors import INTERRUPTED, report
 from glasshouse.cli.generate import generate
 from glasshouse.cli.grow import pretrain, resume
 from glasshouse.cli.open import open_microscope
@@ -80,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         code = app(words(argv), prog_name="glasshouse", standalone_mode=False)
         sys.stdout.flush()
+        if code == INTERRUPTED:  # how typer hands on a Ctrl-C that no verb answered
+            raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -32,6 +32,7 @@ class Screen:
     def bar(self, title: str) -> Iterator[Callable[[float, float, str], None]]:
         """A stage whose extent is known; yields update(done, total, note)."""
         with self._line() as show:
+            show(title, 0.0, "…", True)
 
             def update(done: float, total: float, note: str) -> None:
                 show(title, done / max(total, 1e-9), note, False)

@@ -1,0 +1,105 @@
+"""What words on the command line mean."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from glasshouse.cli.app import words
+from glasshouse.cli.demo import free_folder
+from glasshouse.cli.edits import parse_edit
+from glasshouse.cli.generate import spell
+from glasshouse.cli.grow import settings
+from glasshouse.errors import GlasshouseError
+from glasshouse.model import site
+from glasshouse.sparse import TopKSAE
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("pretrain r.toml --data a b --out x", "pretrain r.toml --data a --data b --out x"),
+        ("demo --data a --minutes 1", "demo --data a --minutes 1"),
+        ("demo --set a=1 b=2 c=3", "demo --set a=1 --set b=2 --set c=3"),
+        ("demo --data=a b", "demo --data=a b"),
+        ("generate r --debug p", "generate r p"),
+        ("generate r -- --debug --data a b", "generate r -- --debug --data a b"),
+    ],
+)
+def test_options_that_take_many(given: str, read: str) -> None:
+    assert words(given.split()) == read.split()
+
+
+def test_settings() -> None:
+    assert settings(["run.steps=2", "run.prompts=['a=b']"]) == {"run.steps": "2", "run.prompts": "['a=b']"}
+    assert settings(None) == {}
+    with pytest.raises(GlasshouseError, match=r"section\.key=value"):
+        settings(["run.steps"])
+
+
+def test_a_run_is_never_overwritten(tmp_path: Path) -> None:
+    wanted = tmp_path / "first"
+    assert free_folder(wanted) == wanted
+    wanted.mkdir()
+    assert free_folder(wanted) == wanted, "an empty folder is free"
+    (wanted / "run.json").touch()
+    assert free_folder(wanted) == tmp_path / "first-2"
+    (tmp_path / "first-2").touch()
+    assert free_folder(wanted) == tmp_path / "first-3"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    TopKSAE(width=8, features=16, k=2, seed=0).save(tmp_path / "dictionaries" / "resid_post_2")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning"),
+    [
+        ("z[2].head(1).zero()", "zero z[2].head(1)"),
+        ("resid_post[3].scale(0.5).at(new)", "scale resid_post[3] at new"),
+        ("embed.scale(2).at(1:4)", str(site("embed").scale(2).at(slice(1, 4)))),
+        ("embed.zero().at(-1)", "zero embed at -1"),
+        ("embed.zero().at([1, 4])", "zero embed at (1, 4)"),
+        ("resid_post[2].add(4 * resid_post_2[7])", "add resid_post[2]"),
+        ("resid_post[2].project_out(resid_post_2[7]).at('last')", "project_out resid_post[2] at last"),
+    ],
+)
+def test_edits(run: Path, text: str, meaning: str) -> None:
+    assert str(parse_edit(text, run)) == meaning
+
+
+def test_an_edit_along_a_feature_has_its_weight(run: Path) -> None:
+    edit = parse_edit("resid_post[2].add(-2.5 * resid_post_2[7])", run)
+    assert torch.equal(edit.value, -2.5 * TopKSAE(width=8, features=16, k=2, seed=0).decoder.detach()[7])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("z[2].head(1)", "is no edit"),
+        ("nowhere.zero()", "is no site"),
+        ("embed.scale(much)", "no number"),
+        ("embed.add(4)", "no direction"),
+        ("embed.add(other[3])", "it has resid_post_2"),
+        ("embed.add(resid_post_2[16])", "features 0 to 15"),
+        ("embed.zero().at(soon)", "no position"),
+        ("embed.zero().at(1:2:3:4)", "no position"),
+    ],
+)
+def test_what_is_no_edit_is_one_sentence(run: Path, text: str, said: str) -> None:
+    with pytest.raises(GlasshouseError, match=said):
+        parse_edit(text, run)
+
+
+class Bytes:
+    """A tokenizer whose tokens are bytes."""
+
+    def decode_bytes(self, ids: list[int]) -> bytes:
+        return bytes(ids)
+
+
+def test_text_is_spelled_in_whole_characters() -> None:
+    assert list(spell(Bytes(), iter("aé€".encode()))) == ["a", "é", "€"]
+    assert "".join(spell(Bytes(), iter(b"a\xffb\xe2"))) == "a\ufffdb\ufffd"
