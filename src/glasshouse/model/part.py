@@ -133,9 +133,9 @@ def _subclasses(cls: type[Part]) -> list[type[Part]]:
 
 
 def _nearest(word: str, known: typing.Iterable[str]) -> str:
-    known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
+    by_lower = {name.lower(): name for name in sorted(known)}
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1)
+    return f"; did you mean {by_lower[close[0]]!r}?" if close else f"; known are {', '.join(by_lower.values())}"
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:
