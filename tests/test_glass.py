@@ -1,0 +1,98 @@
+"""A network with its tokenizer: where it is loaded from, what prompts it takes, what it writes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import glasshouse
+from glasshouse.errors import GlasshouseError
+from glasshouse.glass import Glass, load
+from glasshouse.model import GLU, LM, Attention, Block, RMSNorm, RoPE, Stack, save_network
+from glasshouse.runs import Run
+from glasshouse.text import Tokenizer, train_bpe
+
+TEXTS = ["the cat sat on the mat. " * 20, "a dog ran after the cat, and the cat ran. " * 20]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_bpe(iter(TEXTS), vocab=300)
+
+
+def network(vocab: int = 300):
+    block = Block(mix=Attention(heads=2, position=RoPE()), map=GLU("silu", hidden=24), norm=RMSNorm())
+    return LM(vocab=vocab, width=16, body=Stack(2, block)).build(seed=0)
+
+
+@pytest.fixture
+def run(tmp_path: Path, tokenizer: Tokenizer) -> Run:
+    run = Run.create(tmp_path / "runs" / "first", recipe="")
+    tokenizer.save(run.path)
+    for step in (1, 2):
+        net = network()
+        with torch.no_grad():
+            net.embed.weight.mul_(step)
+        with run.new_checkpoint(step) as folder:
+            save_network(net, folder)
+    return run
+
+
+def test_a_run_a_checkpoint_and_a_folder_hold_the_same_model(run: Run) -> None:
+    from_run, chosen = load(run.path), load(run, checkpoint=1)
+    from_folder = glasshouse.load(run.path / "checkpoints" / "step-000002")
+    assert (from_run.name, from_run.checkpoint) == ("first/step-000002", "step-000002")
+    assert (from_folder.name, chosen.checkpoint) == (from_run.name, "step-000001")
+    logits = [glass.run("the cat").logits for glass in (from_run, from_folder, chosen)]
+    assert torch.equal(logits[0], logits[1]) and not torch.equal(logits[0], logits[2])
+
+
+def test_prompts_are_texts_or_ids_and_padding_changes_nothing(tokenizer: Tokenizer) -> None:
+    glass = Glass(network(), tokenizer)
+    ids = tokenizer.encode("the cat sat")
+    assert [glass.tokenizer.show(i) for i in ids] == glass.tokens("the cat sat")
+    alone = glass.run("the cat sat").logits
+    assert torch.equal(alone, glass.run(ids).logits) and torch.equal(alone, glass.run(torch.tensor([ids])).logits)
+    both = glass.run(["the cat sat", "a dog ran after the mat and the cat"]).logits
+    torch.testing.assert_close(both[0, -len(ids) :], alone[0], atol=1e-5, rtol=1e-5)
+    assert glass.ids("")[0].tolist() == [[tokenizer.end]]
+
+
+def test_generate_gives_back_what_it_was_given(tokenizer: Tokenizer) -> None:
+    glass = Glass(network(), tokenizer)
+    text = glass.generate("the cat", new=6)
+    made = glass.generate([tokenizer.encode("the cat")], new=6)
+    assert isinstance(text, str) and text.encode() == tokenizer.decode_bytes(made.new[0])[: len(text.encode())]
+    assert glass.generate(["the cat", "a dog ran after the"], new=6)[0] == text
+    changed = glass.generate("the cat", new=6, edits=[glass.sites.resid_post[1].zero()])
+    assert changed != text
+
+
+def test_the_story_model_goes_on_with_its_story(shared: Callable[[str], Path]) -> None:
+    glass = glasshouse.load(shared("weights/stories260K/hf"))
+    assert glass.name == "stories260K/hf"
+    story = glass.generate("Once upon a time", new=60)
+    assert story.startswith(
+        ", there was a little girl named Lily. She loved to play outside in the park. One day, she saw"
+    )
+
+
+def test_a_folder_without_a_tokenizer_still_takes_ids(shared: Callable[[str], Path]) -> None:
+    glass = glasshouse.load(shared("weights/sortgpt/hf"))
+    assert glass.run([[2, 1, 0, 1, 2, 0]]).logits.shape == (1, 6, 3)
+    with pytest.raises(GlasshouseError, match=r"no tokenizer\.json, so it cannot read text"):
+        glass.run("CBA")
+
+
+def test_what_cannot_be_loaded_is_said(tmp_path: Path, run: Run, tokenizer: Tokenizer) -> None:
+    with pytest.raises(GlasshouseError, match="holds no model"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(GlasshouseError, match="no checkpoint 7; it has those of steps 1, 2"):
+        load(run, checkpoint=7)
+    with pytest.raises(GlasshouseError, match="is one checkpoint"):
+        load(run.path / "checkpoints" / "step-000001", checkpoint=2)
+    with pytest.raises(GlasshouseError, match="not of one another"):
+        Glass(network(vocab=100), tokenizer)
+    with pytest.raises(GlasshouseError, match="A prompt is a text"):
+        Glass(network(), tokenizer).run({"text": "the cat"})
