@@ -1,0 +1,145 @@
+"""Fair timing of several sides on one machine: interleaved rounds, wall and CPU seconds, ratios within a round.
+
+A machine's speed drifts, and other processes come and go. So every side takes its turn in every round (the order turns round
+each time), ratios are taken within a round, and what is reported is their median with the least and the greatest beside it. CPU
+seconds stand beside wall seconds: they suffer less from neighbours.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+
+RESULTS = Path(__file__).parent / "results"
+TELLING_FLAGS = (
+    "avx2",
+    "avx512f",
+    "avx512_bf16",
+    "avx512_fp16",
+    "avx512_vnni",
+    "amx_bf16",
+    "amx_tile",
+    "asimd",
+    "bf16",
+)
+
+
+@dataclass
+class Side:
+    """One contestant: `work` is what is timed, `units` how much of what is counted (tokens, calls) one call does."""
+
+    name: str
+    work: Callable[[], object]
+    units: float = 1.0
+    wall: list[float] = field(default_factory=list)  # seconds a call, one entry a round
+    cpu: list[float] = field(default_factory=list)  # CPU seconds of the whole process a call, one entry a round
+
+    def time(self, calls: int) -> None:
+        """One round's entry: the mean over `calls` calls."""
+        gc.collect()
+        cpu, wall = time.process_time(), time.perf_counter()
+        for _ in range(calls):
+            self.work()
+        self.wall.append((time.perf_counter() - wall) / calls)
+        self.cpu.append((time.process_time() - cpu) / calls)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median with the least and greatest of what it is the median of."""
+
+    median: float
+    least: float
+    greatest: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Spread:
+        values = list(values)
+        return cls(median(values), min(values), max(values))
+
+    def __str__(self) -> str:
+        return f"{self.median:.3f} ({self.least:.3f}..{self.greatest:.3f})"
+
+    def record(self) -> dict[str, float]:
+        return {"median": self.median, "least": self.least, "greatest": self.greatest}
+
+
+def interleave(sides: list[Side], rounds: int, calls: int = 1, warm: int = 2) -> None:
+    """Every side in every round, after `warm` untimed calls each."""
+    for side in sides:
+        for _ in range(warm):
+            side.work()
+    for index in range(rounds):
+        for side in sides if index % 2 == 0 else reversed(sides):
+            side.time(calls)
+
+
+def ratio(top: Side, bottom: Side, clock: str = "wall") -> Spread:
+    """Seconds of `top` over seconds of `bottom`, a unit, round by round: how many times faster `bottom` is."""
+    pairs = zip(getattr(top, clock), getattr(bottom, clock), strict=True)
+    return Spread.of((t / top.units) / (b / bottom.units) for t, b in pairs)
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Columns of text, the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+
+    def line(row: list[str]) -> str:
+        return "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+
+    return "\n".join([line(header), "  ".join("-" * width for width in widths), *map(line, rows)])
+
+
+def machine(packages: Iterable[str] = ("torch",)) -> dict[str, object]:
+    """What the figures depend on: cores, instruction sets and versions; no names of hosts, users or folders."""
+    return {
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "processor": platform.machine(),
+        "flags": _flags(),
+        "python": platform.python_version(),
+        "versions": {name: found for name in packages if (found := _version(name))},
+    }
+
+
+def _flags() -> list[str]:
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return []
+    words = {
+        word
+        for line in info.read_text().splitlines()
+        if line.lower().startswith(("flags", "features"))
+        for word in line.split()
+    }
+    return [flag for flag in TELLING_FLAGS if flag in words]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def busy() -> float:
+    """Load average of the last minute before the run: a figure taken on a busy machine says so."""
+    return os.getloadavg()[0]
+
+
+def write(name: str, record: dict[str, object]) -> Path:
+    """results/NAME.json."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    return path

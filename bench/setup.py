@@ -1,0 +1,40 @@
+"""Makes the virtual environment of one comparison: this package beside its peers, at the versions their file pins.
+
+    python bench/setup.py NAME        reads requirements/NAME.txt, makes .venvs/NAME; then: bench/.venvs/NAME/bin/python bench/NAME.py
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def make(name: str) -> Path:
+    """Creates or brings up to date the environment; returns its python."""
+    pins = HERE / "requirements" / f"{name}.txt"
+    if not pins.is_file():
+        known = ", ".join(sorted(path.stem for path in pins.parent.glob("*.txt")))
+        raise SystemExit(f"there is no {pins.name} among the requirements; comparisons with peers are {known}")
+    folder = HERE / ".venvs" / name
+    if not folder.exists():
+        venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    install = [str(python), "-m", "pip", "install", "--quiet", "-r", str(pins), "-e", str(HERE.parent)]
+    subprocess.run(install, check=True)
+    return python
+
+
+def main() -> None:
+    if not sys.argv[1:]:
+        raise SystemExit(__doc__)
+    for name in sys.argv[1:]:
+        python = make(name)
+        print(f"{python} bench/{name}.py")
+
+
+if __name__ == "__main__":
+    main()
