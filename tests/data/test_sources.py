@@ -51,6 +51,7 @@ def test_the_order_of_the_paths_does_not_matter_and_nothing_is_read_twice(tree: 
 def test_names_are_relative_to_what_the_paths_share(tree: Path, monkeypatch):
     assert names(tree / "a") == ["y.md", "z.py"]
     assert names(tree / "a" / "y.md") == ["y.md"]
+    assert [source.name for source in find_sources(str(tree / "a"), None, Report())] == ["y.md", "z.py"]
     assert names(tree / "a" / "y.md", tree / "b" / "x.txt") == ["a/y.md", "b/x.txt"]
     monkeypatch.chdir(tree)
     assert names("a", "b") == ["a/y.md", "a/z.py", "b/x.txt"]

@@ -143,9 +143,11 @@ def test_a_family_that_loses_characters_has_no_byte_lengths(tmp_path):
     model = wordpiece | {"max_input_chars_per_word": 100}
     decoder = {"type": "WordPiece", "prefix": "##", "cleanup": True}
     tok = Tokenizer.from_dict({"version": "1.0", "added_tokens": [], "model": model, "decoder": decoder}, {})
-    assert tok.encode("a") == [1] and tok.end is None
-    with pytest.raises(GlasshouseError, match="WordPiece loses characters"):
+    assert tok.encode("a") == [1] and tok.end is None and tok.show(1) == "a"
+    with pytest.raises(GlasshouseError, match=r"WordPiece tokenizer .* loses characters"):
         tok.byte_lengths  # noqa: B018
+    with pytest.raises(GlasshouseError, match="loses characters"):
+        tok.decode_bytes([1])
 
 
 def test_text_and_data_cost_no_torch():

@@ -31,8 +31,8 @@ def prepare(
 
     `vocab` is the size of the tokenizer to train (on the training documents alone), or a tokenizer to use as it is.
     `validation` is a share or patterns of file names (see `plan_split`). The corpus is read twice and never held: memory
-    stays under 2 GB whatever its size. A packing that was interrupted is done anew; a finished one is not overwritten.
-    Raises GlasshouseError for anything about the corpus that cannot be used as it is.
+    stays under 2 GB whatever its size (bench/corpus_memory.py). A packing that was interrupted is done anew; a finished
+    one is not overwritten. Raises GlasshouseError for anything about the corpus that cannot be used as it is.
     """
     folder = Path(out) / "data"
     _make_room(folder)

@@ -34,6 +34,7 @@ def find_sources(paths: Sequence[str | Path], glob: str | None, report: Report) 
     taken, or those whose name matches `glob`; hidden names, __pycache__, links that lead nowhere and second links to the
     same file are skipped and counted. Raises GlasshouseError for a missing path, an unreadable folder, no file at all.
     """
+    paths = [paths] if isinstance(paths, str | Path) else paths
     given = [Path(os.path.abspath(os.path.expanduser(path))) for path in paths]
     if not given:
         raise GlasshouseError("No corpus is named; give at least one file or folder.")

@@ -1,8 +1,8 @@
 """Which bytes each token of a tokenizer.json stands for: the ground of bits per byte, and of showing half a character.
 
-Three families, told apart by their decoder: byte level (GPT-2: each byte has a printable stand-in), byte fallback
-(SentencePiece and this project: a rare byte is the token "<0xE2>"), and plain tokens with a visible space ("▁the").
-Other families (WordPiece) lose characters: they have no byte lengths, and asking for them is an error, not a guess.
+Two families keep every byte, told apart by their decoder: byte level (GPT-2: each byte has a printable stand-in) and byte
+fallback (SentencePiece and this project: a rare byte is the token "<0xE2>"). Others lose the characters they do not know:
+their tokens can be shown, but to count bytes with them is an error, not a guess.
 """
 
 from __future__ import annotations
@@ -12,28 +12,17 @@ from typing import Any
 
 from glasshouse.errors import GlasshouseError
 
-_EXACT = {"ByteLevel", "ByteFallback", "Fuse", "Replace", "Metaspace", "Strip"}
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 def token_bytes(tokenizer_json: dict[str, Any], vocab: int) -> list[bytes]:
-    """The bytes of every id below `vocab`; special tokens and unused ids have none.
-
-    Raises GlasshouseError for a family that loses characters.
-    """
-    model = tokenizer_json["model"]
+    """The bytes of every id below `vocab`; special tokens and unused ids have none."""
     decoders = _flatten(tokenizer_json.get("decoder"))
     kinds = {part["type"] for part in decoders}
-    if not kinds <= _EXACT or (not kinds and model["type"] != "BPE"):
-        lossy = ", ".join(sorted(kinds - _EXACT)) or model["type"]
-        raise GlasshouseError(
-            f"A tokenizer that decodes with {lossy} loses characters, so its tokens have no exact number of bytes; "
-            "use a byte-level or byte-fallback tokenizer."
-        )
     byte_level, fallback = "ByteLevel" in kinds, "ByteFallback" in kinds
     replacements = _replacements(decoders)
     table = [b""] * vocab
-    for token, i in _vocabulary(model).items():
+    for token, i in _vocabulary(tokenizer_json["model"]).items():
         if byte_level:
             table[i] = _from_byte_level(token)
         elif fallback and (match := _BYTE_TOKEN.fullmatch(token)):
@@ -43,6 +32,16 @@ def token_bytes(tokenizer_json: dict[str, Any], vocab: int) -> list[bytes]:
     for added in tokenizer_json.get("added_tokens", []):
         table[added["id"]] = b"" if added["special"] else added["content"].encode()
     return table
+
+
+def refuse_lossy(tokenizer_json: dict[str, Any]) -> None:
+    """GlasshouseError for a family that loses characters."""
+    kinds = {part["type"] for part in _flatten(tokenizer_json.get("decoder"))}
+    if not kinds & {"ByteLevel", "ByteFallback"}:
+        raise GlasshouseError(
+            f"A {tokenizer_json['model']['type']} tokenizer without bytes to fall back on loses characters, so its tokens "
+            "have no exact number of bytes; use a byte-level or byte-fallback tokenizer."
+        )
 
 
 def _flatten(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:

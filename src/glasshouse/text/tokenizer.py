@@ -13,7 +13,7 @@ from tokenizers import Tokenizer as Engine
 
 from glasshouse.errors import GlasshouseError
 from glasshouse.runs.atomic import write_atomically
-from glasshouse.text.token_bytes import token_bytes
+from glasshouse.text.token_bytes import refuse_lossy, token_bytes
 
 END_NAMES = (
     "<|endoftext|>",
@@ -111,6 +111,7 @@ class Tokenizer:
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The exact bytes the ids stand for, nothing stripped: half a character stays half a character."""
+        refuse_lossy(self._json)
         return b"".join(self._bytes[i] for i in self._checked(ids))
 
     def show(self, i: int) -> str:
@@ -126,15 +127,21 @@ class Tokenizer:
         """UTF-8 bytes each token stands for, int32 [vocab]; special tokens 0.
 
         Over the ids of a text they sum to its UTF-8 bytes. A file that rewrites text before encoding counts the text as
-        rewritten: SentencePiece-like ones put one space before each text, so theirs sum to one more.
+        rewritten: SentencePiece-like ones put one space before each text, so theirs sum to one more. GlasshouseError for a
+        tokenizer that loses characters (WordPiece).
         """
+        refuse_lossy(self._json)
         lengths = np.array([len(data) for data in self._bytes], dtype=np.int32)
         lengths.flags.writeable = False
         return lengths
 
     @cached_property
     def _bytes(self) -> list[bytes]:
-        return token_bytes(json.loads(self._text), self.vocab)
+        return token_bytes(self._json, self.vocab)
+
+    @cached_property
+    def _json(self) -> dict[str, Any]:
+        return json.loads(self._text)
 
     def _checked(self, ids: Iterable[int]) -> list[int]:
         ids = [int(i) for i in ids]
