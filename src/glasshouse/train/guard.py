@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from itertools import pairwise
 from statistics import median
 
 TO_SIGMA = 1.4826  # median absolute deviation -> standard deviation of a normal distribution
 
 
 class SpikeGuard:
-    """Judges each step's loss by the median and the median absolute deviation of the last `window` losses.
+    """Judges each step's loss by the median of the last losses and their median absolute deviation from one to the next.
 
     A loss is a spike when it stands more than `sigmas` robust standard deviations and at least `floor` nats above the
     median: the first keeps ordinary noise out, the second a window so calm that its deviation means nothing. Spikes do not
@@ -26,9 +27,10 @@ class SpikeGuard:
         """The loss above which the next step is a spike, nats; infinity until the window is half full."""
         if len(self.losses) < self.window // 2:
             return math.inf
-        middle = median(self.losses)
-        deviation = TO_SIGMA * median(abs(loss - middle) for loss in self.losses)
-        return middle + max(self.floor, self.sigmas * deviation)
+        losses = list(self.losses)
+        # Differences do not see the slope of a loss that still falls fast; theirs is twice the variance of the noise.
+        deviation = TO_SIGMA / math.sqrt(2) * median(abs(b - a) for a, b in pairwise(losses))
+        return median(losses[-self.window // 4 :]) + max(self.floor, self.sigmas * deviation)
 
     def is_spike(self, loss: float) -> bool:
         """Judges a finite loss and remembers it."""
