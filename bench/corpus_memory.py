@@ -32,7 +32,7 @@ from glasshouse.data import prepare, standard_library
 
 RESULT = Path(__file__).parent / "results" / "corpus_memory.json"
 LIMIT_MB = 2000
-SAMPLE_SECONDS = 5.0
+SAMPLE_SECONDS = 20.0
 SHARES = {"huge.txt": 0.35, "long.md": 0.2, "records.jsonl": 0.2, "packed.txt.gz": 0.15, "records.jsonl.zst": 0.1}
 
 
@@ -79,7 +79,7 @@ def resident_mb() -> float:
 
 
 def recorder(started: float, trace: list[dict]) -> Callable[[str, int, int], None]:
-    """A progress callback that notes resident memory every five seconds."""
+    """A progress callback that notes resident memory every twenty seconds."""
 
     def note(stage: str, done: int, total: int) -> None:
         now = time.perf_counter() - started
