@@ -146,8 +146,7 @@ def test_a_family_that_loses_characters_has_no_byte_lengths(tmp_path):
     assert tok.encode("a") == [1] and tok.end is None and tok.show(1) == "a"
     with pytest.raises(GlasshouseError, match=r"WordPiece tokenizer .* loses characters"):
         tok.byte_lengths  # noqa: B018
-    with pytest.raises(GlasshouseError, match="loses characters"):
-        tok.decode_bytes([1])
+    assert tok.decode_bytes([1]) == b"a"
 
 
 def test_text_and_data_cost_no_torch():

@@ -10,8 +10,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from glasshouse.errors import GlasshouseError
-
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -34,14 +32,10 @@ def token_bytes(tokenizer_json: dict[str, Any], vocab: int) -> list[bytes]:
     return table
 
 
-def refuse_lossy(tokenizer_json: dict[str, Any]) -> None:
-    """GlasshouseError for a family that loses characters."""
+def keeps_bytes(tokenizer_json: dict[str, Any]) -> bool:
+    """Whether every text survives: an unknown character falls back to bytes."""
     kinds = {part["type"] for part in _flatten(tokenizer_json.get("decoder"))}
-    if not kinds & {"ByteLevel", "ByteFallback"}:
-        raise GlasshouseError(
-            f"A {tokenizer_json['model']['type']} tokenizer without bytes to fall back on loses characters, so its tokens "
-            "have no exact number of bytes; use a byte-level or byte-fallback tokenizer."
-        )
+    return bool(kinds & {"ByteLevel", "ByteFallback"})
 
 
 def _flatten(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer as Engine
 
 from glasshouse.errors import GlasshouseError
 from glasshouse.runs.atomic import write_atomically
-from glasshouse.text.token_bytes import refuse_lossy, token_bytes
+from glasshouse.text.token_bytes import keeps_bytes, token_bytes
 
 END_NAMES = (
     "<|endoftext|>",
@@ -110,8 +110,12 @@ class Tokenizer:
         return self._engine.decode(self._checked(ids), skip_special_tokens=True)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The exact bytes the ids stand for, nothing stripped: half a character stays half a character."""
-        refuse_lossy(self._json)
+        """The exact bytes the ids stand for, nothing stripped: half a character stays half a character.
+
+        With a tokenizer that loses characters (WordPiece), the bytes of `decode`.
+        """
+        if not self._keeps_bytes:
+            return self.decode(ids).encode()
         return b"".join(self._bytes[i] for i in self._checked(ids))
 
     def show(self, i: int) -> str:
@@ -130,7 +134,11 @@ class Tokenizer:
         rewritten: SentencePiece-like ones put one space before each text, so theirs sum to one more. GlasshouseError for a
         tokenizer that loses characters (WordPiece).
         """
-        refuse_lossy(self._json)
+        if not self._keeps_bytes:
+            raise GlasshouseError(
+                f"A {self._json['model']['type']} tokenizer without bytes to fall back on loses characters, so its tokens "
+                "have no exact number of bytes; use a byte-level or byte-fallback tokenizer."
+            )
         lengths = np.array([len(data) for data in self._bytes], dtype=np.int32)
         lengths.flags.writeable = False
         return lengths
@@ -138,6 +146,10 @@ class Tokenizer:
     @cached_property
     def _bytes(self) -> list[bytes]:
         return token_bytes(self._json, self.vocab)
+
+    @cached_property
+    def _keeps_bytes(self) -> bool:
+        return keeps_bytes(self._json)
 
     @cached_property
     def _json(self) -> dict[str, Any]:
