@@ -18,7 +18,7 @@ LAYERS, HEADS = 4, 8
 PROMPTS = ("def read(", "The glass ", "import ")
 SPIKE = 640
 RECIPE = """[question]
-text = "How does a small model learn to read Python?"
+ask = "How does a small model learn to read Python?"
 
 [model]
 width = 256

@@ -29,6 +29,7 @@ def test_the_run_and_its_neighbour(client):
     assert about["name"] == "first"
     assert about["checkpoints"] == ["step-000300", "step-000600", "step-000900", "step-001200"]
     assert about["runs"] == ["first", "second"]
+    assert about["question"] == "How does a small model learn to read Python?"
     assert about["data"]["splits"]["train"]["bytes"] == 31_000_000
     second = client.get("/api/history", params={"run": "second"}).json()
     assert second["train"]["step"][-1] == 900

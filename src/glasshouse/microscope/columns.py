@@ -1,8 +1,7 @@
 """Logs as columns: what a chart wants, and what JSON can carry.
 
-A record a line is right for writing; a browser plots columns. Non-finite numbers become null (JSON has no NaN),
-floats keep seven significant digits (a chart shows three), and a long health log is thinned to the number of columns
-a screen can show.
+A record a line is right for writing; a browser plots columns. Non-finite numbers become null (JSON has no NaN), and a
+long health log is thinned to the number of columns a screen can show.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ Record = dict[str, Any]
 
 
 def clean(value: Any) -> Any:
-    """A JSON value with every non-finite number null and every float cut to seven significant digits."""
+    """A JSON value with every non-finite number null."""
     if isinstance(value, float):
-        return float(f"{value:.7g}") if math.isfinite(value) else None
+        return value if math.isfinite(value) else None
     if isinstance(value, list):
         return [clean(item) for item in value]
     if isinstance(value, dict):

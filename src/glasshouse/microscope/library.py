@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,15 @@ from glasshouse.runs import Run
 def step_names(run_path: Path) -> list[str]:
     """The names of the complete checkpoints, in order of their steps."""
     return [checkpoint.name for checkpoint in Run(run_path).checkpoints()]
+
+
+def question(recipe: str) -> str | None:
+    """What the run was to find out, in its recipe's own words; None where the recipe does not say or cannot be read."""
+    try:
+        asked = tomllib.loads(recipe).get("question", {}).get("ask")
+    except (tomllib.TOMLDecodeError, AttributeError):
+        return None  # a recipe that was edited by hand must not keep anyone from looking at the run
+    return asked if isinstance(asked, str) else None
 
 
 def finding_files(run_path: Path) -> list[Path]:
@@ -76,6 +86,7 @@ class Library:
             "path": str(path),
             "info": run.info,
             "recipe": run.recipe,
+            "question": question(run.recipe),
             "data": json.loads(data.read_text()) if data.is_file() else None,
             "checkpoints": step_names(path),
             "runs": self.names(),

@@ -11,6 +11,7 @@ from typing import Any
 
 from glasshouse.microscope import chapters
 from glasshouse.microscope.drawing import Plot
+from glasshouse.microscope.library import question
 from glasshouse.runs import Run
 
 STATIC = Path(__file__).parent / "static"
@@ -82,11 +83,10 @@ def title(run: Run, name: str, metrics: list[Record]) -> str:
     size, seconds, bpb = parameters(run), last_of(metrics, "time"), last_of(metrics, "val_bpb")
     of = f" of {chapters.short(size)} parameters" if size else ""
     on = (
-        f" on {chapters.size(train['bytes'])} of text in {train['documents']:,} documents"
-        if train.get("bytes")
-        else ""
+        f" on {chapters.size(train['bytes'])} of text in {train['documents']:,} documents" if train.get("bytes") else ""
     )
     spent = f", grown in {chapters.duration(seconds)} minutes" if seconds else ""
+    asked = question(run.recipe)
     story = f"A language model{of}{spent}{on}."
     if bpb is not None:
         story += (
@@ -104,7 +104,9 @@ def title(run: Run, name: str, metrics: list[Record]) -> str:
     ]
     figures = "".join(f"<div><dt>{label}</dt><dd>{value}</dd></div>" for label, value in facts)
     return (
-        f'<header class="title"><p class="brand">glasshouse</p><h1>{escape(name)}</h1><p>{story}</p>'
+        f'<header class="title"><p class="brand">glasshouse</p><h1>{escape(name)}</h1>'
+        + (f'<p class="question">{escape(asked)}</p>' if asked else "")
+        + f"<p>{story}</p>"
         f'<dl class="figures">{figures}</dl></header>'
     )
 

@@ -36,6 +36,7 @@ function App() {
       <p class="brand"><img src="/static/icon.svg" alt="" width="22" height="22" />glasshouse</p>
       <h1>${run.about.name}</h1>
       <${Status} store=${store} run=${run} />
+      ${run.about.question && html`<p class="question" title="The question of this run, from its recipe">${run.about.question}</p>`}
       ${run.about.report && html`<a class="report" href="/report">report</a>`}
       <nav aria-label="Views">${Object.entries(VIEWS).map(([key, [text]]) => html`<a key=${key} href=${link(key)} aria-current=${key === chosen ? 'page' : undefined}>${text}</a>`)}</nav>
     </header>
