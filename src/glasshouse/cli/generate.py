@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +12,10 @@ import typer
 from glasshouse.cli.options import AsJson, RunFolder
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from glasshouse.glass import Glass
+    from glasshouse.text import Tokenizer
 
 
 def generate(
@@ -34,57 +36,44 @@ def generate(
     import glasshouse
     from glasshouse.cli.edits import parse_edit
 
-    folder = _checkpoint_folder(run, checkpoint)
-    glass = glasshouse.load(folder)
+    glass = glasshouse.load(run, checkpoint)
+    ids, _ = glass.ids(prompt)
+    tokenizer = glass.tokenizer
+    assert tokenizer is not None, "without one, `ids` has refused the prompt"
     edits = [parse_edit(text, run) for text in edit or []]
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-    tokens = _tokens(glass, prompt, new, edits=edits, **settings)
+    tokens = _tokens(glass, ids, new, edits=edits, **settings)
     if as_json:
-        ids = list(tokens)
-        text = glass.tokenizer.decode_bytes(ids).decode("utf-8", "replace")
+        made = list(tokens)
+        text = tokenizer.decode_bytes(made).decode("utf-8", "replace")
         record = {
-            "checkpoint": folder.name,
+            "checkpoint": glass.checkpoint,
             "prompt": prompt,
             "text": text,
-            "ids": ids,
+            "ids": made,
             "edits": edit or [],
             **settings,
         }
         print(json.dumps(record, ensure_ascii=False))
         return
     print(prompt, end="", flush=True)
-    for text in spell(glass.tokenizer, tokens):
+    for text in spell(tokenizer, tokens):
         print(text, end="", flush=True)
     print()
 
 
-def _checkpoint_folder(run: Path, which: str) -> Path:
-    """A run's checkpoint; or the folder itself where it is a checkpoint or a Hugging Face model."""
-    from glasshouse.runs import Run
-
-    if (run / "config.json").is_file() and not (run / "run.json").exists():
-        return run
-    return Run.open(run).checkpoint(which).path
-
-
-def _tokens(glass: Glass, prompt: str, new: int, **how: Any) -> Iterator[int]:
+def _tokens(glass: Glass, ids: Tensor, new: int, **how: Any) -> Iterator[int]:
     """The ids the model writes, up to `new` of them or to the end of the text."""
     from glasshouse.decode import stream
-    from glasshouse.errors import GlasshouseError
 
-    ids = glass.tokenizer.encode(prompt)
-    if not ids:
-        if glass.tokenizer.end is None:
-            raise GlasshouseError("This tokenizer has no end-of-text token to begin from; give a prompt.")
-        ids = [glass.tokenizer.end]  # a text begins where the one before it ended
-    for token in stream(glass.net, [ids], new=new, **how):
-        id = int(token[0])
-        if id == glass.tokenizer.end:
+    end = glass.tokenizer.end if glass.tokenizer else None
+    for token in stream(glass.net, ids, new=new, **how):
+        if int(token[0]) == end:
             return
-        yield id
+        yield int(token[0])
 
 
-def spell(tokenizer: Any, tokens: Iterator[int]) -> Iterator[str]:
+def spell(tokenizer: Tokenizer, tokens: Iterator[int]) -> Iterator[str]:
     """The text of tokens as soon as it is whole: a character may be spread over several tokens."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     for token in tokens:

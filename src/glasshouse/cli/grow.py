@@ -39,7 +39,12 @@ def pretrain(
     """Grow a model from your text, by a recipe."""
     from glasshouse.train import Recipe
 
-    chosen = {"data.glob": glob, "data.field": field, "run.minutes": minutes, "data.paths": absolute(data)}
+    chosen = {
+        "data.glob": glob,
+        "data.field": field,
+        "run.minutes": minutes,
+        "data.paths": absolute(data),
+    }
     changes = {key: value for key, value in chosen.items() if value is not None} | settings(sets)
     start = Recipe.load(recipe) if recipe else Recipe()
     _run_course(out, start.with_set(changes), as_json)
@@ -67,8 +72,12 @@ def _run_course(out: Path, recipe: Recipe, as_json: bool) -> None:
 
 def begin(out: Path, recipe: Recipe, screen: Screen) -> Run:
     """Makes a run and takes it through its course. A folder made for what turned out to be impossible is removed again."""
+    import torch
+
     from glasshouse.runs import Run
 
+    with torch.device("meta"):
+        recipe.model.build(None)  # says now, not after an hour of reading, what cannot be built
     existed = out.exists()
     run = Run.create(out, recipe.to_toml(), recipe.run.seed, ["glasshouse", *sys.argv[1:]])
     try:
@@ -104,11 +113,13 @@ def course(run: Run, screen: Screen, changes: dict[str, Any] | None = None) -> N
     from glasshouse.train import Recipe
 
     with resumable(run.path):
-        recipe = Recipe.parse(run.recipe, f"{run.path}/recipe.toml")
-        looks_only = recipe.run.look and not changes and is_grown(run, recipe)
-        if not looks_only:
+        recipe = Recipe.parse(run.recipe, f"{run.path}/recipe.toml").with_set(changes or {})
+        only_looks = recipe.run.look and is_grown(run, recipe) and set(changes or {}) <= {"run.look"}
+        if only_looks:
+            run.write_bytes("recipe.toml", recipe.to_toml().encode())
+        else:
             grow(run, recipe, screen, changes or {})
-        if Recipe.parse(run.recipe).run.look:
+        if recipe.run.look:
             from glasshouse.cli.look import look
 
             look(run, screen)

@@ -1,0 +1,164 @@
+"""Runs from the command line: grown, stopped anywhere, gone on with, and used."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny_run import TINY, weights
+
+from glasshouse.cli import progress
+from glasshouse.runs import Run
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+def test_pretrain_sums_up_as_json(call: Call, tmp_path: Path, text: Path) -> None:
+    code, out, err = call("pretrain", "--out", tmp_path / "run", "--json", "--data", text, "--set", *TINY)
+    assert code == 0, err
+    result = json.loads(out)
+    assert (result["step"], result["finished"], result["checkpoint"]) == (12, True, "step-000012")
+    assert 0 < result["val_bpb"] < 20
+    assert "growing" in err, "progress goes to stderr, so that stdout is JSON alone"
+    run = Run.open(result["run"])
+    assert run.info["commands"][0][0] == "glasshouse"
+    assert str(text) in run.recipe, "absolute, so that resume works from any folder"
+    assert call("verify", run.path)[0] == 0
+
+
+def test_a_run_is_not_grown_twice(call: Call, grown: Path, text: Path) -> None:
+    before = weights(grown)
+    code, _, err = call("pretrain", "--out", grown, "--data", text)
+    assert (code, err.count("\n")) == (1, 1)
+    assert "already holds a run" in err
+    code, _, err = call("resume", grown)
+    assert (code, err.count("\n")) == (1, 1)
+    assert "finished its 12 steps" in err
+    assert weights(grown) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--data", "nowhere"), "nowhere"),
+        (("--set", "run.stepz=4"), "did you mean steps"),
+        (("--set", "model.width=33"), "33"),
+        (("norecipe.toml",), "there is no recipe at norecipe.toml"),
+    ],
+)
+def test_what_cannot_be_grown_leaves_no_folder(call: Call, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    code, out, err = call("pretrain", *words, "--out", tmp_path / "run")
+    assert (code, err.count("\n")) == (1, 1), out + err
+    assert said in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_generate_goes_on_from_the_prompt(call: Call, grown: Path) -> None:
+    code, out, err = call("generate", grown, "def ", "--new", 12, "--json")
+    assert code == 0, err
+    first = json.loads(out)
+    assert (first["prompt"], first["checkpoint"]) == ("def ", "step-000012")
+    assert 0 < len(first["ids"]) <= 12
+    assert call("generate", grown, "def ", "--new", 12)[1] == f"def {first['text']}\n"
+    assert json.loads(call("generate", grown, "def ", "--new", 12, "--json")[1]) == first
+    other = json.loads(call("generate", grown, "def ", "--new", 12, "--json", "--seed", 1)[1])
+    assert other["ids"] != first["ids"]
+    early = json.loads(call("generate", grown, "def ", "--new", 12, "--json", "--checkpoint", 0)[1])
+    assert (early["checkpoint"], early["ids"] != first["ids"]) == ("step-000000", True)
+    assert call("generate", grown, "--new", 3)[0] == 0, "without a prompt it begins a text"
+
+
+def test_generate_under_an_edit(call: Call, grown: Path) -> None:
+    greedy = ("generate", grown, "import ", "--new", 8, "--json", "--temperature", 0)
+    plain = json.loads(call(*greedy)[1])
+    kept = json.loads(call(*greedy, "--edit", "mlp_out[0].scale(1)")[1])
+    assert kept["ids"] == plain["ids"]
+    silenced = json.loads(call(*greedy, "--edit", "final_norm.zero()")[1])
+    assert silenced["ids"] == [], "with nothing to read, every logit is equal, and the first id ends the text"
+    code, _, err = call(*greedy, "--edit", "mlp_out[9].zero()")
+    assert (code, err.count("\n")) == (1, 1)
+
+
+def test_an_interrupt_while_data_is_prepared_is_resumed(
+    call: Call, tmp_path: Path, text: Path, grown: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C when half of the corpus is packed."""
+    bar = progress.Screen.bar
+
+    @progress.contextmanager
+    def impatient(self: progress.Screen, title: str):
+        with bar(self, title) as update:
+
+            def stop(done: float, total: float, note: str) -> None:
+                update(done, total, note)
+                if note.startswith("packing") and done > total / 2:
+                    raise KeyboardInterrupt
+
+            yield stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(progress.Screen, "bar", impatient)
+        code, _, err = call("pretrain", "--out", tmp_path / "run", "--data", text, "--set", *TINY)
+    assert (code, err) == (130, f"Stopped; go on with: glasshouse resume {tmp_path / 'run'}\n")
+    assert not (tmp_path / "run/data/data.json").exists()
+    code, out, _ = call("resume", tmp_path / "run", "--json")
+    assert (code, json.loads(out)["finished"]) == (0, True)
+    assert weights(tmp_path / "run") == weights(grown)
+
+
+def test_ctrl_c_while_it_trains_saves_and_resume_ends_in_the_same_weights(
+    call: Call, tmp_path: Path, text: Path
+) -> None:
+    steps = [*TINY, "run.steps=120"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert call("pretrain", "--out", whole, "--data", text, "--set", *steps)[0] == 0
+
+    command = [sys.executable, "-c", "from glasshouse.cli import main; main()"]
+    command += ["pretrain", "--out", str(stopped), "--data", str(text), "--set", *steps]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as trainer:
+        _wait_for_step(stopped, 4, trainer)
+        os.kill(trainer.pid, signal.SIGINT)
+        _, err = trainer.communicate()
+    assert trainer.returncode == 130, err
+    assert err.count("\n") == 1
+    assert f"glasshouse resume {stopped}" in err
+    assert 4 <= Run.open(stopped).checkpoint("last").step < 120
+    assert call("verify", stopped)[0] == 0
+
+    assert call("resume", stopped)[0] == 0
+    assert weights(stopped) == weights(whole)
+
+
+def _wait_for_step(run: Path, step: int, trainer: subprocess.Popen[str]) -> None:
+    while trainer.poll() is None:
+        if (run / "run.json").exists() and any(r["step"] >= step for r in Run.open(run).read_log("metrics")):
+            return
+        time.sleep(0.02)
+    pytest.fail(f"the run ended before step {step}: {trainer.stderr.read() if trainer.stderr else ''}")
+
+
+def test_verify_finds_damage_in_a_real_run(call: Call, grown: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(grown, tmp_path / "copy")
+    shard = copy / "data" / "train-00000.bin"
+    shard.write_bytes(shard.read_bytes()[:-2] + b"\xff\xff")
+    code, out, _ = call("verify", copy)
+    assert (code, out.count("\n")) == (1, 1)
+    assert out.startswith("data/train-00000.bin")
+
+
+def test_doctor_reports(call: Call) -> None:
+    code, out, _ = call("doctor", "--json")
+    report = json.loads(out)
+    checks = {check["name"]: check["value"] for check in report["checks"]}
+    assert code == (0 if report["ok"] else 1)
+    assert checks["cores"] >= 1
+    assert checks["fp32 GEMM (GFLOP/s)"] > 0
+    assert checks["trains in"] in ("fp32", "bf16")

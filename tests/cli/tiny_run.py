@@ -1,0 +1,24 @@
+"""The smallest run that is a real one."""
+
+import json
+from pathlib import Path
+
+TINY = (
+    *(
+        "model.width=32",
+        "model.body.depth=2",
+        "model.body.block.map.hidden=64",
+        "tokenizer.vocab=300",
+        "data.validation_share=0.2",
+        "run.length=32",
+        "run.batch=4",
+    ),
+    *("run.steps=12", "run.validation_tokens=512", "run.sample_tokens=8", "run.threads=1", "run.precision=fp32"),
+    *("run.log_every=2", "run.health_every=4", "run.checkpoints=3"),
+)
+
+
+def weights(run: Path) -> str:
+    """sha256 of the last checkpoint's weights, as its manifest has it."""
+    last = max(run.glob("checkpoints/step-*"))
+    return json.loads((last / "manifest.json").read_text())["files"]["model.safetensors"]["sha256"]
