@@ -1,6 +1,8 @@
 """Makes the virtual environment of one comparison: this package beside its peers, at the versions their file pins.
 
-    python bench/setup.py NAME        reads requirements/NAME.txt, makes .venvs/NAME; then: bench/.venvs/NAME/bin/python bench/NAME.py
+    python bench/setup.py NAME...
+
+It reads requirements/NAME.txt, makes .venvs/NAME and prints how to run the comparison there.
 """
 
 from __future__ import annotations

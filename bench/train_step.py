@@ -2,9 +2,9 @@
 
 Every side trains on the same batches, 16 rows of 256 tokens of the standard library's text, at width 256, 6 layers, 8 heads,
 vocabulary 4,096 (embedding and head untied, unless --tied), and takes a whole step: batch, forward, backward, gradient
-clipping at 1, fused AdamW; glasshouse through its own `Trainer.update`. All run eagerly. MFU is 6 operations a matrix weight and
-token plus attention's 12 * layers * width * length (PaLM, 2204.02311) over the rate of a 2048 x 2048 product that takes its turn
-in the same rounds, in bf16 or in fp32, whichever is the faster.
+clipping at 1, fused AdamW; glasshouse through its own `Trainer.update`. All run eagerly. MFU is 6 operations a matrix weight
+and token plus attention's 12 * layers * width * length (PaLM, 2204.02311) over the rate of a 2048 x 2048 product that takes its
+turn in the same rounds, in bf16 or in fp32, whichever is the faster.
 
     python bench/train_step.py [--rounds 10] [--threads 2] [--nanochat FOLDER] [--nanogpt FOLDER] [--tied] [--profile]
 """
