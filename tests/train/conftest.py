@@ -3,43 +3,17 @@
 import random
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from tiny_training import tiny_recipe
 
-from glasshouse.model import GLU, LM, Attention, Block, RoPE, Stack
 from glasshouse.runs import Run
-from glasshouse.train import Recipe, prepare_data
+from glasshouse.train import Recipe, gemm_rate, loop, prepare_data
 
-WORDS = "the glass house grows a model under light and we look inside it step by step while it learns to read".split()
-
-
-def tiny_recipe(**changes: object) -> Recipe:
-    """Two layers of width 32; `changes` are dotted keys with _ for the dot: run__steps=20."""
-    block = Block(mix=Attention(heads=2, position=RoPE()), map=GLU("silu", hidden=48))
-    spec = LM(vocab=300, width=32, body=Stack(2, block), tied=True)
-    settings = {
-        "tokenizer.vocab": 300,
-        "data.paths": ["corpus"],
-        "model": spec.to_dict(),
-        "run.length": 32,
-        "run.batch": 4,
-        "run.steps": 20,
-        "run.threads": 1,
-        "run.precision": "fp32",
-        "run.log_every": 5,
-        "run.health_every": 5,
-        "run.validations": 2,
-        "run.validation_tokens": 512,
-        "run.checkpoints": 3,
-        "run.samples": 1,
-        "run.sample_tokens": 4,
-        "run.prompts": ["the "],
-    }
-    model = settings.pop("model")
-    recipe = Recipe(model=model)
-    return recipe.with_set({**settings, **{key.replace("__", "."): value for key, value in changes.items()}})
+WORDS = "the glass house grows a model under light and we look inside it step by step while it learns"
 
 
 @pytest.fixture(scope="session")
@@ -47,9 +21,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tokenizer and packed data."""
     folder = tmp_path_factory.mktemp("prepared")
     (folder / "corpus").mkdir()
-    rng = random.Random(0)
+    rng, words = random.Random(0), WORDS.split()
     for i in range(40):
-        text = " ".join(rng.choice(WORDS) for _ in range(150))
+        text = " ".join(rng.choice(words) for _ in range(150))
         (folder / "corpus" / f"{i}.txt").write_text(text, encoding="utf-8")
     recipe = tiny_recipe(data__paths=[str(folder / "corpus")], data__validation_share=0.2)
     prepare_data(recipe, Run.create(folder / "run", recipe.to_toml()))
@@ -68,6 +42,14 @@ def new_run(prepared: Path, tmp_path: Path) -> Callable[..., Run]:
         return run
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def quick_yardstick(monkeypatch):
+    """The same measurement of matrix products, on smaller ones."""
+    small = partial(gemm_rate, size=64, seconds=0.001)
+    rates = {"fp32": small(torch.float32), "bf16": small(torch.bfloat16)}
+    monkeypatch.setattr(loop, "gemm_rates", lambda: rates)
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,12 @@ def test_the_default_is_the_first_model():
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"run.steps": "200"}, {"data.paths": '["a", "b c"]', "optimizer.kind": "muon"}, {"run.minutes": 0.1, "run.seed": 7}],
+    [
+        {},
+        {"run.steps": "200"},
+        {"data.paths": '["a", "b c"]', "optimizer.kind": "muon"},
+        {"run.minutes": 0.1, "run.seed": 7},
+    ],
 )
 def test_toml_round_trip_is_exact(changes):
     recipe = Recipe().with_set(changes)

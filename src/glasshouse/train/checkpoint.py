@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from glasshouse.errors import GlasshouseError
@@ -40,12 +41,11 @@ def save_checkpoint(run: Run, step: int, net: Network, optimizer: Optimizer, sta
 
 def restore_checkpoint(checkpoint: Checkpoint, net: Network, optimizer: Optimizer) -> dict[str, Any]:
     """Puts weights, optimiser state and random generators back in place; returns the rest of the state."""
-    saved = load_network(checkpoint.path).state_dict()
     try:
-        net.load_state_dict(saved)
+        net.load_state_dict(load_network(checkpoint.path).state_dict())
         optimizer.restore(load_file(checkpoint.path / "optimizer.safetensors"))
         state: dict[str, Any] = json.loads((checkpoint.path / "state.json").read_text(encoding="utf-8"))
-    except (RuntimeError, OSError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError, SafetensorError) as error:
         raise GlasshouseError(
             f"{checkpoint.path} cannot be resumed ({str(error).splitlines()[0]}); `glasshouse verify` tells what is damaged, "
             "and moving this checkpoint away resumes the one before"

@@ -10,7 +10,7 @@ import torch
 WORTH = 1.15
 
 
-def gemm_rate(dtype: torch.dtype, size: int = 2048, seconds: float = 0.3, device: str = "cpu") -> float:
+def gemm_rate(dtype: torch.dtype, size: int = 1024, seconds: float = 0.2, device: str = "cpu") -> float:
     """FLOP/s of the best of the square products that fit in about `seconds`, on the threads torch uses now."""
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(size, size, generator=generator).to(device, dtype)

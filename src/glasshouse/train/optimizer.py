@@ -65,6 +65,8 @@ class Optimizer:
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Puts `state()` back. Raises GlasshouseError where the tensors are not this optimiser's."""
+        if not tensors:  # saved before the first step
+            return
         by_name: dict[str, dict[str, Any]] = {}
         for full, value in tensors.items():
             name, _, key = full.rpartition("/")

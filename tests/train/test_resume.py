@@ -1,0 +1,85 @@
+"""Exact resume: a run that was killed and resumed ends in the same bytes as one that was not."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_training import tiny_recipe
+
+from glasshouse.errors import GlasshouseError
+from glasshouse.runs import verify
+from glasshouse.train import Trainer
+
+KILLED = Path(__file__).with_name("killed.py")
+UNTIMED = ("step", "tokens", "flops", "loss", "lr", "grad_norm", "val_loss", "val_bpb", "val_bytes")
+
+
+def fingerprint(run):
+    """All of a finished run but its clock."""
+    last = run.checkpoint("last")
+    state = json.loads((last.path / "state.json").read_text())
+    metrics = [{k: r[k] for k in UNTIMED if k in r} for r in run.read_log("metrics")]
+    files = {name: last.manifest["files"][name]["sha256"] for name in ("model.safetensors", "optimizer.safetensors")}
+    clockless = {k: v for k, v in state.items() if k != "time"}
+    return last.step, files, clockless, metrics, run.read_log("health"), run.read_log("samples")
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_killed_and_resumed_ends_in_the_same_bytes(new_run, kind):
+    # checkpoints at 50, 100, 150, 200; logs every 7 steps, so that a half-gathered loss must survive the checkpoint too
+    recipe = tiny_recipe(run__steps=200, run__checkpoints=8, run__log_every=7, run__validations=3, optimizer__kind=kind)
+    straight, broken = new_run("straight", recipe), new_run("broken", recipe)
+    trainer = Trainer.start(recipe, straight)
+    list(trainer)
+    died = subprocess.run([sys.executable, KILLED, broken.path, "113"], capture_output=True, text=True, timeout=300)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    assert broken.checkpoint("last").step == 100
+    assert max(r["step"] for r in broken.read_log("metrics")) > 100
+
+    resumed = Trainer.resume(broken)
+    assert resumed.step == 100
+    assert max(r["step"] for r in broken.read_log("metrics")) <= 100
+    list(resumed)
+    assert fingerprint(broken) == fingerprint(straight)
+    assert (resumed.batches.next() == trainer.batches.next()).all()
+    assert [c.step for c in broken.checkpoints()] == [c.step for c in straight.checkpoints()]
+    assert verify(broken.path) == []
+
+
+def test_killed_before_the_first_checkpoint_starts_again(new_run):
+    recipe = tiny_recipe(run__steps=4)
+    run = new_run("early", recipe)
+    with run.log("metrics") as log:
+        log.append({"step": 0, "loss": 1.0})
+    list(Trainer.resume(run))
+    assert [r["step"] for r in run.read_log("metrics") if "val_bpb" in r] == [0, 2, 4]
+    assert run.checkpoint("last").step == 4
+
+
+def test_more_steps_go_on_from_the_end(new_run):
+    recipe = tiny_recipe(run__steps=4)
+    run = new_run("longer", recipe)
+    list(Trainer.start(recipe, run))
+    list(Trainer.resume(run, {"run.steps": "8"}))
+    assert run.checkpoint("last").step == 8
+    assert run.read_log("metrics")[-1]["tokens"] == 8 * 4 * 32
+
+
+def test_a_damaged_checkpoint_is_one_sentence(new_run):
+    recipe = tiny_recipe(run__steps=4)
+    run = new_run("damaged", recipe)
+    list(Trainer.start(recipe, run))
+    (run.checkpoint("last").path / "optimizer.safetensors").write_bytes(b"no")
+    with pytest.raises(GlasshouseError, match="verify"):
+        Trainer.resume(run, {"run.steps": "8"})
+
+
+def test_another_optimizer_cannot_take_over(new_run):
+    recipe = tiny_recipe(run__steps=4)
+    run = new_run("other", recipe)
+    list(Trainer.start(recipe, run))
+    with pytest.raises(GlasshouseError, match="kind"):
+        Trainer.resume(run, {"run.steps": "8", "optimizer.kind": "muon"})

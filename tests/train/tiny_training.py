@@ -1,0 +1,30 @@
+"""A recipe small enough to train in a second."""
+
+from glasshouse.model import GLU, LM, Attention, Block, RoPE, Stack
+from glasshouse.train import Recipe
+
+
+def tiny_recipe(**changes: object) -> Recipe:
+    """Two layers of width 32; `changes` are dotted keys with _ for the dot: run__steps=20."""
+    block = Block(mix=Attention(heads=2, position=RoPE()), map=GLU("silu", hidden=48))
+    spec = LM(vocab=300, width=32, body=Stack(2, block), tied=True)
+    settings: dict[str, object] = {
+        "tokenizer.vocab": 300,
+        "data.paths": ["corpus"],
+        "run.length": 32,
+        "run.batch": 4,
+        "run.steps": 20,
+        "run.threads": 1,
+        "run.precision": "fp32",
+        "run.log_every": 5,
+        "run.health_every": 5,
+        "run.validations": 2,
+        "run.validation_tokens": 512,
+        "run.checkpoints": 3,
+        "run.samples": 1,
+        "run.sample_tokens": 4,
+        "run.prompts": ["the "],
+    }
+    return Recipe(model=spec).with_set(
+        {**settings, **{key.replace("__", "."): value for key, value in changes.items()}}
+    )
