@@ -122,6 +122,8 @@ class Tape:
             shape = [1] * old.dim()
             shape[0], shape[axis] = chosen.shape
             new = torch.where(chosen.view(shape), new, old)
+        if site.name == "scores":
+            new = torch.where(old == -torch.inf, old, new)  # no edit of the scores makes a hidden key seen
         if index is None:
             return new
         slot = torch.tensor([index], device=value.device)
