@@ -60,6 +60,7 @@ def test_findings_and_features(client):
         ("logit-lens", "planted"),
         ("features", "resid_post-2"),
     }
+    assert {head["of"] for head in heads} == {"def read(self", "resid_post-2"}
     assert client.get("/api/finding/logit-lens/latest").json()["data"] == columns.clean(lens_data())
     listed = client.get("/api/features/latest").json()
     assert [feature["id"] for feature in listed["features"][:2]] == [7, 0]
@@ -78,7 +79,7 @@ def test_a_snippet_holds_the_peak_of_a_long_example():
     for peak in (0, 3, 100, 197, 199):
         example = {"tokens": tokens, "acts": [1.0 if i == peak else 0.0 for i in range(200)]}
         cut = snippet({"examples": [example]})
-        assert str(peak) in cut["tokens"]
+        assert cut["tokens"][cut["peak"]] == str(peak)
         assert len(cut["tokens"]) == SNIPPET_TOKENS
     assert snippet({"examples": []}) is None
 

@@ -8,7 +8,7 @@ import os
 import signal
 
 import pytest
-from planted_run import lens_data
+from planted_run import lens_data, plant
 from starlette.testclient import TestClient
 
 from glasshouse.microscope import make_app, worker
@@ -125,3 +125,33 @@ def test_the_worker_answers_errors_with_sentences(tmp_path):
     assert [reply["id"] for reply in said] == [1, 2, 3]
     assert all("error" in reply and "\n" not in reply["error"] for reply in said)
     assert "cannot answer 'nothing'" in said[0]["error"]
+
+
+def test_the_real_worker_reads_a_real_model(tmp_path):
+    """A tiny model, its lens through the app and the worker's own process, against the same lens here."""
+    import glasshouse as gh
+    from glasshouse.interp import logit_lens
+    from glasshouse.model import save_network
+
+    run = plant(tmp_path / "run", steps=0, finished=False, findings=False)
+    tokenizer = gh.train_bpe(["def read(self, path):\n    return open(path).read()\n"] * 20, vocab=280)
+    block = gh.Block(
+        mix=gh.Attention(heads=2, kv_heads=2, position=gh.RoPE(), mask=gh.Causal()), map=gh.GLU("silu", hidden=32)
+    )
+    network = gh.LM(vocab=tokenizer.vocab, width=16, body=gh.Stack(2, block)).build(seed=0)
+    with run.new_checkpoint(10) as folder:
+        save_network(network, folder)
+        tokenizer.save(folder)
+    app = make_app(run.path)
+    with TestClient(app, base_url=LOCAL) as client:
+        asked = {"checkpoint": "step-000010", "prompt": "def read(self"}
+        answer = client.post("/api/lens", json=asked, headers={TOKEN_HEADER: app.state.token})
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    expected = logit_lens(gh.load(run.path / "checkpoints" / "step-000010"), "def read(self")
+    assert found["checkpoint"] == "step-000010"
+    assert found["data"]["tokens"] == expected.data["tokens"]
+    assert found["data"]["layers"] == ["embed", "resid_post[0]", "resid_post[1]"]
+    assert found["data"]["rank"] == expected.data["rank"]
+    for row, wanted in zip(found["data"]["entropy"], expected.data["entropy"], strict=True):
+        assert row == pytest.approx(wanted, abs=1e-4)

@@ -19,7 +19,7 @@ from html import escape
 RGB = tuple[int, int, int]
 Format = Callable[[float], str]
 PLOT_POINTS = 600
-VISIBLE = str.maketrans({" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"})
+VISIBLE = str.maketrans({" ": "·", "\n": "↵", "\t": "→", "\r": "␍"})
 
 
 def oklch(lightness: float, chroma: float, degrees: float) -> RGB:
@@ -208,7 +208,7 @@ def lit_tokens(tokens: Sequence[str], acts: Sequence[float], most: float) -> str
     spans = []
     for token, act in zip(tokens, acts, strict=False):
         strength = min(1.0, max(0.0, act / most)) if most > 0 else 0.0
-        shown = escape(token.replace("\n", "⏎"))
+        shown = escape(token.replace("\n", "↵"))
         lit = f' class="lit" style="--lit:{strength:.2f}" title="{act:.3g}"' if strength > 0.02 else ""
         spans.append(f"<span{lit}>{shown}</span>")
     return f'<span class="tokens">{"".join(spans)}</span>'

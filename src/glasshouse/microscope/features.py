@@ -8,11 +8,11 @@ from glasshouse.errors import GlasshouseError
 
 Finding = dict[str, Any]
 HEAD_KEYS = ("dictionary", "site", "tokens_seen", "fvu", "l0", "dead_share", "density_histogram")
-SNIPPET_TOKENS = 24
+SNIPPET_TOKENS = 36
 
 
 def snippet(feature: dict[str, Any]) -> dict[str, Any] | None:
-    """The strongest example, cut to the tokens around its peak."""
+    """The strongest example, cut to the tokens around its peak, and where among them the peak is."""
     examples = feature.get("examples") or []
     if not examples:
         return None
@@ -20,7 +20,8 @@ def snippet(feature: dict[str, Any]) -> dict[str, Any] | None:
     acts = best["acts"]
     peak = max(range(len(acts)), key=acts.__getitem__)
     start = max(0, min(peak - SNIPPET_TOKENS * 2 // 3, len(acts) - SNIPPET_TOKENS))
-    return {"tokens": best["tokens"][start : start + SNIPPET_TOKENS], "acts": acts[start : start + SNIPPET_TOKENS]}
+    end = start + SNIPPET_TOKENS
+    return {"tokens": best["tokens"][start:end], "acts": acts[start:end], "peak": peak - start}
 
 
 def listing(finding: Finding) -> dict[str, Any]:

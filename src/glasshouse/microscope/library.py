@@ -108,12 +108,15 @@ class Library:
         return sorted(files, key=lambda p: (str(self.finding(p).get("created", "")), p.stem), reverse=True)
 
     def findings(self, name: str | None = None, instrument: str | None = None) -> list[dict[str, Any]]:
-        """What was found, newest first, without the data: instrument, id, created, summary, checkpoint, plan."""
+        """What was found, newest first, without the data: instrument, id, of (prompt or dictionary) and the sentence."""
         keys = ("created", "summary", "checkpoint", "plan")
         heads = []
         for file in self._newest_first(self.path(name), instrument):
             found = self.finding(file)
-            heads.append({"instrument": file.parent.name, "id": file.stem} | {key: found.get(key) for key in keys})
+            data = found.get("data") or {}
+            of = data.get("prompt") or data.get("dictionary") or file.stem
+            head = {"instrument": file.parent.name, "id": file.stem, "of": of}
+            heads.append(head | {key: found.get(key) for key in keys})
         return heads
 
     def find(self, name: str | None, instrument: str, ident: str) -> dict[str, Any]:

@@ -41,7 +41,7 @@ export function Legend({ low, high }) {
 }
 
 // A token with what cannot be seen made visible.
-export const visible = (token) => token.replace(/ /g, '·').replace(/\n/g, '⏎').replace(/\t/g, '⇥').replace(/\r/g, '␍') || '∅';
+export const visible = (token) => token.replace(/ /g, '·').replace(/\n/g, '↵').replace(/\t/g, '→').replace(/\r/g, '␍') || '∅';
 
 // Ranked tokens as bars, the largest full width.
 export function Bars({ pairs, format, label, tone = '' }) {

@@ -19,8 +19,15 @@ export function Tokens({ tokens, acts, max }) {
     const strength = max > 0 ? Math.min(1, Math.max(0, acts[i] / max)) : 0;
     const lit = strength > 0.02;
     return html`<span key=${i} class=${lit ? 'lit' : ''} style=${lit ? { '--lit': strength.toFixed(3) } : {}}
-      title=${`${visible(token)}  ${number(acts[i])}`}>${token.replace(/\n/g, '⏎')}</span>`;
+      title=${`${visible(token)}  ${number(acts[i])}`}>${token.replace(/\n/g, '↵')}</span>`;
   })}</span>`;
+}
+
+// An example as in a concordance: all peaks stand in one column, so that a glance down the list compares them.
+function Around({ example, max }) {
+  const { tokens, acts, peak } = example;
+  const part = (from, to) => html`<${Tokens} tokens=${tokens.slice(from, to)} acts=${acts.slice(from, to)} max=${max} />`;
+  return html`<span class="around"><span class="before">${part(0, peak)}</span><span class="after">${part(peak)}</span></span>`;
 }
 
 function Histogram({ histogram, chosen }) {
@@ -54,7 +61,7 @@ function List({ list, state, change }) {
     </div>
     <ol class="features">${found.slice(0, count).map((f) => html`<li key=${f.id}><a href=${link('features', { ...state, feature: f.id })}>
       <b class="num">${f.id}</b>
-      <span class="example">${f.example ? html`<${Tokens} tokens=${f.example.tokens} acts=${f.example.acts} max=${f.max} />` : html`<i>never fired</i>`}</span>
+      <span class="example">${f.example ? html`<${Around} example=${f.example} max=${f.max} />` : html`<i>never fired</i>`}</span>
       <span class="says">${f.top.map((token, i) => html`<code key=${i}>${visible(token)}</code>`)}</span>
       <span class="num density">${percent(f.density, 2)}</span>
     </a></li>`)}</ol>
@@ -109,7 +116,7 @@ export function Features({ state, change }) {
   const facts = [['dictionary', list.dictionary], ['site', list.site], ['tokens read', short(list.tokens_seen)], ['variance left out', percent(list.fvu)],
     ['active per token', number(list.l0)], ['never active', percent(list.dead_share)]];
   return html`
-    ${stored.length > 1 && html`<div class="toolbar"><${Select} label="finding" value=${ident} options=${stored.map((f) => [f.id, `${f.id} · ${f.checkpoint || ''}`])} onChange=${(finding) => change({ finding })} /></div>`}
+    ${stored.length > 1 && html`<div class="toolbar"><${Select} label="finding" value=${ident} options=${stored.map((f) => [f.id, `${f.of} · ${f.checkpoint || ''}`])} onChange=${(finding) => change({ finding })} /></div>`}
     <div class="overview"><dl class="figures">${facts.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
     <${Histogram} histogram=${list.density_histogram} /></div>
     <${List} list=${list} state=${state} change=${change} />`;

@@ -25,6 +25,8 @@ function truth(d, l, p) {
   return found ? found[1] : 0;
 }
 
+const brief = (text) => (text.length > 28 ? `${text.slice(0, 27)}…` : text);
+
 function Grid({ data, mode, at, onAt, onPin }) {
   const { value, scale, show } = MODES[mode];
   const ends = scale(data);
@@ -121,7 +123,7 @@ export function Lens({ state, change }) {
       </select></label>
       <button type="submit" disabled=${!checkpoints.length || result.busy}>${result.busy ? 'Reading…' : 'Run the lens'}</button>
       ${stored.length > 0 && html`<${Select} label="or open" value=${state.prompt ? '' : state.finding || stored[0].id}
-        options=${[...(state.prompt ? [['', 'a stored lens']] : []), ...stored.map((finding) => [finding.id, `${finding.id} · ${finding.checkpoint || ''}`])]}
+        options=${[...(state.prompt ? [['', 'a stored lens']] : []), ...stored.map((finding) => [finding.id, `${brief(finding.of)} · ${finding.checkpoint || ''}`])]}
         onChange=${(id) => { setDraft({}); if (id) change({ finding: id, prompt: null, checkpoint: null, at: null }); }} />`}
     </form>
     <${Sentence} text=${result.error} />
