@@ -1,0 +1,74 @@
+"""What health costs: seconds of a training step with and without it, in turn, at the first model's shape.
+
+    python bench/health_cost.py [--rounds 12] [--every 20]
+
+Prints one table and writes bench/results/health_cost.json. Steps alternate, so that a busy machine slows both alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from glasshouse.train import Health, NextToken, Optimizer, Recipe, best_precision, gemm_rates
+
+RESULTS = Path(__file__).parent / "results" / "health_cost.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--every", type=int, default=Recipe().run.health_every)
+    args = parser.parse_args()
+
+    recipe = Recipe()
+    rates = gemm_rates()
+    fast = best_precision(rates) == "bf16"
+    net, objective = recipe.model.build(0), NextToken(recipe.objective.chunk)
+    optimizer, health = Optimizer(net, recipe.optimizer), Health(net)
+    generator = torch.Generator().manual_seed(0)
+    shape = (recipe.run.batch, recipe.run.length + 1)
+
+    def step(measure: bool) -> float:
+        batch = torch.randint(recipe.model.vocab, shape, generator=generator)
+        start = time.perf_counter()
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast):
+            loss = objective.loss(net, batch)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0).item()
+        if measure:
+            health.before()
+        optimizer.step()
+        if measure:
+            health.record(1, batch[:, :-1], norm)
+        return time.perf_counter() - start
+
+    step(True)
+    pairs = [(step(False), step(True)) for _ in range(args.rounds)]
+    plain = median(a for a, _ in pairs)
+    extra = median(b - a for a, b in pairs)
+    share = extra / args.every / plain
+    result = {
+        "precision": "bf16" if fast else "fp32",
+        "threads": torch.get_num_threads(),
+        "gemm_flops_per_second": rates,
+        "step_seconds": plain,
+        "health_seconds": extra,
+        "every": args.every,
+        "share_of_training": share,
+        "rounds": args.rounds,
+    }
+    print(f"training step {plain * 1e3:8.1f} ms")
+    print(f"health record {extra * 1e3:8.1f} ms, every {args.every} steps: {share:.2%} of training")
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
