@@ -103,11 +103,13 @@ def test_a_heat_map_is_the_image_of_its_values():
     assert raw == b"\0" + bytes((*drawing.colour(0.0), 255, *drawing.colour(1.0), 255, 0, 0, 0, 0))
 
 
-def test_the_scale_grows_evenly_lighter():
-    def luminance(rgb):
-        linear = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+def luminance(rgb):
+    """Relative luminance of 8-bit sRGB (WCAG 2)."""
+    linear = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
+
+def test_the_scale_grows_evenly_lighter():
     steps = [luminance(drawing.colour(i / 50)) ** (1 / 3) for i in range(51)]
     rises = [b - a for a, b in pairwise(steps)]
     assert min(rises) > 0
@@ -126,3 +128,9 @@ def test_ticks_are_round_and_inside():
     assert drawing.ticks(0, 1) == pytest.approx([0, 0.5, 1])
     assert drawing.ticks(1.93, 8.1) == [2, 4, 6, 8]
     assert drawing.ticks(3, 3) == [3]
+
+
+def test_text_stands_out_on_every_colour_of_the_scale():
+    for i in range(1001):
+        ground, ink = luminance(drawing.colour(i / 1000)), 0.0 if drawing.ink_on(i / 1000) == "#000" else 1.0
+        assert (max(ground, ink) + 0.05) / (min(ground, ink) + 0.05) > 4.45, i

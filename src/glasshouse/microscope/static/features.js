@@ -37,9 +37,9 @@ function Histogram({ histogram, chosen }) {
   const [low, high] = [edges[0], edges[edges.length - 1]];
   const place = (share) => Math.min(100, Math.max(0, ((Math.log10(Math.max(share, 1e-12)) - low) / (high - low)) * 100));
   const total = counts.reduce((a, b) => a + b, 0);
-  return html`<figure class="histogram" role="img" aria-label=${`Density of ${total} features, from ${oneIn(10 ** low)} tokens to ${oneIn(10 ** high)}; the fullest bin holds ${most}.`}>
+  return html`<figure class="histogram">
     <figcaption><h3>How often features fire</h3></figcaption>
-    <div class="bins">${counts.map((count, i) => html`<i key=${i} title=${`${count} features, ${percent(10 ** edges[i])} to ${percent(10 ** edges[i + 1])} of tokens`}><b style=${{ height: `${(100 * count) / most}%` }}></b></i>`)}
+    <div class="bins" role="img" aria-label=${`Density of ${total} features, from ${oneIn(10 ** low)} tokens to ${oneIn(10 ** high)}; the fullest bin holds ${most}.`}>${counts.map((count, i) => html`<i key=${i} title=${`${count} features, ${percent(10 ** edges[i])} to ${percent(10 ** edges[i + 1])} of tokens`}><b style=${{ height: `${(100 * count) / most}%` }}></b></i>`)}
       ${chosen !== undefined && html`<em style=${{ left: `${place(chosen)}%` }} title="this feature"></em>`}</div>
     <p class="axis"><span>${oneIn(10 ** low)} tokens</span><span>${oneIn(10 ** high)}</span></p>
   </figure>`;

@@ -27,7 +27,8 @@ const TABLE = Array.from({ length: STEPS }, (_, i) => at(i / (STEPS - 1)));
 
 export const rgb = (t) => TABLE[Math.round(Math.min(1, Math.max(0, t)) * (STEPS - 1))];
 export const colour = (t) => `rgb(${rgb(t).join(' ')})`;
-export const inkOn = (t) => (t > 0.52 ? '#10201b' : '#fdfdfb');
+// Where black and white stand out equally; either has a contrast of at least 4.5 on its side.
+export const inkOn = (t) => (t > 0.447 ? '#000' : '#fff');
 
 // Where a value stands between the ends, 0 to 1; on a logarithmic scale when `log`. null has no place.
 export function share(value, { min, max, log }) {
