@@ -162,3 +162,37 @@ def test_doctor_reports(call: Call) -> None:
     assert checks["cores"] >= 1
     assert checks["fp32 GEMM (GFLOP/s)"] > 0
     assert checks["trains in"] in ("fp32", "bf16")
+
+
+def test_demo_grows_and_looks_and_a_lost_look_is_made_again_by_resume(call: Call, tmp_path: Path, text: Path) -> None:
+    """The demo leaves everything; what an interrupt during the looking stage would leave is completed, nothing retrained."""
+    code, out, err = call("demo", "--out", tmp_path / "first", "--data", text, "--set", *TINY)
+    assert code == 0, err
+    run = Run.open(tmp_path / "first")
+    assert (len(run.findings("features")), len(run.findings("logit-lens"))) == (1, 1)
+    assert run.findings("features")[0]["checkpoint"] == "step-000012"
+    assert (run.path / "report.html").stat().st_size > 10_000
+    assert f"glasshouse open {run.path}" in out
+    assert f'glasshouse generate {run.path} "def "' in out
+    assert call("verify", run.path)[0] == 0
+
+    grown = weights(run.path)
+    shutil.rmtree(run.path / "findings" / "logit-lens")
+    (run.path / "report.html").unlink()
+    events = len(run.read_log("events"))
+    assert call("resume", run.path)[0] == 0
+    assert len(run.findings("logit-lens")) == 1
+    assert (run.path / "report.html").exists()
+    assert (weights(run.path), len(run.read_log("events"))) == (grown, events)
+
+    code, out, _ = call("demo", "--out", tmp_path / "first", "--data", text, "--set", *TINY, "run.look=false")
+    assert code == 0
+    assert "first-2" in out
+    assert Run.open(tmp_path / "first-2").checkpoint("last").step == 12
+
+
+def test_a_finished_run_can_be_looked_into_later(call: Call, grown: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(grown, tmp_path / "copy")
+    assert call("resume", copy, "--set", "run.look=true")[0] == 0
+    assert (copy / "report.html").exists()
+    assert weights(copy) == weights(grown)
