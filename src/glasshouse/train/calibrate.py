@@ -11,8 +11,9 @@ from glasshouse.runs import Run
 from glasshouse.train.recipe import Recipe
 from glasshouse.train.schedule import milestones
 
-WARM = 2  # steps not counted: the first ones build kernels and touch memory
+WARM = 1  # steps not counted: the first builds kernels and touches memory
 TIMED = 5
+FEW = 8  # tokens a sample, of which the cost of longer ones is told
 MOST_OVERHEAD = 0.5  # share of the time that validations, samples and checkpoints may claim of a short run
 
 
@@ -25,10 +26,13 @@ def calibrate(recipe: Recipe, run: Run) -> int:
 
     r = recipe.run
     assert r.minutes is not None, "a recipe without minutes has its steps"
-    trial = Trainer(recipe.with_set({"run.steps": WARM + TIMED}), run)
+    one = r.batch * r.length  # tokens
+    brief = {"run.steps": WARM + TIMED, "run.validation_tokens": one, "run.sample_tokens": min(FEW, r.sample_tokens)}
+    trial = Trainer(recipe.with_set(brief), run)
     step = median([_seconds(trial.update) for _ in range(WARM + TIMED)][WARM:])
     health = max(0.0, _seconds(lambda: trial.update(measure=True)) - step)
-    validation, sampling = _seconds(trial.validate), _seconds(lambda: list(trial.sample()))
+    validation = _seconds(trial.validate) * min(r.validation_tokens, len(trial.validation)) / one
+    sampling = _seconds(trial.sample) * r.sample_tokens / trial.recipe.run.sample_tokens
     with tempfile.TemporaryDirectory(prefix=".trial-", dir=run.path) as scratch:  # on the run's own disk
         saving = _seconds(lambda: trial.save(Run.create(scratch, "")))
     saves = len(milestones(10**6, r.checkpoints, early=True)) + 1  # as many as there are in a long run

@@ -94,7 +94,7 @@ class RunSection(Section):
     log_every: int = Field(default=10, ge=1)
     health_every: int = Field(default=20, ge=1)
     validations: int = Field(default=8, ge=1)
-    validation_tokens: int = Field(default=65_536, ge=1)
+    validation_tokens: int = Field(default=32_768, ge=1)
     checkpoints: int = Field(default=10, ge=1)
     samples: int = Field(default=8, ge=0)
     sample_tokens: int = Field(default=64, ge=1)
