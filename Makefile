@@ -17,8 +17,13 @@ test: .venv/installed-dev browser  ## Check style and types, and run every test
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-bench: .venv/installed-dev  ## Measure against the peers of bench/, side by side
-	for script in bench/*.py; do $(BIN)/python $$script || exit 1; done
+bench: .venv/installed  ## Measure, each comparison beside its peers in an environment of its own
+	@for script in $$(grep -l __main__ bench/*.py | grep -v setup.py); do \
+		name=$$(basename $$script .py); python=$(BIN)/python; \
+		if [ -f bench/requirements/$$name.txt ]; then \
+			$(BIN)/python bench/setup.py $$name || exit 1; python=bench/.venvs/$$name/bin/python; fi; \
+		echo "== $$name"; $$python $$script || exit 1; \
+	done
 
 clean:  ## Remove the environment and the caches; runs/ stays
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist
