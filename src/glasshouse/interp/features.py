@@ -1,0 +1,167 @@
+"""The features of a dictionary, the most telling first: where each fires, and what it makes the model say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import chain, islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glasshouse.errors import GlasshouseError
+from glasshouse.interp.finding import Finding
+from glasshouse.interp.firings import Firings, collect_firings
+from glasshouse.interp.harvest import activations
+from glasshouse.interp.subject import Subject, spell
+from glasshouse.interp.telling import logit_effects, telling_order
+from glasshouse.model import Network
+from glasshouse.sparse import Report, TopKSAE
+
+CONTEXT = (24, 12)  # tokens shown before and after a firing
+QUANTILES = (0.1, 0.5, 0.9)
+EXAMPLES = {1.0: 5, 0.9: 3, 0.5: 2}  # examples by quantile of a feature's firings; 1.0 are the strongest
+LOGITS, NEIGHBOURS = 10, 5
+
+
+@torch.no_grad()
+def features_report(
+    subject: Subject,
+    sae: TopKSAE,
+    windows: Iterable[Any],
+    name: str = "",
+    count: int = 40,
+) -> Finding:
+    """Reads `windows` (batches of ids [batch, position]) with the dictionary and shows its `count` most telling features.
+
+    `data` is docs/house.md's. Logit values are a feature's direct effect at its strongest firing, in nats. `arrays` cover all
+    features: density and maximum [features]. Choose windows the dictionary was not trained on, or its FVU flatters it.
+    """
+    site = _site_of(subject, sae)
+    stream = iter(windows)
+    first = next(stream, None)
+    if first is None:
+        raise GlasshouseError("There is no text to read features from: give at least one window of two tokens.")
+    batches = activations(subject.net, chain([first], stream), site)
+    firings, measured = collect_firings(sae, batches)
+    atoms = sae.dictionary.unit()
+    effects = logit_effects(subject.net, atoms, _last_residuals(subject.net, first))
+    chosen = telling_order(firings, effects, atoms, count)
+    words = _Words(subject)
+    features = [_feature(i, firings, measured, effects, atoms, words) for i in chosen]
+    data = {
+        "dictionary": name,
+        "site": site,
+        "tokens_seen": measured.signals,
+        "fvu": measured.fvu,
+        "l0": measured.l0,
+        "dead_share": measured.dead_share,
+        "density_histogram": measured.density_histogram(),
+        "features": features,
+    }
+    strongest = torch.zeros(sae.features).scatter_reduce_(0, firings.owner, firings.values, "amax")
+    arrays = {"density": measured.density.float(), "maximum": strongest}
+    plan, _ = subject.net.plan([site], [], firings.tokens[None, :1], None)
+    return Finding("features", _summary(subject, sae, data), subject.checkpoint, data, arrays, plan.hash)
+
+
+def _site_of(subject: Subject, sae: TopKSAE) -> str:
+    site = sae.trained_on.site
+    if site is None:
+        raise GlasshouseError(
+            "This dictionary does not say which site it was trained on; train it with trained_on=Provenance(site=...)."
+        )
+    subject.net.sites.resolve(site)
+    return site
+
+
+def _last_residuals(net: Network, window: Any) -> Tensor:
+    """[n, width] what the final norm reads, over one batch of windows."""
+    last = net.sites.resid_post[-1]
+    return net.run(window, save=[last], logits=False)[last].flatten(0, -2)
+
+
+def _summary(subject: Subject, sae: TopKSAE, data: dict[str, Any]) -> str:
+    elsewhere = sae.trained_on.checkpoint not in (None, subject.checkpoint)
+    origin = f" (a dictionary of {sae.trained_on.checkpoint})" if elsewhere else ""
+    return (
+        f"{sae.features:,} features{origin} explain {1 - data['fvu']:.0%} of the variance of {data['site']} with "
+        f"{data['l0']:.1f} a token over {data['tokens_seen']:,} tokens; {data['dead_share']:.0%} never fire."
+    )
+
+
+class _Words:
+    """Token texts, each looked up once."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.tokenizer = subject.tokenizer
+        self.known: dict[int, str] = {}
+
+    def of(self, ids: Tensor) -> list[str]:
+        wanted = ids.tolist()
+        fresh = sorted(set(wanted) - self.known.keys())
+        self.known.update(zip(fresh, spell(self.tokenizer, fresh), strict=True))
+        return [self.known[i] for i in wanted]
+
+
+def _feature(
+    i: int, firings: Firings, measured: Report, effects: Tensor, atoms: Tensor, words: _Words
+) -> dict[str, Any]:
+    """One feature's page."""
+    where, values = firings.of(i)
+    strongest = float(values.max())
+    cosine = atoms @ atoms[i]
+    cosine[i] = -torch.inf
+    near = cosine.topk(min(NEIGHBOURS, len(cosine) - 1))
+    logits = {}
+    for side, largest in (("top_logits", True), ("bottom_logits", False)):
+        best = effects[i].topk(min(LOGITS, effects.shape[1]), largest=largest)
+        amounts = (best.values * strongest).tolist()
+        logits[side] = [list(pair) for pair in zip(words.of(best.indices), amounts, strict=True)]
+    return {
+        "id": i,
+        "density": float(measured.density[i]),
+        "max": strongest,
+        "quantiles": values.quantile(torch.tensor(QUANTILES)).tolist(),
+        "examples": [_example(firings, i, at, q, words) for at, q in _choose_examples(firings, where, values)],
+        **logits,
+        "neighbours": [[j, c] for j, c in zip(near.indices.tolist(), near.values.tolist(), strict=True)],
+    }
+
+
+def _choose_examples(firings: Firings, where: Tensor, values: Tensor) -> list[tuple[int, float]]:
+    """(token, quantile) of the firings to show: the strongest, and those nearest to each quantile; one context each once."""
+    order = values.argsort(descending=True, stable=True)
+    chosen: list[tuple[int, float]] = []
+    for quantile, wanted in EXAMPLES.items():
+        start = round((1 - quantile) * (len(order) - 1))
+        fitting = (at for at in where[order[start:]].tolist() if _apart(at, chosen, firings))
+        chosen += [(at, quantile) for at in _distinct(fitting, wanted, firings)]
+    return chosen
+
+
+def _distinct(places: Iterable[int], wanted: int, firings: Firings) -> list[int]:
+    """The first `wanted` places whose last tokens, up to and with the place, differ."""
+    seen: dict[tuple[int, ...], int] = {}
+    for at in islice(places, 50 * wanted):
+        seen.setdefault(tuple(firings.tokens[max(0, at - 3) : at + 1].tolist()), at)
+        if len(seen) == wanted:
+            break
+    return list(seen.values())
+
+
+def _apart(at: int, chosen: list[tuple[int, float]], firings: Firings) -> bool:
+    return all(abs(at - other) > CONTEXT[1] for other, _ in chosen)
+
+
+def _example(firings: Firings, feature: int, at: int, quantile: float, words: _Words) -> dict[str, Any]:
+    """The tokens around one firing, never past its window, and how strongly the feature fires on each."""
+    window = firings.window
+    first, last = max(0, at - CONTEXT[0]), min(len(window), at + CONTEXT[1] + 1)
+    inside = (window[first:last] == window[at]).nonzero().squeeze(1)
+    first, last = first + int(inside[0]), first + int(inside[-1]) + 1
+    where, values = firings.of(feature)
+    acts = torch.zeros(last - first)
+    near = (where >= first) & (where < last)
+    acts[where[near] - first] = values[near]
+    return {"tokens": words.of(firings.tokens[first:last]), "acts": acts.tolist(), "quantile": quantile}

@@ -1,0 +1,88 @@
+"""Where each feature of a dictionary fired, kept sparsely."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from glasshouse.errors import GlasshouseError
+from glasshouse.interp.harvest import FIRST
+from glasshouse.sparse import Code, Encoder, Report, TopKSAE, report
+
+
+@dataclass(frozen=True, eq=False)
+class Firings:
+    """Every firing in some text, sorted by feature.
+
+    `tokens` [n] are the ids read, windows one after another, and `window` [n] the window of each. Firing i is at token
+    `where[i]` with amount `values[i]`; those of feature f are i = `starts[f]` to `starts[f + 1]`, in the order of the text.
+    """
+
+    tokens: Tensor
+    window: Tensor
+    where: Tensor
+    values: Tensor
+    starts: Tensor
+    features: int
+
+    def of(self, feature: int) -> tuple[Tensor, Tensor]:
+        """(where, values) of one feature's firings."""
+        span = slice(int(self.starts[feature]), int(self.starts[feature + 1]))
+        return self.where[span], self.values[span]
+
+    @property
+    def owner(self) -> Tensor:
+        """The feature of each firing."""
+        return torch.repeat_interleave(torch.arange(self.features), self.starts.diff())
+
+    def sum(self, amounts: Tensor) -> Tensor:
+        """[features] `amounts`, one a firing, summed over each feature's firings."""
+        return torch.zeros(self.features, dtype=torch.float64).index_add_(0, self.owner, amounts.double())
+
+
+class _Recorder:
+    """Encodes as its encoder does and keeps every code."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self.codes: list[Code] = []
+
+    def encode(self, x: Tensor) -> Code:
+        code = self.encoder.encode(x)
+        self.codes.append(Code(code.indices.to(torch.int32), code.values, code.size))
+        return code
+
+
+def collect_firings(sae: TopKSAE, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Firings, Report]:
+    """Encodes (ids, activations) batches, as `activations` gives them, once: the firings, and the report on the dictionary.
+
+    Holds 8 bytes for each of the k features of each token, and no activations.
+    """
+    recorder = _Recorder(sae)
+    ids: list[Tensor] = []
+
+    def rows() -> Iterator[Tensor]:
+        for window, values in batches:
+            ids.append(window.cpu())
+            yield values[:, FIRST:].flatten(0, 1).cpu()
+
+    measured = report(recorder, sae.dictionary, rows())
+    if measured.signals == 0 or not recorder.codes:
+        raise GlasshouseError("There is no text to read features from: give at least one window of two tokens.")
+    lengths = torch.cat([torch.full((len(batch),), batch.shape[1]) for batch in ids])
+    window = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    first = lengths.cumsum(0) - lengths
+    place = torch.arange(len(window))
+    read = place[place - first[window] >= FIRST]  # the token of each code
+    indices, values = (torch.cat([getattr(code, name) for code in recorder.codes]) for name in ("indices", "values"))
+    used = values > 0
+    owner = indices[used].long()
+    order = owner.argsort(stable=True)
+    where = read[:, None].expand_as(indices)[used][order]
+    counts = torch.bincount(owner, minlength=sae.features)
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    tokens = torch.cat([batch.flatten() for batch in ids])
+    return Firings(tokens, window, where, values[used][order], starts, sae.features), measured

@@ -1,0 +1,135 @@
+"""Looking into a finished run: a dictionary of its middle layer, its most telling features, a logit lens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glasshouse.errors import GlasshouseError
+from glasshouse.interp.features import features_report
+from glasshouse.interp.harvest import FIRST, activations
+from glasshouse.interp.lens import logit_lens
+from glasshouse.interp.subject import Subject
+from glasshouse.runs import Run
+from glasshouse.sparse import Provenance, Training, train_sae
+
+_WINDOWS = 16  # windows a forward pass
+
+
+class Tokens(Protocol):
+    """A long row of token ids, such as `glasshouse.data.PackedTokens`."""
+
+    def __len__(self) -> int: ...
+    def window(self, start: int, length: int) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Look:
+    """How closely to look. The defaults take about a minute on two cores for a model of width 256.
+
+    `site` None is the residual stream after the middle layer; `features` None is eight times the width, `k` None three for
+    every 32 of the width (2,048 and 24 for a width of 256). The dictionary is trained on `tokens` tokens, `passes` times
+    over, and shown on `shown` others.
+    """
+
+    site: str | None = None
+    features: int | None = None
+    k: int | None = None
+    tokens: int = 204_800
+    passes: int = 5
+    shown: int = 49_152
+    length: int = 256
+    batch: int = 1_024
+    lr: float = 4e-3
+    count: int = 40
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where `look_inside` is: `done` of `total` in a stage ("harvest", "dictionary", "features", "lens"), and a sentence."""
+
+    stage: str
+    done: int
+    total: int
+    message: str
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def look_inside(
+    run: Run, subject: Subject, tokens: Tokens, prompts: Sequence[str] = (), seed: int = 0, look: Look = Look()
+) -> Iterator[Progress]:
+    """Harvests, trains a dictionary, reports its features and reads `prompts` with the logit lens; yields as it goes.
+
+    Leaves dictionaries/<site>/, a `features` finding and a `logit-lens` finding a prompt in the run (without prompts, for a
+    few tokens of the text itself). Everything follows from `seed`: looking again puts the same things in the same places.
+    """
+    site = str(subject.net.sites.resolve(look.site)[0] if look.site else _middle(subject))
+    train, shown = _windows(tokens, subject, look, seed)
+    held: list[Tensor] = []
+    for done, values in enumerate(_harvest(subject, train, site)):
+        held.append(values)
+        yield Progress("harvest", done + 1, len(train), f"reading {site} at {sum(map(len, held)):,} tokens")
+    rows = torch.cat(held)
+    del held
+    name = site.replace("[", "_").replace("]", "")
+    sae = yield from _learn(rows, subject, site, look, seed)
+    sae.save(run.path / "dictionaries" / name)
+    del rows
+    yield Progress("features", 0, 1, f"reading {sum(batch.size for batch in shown):,} other tokens with {name}")
+    finding = features_report(subject, sae, shown, name, look.count)
+    finding.save(run)
+    yield Progress("features", 1, 1, finding.summary)
+    texts: list[Any] = list(prompts) or [shown[0][0][:16].tolist()]
+    for done, prompt in enumerate(texts):
+        lens = logit_lens(subject, prompt)
+        lens.save(run)
+        yield Progress("lens", done + 1, len(texts), lens.summary)
+
+
+def _middle(subject: Subject) -> Any:
+    layers = subject.net.sites.resid_post
+    return layers[(len(layers) - 1) // 2]
+
+
+def _windows(tokens: Tokens, subject: Subject, look: Look, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Batches of windows [batch, length] to learn from and, none of them the same, to show; chosen by `seed`."""
+    length = min(look.length, subject.net.length or look.length, len(tokens) // 2)
+    if length < 2:
+        raise GlasshouseError(
+            f"A text of {len(tokens):,} tokens is too short to look into a model with; give it more text."
+        )
+    order = np.random.default_rng(seed).permutation(len(tokens) // length)
+    shown = max(1, min(look.shown // length, len(order) // 5))
+    learn = max(1, min(look.tokens // length, len(order) - shown))
+    return _batches(tokens, order[shown : shown + learn], length), _batches(tokens, order[:shown], length)
+
+
+def _batches(tokens: Tokens, places: np.ndarray, length: int) -> list[np.ndarray]:
+    windows = [tokens.window(int(place) * length, length) for place in places]
+    return [np.stack(windows[i : i + _WINDOWS]) for i in range(0, len(windows), _WINDOWS)]
+
+
+def _harvest(subject: Subject, windows: list[np.ndarray], site: str) -> Iterator[Tensor]:
+    for _, values in activations(subject.net, windows, site):
+        yield values[:, FIRST:].flatten(0, 1).cpu()
+
+
+def _learn(rows: Tensor, subject: Subject, site: str, look: Look, seed: int) -> Any:
+    """Trains the dictionary, yielding progress; returns it."""
+    features = look.features or 8 * rows.shape[1]
+    k = look.k or max(4, 3 * rows.shape[1] // 32)
+    batch = min(look.batch, len(rows))
+    steps = max(1, look.passes * len(rows) // batch)
+    training = Training(steps=steps, batch=batch, lr=look.lr)
+    origin = Provenance(site, subject.checkpoint)
+    yield Progress("dictionary", 0, steps, f"learning {features:,} features of {site}")
+    sae, history = train_sae(rows, features, min(k, features), training, seed=seed, trained_on=origin)
+    yield Progress("dictionary", steps, steps, f"{features:,} features leave {history[-1]['fvu']:.0%} unexplained")
+    return sae
