@@ -21,6 +21,7 @@ def test_history_is_columns_of_known_values(client):
     assert found["validation"]["step"] == list(range(100, 1201, 100))
     assert found["validation"]["val_bpb"] == pytest.approx([bpb(step) for step in range(100, 1201, 100)], rel=1e-6)
     assert [event["kind"] for event in found["events"]].count("checkpoint") == 4
+    assert 0 <= found["age"] < 600
     assert {len(column) for column in found["train"].values()} == {240}
 
 

@@ -225,6 +225,9 @@ def test_the_lens_of_a_typed_prompt(page, url):
     page.reload()
     expect(page.locator(".summary")).to_contain_text("Lens of 'import os'")
     expect(page.get_by_label("prompt")).to_have_value("import os")
+    page.get_by_label("prompt").fill("one\ntwo")
+    page.get_by_label("prompt").press("Enter")
+    expect(page.locator(".summary")).to_contain_text(r"Lens of 'one\ntwo'")
 
 
 def test_a_worker_that_dies_is_a_sentence_in_the_page(page, url):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
@@ -15,6 +15,7 @@ PROMPTS = 3
 MOMENTS = 6
 FEATURES = 10
 EXAMPLES = 4
+LENS_COLUMNS = 16
 Record = dict[str, Any]
 
 
@@ -74,6 +75,7 @@ class Map:
     embed: bool = False
     low: float | None = None
     high: float | None = None
+    span: float = 0.0  # the least there must be between the ends, lest noise look like news
 
 
 MAPS = (
@@ -88,9 +90,9 @@ MAPS = (
         low=0,
         high=1,
     ),
-    Map("activation_density", "Activation density", "The share of MLP units active on a token.", share, low=0),
+    Map("activation_density", "Activation density", "The share of MLP units active on a token.", share, span=0.02),
     Map("update_ratio", "Update / weight", "How far each step moves the weights.", "{:.2g}".format, True, True),
-    Map("dead_units", "Dead units", "The share of MLP units that never fired so far.", share, low=0),
+    Map("dead_units", "Dead units", "The share of MLP units that never fired so far.", share, low=0, span=0.01),
 )
 
 
@@ -118,6 +120,7 @@ def health(records: list[Record]) -> str:
         rows, labels = grid(mine, kind)
         flat = [value for row in rows for value in row]
         scale = scale_of(flat, kind.log, kind.low, kind.high)
+        scale = replace(scale, high=max(scale.high, scale.low + kind.span))
         alt = f"{kind.title} by layer and step, between {kind.fmt(scale.low)} and {kind.fmt(scale.high)}."
         drawn = heat_map(rows, labels, scale, alt, tall=max(4, min(24, 150 // len(rows))))
         ends = f'<p class="span"><span>step {mine[0]["step"]:,}</span><span>step {mine[-1]["step"]:,}</span></p>'
@@ -132,31 +135,35 @@ def health(records: list[Record]) -> str:
 
 
 def lens(finding: Record) -> str:
-    """The logit lens as a table: what each layer would say next, shaded by its probability; the ten likeliest on pointing."""
-    data = finding["data"]
-    tokens, scale = data["tokens"], Scale(0.0, 1.0)
+    """The logit lens as tables: what each layer would say next, shaded by its probability; the ten likeliest on pointing."""
+    data, scale = finding["data"], Scale(0.0, 1.0, root=True)
+    starts = range(0, len(data["tokens"]), LENS_COLUMNS)
+    tables = "".join(_lens_table(data, start, start + LENS_COLUMNS, scale) for start in starts)
+    return (
+        f'<section><h2>The logit lens</h2><p class="lead">What each layer would say next if it were the last, '
+        f"the more surely the lighter. {escape(finding.get('summary', ''))}</p>{legend(scale, share)}{tables}"
+        f'<div class="said"><h3>What it says after <code>{visible(data["tokens"][-1])}</code></h3>'
+        f"{bars(data['top'][-1][-1], share)}</div></section>"
+    )
 
-    def cell(layer: int, position: int) -> str:
-        ranked = data["top"][layer][position]
+
+def _lens_table(data: Record, start: int, end: int, scale: Scale) -> str:
+    """The positions from start to end, the last layer on top."""
+    tokens = data["tokens"][start:end]
+
+    def cell(ranked: list[list[Any]]) -> str:
         token, p = ranked[0]
         t = scale.share(p)
         tip = escape("\n".join(f"{share(q):>6}  {other!r}" for other, q in ranked))
         return f'<td style="background:{css(t)};color:{ink_on(t)}" title="{tip}">{visible(token)}</td>'
 
     rows = "".join(
-        f'<tr><th scope="row">{escape(data["layers"][layer])}</th>'
-        f"{''.join(cell(layer, position) for position in range(len(tokens)))}</tr>"
-        for layer in reversed(range(len(data["layers"])))
+        f'<tr><th scope="row">{escape(name)}</th>{"".join(cell(ranked) for ranked in top[start:end])}</tr>'
+        for name, top in reversed(list(zip(data["layers"], data["top"], strict=True)))
     )
     reads = "".join(f'<th scope="col" class="token">{visible(token)}</th>' for token in tokens)
-    last = data["top"][-1][-1]
-    return (
-        f'<section><h2>The logit lens</h2><p class="lead">What each layer would say next if it were the last, '
-        f"shaded by how sure it is. {escape(finding.get('summary', ''))}</p>{legend(scale, share)}"
-        f'<div class="scroll lens-grid"><table><tbody>{rows}</tbody><tfoot><tr><th scope="row">reads</th>{reads}</tr></tfoot>'
-        f'</table></div><div class="said"><h3>What it says after <code>{visible(tokens[-1])}</code></h3>'
-        f"{bars(last, share)}</div></section>"
-    )
+    foot = f'<tfoot><tr><th scope="row">reads</th>{reads}</tr></tfoot>'
+    return f'<div class="scroll lens-grid"><table><tbody>{rows}</tbody>{foot}</table></div>'
 
 
 def features(finding: Record) -> str:

@@ -7,6 +7,7 @@ long health log is thinned to the number of columns a screen can show.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,14 @@ def read_after(path: Path, cursor: str) -> tuple[list[Record], str, bool]:
     return records, f"{state.st_ino}-{end}", rewritten
 
 
+def age(log: Path) -> float | None:
+    """Seconds since a log was last written to; None when it does not exist."""
+    try:
+        return max(0.0, time.time() - log.stat().st_mtime)
+    except FileNotFoundError:
+        return None
+
+
 def history(log_folder: Path) -> dict[str, Any]:
     """The metrics as columns, training and validation records apart, and the events, with the cursors to follow them."""
     metrics, metrics_cursor = read_whole(log_folder / "metrics.jsonl")
@@ -71,6 +80,7 @@ def history(log_folder: Path) -> dict[str, Any]:
         "validation": columns((r for r in metrics if "val_bpb" in r), VALIDATION_KEYS),
         "events": clean(events),
         "cursors": {"metrics": metrics_cursor, "events": events_cursor},
+        "age": age(log_folder / "metrics.jsonl"),
     }
 
 

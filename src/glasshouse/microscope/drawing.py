@@ -64,17 +64,19 @@ def visible(token: str) -> str:
 
 @dataclass(frozen=True)
 class Scale:
-    """Where values stand between two ends, on a linear or a logarithmic scale."""
+    """Where values stand between two ends, on a linear or a logarithmic scale, or on one of square roots (`root`)."""
 
     low: float
     high: float
     log: bool = False
+    root: bool = False
 
     def share(self, value: float) -> float:
         """0 at the low end, 1 at the high end, clipped."""
         f: Format | Callable[[float], float] = (lambda v: math.log10(max(v, 1e-12))) if self.log else (lambda v: v)
         width = float(f(self.high)) - float(f(self.low))
-        return min(1.0, max(0.0, (float(f(value)) - float(f(self.low))) / width)) if width > 0 else 0.5
+        t = min(1.0, max(0.0, (float(f(value)) - float(f(self.low))) / width)) if width > 0 else 0.5
+        return math.sqrt(t) if self.root else t
 
 
 def scale_of(
@@ -113,9 +115,15 @@ def heat_map(
 
 
 def legend(scale: Scale, fmt: Format) -> str:
-    stops = ", ".join(css(i / 15) for i in range(16))
-    bar = f'<i style="background-image:linear-gradient(90deg,{stops})"></i>'
-    return f'<span class="legend"><span>{fmt(scale.low)}</span>{bar}<span>{fmt(scale.high)}</span></span>'
+    """The colour scale with its ends in words, and its middle where that is not half way."""
+
+    def bar(start: float, end: float) -> str:
+        stops = ", ".join(css(start + (end - start) * i / 15) for i in range(16))
+        return f'<i style="background-image:linear-gradient(90deg,{stops})"></i>'
+
+    quarter = fmt(scale.low + (scale.high - scale.low) / 4)
+    between = f"{bar(0, 0.5)}<span>{quarter}</span>{bar(0.5, 1)}" if scale.root else bar(0, 1)
+    return f'<span class="legend"><span>{fmt(scale.low)}</span>{between}<span>{fmt(scale.high)}</span></span>'
 
 
 def ticks(low: float, high: float, about: int = 4) -> list[float]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import statistics
 import struct
 from collections.abc import Iterable
 from html import escape
@@ -83,7 +85,9 @@ def title(run: Run, name: str, metrics: list[Record]) -> str:
     size, seconds, bpb = parameters(run), last_of(metrics, "time"), last_of(metrics, "val_bpb")
     of = f" of {chapters.short(size)} parameters" if size else ""
     on = (
-        f" on {chapters.size(train['bytes'])} of text in {train['documents']:,} documents" if train.get("bytes") else ""
+        f" on {chapters.size(train['bytes'])} of text in {_count(train['documents'], 'document')}"
+        if train.get("bytes")
+        else ""
     )
     spent = f", grown in {chapters.duration(seconds)} minutes" if seconds else ""
     asked = question(run.recipe)
@@ -97,8 +101,8 @@ def title(run: Run, name: str, metrics: list[Record]) -> str:
         ("loss", _shown(last_of(metrics, "loss"), "{:.3f}", "nats/token")),
         ("validation", _shown(bpb, "{:.3f}", "bits/byte")),
         ("tokens seen", chapters.short(last_of(metrics, "tokens"))),
-        ("speed", f"{chapters.short(last_of(metrics, 'tokens_per_second'))} <small>tokens/s</small>"),
-        ("MFU", _shown(last_of(metrics, "mfu"), "{:.1%}")),
+        ("speed", f"{chapters.short(median_of(metrics, 'tokens_per_second'))} <small>tokens/s</small>"),
+        ("MFU", _shown(median_of(metrics, "mfu"), "{:.1%}")),
         ("seed", str(run.info.get("seed", "–"))),
         ("begun", escape(str(run.info.get("created", "–"))[:10])),
     ]
@@ -109,6 +113,16 @@ def title(run: Run, name: str, metrics: list[Record]) -> str:
         + f"<p>{story}</p>"
         f'<dl class="figures">{figures}</dl></header>'
     )
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+def median_of(records: Iterable[Record], key: str) -> float | None:
+    """The usual value: a machine that was busy for a moment at the end should not stand for the whole run."""
+    values = [r[key] for r in records if r.get(key) is not None]
+    return statistics.median(values) if values else None
 
 
 def _shown(value: Any, form: str, unit: str = "") -> str:
@@ -142,13 +156,15 @@ def curves(metrics: list[Record], events: list[Record]) -> str:
 
 
 def what_next(run: Run, name: str) -> str:
-    path = escape(str(run.path))
+    path = shlex.quote(str(run.path))
+    prompt = next((r["prompt"] for r in run.read_log("samples")), "Once")
     commands = [
-        f"glasshouse open {path}            # these pages, live and explorable",
-        f'glasshouse generate {path} "def "  # let it write',
-        f"glasshouse resume {path}          # let it grow on",
-        f"glasshouse verify {path}          # check every hash",
+        (f"glasshouse open {path}", "these pages, live and explorable"),
+        (f"glasshouse generate {path} {shlex.quote(prompt)}", "let it write"),
+        (f"glasshouse resume {path}", "let it grow on"),
+        (f"glasshouse verify {path}", "check every hash"),
     ]
+    wide = max(len(command) for command, _ in commands)
+    code = "\n".join(escape(f"{command:{wide}}  # {why}") for command, why in commands)
     made = f"Made by glasshouse {escape(str(run.info.get('glasshouse', '')))} from the run folder {escape(name)} alone."
-    code = "\n".join(commands)
     return f'<section class="next"><h2>What to type next</h2><pre><code>{code}</code></pre></section><footer>{made}</footer>'

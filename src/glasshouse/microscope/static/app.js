@@ -3,7 +3,7 @@ import { html, render, useEffect } from './vendor/htm-preact.js';
 import { Sentence } from './controls.js';
 import { whole } from './format.js';
 import { link, useRoute } from './route.js';
-import { last, open, stateOf, useStore } from './store.js';
+import { open, stateOf, stepOf, useStore } from './store.js';
 import { Curves } from './curves.js';
 import { Growing } from './growing.js';
 import { Health } from './health.js';
@@ -17,7 +17,7 @@ const VIEWS = {
 function Status({ store, run }) {
   if (!store.connected) return html`<span class="status lost">server gone; start it again with “glasshouse open”</span>`;
   const state = stateOf(run);
-  const step = last(run.train.step);
+  const step = stepOf(run);
   return html`<span class=${'status ' + (state.live ? 'live' : '')}>${state.word}${step === undefined ? '' : html` · step <span class="num">${whole(step)}</span>`}</span>`;
 }
 

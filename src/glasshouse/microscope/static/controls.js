@@ -33,11 +33,13 @@ export function Sentence({ text }) {
   return text ? html`<p class="sentence" role="alert">${text}</p>` : null;
 }
 
-const STOPS = Array.from({ length: 24 }, (_, i) => colour(i / 23)).join(', ');
+const stops = (from, to) => Array.from({ length: 16 }, (_, i) => colour(from + ((to - from) * i) / 15)).join(', ');
+const bar = (from, to) => html`<i style=${{ backgroundImage: `linear-gradient(90deg, ${stops(from, to)})` }}></i>`;
 
-// The colour scale with its ends in words.
-export function Legend({ low, high }) {
-  return html`<span class="legend"><span>${low}</span><i style=${{ backgroundImage: `linear-gradient(90deg, ${STOPS})` }}></i><span>${high}</span></span>`;
+// The colour scale with its ends in words, and its middle where that is not half way.
+export function Legend({ low, middle, high }) {
+  const between = middle ? html`${bar(0, 0.5)}<span>${middle}</span>${bar(0.5, 1)}` : bar(0, 1);
+  return html`<span class="legend"><span>${low}</span>${between}<span>${high}</span></span>`;
 }
 
 // A token with what cannot be seen made visible.

@@ -3,7 +3,7 @@ import { html, useEffect } from './vendor/htm-preact.js';
 import { Chart } from './chart.js';
 import { Choice, Empty, Select } from './controls.js';
 import { duration, fixed, number, percent, short, whole } from './format.js';
-import { last, openSecond, stateOf, useStore } from './store.js';
+import { last, openSecond, stateOf, stepOf, useStore } from './store.js';
 
 const AXES = {
   step: ['step', whole, short], tokens: ['tokens', short, short], flops: ['FLOPs', short, short], time: ['time', duration, duration],
@@ -65,7 +65,7 @@ function Figures({ run }) {
   const { train, validation } = run;
   const state = stateOf(run);
   const pairs = [
-    ['step', whole(last(train.step))], ['loss', fixed(last(train.loss), 3)],
+    ['step', whole(stepOf(run))], ['loss', fixed(last(train.loss), 3)],
     ['validation', validation.val_bpb.length ? html`${fixed(last(validation.val_bpb), 3)} <small>bits/byte</small>` : '–'],
     ['tokens seen', short(last(train.tokens))], ['speed', html`${short(last(train.tokens_per_second))} <small>tokens/s</small>`],
     state.live && last(train.eta) ? ['time left', duration(last(train.eta))] : ['trained for', duration(last(train.time))],

@@ -114,7 +114,7 @@ export function Features({ state, change }) {
   if (!list) return html`<p class="loading">Reading the features…</p>`;
   if (state.feature !== undefined) return feature ? html`<${One} feature=${feature} list=${list} state=${state} />` : html`<p class="loading">Reading the feature…</p>`;
   const facts = [['dictionary', list.dictionary], ['site', list.site], ['tokens read', short(list.tokens_seen)], ['variance left out', percent(list.fvu)],
-    ['active per token', number(list.l0)], ['never active', percent(list.dead_share)]];
+    ['active per token', fixed(list.l0, 1)], ['never active', percent(list.dead_share)]];
   return html`
     ${stored.length > 1 && html`<div class="toolbar"><${Select} label="finding" value=${ident} options=${stored.map((f) => [f.id, `${f.of} · ${f.checkpoint || ''}`])} onChange=${(finding) => change({ finding })} /></div>`}
     <div class="overview"><dl class="figures">${facts.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>

@@ -33,7 +33,8 @@ export function Growing({ state, change }) {
   const asked = state.step === undefined ? -1 : steps.findLastIndex((step) => step <= Number(state.step));
   const now = asked < 0 ? records.length - 1 : asked;
   const { tokens, values } = expectations(records);
-  const scale = { min: 0.001, max: 1, log: true };
+  const scale = { min: 0.001, max: Math.max(0.01, ...values.flat()), log: true };
+  const read = (p) => (p === 0 ? 'not among the ten likeliest' : percent(p));
   const pick = (i, replace) => change({ step: i === records.length - 1 ? null : steps[i] }, replace);
   return html`
     <div class="toolbar">
@@ -53,11 +54,11 @@ export function Growing({ state, change }) {
       </section>
     </div>
     ${tokens.length > 0 && html`<section class="panel">
-      <header><h3>Its expectations as they grow</h3><${Legend} low="0.1 %" high="100 %" /></header>
+      <header><h3>Its expectations as they grow</h3><${Legend} low="0.1 % or less" high=${percent(scale.max)} /></header>
       <p class="note">The probability of each token straight after the prompt; one row a token, one column a sample. Choose a column to read that step.</p>
       <${HeatMap} title="Probability of the next token by step" summary=${`${tokens.length} tokens, ${steps.length} samples.`} version=${`${run.version}/${chosen}`}
         rows=${tokens.map((token) => ({ label: visible(token), name: visible(token), group: 0 }))} columns=${steps} values=${values}
-        scale=${scale} format=${percent} pinned=${now} onPick=${(i) => pick(i, false)} rowHeight=${20} />
+        scale=${scale} format=${read} pinned=${now} onPick=${(i) => pick(i, false)} rowHeight=${20} />
     </section>`}
     <section class="history" aria-label="All samples of this prompt">
       <h3>All it said</h3>

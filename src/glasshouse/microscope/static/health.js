@@ -17,7 +17,7 @@ const MAPS = [
     note: 'How large the residual stream is after each layer. It should climb gently from bottom to top and then hold; a row that runs away is a run about to diverge.' },
   { key: 'attention_entropy', title: 'Attention entropy', fixed: [0, 1], format: (v) => percent(v, 0), heads: true,
     note: 'How widely each head looks: 100 % is everywhere alike, 0 % a single token. Heads should part ways as they find their work; all dark at once is collapse.' },
-  { key: 'activation_density', title: 'Activation density', fixed: [0, null], format: (v) => percent(v, 1),
+  { key: 'activation_density', title: 'Activation density', span: 0.02, format: (v) => percent(v, 1),
     note: 'The share of MLP units that are active on a token: how sparsely each layer thinks.' },
   { key: 'update_ratio', title: 'Update / weight', log: true, format: number, first: true,
     note: 'The norm of each step’s update beside that of the weights. About one in a thousand is usual; a row far above it learns too fast.' },
@@ -51,7 +51,8 @@ function grid(records, map) {
 function Map_({ map, records, version, pinned, onPick }) {
   const { rows, values } = grid(records, map);
   const found = ends(values.flat(), map.log);
-  const scale = map.fixed ? { min: map.fixed[0], max: map.fixed[1] ?? Math.max(found.max, 0.01), log: false } : found;
+  const wide = found.max - found.min < map.span ? { ...found, min: found.max - map.span } : found;
+  const scale = map.fixed ? { min: map.fixed[0], max: map.fixed[1] ?? Math.max(found.max, 0.01), log: false } : wide;
   const newest = values.map((row) => row[row.length - 1]);
   const summary = `Newest values from the top row down: ${newest.slice(0, 16).map(map.format).join(', ')}.`;
   const tall = map.heads ? Math.max(4, Math.min(10, Math.round(190 / rows.length))) : Math.max(8, Math.min(24, Math.round(150 / rows.length)));

@@ -6,10 +6,12 @@ import { colour, inkOn, share } from './scale.js';
 import { get, last, post, useStore } from './store.js';
 
 // What a cell is coloured by, and what stands in the read-out.
+// Of square roots: a small model is seldom sure, and one in four should not look like never.
+const SHARES = { min: 0, max: 1, root: true };
 const MODES = {
-  top: { label: 'top token', value: (d, l, p) => d.top[l][p][0][1], scale: () => ({ min: 0, max: 1 }), show: percent, ends: ['0 %', '100 %'],
-    note: 'The token each layer would say, shaded by how sure it is of it.' },
-  probability: { label: 'probability', value: (d, l, p) => truth(d, l, p), scale: () => ({ min: 0, max: 1 }), show: percent, ends: ['0 %', '100 %'],
+  top: { label: 'top token', value: (d, l, p) => d.top[l][p][0][1], scale: () => SHARES, show: percent, ends: ['0 %', '100 %'],
+    note: 'The token each layer would say, the more surely the lighter.' },
+  probability: { label: 'probability', value: (d, l, p) => truth(d, l, p), scale: () => SHARES, show: percent, ends: ['0 %', '100 %'],
     note: 'The probability of the token that really follows, where it is among the ten likeliest.' },
   rank: { label: 'rank', value: (d, l, p) => d.rank[l][p], scale: (d) => ({ min: Math.max(worst(d), 10), max: 1, log: true }), show: whole, ends: ['far', 'first'],
     note: 'Where the token that really follows stands among all: 1 is the likeliest.' },
@@ -70,7 +72,7 @@ function Shown({ found, state, change }) {
   const next = data.tokens[at.p + 1];
   return html`
     <div class="toolbar"><${Choice} name="mode" label="colour" value=${mode} options=${Object.entries(MODES).map(([key, m]) => [key, m.label])}
-      onChange=${(key) => change({ mode: key === 'top' ? null : key })} /><${Legend} low=${MODES[mode].ends[0]} high=${MODES[mode].ends[1]} /></div>
+      onChange=${(key) => change({ mode: key === 'top' ? null : key })} /><${Legend} low=${MODES[mode].ends[0]} middle=${MODES[mode].scale(data).root && '25 %'} high=${MODES[mode].ends[1]} /></div>
     <p class="note">${MODES[mode].note}</p>
     <div class="lens">
       <${Grid} data=${data} mode=${mode} at=${at} onAt=${setHover} onPin=${(cell) => change({ at: `${cell.l}.${cell.p}` }, true)} />
@@ -112,12 +114,14 @@ export function Lens({ state, change }) {
     if (prompt === state.prompt && checkpoint === (state.checkpoint || last(checkpoints))) setResult({ ...result, again: Date.now() });
     else change({ prompt, checkpoint, finding: null, at: null });
   };
+  const onEnter = (event) => { if (event.key === 'Enter' && !event.shiftKey) { event.preventDefault(); event.target.form.requestSubmit(); } };
   const prompt = draft.prompt ?? (state.prompt || result.found?.data.prompt || '');
   const checkpoint = draft.checkpoint ?? (state.checkpoint || result.found?.checkpoint || last(checkpoints));
   return html`
     <form class="toolbar ask" onSubmit=${submit}>
-      <label class="prompt"><span>prompt</span><input type="text" name="prompt" value=${prompt} placeholder="def read(self, " autocomplete="off" spellcheck="false"
-        onInput=${(event) => setDraft({ ...draft, prompt: event.target.value })} /></label>
+      <label class="prompt"><span>prompt</span><textarea name="prompt" rows=${Math.min(8, prompt.split('\n').length)} value=${prompt} placeholder="def read(self, " spellcheck="false"
+        aria-description="Enter runs the lens, Shift and Enter begins a new line" onKeyDown=${onEnter}
+        onInput=${(event) => setDraft({ ...draft, prompt: event.target.value })}></textarea></label>
       <label class="select"><span>checkpoint</span><select name="checkpoint" disabled=${!checkpoints.length} onChange=${(event) => setDraft({ ...draft, checkpoint: event.target.value })}>
         ${checkpoints.map((name) => html`<option key=${name} value=${name} selected=${name === checkpoint}>${name}</option>`)}
       </select></label>

@@ -30,12 +30,13 @@ export const colour = (t) => `rgb(${rgb(t).join(' ')})`;
 // Where black and white stand out equally; either has a contrast of at least 4.5 on its side.
 export const inkOn = (t) => (t > 0.447 ? '#000' : '#fff');
 
-// Where a value stands between the ends, 0 to 1; on a logarithmic scale when `log`. null has no place.
-export function share(value, { min, max, log }) {
+// Where a value stands between the ends, 0 to 1; on a logarithmic scale when `log`, of square roots when `root`. null has no place.
+export function share(value, { min, max, log, root }) {
   if (value === null || value === undefined) return null;
   const f = log ? (v) => Math.log10(Math.max(v, 1e-12)) : (v) => v;
   const width = f(max) - f(min);
-  return width > 0 ? Math.min(1, Math.max(0, (f(value) - f(min)) / width)) : 0.5;
+  const t = width > 0 ? Math.min(1, Math.max(0, (f(value) - f(min)) / width)) : 0.5;
+  return root ? Math.sqrt(t) : t;
 }
 
 // The ends of a scale for some values: the smallest and the largest (for logarithms, the smallest above zero).

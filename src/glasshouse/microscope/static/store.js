@@ -1,8 +1,10 @@
 // What is known of each run, kept current by one event stream. Views read it and are drawn again when it changes.
 import { useEffect, useReducer } from './vendor/htm-preact.js';
+import { duration } from './format.js';
 
 const token = document.querySelector('meta[name=glasshouse-token]').content;
 const listeners = new Set();
+const CLOCK_SECONDS = 10;
 let waiting = false;
 let source = null;
 
@@ -47,7 +49,7 @@ async function read(name) {
   return {
     about, train: history.train, validation: history.validation, events: history.events,
     health: health.records, samples: samples.records, findings: findings.findings,
-    cursors: { ...history.cursors, ...health.cursors, ...samples.cursors }, version: 1, heard: 0,
+    cursors: { ...history.cursors, ...health.cursors, ...samples.cursors }, version: 1, heard: history.age === null ? null : Date.now() - 1000 * history.age,
   };
 }
 
@@ -58,6 +60,7 @@ export async function open() {
     store.runs[about.name] = await read(about.name);
     document.title = `${about.name} · glasshouse`;
     follow();
+    setInterval(changed, 1000 * CLOCK_SECONDS); // silence makes no event
   } catch (error) { store.error = error.message; }
   changed();
 }
@@ -118,6 +121,15 @@ const takers = {
 
 export const last = (list) => list[list.length - 1];
 
+// How far the run is: a validation may come after the last record of training.
+export const stepOf = (run) => [last(run.train.step), last(run.validation.step)].filter((s) => s !== undefined).sort((a, b) => b - a)[0];
+
+// How long a run may say nothing before it is called silent: a minute, or many times what it usually takes.
+function patience(run) {
+  const { time } = run.train;
+  return Math.max(60, time.length > 1 ? (20 * (last(time) - time[0])) / (time.length - 1) : 0);
+}
+
 // What the run is doing, from its last event and from whether anything arrived lately.
 export function stateOf(run) {
   const kinds = run.events.map((event) => event.kind).filter((kind) => ['start', 'resume', 'stopped', 'finished', 'nonfinite'].includes(kind));
@@ -125,5 +137,7 @@ export function stateOf(run) {
   if (kind === 'finished') return { word: 'finished', live: false };
   if (kind === 'nonfinite') return { word: 'stopped at a non-finite number', live: false };
   if (kind === 'stopped') return { word: 'stopped', live: false };
-  return run.heard ? { word: 'training', live: true } : { word: 'waiting for the next record', live: true };
+  if (run.heard === null) return { word: 'waiting for the first record', live: true };
+  const silent = (Date.now() - run.heard) / 1000;
+  return silent > patience(run) ? { word: `silent for ${duration(silent)}`, live: false } : { word: 'training', live: true };
 }
