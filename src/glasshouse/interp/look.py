@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from glasshouse.interp.harvest import FIRST, activations
 from glasshouse.interp.lens import logit_lens
 from glasshouse.interp.subject import Subject
 from glasshouse.runs import Run
-from glasshouse.sparse import Provenance, Training, train_sae
+from glasshouse.sparse import Provenance, TopKSAE, Training, training_course
 
 _WINDOWS = 16  # windows a forward pass
 
@@ -41,7 +41,7 @@ class Look:
     features: int | None = None
     k: int | None = None
     tokens: int = 204_800
-    passes: int = 5
+    passes: int = 4
     shown: int = 49_152
     length: int = 256
     batch: int = 1_024
@@ -121,7 +121,7 @@ def _harvest(subject: Subject, windows: list[np.ndarray], site: str) -> Iterator
         yield values[:, FIRST:].flatten(0, 1).cpu()
 
 
-def _learn(rows: Tensor, subject: Subject, site: str, look: Look, seed: int) -> Any:
+def _learn(rows: Tensor, subject: Subject, site: str, look: Look, seed: int) -> Generator[Progress, None, TopKSAE]:
     """Trains the dictionary, yielding progress; returns it."""
     features = look.features or 8 * rows.shape[1]
     k = look.k or max(4, 3 * rows.shape[1] // 32)
@@ -129,7 +129,11 @@ def _learn(rows: Tensor, subject: Subject, site: str, look: Look, seed: int) -> 
     steps = max(1, look.passes * len(rows) // batch)
     training = Training(steps=steps, batch=batch, lr=look.lr)
     origin = Provenance(site, subject.checkpoint)
-    yield Progress("dictionary", 0, steps, f"learning {features:,} features of {site}")
-    sae, history = train_sae(rows, features, min(k, features), training, seed=seed, trained_on=origin)
-    yield Progress("dictionary", steps, steps, f"{features:,} features leave {history[-1]['fvu']:.0%} unexplained")
-    return sae
+    course = training_course(rows, features, min(k, features), training, seed=seed, trained_on=origin)
+    while True:
+        try:
+            record = next(course)
+        except StopIteration as end:
+            return end.value
+        left = f"{features:,} features of {site} leave {record['fvu']:.0%} of it unexplained"
+        yield Progress("dictionary", int(record["step"]), steps, left)

@@ -2,7 +2,7 @@
 
 from glasshouse.sparse.code import Code
 from glasshouse.sparse.dictionary import Dictionary, Encoder, mean_max_cosine
-from glasshouse.sparse.learn import Training, geometric_median, train_sae
+from glasshouse.sparse.learn import Training, geometric_median, train_sae, training_course
 from glasshouse.sparse.metrics import Report, report
 from glasshouse.sparse.planted import Planted, isotropic_noise
 from glasshouse.sparse.sae import Provenance, TopKSAE
@@ -23,4 +23,5 @@ __all__ = [
     "mean_max_cosine",
     "report",
     "train_sae",
+    "training_course",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 
@@ -15,6 +15,7 @@ from glasshouse.errors import GlasshouseError
 from glasshouse.sparse.sae import Provenance, TopKSAE
 from glasshouse.sparse.stream import check_activations, epochs, rebatch
 
+Record = dict[str, float]
 _SAMPLE = 8192  # signals that set the scale, the centre and the variance
 
 
@@ -44,8 +45,7 @@ def train_sae(
     *,
     seed: int = 0,
     trained_on: Provenance | None = None,
-    progress: Callable[[dict[str, float]], None] | None = None,
-) -> tuple[TopKSAE, list[dict[str, float]]]:
+) -> tuple[TopKSAE, list[Record]]:
     """Fits a TopKSAE to `activations` and returns it with its history.
 
     `activations` is a tensor [n, d], passed over in shuffled epochs, or an iterable of [n_i, d] pieces, each read once, in
@@ -53,6 +53,46 @@ def train_sae(
     fifty times a run: step, signals, loss, fvu (fraction of variance unexplained, on the batch), l0, dead_share, aux, lr.
     The same activations, options and seed on one machine give the same bytes.
     """
+    history: list[Record] = []
+    course = training_course(activations, features, k, training, seed=seed, trained_on=trained_on)
+    while True:
+        try:
+            history.append(next(course))
+        except StopIteration as end:
+            return end.value, history
+
+
+def training_course(
+    activations: Tensor | Iterable[Tensor],
+    features: int,
+    k: int,
+    training: Training = Training(),
+    *,
+    seed: int = 0,
+    trained_on: Provenance | None = None,
+) -> Generator[Record, None, TopKSAE]:
+    """`train_sae` for those who watch: yields each record of the history as it is made, and returns the autoencoder."""
+    batches, sample = _batches(activations, training, seed)
+    sae = TopKSAE(sample.shape[1], features, k, seed=seed).to(sample.device)
+    fit = Fit(sae, training, fit_input(sae, sample))
+    every = max(1, training.steps // 50)
+    for batch in islice(batches, training.steps):
+        wanted = (fit.done + 1) % every == 0 or fit.done + 1 in (1, training.steps)
+        record = fit.step(batch.float(), wanted)
+        if wanted:
+            yield record
+    if fit.done < training.steps:
+        warnings.warn(
+            f"The stream of activations ended after {fit.done:,} of {training.steps:,} steps, before the learning rate fell: "
+            "harvest more, or ask for fewer steps.",
+            stacklevel=3,
+        )
+    sae.trained_on = replace(trained_on or Provenance(), tokens=fit.signals)
+    return sae
+
+
+def _batches(activations: Tensor | Iterable[Tensor], training: Training, seed: int) -> tuple[Iterator[Tensor], Tensor]:
+    """The batches to train on, and a sample [n, d] of the first of them (which come in the batches too)."""
     if isinstance(activations, Tensor):
         check_activations(activations, None)
         if len(activations) == 0:
@@ -66,27 +106,7 @@ def train_sae(
             f"The stream of activations ended before one batch of {training.batch:,}: harvest more, "
             "or train on smaller batches."
         )
-    sample = torch.cat(first)[:_SAMPLE].float()
-    sae = TopKSAE(sample.shape[1], features, k, seed=seed).to(sample.device)
-    variance = fit_input(sae, sample)
-    fit = Fit(sae, training, variance)
-    history: list[dict[str, float]] = []
-    every = max(1, training.steps // 50)
-    for batch in islice(chain(first, pieces), training.steps):
-        wanted = (fit.done + 1) % every == 0 or fit.done + 1 in (1, training.steps)
-        record = fit.step(batch.float(), wanted)
-        if wanted:
-            history.append(record)
-            if progress is not None:
-                progress(record)
-    if fit.done < training.steps:
-        warnings.warn(
-            f"The stream of activations ended after {fit.done:,} of {training.steps:,} steps, before the learning rate fell: "
-            "harvest more, or ask for fewer steps.",
-            stacklevel=2,
-        )
-    sae.trained_on = replace(trained_on or Provenance(), tokens=fit.signals)
-    return sae, history
+    return chain(first, pieces), torch.cat(first)[:_SAMPLE].float()
 
 
 class Fit:
@@ -105,7 +125,7 @@ class Fit:
         )  # signals since each feature was last used
         self.done = self.signals = 0
 
-    def step(self, x: Tensor, record: bool) -> dict[str, float]:
+    def step(self, x: Tensor, record: bool) -> Record:
         """One update on raw activations `x` [batch, d]; what happened, where a record is wanted."""
         sae = self.sae
         scaled = x * sae.scale
