@@ -4,7 +4,7 @@ Trains the default recipe on every book of the folder but two, then scores the g
 byte are the sum of -log2 p(token | what came before in its window of 256) over the UTF-8 bytes of the text. xz sees the same
 bytes: each book alone and both as one file, whichever comes out smaller.
 
-    python bench/books.py --books FOLDER [--minutes 5] [--threads 2] [--set section.key=value] [--keep RUN]
+    python bench/books.py [--books FOLDER] [--minutes 5] [--threads 2] [--set section.key=value] [--keep RUN]
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from glasshouse.train import Recipe, Score, Trainer, evaluate, prepare_data
 from rounds import busy, machine, table, write
 
 HELD_OUT = ("Arthur_Conan_Doyle__The_Hound_of_the_Baskervilles.md", "Mary_Wollstonecraft_Shelley__Frankenstein.md")
+BOOKS = Path(__file__).parents[1] / "../shared/data/text/books"  # beside the checkout
 WANTED = 0.25  # below xz
 XZ = lzma.PRESET_EXTREME | 9
 
@@ -101,7 +102,7 @@ def compare(arguments: argparse.Namespace, run: Run, recipe: Recipe) -> dict[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--books", type=Path, required=True, help="a folder of books as .md files, the two held out among them"
+        "--books", type=Path, default=BOOKS, help="a folder of books as .md files, the two held out among them"
     )
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
@@ -111,6 +112,9 @@ def main() -> None:
     )
     parser.add_argument("--keep", type=Path, help="a run folder to keep")
     arguments = parser.parse_args()
+    if arguments.books == BOOKS and not BOOKS.is_dir():
+        print("books: skipped, there are none beside the checkout; name a folder of them by --books FOLDER")
+        return
     if missing := [name for name in HELD_OUT if not (arguments.books / name).is_file()]:
         raise SystemExit(f"--books {arguments.books} lacks {missing[0]}, which is held out; name the folder of books")
     settings = {"data.paths": [str(arguments.books.resolve())], "data.glob": "*.md", "data.validation": list(HELD_OUT)}
