@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from types import FunctionType
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from glasshouse.errors import GlasshouseError
 from glasshouse.model.attention import KeyValues
 from glasshouse.model.checks import check_edit, check_ids, check_pad, edit_value
 from glasshouse.model.context import Context, make_positions
@@ -223,10 +225,26 @@ class Network(Module):
         if not compile:
             return program
         backend = "inductor" if compile is True else compile
+        if isinstance(backend, str) and backend not in torch.compiler.list_backends(exclude_tags=()):
+            raise GlasshouseError(f"{backend!r} is no backend of torch.compile; compile=True takes its usual one.")
         key = (plan, stop, backend)
         if key not in self._compiled:
-            self._compiled[key] = torch.compile(program, fullgraph=True, backend=backend)
+            named = _with_own_code(cast(FunctionType, program), f"run_{plan.hash}_{stop}_{next(_numbers)}")
+            self._compiled[key] = torch.compile(named, fullgraph=True, backend=backend)
         return self._compiled[key]
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_compiled": {}}  # compiled passes read the weights of the network they were made for
+
+
+_numbers = itertools.count()
+
+
+def _with_own_code(function: FunctionType, name: str) -> FunctionType:
+    """The same function with a code object of its own.
+
+    torch.compile keeps its cache, its limit of recompilations and its record of which integers vary by code object; shared
+    between plans, a second one would find its layer numbers turned into unknowns, and a ninth one would be refused.
+    """
+    code = function.__code__.replace(co_name=name)
+    return FunctionType(code, function.__globals__, name, function.__defaults__, function.__closure__)

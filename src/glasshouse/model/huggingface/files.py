@@ -32,11 +32,15 @@ def load_network(folder: str | Path) -> Network:
     config = _read_config(folder)
     tensors = _read_tensors(folder)
     where = str(folder / "model.safetensors")
-    spec = _spec(config, folder, tensors)
+    spec = _spec(config, folder)
     net = spec.build(seed=None)
     family = FAMILIES.get(config.get("model_type", ""))
     if family is not None:
         tensors = _with_prefix(_drop_derived(tensors, spec), family.PREFIX)
+    if whole := [name for name, tensor in tensors.items() if not tensor.is_floating_point()]:
+        kind = tensors[whole[0]].dtype
+        raise GlasshouseError(f"{where}: {whole[0]} holds {kind}, not floating-point weights; nothing was loaded.")
+    if family is not None:
         tensors = to_ours(tensors, family.names(spec), where)
     _fill(net, tensors, where)
     return net
@@ -69,7 +73,7 @@ def describe(spec: LM) -> tuple[dict[str, Any], ModuleType | None]:
     return {"model_type": OWN, OWN: spec.to_dict()}, None
 
 
-def _spec(config: dict[str, Any], folder: Path, tensors: dict[str, Tensor]) -> LM:
+def _spec(config: dict[str, Any], folder: Path) -> LM:
     if OWN in config:
         spec = part_from_dict(config[OWN], f"{folder / 'config.json'}: {OWN}")
         if not isinstance(spec, LM):
@@ -81,9 +85,11 @@ def _spec(config: dict[str, Any], folder: Path, tensors: dict[str, Tensor]) -> L
             f"{folder / 'config.json'}: model_type {kind!r} is not one glasshouse reads; it reads {', '.join(FAMILIES)}."
         )
     try:
-        return FAMILIES[kind].read(config)
+        spec = FAMILIES[kind].read(config)
+        spec.check_fields()
     except GlasshouseError as error:
         raise GlasshouseError(f"{folder / 'config.json'}: {error}") from None
+    return spec
 
 
 def _drop_derived(tensors: dict[str, Tensor], spec: LM) -> dict[str, Tensor]:
@@ -118,10 +124,6 @@ def _fill(net: Network, tensors: dict[str, Tensor], where: str) -> None:
             if tensor.shape != parameter.shape:
                 raise GlasshouseError(
                     f"{where}: {name} has shape {list(tensor.shape)}, and the config asks for {list(parameter.shape)}."
-                )
-            if not tensor.is_floating_point():
-                raise GlasshouseError(
-                    f"{where}: {name} holds {tensor.dtype}, not floating-point weights; nothing was loaded."
                 )
             parameter.copy_(tensor)
 

@@ -62,6 +62,8 @@ def write(spec: LM) -> dict[str, Any] | None:
     attention, glu = block.mix, block.map
     if not isinstance(attention.position, RoPE) or not isinstance(spec.norm, RMSNorm):
         return None
+    if spec.width % attention.heads:  # transformers refuses such a config, though it gives the head size too
+        return None
     config: dict[str, Any] = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",

@@ -1,0 +1,317 @@
+"""Checkpoints in and out, with transformers as the oracle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from combinations import close, random_ids
+from safetensors.torch import load_file, save_file
+
+from glasshouse.errors import GlasshouseError
+from glasshouse.model import (
+    GLU,
+    LM,
+    MLP,
+    Attention,
+    Block,
+    Causal,
+    Network,
+    RMSNorm,
+    RoPE,
+    Stack,
+    Unembed,
+    Window,
+    load_network,
+    save_network,
+)
+from glasshouse.model.huggingface import describe
+from glasshouse.model.huggingface.rename import to_theirs
+
+transformers = pytest.importorskip("transformers")
+
+LLAMA: dict[str, Any] = {
+    "vocab_size": 53,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+GPT2: dict[str, Any] = {"vocab_size": 53, "n_embd": 24, "n_layer": 3, "n_head": 4, "n_positions": 40}
+CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama, grouped": ("llama", {}),
+    "llama, tied": ("llama", {"tie_word_embeddings": True}),
+    "llama, multi-query, odd sizes": (
+        "llama",
+        {"num_key_value_heads": 1, "head_dim": 10, "hidden_size": 20, "intermediate_size": 37, "vocab_size": 31},
+    ),
+    "llama, biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama, one bias": ("llama", {"mlp_bias": True, "rms_norm_eps": 1e-3}),
+    "llama, other theta and activation": (
+        "llama",
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 777.0}, "hidden_act": "gelu_pytorch_tanh"},
+    ),
+    "gpt2": ("gpt2", {}),
+    "gpt2, untied": ("gpt2", {"tie_word_embeddings": False, "n_inner": 33, "layer_norm_epsilon": 1e-3}),
+    "gpt2, exact gelu": ("gpt2", {"activation_function": "gelu"}),
+}
+
+
+def _theirs(name: str) -> Any:
+    kind, change = CONFIGS[name]
+    torch.manual_seed(0)
+    if kind == "llama":
+        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**(LLAMA | change)))
+    else:
+        model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**(GPT2 | change)))
+    with torch.no_grad():
+        for parameter in model.parameters():  # nothing stays at a value that hides a mistake
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def pair(request, tmp_path_factory) -> Iterator[tuple[Any, Network, Path]]:
+    folder = tmp_path_factory.mktemp("theirs")
+    model = _theirs(request.param)
+    model.save_pretrained(folder)
+    return model, load_network(folder), folder
+
+
+def test_logits(pair) -> None:
+    model, net, _ = pair
+    ids = random_ids(2, 20, net.spec.vocab)
+    with torch.no_grad():
+        close(net(ids), model(ids).logits)
+
+
+def test_gradients(pair) -> None:
+    model, net, _ = pair
+    ids = random_ids(2, 12, net.spec.vocab)
+    for logits in (model(ids).logits, net(ids)):
+        F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
+    _, family = describe(net.spec)
+    assert family is not None
+    ours = {name: p.grad for name, p in net.named_parameters()}
+    rows = {name: [last - first for first, last in net.blocks(name)] for name in ours}
+    ours = to_theirs(ours, family.names(net.spec), rows)
+    theirs = {name: p.grad for name, p in model.named_parameters()}
+    assert ours.keys() == theirs.keys()
+    for name, gradient in theirs.items():
+        close(ours[name], gradient)
+    model.zero_grad(), net.zero_grad()
+
+
+def test_left_padding(pair) -> None:
+    model, net, _ = pair
+    ids, pad = random_ids(3, 9, net.spec.vocab), [0, 4, 1]
+    seen = torch.arange(9)[None] >= torch.tensor(pad)[:, None]
+    with torch.no_grad():
+        positions = (seen.cumsum(-1) - 1).clamp(min=0)
+        logits = model(ids, attention_mask=seen.long(), position_ids=positions).logits
+    close(net.run(ids, pad=pad).logits[seen], logits[seen])
+
+
+def test_hidden_states_are_the_residual_stream(pair) -> None:
+    model, net, _ = pair
+    ids = random_ids(2, 8, net.spec.vocab)
+    with torch.no_grad():
+        states = model(ids, output_hidden_states=True, output_attentions=False).hidden_states
+    result = net.run(ids, save=["embed", "resid_post.all", "final_norm"])
+    close(result["embed"], states[0])
+    for layer in range(2):
+        close(result["resid_post.all"][layer], states[layer + 1])
+    close(result["final_norm"], states[-1])
+
+
+def test_export_is_bit_identical_and_opens_in_transformers(pair, tmp_path: Path) -> None:
+    model, net, folder = pair
+    save_network(net, tmp_path)
+    before, after = load_file(folder / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    opened, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    ids = random_ids(2, 15, net.spec.vocab)
+    with torch.no_grad():
+        assert torch.equal(opened.eval()(ids).logits, model(ids).logits)
+    again = load_network(tmp_path)
+    assert again.spec == net.spec and torch.equal(again(ids), net(ids))
+
+
+def test_shards_and_half_precision_files(pair, tmp_path: Path) -> None:
+    model, net, _ = pair
+    model.save_pretrained(tmp_path / "sharded", max_shard_size="8KB")
+    assert (tmp_path / "sharded" / "model.safetensors.index.json").is_file()
+    ids = random_ids(1, 7, net.spec.vocab)
+    assert torch.equal(load_network(tmp_path / "sharded")(ids), net(ids))
+    state = {name: t.bfloat16() for name, t in load_file(pair[2] / "model.safetensors").items()}
+    shutil.copytree(pair[2], tmp_path / "half")
+    save_file(state, tmp_path / "half" / "model.safetensors")
+    half = load_network(tmp_path / "half")
+    assert half.embed.weight.dtype == torch.float32
+    assert torch.equal(half.embed.weight, net.embed.weight.bfloat16().float())
+
+
+def test_our_own_llama_opens_in_transformers(tmp_path: Path) -> None:
+    """A model born here, its implied sizes left implied."""
+    attention = Attention(heads=4, kv_heads=2, position=RoPE(theta=500))
+    net = LM(41, 16, Stack(2, Block(mix=attention, map=GLU())), tied=True).build(seed=3)
+    save_network(net, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["model_type"] == "llama" and config["glasshouse"] == net.spec.to_dict()
+    opened = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    ids = random_ids(2, 30, 41)
+    with torch.no_grad():
+        close(opened(ids).logits, net(ids))
+
+
+LLAMA_BLOCK = Block(mix=Attention(heads=4, position=RoPE()), map=GLU(hidden=9))
+NO_FAMILY = {
+    "window": Block(mix=Attention(heads=4, position=RoPE(), mask=Causal() & Window(3)), map=GLU(hidden=9)),
+    "normed queries": Block(mix=Attention(heads=4, position=RoPE(), qk_norm=RMSNorm()), map=GLU(hidden=9)),
+    "bias on one side": Block(mix=Attention(heads=4, position=RoPE(), bias=True, out_bias=False), map=GLU(hidden=9)),
+    "no position": Block(mix=Attention(heads=4), map=GLU(hidden=9)),
+    "ungated": Block(mix=Attention(heads=4, position=RoPE()), map=MLP(hidden=9)),
+    "squared relu": Block(mix=Attention(heads=4, position=RoPE()), map=GLU("relu2", hidden=9)),
+    "width not divided": Block(mix=Attention(heads=3, head_size=6, position=RoPE()), map=GLU(hidden=9)),
+    "two norms": Block(mix=Attention(heads=4, position=RoPE()), map=GLU(hidden=9), norm=RMSNorm(1e-3)),
+    "two blocks": (LLAMA_BLOCK, Block(mix=Attention(heads=2), map=GLU(hidden=9))),
+}
+
+
+@pytest.mark.parametrize("name", NO_FAMILY)
+def test_what_no_family_describes_keeps_our_own_names(name: str, tmp_path: Path) -> None:
+    """Nothing is written as a Llama that a Llama would compute otherwise."""
+    net = LM(31, 16, Stack(2, NO_FAMILY[name])).build()
+    save_network(net, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "glasshouse"
+    assert load_file(tmp_path / "model.safetensors").keys() == dict(net.named_parameters()).keys()
+    back, ids = load_network(tmp_path), random_ids(1, 6, 31)
+    assert back.spec == net.spec and torch.equal(back(ids), net(ids))
+
+
+def test_a_biased_head_is_no_llama(tmp_path: Path) -> None:
+    net = LM(31, 16, Stack(1, LLAMA_BLOCK), head=Unembed(bias=True)).build()
+    assert describe(net.spec)[1] is None and describe(LM(31, 16, Stack(1, LLAMA_BLOCK)))[1] is not None
+
+
+def test_names_without_the_trunks_prefix_and_derived_tensors(tmp_path: Path) -> None:
+    """OpenAI's own GPT-2 files: no `transformer.` before the names, causal masks stored beside the weights."""
+    model = _theirs("gpt2")
+    model.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    old = {name.removeprefix("transformer."): tensor for name, tensor in state.items()}
+    old |= {f"h.{i}.attn.bias": torch.ones(1, 1, 40, 40).tril() for i in range(3)}
+    save_file(old, tmp_path / "model.safetensors")
+    ids = random_ids(1, 9, 53)
+    with torch.no_grad():
+        close(load_network(tmp_path)(ids), model(ids).logits)
+
+
+# What is wrong with a folder: how to make it so, and what the sentence must say --------------------------------------
+
+
+def _config(**changes: Any):
+    def spoil(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        for key, value in changes.items():
+            config.pop(key, None) if value is ... else config.__setitem__(key, value)
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return spoil
+
+
+def _tensors(change):
+    def spoil(folder: Path) -> None:
+        state = load_file(folder / "model.safetensors")
+        save_file({name: t.contiguous() for name, t in change(state).items()}, folder / "model.safetensors")
+
+    return spoil
+
+
+def _write(name: str, data: bytes):
+    return lambda folder: (folder / name).write_bytes(data)
+
+
+def _cut(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+Q = "model.layers.1.self_attn.q_proj.weight"
+SPOILT = {
+    "unknown field": (_config(sliding_window=16), r"config\.json: the field 'sliding_window' \(16\) is not understood"),
+    "quantised": (_config(quantization_config={"bits": 4}), "'quantization_config'"),
+    "scaled positions": (_config(rope_parameters={"rope_type": "llama3", "rope_theta": 1e4}), "rope_type = 'llama3'"),
+    "old scaling": (_config(rope_scaling={"type": "linear", "factor": 2.0}), "rope_scaling"),
+    "activation": (_config(hidden_act="mish"), r"config\.json: hidden_act = 'mish' is not supported"),
+    "another family": (_config(model_type="mamba"), "'mamba' is not one glasshouse reads; it reads llama, gpt2"),
+    "no family": (_config(model_type=...), "model_type None"),
+    "missing field": (_config(hidden_size=...), r"config\.json: the field 'hidden_size' is missing"),
+    "field of another type": (_config(num_hidden_layers="3"), r"config\.json: .*of type int, not '3'"),
+    "number of another type": (_config(rms_norm_eps=None), r"config\.json: "),
+    "flag of another type": (_config(attention_bias="yes"), "bias.* of type bool, not 'yes'"),
+    "heads that do not divide": (_config(num_key_value_heads=3), r"config\.json: .*multiple of kv_heads"),
+    "another size": (_config(intermediate_size=41), "has shape"),
+    "tree of another part": (_config(glasshouse={"part": "RMSNorm"}), "is a RMSNorm, not an LM"),
+    "tree of an unknown part": (_config(glasshouse={"part": "Llm"}), r"config\.json: glasshouse\].*'Llm'.*'LM'"),
+    "no JSON": (_write("config.json", b"{"), r"config\.json is not JSON"),
+    "no UTF-8": (_write("config.json", b"\xff\xfe\x00"), r"config\.json is not JSON"),
+    "a list": (_write("config.json", b"[]"), "must hold a JSON object"),
+    "no config": (lambda f: (f / "config.json").unlink(), r"holds no config\.json"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), r"model\.safetensors is missing"),
+    "cut short": (_cut, "damaged or cut short"),
+    "empty file": (_write("model.safetensors", b""), "damaged or cut short"),
+    "not safetensors": (_write("model.safetensors", b"PK\x03\x04" * 100), "damaged or cut short"),
+    "missing tensor": (_tensors(lambda s: {k: v for k, v in s.items() if k != Q}), f"lacks the tensor '{Q}'"),
+    "unknown tensor": (
+        _tensors(lambda s: s | {"model.layers.0.self_attn.q_norm.weight": torch.ones(6)}),
+        r"holds a tensor 'model\.layers\.0\.self_attn\.q_norm\.weight' that its config does not explain",
+    ),
+    "one layer too many": (_config(num_hidden_layers=2), "that its config does not explain"),
+    "one layer too few": (_config(num_hidden_layers=4), "lacks the tensor 'model.layers.3"),
+    "whole numbers": (_tensors(lambda s: s | {Q: s[Q].to(torch.int8)}), "torch.int8"),
+    "index without a map": (_write("model.safetensors.index.json", b"{}"), "must hold a weight_map"),
+    "index no JSON": (_write("model.safetensors.index.json", b"{"), r"index\.json is not JSON"),
+    "index leaving the folder": (
+        _write("model.safetensors.index.json", b'{"weight_map": {"a": "../model.safetensors"}}'),
+        "must hold a weight_map",
+    ),
+    "shard missing": (
+        _write("model.safetensors.index.json", b'{"weight_map": {"a": "model-00001-of-00002.safetensors"}}'),
+        r"model-00001-of-00002\.safetensors is missing",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("llama")
+    _theirs("llama, grouped").save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_a_spoilt_folder_is_one_sentence(case: str, llama: Path, tmp_path: Path) -> None:
+    spoil, sentence = SPOILT[case]
+    folder = tmp_path / "model"
+    shutil.copytree(llama, folder)
+    load_network(folder)
+    spoil(folder)
+    with pytest.raises(GlasshouseError, match=sentence) as caught:
+        load_network(folder)
+    assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+
+
+def test_no_folder_at_all(tmp_path: Path) -> None:
+    with pytest.raises(GlasshouseError, match=r"holds no config\.json"):
+        load_network(tmp_path / "nowhere")
