@@ -64,12 +64,14 @@ def collect_firings(sae: TopKSAE, batches: Iterable[tuple[Tensor, Tensor]]) -> t
     recorder = _Recorder(sae)
     ids: list[Tensor] = []
 
-    def rows() -> Iterator[Tensor]:
+    def checked() -> Iterator[Tensor]:
         for window, values in batches:
             ids.append(window.cpu())
-            yield values[:, FIRST:].flatten(0, 1).cpu()
+            rows = values[:, FIRST:].flatten(0, 1).cpu()
+            sae.check(rows)
+            yield rows
 
-    measured = report(recorder, sae.dictionary, rows())
+    measured = report(recorder, sae.dictionary, checked())
     if measured.signals == 0 or not recorder.codes:
         raise GlasshouseError("There is no text to read features from: give at least one window of two tokens.")
     lengths = torch.cat([torch.full((len(batch),), batch.shape[1]) for batch in ids])

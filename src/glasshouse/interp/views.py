@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 Data = dict[str, Any]
 Rows = tuple[list[str], list[list[str]]]
 _INK, _FILL = "#1c2733", "#2f6f8f"
-_SIGNS = str.maketrans({" ": "·", "\n": "↵", "\t": "→"})
+_SIGNS = {" ": "·", "\n": "↵", "\t": "→"}
 
 
 class View(NamedTuple):
@@ -47,8 +47,10 @@ def text_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 
 def visible(token: str) -> str:
-    """A token with its blanks made visible."""
-    return token.translate(_SIGNS) or "∅"
+    """A token with its blanks and control characters made visible."""
+    return (
+        "".join(_SIGNS.get(c) or (c if c.isprintable() else c.encode("unicode_escape").decode()) for c in token) or "∅"
+    )
 
 
 # ---- logit lens

@@ -1,0 +1,144 @@
+"""Looking into a run from beginning to end, and findings on disk."""
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from hand_built import answering, glass
+
+from glasshouse.errors import GlasshouseError
+from glasshouse.glass import Glass
+from glasshouse.interp import Finding, Look, Progress, logit_lens, look_inside
+from glasshouse.model import GLU, LM, Attention, Block, RMSNorm, RoPE, Stack
+from glasshouse.runs import Run
+from glasshouse.sparse import load_sae
+from glasshouse.text import train_bpe
+
+QUICK = Look(tokens=6_000, passes=2, shown=4_000, length=64, batch=256, features=48, k=4)
+FEATURES = {"dictionary", "site", "tokens_seen", "fvu", "l0", "dead_share", "density_histogram", "features"}
+
+
+class Text:
+    """Tokens in memory, as PackedTokens gives them from disk."""
+
+    def __init__(self, ids: np.ndarray) -> None:
+        self.ids = ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def window(self, start: int, length: int) -> np.ndarray:
+        return self.ids[start : start + length]
+
+
+def subject(layers: int = 3) -> tuple[Glass, Text]:
+    words = ["the cat", " sat on", " a mat", ".\n", " and", " ran <b>&", " off"]
+    rng = np.random.default_rng(0)
+    story = "".join(words[i] for i in rng.integers(len(words), size=6_000))
+    tokenizer = train_bpe(iter([story]), vocab=280)
+    block = Block(mix=Attention(heads=2, position=RoPE()), map=GLU("silu", hidden=24), norm=RMSNorm())
+    net = LM(vocab=280, width=16, body=Stack(layers, block)).build(seed=0)
+    return Glass(net, tokenizer, "first/step-000003", "step-000003"), Text(np.array(tokenizer.encode(story)))
+
+
+def looked(path: Path, seed: int = 0) -> tuple[Run, list[Progress]]:
+    run = Run.create(path, recipe="")
+    model, tokens = subject()
+    return run, list(look_inside(run, model, tokens, ["the cat sat"], seed=seed, look=QUICK))
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, list[Progress]]:
+    return looked(tmp_path_factory.mktemp("runs") / "first")
+
+
+def test_it_leaves_a_dictionary_and_two_findings(first: tuple[Run, list[Progress]]) -> None:
+    run, _ = first
+    sae = load_sae(run.path / "dictionaries" / "resid_post_1")
+    assert (sae.width, sae.features, sae.k) == (16, 48, 4)
+    assert sae.trained_on.site == "resid_post[1]" and sae.trained_on.checkpoint == "step-000003"
+    (features,) = run.findings("features")
+    (lens,) = run.findings("logit-lens")
+    assert features["data"].keys() == FEATURES and features["data"]["dictionary"] == "resid_post_1"
+    assert lens["data"].keys() == {"prompt", "tokens", "layers", "top", "entropy", "rank"}
+    assert lens["data"]["prompt"] == "the cat sat" == "".join(lens["data"]["tokens"])
+    for finding in (features, lens):
+        assert (
+            finding["checkpoint"] == "step-000003" and len(finding["plan"]) == 16 and finding["summary"].endswith(".")
+        )
+    page = features["data"]["features"][0]
+    assert page.keys() == {
+        *("id", "density", "max", "quantiles", "examples", "top_logits", "bottom_logits", "neighbours")
+    }
+    assert all(len(example["tokens"]) == len(example["acts"]) for example in page["examples"])
+
+
+def test_progress_goes_forward_through_the_stages(first: tuple[Run, list[Progress]]) -> None:
+    _, progress = first
+    stages = list(dict.fromkeys(step.stage for step in progress))
+    assert stages == ["harvest", "dictionary", "features", "lens"]
+    for stage in stages:
+        done = [step.done for step in progress if step.stage == stage]
+        assert done == sorted(done) and done[-1] == next(s for s in reversed(progress) if s.stage == stage).total
+    assert all(str(step) for step in progress)
+
+
+def test_the_same_seed_finds_the_same_and_again_is_safe(first: tuple[Run, list[Progress]], tmp_path: Path) -> None:
+    run, _ = first
+    other, _ = looked(tmp_path / "other")
+    weights = [(r.path / "dictionaries/resid_post_1/dictionary.safetensors").read_bytes() for r in (run, other)]
+    assert weights[0] == weights[1]
+    model, tokens = subject()
+    list(look_inside(other, model, tokens, ["the cat sat"], look=QUICK))
+    for name in ("features", "logit-lens"):
+        (mine,), (again,) = run.findings(name), other.findings(name)
+        assert mine["id"] == again["id"] and mine["data"] == again["data"]
+    different, _ = looked(tmp_path / "different", seed=1)
+    assert different.findings("features")[0]["data"] != run.findings("features")[0]["data"]
+
+
+def test_without_a_prompt_the_text_is_read_and_a_short_text_is_refused(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", recipe="")
+    model, tokens = subject(layers=1)
+    steps = list(look_inside(run, model, Text(tokens.ids[:400]), look=QUICK))
+    assert steps[-1].stage == "lens" and len(run.findings("logit-lens")[0]["data"]["tokens"]) == 16
+    with pytest.raises(GlasshouseError, match="too short to look into"):
+        list(look_inside(run, model, Text(tokens.ids[:3]), look=QUICK))
+    with pytest.raises(GlasshouseError, match="no site 'resid_pots'"):
+        list(look_inside(run, model, tokens, look=Look(site="resid_pots[0]")))
+
+
+def test_a_finding_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", recipe="")
+    finding = logit_lens(glass(answering()), [2, 4, 7], top=3)
+    path = finding.save(run)
+    assert path == run.path / "findings" / "logit-lens" / f"{finding.id}.json" and finding.save(run.path) == path
+    again = Finding.load(path)
+    assert again.id == finding.id == json.loads(path.read_bytes())["id"]
+    assert (again.summary, again.data, again.plan) == (finding.summary, finding.data, finding.plan)
+    assert all(torch.equal(again.arrays[name], value) for name, value in finding.arrays.items())
+    path.with_suffix(".safetensors").unlink()
+    with pytest.raises(GlasshouseError, match="cannot be read"):
+        Finding.load(path)
+
+
+def test_findings_show_themselves_offline_and_escape_what_they_show(first: tuple[Run, list[Progress]]) -> None:
+    run, _ = first
+    model, _ = subject()
+    lens = logit_lens(model, "the cat ran <b>& off")
+    assert lens.table().splitlines()[0].split() == [
+        "layer",
+        *(token.replace(" ", "·") for token in lens.data["tokens"]),
+    ]
+    assert len(lens.table().splitlines()) == 2 + 4
+    features = Finding.load(next((run.path / "findings" / "features").glob("*.json")))
+    assert len(features.table().splitlines()) == 2 + len(features.data["features"])
+    for finding in (lens, features, Finding("other", "Nothing.", "step-1", {"figure": 1.5})):
+        ElementTree.fromstring(finding.plot())
+        html = finding._repr_html_()
+        ElementTree.fromstring(html)
+        assert "<b>&" not in html and "src=" not in html and "href=" not in html
+        assert "&lt;" in html or finding is not lens
