@@ -108,7 +108,7 @@ def test_an_empty_run_opens(tmp_path):
     with TestClient(make_app(run.path), base_url="http://127.0.0.1") as client:
         assert client.get("/api/history").json()["train"]["step"] == []
         assert client.get("/api/health").json()["records"] == []
-        assert client.get("/api/findings").json() == {"findings": []}
+        assert client.get("/api/findings").json() == {"findings": [], "damaged": []}
         assert client.get("/api/run").json()["checkpoints"] == []
 
 
@@ -120,6 +120,30 @@ def test_numbers_that_json_cannot_carry_become_null(tmp_path):
         train = client.get("/api/history").json()["train"]
     assert train["loss"] == [pytest.approx(metric(5)["loss"], rel=1e-6), None]
     assert train["grad_norm"][1] is None
+
+
+def test_a_damaged_finding_keeps_nobody_from_the_others(tmp_path):
+    run = plant(tmp_path / "run", steps=5)
+    for name, text in {"torn": '{"data": {', "list": "[1]", "bare": '{"summary": "no data"}'}.items():
+        (run.path / "findings" / "logit-lens" / f"{name}.json").write_text(text)
+    with TestClient(make_app(run.path), base_url="http://127.0.0.1") as client:
+        found = client.get("/api/findings").json()
+        assert len(found["findings"]) == 2
+        assert [sentence.split()[0] for sentence in found["damaged"]] == [
+            f"findings/logit-lens/{name}.json" for name in ("bare", "list", "torn")
+        ]
+        assert client.get("/api/finding/logit-lens/latest").status_code == 200
+        assert client.get("/api/finding/logit-lens/torn").status_code == 404
+
+
+def test_a_damaged_log_is_one_sentence(tmp_path):
+    run = plant(tmp_path / "run", steps=5)
+    with open(run.path / "log" / "metrics.jsonl", "a") as file:
+        file.write("no json\n")
+    with TestClient(make_app(run.path), base_url="http://127.0.0.1") as client:
+        answer = client.get("/api/history")
+    assert answer.status_code == 404
+    assert "metrics.jsonl" in answer.json()["error"]
 
 
 def test_a_folder_without_a_run_is_one_sentence(tmp_path):

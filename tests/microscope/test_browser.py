@@ -14,6 +14,7 @@ from glasshouse.microscope import drawing
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
 expect = playwright.expect
+expect.set_options(timeout=20_000)  # a busy machine is no failure
 
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
@@ -41,7 +42,7 @@ def url(first, serving) -> str:
 def page(browser) -> Iterator:
     """A page that fails its test on any request beyond the loopback and on any complaint in the console."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(20_000)
     outside, complaints = [], []
     page.on("request", lambda request: None if is_inside(request.url) else outside.append(request.url))
     page.on(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import httpx
@@ -9,7 +10,7 @@ import pytest
 from planted_run import add_checkpoint, append, health, lens_data, metric, plant, sample, write_finding
 
 from glasshouse.microscope.columns import history
-from glasshouse.microscope.follow import Follower, as_text
+from glasshouse.microscope.follow import Follower, as_text, stream
 from glasshouse.microscope.library import Library
 
 
@@ -87,6 +88,19 @@ def test_logs_that_do_not_exist_yet(tmp_path):
 def test_an_event_on_the_wire():
     text = as_text("records", {"n": 1}, {"live": {"metrics": "7-12"}})
     assert text == 'id: {"live":{"metrics":"7-12"}}\nevent: records\ndata: {"n":1}\n\n'
+
+
+def test_a_damaged_log_ends_the_stream_with_a_sentence(run):
+    follower = follow_from_here(run)
+    with open(run.path / "log" / "metrics.jsonl", "a") as file:
+        file.write("no json\n")
+
+    async def collect() -> list[str]:
+        return [event async for event in stream(follower, stopping=lambda: False)]
+
+    events = asyncio.run(collect())
+    assert events[-1].startswith("event: trouble\n")
+    assert "metrics.jsonl" in events[-1]
 
 
 def read_event(lines) -> tuple[str, dict, str | None]:

@@ -112,9 +112,8 @@ def samples(request: Request) -> Response:
 
 
 def findings(request: Request) -> Response:
-    return JSONResponse(
-        {"findings": library_of(request).findings(run_of(request), request.query_params.get("instrument"))}
-    )
+    instrument = request.query_params.get("instrument")
+    return JSONResponse(library_of(request).findings(run_of(request), instrument))
 
 
 def finding(request: Request) -> Response:

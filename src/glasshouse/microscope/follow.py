@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+from glasshouse.errors import GlasshouseError
 from glasshouse.microscope.columns import clean, read_after
 from glasshouse.microscope.library import Library, finding_files, step_names
 
@@ -50,7 +51,7 @@ class Follower:
             if self._changed(run, "checkpoints", path):
                 events.append(("checkpoints", {"run": run, "checkpoints": step_names(path)}))
             if self._changed(run, "findings", path) and (path / "findings").is_dir() and finding_files(path):
-                events.append(("findings", {"run": run, "findings": self.library.findings(run)}))
+                events.append(("findings", {"run": run, **self.library.findings(run)}))
         return events
 
     def _poll_log(self, run: str, path: Path, log: str) -> list[Event]:
@@ -80,7 +81,12 @@ async def stream(follower: Follower, stopping: Callable[[], bool]) -> AsyncItera
     yield as_text("hello", {"runs": list(follower.paths)})
     quiet = 0.0
     while not stopping():
-        events = await asyncio.to_thread(follower.poll)
+        try:
+            events = await asyncio.to_thread(follower.poll)
+        except GlasshouseError as error:
+            # A log that was damaged by hand: say so once; the browser asks again by itself when this stream ends.
+            yield as_text("trouble", {"message": str(error)})
+            return
         for i, (name, data) in enumerate(events):
             last = i == len(events) - 1
             # Only the batch's last event moves the cursors: an earlier id would skip the rest of it on reconnecting.

@@ -36,6 +36,18 @@ def finding_files(run_path: Path) -> list[Path]:
     return [p for p in sorted(root.glob("*/*.json")) if p.resolve().is_relative_to(root)]
 
 
+def read_finding(path: Path) -> dict[str, Any]:
+    """A finding's JSON, cleaned. GlasshouseError when it is not what an instrument writes."""
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not isinstance(found.get("data"), dict):
+        where = f"findings/{path.parent.name}/{path.name}"
+        raise GlasshouseError(f"{where} cannot be read: move it away, or make the finding again.")
+    return clean(found)
+
+
 class Library:
     """The run, its neighbours in the same parent folder, and a small cache of the findings that were read."""
 
@@ -94,34 +106,44 @@ class Library:
         }
 
     def finding(self, path: Path) -> dict[str, Any]:
-        """A parsed finding, cleaned for JSON, read again only when its file changed."""
+        """A parsed finding, cleaned for JSON, read again only when its file changed. GlasshouseError when it is damaged."""
         stamp = path.stat().st_mtime_ns
         with self._lock:
             known = self._findings.get(path)
             if known is None or known[0] != stamp:
-                known = (stamp, clean(json.loads(path.read_text())))
+                known = (stamp, read_finding(path))
                 self._findings[path] = known
         return known[1]
 
-    def _newest_first(self, path: Path, instrument: str | None) -> list[Path]:
-        files = [p for p in finding_files(path) if instrument in (None, p.parent.name)]
-        return sorted(files, key=lambda p: (str(self.finding(p).get("created", "")), p.stem), reverse=True)
+    def _newest_first(self, path: Path, instrument: str | None) -> tuple[list[Path], list[str]]:
+        """The files of the findings that can be read, and a sentence for each that cannot."""
+        dated, damaged = [], []
+        for file in finding_files(path):
+            if instrument in (None, file.parent.name):
+                try:
+                    dated.append((str(self.finding(file).get("created", "")), file))
+                except GlasshouseError as error:
+                    damaged.append(str(error))
+        return [file for _, file in sorted(dated, reverse=True)], damaged
 
-    def findings(self, name: str | None = None, instrument: str | None = None) -> list[dict[str, Any]]:
-        """What was found, newest first, without the data: instrument, id, of (prompt or dictionary) and the sentence."""
+    def findings(self, name: str | None = None, instrument: str | None = None) -> dict[str, Any]:
+        """What was found, newest first, without the data: instrument, id, of (prompt or dictionary) and the sentence.
+
+        A damaged file keeps nobody from the others: it is told of under `damaged`, a sentence each.
+        """
         keys = ("created", "summary", "checkpoint", "plan")
+        files, damaged = self._newest_first(self.path(name), instrument)
         heads = []
-        for file in self._newest_first(self.path(name), instrument):
+        for file in files:
             found = self.finding(file)
-            data = found.get("data") or {}
-            of = data.get("prompt") or data.get("dictionary") or file.stem
+            of = found["data"].get("prompt") or found["data"].get("dictionary") or file.stem
             head = {"instrument": file.parent.name, "id": file.stem, "of": of}
             heads.append(head | {key: found.get(key) for key in keys})
-        return heads
+        return {"findings": heads, "damaged": damaged}
 
     def find(self, name: str | None, instrument: str, ident: str) -> dict[str, Any]:
         """One finding by instrument and id; `latest` is the newest. GlasshouseError when there is none."""
-        files = self._newest_first(self.path(name), instrument)
+        files, _ = self._newest_first(self.path(name), instrument)
         for file in files:
             if ident in ("latest", file.stem):
                 return self.finding(file) | {"id": file.stem}

@@ -40,7 +40,7 @@ function App() {
       ${run.about.report && html`<a class="report" href="/report">report</a>`}
       <nav aria-label="Views">${Object.entries(VIEWS).map(([key, [text]]) => html`<a key=${key} href=${link(key)} aria-current=${key === chosen ? 'page' : undefined}>${text}</a>`)}</nav>
     </header>
-    <main id="main" tabindex="-1"><h2 class="hidden">${name}</h2><${Sentence} text=${store.error} /><${View} state=${state} change=${change} key=${chosen} /></main>`;
+    <main id="main" tabindex="-1"><h2 class="hidden">${name}</h2><${Sentence} text=${store.error} />${run.damaged.map((text) => html`<${Sentence} key=${text} text=${text} />`)}<${View} state=${state} change=${change} key=${chosen} /></main>`;
 }
 
 const root = document.getElementById('app');

@@ -120,7 +120,7 @@ export function Lens({ state, change }) {
   return html`
     <form class="toolbar ask" onSubmit=${submit}>
       <label class="prompt"><span>prompt</span><textarea name="prompt" rows=${Math.min(8, prompt.split('\n').length)} value=${prompt} placeholder="def read(self, " spellcheck="false"
-        aria-description="Enter runs the lens, Shift and Enter begins a new line" onKeyDown=${onEnter}
+        aria-description="Enter runs the lens, Shift and Enter begins a new line" onKeyDown=${onEnter} onFocus=${(event) => setDraft({ ...draft, prompt: event.target.value })}
         onInput=${(event) => setDraft({ ...draft, prompt: event.target.value })}></textarea></label>
       <label class="select"><span>checkpoint</span><select name="checkpoint" disabled=${!checkpoints.length} onChange=${(event) => setDraft({ ...draft, checkpoint: event.target.value })}>
         ${checkpoints.map((name) => html`<option key=${name} value=${name} selected=${name === checkpoint}>${name}</option>`)}

@@ -48,7 +48,7 @@ async function read(name) {
   const [about, history, health, samples, findings] = await Promise.all(parts);
   return {
     about, train: history.train, validation: history.validation, events: history.events,
-    health: health.records, samples: samples.records, findings: findings.findings,
+    health: health.records, samples: samples.records, findings: findings.findings, damaged: findings.damaged,
     cursors: { ...history.cursors, ...health.cursors, ...samples.cursors }, version: 1, heard: history.age === null ? null : Date.now() - 1000 * history.age,
   };
 }
@@ -96,7 +96,8 @@ function follow() {
   });
   on('records', (run, data) => { run.heard = Date.now(); takers[data.log](run, data.records); });
   on('checkpoints', (run, data) => { run.about.checkpoints = data.checkpoints; });
-  on('findings', (run, data) => { run.findings = data.findings; });
+  on('findings', (run, data) => { run.findings = data.findings; run.damaged = data.damaged; });
+  source.addEventListener('trouble', (event) => { store.error = JSON.parse(event.data).message; changed(); });
   on('rewritten', (run, data) => reread(data.run));
 }
 
