@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from glasshouse.model.network import Network
 
 
+# GPT-2's value. A shared matrix of standard deviation s gives a token's own logit about s * width before anything is learned
+# (its stream is mostly its embedding), so variance-one logits (s = width^-1/2) would start far above log(vocab) nats.
+TIED_STD = 0.02
+
+
 class Head(Part):
     """From the normalised stream to predictions. `build(width, vocab, tied)` gives a module to logits [..., vocab]."""
 
@@ -58,8 +63,8 @@ class LM(Part):
 
     @property
     def stream_std(self) -> float:
-        """Standard deviation of the embedded stream: what gives logits of variance one where the matrix is shared, else one."""
-        return self.width**-0.5 if self.tied else 1.0
+        """Standard deviation of the embedded stream: one, or `TIED_STD` where the head reads with the same matrix."""
+        return TIED_STD if self.tied else 1.0
 
     def resolved(self) -> LM:
         """The same model with every implied size written out, so that two spellings of one model compare equal."""
