@@ -82,4 +82,4 @@ def test_another_optimizer_cannot_take_over(new_run):
     run = new_run("other", recipe)
     list(Trainer.start(recipe, run))
     with pytest.raises(GlasshouseError, match="kind"):
-        Trainer.resume(run, {"run.steps": "8", "optimizer.kind": "muon"})
+        Trainer.resume(run, {"run.steps": "8", "optimizer.kind": "adamw"})

@@ -63,7 +63,7 @@ class ObjectiveSection(Section):
 class OptimizerSection(Section):
     """[optimizer] Which optimisation. Muon takes the matrices at `matrix_lr`, AdamW all else (or everything) at `lr`."""
 
-    kind: Literal["adamw", "muon"] = "adamw"
+    kind: Literal["adamw", "muon"] = "muon"
     lr: float = Field(default=3e-3, gt=0)
     matrix_lr: float = Field(default=0.02, gt=0)
     beta1: float = Field(default=0.9, ge=0, lt=1)
