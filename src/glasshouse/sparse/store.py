@@ -25,7 +25,7 @@ def save_sae(sae: TopKSAE, folder: str | Path) -> Path:
     if folder.exists() and (not folder.is_dir() or any(p.name not in (WEIGHTS, CARD) for p in folder.iterdir())):
         raise GlasshouseError(f"{folder} holds something other than a dictionary: save to another name.")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = folder.with_name(f".{folder.name}.{os.getpid()}.new")
+    fresh = folder.with_name(f".writing-{folder.name}-{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
     try:
@@ -116,7 +116,7 @@ def _replace(fresh: Path, folder: Path) -> None:
     if not folder.exists():
         fresh.rename(folder)
         return
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    old = folder.with_name(f".writing-{folder.name}-{os.getpid()}-old")
     shutil.rmtree(old, ignore_errors=True)
     folder.rename(old)
     fresh.rename(folder)
