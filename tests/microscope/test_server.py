@@ -14,6 +14,7 @@ import pytest
 
 from glasshouse.errors import GlasshouseError
 from glasshouse.microscope import serve
+from glasshouse.microscope.server import make_server
 
 
 def test_serve_prints_its_address_and_ends_with_ctrl_c(first):
@@ -39,6 +40,12 @@ def test_a_taken_port_is_one_sentence(first):
         port = taken.getsockname()[1]
         with pytest.raises(GlasshouseError, match=f"Port {port} cannot be used"):
             serve(first.path, port=port, open_browser=False)
+
+
+def test_a_browser_quicker_than_the_server_is_not_refused(first):
+    _, listener, url = make_server(first.path)
+    with listener, socket.create_connection(("127.0.0.1", int(url.rstrip("/").rpartition(":")[2])), timeout=5):
+        pass
 
 
 @pytest.mark.parametrize("port", [-1, 70_000])

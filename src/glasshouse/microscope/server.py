@@ -14,6 +14,7 @@ from glasshouse.microscope.app import make_app
 from glasshouse.microscope.asks import Worker
 
 HOST = "127.0.0.1"
+BACKLOG = 128
 
 
 def listen(port: int) -> socket.socket:
@@ -22,6 +23,7 @@ def listen(port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, port))
+        listener.listen(BACKLOG)  # from here on a browser that is quicker than the server waits and is not refused
     except (OSError, OverflowError) as error:
         listener.close()
         raise GlasshouseError(f"Port {port} cannot be used ({error}): choose another, or 0 for any free one.") from None
