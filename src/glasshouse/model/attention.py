@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Self
 
@@ -86,6 +87,13 @@ class Attention(Mixer):
         return 4.0 * self.heads * self.size(width) * length
 
 
+@functools.cache
+def fast_bf16_attention() -> bool:
+    """Whether this CPU multiplies bf16 tiles (AMX). Without them the fused kernel's bf16 backward takes three times its
+    fp32 one (docs/log.md), so training widens q, k and v for the attention alone."""
+    return torch.cpu._is_amx_tile_supported()
+
+
 @dataclass
 class KeyValues:
     """One layer's cache: keys and values [batch, kv_head, capacity, head_size], filled from the left."""
@@ -143,11 +151,18 @@ class _Attention(Module):
         if tape.wants("scores", layer) or tape.wants("pattern", layer):
             z = self._spelled_out(q, k, v, context, layer)
         else:
-            mask, is_causal = context.mask(self.part.mask)
-            grouped = self.kv_heads != self.heads
-            z = F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, enable_gqa=grouped)
+            z = self._fused(q, k, v, *context.mask(self.part.mask))
         z = tape("z", layer, z.transpose(1, 2))  # [batch, position, head, size]
         return self.out(z.flatten(2)), state
+
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor:
+        grouped = self.kv_heads != self.heads
+        if not (q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.requires_grad and not fast_bf16_attention()):
+            return F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, enable_gqa=grouped)
+        with torch.autocast("cpu", enabled=False):
+            q, k, v = q.float(), k.float(), v.float()
+            z = F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, enable_gqa=grouped)
+        return z.to(torch.bfloat16)
 
     def _spelled_out(self, q: Tensor, k: Tensor, v: Tensor, context: Context, layer: int) -> Tensor:
         """The same attention with its scores and pattern made visible; in fp32, as the fused kernel accumulates."""
