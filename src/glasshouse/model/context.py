@@ -52,8 +52,8 @@ class Context:
             if known == mask:
                 return tensor
         query, key = self.positions[:, None, :, None], self.keys[:, None, None, :]
-        # Padding queries see everything, so that no row of the softmax is empty; nothing reads what they compute.
-        tensor = (mask.allows(query, key) & (key >= 0)) | (query < 0)
+        # Padding sees itself, so that no row of the softmax is empty; nothing else reads what it computes.
+        tensor = (mask.allows(query, key) & (key >= 0)) | ((query < 0) & (query == key))
         self._masks.append((mask, tensor))
         return tensor
 

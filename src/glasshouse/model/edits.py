@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -100,7 +101,7 @@ def selected(where: Where, positions: Tensor, lengths: Tensor) -> Tensor:
         if stop is not None:
             inside = inside & (positions < _bound(stop, lengths))
         return inside if step is None else inside & ((positions - first) % step == 0)
-    return torch.stack([selected(index, positions, lengths) for index in where]).any(0)
+    return functools.reduce(torch.logical_or, [selected(index, positions, lengths) for index in where])
 
 
 def _bound(index: int, lengths: Tensor) -> Tensor:
