@@ -204,6 +204,38 @@ def test_a_biased_head_is_no_llama(tmp_path: Path) -> None:
     assert describe(net.spec)[1] is None and describe(LM(31, 16, Stack(1, LLAMA_BLOCK)))[1] is not None
 
 
+LEFT_OUT = {
+    "llama": (
+        "rms_norm_eps",
+        "hidden_act",
+        "tie_word_embeddings",
+        "rope_parameters",
+        "num_key_value_heads",
+        "head_dim",
+    ),
+    "gpt2": ("layer_norm_epsilon", "activation_function", "n_inner", "tie_word_embeddings"),
+}
+
+
+@pytest.mark.parametrize("kind", LEFT_OUT)
+def test_what_a_config_leaves_out_is_what_transformers_takes(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    if kind == "llama":
+        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**(LLAMA | {"num_key_value_heads": 4})))
+    else:
+        model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2))
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k not in LEFT_OUT[kind]}))
+    opened = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        opened.get_input_embeddings().weight.mul_(0.05)  # so small that the norms' epsilon counts
+        net = load_network(tmp_path)
+        net.embed.weight.mul_(0.05)
+        ids = random_ids(2, 9, 53)
+        close(net(ids), opened(ids).logits)
+
+
 def test_names_without_the_trunks_prefix_and_derived_tensors(tmp_path: Path) -> None:
     """OpenAI's own GPT-2 files: no `transformer.` before the names, causal masks stored beside the weights."""
     model = _theirs("gpt2")

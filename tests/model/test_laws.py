@@ -150,6 +150,18 @@ def test_variance_at_birth(name: str) -> None:
     assert abs(loss - chance) < 0.8
 
 
+@pytest.mark.parametrize("name", DEEP)
+def test_each_branch_brings_its_share(name: str) -> None:
+    """Where attention has one key to look at, it and the map add 1/sqrt(48) of the embedding's deviation each."""
+    net = DEEP[name].build(seed=2)
+    with torch.no_grad():
+        result = net.run(random_ids(64, 1, 512), save=["attn_out.all", "mlp_out.all"])
+    share = net.spec.stream_std * 48**-0.5
+    for site in ("attn_out.all", "mlp_out.all"):
+        ratio = result[site].square().mean().sqrt() / share
+        assert 0.85 < ratio < 1.15, (site, ratio)
+
+
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_gain_against_sampling(name: str) -> None:
     z = torch.randn(2_000_000, generator=torch.Generator().manual_seed(0))
