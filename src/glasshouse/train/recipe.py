@@ -64,7 +64,7 @@ class OptimizerSection(Section):
     """[optimizer] Which optimisation. Muon takes the matrices at `matrix_lr`, AdamW all else (or everything) at `lr`."""
 
     kind: Literal["adamw", "muon"] = "muon"
-    lr: float = Field(default=3e-3, gt=0)
+    lr: float = Field(default=6e-3, gt=0)
     matrix_lr: float = Field(default=0.02, gt=0)
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.95, ge=0, lt=1)
@@ -72,9 +72,9 @@ class OptimizerSection(Section):
     momentum: float = Field(default=0.95, ge=0, lt=1)
     weight_decay: float = Field(default=0.1, ge=0)
     clip: float = Field(default=1.0, gt=0)
-    schedule: Literal["cosine", "wsd"] = "cosine"
-    warmup: float = Field(default=0.05, ge=0, le=1)  # share of all steps
-    decay: float = Field(default=0.3, ge=0, le=1)  # share of all steps in which "wsd" falls
+    schedule: Literal["cosine", "wsd"] = "wsd"
+    warmup: float = Field(default=0.04, ge=0, le=1)  # share of all steps
+    decay: float = Field(default=0.6, ge=0, le=1)  # share of all steps in which "wsd" falls
     final: float = Field(default=0.05, ge=0, le=1)  # share of the peak rate left at the end
 
 
@@ -86,7 +86,7 @@ class RunSection(Section):
 
     seed: int = Field(default=0, ge=0)
     length: int = Field(default=256, ge=2)
-    batch: int = Field(default=16, ge=1)
+    batch: int = Field(default=8, ge=1)
     minutes: float | None = Field(default=None, gt=0)
     steps: int | None = Field(default=None, ge=1)
     threads: int | None = Field(default=None, ge=1)
@@ -110,13 +110,13 @@ class RunSection(Section):
 
 
 def first_model() -> LM:
-    """The model of `Recipe()`: four Llama-shaped blocks of width 256, about four million parameters."""
+    """The model of `Recipe()`: five Llama-shaped blocks of width 192, about four million parameters."""
     block = Block(
-        mix=Attention(heads=8, kv_heads=8, position=RoPE(theta=10_000), mask=Causal()),
-        map=GLU("silu", hidden=688),
+        mix=Attention(heads=6, kv_heads=6, position=RoPE(theta=10_000), mask=Causal()),
+        map=GLU("silu", hidden=512),
         norm=RMSNorm(),
     )
-    return LM(vocab=4096, width=256, body=Stack(4, block), tied=True)
+    return LM(vocab=4096, width=192, body=Stack(5, block))
 
 
 class Recipe(BaseModel):
