@@ -13,7 +13,7 @@ def test_the_default_is_the_first_model():
     recipe = Recipe()
     assert (recipe.model.vocab, recipe.model.width, recipe.model.tied) == (4096, 192, False)
     assert 3.5e6 < sum(p.numel() for p in recipe.model.build(None).parameters()) < 4.5e6
-    assert (recipe.run.length, recipe.run.batch, recipe.run.minutes, recipe.run.steps) == (256, 16, 5.0, None)
+    assert (recipe.run.length, recipe.run.batch, recipe.run.minutes, recipe.run.steps) == (256, 8, 5.0, None)
     assert list(tomllib.loads(recipe.to_toml())) == [
         "question", "data", "tokenizer", "model", "objective", "optimizer", "run",
     ]  # fmt: skip
