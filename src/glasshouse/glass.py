@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, overload
 
@@ -91,6 +91,13 @@ class Glass:
         """One forward pass that saves and edits sites; the arguments of `Network.run`, the prompt also as text."""
         ids, pad = self.ids(prompt)
         return self.net.run(ids, save=save, edits=edits, pad=options.pop("pad", pad), **options)
+
+    def sweep(
+        self, prompt: Prompt, edits: Iterable[Any], read: Callable[[Tensor], Any], pad: Any = None, rows: int = 128
+    ) -> Tensor:
+        """What `read` makes of the logits under each of many edits: `Network.sweep`, the prompt also as text."""
+        ids, own = self.ids(prompt)
+        return self.net.sweep(ids, edits, read, own if pad is None else pad, rows)
 
     @overload
     def generate(self, prompt: str, new: int = 64, edits: Iterable[Edit] = (), **options: Any) -> str: ...

@@ -11,7 +11,7 @@ from glasshouse.errors import GlasshouseError
 from glasshouse.model import Edit, Network, Plan
 from glasshouse.model.context import make_positions
 from glasshouse.model.edits import selected
-from glasshouse.model.plan import BLANK, Blank, Operation, Tape
+from glasshouse.model.plan import BLANK, Blank, Tape, narrowed, spanned
 
 
 class Session:
@@ -68,22 +68,13 @@ class Session:
         inputs = list(self.inputs)
         for op in plan.operations:
             if op.input is not None:
-                for axis, dim in _spanned(op, inputs[op.input]):
-                    first = 0 if axis == "key" else start
-                    inputs[op.input] = inputs[op.input].narrow(dim, first, end - first)
+                inputs[op.input] = narrowed(op.site, inputs[op.input], start, end, keys=end)
         return inputs
 
     def _check_step_shapes(self) -> None:
         for op in self.step_plan.operations:
-            if op.input is not None and _spanned(op, self.inputs[op.input]):
+            if op.input is not None and spanned(op.site, self.inputs[op.input]):
                 raise GlasshouseError(
                     f"The edit {op} brings a value for each prompt position, and generated tokens are not among them; "
                     "narrow it to the prompt with .at(slice(0, n)), or give one value for all positions."
                 )
-
-
-def _spanned(op: Operation, value: Tensor) -> list[tuple[str, int]]:
-    """The axes on which an edit's tensor has a value for each prompt position, with their dimensions (from the end)."""
-    axes = op.site.axes
-    found = [(axis, axes.index(axis) - len(axes)) for axis in ("position", "query", "key") if axis in axes]
-    return [(axis, dim) for axis, dim in found if value.dim() >= -dim and value.shape[dim] > 1]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from glasshouse.errors import GlasshouseError
-from glasshouse.model.edits import Edit, selected
+from glasshouse.model.edits import Edit
+from glasshouse.model.places import Places
 from glasshouse.model.result import Result
 from glasshouse.model.sites import AXES, Sites
 
@@ -68,24 +70,19 @@ def check_pad(pad: Any, ids: Tensor) -> Tensor | None:
     return tensor if bool((tensor > 0).any()) else None
 
 
-def check_edit(edit: Any, sites: Sites, ids: Tensor, pad: Tensor | None, new: int) -> None:
+def check_edits(edits: Sequence[Any], sites: Sites, places: Places) -> None:
     """Raise where an edit names a place this model lacks or positions that no token of this run takes."""
-    if not isinstance(edit, Edit):
-        raise GlasshouseError(f"edits= takes values such as net.sites.resid_post[0].add(v); got {edit!r}.")
-    sites.resolve(edit.site)
-    if edit.where is None:
-        return
-    batch, width = ids.shape
-    lengths = torch.full((batch, 1), width, device=ids.device) if pad is None else (width - pad)[:, None]
-    positions = torch.arange(width + new, device=ids.device)[None] + (lengths - width)
-    for where in edit.where if isinstance(edit.where, tuple) else (edit.where,):
-        fires = selected(where, positions, lengths).any(-1)
-        if not fires.all():
-            row = int((~fires).nonzero()[0])
-            raise GlasshouseError(
-                f"The edit {edit} would never fire in row {row}: it has positions 0 to {int(lengths[row]) - 1}"
-                + (f" and {new} new ones." if new else ', and "new" ones only when generating.')
-            )
+    for edit in edits:
+        if not isinstance(edit, Edit):
+            raise GlasshouseError(f"edits= takes values such as net.sites.resid_post[0].add(v); got {edit!r}.")
+        sites.resolve(edit.site)
+        for where in edit.where if isinstance(edit.where, tuple) else (edit.where,):
+            row = None if where is None else places.silent_row(where)
+            if row is not None:
+                raise GlasshouseError(
+                    f"The edit {edit} would never fire in row {row}: it has positions 0 to {int(places.lengths[row]) - 1}"
+                    + (f" and {places.new} new ones." if places.new else ', and "new" ones only when generating.')
+                )
 
 
 def edit_value(edit: Edit, ids: Tensor, pad: Tensor | None, net: Network) -> Tensor:

@@ -12,14 +12,16 @@ from torch import Tensor, nn
 
 from glasshouse.errors import GlasshouseError
 from glasshouse.model.attention import KeyValues
-from glasshouse.model.checks import check_edit, check_ids, check_pad, edit_value
+from glasshouse.model.checks import check_edits, check_ids, check_pad, edit_value
 from glasshouse.model.context import Context, make_positions
 from glasshouse.model.declare import Declared, Module, declarations, initialise
 from glasshouse.model.edits import Edit
 from glasshouse.model.lm import LM
+from glasshouse.model.places import Places
 from glasshouse.model.plan import BLANK, Blank, Plan, Tape, make_plan
 from glasshouse.model.result import Result
 from glasshouse.model.sites import Site, Sites
+from glasshouse.model.sweep import sweep
 
 END = 1 << 30  # a layer number past every layer: run to the end
 
@@ -56,6 +58,7 @@ class Network(Module):
         self.body = spec.body.build(spec.width, std)
         self.final_norm = spec.norm.build(spec.width)
         self.unembed = spec.head.build(spec.width, spec.vocab, self.embed if spec.tied else None)
+        self.family: str | None = None  # of the Hugging Face checkpoint it was read from
         self._compiled: dict[Any, Callable[..., Any]] = {}  # by plan, last layer and backend
         if seed is not None:
             initialise(self, seed)
@@ -137,6 +140,10 @@ class Network(Module):
         logits = tape("logits", None, self.unembed(hidden))
         return logits[:, -1:] if last else logits
 
+    def climb(self, ids: Tensor, pad: Tensor | None, tape: Tape) -> None:
+        """Run the layers for what `tape` keeps of them."""
+        self._hidden(ids, self._context(ids, 0, pad, tape), None, len(self.layers))
+
     def new_states(self, batch: int, capacity: int) -> list[KeyValues]:
         """Empty caches, one a layer, for `capacity` tokens."""
         return [block.mix.new_state(batch, capacity, self._cache_like()) for block in self.layers]
@@ -190,6 +197,20 @@ class Network(Module):
             out, kept = program(ids, pad, inputs)
         return Result(out, dict(zip(plan.kept, kept, strict=True)), plan, self.sites, pad)
 
+    def sweep(
+        self, ids: Any, edits: Iterable[Any], read: Callable[[Tensor], Any], pad: Any = None, rows: int = 128
+    ) -> Tensor:
+        """What `read` makes of the logits under each of many edits, as if each were run alone: [edit, ...].
+
+        ids, pad: as in `run`. edits: each element one edit, or a tuple of edits made together. read: from the logits
+        [batch, position, vocab] of one element to a tensor (of one shape for all) or a number. rows: sequences in flight at
+        most, which bounds the memory. Layers below an edit and, in a causal model, positions before it are computed once.
+
+        Raises GlasshouseError for what `run` refuses.
+        """
+        ids = check_ids(ids, self.spec.vocab, self.length, self.embed.weight.device)
+        return sweep(self, ids, edits, read, check_pad(pad, ids), rows)
+
     def plan(
         self,
         save: Iterable[Any] | Site | str,
@@ -205,8 +226,7 @@ class Network(Module):
             for site in self.sites.resolve(what)
         ]
         edits = [edits] if isinstance(edits, Edit) else list(edits)
-        for edit in edits:
-            check_edit(edit, self.sites, ids, pad, new)
+        check_edits(edits, self.sites, Places(ids, pad, new))
         plan, carriers = make_plan(saves, edits)
         return plan, [edit_value(edit, ids, pad, self) for edit in carriers]
 

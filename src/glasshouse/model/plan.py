@@ -115,19 +115,49 @@ class Tape:
         index = site.head_index
         old = value if index is None else value.select(axes.index("head"), index)
         tensor = None if operation.input is None else self.inputs[operation.input].to(value.dtype)
-        new = changed(operation.kind, old, tensor, operation.function)
-        if operation.where is not None:
-            chosen = selected(operation.where, self.positions, self.lengths)  # [batch, position]
-            axis = site.axes.index("query" if "query" in axes else "position")
-            shape = [1] * old.dim()
-            shape[0], shape[axis] = chosen.shape
-            new = torch.where(chosen.view(shape), new, old)
-        if site.name == "scores":
-            new = torch.where(old == -torch.inf, old, new)  # no edit of the scores makes a hidden key seen
+        chosen = None if operation.where is None else selected(operation.where, self.positions, self.lengths)
+        new = altered(operation, old, tensor, chosen)
         if index is None:
             return new
         slot = torch.tensor([index], device=value.device)
         return value.index_copy(axes.index("head"), slot, new.unsqueeze(axes.index("head")))
+
+
+def altered(operation: Operation, old: Tensor, tensor: Tensor | None, chosen: Tensor | None) -> Tensor:
+    """What an operation makes of a site's value (of its head's alone where it names one).
+
+    chosen: the tokens it touches, bool [batch or 1, position]; None for all.
+    """
+    new = changed(operation.kind, old, tensor, operation.function)
+    if chosen is not None:
+        shape = [1] * old.dim()
+        shape[0], shape[position_axis(operation.site.axes)] = chosen.shape
+        new = torch.where(chosen.view(shape), new, old)
+    if operation.site.name == "scores":
+        new = torch.where(old == -torch.inf, old, new)  # no edit of the scores makes a hidden key seen
+    return new
+
+
+def position_axis(axes: tuple[str, ...]) -> int:
+    """The axis of a site on which its edits' positions are counted: of a pattern, its queries."""
+    return axes.index("query" if "query" in axes else "position")
+
+
+def spanned(site: Site, value: Tensor) -> list[tuple[str, int]]:
+    """The axes on which an edit's tensor has a value for each position, with their dimensions (from the end)."""
+    axes = site.axes
+    found = [(axis, axes.index(axis) - len(axes)) for axis in ("position", "query", "key") if axis in axes]
+    return [(axis, dim) for axis, dim in found if value.dim() >= -dim and value.shape[dim] > 1]
+
+
+def narrowed(site: Site, value: Tensor, start: int, end: int, keys: int | None = None) -> Tensor:
+    """The part of an edit's tensor that belongs to the slots from start to end; of a pattern, to the first `keys` keys."""
+    for axis, dim in spanned(site, value):
+        if axis != "key":
+            value = value.narrow(dim, start, end - start)
+        elif keys is not None:
+            value = value.narrow(dim, 0, keys)
+    return value
 
 
 class Blank:
