@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,6 +39,24 @@ class Dictionary:
         """d, the length of an atom."""
         return self.atoms.shape[1]
 
+    @property
+    def gram(self) -> Tensor:
+        """[N, N] the atoms' products with each other. Kept, and computed anew only after the atoms were changed in place."""
+        return self._kept("gram", lambda: self.atoms @ self.atoms.T)
+
+    @property
+    def norms(self) -> Tensor:
+        """[N] the norms of the atoms; kept like the Gram."""
+        return self._kept("norms", lambda: torch.linalg.vector_norm(self.atoms, dim=1))
+
+    def _kept(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        version = -1 if self.atoms.is_inference() else self.atoms._version
+        at, value = self.__dict__.get(name, (None, None))
+        if at != version:
+            value = compute().detach()
+            self.__dict__[name] = (version, value)  # beside the fields: frozen is about what the dictionary is
+        return value
+
     def unit(self) -> Tensor:
         """[N, d] the atoms, each scaled to norm one (a zero atom stays zero)."""
         return F.normalize(self.atoms, dim=1)
@@ -54,7 +73,7 @@ class Dictionary:
 
 
 class Encoder(Protocol):
-    """Finds the codes of signals `x` [n, d]: a learned encoder, or a pursuit holding its dictionary."""
+    """Finds the codes of signals `x` [n, d]: a learned encoder, or a pursuit over a dictionary (`pursuit.over(D)`)."""
 
     def encode(self, x: Tensor) -> Code: ...
 
