@@ -32,7 +32,7 @@ from glasshouse.train.recipe import Recipe
 from glasshouse.train.resolve import amend, resolve
 from glasshouse.train.schedule import milestones, rate
 
-LATE = 1.25  # a run ends at this many times its minutes: machines can slow down after they were measured
+LATE = 1.15  # a run ends at this many times its minutes: machines can slow down after they were measured
 
 
 class Update(NamedTuple):
