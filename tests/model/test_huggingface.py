@@ -22,6 +22,7 @@ from glasshouse.model import (
     Attention,
     Block,
     Causal,
+    LayerNorm,
     Network,
     RMSNorm,
     RoPE,
@@ -176,13 +177,18 @@ def test_our_own_llama_opens_in_transformers(tmp_path: Path) -> None:
 
 LLAMA_BLOCK = Block(mix=Attention(heads=4, position=RoPE()), map=GLU(hidden=9))
 NO_FAMILY = {
-    "window": Block(mix=Attention(heads=4, position=RoPE(), mask=Causal() & Window(3)), map=GLU(hidden=9)),
-    "normed queries": Block(mix=Attention(heads=4, position=RoPE(), qk_norm=RMSNorm()), map=GLU(hidden=9)),
-    "bias on one side": Block(mix=Attention(heads=4, position=RoPE(), bias=True, out_bias=False), map=GLU(hidden=9)),
+    "window, not causal": Block(mix=Attention(heads=4, position=RoPE(), mask=Window(3)), map=GLU(hidden=9)),
+    "window on the left": Block(
+        mix=Attention(heads=4, position=RoPE(), mask=Window(3) & Causal()), map=GLU("relu2", hidden=9)
+    ),
+    "normed queries": Block(mix=Attention(heads=4, position=RoPE(), qk_norm=LayerNorm()), map=GLU(hidden=9)),
+    "bias on one side": Block(mix=Attention(heads=4, position=RoPE(), out_bias=True), map=GLU(hidden=9)),
     "no position": Block(mix=Attention(heads=4), map=GLU(hidden=9)),
     "ungated": Block(mix=Attention(heads=4, position=RoPE()), map=MLP(hidden=9)),
     "squared relu": Block(mix=Attention(heads=4, position=RoPE()), map=GLU("relu2", hidden=9)),
-    "width not divided": Block(mix=Attention(heads=3, head_size=6, position=RoPE()), map=GLU(hidden=9)),
+    "biased map under a window": Block(
+        mix=Attention(heads=4, position=RoPE(), mask=Causal() & Window(3)), map=GLU(hidden=9, bias=True)
+    ),
     "two norms": Block(mix=Attention(heads=4, position=RoPE()), map=GLU(hidden=9), norm=RMSNorm(1e-3)),
     "two blocks": (LLAMA_BLOCK, Block(mix=Attention(heads=2), map=GLU(hidden=9))),
 }
@@ -283,8 +289,11 @@ Q = "model.layers.1.self_attn.q_proj.weight"
 SPOILT = {
     "unknown field": (_config(sliding_window=16), r"config\.json: the field 'sliding_window' \(16\) is not understood"),
     "quantised": (_config(quantization_config={"bits": 4}), "'quantization_config'"),
-    "scaled positions": (_config(rope_parameters={"rope_type": "llama3", "rope_theta": 1e4}), "rope_type = 'llama3'"),
-    "old scaling": (_config(rope_scaling={"type": "linear", "factor": 2.0}), "rope_scaling"),
+    "scaled positions": (
+        _config(rope_parameters={"rope_type": "llama3", "rope_theta": 1e4}),
+        r"rope_type = 'llama3' needs the field 'factor'",
+    ),
+    "old scaling": (_config(rope_scaling={"type": "spiral", "factor": 2.0}), "rope_type = 'spiral'"),
     "activation": (_config(hidden_act="mish"), r"config\.json: hidden_act = 'mish' is not supported"),
     "another family": (_config(model_type="mamba"), "'mamba' is not one glasshouse reads; it reads llama, gpt2"),
     "no family": (_config(model_type=...), "model_type None"),

@@ -2,28 +2,31 @@
 
 from glasshouse.model.activations import gain
 from glasshouse.model.attention import Attention, Mixer
-from glasshouse.model.bodies import Block, Body, Stack
+from glasshouse.model.bodies import Block, Body, ParallelBlock, Stack
 from glasshouse.model.edits import Edit
 from glasshouse.model.huggingface import load_network, save_network
 from glasshouse.model.lm import LM, Head, Unembed
 from glasshouse.model.maps import GLU, MLP, Map
 from glasshouse.model.masks import Causal, Full, Mask, Window
 from glasshouse.model.network import Network
-from glasshouse.model.norms import LayerNorm, Norm, RMSNorm
+from glasshouse.model.norms import AllHeads, LayerNorm, NoNorm, Norm, RMSNorm, ZeroCenteredRMSNorm
 from glasshouse.model.part import Part, part_from_dict
 from glasshouse.model.plan import Plan
 from glasshouse.model.positions import EmbeddingPosition, Learned, NoPosition, Position, RoPE
 from glasshouse.model.result import Result
+from glasshouse.model.scalings import DynamicScaling, LinearScaling, Llama3Scaling, LongRoPE, Scaling, YaRN
 from glasshouse.model.sites import Layers, Site, Sites, site
 
 __all__ = [
     "GLU",
     "LM",
     "MLP",
+    "AllHeads",
     "Attention",
     "Block",
     "Body",
     "Causal",
+    "DynamicScaling",
     "Edit",
     "EmbeddingPosition",
     "Full",
@@ -31,23 +34,31 @@ __all__ = [
     "LayerNorm",
     "Layers",
     "Learned",
+    "LinearScaling",
+    "Llama3Scaling",
+    "LongRoPE",
     "Map",
     "Mask",
     "Mixer",
     "Network",
+    "NoNorm",
     "NoPosition",
     "Norm",
+    "ParallelBlock",
     "Part",
     "Plan",
     "Position",
     "RMSNorm",
     "Result",
     "RoPE",
+    "Scaling",
     "Site",
     "Sites",
     "Stack",
     "Unembed",
     "Window",
+    "YaRN",
+    "ZeroCenteredRMSNorm",
     "gain",
     "load_network",
     "part_from_dict",

@@ -45,7 +45,8 @@ class Mixer(Part):
 class Attention(Mixer):
     """Scaled dot-product attention (Vaswani et al. 2017). kv_heads < heads shares keys and values (2305.13245).
 
-    head_size: width // heads unless given. qk_norm: normalises each query and key head before its rotation.
+    head_size: width // heads unless given. qk_norm: normalises each query and key head (or, with `AllHeads`, all of them
+    together) before its rotation.
     bias: on q, k and v; out_bias: on the output, as `bias` unless given.
     """
 
@@ -123,8 +124,8 @@ class _Attention(Module):
         self.out = Linear(
             self.heads * size, width, std * (self.heads * size) ** -0.5, bool(part.out_bias), shard="columns"
         )
-        self.q_norm = part.qk_norm.build(size) if part.qk_norm else None
-        self.k_norm = part.qk_norm.build(size) if part.qk_norm else None
+        self.q_norm = part.qk_norm.build_heads(self.heads, size) if part.qk_norm else None
+        self.k_norm = part.qk_norm.build_heads(self.kv_heads, size) if part.qk_norm else None
 
     def new_state(self, batch: int, capacity: int, like: Tensor) -> KeyValues:
         """An empty cache for `capacity` tokens, with the dtype and device of `like`."""

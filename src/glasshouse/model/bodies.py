@@ -21,11 +21,15 @@ BRANCHES = 2  # residual branches a block adds to the stream: mix and map
 
 @dataclass(frozen=True)
 class Block(Part):
-    """x + mix(norm(x)), then x + map(norm(x)): one pre-norm layer."""
+    """x + mix(norm(x)), then x + map(norm(x)): one pre-norm layer.
+
+    post: a norm on what each branch adds to the stream, alone (with `norm=NoNorm()`, OLMo 2) or besides `norm` (Gemma 2).
+    """
 
     mix: Mixer
     map: Map
     norm: Norm = RMSNorm()
+    post: Norm | None = None
 
     def resolved(self, width: int) -> Block:
         return dataclasses.replace(self, mix=self.mix.resolved(width), map=self.map.resolved(width))
@@ -35,8 +39,16 @@ class Block(Part):
         return _Block(self, width, std)
 
 
+@dataclass(frozen=True)
+class ParallelBlock(Block):
+    """x + mix(norm(x)) + map(norm(x)), each with a norm of its own: both branches read the same stream (GPT-NeoX, PaLM)."""
+
+    def build(self, width: int, std: float) -> _Block:
+        return _ParallelBlock(self, width, std)
+
+
 class _Block(Module):
-    own_sites = ("resid_pre", "attn_in", "attn_out", "resid_mid", "mlp_in", "mlp_out", "resid_post")
+    own_sites: tuple[str, ...] = ("resid_pre", "attn_in", "attn_out", "resid_mid", "mlp_in", "mlp_out", "resid_post")
 
     def __init__(self, part: Block, width: int, std: float) -> None:
         super().__init__()
@@ -45,6 +57,8 @@ class _Block(Module):
         self.mix = part.mix.build(width, std)
         self.map_norm = part.norm.build(width)
         self.map = part.map.build(width, std)
+        self.mix_post = part.post.build(width, std) if part.post else None
+        self.map_post = part.post.build(width, std) if part.post else None
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -53,12 +67,32 @@ class _Block(Module):
     def forward(self, x: Tensor, context: Context, layer: int, state: Any) -> tuple[Tensor, Any]:
         tape = context.tape
         x = tape("resid_pre", layer, x)
-        update, state = self.mix(tape("attn_in", layer, self.mix_norm(x)), context, layer, state)
-        x = tape("resid_mid", layer, x + tape("attn_out", layer, update))
-        update, losses = self.map(tape("mlp_in", layer, self.map_norm(x)), context, layer)
-        x = tape("resid_post", layer, x + tape("mlp_out", layer, update))
-        context.collect(losses)
+        update, state = self._mixed(x, context, layer, state)
+        x = tape("resid_mid", layer, x + update)
+        x = tape("resid_post", layer, x + self._mapped(x, context, layer))
         return x, state
+
+    def _mixed(self, x: Tensor, context: Context, layer: int, state: Any) -> tuple[Tensor, Any]:
+        update, state = self.mix(context.tape("attn_in", layer, self.mix_norm(x)), context, layer, state)
+        if self.mix_post is not None:
+            update = self.mix_post(update)
+        return context.tape("attn_out", layer, update), state
+
+    def _mapped(self, x: Tensor, context: Context, layer: int) -> Tensor:
+        update, losses = self.map(context.tape("mlp_in", layer, self.map_norm(x)), context, layer)
+        context.collect(losses)
+        if self.map_post is not None:
+            update = self.map_post(update)
+        return context.tape("mlp_out", layer, update)
+
+
+class _ParallelBlock(_Block):
+    own_sites = ("resid_pre", "attn_in", "attn_out", "mlp_in", "mlp_out", "resid_post")
+
+    def forward(self, x: Tensor, context: Context, layer: int, state: Any) -> tuple[Tensor, Any]:
+        x = context.tape("resid_pre", layer, x)
+        update, state = self._mixed(x, context, layer, state)
+        return context.tape("resid_post", layer, x + update + self._mapped(x, context, layer)), state
 
 
 class Body(Part):

@@ -14,10 +14,26 @@ from glasshouse.model.part import Part, positive
 
 
 class Norm(Part):
-    """A normalisation over the last axis. `build(width)` gives a module from [..., width] to [..., width]."""
+    """A normalisation over the last axis.
 
-    def build(self, width: int) -> Module:
-        raise TypeError(f"{type(self).__name__} must define build(width)")
+    `build(width)` gives a module from [..., width] to [..., width]; `gain` is the deviation wanted of what comes out, for one
+    that stands after a branch.
+    """
+
+    def build(self, width: int, gain: float = 1.0) -> Module:
+        raise TypeError(f"{type(self).__name__} must define build(width, gain)")
+
+    def build_heads(self, heads: int, size: int) -> Module:
+        """A module on [..., heads, size]: each head for itself, all with the same gains."""
+        return self.build(size)
+
+
+@dataclass(frozen=True)
+class NoNorm(Norm):
+    """No normalisation: what a branch reads is the stream itself (OLMo 2, which normalises what a branch adds)."""
+
+    def build(self, width: int, gain: float = 1.0) -> Module:
+        return _NoNorm()
 
 
 @dataclass(frozen=True)
@@ -29,8 +45,16 @@ class RMSNorm(Norm):
     def __post_init__(self) -> None:
         positive(self, eps=self.eps)
 
-    def build(self, width: int) -> Module:
-        return _RMSNorm(width, self.eps)
+    def build(self, width: int, gain: float = 1.0) -> Module:
+        return _RMSNorm(width, self.eps, gain)
+
+
+@dataclass(frozen=True)
+class ZeroCenteredRMSNorm(RMSNorm):
+    """RMSNorm whose gain is 1 + weight, so that weight decay pulls the gain to one (Gemma)."""
+
+    def build(self, width: int, gain: float = 1.0) -> Module:
+        return _ZeroCenteredRMSNorm(width, self.eps, gain - 1.0)
 
 
 @dataclass(frozen=True)
@@ -43,18 +67,50 @@ class LayerNorm(Norm):
     def __post_init__(self) -> None:
         positive(self, eps=self.eps)
 
-    def build(self, width: int) -> Module:
-        return _LayerNorm(width, self.eps, self.bias)
+    def build(self, width: int, gain: float = 1.0) -> Module:
+        return _LayerNorm(width, self.eps, self.bias, gain)
+
+
+@dataclass(frozen=True)
+class AllHeads(Norm):
+    """`norm` over all heads of q, and of k, together, each number with a gain of its own (OLMo 2)."""
+
+    norm: Norm = RMSNorm()
+
+    def build(self, width: int, gain: float = 1.0) -> Module:
+        return self.norm.build(width, gain)
+
+    def build_heads(self, heads: int, size: int) -> Module:
+        return _AllHeads(self.norm.build(heads * size))
+
+
+class _NoNorm(Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class _AllHeads(Module):
+    def __init__(self, norm: Module) -> None:
+        super().__init__()
+        self.all = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.all(x.flatten(-2)).view_as(x)
 
 
 class _RMSNorm(Module):
-    def __init__(self, width: int, eps: float) -> None:
+    def __init__(self, width: int, eps: float, start: float) -> None:
         super().__init__()
         self.eps = eps
-        self.weight = self.declare("weight", (width,), Declared(constant=1.0, group="vector"))
+        self.weight = self.declare("weight", (width,), Declared(constant=start, group="vector"))
 
     def forward(self, x: Tensor) -> Tensor:
         return _Normalise.apply(x, self.weight, self.eps)
+
+
+class _ZeroCenteredRMSNorm(_RMSNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        return _Normalise.apply(x, 1.0 + self.weight, self.eps)
 
 
 class _Normalise(torch.autograd.Function):
@@ -81,10 +137,10 @@ class _Normalise(torch.autograd.Function):
 
 
 class _LayerNorm(Module):
-    def __init__(self, width: int, eps: float, bias: bool) -> None:
+    def __init__(self, width: int, eps: float, bias: bool, start: float) -> None:
         super().__init__()
         self.eps = eps
-        self.weight = self.declare("weight", (width,), Declared(constant=1.0, group="vector"))
+        self.weight = self.declare("weight", (width,), Declared(constant=start, group="vector"))
         self.bias = self.declare("bias", (width,), Declared(group="vector")) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from glasshouse.errors import GlasshouseError
 from glasshouse.model.declare import Declared, Module
 from glasshouse.model.part import Part, positive
+from glasshouse.model.scalings import Scaling
 
 
 class Position(Part):
@@ -19,7 +20,8 @@ class Position(Part):
         """Raise GlasshouseError when a head of this size cannot carry the encoding."""
 
     def table(self, positions: Tensor, head_size: int) -> tuple[Tensor, Tensor] | None:
-        """(cos, sin), each [batch, position, 1, head_size], that rotate q and k; None when nothing rotates.
+        """(cos, sin), each [batch, position, 1, size], that rotate the first `size` of a head's numbers in q and k; None when
+        nothing rotates.
 
         positions: [batch, position] absolute positions (padding may be negative). One pass computes it once for all layers.
         """
@@ -33,29 +35,55 @@ class NoPosition(Position):
 
 @dataclass(frozen=True)
 class RoPE(Position):
-    """Rotary embedding (Su et al. 2021, 2104.09864), in the half-split layout of Llama checkpoints."""
+    """Rotary embedding (Su et al. 2021, 2104.09864), in the half-split layout of Llama checkpoints.
+
+    scaling: how the frequencies change for texts longer than those first trained on. share: only this share of each head,
+    rounded down, is rotated (GPT-NeoX); the rest knows no order.
+    """
 
     theta: float = 10_000.0
+    scaling: Scaling | None = None
+    share: float | None = None
 
     def __post_init__(self) -> None:
-        positive(self, theta=self.theta)
+        positive(self, theta=self.theta, share=self.share)
+        if self.share is not None and self.share > 1:
+            raise GlasshouseError(f"RoPE(share={self.share}) must be at most 1, the whole head.")
+
+    def size(self, head_size: int) -> int:
+        """How many of a head's numbers are rotated."""
+        return head_size if self.share is None else int(head_size * self.share)
 
     def check(self, head_size: int) -> None:
-        if head_size % 2:
+        size = self.size(head_size)
+        if size % 2 or not size:
             raise GlasshouseError(
-                f"RoPE rotates pairs, and a head of size {head_size} is odd; choose an even head size."
+                f"RoPE rotates pairs, and {size} of a head's {head_size} numbers is {'odd' if size else 'none'}; "
+                "choose an even number."
             )
+        if self.scaling is not None:
+            self.scaling.check(size)
 
     def table(self, positions: Tensor, head_size: int) -> tuple[Tensor, Tensor]:
-        pairs = torch.arange(0, head_size, 2, device=positions.device, dtype=torch.float32)
-        angles = positions[..., None].float() * self.theta ** (-pairs / head_size)  # [batch, position, head_size / 2]
+        size = self.size(head_size)
+        pairs = torch.arange(0, size, 2, device=positions.device, dtype=torch.float32)
+        speeds = self.theta ** (-pairs / size)  # radians a position
+        if self.scaling is not None:
+            speeds = self.scaling.scaled(speeds, self.theta, positions)
+        angles = positions[..., None].float() * speeds  # [batch, position, size / 2]
         cos, sin = angles.cos(), angles.sin()
+        if self.scaling is not None and self.scaling.strength != 1.0:
+            cos, sin = cos * self.scaling.strength, sin * self.scaling.strength
         return torch.cat([cos, cos], -1)[:, :, None], torch.cat([-sin, sin], -1)[:, :, None]
 
 
 def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn each pair (i, i + size/2) of x [batch, position, head, size] by its position's angle."""
+    """Turn each pair (i, i + size/2) of x [batch, position, head, size] by its position's angle; a table of a smaller size
+    turns the first numbers alone."""
     cos, sin = table
+    size = cos.shape[-1]
+    if size < x.shape[-1]:
+        return torch.cat([rotate(x[..., :size], table), x[..., size:]], -1)
     # Rolling by half swaps the two members of every pair, and its gradient is a roll too: no slices to zero-fill.
     return torch.addcmul(x * cos.to(x.dtype), x.roll(x.shape[-1] // 2, -1), sin.to(x.dtype))
 

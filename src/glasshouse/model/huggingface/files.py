@@ -13,13 +13,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from glasshouse.errors import GlasshouseError
-from glasshouse.model.huggingface import gpt2, llama
+from glasshouse.model.huggingface import gpt2, llama, mistral, qwen2, qwen3
 from glasshouse.model.huggingface.rename import to_ours, to_theirs
 from glasshouse.model.lm import LM
 from glasshouse.model.network import Network
 from glasshouse.model.part import part_from_dict
 
-FAMILIES: dict[str, ModuleType] = {"llama": llama, "gpt2": gpt2}
+# A family is a module with PREFIX (of its tensors' names, the head's apart), read (config to tree), write (the config that
+# might describe a tree; it is held against the tree here) and names (a rule for each tensor).
+FAMILIES: dict[str, ModuleType] = {"llama": llama, "gpt2": gpt2, "mistral": mistral, "qwen2": qwen2, "qwen3": qwen3}
 OWN = "glasshouse"  # model_type of a tree that no family describes
 
 
@@ -43,6 +45,7 @@ def load_network(folder: str | Path) -> Network:
     if family is not None:
         tensors = to_ours(tensors, family.names(spec), where)
     _fill(net, tensors, where)
+    net.family = None if family is None else config["model_type"]
     return net
 
 
@@ -53,7 +56,7 @@ def save_network(net: Network, folder: str | Path) -> None:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    config, family = describe(net.spec)
+    config, family = describe(net.spec, net.family)
     state = {name: parameter.detach().cpu() for name, parameter in net.named_parameters()}
     if family is not None:
         rows = {name: [last - first for first, last in net.blocks(name)] for name in state}
@@ -64,13 +67,25 @@ def save_network(net: Network, folder: str | Path) -> None:
     )
 
 
-def describe(spec: LM) -> tuple[dict[str, Any], ModuleType | None]:
-    """config.json of a tree, and the family whose names its tensors take (None: our own names)."""
-    for family in FAMILIES.values():
+def describe(spec: LM, first: str | None = None) -> tuple[dict[str, Any], ModuleType | None]:
+    """config.json of a tree, and the family whose names its tensors take (None: our own names).
+
+    first: the family to try before the others, where several can say the same.
+    """
+    for family in sorted(FAMILIES.values(), key=lambda family: family is not FAMILIES.get(first or "")):
         config = family.write(spec)
-        if config is not None:
+        if config is not None and _says(family, config, spec):
             return {**config, "dtype": "float32", OWN: spec.to_dict()}, family
     return {"model_type": OWN, OWN: spec.to_dict()}, None
+
+
+def _says(family: ModuleType, config: dict[str, Any], spec: LM) -> bool:
+    """Whether the config is this very tree: what a family cannot say (a window, a norm, ...) shows as a difference."""
+    try:
+        read: LM = family.read(config)
+    except GlasshouseError:
+        return False
+    return read.resolved() == spec.resolved()
 
 
 def _spec(config: dict[str, Any], folder: Path) -> LM:

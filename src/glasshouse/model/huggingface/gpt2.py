@@ -7,7 +7,8 @@ from typing import Any
 from glasshouse.errors import GlasshouseError
 from glasshouse.model.attention import Attention
 from glasshouse.model.bodies import Block, Stack
-from glasshouse.model.huggingface.rename import IGNORED, Rename, check_config
+from glasshouse.model.huggingface.fields import IGNORED, check_config
+from glasshouse.model.huggingface.rename import Rename
 from glasshouse.model.lm import LM
 from glasshouse.model.maps import MLP
 from glasshouse.model.norms import LayerNorm
@@ -63,7 +64,7 @@ def read(config: dict[str, Any]) -> LM:
 
 
 def write(spec: LM) -> dict[str, Any] | None:
-    """The GPT-2 config of a tree, or None where the tree is no GPT-2."""
+    """The GPT-2 config that might describe a tree, None where none can."""
     block = spec.body.block if isinstance(spec.body, Stack) and isinstance(spec.body.block, Block) else None
     if block is None or not isinstance(block.mix, Attention) or not isinstance(block.map, MLP):
         return None
@@ -84,8 +85,6 @@ def write(spec: LM) -> dict[str, Any] | None:
         "layer_norm_epsilon": spec.norm.eps,
         "tie_word_embeddings": spec.tied,
     }
-    if config["activation_function"] is None or read(config).resolved() != spec.resolved():
-        return None
     return config
 
 

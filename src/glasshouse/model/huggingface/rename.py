@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -9,15 +10,43 @@ import torch
 from torch import Tensor
 
 from glasshouse.errors import GlasshouseError
+from glasshouse.model.lm import LM
 
 
 @dataclass(frozen=True)
 class Rename:
-    """`ours` is the tensors `theirs`, joined by rows; each transposed first where they keep [in, out]."""
+    """`ours` is the tensors `theirs`, joined by rows; each transposed first where they keep [in, out].
+
+    interleaved: their rows come in turns of (blocks, this many heads or units, size), ours block after block; `blocks` of them.
+    """
 
     ours: str
     theirs: tuple[str, ...]
     transposed: bool = False
+    interleaved: int | None = None
+    blocks: int = 3
+
+
+def rules(spec: LM, table: dict[str, str | tuple[str, ...]]) -> list[Rename]:
+    """A rule for every tensor of a tree, from a table of names.
+
+    table: our module's name to theirs, or to the several that are joined in ours; `*` stands for a number, the same in both.
+    A name that is not in the table stands for itself, so that what it belongs to is refused by name.
+    """
+    with torch.device("meta"):
+        parameters = [name for name, _ in spec.build(seed=None).named_parameters()]
+    found = []
+    for ours in parameters:
+        stem, kind = ours.rsplit(".", 1)
+        numbers = re.findall(r"\.(\d+)", stem)
+        theirs = table.get(re.sub(r"\.\d+", ".*", stem), stem)
+        names = []
+        for name in (theirs,) if isinstance(theirs, str) else theirs:
+            for number in numbers:
+                name = name.replace("*", number, 1)
+            names.append(f"{name}.{kind}")
+        found.append(Rename(ours, tuple(names)))
+    return found
 
 
 def to_ours(tensors: dict[str, Tensor], rules: Iterable[Rename], where: str) -> dict[str, Tensor]:
@@ -32,6 +61,8 @@ def to_ours(tensors: dict[str, Tensor], rules: Iterable[Rename], where: str) -> 
             )
         parts = [left.pop(name) for name in rule.theirs]
         parts = [part.T if rule.transposed else part for part in parts]
+        if rule.interleaved is not None:
+            parts = [_reordered(part, rule.interleaved, rule.blocks) for part in parts]
         out[rule.ours] = torch.cat(parts) if len(parts) > 1 else parts[0].contiguous()
     if left:
         raise GlasshouseError(
@@ -45,38 +76,16 @@ def to_theirs(state: dict[str, Tensor], rules: Iterable[Rename], rows: dict[str,
     out = {}
     for rule in rules:
         whole = state[rule.ours]
+        if rule.interleaved is not None:
+            whole = _reordered(whole, rule.blocks, rule.interleaved)
         parts = whole.split(rows[rule.ours]) if len(rule.theirs) > 1 else (whole,)
         for name, part in zip(rule.theirs, parts, strict=True):
             out[name] = (part.T if rule.transposed else part).contiguous().clone()
     return out
 
 
-def check_config(config: dict[str, object], understood: dict[str, object], ignored: frozenset[str]) -> None:
-    """Raise for any config key that is neither read, nor ignored by right, nor at the one value we implement."""
-    for key, value in config.items():
-        if key in ignored or key.startswith("_"):
-            continue
-        if key not in understood:
-            raise GlasshouseError(
-                f"the field {key!r} ({value!r}) is not understood, and might change the model; nothing was loaded."
-            )
-        only = understood[key]
-        if only is not ... and value != only:
-            raise GlasshouseError(f"{key} = {value!r} is not supported (only {only!r} is); nothing was loaded.")
-
-
-def check_complete(config: dict[str, object], required: tuple[str, ...]) -> None:
-    """Raise for a field without which the architecture is not known."""
-    missing = [key for key in required if config.get(key) is None]
-    if missing:
-        raise GlasshouseError(f"the field {missing[0]!r} is missing, so the model is not known; nothing was loaded.")
-
-
-# Fields that say nothing about what the network computes from ids to logits.
-IGNORED = frozenset({
-    "_name_or_path", "architectures", "attention_dropout", "attn_pdrop", "bos_token_id", "dtype", "embd_pdrop", "eos_token_id",
-    "glasshouse", "initializer_range", "model_type", "n_ctx", "name_or_path", "pad_token_id", "pretraining_tp",
-    "reorder_and_upcast_attn", "resid_pdrop", "sep_token_id", "summary_activation", "summary_first_dropout",
-    "summary_proj_to_labels", "summary_type", "summary_use_proj", "task_specific_params", "tokenizer_class", "torch_dtype",
-    "transformers_version", "use_cache",
-})  # fmt: skip
+def _reordered(tensor: Tensor, outer: int, inner: int) -> Tensor:
+    """Rows of [outer, inner, size] as rows of [inner, outer, size]."""
+    if tensor.shape[0] % (outer * inner):
+        return tensor  # of a wrong size, which is said when it is put in its place
+    return tensor.unflatten(0, (outer, inner, -1)).transpose(0, 1).flatten(0, 2)
