@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from glasshouse.decode import Generation, generate
 from glasshouse.errors import GlasshouseError
-from glasshouse.model import Edit, Network, Result, Sites, load_network
+from glasshouse.model import Activations, Edit, Network, Result, Sites, load_network
 from glasshouse.runs import Run
 from glasshouse.text import Tokenizer
 
@@ -98,6 +98,10 @@ class Glass:
         """What `read` makes of the logits under each of many edits: `Network.sweep`, the prompt also as text."""
         ids, own = self.ids(prompt)
         return self.net.sweep(ids, edits, read, own if pad is None else pad, rows)
+
+    def stream(self, batches: Sequence[Any], save: Any, to: str | Path, **options: Any) -> Activations:
+        """Write saved sites of many batches of ids to a folder: `Network.stream`, with its options."""
+        return self.net.stream(batches, save, to, **options)
 
     @overload
     def generate(self, prompt: str, new: int = 64, edits: Iterable[Edit] = (), **options: Any) -> str: ...

@@ -16,11 +16,13 @@ from glasshouse.model.positions import EmbeddingPosition, Learned, NoPosition, P
 from glasshouse.model.result import Result
 from glasshouse.model.scalings import DynamicScaling, LinearScaling, Llama3Scaling, LongRoPE, Scaling, YaRN
 from glasshouse.model.sites import Layers, Site, Sites, site
+from glasshouse.model.stored import Activations
 
 __all__ = [
     "GLU",
     "LM",
     "MLP",
+    "Activations",
     "AllHeads",
     "Attention",
     "Block",

@@ -12,7 +12,7 @@ from glasshouse.errors import GlasshouseError
 from glasshouse.model.edits import Edit
 from glasshouse.model.places import Places
 from glasshouse.model.result import Result
-from glasshouse.model.sites import AXES, Sites
+from glasshouse.model.sites import AXES, Site, Sites
 
 if TYPE_CHECKING:
     from glasshouse.model.network import Network
@@ -87,7 +87,7 @@ def check_edits(edits: Sequence[Any], sites: Sites, places: Places) -> None:
 
 def edit_value(edit: Edit, ids: Tensor, pad: Tensor | None, net: Network) -> Tensor:
     """The tensor an edit brings, on the model's device, broadcastable to its site."""
-    value, shape = edit.value, site_shape(edit, ids, net)
+    value, shape = edit.value, site_shape(edit.site, ids, net)
     if isinstance(value, Result):
         value = _from_result(edit, value, pad, shape)
     if not isinstance(value, Tensor):
@@ -129,9 +129,9 @@ def _from_result(edit: Edit, source: Result, pad: Tensor | None, shape: list[int
     return value
 
 
-def site_shape(edit: Edit, ids: Tensor, net: Network) -> list[int]:
+def site_shape(site: Site, ids: Tensor, net: Network) -> list[int]:
     """The shape a site has in a pass over `ids`."""
-    site, spec = edit.site, net.spec
+    spec = net.spec
     block = net.layers[site.layer] if site.layer is not None else None
     sizes = {"batch": ids.shape[0], "position": ids.shape[1], "query": ids.shape[1], "key": ids.shape[1]}
     sizes |= {"width": spec.width, "vocab": spec.vocab}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from types import FunctionType
 from typing import Any, cast
 
@@ -21,6 +22,8 @@ from glasshouse.model.places import Places
 from glasshouse.model.plan import BLANK, Blank, Plan, Tape, make_plan
 from glasshouse.model.result import Result
 from glasshouse.model.sites import Site, Sites
+from glasshouse.model.stored import Activations
+from glasshouse.model.stream import SHARD_BYTES, stream, stream_bytes
 from glasshouse.model.sweep import sweep
 
 END = 1 << 30  # a layer number past every layer: run to the end
@@ -210,6 +213,29 @@ class Network(Module):
         """
         ids = check_ids(ids, self.spec.vocab, self.length, self.embed.weight.device)
         return sweep(self, ids, edits, read, check_pad(pad, ids), rows)
+
+    def stream(
+        self,
+        batches: Sequence[Any],
+        save: Iterable[Any] | Site | str,
+        to: str | Path,
+        dtype: str = "bfloat16",
+        edits: Iterable[Edit] | Edit = (),
+        shard_bytes: int = SHARD_BYTES,
+    ) -> Activations:
+        """Write the saved sites of many texts to the folder `to`, one row a token, and open what was written.
+
+        batches: a list (anything with a length) of ids [batch, position], without padding. save: sites with one value a
+        token. dtype: "bfloat16", "float16" or "float32". The pass stops after the last layer that is saved; memory holds one
+        shard of `shard_bytes`. Called again with the same arguments after a kill, it keeps the finished shards and goes on.
+
+        Raises GlasshouseError for a disk too small, a folder of other activations, a value the dtype cannot hold.
+        """
+        return stream(self, batches, save, to, dtype, edits, shard_bytes)
+
+    def stream_bytes(self, batches: Sequence[Any], save: Iterable[Any] | Site | str, dtype: str = "bfloat16") -> int:
+        """Bytes of tensors that `stream` would write; nothing is run."""
+        return stream_bytes(self, batches, save, dtype)
 
     def plan(
         self,

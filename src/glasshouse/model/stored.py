@@ -1,4 +1,4 @@
-"""Activations on disk: one row a token, in safetensors shards beside a manifest, read in order or shuffled in bounded memory."""
+"""Activations on disk: one row a token, safetensors shards beside a manifest, read in order or shuffled in bounded memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,7 +20,10 @@ from glasshouse.errors import GlasshouseError
 MANIFEST = "activations.json"
 FORMAT = 1
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-OWN = {"ids": torch.int32, "position": torch.int32}  # kept beside the sites: each row's token, and its place in its text
+OWN = {
+    "ids": torch.int32,
+    "position": torch.int32,
+}  # kept beside the sites: each row's token, and its place in its text
 BLOCK = 256  # rows read together when shuffling: a seek each
 
 
@@ -43,7 +46,9 @@ class Activations:
         folder = Path(folder)
         manifest = read_manifest(folder)
         if manifest is None:
-            raise GlasshouseError(f"{folder} holds no activations: it has no {MANIFEST}; net.stream(..., to=) writes one.")
+            raise GlasshouseError(
+                f"{folder} holds no activations: it has no {MANIFEST}; net.stream(..., to=) writes one."
+            )
         done = sum(shard["rows"] for shard in manifest["shards"])
         if done < manifest["rows"]:
             raise GlasshouseError(
@@ -63,13 +68,6 @@ class Activations:
                     f"{self.folder / shard['file']} is damaged: its sha256 is not the manifest's; delete the file and run the "
                     "same stream again."
                 )
-
-    @overload
-    def batches(self, what: Any, size: int = ..., seed: int | None = ..., buffer: int = ...) -> Iterator[Tensor]: ...
-    @overload
-    def batches(
-        self, what: list[Any], size: int = ..., seed: int | None = ..., buffer: int = ...
-    ) -> Iterator[tuple[Tensor, ...]]: ...
 
     def batches(self, what: Any, size: int = 4096, seed: int | None = None, buffer: int = 65_536) -> Iterator[Any]:
         """Every row once, in tensors [size, ...] (the last may be shorter), in fp32; "ids" and "position" as int64.
@@ -120,7 +118,9 @@ class Activations:
             with safe_open(self.folder / file, framework="pt") as shard:
                 return [shard.get_slice(name)[start:end] for name in names]
         except (OSError, SafetensorError) as error:
-            raise GlasshouseError(f"{self.folder / file} cannot be read ({error}); run the same stream again.") from None
+            raise GlasshouseError(
+                f"{self.folder / file} cannot be read ({error}); run the same stream again."
+            ) from None
 
 
 def _given(tensors: list[Tensor], names: list[str], several: bool) -> Any:

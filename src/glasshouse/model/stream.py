@@ -20,7 +20,6 @@ from glasshouse.model.sites import Site
 from glasshouse.model.stored import (
     DTYPES,
     FORMAT,
-    MANIFEST,
     OWN,
     Activations,
     check_shards,
@@ -57,7 +56,7 @@ def stream(
     if type(shard_bytes) is not int or shard_bytes < 1:
         raise GlasshouseError(f"shard_bytes={shard_bytes!r} must be a whole number of at least one.")
     rows, each, folder = _rows(batches), row_bytes(sites, dtype), Path(to)
-    manifest = {
+    manifest: dict[str, Any] = {
         "format": FORMAT,
         "sites": sites,
         "dtype": dtype,
@@ -108,7 +107,7 @@ def _source(net: Network, batches: Sequence[Any], edits: list[Edit]) -> str:
     def add(tensor: Tensor) -> None:
         plain = tensor.detach().cpu().contiguous()
         digest.update(f"{plain.dtype}{list(plain.shape)}".encode())
-        digest.update(plain.flatten().view(torch.uint8).numpy())
+        digest.update(plain.flatten().view(torch.uint8).numpy().data)
 
     for _, parameter in net.named_parameters():
         add(parameter)
@@ -127,20 +126,27 @@ def _continued(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     old = read_manifest(folder)
     if old is None:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise GlasshouseError(f"{folder} already holds something else; give an empty or new folder for activations.")
+            raise GlasshouseError(
+                f"{folder} already holds something else; give an empty or new folder for activations."
+            )
         folder.mkdir(parents=True, exist_ok=True)
         write_manifest(folder, manifest)
         return manifest
-    for key, word in {"sites": "the sites", "dtype": "dtype", "source": "other weights, texts or edits than these:"}.items():
-        if old[key] != manifest[key]:
-            shown = "" if key == "source" else f" {_shown(old[key])}, not {_shown(manifest[key])}:"
-            raise GlasshouseError(f"{folder} was begun with {word}{shown} give another folder, or the same as before.")
+    if (old["sites"], old["dtype"]) != (manifest["sites"], manifest["dtype"]):
+        raise GlasshouseError(
+            f"{folder} was begun with {_shown(old)}, and this call saves {_shown(manifest)}; give another folder, or the same "
+            "sites as before."
+        )
+    if old["source"] != manifest["source"]:
+        raise GlasshouseError(
+            f"{folder} was begun with other weights, texts or edits than these; give another folder, or the same as before."
+        )
     check_shards(folder, old)
     return old
 
 
-def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else ", ".join(f"{site} {shape}" for site, shape in value.items())
+def _shown(manifest: dict[str, Any]) -> str:
+    return ", ".join(f"{site} {shape}" for site, shape in manifest["sites"].items()) + f" in {manifest['dtype']}"
 
 
 def _check_disk(folder: Path, needed: int) -> None:
@@ -196,6 +202,3 @@ def _write(
     aside.replace(folder / name)
     manifest["shards"] = [*manifest["shards"], entry]
     write_manifest(folder, manifest)
-
-
-__all__ = ["MANIFEST", "SHARD_BYTES", "stream", "stream_bytes"]
