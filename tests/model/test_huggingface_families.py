@@ -90,11 +90,65 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3, odd sizes": ("Qwen3", {**ODD, **TIED, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}),
 }
 
+NEOX_ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}}
+FAMILIES |= {
+    "gpt_neox": ("GPTNeoX", {"hidden_size": 32}),  # heads of 8, two of their numbers rotated
+    "gpt_neox, branch after branch": (
+        "GPTNeoX",
+        {"hidden_size": 32, "use_parallel_residual": False, **TIED, **NEOX_ROPE},
+    ),
+    "gpt_neox, odd sizes": (
+        "GPTNeoX",
+        {
+            **ODD,
+            "hidden_size": 42,  # ten of a head's fourteen numbers are rotated
+            "attention_bias": False,
+            "hidden_act": "gelu_new",
+            "layer_norm_eps": 1e-3,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.75},
+        },
+    ),
+    "gpt_neox, whole heads rotated": (
+        "GPTNeoX",
+        {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 500.0, "partial_rotary_factor": 1.0}},
+    ),
+    "phi3": ("Phi3", {}),
+    "phi3, windows and part of each head": (
+        "Phi3",
+        {
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "sliding_window": 4,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.75},
+            **TIED,
+        },
+    ),
+    "phi3, longrope": (
+        "Phi3",
+        {
+            "original_max_position_embeddings": 10,
+            "max_position_embeddings": 40,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 1e4,
+                "short_factor": [1.0, 1.5, 2.0],
+                "long_factor": [2.0, 3.0, 5.5],
+            },
+        },
+    ),
+    "olmo2": ("Olmo2", {}),
+    "olmo2, biases": ("Olmo2", {"attention_bias": True, **TIED}),
+    "olmo2, odd sizes": ("Olmo2", {**ODD, "head_dim": 8, "rms_norm_eps": 1e-3}),
+}
+
 
 def theirs(name: str) -> Any:
     family, change = FAMILIES[name]
     torch.manual_seed(0)
-    config = getattr(transformers, f"{family}Config")(**(SHARED | change))
+    fields = SHARED | change
+    if family == "GPTNeoX":
+        fields = {k: v for k, v in fields.items() if k not in ("num_key_value_heads", "head_dim")}
+    config = getattr(transformers, f"{family}Config")(**fields)
     model = getattr(transformers, f"{family.removesuffix('Text')}ForCausalLM")._from_config(
         config, attn_implementation="eager"
     )
@@ -232,7 +286,8 @@ def test_what_is_not_understood_is_named(family: str, tmp_path: Path) -> None:
     path.write_text(json.dumps({k: v for k, v in config.items() if k != "num_hidden_layers"}))
     with pytest.raises(GlasshouseError, match="'num_hidden_layers' is missing"):
         load_network(tmp_path)
-    path.write_text(json.dumps(config | {"num_hidden_layers": 2, "layer_types": None}))
+    fewer = {"num_hidden_layers": 2} | ({"layer_types": config["layer_types"][:2]} if "layer_types" in config else {})
+    path.write_text(json.dumps(config | fewer))
     with pytest.raises(GlasshouseError, match="that its config does not explain"):
         load_network(tmp_path)
 

@@ -41,6 +41,8 @@ DEFAULTS: dict[str, Any] = {
     "tie_word_embeddings": False,
     "max_position_embeddings": 2048,
 }
+# The tokenizer knows these; left out, they would be the family's own, which may lie outside the vocabulary.
+NO_TOKENS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
 LAYER = "model.layers.*"
 NAMES: dict[str, str | tuple[str, ...]] = {

@@ -53,9 +53,11 @@ def check_complete(config: dict[str, Any], required: tuple[str, ...]) -> None:
 
 # Fields that say nothing about what the network computes from ids to logits.
 IGNORED = frozenset({
-    "_name_or_path", "architectures", "attention_dropout", "attn_pdrop", "bos_token_id", "dtype", "embd_pdrop", "eos_token_id",
-    "glasshouse", "initializer_range", "model_type", "n_ctx", "name_or_path", "pad_token_id", "pretraining_tp",
-    "reorder_and_upcast_attn", "resid_pdrop", "sep_token_id", "summary_activation", "summary_first_dropout",
-    "summary_proj_to_labels", "summary_type", "summary_use_proj", "task_specific_params", "tokenizer_class", "torch_dtype",
-    "transformers_version", "use_cache",
+    "_name_or_path", "architectures", "attention_dropout", "attention_probs_dropout_prob", "attn_pdrop", "auto_map",
+    "bos_token_id", "cache_implementation", "classifier_dropout", "dtype", "embd_pdrop", "eos_token_id", "glasshouse",
+    "hidden_dropout", "hidden_dropout_prob", "initializer_range", "model_type", "n_ctx", "name_or_path",
+    "output_router_logits", "pad_token_id", "pretraining_tp", "reorder_and_upcast_attn", "resid_pdrop",
+    "router_aux_loss_coef", "router_jitter_noise", "sep_token_id", "summary_activation", "summary_first_dropout",
+    "summary_proj_to_labels", "summary_type", "summary_use_proj", "task_specific_params", "tokenizer_class",
+    "torch_dtype", "transformers_version", "use_cache",
 })  # fmt: skip

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from glasshouse.errors import GlasshouseError
-from glasshouse.model.huggingface import gpt2, llama, mistral, qwen2, qwen3
+from glasshouse.model.huggingface import gpt2, gpt_neox, llama, mistral, olmo2, phi3, qwen2, qwen3
 from glasshouse.model.huggingface.rename import to_ours, to_theirs
 from glasshouse.model.lm import LM
 from glasshouse.model.network import Network
@@ -21,7 +21,18 @@ from glasshouse.model.part import part_from_dict
 
 # A family is a module with PREFIX (of its tensors' names, the head's apart), read (config to tree), write (the config that
 # might describe a tree; it is held against the tree here) and names (a rule for each tensor).
-FAMILIES: dict[str, ModuleType] = {"llama": llama, "gpt2": gpt2, "mistral": mistral, "qwen2": qwen2, "qwen3": qwen3}
+# The first that can say a tree is the one written.
+FAMILIES: dict[str, ModuleType] = {
+    "llama": llama,
+    "gpt2": gpt2,
+    "gpt_neox": gpt_neox,
+    "mistral": mistral,
+    "qwen2": qwen2,
+    "qwen3": qwen3,
+    "phi3": phi3,
+    "olmo2": olmo2,
+}
+HEADS = ("lm_head", "embed_out")  # what families call the unembedding
 OWN = "glasshouse"  # model_type of a tree that no family describes
 
 
@@ -109,10 +120,11 @@ def _spec(config: dict[str, Any], folder: Path) -> LM:
 
 def _drop_derived(tensors: dict[str, Tensor], spec: LM) -> dict[str, Tensor]:
     """Without what old checkpoints repeat: rotary frequencies, causal masks, and the head of a tied model."""
-    derived = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
+    derived = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias")
     kept = {name: tensor for name, tensor in tensors.items() if not name.endswith(derived)}
     if spec.tied:
-        kept.pop("lm_head.weight", None)
+        for head in HEADS:
+            kept.pop(f"{head}.weight", None)
     return kept
 
 
@@ -120,7 +132,7 @@ def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """With the names of a whole language model; OpenAI's GPT-2 files name its trunk without the prefix."""
     if any(name.startswith(prefix) for name in tensors):
         return tensors
-    return {name if name.startswith("lm_head.") else prefix + name: tensor for name, tensor in tensors.items()}
+    return {name if name.startswith(HEADS) else prefix + name: tensor for name, tensor in tensors.items()}
 
 
 def _fill(net: Network, tensors: dict[str, Tensor], where: str) -> None:
