@@ -1,6 +1,9 @@
 """Pursuits: encoders that need no training, only a dictionary. Compiled on a CPU, batched torch elsewhere."""
 
 from glasshouse.sparse.pursuit.base import Pursued, Pursuit
+from glasshouse.sparse.pursuit.lasso import ElasticNet, Lasso
+from glasshouse.sparse.pursuit.matching import MatchingPursuit
+from glasshouse.sparse.pursuit.nonnegative import NonNegativeOMP
 from glasshouse.sparse.pursuit.omp import OMP
 
-__all__ = ["OMP", "Pursued", "Pursuit"]
+__all__ = ["OMP", "ElasticNet", "Lasso", "MatchingPursuit", "NonNegativeOMP", "Pursued", "Pursuit"]

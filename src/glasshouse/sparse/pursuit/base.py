@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,9 +16,12 @@ from glasshouse.errors import GlasshouseError
 from glasshouse.sparse.code import Code
 from glasshouse.sparse.dictionary import Dictionary
 
+T = TypeVar("T")
+
 UNIT = 1e-3  # how far from one an atom's norm may be
 LARGEST_GRAM = 2**31  # bytes; a CPU pursuit that can do without takes the Gram-free path beyond
 _SCORES = 2**22  # correlations held at once
+_DENSE = 2**26  # amounts written out at once by a batched pursuit
 
 
 class Pursuit:
@@ -77,6 +81,19 @@ def prepare(x: Tensor, dictionary: Dictionary) -> Tensor:
     return centred if dictionary.bias is None else centred - dictionary.bias.to(centred.dtype)
 
 
+def on_cpu(x: Tensor) -> None:
+    """Refuses signals that a compiled pursuit without another path cannot reach."""
+    if x.device.type != "cpu":
+        raise GlasshouseError(
+            f"This pursuit runs on a CPU alone, and the signals are on {x.device}: take FISTA, or move them."
+        )
+
+
+def fits_gram(x: Tensor, dictionary: Dictionary) -> bool:
+    """Whether the compiled path over the Gram is the one to take."""
+    return x.device.type == "cpu" and dictionary.size**2 * x.element_size() <= LARGEST_GRAM
+
+
 def check_atoms(k: int | None, dictionary: Dictionary) -> int:
     """The most atoms a signal may use: `k`, or where it is None as many as can be independent."""
     if k is None:
@@ -109,14 +126,41 @@ def trimmed(indices: Tensor, values: Tensor, size: int) -> Code:
     return Code(indices[:, : max(used, 1)].contiguous(), values[:, : max(used, 1)].contiguous(), size)
 
 
-Kernel = Callable[[slice, np.ndarray], None]
+def packed(dense: Tensor) -> Code:
+    """The Code of amounts written out with their zeros [n, N], of some signals at a time."""
+    used = dense != 0
+    counts = used.sum(1)
+    slots = int(counts.max()) if len(dense) else 0
+    indices = torch.zeros(len(dense), max(slots, 1), dtype=torch.int64, device=dense.device)
+    row, atom = used.nonzero(as_tuple=True)
+    slot = torch.arange(len(row), device=dense.device) - (counts.cumsum(0) - counts)[row]
+    indices[row, slot] = atom
+    values = dense.new_zeros(indices.shape)
+    values[row, slot] = dense[row, atom]
+    return Code(indices, values, dense.shape[1])
 
 
-def by_correlations(x: Tensor, dictionary: Dictionary, kernel: Kernel) -> None:
-    """Calls kernel(rows, correlations [rows, N]) over all the signals, on torch's number of threads.
+def joined(codes: list[Code], dictionary: Dictionary) -> Code:
+    """One Code of several, in order."""
+    slots = max((code.k for code in codes), default=1)
+    pad = [(0, slots - code.k) for code in codes]
+    indices = [torch.nn.functional.pad(code.indices, p) for code, p in zip(codes, pad, strict=True)]
+    values = [torch.nn.functional.pad(code.values, p) for code, p in zip(codes, pad, strict=True)]
+    if not codes:
+        empty = dictionary.atoms.new_zeros(0, slots)
+        return Code(empty.long(), empty, dictionary.size)
+    return Code(torch.cat(indices), torch.cat(values), dictionary.size)
+
+
+Kernel = Callable[[slice, np.ndarray], T]
+
+
+def by_correlations(x: Tensor, dictionary: Dictionary, kernel: Kernel[T]) -> list[T]:
+    """What kernel(rows, correlations [rows, N]) gives for all the signals, in order, on torch's number of threads.
 
     A kernel may overwrite the correlations it is handed. Compiled kernels release the interpreter lock.
     """
+    given: list[T] = []
     threads = torch.get_num_threads()
     step = max(threads, min(512, _SCORES // dictionary.size))
     with ThreadPoolExecutor(threads) as pool:
@@ -125,7 +169,13 @@ def by_correlations(x: Tensor, dictionary: Dictionary, kernel: Kernel) -> None:
             edges = np.linspace(0, len(scores), min(threads, len(scores)) + 1).astype(int).tolist()
             rows = [slice(start + a, start + b) for a, b in pairwise(edges)]
             parts = [scores[a:b] for a, b in pairwise(edges)]
-            list(pool.map(kernel, rows, parts))
+            given += pool.map(kernel, rows, parts)
+    return given
+
+
+def in_batches(x: Tensor, dictionary: Dictionary, batched: Callable[[Tensor], Code]) -> Code:
+    """The Code of all signals from `batched`, which is given as many at a time as their dense amounts allow."""
+    return joined([batched(piece) for piece in x.split(max(1, _DENSE // dictionary.size)) if len(piece)], dictionary)
 
 
 def as_array(tensor: Tensor) -> np.ndarray:

@@ -12,13 +12,13 @@ from glasshouse.errors import GlasshouseError
 from glasshouse.sparse.code import Code
 from glasshouse.sparse.dictionary import Dictionary
 from glasshouse.sparse.pursuit.base import (
-    LARGEST_GRAM,
     Pursuit,
     as_array,
     as_integers,
     by_correlations,
     check_amount,
     check_atoms,
+    fits_gram,
     floor_of,
     prepare,
     trimmed,
@@ -44,7 +44,7 @@ class OMP(Pursuit):
             raise GlasshouseError("OMP has no rule to stop by: give it k (atoms a signal) or residual (a norm).")
         k = check_atoms(self.k, dictionary)
         signals = prepare(x, dictionary)
-        if signals.device.type == "cpu" and dictionary.size**2 * signals.element_size() <= LARGEST_GRAM:
+        if fits_gram(signals, dictionary):
             indices, values = _compiled(signals, dictionary, min(k, dictionary.width), self.residual)
         else:
             from glasshouse.sparse.pursuit.omp_torch import omp_batched
