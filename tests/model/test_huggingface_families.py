@@ -81,7 +81,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "mistral": ("Mistral", {"sliding_window": 5}),
     "mistral, no window": ("Mistral", {"sliding_window": None, **TIED}),
-    "mistral, odd sizes": ("Mistral", {"sliding_window": 1, **ODD}),
+    "mistral, odd sizes": ("Mistral", {"sliding_window": 2, **ODD}),
     "qwen2": ("Qwen2", {}),
     "qwen2, some windows": ("Qwen2", {**SOME_WINDOWS, **TIED}),
     "qwen2, odd sizes": ("Qwen2", {**ODD, "head_dim": 8}),
@@ -139,6 +139,38 @@ FAMILIES |= {
     "olmo2": ("Olmo2", {}),
     "olmo2, biases": ("Olmo2", {"attention_bias": True, **TIED}),
     "olmo2, odd sizes": ("Olmo2", {**ODD, "head_dim": 8, "rms_norm_eps": 1e-3}),
+}
+
+GEMMA = {"head_dim": 8, "query_pre_attn_scalar": 5, "sliding_window": 4, "initializer_range": 0.2}
+FAMILIES |= {
+    "gemma2": ("Gemma2", {**GEMMA, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}),
+    "gemma2, without caps": (
+        "Gemma2",
+        {
+            **GEMMA,
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+            "tie_word_embeddings": False,
+            "attention_bias": True,
+        },
+    ),
+    "gemma2, odd sizes": ("Gemma2", {**GEMMA, **ODD, "layer_types": ["full_attention", *["sliding_attention"] * 2]}),
+    "gemma3": (
+        "Gemma3Text",
+        {
+            **GEMMA,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+                "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 5000.0},
+            },
+        },
+    ),
+    "gemma3, defaults": (
+        "Gemma3Text",
+        {"head_dim": 6, "num_hidden_layers": 7, "sliding_window": 3, "tie_word_embeddings": False},
+    ),
+    "gemma3, capped": ("Gemma3Text", {**GEMMA, **ODD, "final_logit_softcapping": 3.0}),
 }
 
 

@@ -15,6 +15,7 @@ from glasshouse.model.plan import Plan
 from glasshouse.model.positions import EmbeddingPosition, Learned, NoPosition, Position, RoPE
 from glasshouse.model.result import Result
 from glasshouse.model.scalings import DynamicScaling, LinearScaling, Llama3Scaling, LongRoPE, Scaling, YaRN
+from glasshouse.model.scored import ScoredAttention
 from glasshouse.model.sites import Layers, Site, Sites, site
 from glasshouse.model.stored import Activations
 
@@ -54,6 +55,7 @@ __all__ = [
     "Result",
     "RoPE",
     "Scaling",
+    "ScoredAttention",
     "Site",
     "Sites",
     "Stack",

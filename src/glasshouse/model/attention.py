@@ -81,7 +81,7 @@ class Attention(Mixer):
         )
 
     def build(self, width: int, std: float) -> Module:
-        return _Attention(self, width, std)
+        return DotProduct(self, width, std)
 
     def flops_per_token(self, width: int, length: int) -> float:
         # q k^T and pattern v, two operations a multiply-add, without halving for causality (as PaLM counts, 2204.02311).
@@ -110,8 +110,12 @@ class KeyValues:
         return self.keys[:, :, :end], self.values[:, :, :end]
 
 
-class _Attention(Module):
+class DotProduct(Module):
+    """The module of an Attention. What changes its scores overrides `scale`, `shaped` and `pattern`."""
+
     sites = ("q", "k", "v", "scores", "pattern", "z")
+    scale: float | None = None  # what q k^T is multiplied by, size^-0.5 where None
+    explicit = False  # whether the fused kernel cannot say it
 
     def __init__(self, part: Attention, width: int, std: float) -> None:
         super().__init__()
@@ -149,7 +153,7 @@ class _Attention(Module):
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [batch, head, position, size]
         if state is not None:
             k, v = state.extend(k, v, context.start)
-        if tape.wants("scores", layer) or tape.wants("pattern", layer):
+        if self.explicit or tape.wants("scores", layer) or tape.wants("pattern", layer):
             z = self._spelled_out(q, k, v, context, layer)
         else:
             z = self._fused(q, k, v, *context.mask(self.part.mask))
@@ -159,18 +163,28 @@ class _Attention(Module):
     def _fused(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor:
         grouped = self.kv_heads != self.heads
         if not (q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.requires_grad and not fast_bf16_attention()):
-            return F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, enable_gqa=grouped)
+            return F.scaled_dot_product_attention(
+                q, k, v, mask, is_causal=is_causal, scale=self.scale, enable_gqa=grouped
+            )
         with torch.autocast("cpu", enabled=False):
             q, k, v = q.float(), k.float(), v.float()
-            z = F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, enable_gqa=grouped)
+            z = F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, scale=self.scale, enable_gqa=grouped)
         return z.to(torch.bfloat16)
 
     def _spelled_out(self, q: Tensor, k: Tensor, v: Tensor, context: Context, layer: int) -> Tensor:
         """The same attention with its scores and pattern made visible; in fp32, as the fused kernel accumulates."""
         groups = self.heads // self.kv_heads
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-        scores = (q.float() @ k.float().mT) * self.size**-0.5
+        scores = self.shaped((q.float() @ k.float().mT) * (self.scale or self.size**-0.5))
         scores = scores.masked_fill(~context.visible(self.part.mask), -torch.inf)
         scores = context.tape("scores", layer, scores)
-        pattern = context.tape("pattern", layer, scores.softmax(-1))
+        pattern = context.tape("pattern", layer, self.pattern(scores))
         return (pattern @ v.float()).to(v.dtype)
+
+    def shaped(self, scores: Tensor) -> Tensor:
+        """The scores [batch, head, query, key] that the mask and then the softmax act on."""
+        return scores
+
+    def pattern(self, scores: Tensor) -> Tensor:
+        """How much of each key a query reads, from its masked scores."""
+        return scores.softmax(-1)

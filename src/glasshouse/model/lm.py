@@ -6,6 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
 from glasshouse.model.bodies import Body
 from glasshouse.model.declare import Linear, Module
 from glasshouse.model.norms import Norm, RMSNorm
@@ -30,16 +33,33 @@ class Head(Part):
 
 @dataclass(frozen=True)
 class Unembed(Head):
-    """One linear map to the vocabulary; the embedding's own matrix where the model is tied."""
+    """One linear map to the vocabulary; the embedding's own matrix where the model is tied.
+
+    cap: a logit x becomes cap tanh(x / cap) (Gemma 2, 2408.00118).
+    """
 
     bias: bool = False
+    cap: float | None = None
+
+    def __post_init__(self) -> None:
+        positive(self, cap=self.cap)
 
     def build(self, width: int, vocab: int, tied: Module | None) -> Module:
-        unembed = Linear(width, vocab, width**-0.5, self.bias, shard="rows")
+        unembed = _Unembed(width, vocab, self.bias, self.cap)
         if tied is not None:
             unembed.weight = tied.weight  # type: ignore[assignment]
             unembed.declared["weight"] = tied.declared["weight"]
         return unembed
+
+
+class _Unembed(Linear):
+    def __init__(self, width: int, vocab: int, bias: bool, cap: float | None) -> None:
+        super().__init__(width, vocab, width**-0.5, bias, shard="rows")
+        self.cap = cap
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
 
 
 @dataclass(frozen=True)
@@ -47,7 +67,7 @@ class LM(Part):
     """A language model: embedding, body, final norm, head.
 
     tied: the head reads with the embedding's matrix. position: an encoding added to the embedding (None for those inside
-    attention).
+    attention). embed_scale: what the embeddings are multiplied by on their way into the stream (Gemma).
     """
 
     vocab: int
@@ -57,14 +77,15 @@ class LM(Part):
     head: Head = Unembed()
     tied: bool = False
     position: EmbeddingPosition | None = None
+    embed_scale: float | None = None
 
     def __post_init__(self) -> None:
-        positive(self, vocab=self.vocab, width=self.width)
+        positive(self, vocab=self.vocab, width=self.width, embed_scale=self.embed_scale)
 
     @property
     def stream_std(self) -> float:
-        """Standard deviation of the embedded stream: one, or `TIED_STD` where the head reads with the same matrix."""
-        return TIED_STD if self.tied else 1.0
+        """Standard deviation of the embedded stream: one, or `TIED_STD` (scaled) where the head reads with the same matrix."""
+        return TIED_STD * (self.embed_scale or 1.0) if self.tied else 1.0
 
     def resolved(self) -> LM:
         """The same model with every implied size written out, so that two spellings of one model compare equal."""

@@ -26,6 +26,7 @@ from glasshouse.model.stored import Activations
 from glasshouse.model.stream import SHARD_BYTES, stream, stream_bytes
 from glasshouse.model.sweep import sweep
 
+Passed = tuple[Tensor | None, tuple[Tensor, ...], dict[int | None, Tensor]]  # logits, kept, patterns' sums
 END = 1 << 30  # a layer number past every layer: run to the end
 
 
@@ -197,8 +198,8 @@ class Network(Module):
         stop = END if logits else min(END, plan.last_layer)
         with torch.set_grad_enabled(grad):
             program = self._program(plan, stop, compile)
-            out, kept = program(ids, pad, inputs)
-        return Result(out, dict(zip(plan.kept, kept, strict=True)), plan, self.sites, pad)
+            out, kept, off = program(ids, pad, inputs)
+        return Result(out, dict(zip(plan.kept, kept, strict=True)), plan, self.sites, pad, off)
 
     def sweep(
         self, ids: Any, edits: Iterable[Any], read: Callable[[Tensor], Any], pad: Any = None, rows: int = 128
@@ -252,12 +253,13 @@ class Network(Module):
             for site in self.sites.resolve(what)
         ]
         edits = [edits] if isinstance(edits, Edit) else list(edits)
-        check_edits(edits, self.sites, Places(ids, pad, new))
+        places = Places(ids, pad, new)
+        check_edits(edits, self.sites, places)
         plan, carriers = make_plan(saves, edits)
-        return plan, [edit_value(edit, ids, pad, self) for edit in carriers]
+        return plan, [edit_value(edit, ids, self, places) for edit in carriers]
 
-    def _program(self, plan: Plan, stop: int, compile: Any) -> Callable[..., tuple[Tensor | None, tuple[Tensor, ...]]]:
-        def program(ids: Tensor, pad: Tensor | None, inputs: list[Tensor]) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+    def _program(self, plan: Plan, stop: int, compile: Any) -> Callable[..., Passed]:
+        def program(ids: Tensor, pad: Tensor | None, inputs: list[Tensor]) -> Passed:
             lengths = (
                 ids.shape[1] - pad[:, None] if pad is not None else torch.full((1, 1), ids.shape[1], device=ids.device)
             )
@@ -266,7 +268,7 @@ class Network(Module):
             context.tape = tape
             hidden = self._hidden(ids, context, None, stop)
             out = tape("logits", None, self.unembed(hidden)) if stop >= END else None
-            return out, tuple(tape.kept[key] for key in plan.kept)
+            return out, tuple(tape.kept[key] for key in plan.kept), tape.off
 
         if not compile:
             return program

@@ -22,6 +22,7 @@ from glasshouse.model.maps import GLU
 from glasshouse.model.masks import Both, Causal, Mask, Window
 from glasshouse.model.norms import RMSNorm
 from glasshouse.model.positions import RoPE
+from glasshouse.model.scored import ScoredAttention
 
 REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 ROPE = ("rope_theta", "rope_parameters", "rope_scaling", "max_position_embeddings")
@@ -137,6 +138,8 @@ def shaped(spec: LM) -> tuple[Attention, GLU, RMSNorm] | None:
     if not blocks or not isinstance(spec.norm, RMSNorm):
         return None
     mix, hidden = blocks[0].mix, blocks[0].map
+    if isinstance(mix, ScoredAttention):
+        mix = mix.attention
     if not isinstance(mix, Attention) or not isinstance(hidden, GLU) or not isinstance(mix.position, RoPE):
         return None
     return mix, hidden, spec.norm

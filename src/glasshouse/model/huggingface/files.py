@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from glasshouse.errors import GlasshouseError
-from glasshouse.model.huggingface import gpt2, gpt_neox, llama, mistral, olmo2, phi3, qwen2, qwen3
+from glasshouse.model.huggingface import gemma2, gemma3, gpt2, gpt_neox, llama, mistral, olmo2, phi3, qwen2, qwen3
 from glasshouse.model.huggingface.rename import to_ours, to_theirs
 from glasshouse.model.lm import LM
 from glasshouse.model.network import Network
@@ -31,6 +31,8 @@ FAMILIES: dict[str, ModuleType] = {
     "qwen3": qwen3,
     "phi3": phi3,
     "olmo2": olmo2,
+    "gemma2": gemma2,
+    "gemma3_text": gemma3,
 }
 HEADS = ("lm_head", "embed_out")  # what families call the unembedding
 OWN = "glasshouse"  # model_type of a tree that no family describes
