@@ -72,8 +72,14 @@ class Session:
         return inputs
 
     def _check_step_shapes(self) -> None:
+        for op in self.plan.operations:
+            if op.own_mean:
+                raise GlasshouseError(
+                    f"The edit {op} takes the mean of a site over all positions, and those to come are unknown; give it a "
+                    "mean, such as a Result of other prompts."
+                )
         for op in self.step_plan.operations:
-            if op.input is not None and spanned(op.site, self.inputs[op.input]):
+            if op.kind != "noise" and op.input is not None and spanned(op.site, self.inputs[op.input]):
                 raise GlasshouseError(
                     f"The edit {op} brings a value for each prompt position, and generated tokens are not among them; "
                     "narrow it to the prompt with .at(slice(0, n)), or give one value for all positions."

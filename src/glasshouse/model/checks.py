@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from glasshouse.errors import GlasshouseError
-from glasshouse.model.edits import Edit
+from glasshouse.model.edits import Edit, average
 from glasshouse.model.places import Places
 from glasshouse.model.result import Result
 from glasshouse.model.sites import AXES, Site, Sites
@@ -83,11 +85,26 @@ def check_edits(edits: Sequence[Any], sites: Sites, places: Places) -> None:
                     f"The edit {edit} would never fire in row {row}: it has positions 0 to {int(places.lengths[row]) - 1}"
                     + (f" and {places.new} new ones." if places.new else ', and "new" ones only when generating.')
                 )
+    for number, late in enumerate(edits):
+        for early in edits[:number]:
+            if late.overwrites(early) and not bool((places.mask(early.where) & ~places.mask(late.where)).any()):
+                raise GlasshouseError(
+                    f"The edit {early} has no effect, because {late} comes after it and overwrites all of it; drop one."
+                )
 
 
-def edit_value(edit: Edit, ids: Tensor, pad: Tensor | None, net: Network) -> Tensor:
+def edit_value(edit: Edit, ids: Tensor, net: Network, places: Places) -> Tensor:
     """The tensor an edit brings, on the model's device, broadcastable to its site."""
-    value, shape = edit.value, site_shape(edit.site, ids, net)
+    value, shape, pad = edit.value, site_shape(edit.site, ids, net), places.pad
+    if edit.kind == "noise":
+        return noise(edit, shape, places).to(net.embed.weight.device)
+    if edit.kind == "clamp":
+        return _clamped(edit, shape).to(net.embed.weight.device)
+    if isinstance(value, Result) and edit.kind == "mean":
+        source = value[edit.site]
+        width = source.shape[1]
+        real = torch.arange(width, device=source.device)[None] >= (0 if value.pad is None else value.pad[:, None])
+        value = average(source, real)
     if isinstance(value, Result):
         value = _from_result(edit, value, pad, shape)
     if not isinstance(value, Tensor):
@@ -110,6 +127,46 @@ def edit_value(edit: Edit, ids: Tensor, pad: Tensor | None, net: Network) -> Ten
             f"The edit {edit} got shape {list(value.shape)}, which does not fit its site [{axes}] = {shape}."
         )
     return value.to(device=net.embed.weight.device)
+
+
+def noise(edit: Edit, shape: list[int], places: Places) -> Tensor:
+    """The numbers of a noise edit, [batch, slot, ...], those of new tokens too; zero on padding."""
+    std, seed = edit.value
+    out = torch.zeros(shape[0], places.width + places.new, *shape[2:])
+    for row in range(shape[0]):
+        skip = 0 if places.pad is None else int(places.pad[row])
+        digest = hashlib.sha256(f"{seed}/{edit.site}/{row}".encode()).digest()
+        # Drawn one after the other, so that more positions never change the earlier ones.
+        draw = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+        values = draw.standard_normal((out.shape[1] - skip, *shape[2:]), dtype=np.float32)
+        out[row, skip:] = std * torch.from_numpy(values)
+    return out
+
+
+def _clamped(edit: Edit, shape: list[int]) -> Tensor:
+    """Unit vectors with the level of each as one number more, [..., width + 1]: an edit brings one tensor."""
+    direction, level = edit.value
+    level = torch.tensor(float(level)) if isinstance(level, int | float) and not isinstance(level, bool) else level
+    for value in (direction, level):
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            raise GlasshouseError(
+                f"The edit {edit} takes a floating-point direction and a number or tensor; got {value!r}."
+            )
+    try:
+        lead = torch.broadcast_shapes(direction.shape[:-1], level.shape)
+        fits = (
+            direction.dim() > 0 and direction.shape[-1] == shape[-1] and not bool((direction.norm(dim=-1) == 0).any())
+        )
+        fits = fits and torch.broadcast_shapes(lead, shape[:-1]) == torch.Size(shape[:-1])
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise GlasshouseError(
+            f"The edit {edit} got a direction of shape {list(direction.shape)} and a value of shape {list(level.shape)}; its "
+            f"site is {shape}, so it needs a direction [{shape[-1]}] other than zero and a value for its other axes."
+        )
+    unit = direction / direction.norm(dim=-1, keepdim=True)
+    return torch.cat([unit.expand(*lead, -1), level.to(unit)[..., None].expand(*lead, 1)], -1)
 
 
 def _from_result(edit: Edit, source: Result, pad: Tensor | None, shape: list[int]) -> Tensor:

@@ -16,7 +16,7 @@ from glasshouse.errors import GlasshouseError
 if TYPE_CHECKING:
     from glasshouse.model.sites import Site
 
-Kind = Literal["replace", "add", "scale", "zero", "project_out", "apply"]
+Kind = Literal["replace", "add", "scale", "zero", "mean", "noise", "project_out", "clamp", "apply"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,17 @@ class Edit:
     def at(self, positions: int | slice | str | list[int] | tuple[int, ...]) -> Edit:
         """Only at these absolute positions: an index (negative from the prompt's end), a slice, a list, "last" or "new"."""
         return dataclasses.replace(self, where=_hashable(positions))
+
+    @property
+    def own_mean(self) -> bool:
+        """Whether it takes the mean of the site itself."""
+        return self.kind == "mean" and self.value is None
+
+    def overwrites(self, other: Edit) -> bool:
+        """Whether it leaves nothing of `other`, made before it at the same positions."""
+        same = (self.site.name, self.site.layer) == (other.site.name, other.site.layer)
+        covers = self.site.head_index in (None, other.site.head_index)
+        return same and covers and not self.own_mean and self.kind in ("replace", "zero", "mean")
 
     def __str__(self) -> str:
         place = "" if self.where is None else f" at {self.where}"
@@ -122,11 +133,20 @@ def changed(kind: Kind, old: Tensor, value: Tensor | None, function: Callable[[T
             )
         return new.to(old.dtype)
     assert value is not None
-    if kind == "replace":
+    if kind in ("replace", "mean"):
         return value.expand_as(old)
-    if kind == "add":
+    if kind in ("add", "noise"):
         return old + value
     if kind == "scale":
         return old * value
+    if kind == "clamp":
+        unit, level = value[..., :-1], value[..., -1:]
+        return old + (level - (old * unit).sum(-1, keepdim=True)) * unit
     unit = value / value.norm(dim=-1, keepdim=True)
     return old - (old * unit).sum(-1, keepdim=True) * unit
+
+
+def average(value: Tensor, real: Tensor) -> Tensor:
+    """The mean of value [batch, position, ...] over the tokens of real, bool [batch or 1, position]."""
+    weights = real.expand(value.shape[:2]).to(value.dtype)
+    return torch.einsum("bp,bp...->...", weights / weights.sum(), value)

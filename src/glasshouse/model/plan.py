@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from glasshouse.model.edits import Edit, Kind, Where, changed, selected
+from glasshouse.model.edits import Edit, Kind, Where, average, changed, selected
 from glasshouse.model.sites import AXES, WHOLE, Site
 
 Key = tuple[str, int | None]
@@ -28,6 +28,11 @@ class Operation:
     where: Where
     input: int | None
     function: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def own_mean(self) -> bool:
+        """Whether it takes the mean of the site itself, and so must see all positions at once."""
+        return self.kind == "mean" and self.input is None
 
     def __str__(self) -> str:
         place = "" if self.where is None else f" at {self.where}"
@@ -78,7 +83,7 @@ def make_plan(saves: list[Site], edits: list[Edit]) -> tuple[Plan, list[Edit]]:
     carriers: list[Edit] = []
     for edit in edits:
         index = None
-        if edit.kind not in ("zero", "apply"):
+        if edit.kind not in ("zero", "apply") and not edit.own_mean:
             index = len(carriers)
             carriers.append(edit)
         operations.append(Operation(edit.site, edit.kind, edit.where, index, edit.function))
@@ -94,6 +99,7 @@ class Tape:
         self.plan, self.inputs = plan, inputs
         self.positions, self.lengths = positions, lengths
         self.kept: dict[Key, Tensor] = {}
+        self.off: dict[int | None, Tensor] = {}  # by layer of an edited pattern: how far its rows' sums are from one
 
     def wants(self, name: str, layer: int | None) -> bool:
         """Whether the plan touches this site: attention asks before it spells its pattern out."""
@@ -106,6 +112,8 @@ class Tape:
             return value
         for operation in self.plan.by_site.get(key, ()):
             value = self._edited(operation, value)
+        if name == "pattern" and key in self.plan.by_site:
+            self.off[layer] = (value.detach().sum(-1) - 1).abs().amax()
         if key in self.plan.kept:
             self.kept[key] = value
         return value
@@ -115,6 +123,8 @@ class Tape:
         index = site.head_index
         old = value if index is None else value.select(axes.index("head"), index)
         tensor = None if operation.input is None else self.inputs[operation.input].to(value.dtype)
+        if operation.own_mean:
+            tensor = average(old, self.positions >= 0)
         chosen = None if operation.where is None else selected(operation.where, self.positions, self.lengths)
         new = altered(operation, old, tensor, chosen)
         if index is None:

@@ -11,6 +11,8 @@ from glasshouse.errors import GlasshouseError
 from glasshouse.model.plan import Key, Plan
 from glasshouse.model.sites import AXES, Layers, Site, Sites
 
+SUMS_TO_ONE = 1e-3  # as far as fp16 rounds a sum
+
 
 class Result:
     """The logits and the saved sites of one `run`.
@@ -20,10 +22,17 @@ class Result:
     """
 
     def __init__(
-        self, logits: Tensor | None, kept: dict[Key, Tensor], plan: Plan, sites: Sites, pad: Tensor | None = None
+        self,
+        logits: Tensor | None,
+        kept: dict[Key, Tensor],
+        plan: Plan,
+        sites: Sites,
+        pad: Tensor | None = None,
+        off: dict[int | None, Tensor] | None = None,
     ) -> None:
         self._logits, self._kept, self._sites = logits, kept, sites
         self.plan, self.pad = plan, pad
+        self._off = off or {}
 
     @property
     def logits(self) -> Tensor:
@@ -33,6 +42,15 @@ class Result:
                 "This run stopped before the logits (logits=False); run it again without that to have them."
             )
         return self._logits
+
+    @property
+    def notes(self) -> list[str]:
+        """What is allowed but worth knowing of this run, one sentence each: edited patterns that do not sum to one."""
+        return [
+            f"pattern[{layer}] was edited and its rows no longer sum to one (off by up to {float(off):.2g})."
+            for layer, off in self._off.items()
+            if float(off) > SUMS_TO_ONE
+        ]
 
     def __getitem__(self, what: Site | Layers | str) -> Tensor:
         found = self._sites.resolve(what)

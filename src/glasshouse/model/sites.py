@@ -97,6 +97,37 @@ class Site:
         """Put zeros there: zero ablation."""
         return Edit(self, "zero")
 
+    def mean(self, value: Tensor | Any = None) -> Edit:
+        """Put the mean over batch and positions there (mean ablation): the site's own in this pass, that of another run whose
+        Result saved it (of any prompts), or a given tensor."""
+        self._each_token("mean")
+        return Edit(self, "mean", value)
+
+    def noise(self, std: float, seed: int = 0) -> Edit:
+        """Add Gaussian noise of standard deviation `std`. It depends on the seed, the site, the row and the position alone, so
+        that cached steps and padding see the same."""
+        self._each_token("noise")
+        if (
+            isinstance(std, bool)
+            or not isinstance(std, int | float)
+            or not 0 < std < float("inf")
+            or type(seed) is not int
+        ):
+            raise GlasshouseError(f"{self}.noise takes a positive number and a whole seed; got {std!r} and {seed!r}.")
+        return Edit(self, "noise", (float(std), seed))
+
+    def clamp(self, direction: Tensor, value: float | Tensor) -> Edit:
+        """Set the component along `direction` (over the last axis, in units of its unit vector) to `value`: a number, or a
+        tensor that broadcasts to the site without its last axis."""
+        self._each_token("clamp")
+        return Edit(self, "clamp", (direction, value))
+
+    def _each_token(self, method: str) -> None:
+        if "key" in self.axes:
+            raise GlasshouseError(
+                f"{self} has a row for each pair of tokens, where .{method} means nothing; use .replace."
+            )
+
     def project_out(self, direction: Tensor) -> Edit:
         """Remove the component along `direction` (over the last axis)."""
         return Edit(self, "project_out", direction)
@@ -141,7 +172,7 @@ class Layers:
         raise GlasshouseError(f"There is no {self.name}[{_shown(layer)}]: this model has {self}.")
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("head", "replace", "add", "scale", "zero", "project_out", "apply"):
+        if name in ("head", "replace", "add", "scale", "zero", "mean", "noise", "clamp", "project_out", "apply"):
             raise GlasshouseError(
                 f"{self.name} is in several layers; say which before .{name}: {self.name}[{self.sites[0].layer}]."
             )

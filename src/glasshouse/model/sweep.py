@@ -19,7 +19,7 @@ from glasshouse.model.attention import KeyValues
 from glasshouse.model.bodies import Stack
 from glasshouse.model.checks import check_edits, edit_value
 from glasshouse.model.context import Context, make_positions
-from glasshouse.model.edits import Edit
+from glasshouse.model.edits import Edit, average
 from glasshouse.model.places import Places
 from glasshouse.model.plan import Key, Operation, Plan, Tape, altered, make_plan, narrowed, position_axis
 from glasshouse.model.sites import AXES, Site
@@ -27,7 +27,7 @@ from glasshouse.model.sites import AXES, Site
 if TYPE_CHECKING:
     from glasshouse.model.network import Network
 
-BY_POSITION = frozenset(("replace", "add", "scale", "zero", "project_out"))  # kinds that treat each position alone
+TOGETHER = ("apply",)  # kinds that may look at all positions at once
 STARTS = 4  # positions are shared from so many places of the prompt: more would save work and cost passes
 LOGITS_AT_ONCE = 1 << 24  # numbers of the widest tensor, the logits, held at a time (64 MB in fp32)
 
@@ -120,19 +120,18 @@ def _variant(net: Network, ids: Tensor, places: Places, index: int, element: Any
     edits = list(element)
     check_edits(edits, net.sites, places)
     plan, carriers = make_plan([], edits)
-    values = [edit_value(edit, ids, places.pad, net) for edit in carriers]
+    values = [edit_value(edit, ids, net, places) for edit in carriers]
     changes: dict[Key, list[_Change]] = {}
     layer, slot = len(net.layers), ids.shape[1]
     for operation in plan.operations:
         site, where = operation.site, operation.where
-        # A function may look at all positions at once, so it is always given them all.
-        shares = causal and operation.kind in BY_POSITION
+        alone = operation.kind not in TOGETHER and not operation.own_mean  # each position by itself
         if where is None:
             span: tuple[int, int] | None = (0, ids.shape[1])
         else:
-            span = places.span(where) if operation.kind in BY_POSITION else None
+            span = places.span(where) if alone else None
         mask = places.mask(where) if span is None else None
-        slot = min(slot, places.first(where) if shares and where is not None else 0)
+        slot = min(slot, places.first(where) if causal and alone and where is not None else 0)
         layer = min(layer, _layer(site, len(net.layers)))
         value = None if operation.input is None else values[operation.input]
         changes.setdefault((site.name, site.layer), []).append(_Change(operation, value, span, mask))
@@ -155,6 +154,7 @@ class _Clean:
         depth = len(net.layers)
         inputs = [Site("embed"), *(Site("resid_pre", i) for i in range(depth)), Site("resid_post", depth - 1)]
         positions = make_positions(0, self.length, pad, ids.device)
+        self.real = positions >= 0
         tape = Tape(Plan(tuple(inputs)), [], positions, positions)
         self.states: list[KeyValues] = net.new_states(*ids.shape) if shared else []
         if shared:
@@ -187,8 +187,8 @@ class _WaveTape:
     first: the variant that the values offered begin with.
     """
 
-    def __init__(self, wave: list[_Variant], batch: int, slot: int) -> None:
-        self.batch, self.slot, self.first = batch, slot, 0
+    def __init__(self, wave: list[_Variant], clean: _Clean, slot: int) -> None:
+        self.batch, self.slot, self.first, self.real = clean.batch, slot, 0, clean.real
         self.changes: dict[Key, list[tuple[int, _Change]]] = {}
         for number, variant in enumerate(wave):
             for key, changes in variant.changes.items():
@@ -216,13 +216,17 @@ class _WaveTape:
             old = old.narrow(position_axis(AXES[site.name]), start - self.slot, end - start)
         if site.head_index is not None:
             old = old.select(AXES[site.name].index("head"), site.head_index)
+        if change.operation.own_mean:
+            value: Tensor | None = average(old, self.real)
+            old.copy_(altered(change.operation, old, value, chosen))
+            return
         value = None if change.value is None else narrowed(site, change.value, start, end).to(old.dtype)
         old.copy_(altered(change.operation, old, value, None if chosen is None else chosen[:, start:]))
 
 
 def _logits(net: Network, wave: list[_Variant], clean: _Clean, slot: int) -> Iterator[tuple[_Variant, Tensor]]:
     """Each variant of a wave (ordered by layer) with its logits [batch, position, vocab]."""
-    tape = _WaveTape(wave, clean.batch, slot)
+    tape = _WaveTape(wave, clean, slot)
     x = _climbed(net, wave, clean, slot, tape)
     count = max(1, LOGITS_AT_ONCE // (clean.batch * clean.length * net.spec.vocab))
     for tape.first in range(0, len(wave), count):
