@@ -37,14 +37,16 @@ def heads_of(mix: Any) -> dict[str, int]:
 
 
 class Embedding(Module):
-    """Rows of a [vocab, width] matrix."""
+    """Rows of a [vocab, width] matrix, times `scale`; `std` is the deviation wanted of what comes out."""
 
-    def __init__(self, vocab: int, width: int, std: float) -> None:
+    def __init__(self, vocab: int, width: int, std: float, scale: float | None = None) -> None:
         super().__init__()
+        self.scale, std = scale, std / (scale or 1.0)
         self.weight = self.declare("weight", (vocab, width), Declared(std=std, group="embedding", shard="rows"))
 
     def forward(self, ids: Tensor) -> Tensor:
-        return nn.functional.embedding(ids, self.weight)
+        rows = nn.functional.embedding(ids, self.weight)
+        return rows if self.scale is None else rows * self.scale
 
 
 class Network(Module):
@@ -57,7 +59,7 @@ class Network(Module):
         super().__init__()
         self.spec = spec
         std = spec.stream_std
-        self.embed = Embedding(spec.vocab, spec.width, std)
+        self.embed = Embedding(spec.vocab, spec.width, std, spec.embed_scale)
         self.position = spec.position.build(spec.width, std) if spec.position else None
         self.body = spec.body.build(spec.width, std)
         self.final_norm = spec.norm.build(spec.width)
