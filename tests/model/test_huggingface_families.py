@@ -173,6 +173,25 @@ FAMILIES |= {
     "gemma3, capped": ("Gemma3Text", {**GEMMA, **ODD, "final_logit_softcapping": 3.0}),
 }
 
+QWEN_EXPERTS = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 12, "head_dim": 8}
+FAMILIES |= {
+    "mixtral": ("Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "mixtral, windows": ("Mixtral", {"num_local_experts": 3, "num_experts_per_tok": 1, "sliding_window": 4, **TIED}),
+    "mixtral, odd sizes": (
+        "Mixtral",
+        {"num_local_experts": 5, "num_experts_per_tok": 5, **ODD, "intermediate_size": 36},
+    ),
+    "qwen3_moe": ("Qwen3Moe", QWEN_EXPERTS),
+    "qwen3_moe, some layers dense": (
+        "Qwen3Moe",
+        {**QWEN_EXPERTS, "norm_topk_prob": True, "mlp_only_layers": [0], "attention_bias": True, **TIED},
+    ),
+    "qwen3_moe, odd sizes": (
+        "Qwen3Moe",
+        {**QWEN_EXPERTS, **ODD, "decoder_sparse_step": 2, "use_sliding_window": True, "sliding_window": 5},
+    ),
+}
+
 
 def theirs(name: str) -> Any:
     family, change = FAMILIES[name]

@@ -8,6 +8,7 @@ from glasshouse.model.huggingface import load_network, save_network
 from glasshouse.model.lm import LM, Head, Unembed
 from glasshouse.model.maps import GLU, MLP, Map
 from glasshouse.model.masks import Causal, Full, Mask, Window
+from glasshouse.model.moe import MoE
 from glasshouse.model.network import Network
 from glasshouse.model.norms import AllHeads, LayerNorm, NoNorm, Norm, RMSNorm, ZeroCenteredRMSNorm
 from glasshouse.model.part import Part, part_from_dict
@@ -43,6 +44,7 @@ __all__ = [
     "Map",
     "Mask",
     "Mixer",
+    "MoE",
     "Network",
     "NoNorm",
     "NoPosition",

@@ -195,5 +195,6 @@ def site_shape(site: Site, ids: Tensor, net: Network) -> list[int]:
     if block is not None:
         sizes["head"] = getattr(block.mix, "kv_heads" if site.name in ("k", "v") else "heads", 0)
         sizes["head_size"] = getattr(block.mix, "size", 0)
+        sizes["expert"] = len(getattr(block.map, "experts", ()))
         sizes["hidden"] = getattr(getattr(block.map, "outer", None), "weight", net.embed.weight).shape[1]
     return [sizes[axis] for axis in AXES[site.name] if axis in site.axes]

@@ -28,6 +28,10 @@ class Map(Part):
     def build(self, width: int, std: float) -> Module:
         raise TypeError(f"{type(self).__name__} must define build(width, std)")
 
+    def idle_weights(self, width: int) -> int:
+        """How many entries of its matrices a token does not meet."""
+        return 0
+
 
 @dataclass(frozen=True)
 class MLP(Map):

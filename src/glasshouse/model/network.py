@@ -114,6 +114,7 @@ class Network(Module):
         matrices = sum(p.numel() for _, p in self.groups()["matrix"])
         if self.spec.tied:
             matrices += self.unembed_weight().numel()
+        matrices -= sum(block.part.map.idle_weights(self.spec.width) for block in self.layers)
         mixing = sum(block.part.mix.flops_per_token(self.spec.width, length) for block in self.layers)
         return 3.0 * (2.0 * matrices + mixing)
 

@@ -22,6 +22,7 @@ STREAM = ("batch", "position", "width")
 HEADS = ("batch", "position", "head", "head_size")
 PAIRS = ("batch", "head", "query", "key")
 HIDDEN = ("batch", "position", "hidden")
+ROUTED = ("batch", "position", "expert")
 
 # Axes of every site, in the order of the forward pass.
 AXES: dict[str, tuple[str, ...]] = {
@@ -37,6 +38,7 @@ AXES: dict[str, tuple[str, ...]] = {
     "attn_out": STREAM,
     "resid_mid": STREAM,
     "mlp_in": STREAM,
+    "router": ROUTED,
     "mlp_pre": HIDDEN,
     "mlp_act": HIDDEN,
     "mlp_out": STREAM,

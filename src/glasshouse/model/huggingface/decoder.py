@@ -20,6 +20,7 @@ from glasshouse.model.huggingface.ropes import read_rope, write_rope
 from glasshouse.model.lm import LM
 from glasshouse.model.maps import GLU
 from glasshouse.model.masks import Both, Causal, Mask, Window
+from glasshouse.model.moe import MoE
 from glasshouse.model.norms import RMSNorm
 from glasshouse.model.positions import RoPE
 from glasshouse.model.scored import ScoredAttention
@@ -138,6 +139,8 @@ def shaped(spec: LM) -> tuple[Attention, GLU, RMSNorm] | None:
     if not blocks or not isinstance(spec.norm, RMSNorm):
         return None
     mix, hidden = blocks[0].mix, blocks[0].map
+    if isinstance(hidden, MoE):
+        hidden = hidden.expert
     if isinstance(mix, ScoredAttention):
         mix = mix.attention
     if not isinstance(mix, Attention) or not isinstance(hidden, GLU) or not isinstance(mix.position, RoPE):

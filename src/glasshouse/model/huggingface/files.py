@@ -13,7 +13,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from glasshouse.errors import GlasshouseError
-from glasshouse.model.huggingface import gemma2, gemma3, gpt2, gpt_neox, llama, mistral, olmo2, phi3, qwen2, qwen3
+from glasshouse.model.huggingface import (
+    gemma2,
+    gemma3,
+    gpt2,
+    gpt_neox,
+    llama,
+    mistral,
+    mixtral,
+    olmo2,
+    phi3,
+    qwen2,
+    qwen3,
+    qwen3_moe,
+)
 from glasshouse.model.huggingface.rename import to_ours, to_theirs
 from glasshouse.model.lm import LM
 from glasshouse.model.network import Network
@@ -31,6 +44,8 @@ FAMILIES: dict[str, ModuleType] = {
     "qwen3": qwen3,
     "phi3": phi3,
     "olmo2": olmo2,
+    "mixtral": mixtral,
+    "qwen3_moe": qwen3_moe,
     "gemma2": gemma2,
     "gemma3_text": gemma3,
 }
