@@ -5,7 +5,7 @@ from pathlib import Path
 
 TINY = (
     *(
-        "model.width=32",
+        "model.width=48",
         "model.body.depth=2",
         "model.body.block.map.hidden=64",
         "tokenizer.vocab=300",

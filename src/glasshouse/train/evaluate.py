@@ -45,7 +45,7 @@ def evaluate(
     objective = objective or NextToken()
     nats, count, n_bytes = 0.0, 0, 0
     for x, size in tokens.validation_windows(length, byte_lengths, limit, batch):
-        loss, _ = objective.total(net, torch.from_numpy(x))
+        loss, _ = objective.total(net, torch.from_numpy(x).to(net.embed.weight.device))
         nats += loss.item()
         count += x[:, 1:].size
         n_bytes += size
@@ -56,7 +56,7 @@ def evaluate(
 def sample(net: Network, tokenizer: Tokenizer, prompt: str, new: int, seed: int = 0) -> dict[str, Any]:
     """A line of samples.jsonl without its step: how a prompt goes on at temperature 0.8, and the ten likeliest next tokens."""
     ids = tokenizer.encode(prompt) or [tokenizer.end or 0]
-    prompt_ids: Tensor = torch.tensor([ids])
+    prompt_ids: Tensor = torch.tensor([ids], device=net.embed.weight.device)
     if net.length is not None:
         new = max(1, min(new, net.length - len(ids)))
     out = generate(net, prompt_ids, new=new, temperature=0.8, top_p=0.95, seed=seed)

@@ -80,7 +80,7 @@ class Health:
 
     def _dead(self, active: list[Tensor]) -> list[float]:
         """The share of each layer's units that were active in no token of the last ten records."""
-        self.silent = self.silent or [torch.zeros(a.shape[-1], dtype=torch.long) for a in active]
+        self.silent = self.silent or [torch.zeros(a.shape[-1], dtype=torch.long) for a in active]  # on the CPU
         self.records += 1
         for silent, a in zip(self.silent, active, strict=True):
             silent += 1

@@ -36,11 +36,11 @@ class Journal:
         return self.log("events", {"step": step, "time": round(time, 3), "kind": kind, "message": message})
 
 
-def opening(precision: str, threads: int, rates: dict[str, float]) -> str:
+def opening(precision: str, where: str, rates: dict[str, float]) -> str:
     """How this machine trains, and what MFU is measured against."""
     best = max(rates, key=rates.__getitem__)
     speeds = ", ".join(f"{name} {value / 1e9:.0f} GFLOP/s" for name, value in rates.items())
-    return f"training in {precision} on {threads} threads; matrix products run at {speeds}, and MFU is of {best}"
+    return f"training in {precision} on {where}; matrix products run at {speeds}, and MFU is of {best}"
 
 
 def spiked(step: int, loss: float, limit: float) -> str:

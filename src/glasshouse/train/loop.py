@@ -29,7 +29,7 @@ from glasshouse.train.objective import NextToken
 from glasshouse.train.optimizer import Optimizer
 from glasshouse.train.pace import Pace
 from glasshouse.train.recipe import Recipe
-from glasshouse.train.resolve import amend, resolve
+from glasshouse.train.resolve import amend, resolve, usable_device
 from glasshouse.train.schedule import milestones, rate
 
 LATE = 1.15  # a run ends at this many times its minutes: machines can slow down after they were measured
@@ -67,7 +67,8 @@ class Trainer:
         self.tokenizer = Tokenizer.load(run.path)
         self.batches = Batches(PackedTokens.open(run.path / "data", "train"), r.length, r.batch, r.seed)
         self.validation = PackedTokens.open(run.path / "data", "validation")
-        self.net = recipe.model.build(r.seed)
+        self.device = usable_device(r.device)
+        self.net = recipe.model.build(r.seed).to(self.device)
         self.fast = torch.bfloat16 if r.precision == "bf16" else torch.float32
         self.optimizer = Optimizer(self.net, recipe.optimizer, self.fast)
         self.objective = NextToken(recipe.objective.chunk)
@@ -118,12 +119,12 @@ class Trainer:
         save_at = {0, *milestones(self.steps, r.checkpoints, early=True)}
         validate_at = {0, *milestones(self.steps, r.validations, early=True)}
         sample_at = {0, *milestones(self.steps, r.samples, early=True)} if r.samples else set()
-        rates = gemm_rates()
+        rates = gemm_rates(self.device)
         self.pace = Pace(first, self.pace.earlier)
         deadline = self.pace.time + LATE * 60 * (r.minutes or math.inf) * (self.steps - first) / self.steps
 
         with Journal(self.run) as book, _interrupts_stop(self):
-            message = journal.opening(str(r.precision), torch.get_num_threads(), rates)
+            message = journal.opening(str(r.precision), self._where(), rates)
             yield book.event(first, self.pace.time, "resume" if first else "start", message)
             try:
                 if first == 0:
@@ -160,9 +161,9 @@ class Trainer:
         """One step: a batch, its loss and gradient, and an update unless the loss spiked or something is not finite."""
         o = self.recipe.optimizer
         lr = self.optimizer.set_rate(rate(self.step, self.steps, o.schedule, o.warmup, o.decay, o.final))
-        batch = torch.from_numpy(self.batches.next())
+        batch = torch.from_numpy(self.batches.next()).to(self.device)
         self.optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.fast == torch.bfloat16):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.fast == torch.bfloat16):
             loss = self.objective.loss(self.net, batch)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), o.clip).item()
@@ -204,6 +205,9 @@ class Trainer:
         records = self._look(book, fresh, fresh and self.recipe.run.samples > 0, True)
         return [*records, book.event(self.step, self.pace.time, "stopped", message)]
 
+    def _where(self) -> str:
+        return f"{torch.get_num_threads()} threads" if self.device == "cpu" else torch.cuda.get_device_name()
+
     def _so_far(self) -> Record:
         tokens, flops = self.step * self.tokens_per_step, self.step * self.flops_per_step
         return {"step": self.step, "time": round(self.pace.time, 3), "tokens": tokens, "flops": flops}
@@ -224,7 +228,7 @@ class Trainer:
     def validate(self) -> Record:
         """Loss and bits per byte on held-out text, as a line of metrics.jsonl."""
         r = self.recipe.run
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.fast == torch.bfloat16):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.fast == torch.bfloat16):
             score = evaluate(
                 self.net,
                 self.validation,

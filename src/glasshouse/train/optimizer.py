@@ -84,4 +84,4 @@ class Optimizer:
                     raise GlasshouseError(
                         f"the saved state of {self.names[p]!r} is another optimiser's; keep the [optimizer] kind of the run"
                     )
-                part.state[p] = {key: value.to(p.device) if value.ndim else value for key, value in state.items()}
+                part.state[p] = {key: value.to(p.device) for key, value in state.items()}

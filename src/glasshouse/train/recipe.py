@@ -90,6 +90,7 @@ class RunSection(Section):
     minutes: float | None = Field(default=None, gt=0)
     steps: int | None = Field(default=None, ge=1)
     threads: int | None = Field(default=None, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     log_every: int = Field(default=10, ge=1)
     health_every: int = Field(default=20, ge=1)

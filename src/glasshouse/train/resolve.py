@@ -17,19 +17,29 @@ FIXED = ("run.seed", "run.length", "run.batch", "run.minutes")  # what a run can
 
 
 def resolve(recipe: Recipe, run: Run) -> Recipe:
-    """Decides threads, precision, the vocabulary of [model] and the number of steps, and writes the run's recipe.toml."""
+    """Decides device, threads, precision, the vocabulary of [model] and the number of steps; writes the run's recipe.toml."""
     changes: dict[str, Any] = {"model.vocab": Tokenizer.load(run.path).vocab}
     threads = recipe.run.threads or torch.get_num_threads()
-    changes["run.threads"] = threads
+    device = usable_device(recipe.run.device)
+    changes |= {"run.threads": threads, "run.device": device}
     if recipe.run.precision == "auto":
         torch.set_num_threads(threads)
-        changes["run.precision"] = best_precision(gemm_rates())
+        changes["run.precision"] = best_precision(gemm_rates(device))
     recipe = recipe.with_set(changes)
     if recipe.run.steps is None:
         minutes = recipe.run.minutes
         recipe = recipe.with_set({"run.steps": calibrate(recipe, run), "run.minutes": minutes})
     run.write_bytes("recipe.toml", recipe.to_toml().encode())
     return recipe
+
+
+def usable_device(wanted: str) -> str:
+    """The device to train on: "auto" is the GPU where torch has one. Raises GlasshouseError for a GPU that is not there."""
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise GlasshouseError('[run] device = "cuda", and torch finds no GPU here; set it to "cpu" or "auto"')
+    return wanted
 
 
 def amend(recipe: Recipe, changes: dict[str, Any], step: int, run: Run) -> Recipe:
