@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import torch
@@ -10,18 +11,29 @@ from glasshouse.model import (
     GLU,
     LM,
     MLP,
+    AllHeads,
     Attention,
     Block,
     Causal,
+    DynamicScaling,
     LayerNorm,
     Learned,
+    LinearScaling,
+    Llama3Scaling,
+    LongRoPE,
+    MoE,
     Network,
+    NoNorm,
     NoPosition,
+    ParallelBlock,
     RMSNorm,
     RoPE,
+    ScoredAttention,
     Stack,
     Unembed,
     Window,
+    YaRN,
+    ZeroCenteredRMSNorm,
 )
 from glasshouse.model.activations import ACTIVATIONS
 
@@ -38,8 +50,76 @@ CHOICES = {
 WIDTH, VOCAB, LENGTH = 12, 17, 16
 
 
+# What the families of Hugging Face add, for the numbers from PLAIN on.
+PLAIN = 32
+SCALINGS = [
+    LinearScaling(2.0),
+    DynamicScaling(3.0, LENGTH),  # beyond its length it is not causal, as its docstring says
+    Llama3Scaling(4.0, 1.0, 4.0, 9),
+    YaRN(3.0, 8),
+    LongRoPE((1.0, 1.5, 2.0), (2.0, 3.0, 5.5), LENGTH, 1.2),
+    None,
+]
+ADDED = {
+    "block": [Block, ParallelBlock],
+    "norms": [
+        (NoNorm(), RMSNorm()),
+        (RMSNorm(), RMSNorm()),
+        (ZeroCenteredRMSNorm(), ZeroCenteredRMSNorm()),
+        (LayerNorm(), None),
+    ],
+    "scores": [
+        {},
+        {"scale": 0.3},
+        {"cap": 1.5},
+        {"sinks": True},
+        {"scale": 0.7, "cap": 2.0, "sinks": True},
+    ],
+    "qk_norm": [None, RMSNorm(), AllHeads(RMSNorm()), AllHeads(LayerNorm()), ZeroCenteredRMSNorm()],
+    "map": [
+        MoE(4, 2, GLU(hidden=10)),
+        MoE(3, 1, MLP("relu2", hidden=9, bias=True), normalise=False, router_bias=True),
+        None,
+    ],
+    "head": [Unembed(), Unembed(cap=2.0)],
+    "embed_scale": [None, 3.0],
+    "share": [None, 0.7],
+}
+
+
 def combination(number: int) -> LM:
     """The model of this number: every choice drawn at random, the first ones so that every map is met."""
+    return plain(number) if number < PLAIN else extended(number)
+
+
+def extended(number: int) -> LM:
+    """A plain model with some of what the families of Hugging Face add."""
+    draw = random.Random(number)
+    pick = {name: options[number % len(options)] for name, options in ADDED.items()} | {
+        name: draw.choice(options) for name, options in ADDED.items() if draw.random() < 0.7
+    }
+    spec = plain(number - PLAIN)
+    blocks = []
+    for block in spec.body.blocks:
+        mix = dataclasses.replace(block.mix, qk_norm=pick["qk_norm"])
+        if isinstance(mix.position, RoPE):
+            scaling = SCALINGS[number % len(SCALINGS)]
+            share = None if isinstance(scaling, LongRoPE) else pick["share"]
+            mix = dataclasses.replace(mix, head_size=6, position=RoPE(100.0, scaling, share))
+        norm, post = pick["norms"]
+        mapping = pick["map"] or block.map
+        blocks.append(
+            pick["block"](ScoredAttention(mix, **pick["scores"]) if pick["scores"] else mix, mapping, norm, post)
+        )
+    head = dataclasses.replace(pick["head"], bias=spec.head.bias)
+    body = Stack(3, tuple(blocks) if len(blocks) > 1 else blocks[0])
+    return dataclasses.replace(
+        spec, body=body, norm=pick["norms"][1] or spec.norm, head=head, embed_scale=pick["embed_scale"]
+    )
+
+
+def plain(number: int) -> LM:
+    """A Llama, a GPT-2 or what lies between."""
     draw = random.Random(number)
     pick = {name: draw.choice(options) for name, options in CHOICES.items()}
     pick["map"] = CHOICES["map"][number % len(CHOICES["map"])]
@@ -68,7 +148,7 @@ def combination(number: int) -> LM:
     )
 
 
-NUMBERS = range(32)
+NUMBERS = range(PLAIN + 24)
 
 
 def lively(spec: LM, seed: int = 0) -> Network:

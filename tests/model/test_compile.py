@@ -49,7 +49,7 @@ def steered(net: Network, strength: float) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("number", [1])
+@pytest.mark.parametrize("number", [1, 33, 35, 44])
 def test_one_graph_whatever_the_strength(number: int) -> None:
     net, backend = lively(combination(number)), Counting()
     for strength in (2.0, 5.0, -1.5):
