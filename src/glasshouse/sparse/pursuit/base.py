@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -86,6 +87,16 @@ def on_cpu(x: Tensor) -> None:
     if x.device.type != "cpu":
         raise GlasshouseError(
             f"This pursuit runs on a CPU alone, and the signals are on {x.device}: take FISTA, or move them."
+        )
+
+
+def warn_short(missed: int, n: int, gap: float) -> None:
+    """Says that `missed` of n signals did not come within the duality gap."""
+    if missed:
+        warnings.warn(
+            f"{missed:,} of {n:,} signals did not reach a duality gap of {gap:g} of their energy: ask for a larger gap, or "
+            "give the dictionary in float64.",
+            stacklevel=4,
         )
 
 

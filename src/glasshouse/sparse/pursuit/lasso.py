@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +19,7 @@ from glasshouse.sparse.pursuit.base import (
     on_cpu,
     packed,
     prepare,
+    warn_short,
 )
 
 ROUNDS = 100  # working sets before a signal is given up
@@ -61,16 +61,6 @@ class Lasso(Pursuit):
 
     def encode(self, x: Tensor, dictionary: Dictionary) -> Code:
         return ElasticNet(self.penalty, 0.0, self.nonnegative, self.gap).encode(x, dictionary)
-
-
-def warn_short(missed: int, n: int, gap: float) -> None:
-    """Says that `missed` of n signals did not come within the duality gap."""
-    if missed:
-        warnings.warn(
-            f"{missed:,} of {n:,} signals did not reach a duality gap of {gap:g} of their energy: ask for a larger gap, or "
-            "give the dictionary in float64.",
-            stacklevel=4,
-        )
 
 
 def _descend(net: ElasticNet, x: Tensor, dictionary: Dictionary) -> Code:
