@@ -96,3 +96,46 @@ def test_what_cannot_be_loaded_is_said(tmp_path: Path, run: Run, tokenizer: Toke
         Glass(network(vocab=100), tokenizer)
     with pytest.raises(GlasshouseError, match="A prompt is a text"):
         Glass(network(), tokenizer).run({"text": "the cat"})
+
+
+def test_writing_stops_at_a_text(tokenizer: Tokenizer) -> None:
+    glass = Glass(network(), tokenizer)
+    prompts = ["the cat", "a dog ran after"]
+    free = glass.generate(prompts, new=30, temperature=1.0, seed=3)
+    middle = len(free[0]) // 2
+    end = free[0][middle : middle + 3]  # across tokens as likely as not
+    cut = glass.generate(prompts, new=30, temperature=1.0, seed=3, stop=[end])
+    assert cut[0] == free[0][: free[0].index(end)] and len(cut[0]) < len(free[0])
+    assert cut[1] == (free[1][: free[1].index(end)] if end in free[1] else free[1])
+    assert cut == glass.generate(prompts, new=30, temperature=1.0, seed=3, stop=[end, "nothing that is ever written"])
+    ids, pad = glass.ids(prompts)
+    made = glass.generate(ids, new=30, temperature=1.0, seed=3, stop=end, pad=pad).new[0]
+    assert end.encode() in tokenizer.decode_bytes(made) and end.encode() not in tokenizer.decode_bytes(made[:-1])
+
+
+def test_stops_and_saves_that_cannot_be(tokenizer: Tokenizer) -> None:
+    glass = Glass(network(), tokenizer)
+    for options, sentence in (
+        ({"stop": [""]}, "an empty text"),
+        ({"stop": 3}, "takes token ids and texts; got 3"),
+        ({"stop": [0.5]}, "stop="),
+        ({"stop": ["a", 3000]}, "stop token 3000 is outside"),
+        ({"save": "z[0]"}, "save= comes back in a Generation"),
+        ({"logprobs": True}, "logprobs= comes back in a Generation"),
+    ):
+        with pytest.raises(GlasshouseError, match=sentence):
+            glass.generate("the cat", new=2, **options)
+    with pytest.raises(GlasshouseError, match=r"no tokenizer\.json"):
+        Glass(network()).generate([[1, 2]], new=2, stop=["a"])
+
+
+def test_sweeps_and_streams_of_text(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    glass = Glass(network(), tokenizer)
+    edits = [z.head(h).zero() for z in glass.sites.z for h in range(2)]
+    prompts = ["the cat sat", "a dog ran after the mat and the cat"]
+    swept = glass.sweep(prompts, edits, lambda logits: logits[:, -1])
+    for edit, row in zip(edits, swept, strict=True):
+        torch.testing.assert_close(row, glass.run(prompts, edits=edit).logits[:, -1], atol=1e-5, rtol=1e-5)
+    acts = glass.stream([glass.ids(text)[0] for text in prompts], "resid_post[1]", tmp_path / "acts", dtype="float32")
+    truth = glass.run(prompts[0], save="resid_post[1]")["resid_post[1]"][0]
+    assert torch.equal(next(acts.batches("resid_post[1]", size=len(truth))), truth)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from glasshouse.decode import Generation, generate
+from glasshouse.decode.generate import check_stop
 from glasshouse.errors import GlasshouseError
 from glasshouse.model import Activations, Edit, Network, Result, Sites, load_network
 from glasshouse.runs import Run
@@ -115,23 +116,55 @@ class Glass:
     def generate(self, prompt: Prompt, new: int = 64, edits: Iterable[Edit] = (), **options: Any) -> Any:
         """What the model writes on: text for a text, texts for texts, a Generation for ids.
 
-        Ends a text at the tokenizer's end-of-text token. options: temperature (0: greedy), top_k, top_p, seed, stop, pad.
+        Ends a text at the tokenizer's end-of-text token. options: temperature (0: greedy), top_k, top_p, min_p, seed, pad;
+        stop: token ids and texts (the text written ends before the first of them); with ids also save and logprobs.
         """
         ids, pad = self.ids(prompt)
         if pad is not None:
             options["pad"] = pad
         texts = isinstance(prompt, str) or (isinstance(prompt, list) and isinstance(prompt[0], str))
-        if texts and self.tokenizer is not None and self.tokenizer.end is not None:
-            options.setdefault("stop", [self.tokenizer.end])
-        out = generate(self.net, ids, new, edits, **options)
+        given = sorted({"save", "logprobs"} & set(options))
+        if texts and given:
+            raise GlasshouseError(
+                f"{given[0]}= comes back in a Generation, which text is not given; ids, pad = glass.ids(prompt) and generate "
+                "from those."
+            )
+        stop, ends = self._stops(options.pop("stop", None), texts)
+        out = generate(self.net, ids, new, edits, stop=stop, **options)
         if not texts:
             return out
-        written = [self._written(made) for made in out.new]
+        written = [self._written(made, ends) for made in out.new]
         return written[0] if isinstance(prompt, str) else written
 
-    def _written(self, made: list[int]) -> str:
+    def _stops(self, stop: Any, texts: bool) -> tuple[Any, list[bytes]]:
+        """What `decode.generate` is to stop at, and the texts among it as bytes."""
+        given = [stop] if isinstance(stop, str) else [] if stop is None else stop
+        if callable(given):
+            return given, []
+        try:
+            given = list(given)
+        except TypeError:
+            raise GlasshouseError(f"stop= takes token ids and texts; got {stop!r}.") from None
+        ends = [item.encode() for item in given if isinstance(item, str)]
+        if b"" in ends:
+            raise GlasshouseError("stop= holds an empty text, which everything ends with; leave it out.")
+        tokens = [item for item in given if not isinstance(item, str)]
+        if texts and not tokens and (ends or stop is None) and self.tokenizer and self.tokenizer.end is not None:
+            tokens = [self.tokenizer.end]
+        if not ends:
+            return tokens, []
+        tokenizer, last = self._tokenizer(), set(check_stop(tokens, self.net.spec.vocab))
+
+        def ended(made: list[int]) -> bool:
+            return made[-1] in last or any(end in tokenizer.decode_bytes(made) for end in ends)
+
+        return ended, ends
+
+    def _written(self, made: list[int], ends: list[bytes]) -> str:
         tokenizer = self._tokenizer()
-        return tokenizer.decode_bytes(i for i in made if i != tokenizer.end).decode("utf-8", "replace")
+        text = tokenizer.decode_bytes(i for i in made if i != tokenizer.end)
+        cut = min((at for end in ends if (at := text.find(end)) >= 0), default=len(text))
+        return text[:cut].decode("utf-8", "replace")
 
 
 def load(where: str | Path | Run, checkpoint: str | int = "last") -> Glass:

@@ -149,6 +149,8 @@ def every_edit(net: Network, spanning: bool = False) -> list[Edit]:
         s.logits.add(torch.linspace(0, 0.5, VOCAB)).at(slice(-1, None)),
         s.final_norm.scale(1.1).at("last"),
         s.embed.add(0.1 * d).at(slice(None, 2)),
+        s.resid_pre[2].clamp(d, 1.5).at("new"),
+        s.mlp_in[1].mean(d).at(slice(-1, None)),
     ]
     if spanning:
         inside = slice(0, PROMPT - 2)  # so short that in no padded row it reaches a new token
@@ -251,3 +253,65 @@ def test_one_prompt_as_a_plain_list(net: Network) -> None:
     ids = random_ids(1, PROMPT)
     assert generate(net, ids[0].tolist(), new=3).new == generate(net, ids, new=3).new
     assert generate(net, ids.numpy().astype("uint16"), new=3).new == generate(net, ids, new=3).new
+
+
+def test_noise_is_the_same_cached_and_not(net: Network) -> None:
+    ids, edit = random_ids(1, PROMPT), net.sites.resid_post[0].noise(1.0, seed=4)
+    tokens, logits = uncached(net, ids[0], [edit], 6)
+    close(cached(net, ids, [edit], 6)[:, 0], logits)
+    close(cached(net, ids, [edit], 6, cuts=(2,))[:, 0], logits)
+    assert generate(net, ids, new=6, edits=[edit]).new == [tokens]
+    new_only = edit.at("new")
+    close(cached(net, ids, [new_only], 6)[:, 0], uncached(net, ids[0], [new_only], 6)[1])
+
+
+SAVED = ["resid_post.all", "z[1]", "k[2].head(0)", "pattern[0]", "scores[2].head(1)", "embed", "final_norm", "logits"]
+
+
+@pytest.mark.parametrize("pad", [None, [2, 0, 1]])
+def test_saved_sites_are_those_of_one_whole_pass(net: Network, pad: Any) -> None:
+    """Prompt and new tokens, the last one too; under edits, in padded batches."""
+    ids, edits = random_ids(3, PROMPT + 2), every_edit(net)
+    lengths = [PROMPT + 2 - skip for skip in (pad or [0, 0, 0])]
+    out = generate(net, ids, new=NEW, edits=edits, pad=pad, save=SAVED)
+    assert out.new == generate(net, ids, new=NEW, edits=edits, pad=pad).new
+    for row, length in enumerate(lengths):
+        skip = PROMPT + 2 - length
+        truth = net.run(out.ids[row : row + 1, skip:], save=SAVED, edits=absolute(edits, length))
+        for name in SAVED:
+            found, wanted = out.saved[name], truth[name]
+            if name.endswith(".all"):
+                close(found[:, row, skip:], wanted[:, 0])
+            elif name.startswith(("pattern", "scores")):
+                close(found[row, ..., skip:, skip:], wanted[0])
+            else:
+                close(found[row, skip:], wanted[0])
+
+
+def test_saving_while_rows_end_early(net: Network) -> None:
+    """A row that has ended goes on in its stop token, in its ids and in what is saved alike."""
+    ids = random_ids(4, PROMPT)
+    stop = generate(net, ids, new=NEW).new[1][2]
+    out = generate(net, ids, new=NEW, stop=[stop], save="resid_post[2]")
+    assert any(len(row) < out.ids.shape[1] - PROMPT for row in out.new)
+    close(out.saved["resid_post[2]"], net.run(out.ids, save="resid_post[2]")["resid_post[2]"])
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 1.2, "top_k": 6, "seed": 2}])
+def test_log_probabilities_are_the_models_own(net: Network, sampling: dict[str, Any]) -> None:
+    ids, pad = random_ids(3, PROMPT), [0, 2, 1]
+    stop = [generate(net, ids, new=NEW, pad=pad, **sampling).new[1][2]]
+    out = generate(net, ids, new=NEW, pad=pad, stop=stop, logprobs=True, **sampling)
+    assert out.logprobs is not None and [len(row) for row in out.logprobs] == [len(row) for row in out.new]
+    whole = net.run(out.ids, pad=pad).logits.log_softmax(-1)
+    for row, made in enumerate(out.new):
+        truth = [whole[row, PROMPT + i - 1, token].item() for i, token in enumerate(made)]
+        assert out.logprobs[row] == pytest.approx(truth, abs=1e-4)
+    assert generate(net, ids, new=2).logprobs is None
+
+
+def test_stopping_by_a_function_of_the_rows_own_tokens(net: Network) -> None:
+    ids = random_ids(3, PROMPT)
+    free = generate(net, ids, new=NEW).new
+    out = generate(net, ids, new=NEW, stop=lambda made: len(made) == 4 or made[-2:] == free[0][1:3])
+    assert out.new[0] == free[0][:3] and all(len(row) <= 4 for row in out.new)

@@ -40,6 +40,10 @@ EXACT = {
     # After top_k = 3 the masses are 0.47, 0.35, 0.18: two reach 0.8. Of the whole, three would be needed.
     "top_p of what top_k left": ({"temperature": 1.0, "top_k": 3, "top_p": 0.8}, kept(0, 1)),
     "top_p after the temperature": ({"temperature": 0.5, "top_p": 0.57}, kept(0, 1, power=2)),
+    "a third of the likeliest": ({"temperature": 1.0, "min_p": 0.33}, kept(0, 1, 2)),
+    "as much as the likeliest": ({"temperature": 1.0, "min_p": 1.0}, kept(0)),
+    "min_p of nothing": ({"temperature": 1.0, "min_p": 0.0}, kept(0, 1, 2, 3, 4)),
+    "min_p after the temperature": ({"temperature": 0.5, "min_p": 0.33}, kept(0, 1, power=2)),
     "almost greedy": ({"temperature": 1e-30}, kept(0)),
 }
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from glasshouse.errors import GlasshouseError
-from glasshouse.model import Edit, Network, Plan
+from glasshouse.model import Edit, Network, Plan, Result
 from glasshouse.model.context import make_positions
 from glasshouse.model.edits import selected
-from glasshouse.model.plan import BLANK, Blank, Tape, narrowed, spanned
+from glasshouse.model.plan import BLANK, Blank, Key, Tape, narrowed, position_axis, spanned
+from glasshouse.model.sites import AXES
 
 
 class Session:
@@ -22,7 +24,13 @@ class Session:
     """
 
     def __init__(
-        self, net: Network, ids: Tensor, pad: Tensor | None, new: int, edits: Iterable[Edit] | Edit = ()
+        self,
+        net: Network,
+        ids: Tensor,
+        pad: Tensor | None,
+        new: int,
+        edits: Iterable[Edit] | Edit = (),
+        save: Any = (),
     ) -> None:
         batch, length = ids.shape
         if net.length is not None and length + new > net.length:
@@ -33,8 +41,9 @@ class Session:
         self.net, self.pad, self.start = net, pad, 0
         self.prompt, self.capacity = length, length + new
         self.states = net.new_states(batch, self.capacity)
-        self.plan, self.inputs = net.plan((), edits, ids, pad, new)
+        self.plan, self.inputs = net.plan(save, edits, ids, pad, new)
         self.lengths = ids.new_full((batch, 1), length) if pad is None else (length - pad)[:, None]
+        self._kept: list[dict[Key, Tensor]] = []
         self.step_plan = self._firing(length, new)
         self._check_step_shapes()
 
@@ -50,18 +59,34 @@ class Session:
             raise GlasshouseError(f"Feed the {self.prompt} prompt tokens before the new ones; this call holds both.")
         plan = self._firing(start, ids.shape[1]) if start < self.prompt else self.step_plan
         tape: Tape | Blank = BLANK
-        if plan.operations:
+        if plan.touched:
             positions = make_positions(start, ids.shape[1], self.pad, ids.device)
             tape = Tape(plan, self._inputs(plan, start, end), positions, self.lengths)
         logits = self.net.step(ids, self.states, start, self.pad, tape, last=True)
+        if isinstance(tape, Tape) and tape.kept:
+            self._kept.append(tape.kept)
         self.start = end
         return logits[:, -1]
+
+    def saved(self) -> Result:
+        """The sites of `save=` over all that was fed so far: [batch, position, ...], patterns [batch, head, query, key]."""
+        kept = {key: self._joined(key) for key in self.plan.kept if self._kept}
+        return Result(None, kept, self.plan, self.net.sites, self.pad)
+
+    def _joined(self, key: Key) -> Tensor:
+        axes, pieces = AXES[key[0]], [kept[key] for kept in self._kept]
+        if "key" in axes:  # earlier queries saw fewer keys: the later ones are hidden from them
+            hidden = -torch.inf if key[0] == "scores" else 0.0
+            pieces = [
+                torch.nn.functional.pad(piece, (0, self.start - piece.shape[-1]), value=hidden) for piece in pieces
+            ]
+        return torch.cat(pieces, position_axis(axes))
 
     def _firing(self, start: int, count: int) -> Plan:
         """The operations that touch any of these slots."""
         positions = make_positions(start, count, self.pad, self.lengths.device)
         fires = [op for op in self.plan.operations if bool(selected(op.where, positions, self.lengths).any())]
-        return Plan((), tuple(fires))
+        return Plan(self.plan.saves, tuple(fires))
 
     def _inputs(self, plan: Plan, start: int, end: int) -> list[Tensor]:
         """The edits' tensors; of one that spans the prompt, the part that belongs to the slots from start to end."""
