@@ -7,6 +7,7 @@ from tiny_training import tiny_recipe
 from glasshouse.errors import GlasshouseError
 from glasshouse.train import Muon, NextToken, Optimizer
 from glasshouse.train.muon import orthogonalise
+from glasshouse.train.recipe import OptimizerSection
 
 
 def stepped(kind, steps=3, restore_at=None):
@@ -38,8 +39,9 @@ def test_every_parameter_is_in_one_group_and_only_matrices_decay(kind):
 
 def test_the_rate_scales_every_group():
     _, optimizer = stepped("muon", steps=0)
-    assert optimizer.set_rate(0.5) == pytest.approx(0.5 * 3e-3)
-    assert optimizer.parts[0].param_groups[0]["lr"] == pytest.approx(0.5 * 0.02)
+    peaks = OptimizerSection()
+    assert optimizer.set_rate(0.5) == pytest.approx(0.5 * peaks.lr)
+    assert optimizer.parts[0].param_groups[0]["lr"] == pytest.approx(0.5 * peaks.matrix_lr)
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
