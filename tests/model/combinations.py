@@ -15,6 +15,7 @@ from glasshouse.model import (
     Attention,
     Block,
     Causal,
+    ClampedGLU,
     DynamicScaling,
     LayerNorm,
     Learned,
@@ -77,6 +78,7 @@ ADDED = {
     ],
     "qk_norm": [None, RMSNorm(), AllHeads(RMSNorm()), AllHeads(LayerNorm()), ZeroCenteredRMSNorm()],
     "map": [
+        ClampedGLU(hidden=11, bias=True, limit=0.5),
         MoE(4, 2, GLU(hidden=10)),
         MoE(3, 1, MLP("relu2", hidden=9, bias=True), normalise=False, router_bias=True),
         None,

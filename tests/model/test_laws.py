@@ -17,6 +17,7 @@ from glasshouse.model import (
     MLP,
     Attention,
     Block,
+    ClampedGLU,
     Full,
     LayerNorm,
     Learned,
@@ -150,6 +151,7 @@ DEEP = {
     "normed on both sides": dataclasses.replace(
         _rebuilt(_deep(GLU(), ZeroCenteredRMSNorm(), True, "rope"), Block, post=ZeroCenteredRMSNorm()), embed_scale=8.0
     ),
+    "clamped glu": _deep(ClampedGLU(), RMSNorm(), False, "rope"),
     "experts": _deep(MoE(6, 2), RMSNorm(), False, "rope"),
     "experts, not normalised": _deep(MoE(6, 3, normalise=False), RMSNorm(), True, "rope"),
 }

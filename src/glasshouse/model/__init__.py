@@ -6,7 +6,7 @@ from glasshouse.model.bodies import Block, Body, ParallelBlock, Stack
 from glasshouse.model.edits import Edit
 from glasshouse.model.huggingface import load_network, save_network
 from glasshouse.model.lm import LM, Head, Unembed
-from glasshouse.model.maps import GLU, MLP, Map
+from glasshouse.model.maps import GLU, MLP, ClampedGLU, Map
 from glasshouse.model.masks import Causal, Full, Mask, Window
 from glasshouse.model.moe import MoE
 from glasshouse.model.network import Network
@@ -30,6 +30,7 @@ __all__ = [
     "Block",
     "Body",
     "Causal",
+    "ClampedGLU",
     "DynamicScaling",
     "Edit",
     "EmbeddingPosition",

@@ -71,6 +71,26 @@ class GLU(Map):
         return _GLU(self, width, std)
 
 
+@dataclass(frozen=True)
+class ClampedGLU(Map):
+    """W2 (g sigmoid(slope g) (u + 1)), the gate g = Wg x held below `limit`, u = Wu x between -limit and limit (GPT-OSS,
+    2508.10925); `hidden` 8/3 * width unless given."""
+
+    hidden: int | None = None
+    bias: bool = False
+    slope: float = 1.702
+    limit: float = 7.0
+
+    def __post_init__(self) -> None:
+        positive(self, hidden=self.hidden, slope=self.slope, limit=self.limit)
+
+    def resolved(self, width: int) -> ClampedGLU:
+        return dataclasses.replace(self, hidden=self.hidden or 8 * width // 3)
+
+    def build(self, width: int, std: float) -> Module:
+        return _ClampedGLU(self, width, std)
+
+
 class _MLP(Module):
     sites = ("mlp_pre", "mlp_act")
 
@@ -106,3 +126,27 @@ class _GLU(Module):
         gate, up = self.inner(x).chunk(2, -1)
         gate = context.tape("mlp_pre", layer, gate)
         return self.outer(context.tape("mlp_act", layer, self.f(gate) * up)), {}
+
+
+class _ClampedGLU(Module):
+    """Site mlp_pre is the gate before its clamp; mlp_act the product that the output matrix reads."""
+
+    sites = ("mlp_pre", "mlp_act")
+
+    def __init__(self, part: ClampedGLU, width: int, std: float) -> None:
+        super().__init__()
+        part = part.resolved(width)
+        hidden = part.hidden
+        assert hidden is not None
+        self.slope, self.limit = part.slope, part.limit
+        self.inner = Linear(width, 2 * hidden, width**-0.5, part.bias, {"gate": hidden, "up": hidden}, shard="rows")
+        # g sigmoid(1.702 g) is nearly GELU, and u + 1 has a second moment of two.
+        scale = gain("gelu") * (2 * hidden) ** -0.5
+        self.outer = Linear(hidden, width, std * scale, part.bias, shard="columns")
+
+    def forward(self, x: Tensor, context: Context, layer: int) -> tuple[Tensor, dict[str, Tensor]]:
+        gate, up = self.inner(x).chunk(2, -1)
+        gate = context.tape("mlp_pre", layer, gate).clamp(max=self.limit)
+        up = up.clamp(-self.limit, self.limit)
+        act = gate * (gate * self.slope).sigmoid() * (up + 1)
+        return self.outer(context.tape("mlp_act", layer, act)), {}

@@ -18,7 +18,7 @@ from glasshouse.model.huggingface.fields import (
 )
 from glasshouse.model.huggingface.ropes import read_rope, write_rope
 from glasshouse.model.lm import LM
-from glasshouse.model.maps import GLU
+from glasshouse.model.maps import GLU, Map
 from glasshouse.model.masks import Both, Causal, Mask, Window
 from glasshouse.model.moe import MoE
 from glasshouse.model.norms import RMSNorm
@@ -133,7 +133,7 @@ def window_of(mask: Mask) -> int | None:
     return mask.second.size if isinstance(mask, Both) and isinstance(mask.second, Window) else None
 
 
-def shaped(spec: LM) -> tuple[Attention, GLU, RMSNorm] | None:
+def shaped(spec: LM, kind: type[Map] = GLU) -> tuple[Attention, Any, RMSNorm] | None:
     """The attention, map and norm of the first layer, where they are of the kinds that all share."""
     blocks = blocks_of(spec)
     if not blocks or not isinstance(spec.norm, RMSNorm):
@@ -143,7 +143,7 @@ def shaped(spec: LM) -> tuple[Attention, GLU, RMSNorm] | None:
         hidden = hidden.expert
     if isinstance(mix, ScoredAttention):
         mix = mix.attention
-    if not isinstance(mix, Attention) or not isinstance(hidden, GLU) or not isinstance(mix.position, RoPE):
+    if not isinstance(mix, Attention) or not isinstance(hidden, kind) or not isinstance(mix.position, RoPE):
         return None
     return mix, hidden, spec.norm
 

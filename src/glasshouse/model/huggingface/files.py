@@ -18,6 +18,7 @@ from glasshouse.model.huggingface import (
     gemma3,
     gpt2,
     gpt_neox,
+    gpt_oss,
     llama,
     mistral,
     mixtral,
@@ -46,6 +47,7 @@ FAMILIES: dict[str, ModuleType] = {
     "olmo2": olmo2,
     "mixtral": mixtral,
     "qwen3_moe": qwen3_moe,
+    "gpt_oss": gpt_oss,
     "gemma2": gemma2,
     "gemma3_text": gemma3,
 }
