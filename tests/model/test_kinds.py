@@ -137,7 +137,9 @@ def test_they_sweep_as_they_run(number: int, pad: Any) -> None:
 def test_a_pattern_that_does_not_sum_to_one_is_said(net: Network) -> None:
     s = net.sites
     result = net.run(IDS, edits=[s.pattern[1].head(2).scale(0.5), s.pattern[0].apply(lambda p: p.flip(1))])
-    assert result.notes == ["pattern[1] was edited and its rows no longer sum to one (off by up to 0.5)."]
+    assert result.notes == [
+        "pattern[1] was edited and its rows no longer sum to what a softmax gives (off by up to 0.5)."
+    ]
     assert net.run(IDS, save="pattern[1]").notes == net.run(IDS, edits=s.scores[1].scale(0.5)).notes == []
     uniform = torch.ones(T, T).tril() / torch.arange(1, T + 1)[:, None]
     assert net.run(IDS, edits=s.pattern[1].replace(uniform)).notes == []

@@ -17,6 +17,7 @@ from glasshouse.model.checks import check_edits, check_ids, check_pad, edit_valu
 from glasshouse.model.context import Context, make_positions
 from glasshouse.model.declare import Declared, Module, declarations, initialise
 from glasshouse.model.edits import Edit
+from glasshouse.model.folding import folded
 from glasshouse.model.lm import LM
 from glasshouse.model.places import Places
 from glasshouse.model.plan import BLANK, Blank, Plan, Tape, make_plan
@@ -117,6 +118,11 @@ class Network(Module):
         matrices -= sum(block.part.map.idle_weights(self.spec.width) for block in self.layers)
         mixing = sum(block.part.mix.flops_per_token(self.spec.width, length) for block in self.layers)
         return 3.0 * (2.0 * matrices + mixing)
+
+    def folded(self) -> Network:
+        """A new network that computes the same logits, with the gains and shifts of its norms folded into the matrices that
+        read them, value biases into the output's, and a head matrix of its own. This one is left as it is."""
+        return folded(self)
 
     # The pass -------------------------------------------------------------------------------------------------------
 

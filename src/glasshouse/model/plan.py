@@ -99,7 +99,9 @@ class Tape:
         self.plan, self.inputs = plan, inputs
         self.positions, self.lengths = positions, lengths
         self.kept: dict[Key, Tensor] = {}
-        self.off: dict[int | None, Tensor] = {}  # by layer of an edited pattern: how far its rows' sums are from one
+        self.off: dict[
+            int | None, Tensor
+        ] = {}  # by layer of an edited pattern: how far its rows' sums are from what they were
 
     def wants(self, name: str, layer: int | None) -> bool:
         """Whether the plan touches this site: attention asks before it spells its pattern out."""
@@ -110,10 +112,11 @@ class Tape:
         key = (name, layer)
         if key not in self.plan.touched:
             return value
+        offered = value
         for operation in self.plan.by_site.get(key, ()):
             value = self._edited(operation, value)
         if name == "pattern" and key in self.plan.by_site:
-            self.off[layer] = (value.detach().sum(-1) - 1).abs().amax()
+            self.off[layer] = (value.detach().sum(-1) - offered.detach().sum(-1)).abs().amax()
         if key in self.plan.kept:
             self.kept[key] = value
         return value

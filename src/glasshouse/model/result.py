@@ -45,9 +45,9 @@ class Result:
 
     @property
     def notes(self) -> list[str]:
-        """What is allowed but worth knowing of this run, one sentence each: edited patterns that do not sum to one."""
+        """What is allowed but worth knowing of this run, one sentence each: edited patterns whose rows no longer sum to one."""
         return [
-            f"pattern[{layer}] was edited and its rows no longer sum to one (off by up to {float(off):.2g})."
+            f"pattern[{layer}] was edited and its rows no longer sum to what a softmax gives (off by up to {float(off):.2g})."
             for layer, off in self._off.items()
             if float(off) > SUMS_TO_ONE
         ]
