@@ -28,7 +28,7 @@ from rounds import Side, Spread, busy, interleave, machine, ratio, table, write
 from save_cost import VOCAB, Shape, bare, same_in_glasshouse
 
 SHAPES = {Shape(12, 128, 4, 16, 1): 15.0, Shape(6, 256, 8, 32, 1): 5.0}  # wanted: times faster than TransformerLens
-AGREE = 1e-4  # largest difference between two sides' readings, whose spread is about one
+AGREE = 1e-4  # largest difference between two sides' readings, in nats
 Work = Callable[[], Tensor]
 GRIDS = ("layer x head", "layer x position")
 
