@@ -17,6 +17,7 @@ from glasshouse.decode import generate
 from glasshouse.errors import GlasshouseError
 from glasshouse.model import Network, load_network, save_network
 from glasshouse.model.huggingface import describe
+from glasshouse.model.huggingface.files import FAMILIES as FAMILY_MODULES
 from glasshouse.model.huggingface.rename import to_theirs
 
 transformers = pytest.importorskip("transformers")
@@ -360,6 +361,75 @@ def test_what_is_not_understood_is_named(family: str, tmp_path: Path) -> None:
     path.write_text(json.dumps(config | fewer))
     with pytest.raises(GlasshouseError, match="that its config does not explain"):
         load_network(tmp_path)
+
+
+FAMILY_TYPES = {kind: module for kind, module in FAMILY_MODULES.items() if kind != "gpt2"}
+LEAST = {
+    "vocab_size": 53,
+    "hidden_size": 256,
+    "intermediate_size": 96,
+    "num_hidden_layers": 13,
+    "num_attention_heads": 32,
+}
+FACTORS = {"short_factor": [1.0, 1.5, 2.0, 2.5], "long_factor": [2.0, 3.0, 5.5, 7.0]}
+SPELLINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{f"{kind}, nothing but sizes": (kind, {}) for kind in FAMILY_TYPES},
+    "gpt_neox, old names": ("gpt_neox", {"rotary_pct": 0.5, "rotary_emb_base": 777}),
+    "mistral, old names": ("mistral", {"rope_theta": 777.0, "rope_scaling": None}),
+    "llama, old names": (
+        "llama",
+        {
+            "rope_theta": 5e5,
+            "rope_scaling": {
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8192,
+            },
+        },
+    ),
+    "phi3, old names": (
+        "phi3",
+        {
+            "original_max_position_embeddings": 4096,
+            "max_position_embeddings": 131072,
+            "rope_scaling": {"type": "longrope", **FACTORS},
+        },
+    ),
+    "gemma3, old names": (
+        "gemma3_text",
+        {
+            "rope_theta": 1e5,
+            "rope_local_base_freq": 300.0,
+            "sliding_window_pattern": 4,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        },
+    ),
+    "gpt_oss, old names": (
+        "gpt_oss",
+        {
+            "rope_theta": 150000,
+            "rope_scaling": {
+                "rope_type": "yarn",
+                "factor": 16.0,
+                "original_max_position_embeddings": 2048,
+                "truncate": False,
+            },
+        },
+    ),
+    "qwen2, windows": ("qwen2", {"use_sliding_window": True, "max_window_layers": 4, "sliding_window": 100}),
+}
+
+
+@pytest.mark.parametrize("case", SPELLINGS)
+def test_what_a_config_leaves_out_or_spells_as_it_used_to(case: str) -> None:
+    """The tree of the bare config is the tree of what transformers makes of it."""
+    kind, change = SPELLINGS[case]
+    config = LEAST | change
+    whole = json.loads(transformers.AutoConfig.for_model(kind, **json.loads(json.dumps(config))).to_json_string())
+    family = FAMILY_TYPES[kind]
+    assert family.read(config).resolved() == family.read(whole).resolved()
 
 
 def test_experts_that_are_stacked_are_counted(tmp_path: Path) -> None:
