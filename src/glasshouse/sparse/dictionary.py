@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from glasshouse.errors import GlasshouseError
 from glasshouse.sparse.code import Code
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,18 +44,25 @@ class Dictionary:
     @property
     def gram(self) -> Tensor:
         """[N, N] the atoms' products with each other. Kept, and computed anew only after the atoms were changed in place."""
-        return self._kept("gram", lambda: self.atoms @ self.atoms.T)
+        return self._kept("gram", lambda: (self.atoms @ self.atoms.T).detach())
 
     @property
     def norms(self) -> Tensor:
         """[N] the norms of the atoms; kept like the Gram."""
-        return self._kept("norms", lambda: torch.linalg.vector_norm(self.atoms, dim=1))
+        return self._kept("norms", lambda: torch.linalg.vector_norm(self.atoms, dim=1).detach())
 
-    def _kept(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+    def double(self) -> Dictionary:
+        """The same in float64, for what single precision cannot settle; kept like the Gram, and keeping its own."""
+        if self.atoms.dtype == torch.float64:
+            return self
+        bias = None if self.bias is None else self.bias.double()
+        return self._kept("double", lambda: Dictionary(self.atoms.detach().double(), bias))
+
+    def _kept(self, name: str, compute: Callable[[], T]) -> T:
         version = -1 if self.atoms.is_inference() else self.atoms._version
         at, value = self.__dict__.get(name, (None, None))
         if at != version:
-            value = compute().detach()
+            value = compute()
             self.__dict__[name] = (version, value)  # beside the fields: frozen is about what the dictionary is
         return value
 

@@ -151,7 +151,7 @@ def duality_gap(energy, fitted, used_up, total, penalty, top):
     along = energy - fitted
     if residual == 0:
         return penalty * total
-    scale = along / residual
+    scale = max(along / residual, 0.0)  # a residual against the signal, scaled below zero, may be infeasible
     if top > 0:
         scale = min(scale, penalty / top)
     return 0.5 * residual + penalty * total - scale * along + 0.5 * scale * scale * residual
@@ -189,8 +189,7 @@ def lasso_rows(x, gram, scores, penalty, ridge, nonnegative, gap, rounds, gaps):
             if gaps[s] <= gap:
                 break
             work, held, joined = _next_working_set(left, a_all, work, amounts, held, penalty, nonnegative)
-            if joined == 0:
-                slack *= 0.1
+            slack *= 0.1 if joined == 0 else 0.5  # atoms may come and go for ever where they are coherent
             sub, q = np.empty((held, held)), np.empty(held)
             amounts = np.empty(held)
             for i in range(held):

@@ -79,7 +79,7 @@ class FISTA(Pursuit):
         top = (scores if self.nonnegative else scores.abs()).amax(1)
         residual, along = left.double().square().sum(1), (left.double() * x.double()).sum(1)
         feasible = torch.where(top > 0, self.penalty / top, torch.inf)
-        scale = torch.minimum(feasible, along / residual.clamp_min(1e-300))
+        scale = torch.minimum(feasible, (along / residual.clamp_min(1e-300)).clamp_min(0))
         primal = 0.5 * residual + self.penalty * a.double().abs().sum(1)
         return primal - scale * along + 0.5 * scale.square() * residual
 

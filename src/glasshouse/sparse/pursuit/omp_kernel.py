@@ -12,7 +12,8 @@ import math
 import numba
 import numpy as np
 
-BLOCK = 1024  # atoms updated before their largest correlation is looked for: they are still in the first cache
+SPAN = 1024  # atoms updated at once: what is written stays in the first cache
+BLOCK = 128  # atoms of which the largest correlation is remembered
 UNROLL = 4  # rows of the basis read for each write
 
 
@@ -52,7 +53,7 @@ def largest(bits, mask):
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def block_tops(bits, mask, tops):
     """The largest magnitude of each block."""
-    for b in range(len(tops)):
+    for b in range((len(bits) + BLOCK - 1) // BLOCK):
         tops[b] = largest(bits[b * BLOCK : min((b + 1) * BLOCK, len(bits))], mask)
 
 
@@ -139,11 +140,12 @@ def omp_rows(x, atoms, gram, scores, bits, mask, k, tolerance, floor, indices, v
             remaining -= targets[used] * targets[used]
             chosen[used] = new
             factors[0], factors[1] = scale, targets[used]  # in the precision of the Gram
-            for b in range(len(tops)):
-                start, stop = b * BLOCK, min((b + 1) * BLOCK, size)
-                _block_update(basis, used, gram[new], weights, factors[0], factors[1], alpha, start, stop)
-                tops[b] = largest(bits[s, start:stop], mask)
             used += 1
+            if used < k:
+                for start in range(0, size, SPAN):
+                    stop = min(start + SPAN, size)
+                    _block_update(basis, used - 1, gram[new], weights, factors[0], factors[1], alpha, start, stop)
+                    block_tops(bits[s, start:stop], mask, tops[start // BLOCK :])
             if tolerance > 0 and remaining < unsure:
                 _solve(factor, targets, used, solved)
                 remaining = _residual(x[s], atoms, chosen, solved, used, left)
