@@ -4,6 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from glasshouse.errors import GlasshouseError
+from glasshouse.model import GLU, LM, Attention, Block, MoE, Stack, Unembed
 from glasshouse.train import NextToken
 from glasshouse.train.objective import HeadLoss
 
@@ -85,3 +87,16 @@ def test_next_token_equals_cross_entropy_through_a_network(tiny):
     assert loss.item() == pytest.approx(direct.item(), rel=1e-5)
     for name, p in net.named_parameters():
         torch.testing.assert_close(ours[name], p.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("spoilt", ["head bias", "head cap", "experts", None])
+def test_what_the_loss_would_leave_out_is_refused(spoilt):
+    experts = MoE(experts=4, active=2, expert=GLU(hidden=8))
+    block = Block(mix=Attention(heads=2), map=experts if spoilt == "experts" else GLU(hidden=8))
+    head = Unembed(bias=spoilt == "head bias", cap=5.0 if spoilt == "head cap" else None)
+    net = LM(vocab=11, width=8, body=Stack(1, block), head=head).build()
+    if spoilt is None:
+        NextToken().check(net)
+        return
+    with pytest.raises(GlasshouseError, match="cannot be trained"):
+        NextToken().check(net)

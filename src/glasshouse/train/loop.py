@@ -72,6 +72,7 @@ class Trainer:
         self.fast = torch.bfloat16 if r.precision == "bf16" else torch.float32
         self.optimizer = Optimizer(self.net, recipe.optimizer, self.fast)
         self.objective = NextToken(recipe.objective.chunk)
+        self.objective.check(self.net)
         self.guard, self.health = SpikeGuard(), Health(self.net)
         self.tokens_per_step = r.length * r.batch
         self.flops_per_step = self.net.flops_per_token(r.length) * self.tokens_per_step

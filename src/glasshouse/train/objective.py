@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from glasshouse.errors import GlasshouseError
+from glasshouse.model import Network, Unembed
+
 
 class Predictor(Protocol):
     """What an objective needs of a network."""
@@ -76,6 +79,17 @@ class NextToken:
     """
 
     chunk: int = 1024
+
+    def check(self, net: Network) -> None:
+        """Raises GlasshouseError for what the fused loss would leave out: more head than a matrix, a router's loss."""
+        if net.spec.head != Unembed():
+            raise GlasshouseError(
+                f"{net.spec.head} cannot be trained: the next-token loss knows a head without bias or cap, Unembed()"
+            )
+        if "router" in dir(net.sites):
+            raise GlasshouseError(
+                "A mixture of experts cannot be trained yet: its routers' balance loss would be left out"
+            )
 
     def examples(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """batch [rows, length + 1] -> inputs, targets and their weights, each [rows, length]."""
