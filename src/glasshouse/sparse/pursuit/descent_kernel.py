@@ -3,6 +3,9 @@
 Minimises 1/2 |x - D a|^2 + penalty |a|_1 + ridge/2 |a|^2. Descent runs over a small working set of atoms (those in use and the
 worst violators: Johnson & Guestrin 2015); once the signs have settled, the amounts come from one linear system; all atoms are
 looked at only to measure the gap and to find the next violators.
+
+What other files use is inlined: numba's cache looks at one file a function, and functions of one name compiled from two states
+of the source must never meet in a process.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ SETTLE = 3  # passes between attempts to solve for the amounts directly
 GROW = 16  # violators that join a working set at once, or as many as it holds
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+@numba.njit(inline="always", error_model="numpy")
 def subtract_rows(row, gram, chosen, amounts, used):
     """row -= the `used` chosen rows of the Gram times their amounts (an array of the Gram's precision)."""
     width = len(row)
@@ -33,7 +36,7 @@ def subtract_rows(row, gram, chosen, amounts, used):
             row[n] -= w0 * g0[n]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(inline="always", error_model="numpy")
 def solve_positive(matrix, target, used):
     """Solves matrix a = target in place for the leading `used` rows by Cholesky; False where it is not positive."""
     for j in range(used):

@@ -3,6 +3,9 @@
 With q_j the orthonormalised chosen atoms, row j of `basis` holds D^T q_j, the products of all atoms with q_j. It comes from
 one row of the Gram and the earlier rows of the basis, and these rows hold the Cholesky factor too: L[j, i] = basis[i, chosen
 j]. So a step needs no triangular solve, and the signal itself is read only where its residual must be exact.
+
+What other files use is inlined: numba's cache looks at one file a function, and functions of one name compiled from two states
+of the source must never meet in a process.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ def _block_update(basis, j, row, weights, scale, step, alpha, start, stop):
         left[n] -= step * new[n]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(inline="always", error_model="numpy")
 def largest(bits, mask):
     """The largest magnitude among floats seen as integers: without their sign bit they keep their order.
 
@@ -50,14 +53,14 @@ def largest(bits, mask):
     return top
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(inline="always", error_model="numpy")
 def block_tops(bits, mask, tops):
     """The largest magnitude of each block."""
     for b in range((len(bits) + BLOCK - 1) // BLOCK):
         tops[b] = largest(bits[b * BLOCK : min((b + 1) * BLOCK, len(bits))], mask)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(inline="always", error_model="numpy")
 def strongest(bits, mask, tops):
     """The first place of the largest magnitude, given the largest of each block."""
     b, top = 0, tops[0]
