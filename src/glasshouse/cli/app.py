@@ -77,9 +77,9 @@ def words(argv: Sequence[str]) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> None:
     """The `glasshouse` command: runs a verb and exits; 0 done, 1 failed, 2 misused, 130 interrupted."""
     argv = sys.argv[1:] if argv is None else argv
-    # Read when torch is imported. Threads that spin at a barrier starve the one they wait for when another process runs beside:
-    # training steps then took 4.6 times as long (docs/log.md).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Read when torch is imported. Threads that spin long at a barrier starve the one they wait for when another process runs
+    # beside: training steps then took ten times as long. Spinning briefly, then sleeping, costs nothing alone (docs/log.md).
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     try:
         code = app(words(argv), prog_name="glasshouse", standalone_mode=False)
         sys.stdout.flush()
