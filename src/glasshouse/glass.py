@@ -167,13 +167,14 @@ class Glass:
         return text[:cut].decode("utf-8", "replace")
 
 
-def load(where: str | Path | Run, checkpoint: str | int = "last") -> Glass:
+def load(where: str | Path | Run, checkpoint: str | int = "last", dtype: str = "float32") -> Glass:
     """A model to look into, from a run (its last checkpoint, or the step or name given), a checkpoint folder or a Hugging Face
-    folder. The tokenizer is the one beside the weights, else the run's; weights come in fp32 on the CPU."""
+    folder. The tokenizer is the one beside the weights, else the run's. dtype: of the weights in memory, on the CPU: "float32",
+    "bfloat16", "float16", or "auto" for the one they are stored in."""
     folder = where.path if isinstance(where, Run) else Path(where)
     if (folder / "run.json").is_file():
         chosen = Run.open(folder).checkpoint(checkpoint)
-        return _open(chosen.path, folder)
+        return _open(chosen.path, folder, dtype)
     if not (folder / "config.json").is_file():
         raise GlasshouseError(
             f"{folder} holds no model: it has neither run.json (a run) nor config.json (a checkpoint or a Hugging Face "
@@ -184,11 +185,12 @@ def load(where: str | Path | Run, checkpoint: str | int = "last") -> Glass:
             f"{folder} is one checkpoint, so checkpoint={checkpoint!r} cannot be chosen in it; name its run."
         )
     run = folder.parents[1] if folder.resolve().parent.name == "checkpoints" and len(folder.parents) > 1 else None
-    return _open(folder, run)
+    return _open(folder, run, dtype)
 
 
-def _open(folder: Path, run: Path | None) -> Glass:
+def _open(folder: Path, run: Path | None, dtype: str) -> Glass:
     homes = [home for home in (folder, run) if home is not None and (home / "tokenizer.json").is_file()]
     tokenizer = Tokenizer.load(homes[0]) if homes else None
     owner = folder.resolve().parent if run is None else run.resolve()
-    return Glass(load_network(folder), tokenizer, f"{owner.name}/{folder.resolve().name}", folder.resolve().name)
+    net = load_network(folder, dtype)
+    return Glass(net, tokenizer, f"{owner.name}/{folder.resolve().name}", folder.resolve().name)

@@ -320,7 +320,10 @@ SPOILT = {
     ),
     "one layer too many": (_config(num_hidden_layers=2), "that its config does not explain"),
     "one layer too few": (_config(num_hidden_layers=4), "lacks the tensor 'model.layers.3"),
-    "whole numbers": (_tensors(lambda s: s | {Q: s[Q].to(torch.int8)}), "torch.int8"),
+    "whole numbers": (
+        _tensors(lambda s: s | {Q: s[Q].to(torch.int8)}),
+        "q_proj.weight holds I8, not floating-point weights",
+    ),
     "index without a map": (_write("model.safetensors.index.json", b"{}"), "must hold a weight_map"),
     "index no JSON": (_write("model.safetensors.index.json", b"{"), r"index\.json is not JSON"),
     "index leaving the folder": (

@@ -232,9 +232,9 @@ def test_experts_that_are_stacked_are_counted(tmp_path: Path) -> None:
     theirs("gpt_oss").save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     config = json.loads(path.read_text())
-    for count, sentence in ((3, "stacks 4 tensors, and the config asks for 3"), (5, "the config asks for more")):
+    for count in (3, 5):
         path.write_text(json.dumps(config | {"num_local_experts": count}))
-        with pytest.raises(GlasshouseError, match=sentence):
+        with pytest.raises(GlasshouseError, match=rf"has shape \[4, .*and the config asks for \[{count}, "):
             load_network(tmp_path)
 
 

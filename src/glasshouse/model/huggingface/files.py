@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import nn
 
 from glasshouse.errors import GlasshouseError
 from glasshouse.model.huggingface import (
@@ -28,7 +28,8 @@ from glasshouse.model.huggingface import (
     qwen3,
     qwen3_moe,
 )
-from glasshouse.model.huggingface.rename import to_ours, to_theirs
+from glasshouse.model.huggingface.rename import Rename, places, shape_of, to_theirs
+from glasshouse.model.huggingface.shards import DTYPES, Stored, catalogue, read_json
 from glasshouse.model.lm import LM
 from glasshouse.model.network import Network
 from glasshouse.model.part import part_from_dict
@@ -52,29 +53,37 @@ FAMILIES: dict[str, ModuleType] = {
     "gemma3_text": gemma3,
 }
 HEADS = ("lm_head", "embed_out")  # what families call the unembedding
+WANTED = {str(dtype).removeprefix("torch."): dtype for kind, dtype in DTYPES.items() if kind != "F64"}
 OWN = "glasshouse"  # model_type of a tree that no family describes
 
 
-def load_network(folder: str | Path) -> Network:
+def load_network(folder: str | Path, dtype: str | torch.dtype = "float32") -> Network:
     """The network of a checkpoint folder, ours or Hugging Face's: config.json and model.safetensors (or its shards).
 
-    Weights are brought to fp32 on the CPU. Raises GlasshouseError for anything missing or not understood.
+    dtype: of the weights in memory, on the CPU: "float32", "bfloat16", "float16", or "auto" for the one they are stored in.
+    Everything is checked against config.json before a weight is read; then each is read straight into its place.
+
+    Raises GlasshouseError for anything missing or not understood.
     """
     folder = Path(folder)
     config = _read_config(folder)
-    tensors = _read_tensors(folder)
-    where = str(folder / "model.safetensors")
+    tensors = catalogue(folder)
     spec = _spec(config, folder)
-    net = spec.build(seed=None)
+    with torch.device("meta"):  # shapes alone
+        net = spec.build(seed=None)
     family = FAMILIES.get(config.get("model_type", ""))
-    if family is not None:
+    if family is None:
+        rules = [Rename(name, (name,)) for name, _ in net.named_parameters()]
+    else:
         tensors = _with_prefix(_drop_derived(tensors, spec), family.PREFIX)
-    if whole := [name for name, tensor in tensors.items() if not tensor.is_floating_point()]:
-        kind = tensors[whole[0]].dtype
-        raise GlasshouseError(f"{where}: {whole[0]} holds {kind}, not floating-point weights; nothing was loaded.")
-    if family is not None:
-        tensors = to_ours(tensors, family.names(spec), where)
-    _fill(net, tensors, where)
+        rules = family.names(spec)
+    rows = row_counts(net)
+    _check(dict(net.named_parameters()), rules, rows, tensors, folder)
+    _materialise(net, _dtype(dtype, tensors, folder))
+    parameters = dict(net.named_parameters())
+    for rule in rules:
+        for name, place in places(rule, parameters[rule.ours].detach(), rows[rule.ours]):
+            tensors[name].read_into(place, rule.item)
     net.family = None if family is None else config["model_type"]
     return net
 
@@ -82,19 +91,24 @@ def load_network(folder: str | Path) -> Network:
 def save_network(net: Network, folder: str | Path) -> None:
     """Write config.json and model.safetensors into `folder`, under Hugging Face's names where its architecture exists there.
 
-    The config always carries the parts tree too, under "glasshouse".
+    Weights are written in the dtype they have. The config always carries the parts tree too, under "glasshouse".
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config, family = describe(net.spec, net.family)
     state = {name: parameter.detach().cpu() for name, parameter in net.named_parameters()}
     if family is not None:
-        rows = {name: [last - first for first, last in net.blocks(name)] for name in state}
-        state = to_theirs(state, family.names(net.spec), rows)
+        state = to_theirs(state, family.names(net.spec), row_counts(net))
+        config["dtype"] = str(net.embed.weight.dtype).removeprefix("torch.")
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     save_file(
         {name: tensor.contiguous() for name, tensor in state.items()}, folder / "model.safetensors", {"format": "pt"}
     )
+
+
+def row_counts(net: Network) -> dict[str, list[int]]:
+    """For each parameter, how many rows each of the matrices that share it has."""
+    return {name: [last - first for first, last in net.blocks(name)] for name, _ in net.named_parameters()}
 
 
 def describe(spec: LM, first: str | None = None) -> tuple[dict[str, Any], ModuleType | None]:
@@ -137,7 +151,7 @@ def _spec(config: dict[str, Any], folder: Path) -> LM:
     return spec
 
 
-def _drop_derived(tensors: dict[str, Tensor], spec: LM) -> dict[str, Tensor]:
+def _drop_derived(tensors: dict[str, Stored], spec: LM) -> dict[str, Stored]:
     """Without what old checkpoints repeat: rotary frequencies, causal masks, and the head of a tied model."""
     derived = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias")
     kept = {name: tensor for name, tensor in tensors.items() if not name.endswith(derived)}
@@ -147,31 +161,68 @@ def _drop_derived(tensors: dict[str, Tensor], spec: LM) -> dict[str, Tensor]:
     return kept
 
 
-def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _with_prefix(tensors: dict[str, Stored], prefix: str) -> dict[str, Stored]:
     """With the names of a whole language model; OpenAI's GPT-2 files name its trunk without the prefix."""
     if any(name.startswith(prefix) for name in tensors):
         return tensors
     return {name if name.startswith(HEADS) else prefix + name: tensor for name, tensor in tensors.items()}
 
 
-def _fill(net: Network, tensors: dict[str, Tensor], where: str) -> None:
-    parameters = dict(net.named_parameters())
-    if missing := sorted(parameters.keys() - tensors.keys()):
-        raise GlasshouseError(
-            f"{where} lacks the tensor {missing[0]!r} that its config promises; the file is not whole."
-        )
-    if extra := sorted(tensors.keys() - parameters.keys()):
-        raise GlasshouseError(
-            f"{where} holds a tensor {extra[0]!r} that its config does not explain; nothing was loaded."
-        )
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            tensor = tensors[name]
-            if tensor.shape != parameter.shape:
+def _check(
+    parameters: dict[str, nn.Parameter],
+    rules: list[Rename],
+    rows: dict[str, list[int]],
+    tensors: dict[str, Stored],
+    folder: Path,
+) -> None:
+    """Raise unless the stored tensors are the very ones that the parameters ask for, each of its shape."""
+    stacks = Counter(name for rule in rules if rule.item is not None for name in rule.theirs)
+    asked = set()
+    for rule in rules:
+        for name, place in places(rule, parameters[rule.ours], rows[rule.ours]):
+            asked.add(name)
+            if name not in tensors:
                 raise GlasshouseError(
-                    f"{where}: {name} has shape {list(tensor.shape)}, and the config asks for {list(parameter.shape)}."
+                    f"{folder} lacks the tensor {name!r} that its config promises; the checkpoint is not whole."
                 )
-            parameter.copy_(tensor)
+            shape = [*([stacks[name]] if rule.item is not None else []), *shape_of(rule, place)]
+            stored = tensors[name]
+            if stored.shape != shape:
+                raise GlasshouseError(
+                    f"{stored.file}: {name} has shape {stored.shape}, and the config asks for {shape}; nothing was loaded."
+                )
+    if left := sorted(tensors.keys() - asked):
+        raise GlasshouseError(
+            f"{tensors[left[0]].file} holds a tensor {left[0]!r} that its config does not explain; nothing was loaded."
+        )
+
+
+def _dtype(wanted: str | torch.dtype, tensors: dict[str, Stored], folder: Path) -> torch.dtype:
+    """The dtype that the weights shall have in memory."""
+    stored = {str(tensor.dtype).removeprefix("torch."): tensor.dtype for tensor in tensors.values()}
+    if wanted == "auto":
+        if len(stored) > 1:
+            raise GlasshouseError(
+                f"{folder} stores weights in {' and '.join(sorted(stored))}; name one of them as dtype=."
+            )
+        return next(iter(stored.values()))
+    chosen = WANTED.get(wanted, wanted) if isinstance(wanted, str) else wanted
+    if chosen not in WANTED.values():
+        raise GlasshouseError(
+            f"dtype={wanted!r} is none of {', '.join(map(repr, [*WANTED, 'auto']))}; name one of these."
+        )
+    return chosen  # type: ignore[return-value]
+
+
+def _materialise(net: nn.Module, dtype: torch.dtype) -> None:
+    """Give every parameter memory of its own, not yet written to; what is tied stays tied."""
+    made: dict[nn.Parameter, nn.Parameter] = {}
+    for module in net.modules():
+        for name, shape in module._parameters.items():
+            if shape is not None:
+                if shape not in made:
+                    made[shape] = nn.Parameter(torch.empty(shape.shape, dtype=dtype))
+                module._parameters[name] = made[shape]
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -180,39 +231,4 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise GlasshouseError(
             f"{folder} holds no config.json; name a run, a checkpoint or a Hugging Face model folder."
         )
-    return _read_json(path)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # not UTF-8, or not JSON
-        raise GlasshouseError(f"{path} is not JSON ({error}); restore it from its source.") from None
-    if not isinstance(content, dict):
-        raise GlasshouseError(f"{path} must hold a JSON object; restore it from its source.")
-    return content
-
-
-def _shards(index: Path) -> list[str]:
-    names = _read_json(index).get("weight_map")
-    if not isinstance(names, dict) or not all(isinstance(n, str) and Path(n).name == n for n in names.values()):
-        raise GlasshouseError(
-            f"{index} must hold a weight_map of tensor names to file names; restore it from its source."
-        )
-    return sorted(set(names.values()))
-
-
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    index = folder / "model.safetensors.index.json"
-    files = _shards(index) if index.is_file() else ["model.safetensors"]
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        path = folder / file
-        if not path.is_file():
-            raise GlasshouseError(f"{path} is missing; weights are read from safetensors files only.")
-        try:
-            with safe_open(path, "pt") as handle:
-                tensors |= {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise GlasshouseError(f"{path} is damaged or cut short ({error}); copy it again from its source.") from None
-    return tensors
+    return read_json(path)

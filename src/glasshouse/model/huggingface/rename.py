@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from glasshouse.errors import GlasshouseError
 from glasshouse.model.lm import LM
 
 
@@ -51,36 +51,27 @@ def rules(spec: LM, table: dict[str, str | tuple[str, ...]]) -> list[Rename]:
     return found
 
 
-def to_ours(tensors: dict[str, Tensor], rules: Iterable[Rename], where: str) -> dict[str, Tensor]:
-    """Our state dict from theirs. Raises GlasshouseError naming any tensor that is missing or not understood."""
-    left = dict(tensors)
-    out = {}
-    stacked: dict[str, int] = {}
-    for rule in rules:
-        missing = [name for name in rule.theirs if name not in left]
-        if missing:
-            raise GlasshouseError(
-                f"{where} lacks the tensor {missing[0]!r} that its config promises; the file is not whole."
-            )
-        if rule.item is None:
-            parts = [left.pop(name) for name in rule.theirs]
-        else:
-            parts = [_item(left[name], rule, where) for name in rule.theirs]
-            stacked |= {name: stacked.get(name, 0) + 1 for name in rule.theirs}
-        parts = [part.T if rule.transposed else part for part in parts]
-        if rule.interleaved is not None:
-            parts = [_reordered(part, rule.interleaved, rule.blocks) for part in parts]
-        out[rule.ours] = torch.cat(parts) if len(parts) > 1 else parts[0].contiguous()
-    for name, count in stacked.items():
-        if len(left.pop(name)) != count:
-            raise GlasshouseError(
-                f"{where}: {name} stacks {len(tensors[name])} tensors, and the config asks for {count}."
-            )
-    if left:
-        raise GlasshouseError(
-            f"{where} holds a tensor {min(left)!r} that its config does not explain; nothing was loaded."
-        )
-    return out
+def places(rule: Rename, ours: Tensor, rows: list[int]) -> list[tuple[str, Tensor]]:
+    """Each of a rule's checkpoint tensors with the view of ours that holds its numbers, in the order in which it keeps them.
+
+    rows: how many rows of ours each of several has. The view may have more axes than the tensor: see `shape_of`.
+    """
+    found = []
+    for name, part in zip(rule.theirs, ours.split(rows) if len(rule.theirs) > 1 else (ours,), strict=True):
+        if (
+            rule.interleaved is not None
+        ):  # rows of [blocks, interleaved, size], which they keep as [interleaved, blocks, size]
+            part = part.unflatten(0, (rule.blocks, rule.interleaved, -1)).transpose(0, 1)
+        found.append((name, part.movedim(-1, 0) if rule.transposed else part))
+    return found
+
+
+def shape_of(rule: Rename, view: Tensor) -> list[int]:
+    """The shape of a checkpoint tensor (or, where it is stacked, of each item) whose place is `view`."""
+    if rule.interleaved is None:
+        return list(view.shape)
+    rows = math.prod(view.shape[1:4] if rule.transposed else view.shape[:3])
+    return [view.shape[0], rows] if rule.transposed else [rows, *view.shape[3:]]
 
 
 def to_theirs(state: dict[str, Tensor], rules: Iterable[Rename], rows: dict[str, list[int]]) -> dict[str, Tensor]:
@@ -88,30 +79,10 @@ def to_theirs(state: dict[str, Tensor], rules: Iterable[Rename], rows: dict[str,
     out = {}
     stacked: dict[str, dict[int, Tensor]] = {}
     for rule in rules:
-        whole = state[rule.ours]
-        if rule.interleaved is not None:
-            whole = _reordered(whole, rule.blocks, rule.interleaved)
-        parts = whole.split(rows[rule.ours]) if len(rule.theirs) > 1 else (whole,)
-        for name, part in zip(rule.theirs, parts, strict=True):
-            part = (part.T if rule.transposed else part).contiguous().clone()
+        for name, view in places(rule, state[rule.ours], rows[rule.ours]):
+            part = view.clone(memory_format=torch.contiguous_format).view(shape_of(rule, view))
             if rule.item is None:
                 out[name] = part
             else:
                 stacked.setdefault(name, {})[rule.item] = part
     return out | {name: torch.stack([parts[i] for i in range(len(parts))]) for name, parts in stacked.items()}
-
-
-def _item(tensor: Tensor, rule: Rename, where: str) -> Tensor:
-    assert rule.item is not None
-    if tensor.dim() < 2 or len(tensor) <= rule.item:
-        raise GlasshouseError(
-            f"{where}: {rule.theirs[0]} has shape {list(tensor.shape)}, and the config asks for more."
-        )
-    return tensor[rule.item]
-
-
-def _reordered(tensor: Tensor, outer: int, inner: int) -> Tensor:
-    """Rows of [outer, inner, size] as rows of [inner, outer, size]."""
-    if tensor.shape[0] % (outer * inner):
-        return tensor  # of a wrong size, which is said when it is put in its place
-    return tensor.unflatten(0, (outer, inner, -1)).transpose(0, 1).flatten(0, 2)
