@@ -13,6 +13,7 @@ from glasshouse.decode import Generation, generate
 from glasshouse.decode.generate import check_stop
 from glasshouse.errors import GlasshouseError
 from glasshouse.model import Activations, Edit, Network, Result, Sites, load_network
+from glasshouse.model.huggingface import hub
 from glasshouse.runs import Run
 from glasshouse.text import Tokenizer
 
@@ -168,9 +169,18 @@ class Glass:
 
 
 def load(where: str | Path | Run, checkpoint: str | int = "last", dtype: str = "float32") -> Glass:
-    """A model to look into, from a run (its last checkpoint, or the step or name given), a checkpoint folder or a Hugging Face
-    folder. The tokenizer is the one beside the weights, else the run's. dtype: of the weights in memory, on the CPU: "float32",
-    "bfloat16", "float16", or "auto" for the one they are stored in."""
+    """A model to look into: from a run (its last checkpoint, or the step or name given), a checkpoint folder, a Hugging Face
+    folder, or with `glasshouse[hub]` from the Hub ("owner/name" where no folder `owner` is here, "hf://owner/name@revision").
+
+    The tokenizer is the one beside the weights, else the run's. dtype: of the weights in memory, on the CPU: "float32",
+    "bfloat16", "float16", or "auto" for the one they are stored in.
+    """
+    if isinstance(where, str) and (name := hub.named(where)):
+        if checkpoint != "last":
+            raise GlasshouseError(
+                f"{name} is one model, so checkpoint={checkpoint!r} cannot be chosen in it; leave it out."
+            )
+        return _open(hub.fetch(name), None, dtype, name)
     folder = where.path if isinstance(where, Run) else Path(where)
     if (folder / "run.json").is_file():
         chosen = Run.open(folder).checkpoint(checkpoint)
@@ -188,9 +198,9 @@ def load(where: str | Path | Run, checkpoint: str | int = "last", dtype: str = "
     return _open(folder, run, dtype)
 
 
-def _open(folder: Path, run: Path | None, dtype: str) -> Glass:
+def _open(folder: Path, run: Path | None, dtype: str, name: str = "") -> Glass:
     homes = [home for home in (folder, run) if home is not None and (home / "tokenizer.json").is_file()]
     tokenizer = Tokenizer.load(homes[0]) if homes else None
     owner = folder.resolve().parent if run is None else run.resolve()
     net = load_network(folder, dtype)
-    return Glass(net, tokenizer, f"{owner.name}/{folder.resolve().name}", folder.resolve().name)
+    return Glass(net, tokenizer, name or f"{owner.name}/{folder.resolve().name}", folder.resolve().name)
