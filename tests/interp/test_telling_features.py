@@ -8,6 +8,8 @@ from glasshouse.errors import GlasshouseError
 from glasshouse.interp import features_report
 from glasshouse.interp.firings import Firings
 from glasshouse.interp.telling import kurtosis, logit_effects, specificity, telling_order
+from glasshouse.model import GLU, LM, Attention, Block, LayerNorm, NoNorm, RMSNorm, Stack, ZeroCenteredRMSNorm
+from glasshouse.model.norms import Norm
 from glasshouse.sparse import Provenance, TopKSAE
 
 
@@ -134,3 +136,20 @@ def test_a_dictionary_of_another_checkpoint_says_so() -> None:
     sae.trained_on = Provenance("resid_post[0]", "step-000777")
     assert "of step-000777" in report_on(sae=sae)[0].summary
     assert "step-000777" not in report_on()[0].summary
+
+
+@pytest.mark.parametrize("norm", [RMSNorm(1e-9), ZeroCenteredRMSNorm(1e-9), LayerNorm(1e-9), NoNorm()])
+def test_effects_are_what_a_small_step_does(norm: Norm) -> None:
+    """A direction at right angles to the stream leaves the norm's scale as it is: the derivative is then the direct path."""
+    block = Block(Attention(heads=2), GLU(hidden=8))
+    net = LM(11, 8, Stack(1, block), norm=norm).build(0).double()
+    rng = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in net.final_norm.parameters():
+            parameter.add_(torch.randn(8, generator=rng, dtype=torch.float64))
+    stream, direction = torch.randn(2, 8, generator=rng, dtype=torch.float64)
+    stream, direction = stream - stream.mean(), direction - direction.mean()
+    direction = direction - (direction @ stream) / (stream @ stream) * stream
+    slopes = torch.autograd.functional.jacobian(lambda x: net.unembed(net.final_norm(x[None]))[0], stream) @ direction
+    effects = logit_effects(net, direction[None], stream[None])[0]
+    torch.testing.assert_close(effects, (slopes - slopes.mean()).detach(), rtol=1e-5, atol=1e-6)

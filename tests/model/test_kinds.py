@@ -10,7 +10,7 @@ from combinations import VOCAB, close, combination, lively, random_ids
 from torch import Tensor
 
 from glasshouse.errors import GlasshouseError
-from glasshouse.model import GLU, LM, Attention, Block, Network, RoPE, Stack
+from glasshouse.model import GLU, LM, Attention, Block, Network, RoPE, ScoredAttention, Stack
 from glasshouse.model.sites import AXES
 
 T, WIDTH, PAD = 7, 10, [2, 0, 3]
@@ -221,3 +221,24 @@ def test_misuse_is_one_sentence(net: Network, case: str) -> None:
 def test_a_mean_of_what_was_not_saved(net: Network) -> None:
     with pytest.raises(GlasshouseError, match="embed was not saved"):
         net.run(IDS, edits=net.sites.embed.mean(net.run(IDS, save="z[0]")))
+
+
+@pytest.mark.parametrize("change", [{"cap": 1.5}, {"sinks": True}, {}])
+def test_scores_are_fp32_under_autocast(change: dict[str, Any]) -> None:
+    """Scores spelled out are the fp32 product of the bf16 queries and keys: a bf16 product would be off by 2^-9 of a score."""
+    net = lively(
+        LM(VOCAB, 12, Stack(1, Block(ScoredAttention(Attention(heads=2, position=RoPE()), **change), GLU(hidden=9))))
+    )
+    with torch.no_grad():
+        net.layers[0].mix.qkv.weight.mul_(6)
+    with torch.autocast("cpu", torch.bfloat16):
+        result = net.run(random_ids(2, 9), save=["q[0]", "k[0]", "v[0]", "scores[0]", "pattern[0]", "z[0]"])
+    q, k, v = (result[f"{name}[0]"].double().transpose(1, 2) for name in "qkv")
+    assert result["q[0]"].dtype == torch.bfloat16 and result["scores[0]"].dtype == torch.float32
+    scores = q @ k.mT * 6**-0.5
+    if "cap" in change:
+        scores = 1.5 * torch.tanh(scores / 1.5)
+    seen = torch.ones(9, 9, dtype=torch.bool).tril().expand_as(scores)
+    assert scores[seen].abs().max() > 1
+    close(result["scores[0]"][seen], scores[seen].float(), 1e-6)
+    close(result["z[0]"].float(), (result["pattern[0]"].double() @ v).transpose(1, 2).to(torch.bfloat16).float(), 1e-2)

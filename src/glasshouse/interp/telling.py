@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from glasshouse.interp.firings import Firings
-from glasshouse.model import LayerNorm, Network
+from glasshouse.model import LayerNorm, Network, NoNorm
 
 FEWEST = 32  # firings below which nothing can be said of a feature
 DENSEST = 0.05  # share of tokens above which a feature is of everything
@@ -17,13 +17,17 @@ def logit_effects(net: Network, directions: Tensor, typical: Tensor) -> Tensor:
     """[N, vocab] what adding each direction [N, width] to the last residual stream adds to the logits, in nats.
 
     The direct path: through the final norm, its scale frozen at the mean over the `typical` last residuals [n, width], and the
-    unembedding. What all logits share is taken out, as the softmax does.
+    unembedding, before any cap of the logits. What all logits share is taken out, as the softmax does.
     """
+    if isinstance(net.spec.norm, NoNorm):
+        effects = directions @ net.unembed_weight().detach().T
+        return effects.sub_(effects.mean(1, keepdim=True))
     if isinstance(net.spec.norm, LayerNorm):
         directions = directions - directions.mean(-1, keepdim=True)
         typical = typical - typical.mean(-1, keepdim=True)
     scale = typical.square().mean(-1).rsqrt().mean()
-    effects = (directions * net.final_norm.get_parameter("weight").detach() * scale) @ net.unembed_weight().detach().T
+    gain: Tensor = net.final_norm.gain.detach()  # type: ignore[operator]
+    effects = (directions * gain * scale) @ net.unembed_weight().detach().T
     return effects.sub_(effects.mean(1, keepdim=True))
 
 

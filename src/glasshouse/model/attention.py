@@ -173,13 +173,14 @@ class DotProduct(Module):
 
     def _spelled_out(self, q: Tensor, k: Tensor, v: Tensor, context: Context, layer: int) -> Tensor:
         """The same attention with its scores and pattern made visible; in fp32, as the fused kernel accumulates."""
-        groups = self.heads // self.kv_heads
-        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-        scores = self.shaped((q.float() @ k.float().mT) * (self.scale or self.size**-0.5))
-        scores = scores.masked_fill(~context.visible(self.part.mask), -torch.inf)
-        scores = context.tape("scores", layer, scores)
-        pattern = context.tape("pattern", layer, self.pattern(scores))
-        return (pattern @ v.float()).to(v.dtype)
+        with torch.autocast(q.device.type, enabled=False):  # which would multiply in bf16 whatever the inputs' dtype
+            groups = self.heads // self.kv_heads
+            k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+            scores = self.shaped((q.float() @ k.float().mT) * (self.scale or self.size**-0.5))
+            scores = scores.masked_fill(~context.visible(self.part.mask), -torch.inf)
+            scores = context.tape("scores", layer, scores)
+            pattern = context.tape("pattern", layer, self.pattern(scores))
+            return (pattern @ v.float()).to(v.dtype)
 
     def shaped(self, scores: Tensor) -> Tensor:
         """The scores [batch, head, query, key] that the mask and then the softmax act on."""

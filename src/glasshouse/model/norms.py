@@ -104,13 +104,19 @@ class _RMSNorm(Module):
         self.eps = eps
         self.weight = self.declare("weight", (width,), Declared(constant=start, group="vector"))
 
+    @property
+    def gain(self) -> Tensor:
+        """[width]: what each normalised number is multiplied by."""
+        return self.weight
+
     def forward(self, x: Tensor) -> Tensor:
-        return _Normalise.apply(x, self.weight, self.eps)
+        return _Normalise.apply(x, self.gain, self.eps)
 
 
 class _ZeroCenteredRMSNorm(_RMSNorm):
-    def forward(self, x: Tensor) -> Tensor:
-        return _Normalise.apply(x, 1.0 + self.weight, self.eps)
+    @property
+    def gain(self) -> Tensor:
+        return 1.0 + self.weight
 
 
 class _Normalise(torch.autograd.Function):
@@ -121,7 +127,8 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
         scale = (norm.square() / x.shape[-1] + eps).rsqrt().to(x.dtype)
         ctx.save_for_backward(x, weight, scale)
         return x * scale * weight
@@ -142,6 +149,10 @@ class _LayerNorm(Module):
         self.eps = eps
         self.weight = self.declare("weight", (width,), Declared(constant=start, group="vector"))
         self.bias = self.declare("bias", (width,), Declared(group="vector")) if bias else None
+
+    @property
+    def gain(self) -> Tensor:
+        return self.weight
 
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, (x.shape[-1],), self.weight, self.bias, self.eps)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from glasshouse.model.edits import Edit, Kind, Where, average, changed, selected
+from glasshouse.model.fingerprint import fingerprint
 from glasshouse.model.sites import AXES, WHOLE, Site
 
 Key = tuple[str, int | None]
@@ -73,8 +74,9 @@ class Plan:
 
     @property
     def hash(self) -> str:
-        """First 16 hex digits of the sha256 of the plan's text."""
-        return hashlib.sha256(str(self).encode()).hexdigest()[:16]
+        """First 16 hex digits of the sha256 of the plan's text, and of what its applied functions do (see `fingerprint`)."""
+        told = [str(self), *(fingerprint(o.function) for o in self.operations if o.function is not None)]
+        return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
 
 
 def make_plan(saves: list[Site], edits: list[Edit]) -> tuple[Plan, list[Edit]]:
