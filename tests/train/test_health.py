@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from glasshouse.model import GLU, LM, MLP, Attention, Block, Causal, Full, Stack, Window
+from glasshouse.model import GLU, LM, MLP, Attention, Block, Causal, Full, ScoredAttention, Stack, Window
 from glasshouse.train import Health
 from glasshouse.train.health import MEMORY, active_units, attention_entropy
 
@@ -54,6 +54,35 @@ def test_sampled_entropy_is_that_of_the_pattern(kv_heads):
     pattern = result["pattern[1]"][:, :, rows]  # [batch, head, row, key]
     direct = (torch.special.entr(pattern).sum(-1) / (rows + 1.0).log()).mean(dim=(0, 2))
     torch.testing.assert_close(attention_entropy(result["q[1]"], result["k[1]"], Causal(), rows), direct)
+
+
+@pytest.mark.parametrize(
+    "change", [{"scale": 1.7}, {"cap": 0.4}, {"sinks": True}, {"scale": 2.0, "cap": 1.5, "sinks": True}]
+)
+def test_sampled_entropy_knows_scale_cap_and_sinks(change):
+    spec = network().spec
+    mix = ScoredAttention(Attention(heads=4, kv_heads=2), **change)
+    net = LM(50, 32, Stack(3, Block(mix, spec.body.block.map))).build(0)
+    if "sinks" in change:
+        with torch.no_grad():
+            net.layers[1].mix.sinks.copy_(torch.tensor([-1.0, 0.0, 1.0, 9.0]))
+    result = net.run(ids(), save=["q[1]", "k[1]", "pattern[1]"])
+    rows = torch.arange(0 if "sinks" in change else 1, 16)  # with a sink the first token has a choice too
+    pattern = result["pattern[1]"][:, :, rows].double()  # [batch, head, row, key]
+    keys = rows + 1.0
+    if "sinks" in change:  # what a row does not read, its sink holds
+        pattern, keys = torch.cat([pattern, 1 - pattern.sum(-1, keepdim=True)], -1), keys + 1
+        assert pattern[:, 3, :, -1].min() > 0.9
+    direct = (torch.special.entr(pattern.clamp(min=0)).sum(-1) / keys.log()).mean(dim=(0, 2)).float()
+    given = attention_entropy(result["q[1]"], result["k[1]"], Causal(), rows, net.layers[1].mix)
+    torch.testing.assert_close(given, direct, rtol=1e-4, atol=1e-4)
+    ignored = attention_entropy(result["q[1]"], result["k[1]"], Causal(), rows)
+    assert (ignored - direct).abs().max() > 1e-3  # the control: leaving them out shows
+    health = Health(net, queries=16)
+    health.before()
+    torch.testing.assert_close(
+        torch.tensor(health.record(1, ids(), 0.0)["attention_entropy"][1]), direct, rtol=1e-4, atol=2e-4
+    )
 
 
 def test_a_record_has_the_shapes_agreed():

@@ -8,24 +8,33 @@ import torch
 from torch import Tensor
 
 from glasshouse.model import Network
+from glasshouse.model.attention import DotProduct
 from glasshouse.model.masks import Mask
 
 ACTIVE = 0.01  # a unit is active above this share of its layer's RMS activation
 MEMORY = 10  # records over which a unit must stay silent to be called dead
 
 
-def attention_entropy(q: Tensor, k: Tensor, mask: Mask, rows: Tensor) -> Tensor:
+def attention_entropy(q: Tensor, k: Tensor, mask: Mask, rows: Tensor, mix: DotProduct | None = None) -> Tensor:
     """Entropy of the attention of the sampled query `rows`, as a share of the largest possible, one number a head.
 
     q [batch, position, head, size], k [batch, position, kv head, size] -> [head], 0 (one key takes all) to 1 (uniform over
-    the keys the mask shows). Rows that see a single key have no say. The full pattern is never formed.
+    the keys the mask shows). mix: the layer's attention, whose scale, cap and sinks count; a sink is one more key. Rows that
+    see a single key have no say. The full pattern is never formed.
     """
     groups = q.shape[2] // k.shape[2]
-    scores = torch.einsum("brhd,bkhd->bhrk", q[:, rows], k.repeat_interleave(groups, dim=2)) * q.shape[-1] ** -0.5
+    scores = torch.einsum("brhd,bkhd->bhrk", q[:, rows], k.repeat_interleave(groups, dim=2)).float()
+    scores = scores * ((mix.scale if mix is not None else None) or q.shape[-1] ** -0.5)
+    if mix is not None:
+        scores = mix.shaped(scores)
     visible = mask.allows(rows[:, None], torch.arange(k.shape[1], device=k.device)[None, :])  # [row, key]
-    pattern = scores.float().masked_fill(~visible, -torch.inf).softmax(-1)
+    scores = scores.masked_fill(~visible, -torch.inf)
+    pattern = scores.softmax(-1) if mix is None else mix.pattern(scores)
     entropy = torch.special.entr(pattern).sum(-1)  # [batch, head, row]
     keys = visible.sum(-1)
+    if getattr(mix, "sinks", None) is not None:
+        entropy = entropy + torch.special.entr((1 - pattern.sum(-1)).clamp(min=0))
+        keys = keys + 1
     telling = keys > 1
     return (entropy[..., telling] / keys[telling].log()).mean(dim=(0, 2))
 
@@ -62,9 +71,12 @@ class Health:
         result = self.net.run(ids, save=saves)
         stream = [result[sites.embed], *(result[site] for site in sites.resid_post)]
         queries = torch.arange(1, self.queries + 1, device=ids.device) * ids.shape[1] // self.queries - 1
+        mixers = [self.net.layers[site.layer].mix for site in sites.q] if "q" in offered else []
         entropy = [
-            attention_entropy(result[q], result[k], self.net.layers[q.layer].part.mix.mask, queries.unique())
-            for q, k in zip(sites.q if "q" in offered else [], sites.k if "k" in offered else [], strict=True)
+            attention_entropy(result[q], result[k], mix.part.mask, queries.unique(), mix)
+            for q, k, mix in zip(
+                sites.q if "q" in offered else [], sites.k if "k" in offered else [], mixers, strict=True
+            )
         ]
         active = [active_units(result[site]) for site in (sites.mlp_act if "mlp_act" in offered else [])]
         return {
