@@ -31,6 +31,19 @@ def scaled(kind: str, **fields: Any) -> dict[str, Any]:
 
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", {}),
+    "llama, tied": ("Llama", TIED),
+    "llama, keys for every head": ("Llama", {"num_key_value_heads": 4}),
+    "llama, odd sizes": ("Llama", {**ODD, "num_attention_heads": 4, "hidden_size": 20}),
+    "llama, biases": ("Llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama, one bias": ("Llama", {"mlp_bias": True, "rms_norm_eps": 1e-3}),
+    "llama, other theta and activation": (
+        "Llama",
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 777.0}, "hidden_act": "gelu_pytorch_tanh"},
+    ),
+    "gpt2": ("GPT2", {}),
+    "gpt2, untied": ("GPT2", {"tie_word_embeddings": False, "n_inner": 33, "layer_norm_epsilon": 1e-3}),
+    "gpt2, exact gelu": ("GPT2", {"activation_function": "gelu"}),
     "llama, linear": ("Llama", scaled("linear", factor=2.5)),
     "llama, dynamic": ("Llama", scaled("dynamic", factor=4.0)),
     "llama, llama3": (
@@ -199,16 +212,22 @@ FAMILIES |= {
 }
 
 
+# What is shared and a family's config knows nothing of.
+ABSENT = {
+    "GPTNeoX": ("num_key_value_heads", "head_dim"),
+    "GPT2": ("num_key_value_heads", "intermediate_size"),
+}
+
+
 def theirs(name: str) -> Any:
+    """transformers' model of a case."""
     family, change = FAMILIES[name]
     torch.manual_seed(0)
     fields = SHARED | change
-    if family == "GPTNeoX":
-        fields = {k: v for k, v in fields.items() if k not in ("num_key_value_heads", "head_dim")}
+    fields = {k: v for k, v in fields.items() if k not in ABSENT.get(family, ())}
     config = getattr(transformers, f"{family}Config")(**fields)
-    model = getattr(transformers, f"{family.removesuffix('Text')}ForCausalLM")._from_config(
-        config, attn_implementation="eager"
-    )
+    kind = getattr(transformers, f"{family.removesuffix('Text')}{'LMHeadModel' if family == 'GPT2' else 'ForCausalLM'}")
+    model = kind._from_config(config, attn_implementation="eager")
     with torch.no_grad():
         for parameter in model.parameters():  # nothing stays at a value that hides a mistake
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from combinations import close, random_ids
+from family_table import theirs
 from safetensors.torch import load_file, save_file
 
 from glasshouse.errors import GlasshouseError
@@ -23,7 +22,6 @@ from glasshouse.model import (
     Block,
     Causal,
     LayerNorm,
-    Network,
     RMSNorm,
     RoPE,
     Stack,
@@ -33,133 +31,8 @@ from glasshouse.model import (
     save_network,
 )
 from glasshouse.model.huggingface import describe
-from glasshouse.model.huggingface.rename import to_theirs
 
 transformers = pytest.importorskip("transformers")
-
-LLAMA: dict[str, Any] = {
-    "vocab_size": 53,
-    "hidden_size": 24,
-    "intermediate_size": 40,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-}
-GPT2: dict[str, Any] = {"vocab_size": 53, "n_embd": 24, "n_layer": 3, "n_head": 4, "n_positions": 40}
-CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama, grouped": ("llama", {}),
-    "llama, tied": ("llama", {"tie_word_embeddings": True}),
-    "llama, multi-query, odd sizes": (
-        "llama",
-        {"num_key_value_heads": 1, "head_dim": 10, "hidden_size": 20, "intermediate_size": 37, "vocab_size": 31},
-    ),
-    "llama, biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
-    "llama, one bias": ("llama", {"mlp_bias": True, "rms_norm_eps": 1e-3}),
-    "llama, other theta and activation": (
-        "llama",
-        {"rope_parameters": {"rope_type": "default", "rope_theta": 777.0}, "hidden_act": "gelu_pytorch_tanh"},
-    ),
-    "gpt2": ("gpt2", {}),
-    "gpt2, untied": ("gpt2", {"tie_word_embeddings": False, "n_inner": 33, "layer_norm_epsilon": 1e-3}),
-    "gpt2, exact gelu": ("gpt2", {"activation_function": "gelu"}),
-}
-
-
-def _theirs(name: str) -> Any:
-    kind, change = CONFIGS[name]
-    torch.manual_seed(0)
-    if kind == "llama":
-        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**(LLAMA | change)))
-    else:
-        model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**(GPT2 | change)))
-    with torch.no_grad():
-        for parameter in model.parameters():  # nothing stays at a value that hides a mistake
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model.eval()
-
-
-@pytest.fixture(scope="module", params=CONFIGS)
-def pair(request, tmp_path_factory) -> Iterator[tuple[Any, Network, Path]]:
-    folder = tmp_path_factory.mktemp("theirs")
-    model = _theirs(request.param)
-    model.save_pretrained(folder)
-    return model, load_network(folder), folder
-
-
-def test_logits(pair) -> None:
-    model, net, _ = pair
-    ids = random_ids(2, 20, net.spec.vocab)
-    with torch.no_grad():
-        close(net(ids), model(ids).logits)
-
-
-def test_gradients(pair) -> None:
-    model, net, _ = pair
-    ids = random_ids(2, 12, net.spec.vocab)
-    for logits in (model(ids).logits, net(ids)):
-        F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
-    _, family = describe(net.spec)
-    assert family is not None
-    ours = {name: p.grad for name, p in net.named_parameters()}
-    rows = {name: [last - first for first, last in net.blocks(name)] for name in ours}
-    ours = to_theirs(ours, family.names(net.spec), rows)
-    theirs = {name: p.grad for name, p in model.named_parameters()}
-    assert ours.keys() == theirs.keys()
-    for name, gradient in theirs.items():
-        close(ours[name], gradient)
-    model.zero_grad(), net.zero_grad()
-
-
-def test_left_padding(pair) -> None:
-    model, net, _ = pair
-    ids, pad = random_ids(3, 9, net.spec.vocab), [0, 4, 1]
-    seen = torch.arange(9)[None] >= torch.tensor(pad)[:, None]
-    with torch.no_grad():
-        positions = (seen.cumsum(-1) - 1).clamp(min=0)
-        logits = model(ids, attention_mask=seen.long(), position_ids=positions).logits
-    close(net.run(ids, pad=pad).logits[seen], logits[seen])
-
-
-def test_hidden_states_are_the_residual_stream(pair) -> None:
-    model, net, _ = pair
-    ids = random_ids(2, 8, net.spec.vocab)
-    with torch.no_grad():
-        states = model(ids, output_hidden_states=True, output_attentions=False).hidden_states
-    result = net.run(ids, save=["embed", "resid_post.all", "final_norm"])
-    close(result["embed"], states[0])
-    for layer in range(2):
-        close(result["resid_post.all"][layer], states[layer + 1])
-    close(result["final_norm"], states[-1])
-
-
-def test_export_is_bit_identical_and_opens_in_transformers(pair, tmp_path: Path) -> None:
-    model, net, folder = pair
-    save_network(net, tmp_path)
-    before, after = load_file(folder / "model.safetensors"), load_file(tmp_path / "model.safetensors")
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before)
-    opened, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
-    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    ids = random_ids(2, 15, net.spec.vocab)
-    with torch.no_grad():
-        assert torch.equal(opened.eval()(ids).logits, model(ids).logits)
-    again = load_network(tmp_path)
-    assert again.spec == net.spec and torch.equal(again(ids), net(ids))
-
-
-def test_shards_and_half_precision_files(pair, tmp_path: Path) -> None:
-    model, net, _ = pair
-    model.save_pretrained(tmp_path / "sharded", max_shard_size="8KB")
-    assert (tmp_path / "sharded" / "model.safetensors.index.json").is_file()
-    ids = random_ids(1, 7, net.spec.vocab)
-    assert torch.equal(load_network(tmp_path / "sharded")(ids), net(ids))
-    state = {name: t.bfloat16() for name, t in load_file(pair[2] / "model.safetensors").items()}
-    shutil.copytree(pair[2], tmp_path / "half")
-    save_file(state, tmp_path / "half" / "model.safetensors")
-    half = load_network(tmp_path / "half")
-    assert half.embed.weight.dtype == torch.float32
-    assert torch.equal(half.embed.weight, net.embed.weight.bfloat16().float())
 
 
 def test_our_own_llama_opens_in_transformers(tmp_path: Path) -> None:
@@ -211,7 +84,7 @@ def test_a_biased_head_is_no_llama(tmp_path: Path) -> None:
 
 
 LEFT_OUT = {
-    "llama": (
+    "llama, keys for every head": (
         "rms_norm_eps",
         "hidden_act",
         "tie_word_embeddings",
@@ -225,12 +98,7 @@ LEFT_OUT = {
 
 @pytest.mark.parametrize("kind", LEFT_OUT)
 def test_what_a_config_leaves_out_is_what_transformers_takes(kind: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    if kind == "llama":
-        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**(LLAMA | {"num_key_value_heads": 4})))
-    else:
-        model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2))
-    model.save_pretrained(tmp_path)
+    theirs(kind).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k not in LEFT_OUT[kind]}))
     opened = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
@@ -244,7 +112,7 @@ def test_what_a_config_leaves_out_is_what_transformers_takes(kind: str, tmp_path
 
 def test_names_without_the_trunks_prefix_and_derived_tensors(tmp_path: Path) -> None:
     """OpenAI's own GPT-2 files: no `transformer.` before the names, causal masks stored beside the weights."""
-    model = _theirs("gpt2")
+    model = theirs("gpt2")
     model.save_pretrained(tmp_path)
     state = load_file(tmp_path / "model.safetensors")
     old = {name.removeprefix("transformer."): tensor for name, tensor in state.items()}
@@ -340,7 +208,7 @@ SPOILT = {
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("llama")
-    _theirs("llama, grouped").save_pretrained(folder)
+    theirs("llama").save_pretrained(folder)
     return folder
 
 

@@ -19,6 +19,7 @@ from glasshouse.errors import GlasshouseError
 from glasshouse.model import Network, load_network, save_network
 from glasshouse.model.huggingface import describe
 from glasshouse.model.huggingface.files import FAMILIES as FAMILY_MODULES
+from glasshouse.model.huggingface.files import row_counts, rules_of
 from glasshouse.model.huggingface.rename import to_theirs
 
 transformers = pytest.importorskip("transformers")
@@ -49,8 +50,7 @@ def test_gradients(pair) -> None:
     assert family is not None
     # An expert that no token was sent to has none.
     ours = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in net.named_parameters()}
-    rows = {name: [last - first for first, last in net.blocks(name)] for name in ours}
-    ours = to_theirs(ours, family.names(net.spec), rows)
+    ours = to_theirs(ours, rules_of(family, net.spec), row_counts(net))
     theirs = gradients_under_file_names(model, folder)
     assert ours.keys() == theirs.keys()
     for name, gradient in theirs.items():
@@ -150,10 +150,11 @@ def test_what_is_not_understood_is_named(family: str, tmp_path: Path) -> None:
         GlasshouseError, match=r"config\.json: the field 'residual_multiplier' \(0\.5\) is not understood"
     ):
         load_network(tmp_path)
-    path.write_text(json.dumps({k: v for k, v in config.items() if k != "num_hidden_layers"}))
-    with pytest.raises(GlasshouseError, match="'num_hidden_layers' is missing"):
+    depth = "n_layer" if family == "GPT2" else "num_hidden_layers"
+    path.write_text(json.dumps({k: v for k, v in config.items() if k != depth}))
+    with pytest.raises(GlasshouseError, match=f"'{depth}' is missing|lacks the tensor"):  # GPT-2's default is 12
         load_network(tmp_path)
-    fewer = {"num_hidden_layers": 2} | ({"layer_types": config["layer_types"][:2]} if "layer_types" in config else {})
+    fewer = {depth: 2} | ({"layer_types": config["layer_types"][:2]} if "layer_types" in config else {})
     path.write_text(json.dumps(config | fewer))
     with pytest.raises(GlasshouseError, match="that its config does not explain"):
         load_network(tmp_path)

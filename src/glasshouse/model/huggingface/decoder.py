@@ -60,6 +60,16 @@ NAMES: dict[str, str | tuple[str, ...]] = {
 }
 
 
+def expert_names(router: str, experts: str, gate: str, up: str, down: str) -> dict[str, str | tuple[str, ...]]:
+    """The tensors of a mixture of gated experts, each by its name in a layer."""
+    each = f"{LAYER}.{experts}.*"
+    return {
+        "body.layers.*.map.router": f"{LAYER}.{router}",
+        "body.layers.*.map.experts.*.inner": (f"{each}.{gate}", f"{each}.{up}"),
+        "body.layers.*.map.experts.*.outer": f"{each}.{down}",
+    }
+
+
 def opened(
     config: dict[str, Any], also: Sequence[str] = (), only: dict[str, Any] | None = None, **defaults: Any
 ) -> dict[str, Any]:
@@ -126,6 +136,14 @@ def blocks_of(spec: LM) -> list[Block]:
     """A tree's blocks, one a layer; none where it is no stack."""
     body = spec.body
     return [body.blocks[i % len(body.blocks)] for i in range(body.depth)] if isinstance(body, Stack) else []
+
+
+def gated_experts(spec: LM) -> tuple[MoE, GLU] | None:
+    """The first mixture of gated experts in a tree, and one of its experts."""
+    for block in blocks_of(spec):
+        if isinstance(block.map, MoE) and isinstance(block.map.expert, GLU):
+            return block.map, block.map.expert
+    return None
 
 
 def window_of(mask: Mask) -> int | None:

@@ -28,14 +28,15 @@ from glasshouse.model.huggingface import (
     qwen3,
     qwen3_moe,
 )
-from glasshouse.model.huggingface.rename import Rename, places, shape_of, to_theirs
+from glasshouse.model.huggingface.rename import Rename, places, rules, shape_of, to_theirs
 from glasshouse.model.huggingface.shards import DTYPES, Stored, catalogue, read_json
 from glasshouse.model.lm import LM
 from glasshouse.model.network import Network
 from glasshouse.model.part import part_from_dict
 
 # A family is a module with PREFIX (of its tensors' names, the head's apart), read (config to tree), write (the config that
-# might describe a tree; it is held against the tree here) and names (a rule for each tensor).
+# might describe a tree; it is held against the tree here) and NAMES (a table of its tensors, see `rules`) or, where a table
+# cannot say them, names (tree to rules).
 # The first that can say a tree is the one written.
 FAMILIES: dict[str, ModuleType] = {
     "llama": llama,
@@ -73,15 +74,15 @@ def load_network(folder: str | Path, dtype: str | torch.dtype = "float32") -> Ne
         net = spec.build(seed=None)
     family = FAMILIES.get(config.get("model_type", ""))
     if family is None:
-        rules = [Rename(name, (name,)) for name, _ in net.named_parameters()]
+        found = [Rename(name, (name,)) for name, _ in net.named_parameters()]
     else:
         tensors = _with_prefix(_drop_derived(tensors, spec), family.PREFIX)
-        rules = family.names(spec)
+        found = rules_of(family, spec)
     rows = row_counts(net)
-    _check(dict(net.named_parameters()), rules, rows, tensors, folder)
+    _check(dict(net.named_parameters()), found, rows, tensors, folder)
     _materialise(net, _dtype(dtype, tensors, folder))
     parameters = dict(net.named_parameters())
-    for rule in rules:
+    for rule in found:
         for name, place in places(rule, parameters[rule.ours].detach(), rows[rule.ours]):
             tensors[name].read_into(place, rule.item)
     net.family = None if family is None else config["model_type"]
@@ -98,12 +99,18 @@ def save_network(net: Network, folder: str | Path) -> None:
     config, family = describe(net.spec, net.family)
     state = {name: parameter.detach().cpu() for name, parameter in net.named_parameters()}
     if family is not None:
-        state = to_theirs(state, family.names(net.spec), row_counts(net))
+        state = to_theirs(state, rules_of(family, net.spec), row_counts(net))
         config["dtype"] = str(net.embed.weight.dtype).removeprefix("torch.")
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     save_file(
         {name: tensor.contiguous() for name, tensor in state.items()}, folder / "model.safetensors", {"format": "pt"}
     )
+
+
+def rules_of(family: ModuleType, spec: LM) -> list[Rename]:
+    """Where each of our tensors is found in a checkpoint of a family."""
+    found: list[Rename] = family.names(spec) if hasattr(family, "names") else rules(spec, family.NAMES)
+    return found
 
 
 def row_counts(net: Network) -> dict[str, list[int]]:
@@ -170,15 +177,15 @@ def _with_prefix(tensors: dict[str, Stored], prefix: str) -> dict[str, Stored]:
 
 def _check(
     parameters: dict[str, nn.Parameter],
-    rules: list[Rename],
+    found: list[Rename],
     rows: dict[str, list[int]],
     tensors: dict[str, Stored],
     folder: Path,
 ) -> None:
     """Raise unless the stored tensors are the very ones that the parameters ask for, each of its shape."""
-    stacks = Counter(name for rule in rules if rule.item is not None for name in rule.theirs)
+    stacks = Counter(name for rule in found if rule.item is not None for name in rule.theirs)
     asked = set()
-    for rule in rules:
+    for rule in found:
         for name, place in places(rule, parameters[rule.ours], rows[rule.ours]):
             asked.add(name)
             if name not in tensors:

@@ -7,7 +7,6 @@ from typing import Any
 from glasshouse.model.bodies import Block
 from glasshouse.model.huggingface import decoder
 from glasshouse.model.huggingface.fields import activation_of
-from glasshouse.model.huggingface.rename import Rename, rules
 from glasshouse.model.huggingface.ropes import read_rope
 from glasshouse.model.lm import LM, Unembed
 from glasshouse.model.maps import GLU
@@ -115,8 +114,3 @@ def written(spec: LM, kind: str, architecture: str) -> dict[str, Any] | None:
             "layer_types": [decoder.GLOBAL if size is None else decoder.LOCAL for size in windows],
         }
     )
-
-
-def names(spec: LM) -> list[Rename]:
-    """Where each of our tensors is found in a Gemma 2 checkpoint."""
-    return rules(spec, NAMES)

@@ -7,7 +7,6 @@ from typing import Any
 from glasshouse.errors import GlasshouseError
 from glasshouse.model.attention import Attention
 from glasshouse.model.huggingface import decoder, gemma2
-from glasshouse.model.huggingface.rename import Rename, rules
 from glasshouse.model.huggingface.ropes import read_rope, write_rope
 from glasshouse.model.lm import LM
 from glasshouse.model.positions import RoPE
@@ -59,8 +58,3 @@ def write(spec: LM) -> dict[str, Any] | None:
         if isinstance(mix, Attention) and isinstance(mix.position, RoPE):
             config["rope_parameters"][kind] = write_rope(mix.position)["rope_parameters"]
     return config
-
-
-def names(spec: LM) -> list[Rename]:
-    """Where each of our tensors is found in a Gemma 3 text checkpoint."""
-    return rules(spec, NAMES)

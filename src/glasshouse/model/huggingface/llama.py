@@ -6,10 +6,10 @@ from typing import Any
 
 from glasshouse.model.bodies import Block
 from glasshouse.model.huggingface import decoder
-from glasshouse.model.huggingface.rename import Rename, rules
 from glasshouse.model.lm import LM
 
 PREFIX = "model."
+NAMES = decoder.NAMES
 
 
 def read(config: dict[str, Any]) -> LM:
@@ -28,8 +28,3 @@ def write(spec: LM) -> dict[str, Any] | None:
     mix, glu, _ = found
     config = decoder.written(spec, "llama", "LlamaForCausalLM", *found)
     return config | {"attention_bias": mix.bias, "mlp_bias": glu.bias}
-
-
-def names(spec: LM) -> list[Rename]:
-    """Where each of our tensors is found in a Llama checkpoint."""
-    return rules(spec, decoder.NAMES)

@@ -6,10 +6,10 @@ from typing import Any
 
 from glasshouse.model.bodies import Block
 from glasshouse.model.huggingface import decoder
-from glasshouse.model.huggingface.rename import Rename, rules
 from glasshouse.model.lm import LM
 
 PREFIX = "model."
+NAMES = decoder.NAMES
 DEFAULTS: dict[str, Any] = {"num_key_value_heads": 8, "sliding_window": 4096, "max_position_embeddings": 131072}
 
 
@@ -27,8 +27,3 @@ def write(spec: LM) -> dict[str, Any] | None:
         return None
     config = decoder.written(spec, "mistral", "MistralForCausalLM", *found)
     return config | {"sliding_window": decoder.window_of(found[0].mask)}
-
-
-def names(spec: LM) -> list[Rename]:
-    """Where each of our tensors is found in a Mistral checkpoint."""
-    return rules(spec, decoder.NAMES)

@@ -6,7 +6,6 @@ from typing import Any
 
 from glasshouse.model.bodies import Block
 from glasshouse.model.huggingface import decoder
-from glasshouse.model.huggingface.rename import Rename, rules
 from glasshouse.model.lm import LM
 from glasshouse.model.moe import MoE
 
@@ -20,13 +19,9 @@ DEFAULTS: dict[str, Any] = {
     "num_experts_per_tok": 2,
     "max_position_embeddings": 131072,
 }
-EXPERTS = f"{decoder.LAYER}.block_sparse_moe.experts.*"
-NAMES: dict[str, str | tuple[str, ...]] = {
-    **decoder.NAMES,
-    "body.layers.*.map.router": f"{decoder.LAYER}.block_sparse_moe.gate",
-    "body.layers.*.map.experts.*.inner": (f"{EXPERTS}.w1", f"{EXPERTS}.w3"),
-    "body.layers.*.map.experts.*.outer": f"{EXPERTS}.w2",
-}
+NAMES = decoder.NAMES | decoder.expert_names(
+    "block_sparse_moe.gate", "block_sparse_moe.experts", gate="w1", up="w3", down="w2"
+)
 
 
 def read(config: dict[str, Any]) -> LM:
@@ -39,18 +34,13 @@ def read(config: dict[str, Any]) -> LM:
 
 def write(spec: LM) -> dict[str, Any] | None:
     """The Mixtral config that might describe a tree, None where none can."""
-    found = decoder.shaped(spec)
-    moe = decoder.blocks_of(spec)[0].map if found else None
-    if found is None or not isinstance(moe, MoE):
+    found, experts = decoder.shaped(spec), decoder.gated_experts(spec)
+    if found is None or experts is None:
         return None
+    moe, _ = experts
     config = decoder.written(spec, "mixtral", "MixtralForCausalLM", *found)
     return config | {
         "sliding_window": decoder.window_of(found[0].mask),
         "num_local_experts": moe.experts,
         "num_experts_per_tok": moe.active,
     }
-
-
-def names(spec: LM) -> list[Rename]:
-    """Where each of our tensors is found in a Mixtral checkpoint."""
-    return rules(spec, NAMES)

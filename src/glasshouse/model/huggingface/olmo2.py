@@ -6,7 +6,6 @@ from typing import Any
 
 from glasshouse.model.bodies import Block
 from glasshouse.model.huggingface import decoder
-from glasshouse.model.huggingface.rename import Rename, rules
 from glasshouse.model.lm import LM
 from glasshouse.model.norms import AllHeads, NoNorm
 
@@ -35,8 +34,3 @@ def write(spec: LM) -> dict[str, Any] | None:
         return None
     config = decoder.written(spec, "olmo2", "Olmo2ForCausalLM", *found)
     return config | decoder.NO_TOKENS | {"attention_bias": found[0].bias}
-
-
-def names(spec: LM) -> list[Rename]:
-    """Where each of our tensors is found in an OLMo 2 checkpoint."""
-    return rules(spec, NAMES)

@@ -6,7 +6,6 @@ from typing import Any
 
 from glasshouse.model.bodies import Block
 from glasshouse.model.huggingface import decoder
-from glasshouse.model.huggingface.rename import Rename, rules
 from glasshouse.model.huggingface.ropes import LENGTH, parameters_of
 from glasshouse.model.lm import LM
 from glasshouse.model.positions import RoPE
@@ -52,8 +51,3 @@ def write(spec: LM) -> dict[str, Any] | None:
     if spec.width != mix.heads * mix.size(spec.width):
         return None
     return config | decoder.NO_TOKENS | {"sliding_window": decoder.window_of(mix.mask)}
-
-
-def names(spec: LM) -> list[Rename]:
-    """Where each of our tensors is found in a Phi-3 checkpoint."""
-    return rules(spec, NAMES)

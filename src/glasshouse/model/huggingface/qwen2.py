@@ -6,10 +6,10 @@ from typing import Any
 
 from glasshouse.model.bodies import Block
 from glasshouse.model.huggingface import decoder
-from glasshouse.model.huggingface.rename import Rename, rules
 from glasshouse.model.lm import LM
 
 PREFIX = "model."
+NAMES = decoder.NAMES
 WINDOW = ("use_sliding_window", "sliding_window", "max_window_layers", "layer_types")
 DEFAULTS: dict[str, Any] = {
     "num_key_value_heads": 32,
@@ -64,8 +64,3 @@ def write(spec: LM) -> dict[str, Any] | None:
     if found is None:
         return None
     return decoder.written(spec, "qwen2", "Qwen2ForCausalLM", *found) | written_windows(spec)
-
-
-def names(spec: LM) -> list[Rename]:
-    """Where each of our tensors is found in a Qwen2 checkpoint."""
-    return rules(spec, decoder.NAMES)

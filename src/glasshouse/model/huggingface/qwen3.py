@@ -6,7 +6,6 @@ from typing import Any
 
 from glasshouse.model.bodies import Block
 from glasshouse.model.huggingface import decoder, qwen2
-from glasshouse.model.huggingface.rename import Rename, rules
 from glasshouse.model.lm import LM
 
 PREFIX = "model."
@@ -35,8 +34,3 @@ def write(spec: LM) -> dict[str, Any] | None:
         return None
     config = decoder.written(spec, "qwen3", "Qwen3ForCausalLM", *found)
     return config | {"attention_bias": found[0].bias} | qwen2.written_windows(spec)
-
-
-def names(spec: LM) -> list[Rename]:
-    """Where each of our tensors is found in a Qwen3 checkpoint."""
-    return rules(spec, NAMES)

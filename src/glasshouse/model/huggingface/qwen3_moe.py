@@ -7,7 +7,6 @@ from typing import Any
 from glasshouse.model.bodies import Block
 from glasshouse.model.huggingface import decoder, qwen3
 from glasshouse.model.huggingface.fields import activation_of
-from glasshouse.model.huggingface.rename import Rename, rules
 from glasshouse.model.lm import LM
 from glasshouse.model.maps import GLU
 from glasshouse.model.moe import MoE
@@ -38,13 +37,7 @@ DEFAULTS: dict[str, Any] = {
     "norm_topk_prob": False,
     "max_position_embeddings": 32768,
 }
-EXPERTS = f"{decoder.LAYER}.mlp.experts.*"
-NAMES: dict[str, str | tuple[str, ...]] = {
-    **qwen3.NAMES,
-    "body.layers.*.map.router": f"{decoder.LAYER}.mlp.gate",
-    "body.layers.*.map.experts.*.inner": (f"{EXPERTS}.gate_proj", f"{EXPERTS}.up_proj"),
-    "body.layers.*.map.experts.*.outer": f"{EXPERTS}.down_proj",
-}
+NAMES = qwen3.NAMES | decoder.expert_names("mlp.gate", "mlp.experts", gate="gate_proj", up="up_proj", down="down_proj")
 
 
 def read(config: dict[str, Any]) -> LM:
@@ -67,30 +60,23 @@ def read(config: dict[str, Any]) -> LM:
 
 def write(spec: LM) -> dict[str, Any] | None:
     """The Qwen3-MoE config that might describe a tree, None where none can."""
-    found = decoder.shaped(spec)
-    if found is None:
+    found, experts = decoder.shaped(spec), decoder.gated_experts(spec)
+    if found is None or experts is None:
         return None
+    moe, expert = experts
     maps = [block.map for block in decoder.blocks_of(spec)]
-    moe = next((found for found in maps if isinstance(found, MoE)), None)
-    glu = next((found for found in maps if isinstance(found, GLU)), None)
-    if moe is None or not isinstance(moe.expert, GLU):
-        return None
+    dense = next((found for found in maps if isinstance(found, GLU)), expert)
     config = decoder.written(spec, "qwen3_moe", "Qwen3MoeForCausalLM", *found)
     window = decoder.window_of(found[0].mask)
     return config | {
         "attention_bias": found[0].bias,
         "use_sliding_window": window is not None,
         "sliding_window": window,
-        "intermediate_size": (glu or moe.expert).resolved(spec.width).hidden,
-        "moe_intermediate_size": moe.expert.resolved(spec.width).hidden,
+        "intermediate_size": dense.resolved(spec.width).hidden,
+        "moe_intermediate_size": expert.resolved(spec.width).hidden,
         "num_experts": moe.experts,
         "num_experts_per_tok": moe.active,
         "norm_topk_prob": moe.normalise,
         "decoder_sparse_step": 1,
         "mlp_only_layers": [i for i, found in enumerate(maps) if not isinstance(found, MoE)],
     }
-
-
-def names(spec: LM) -> list[Rename]:
-    """Where each of our tensors is found in a Qwen3-MoE checkpoint."""
-    return rules(spec, NAMES)
