@@ -105,12 +105,13 @@ def test_bf16_trains(new_run):
 
 def break_loss(monkeypatch, values):
     """The loss of the steps named is scaled: a planted fault, gradients and all."""
-    plain, calls = loop.NextToken.loss, iter(range(10_000))
+    plain, calls = loop.NextToken.terms, iter(range(10_000))
 
     def planted(self, net, batch):
-        return plain(self, net, batch) * values.get(next(calls), 1.0)
+        scale = values.get(next(calls), 1.0)
+        return {name: term * scale for name, term in plain(self, net, batch).items()}
 
-    monkeypatch.setattr(loop.NextToken, "loss", planted)
+    monkeypatch.setattr(loop.NextToken, "terms", planted)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])

@@ -89,14 +89,90 @@ def test_next_token_equals_cross_entropy_through_a_network(tiny):
         torch.testing.assert_close(ours[name], p.grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
-@pytest.mark.parametrize("spoilt", ["head bias", "head cap", "experts", None])
-def test_what_the_loss_would_leave_out_is_refused(spoilt):
-    experts = MoE(experts=4, active=2, expert=GLU(hidden=8))
-    block = Block(mix=Attention(heads=2), map=experts if spoilt == "experts" else GLU(hidden=8))
-    head = Unembed(bias=spoilt == "head bias", cap=5.0 if spoilt == "head cap" else None)
-    net = LM(vocab=11, width=8, body=Stack(1, block), head=head).build()
-    if spoilt is None:
-        NextToken().check(net)
-        return
+@pytest.mark.parametrize("cap", [None, 3.0])
+@pytest.mark.parametrize("biased", [False, True])
+def test_gradcheck_of_capped_and_biased_heads(cap, biased):
+    hidden, weight, target, importance = (x[:6] for x in problem(torch.float64))
+    bias = torch.randn(6, dtype=torch.float64, requires_grad=True) if biased else None
+    inputs = [hidden.detach().requires_grad_(), weight.detach().requires_grad_(), *([bias] if biased else [])]
+
+    def loss(h, w, b=None):
+        return HeadLoss.apply(h, w, target % 6, importance.double(), 4, b, cap)
+
+    torch.autograd.gradcheck(loss, inputs, fast_mode=False)
+
+
+def capped_and_biased(experts=True, **head):
+    map = MoE(4, 2, GLU(hidden=8)) if experts else GLU(hidden=8)
+    blocks = (Block(mix=Attention(heads=2), map=map), Block(mix=Attention(heads=2), map=GLU(hidden=8)))
+    net = LM(vocab=11, width=8, body=Stack(3, blocks), head=Unembed(**head)).build(0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for _, p in net.groups()["vector"]:
+            p += 0.5 * torch.randn(p.shape, generator=generator)
+        net.unembed.weight.mul_(3)
+        for block in net.layers[::2]:
+            if experts:
+                block.map.router.weight.mul_(20)
+    return net, torch.randint(11, (3, 17), generator=generator)
+
+
+@pytest.mark.parametrize("experts", [False, True])
+@pytest.mark.parametrize("head", [{}, {"bias": True}, {"cap": 2.0}, {"bias": True, "cap": 2.0}])
+def test_the_loss_is_autograds_over_full_logits(experts, head):
+    net, batch = capped_and_biased(experts, **head)
+    loss = NextToken(chunk=10, balance=0.3).loss(net, batch)
+    loss.backward()
+    ours = {name: p.grad.clone() for name, p in net.named_parameters()}
+    net.zero_grad()
+    logits = net(batch[:, :-1])
+    direct = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+    if experts:  # from the routers' own logits, by Switch's formula
+        site = net.run(batch[:, :-1], save="router.all", grad=True)["router.all"].flatten(1, 2)
+        for layer in site:
+            shares = layer.softmax(-1)
+            sent = F.one_hot(shares.topk(2).indices, 4).sum(1).double().mean(0)
+            direct = direct + 0.3 * 4 * (sent * shares.mean(0)).sum()
+    direct.backward()
+    assert loss.item() == pytest.approx(direct.item(), rel=1e-5)
+    if "cap" in head:
+        assert logits.abs().max() > 1.5  # where the cap bends
+    for name, p in net.named_parameters():
+        torch.testing.assert_close(ours[name], p.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_the_balance_reaches_the_routers_alone_where_it_should():
+    """The control: without its weight the routers' gradients are others, and cross-entropy is reported the same."""
+    net, batch = capped_and_biased()
+    grads = []
+    for weight in (0.0, 0.3):
+        objective = NextToken(balance=weight)
+        terms = objective.terms(net, batch)
+        net.zero_grad()
+        objective.joined(terms).backward()
+        grads.append(
+            (terms["nats"].item(), net.layers[2].map.router.weight.grad.clone(), net.unembed.weight.grad.clone())
+        )
+    assert grads[0][0] == grads[1][0] and torch.equal(grads[0][2], grads[1][2])
+    assert not torch.allclose(grads[0][1], grads[1][1], rtol=1e-2)
+
+
+def test_what_is_evaluated_has_no_balance_in_it():
+    net, batch = capped_and_biased(bias=True, cap=2.0)
+    with torch.no_grad():
+        total, weight = NextToken(balance=100.0).total(net, batch)
+        direct = F.cross_entropy(net(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
+    assert (total / weight).item() == pytest.approx(direct.item(), rel=1e-6)
+
+
+def test_what_the_loss_would_leave_out_is_refused():
+    class Another(Unembed):
+        pass
+
+    net, batch = capped_and_biased(experts=False)
+    NextToken().check(net)
+    with pytest.raises(GlasshouseError, match="'spread', which the next-token loss would leave out"):
+        NextToken().joined(NextToken().terms(net, batch) | {"spread": torch.ones(())})
+    net.spec = LM(vocab=11, width=8, body=net.spec.body, head=Another())
     with pytest.raises(GlasshouseError, match="cannot be trained"):
         NextToken().check(net)

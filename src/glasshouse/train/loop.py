@@ -44,6 +44,7 @@ class Update(NamedTuple):
     applied: bool
     limit: float = math.inf  # the loss above which the step is a spike
     health: Record | None = None
+    balance: float | None = None  # of a mixture's routers, before its weight
 
     @property
     def finite(self) -> bool:
@@ -71,7 +72,7 @@ class Trainer:
         self.net = recipe.model.build(r.seed).to(self.device)
         self.fast = torch.bfloat16 if r.precision == "bf16" else torch.float32
         self.optimizer = Optimizer(self.net, recipe.optimizer, self.fast)
-        self.objective = NextToken(recipe.objective.chunk)
+        self.objective = NextToken(recipe.objective.chunk, recipe.objective.balance)
         self.objective.check(self.net)
         self.guard, self.health = SpikeGuard(), Health(self.net)
         self.tokens_per_step = r.length * r.batch
@@ -165,10 +166,11 @@ class Trainer:
         batch = torch.from_numpy(self.batches.next()).to(self.device)
         self.optimizer.zero_grad()
         with torch.autocast(self.device, torch.bfloat16, enabled=self.fast == torch.bfloat16):
-            loss = self.objective.loss(self.net, batch)
-        loss.backward()
+            terms = self.objective.terms(self.net, batch)
+        self.objective.joined(terms).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), o.clip).item()
-        update = Update(loss.item(), norm, lr, applied=False, limit=self.guard.limit())
+        balance = terms["balance"].item() if "balance" in terms else None
+        update = Update(terms["nats"].item(), norm, lr, applied=False, limit=self.guard.limit(), balance=balance)
         if not update.finite:
             return update
 
@@ -219,6 +221,7 @@ class Trainer:
         return {
             **self._so_far(),
             "loss": loss,
+            **({} if update.balance is None else {"balance": update.balance}),
             "lr": update.lr,
             "grad_norm": update.grad_norm,
             "tokens_per_second": self.tokens_per_step / seconds,

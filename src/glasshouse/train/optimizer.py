@@ -47,6 +47,9 @@ class Optimizer:
         return float(self.parts[-1].param_groups[0]["lr"])
 
     def step(self) -> None:
+        for p in self.names:
+            if p.grad is None:  # an expert that no token was sent to; it decays and keeps a state as the others do
+                p.grad = torch.zeros_like(p)
         for part in self.parts:
             part.step()
 

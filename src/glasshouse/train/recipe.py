@@ -54,10 +54,12 @@ class TokenizerSection(Section):
 
 
 class ObjectiveSection(Section):
-    """[objective] Which loss. `chunk` is the number of tokens whose logits exist at one time."""
+    """[objective] Which loss. `chunk` is the number of tokens whose logits exist at one time; `balance` weighs the loss that
+    keeps a mixture's experts evenly used, where there are experts."""
 
     kind: Literal["next-token"] = "next-token"
     chunk: int = Field(default=1024, ge=1)
+    balance: float = Field(default=0.01, ge=0)
 
 
 class OptimizerSection(Section):

@@ -1,0 +1,75 @@
+"""Training a mixture of experts under a capped, biased head: it learns, stays balanced, and resumes to the same bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from test_resume import fingerprint
+from tiny_training import tiny_recipe
+
+from glasshouse.model import GLU, Attention, Block, MoE, RoPE, Stack, Unembed
+from glasshouse.train import Optimizer, Recipe, Trainer
+
+
+def recipe(experts: int = 4, active: int = 2, **changes: object) -> Recipe:
+    tiny = tiny_recipe(**changes)
+    block = Block(mix=Attention(heads=2, position=RoPE()), map=MoE(experts, active, GLU("silu", hidden=24)))
+    spec = dataclasses.replace(tiny.model, body=Stack(2, block), tied=False, head=Unembed(bias=True, cap=15.0))
+    return tiny.model_copy(update={"model": spec})
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_it_learns_and_its_records_say_how_even_the_routing_is(new_run, kind: str) -> None:
+    wanted = recipe(optimizer__kind=kind, run__steps=60)
+    run = new_run(kind, wanted)
+    trainer = Trainer.start(wanted, run)
+    list(trainer)
+    metrics = [r for r in run.read_log("metrics") if "loss" in r]
+    scores = [r for r in run.read_log("metrics") if "val_loss" in r]
+    assert metrics[-1]["loss"] < metrics[0]["loss"] - 0.5
+    assert scores[-1]["val_loss"] == pytest.approx(metrics[-1]["loss"], abs=0.5)  # no balance in either
+    assert all(4 * 0.95 < r["balance"] < 4 * 2.0 for r in metrics)  # two layers of two active ones: four where even
+    assert {len(r["attention_entropy"]) for r in run.read_log("health")} == {2}
+    bias = trainer.net.unembed.bias
+    assert bias.abs().max() > 0.01  # it was trained too
+
+
+def test_balance_keeps_experts_in_use(new_run) -> None:
+    """With its weight turned up the routing is more even than with none."""
+    last = {}
+    for weight in (0.0, 1.0):
+        wanted = recipe(8, 1, objective__balance=weight, run__steps=60)
+        run = new_run(f"balance-{weight}", wanted)
+        list(Trainer.start(wanted, run))
+        last[weight] = [r["balance"] for r in run.read_log("metrics") if "balance" in r][-1]
+    assert last[1.0] < 2.1 < last[0.0]
+
+
+def test_stopped_and_resumed_ends_in_the_same_bytes(new_run) -> None:
+    """Thirty-two experts for few tokens: some are sent none in a step, and still have a state to go on from."""
+    wanted = recipe(32, 1, run__steps=12, run__batch=1, run__checkpoints=4)
+    straight, broken = new_run("straight", wanted), new_run("broken", wanted)
+    list(Trainer.start(wanted, straight))
+    trainer = Trainer.start(wanted, broken)
+    for record in trainer:
+        if record.get("step") == 6 and record["log"] == "events":
+            trainer.stop()
+    assert broken.checkpoint("last").step < 12
+    list(Trainer.resume(broken))
+    assert fingerprint(broken) == fingerprint(straight)
+
+
+def test_an_expert_without_tokens_decays_as_one_with_a_gradient_of_zero() -> None:
+    wanted = recipe(4, 1)
+    nets = [wanted.model.build(0) for _ in range(2)]
+    for net, explicit in zip(nets, (False, True), strict=True):
+        optimizer = Optimizer(net, wanted.optimizer)
+        for p in net.parameters():
+            p.grad = torch.ones_like(p)
+        for p in net.layers[0].map.experts[2].parameters():
+            p.grad = torch.zeros_like(p) if explicit else None
+        optimizer.step()
+        assert {name.split("/")[0] for name in optimizer.state()} == {name for name, _ in net.named_parameters()}
+    assert all(torch.equal(p, q) for p, q in zip(nets[0].parameters(), nets[1].parameters(), strict=True))
