@@ -123,6 +123,20 @@ def test_names_without_the_trunks_prefix_and_derived_tensors(tmp_path: Path) -> 
         close(load_network(tmp_path)(ids), model(ids).logits)
 
 
+def test_a_tied_models_head_may_be_repeated_and_must_be_the_same(tmp_path: Path) -> None:
+    theirs("llama, tied").save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    ids = random_ids(1, 9, 53)
+    logits = load_network(tmp_path)(ids)
+    repeated = state | {"lm_head.weight": state["model.embed_tokens.weight"].clone()}
+    save_file(repeated, tmp_path / "model.safetensors")
+    assert torch.equal(load_network(tmp_path)(ids), logits)
+    repeated["lm_head.weight"][-1, -1] += 1e-6
+    save_file(repeated, tmp_path / "model.safetensors")
+    with pytest.raises(GlasshouseError, match=r"lm_head\.weight is not the embedding's matrix, and the config says"):
+        load_network(tmp_path)
+
+
 # What is wrong with a folder: how to make it so, and what the sentence must say --------------------------------------
 
 

@@ -76,8 +76,10 @@ def load_network(folder: str | Path, dtype: str | torch.dtype = "float32") -> Ne
     if family is None:
         found = [Rename(name, (name,)) for name, _ in net.named_parameters()]
     else:
-        tensors = _with_prefix(_drop_derived(tensors, spec), family.PREFIX)
         found = rules_of(family, spec)
+        tensors = _with_prefix(_drop_derived(tensors), family.PREFIX)
+        if spec.tied:
+            _drop_head(tensors, found)
     rows = row_counts(net)
     _check(dict(net.named_parameters()), found, rows, tensors, folder)
     _materialise(net, _dtype(dtype, tensors, folder))
@@ -115,7 +117,8 @@ def rules_of(family: ModuleType, spec: LM) -> list[Rename]:
 
 def row_counts(net: Network) -> dict[str, list[int]]:
     """For each parameter, how many rows each of the matrices that share it has."""
-    return {name: [last - first for first, last in net.blocks(name)] for name, _ in net.named_parameters()}
+    declared = net.declarations()
+    return {name: [*declared[name].blocks.values()] or [len(p)] for name, p in net.named_parameters()}
 
 
 def describe(spec: LM, first: str | None = None) -> tuple[dict[str, Any], ModuleType | None]:
@@ -158,14 +161,21 @@ def _spec(config: dict[str, Any], folder: Path) -> LM:
     return spec
 
 
-def _drop_derived(tensors: dict[str, Stored], spec: LM) -> dict[str, Stored]:
-    """Without what old checkpoints repeat: rotary frequencies, causal masks, and the head of a tied model."""
+def _drop_derived(tensors: dict[str, Stored]) -> dict[str, Stored]:
+    """Without what old checkpoints repeat: rotary frequencies and causal masks."""
     derived = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias")
-    kept = {name: tensor for name, tensor in tensors.items() if not name.endswith(derived)}
-    if spec.tied:
-        for head in HEADS:
-            kept.pop(f"{head}.weight", None)
-    return kept
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith(derived)}
+
+
+def _drop_head(tensors: dict[str, Stored], found: list[Rename]) -> None:
+    """Leave out a tied model's head, which some files repeat. Raises GlasshouseError where it is not the embedding."""
+    embedding = next(tensors.get(rule.theirs[0]) for rule in found if rule.ours == "embed.weight")
+    for head in (tensors.pop(f"{name}.weight", None) for name in HEADS):
+        if head is not None and embedding is not None and not head.same(embedding):
+            raise GlasshouseError(
+                f"{head.file}: {head.name} is not the embedding's matrix, and the config says that they are one; set "
+                "tie_word_embeddings to false, or take the tensor out."
+            )
 
 
 def _with_prefix(tensors: dict[str, Stored], prefix: str) -> dict[str, Stored]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,21 @@ class Stored:
                         f"{self.file}: {self.name} holds numbers beyond what float16 reaches (65,504); load it in bfloat16 or "
                         "float32."
                     )
+
+    def same(self, other: Stored) -> bool:
+        """Whether both hold the same bytes."""
+        if (self.kind, self.shape) != (other.kind, other.shape):
+            return False
+        left = math.prod(self.shape) * self.dtype.itemsize
+        with self.file.open("rb") as one, other.file.open("rb") as two:
+            one.seek(self.start)
+            two.seek(other.start)
+            while left:
+                count = min(left, STAGE)
+                if one.read(count) != two.read(count):
+                    return False
+                left -= count
+        return True
 
     def _read(self, file: Any, into: Tensor) -> None:
         # The numpy view shares the tensor's memory: the bytes are read to where they belong.
