@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from glasshouse.model import GLU, LM, MLP, Attention, Block, Causal, Full, ScoredAttention, Stack, Window
+from glasshouse.model import GLU, LM, MLP, Attention, Block, Causal, Full, MoE, ScoredAttention, Stack, Window
 from glasshouse.train import Health
 from glasshouse.train.health import MEMORY, active_units, attention_entropy
 
@@ -163,3 +163,20 @@ def test_the_memory_of_dead_units_restores():
     for h in (health, other):
         h.before()
     assert health.record(2, ids(seed=1), 0.0) == other.record(2, ids(seed=1), 0.0)
+
+
+def test_layers_of_experts_among_others_leave_their_places_empty():
+    moe = Block(mix=Attention(heads=4), map=MoE(4, 2, GLU(hidden=8)))
+    dense = Block(mix=Attention(heads=4), map=GLU(hidden=24))
+    for blocks, kinds in (((moe, dense), [type(None), float, type(None)]), (moe, [])):
+        net = LM(vocab=50, width=32, body=Stack(3, blocks)).build(0)
+        health = Health(net)
+        for step in range(3):
+            health.before()
+            record = health.record(step, ids(), 1.0)
+        assert [type(v) for v in record["activation_density"]] == [type(v) for v in record["dead_units"]] == kinds
+        assert len(record["attention_entropy"]) == 3
+        restored = Health(net)
+        restored.restore(health.state())
+        health.before(), restored.before()
+        assert restored.record(4, ids(), 1.0) == health.record(4, ids(), 1.0)

@@ -78,17 +78,23 @@ class Health:
                 sites.q if "q" in offered else [], sites.k if "k" in offered else [], mixers, strict=True
             )
         ]
-        active = [active_units(result[site]) for site in (sites.mlp_act if "mlp_act" in offered else [])]
+        units = [site.layer for site in sites.mlp_act] if "mlp_act" in offered else []
+        active = [active_units(result[site]) for site in (sites.mlp_act if units else [])]
         return {
             "step": step,
             "resid_variance": [x.float().var().item() for x in stream],
             "attention_entropy": [head.tolist() for head in entropy],
-            "activation_density": [a.float().mean().item() for a in active],
-            "dead_units": self._dead(active),
+            "activation_density": self._by_layer(units, [a.float().mean().item() for a in active]),
+            "dead_units": self._by_layer(units, self._dead(active)),
             "logit_norm": result.logits.float().pow(2).mean().sqrt().item(),
             "grad_norm": grad_norm,
             "update_ratio": self._update_ratio(),
         }
+
+    def _by_layer(self, layers: list[int], values: list[float]) -> list[float | None]:
+        """One value a layer, None for a layer of experts among others of units; nothing where no layer has any."""
+        known = dict(zip(layers, values, strict=True))
+        return [known.get(layer) for layer in range(len(self.net.layers))] if known else []
 
     def _dead(self, active: list[Tensor]) -> list[float]:
         """The share of each layer's units that were active in no token of the last ten records."""
