@@ -107,6 +107,21 @@ def test_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_offline_with_the_model_in_the_hubs_own_cache(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is replaced here: the library finds the snapshot that an earlier download would have left."""
+    home = tmp_path / "cache" / "models--owner--name"
+    shutil.copytree(repository, home / "snapshots" / "0123abcd", ignore=shutil.ignore_patterns("tokenizer*"))
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text("0123abcd")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    glass = glasshouse.load("owner/name")
+    assert (glass.name, glass.checkpoint, glass.tokenizer) == ("owner/name", "0123abcd", None)
+
+
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import pytest
@@ -90,6 +91,17 @@ def test_editing_the_router_chooses_the_experts() -> None:
     context = net._context(IDS)
     each = [net.layers[0].map.experts[i](x, context, 0)[0] for i in (1, 3)]
     close(result["mlp_out[0]"], sum(each) / 2)
+
+
+def test_the_choice_is_made_in_fp32_under_autocast() -> None:
+    net = network()
+    with torch.autocast("cpu", torch.bfloat16):
+        result = net.run(IDS, save=["mlp_in[0]", "router[0]"])
+    assert result["router[0]"].dtype == torch.float32
+    wanted = result["mlp_in[0]"].double() @ net.layers[0].map.router.weight.double().T
+    close(result["router[0]"], wanted.float(), 1e-6)
+    half = copy.deepcopy(net).to(torch.bfloat16)
+    assert half.run(IDS, save="router[0]")["router[0]"].dtype == torch.bfloat16
 
 
 def test_compiled_is_eager() -> None:

@@ -66,7 +66,10 @@ class _MoE(Module):
         self.experts = nn.ModuleList(part.expert.build(width, each) for _ in range(part.experts))
 
     def forward(self, x: Tensor, context: Context, layer: int) -> tuple[Tensor, dict[str, Tensor]]:
-        logits = context.tape("router", layer, self.router(x))  # [batch, position, expert]
+        # Rounded to bf16 a choice between near equals would fall otherwise (selective precision, 2101.03961, section 2.4).
+        with torch.autocast(x.device.type, enabled=False):
+            logits = self.router(x.to(self.router.weight.dtype))
+        logits = context.tape("router", layer, logits)  # [batch, position, expert]
         probabilities = logits.float().softmax(-1)
         shares, chosen = probabilities.topk(self.active, -1)
         if self.normalise:

@@ -9,7 +9,14 @@ from glasshouse.errors import GlasshouseError
 
 SCHEME = "hf://"
 NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(?:@[\w./-]+)?")  # owner/name, or owner/name@revision
-FILES = ("config.json", "model.safetensors", "model.safetensors.index.json", "model-*.safetensors", "tokenizer*.json")
+FILES = (
+    "config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model-*.safetensors",
+    "model.safetensors-*.safetensors",
+    "tokenizer*.json",
+)
 
 
 def named(where: str) -> str | None:
