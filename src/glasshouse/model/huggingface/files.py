@@ -28,6 +28,7 @@ from glasshouse.model.huggingface import (
     qwen3,
     qwen3_moe,
 )
+from glasshouse.model.huggingface.mxfp4 import Packed, with_packed
 from glasshouse.model.huggingface.rename import Rename, places, rules, shape_of, to_theirs
 from glasshouse.model.huggingface.shards import DTYPES, Stored, catalogue, read_json
 from glasshouse.model.lm import LM
@@ -53,6 +54,7 @@ FAMILIES: dict[str, ModuleType] = {
     "gemma2": gemma2,
     "gemma3_text": gemma3,
 }
+Tensors = Stored | Packed
 HEADS = ("lm_head", "embed_out")  # what families call the unembedding
 WANTED = {str(dtype).removeprefix("torch."): dtype for kind, dtype in DTYPES.items() if kind != "F64"}
 OWN = "glasshouse"  # model_type of a tree that no family describes
@@ -68,7 +70,7 @@ def load_network(folder: str | Path, dtype: str | torch.dtype = "float32") -> Ne
     """
     folder = Path(folder)
     config = _read_config(folder)
-    tensors = catalogue(folder)
+    tensors = with_packed(catalogue(folder))
     spec = _spec(config, folder)
     with torch.device("meta"):  # shapes alone
         net = spec.build(seed=None)
@@ -161,24 +163,24 @@ def _spec(config: dict[str, Any], folder: Path) -> LM:
     return spec
 
 
-def _drop_derived(tensors: dict[str, Stored]) -> dict[str, Stored]:
+def _drop_derived(tensors: dict[str, Tensors]) -> dict[str, Tensors]:
     """Without what old checkpoints repeat: rotary frequencies and causal masks."""
     derived = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias")
     return {name: tensor for name, tensor in tensors.items() if not name.endswith(derived)}
 
 
-def _drop_head(tensors: dict[str, Stored], found: list[Rename]) -> None:
+def _drop_head(tensors: dict[str, Tensors], found: list[Rename]) -> None:
     """Leave out a tied model's head, which some files repeat. Raises GlasshouseError where it is not the embedding."""
     embedding = next(tensors.get(rule.theirs[0]) for rule in found if rule.ours == "embed.weight")
     for head in (tensors.pop(f"{name}.weight", None) for name in HEADS):
-        if head is not None and embedding is not None and not head.same(embedding):
+        if isinstance(head, Stored) and isinstance(embedding, Stored) and not head.same(embedding):
             raise GlasshouseError(
                 f"{head.file}: {head.name} is not the embedding's matrix, and the config says that they are one; set "
                 "tie_word_embeddings to false, or take the tensor out."
             )
 
 
-def _with_prefix(tensors: dict[str, Stored], prefix: str) -> dict[str, Stored]:
+def _with_prefix(tensors: dict[str, Tensors], prefix: str) -> dict[str, Tensors]:
     """With the names of a whole language model; OpenAI's GPT-2 files name its trunk without the prefix."""
     if any(name.startswith(prefix) for name in tensors):
         return tensors
@@ -189,7 +191,7 @@ def _check(
     parameters: dict[str, nn.Parameter],
     found: list[Rename],
     rows: dict[str, list[int]],
-    tensors: dict[str, Stored],
+    tensors: dict[str, Tensors],
     folder: Path,
 ) -> None:
     """Raise unless the stored tensors are the very ones that the parameters ask for, each of its shape."""
@@ -214,7 +216,7 @@ def _check(
         )
 
 
-def _dtype(wanted: str | torch.dtype, tensors: dict[str, Stored], folder: Path) -> torch.dtype:
+def _dtype(wanted: str | torch.dtype, tensors: dict[str, Tensors], folder: Path) -> torch.dtype:
     """The dtype that the weights shall have in memory."""
     stored = {str(tensor.dtype).removeprefix("torch."): tensor.dtype for tensor in tensors.values()}
     if wanted == "auto":

@@ -1,4 +1,4 @@
-"""GPT-OSS checkpoints (unquantised): attention with sinks, every other layer local, and clamped experts with biases."""
+"""GPT-OSS checkpoints, in MXFP4 or not: attention with sinks, every other layer local, and clamped experts with biases."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import re
 from typing import Any
 
+from glasshouse.errors import GlasshouseError
 from glasshouse.model.bodies import Block
 from glasshouse.model.huggingface import decoder, gemma2
 from glasshouse.model.huggingface.rename import Rename, rules
@@ -21,6 +22,7 @@ ALSO = (
     "layer_types",
     "num_experts_per_tok",
     "num_local_experts",
+    "quantization_config",  # the tensors themselves say which are packed
     "sliding_window",
     "swiglu_alpha",
     "swiglu_limit",
@@ -58,6 +60,11 @@ EXPERT = re.compile(r"body\.layers\.(\d+)\.map\.experts\.(\d+)\.(inner|outer)\.(
 def read(config: dict[str, Any]) -> LM:
     """The tree of a GPT-OSS config. Raises GlasshouseError naming a field we do not implement."""
     config = decoder.opened(config, also=ALSO, **DEFAULTS)
+    packing = config.get("quantization_config")
+    if packing and (not isinstance(packing, dict) or packing.get("quant_method") != "mxfp4"):
+        raise GlasshouseError(
+            f"quantization_config = {packing!r} is not supported (only mxfp4 is); nothing was loaded."
+        )
     rope, norm = read_rope(config, parameters_of(config) or ROPE, theta=150_000.0), decoder.rms(config)
     expert = ClampedGLU(config["intermediate_size"], True, config["swiglu_alpha"], config["swiglu_limit"])
     moe = MoE(config["num_local_experts"], config["num_experts_per_tok"], expert, router_bias=True)

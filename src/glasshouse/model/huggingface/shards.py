@@ -57,11 +57,15 @@ class Stored:
                 staged = torch.empty(part.shape, dtype=dtype)
                 self._read(file, staged)
                 part.copy_(staged)
-                if _overflowed(staged, part):
-                    raise GlasshouseError(
-                        f"{self.file}: {self.name} holds numbers beyond what float16 reaches (65,504); load it in bfloat16 or "
-                        "float32."
-                    )
+                check_reach(staged, part, self)
+
+    def bytes_at(self, start: int, count: int) -> Tensor:
+        """Some of its bytes, uint8 [count]."""
+        into = torch.empty(count, dtype=torch.uint8)
+        with self.file.open("rb") as file:
+            file.seek(self.start + start)
+            self._read(file, into)
+        return into
 
     def same(self, other: Stored) -> bool:
         """Whether both hold the same bytes."""
@@ -84,10 +88,12 @@ class Stored:
             raise GlasshouseError(f"{self.file} is damaged or cut short; copy it again from its source.")
 
 
-def _overflowed(given: Tensor, held: Tensor) -> bool:
-    if held.dtype != torch.float16 or given.dtype == torch.float16:
-        return False
-    return bool((held.isinf() & ~given.isinf()).any())
+def check_reach(given: Tensor, held: Tensor, stored: Any) -> None:
+    """Raise where numbers became infinite in the dtype that holds them."""
+    if held.dtype == torch.float16 and given.dtype != torch.float16 and bool((held.isinf() & ~given.isinf()).any()):
+        raise GlasshouseError(
+            f"{stored.file}: {stored.name} holds numbers beyond what float16 reaches (65,504); load it in bfloat16 or float32."
+        )
 
 
 def catalogue(folder: Path) -> dict[str, Stored]:
