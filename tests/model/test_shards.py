@@ -119,6 +119,7 @@ def test_loading_needs_little_more_than_the_weights(
     net = load_network(tmp_path)
     weights = sum(p.numel() * p.element_size() for p in net.parameters())
     assert weights <= peak(lambda: load_network(tmp_path)) <= 1.1 * weights
+    assert peak(lambda: save_network(net, tmp_path / "again")) <= 0.1 * weights
 
 
 def test_numbers_read_in_many_stages_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from glasshouse.errors import GlasshouseError
@@ -30,7 +29,7 @@ from glasshouse.model.huggingface import (
 )
 from glasshouse.model.huggingface.mxfp4 import Packed, with_packed
 from glasshouse.model.huggingface.rename import Rename, places, rules, shape_of, to_theirs
-from glasshouse.model.huggingface.shards import DTYPES, Stored, catalogue, read_json
+from glasshouse.model.huggingface.shards import DTYPES, ONE, Stored, catalogue, read_json, write
 from glasshouse.model.lm import LM
 from glasshouse.model.network import Network
 from glasshouse.model.part import part_from_dict
@@ -102,13 +101,11 @@ def save_network(net: Network, folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config, family = describe(net.spec, net.family)
     state = {name: parameter.detach().cpu() for name, parameter in net.named_parameters()}
+    found = [Rename(name, (name,)) for name in state] if family is None else rules_of(family, net.spec)
     if family is not None:
-        state = to_theirs(state, rules_of(family, net.spec), row_counts(net))
         config["dtype"] = str(net.embed.weight.dtype).removeprefix("torch.")
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    save_file(
-        {name: tensor.contiguous() for name, tensor in state.items()}, folder / "model.safetensors", {"format": "pt"}
-    )
+    write(folder / ONE, to_theirs(state, found, row_counts(net)))
 
 
 def rules_of(family: ModuleType, spec: LM) -> list[Rename]:

@@ -74,15 +74,23 @@ def shape_of(rule: Rename, view: Tensor) -> list[int]:
     return [view.shape[0], rows] if rule.transposed else [rows, *view.shape[3:]]
 
 
-def to_theirs(state: dict[str, Tensor], rules: Iterable[Rename], rows: dict[str, list[int]]) -> dict[str, Tensor]:
-    """Their state dict from ours; `rows` gives, for a joined tensor, how many rows each part has."""
-    out = {}
-    stacked: dict[str, dict[int, Tensor]] = {}
+def to_theirs(
+    state: dict[str, Tensor], rules: Iterable[Rename], rows: dict[str, list[int]]
+) -> dict[str, tuple[list[int], list[Tensor]]]:
+    """Each of their tensors from ours: its shape, and the views that hold its numbers, one after the other.
+
+    rows: how many rows each of the matrices that share a tensor of ours has.
+    """
+    out: dict[str, tuple[list[int], list[Tensor]]] = {}
+    stacked: dict[str, dict[int, tuple[list[int], Tensor]]] = {}
     for rule in rules:
         for name, view in places(rule, state[rule.ours], rows[rule.ours]):
-            part = view.clone(memory_format=torch.contiguous_format).view(shape_of(rule, view))
+            shape = shape_of(rule, view)
             if rule.item is None:
-                out[name] = part
+                out[name] = (shape, [view])
             else:
-                stacked.setdefault(name, {})[rule.item] = part
-    return out | {name: torch.stack([parts[i] for i in range(len(parts))]) for name, parts in stacked.items()}
+                stacked.setdefault(name, {})[rule.item] = (shape, view)
+    for name, items in stacked.items():
+        shapes, views = zip(*(items[i] for i in range(len(items))), strict=True)
+        out[name] = ([len(items), *shapes[0]], list(views))
+    return out

@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint where they lie on disk, read straight into their places: no second copy is ever in memory."""
+"""The tensors of a checkpoint on disk, read straight into their places and written from there: none is in memory twice."""
 
 from __future__ import annotations
 
@@ -154,6 +154,29 @@ def _tensors(path: Path) -> dict[str, Stored]:
         name: Stored(path, name, entry["dtype"], entry["shape"], 8 + length + entry["data_offsets"][0])
         for name, entry in header.items()
     }
+
+
+def write(path: Path, tensors: dict[str, tuple[list[int], list[Tensor]]]) -> None:
+    """Write a safetensors file of tensors by name: their shape, and the views that hold their numbers, one after the other.
+
+    A view is brought together piece by piece, so that no tensor is ever in memory twice.
+    """
+    kinds = {dtype: kind for kind, dtype in DTYPES.items()}
+    ordered = sorted(tensors.items(), key=lambda entry: -entry[1][1][0].element_size())  # so that all lie aligned
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, (shape, views) in ordered:
+        start, end = end, end + sum(view.numel() * view.element_size() for view in views)
+        header[name] = {"dtype": kinds[views[0].dtype], "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, (_, views) in ordered:
+            for view in views:
+                each = view[0].numel() * view.element_size()
+                for piece in view.split(max(1, STAGE // each)):
+                    file.write(piece.contiguous().view(-1).view(torch.uint8).numpy())
 
 
 def read_json(path: Path) -> dict[str, Any]:
