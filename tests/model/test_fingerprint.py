@@ -64,6 +64,10 @@ DIFFERENT: dict[str, tuple[Any, Any]] = {
     "inner functions": (lambda x: (lambda y: y + 1)(x), lambda x: (lambda y: y + 2)(x)),
     "partials": (functools.partial(torch.mul, other=1), functools.partial(torch.mul, other=2)),
     "of a library": (torch.relu, torch.sigmoid),
+    "numpy's": (np.sin, np.cos),
+    "cached ones": (functools.cache(times(1)), functools.cache(times(2))),
+    "bound ones of C": (torch.ones(2).mul, torch.zeros(2).mul),
+    "methods": (Callback().__call__, Callback().__call__),
     "objects": (Callback(), Callback()),
     "objects in closures": (times(Callback()), times(Callback())),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable
-from types import CodeType, FunctionType, MethodType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,8 @@ def _add(digest: Any, value: Any, seen: set[int]) -> None:
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     elif isinstance(value, np.ndarray):
         digest.update(f"{value.dtype}{value.shape}".encode() + value.tobytes())
+    elif isinstance(value, np.ufunc):
+        digest.update(value.__name__.encode())
     elif id(value) in seen:
         digest.update(b"again")
     elif isinstance(value, type) or _of_a_library(value):
@@ -47,9 +49,9 @@ def _add(digest: Any, value: Any, seen: set[int]) -> None:
 def _of_a_library(value: Any) -> bool:
     """Whether it is found again by its name: a function written in C, or one of a module that is installed."""
     module = getattr(value, "__module__", None)
-    if not isinstance(module, str) or not hasattr(value, "__qualname__") or "<" in value.__qualname__:
-        return False
-    return not isinstance(value, FunctionType) or module.split(".")[0] in ("torch", "numpy", "builtins", "math")
+    if isinstance(value, FunctionType):
+        return isinstance(module, str) and module.split(".")[0] in ("torch", "numpy") and "<" not in value.__qualname__
+    return isinstance(value, BuiltinFunctionType) and isinstance(module, str)
 
 
 def _parts(value: Any) -> list[Any]:
@@ -59,6 +61,8 @@ def _parts(value: Any) -> list[Any]:
         return [value.__code__, cells, value.__defaults__, value.__kwdefaults__, named]
     if isinstance(value, CodeType):
         return [value.co_code, value.co_names, value.co_varnames, value.co_consts]
+    if hasattr(value, "__wrapped__"):
+        return [value.__wrapped__]
     if isinstance(value, MethodType):
         return [value.__func__, value.__self__]
     if isinstance(value, functools.partial):

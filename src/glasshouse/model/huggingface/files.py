@@ -100,7 +100,7 @@ def save_network(net: Network, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config, family = describe(net.spec, net.family)
-    state = {name: parameter.detach().cpu() for name, parameter in net.named_parameters()}
+    state = {name: parameter.detach() for name, parameter in net.named_parameters()}
     found = [Rename(name, (name,)) for name in state] if family is None else rules_of(family, net.spec)
     if family is not None:
         config["dtype"] = str(net.embed.weight.dtype).removeprefix("torch.")

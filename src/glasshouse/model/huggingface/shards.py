@@ -176,7 +176,7 @@ def write(path: Path, tensors: dict[str, tuple[list[int], list[Tensor]]]) -> Non
             for view in views:
                 each = view[0].numel() * view.element_size()
                 for piece in view.split(max(1, STAGE // each)):
-                    file.write(piece.contiguous().view(-1).view(torch.uint8).numpy())
+                    file.write(piece.cpu().contiguous().view(-1).view(torch.uint8).numpy())
 
 
 def read_json(path: Path) -> dict[str, Any]:
