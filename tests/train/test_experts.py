@@ -61,15 +61,34 @@ def test_stopped_and_resumed_ends_in_the_same_bytes(new_run) -> None:
     assert fingerprint(broken) == fingerprint(straight)
 
 
-def test_an_expert_without_tokens_decays_as_one_with_a_gradient_of_zero() -> None:
-    wanted = recipe(4, 1)
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_an_expert_without_tokens(kind: str) -> None:
+    """AdamW takes its gradient for zero; Muon, which would move it as far as any other, leaves it where it is."""
+    wanted = recipe(4, 1, optimizer__kind=kind)
     nets = [wanted.model.build(0) for _ in range(2)]
     for net, explicit in zip(nets, (False, True), strict=True):
-        optimizer = Optimizer(net, wanted.optimizer)
-        for p in net.parameters():
-            p.grad = torch.ones_like(p)
-        for p in net.layers[0].map.experts[2].parameters():
-            p.grad = torch.zeros_like(p) if explicit else None
-        optimizer.step()
-        assert {name.split("/")[0] for name in optimizer.state()} == {name for name, _ in net.named_parameters()}
-    assert all(torch.equal(p, q) for p, q in zip(nets[0].parameters(), nets[1].parameters(), strict=True))
+        optimizer, expert = Optimizer(net, wanted.optimizer), net.layers[0].map.experts[2]
+        for step in range(3):
+            for p in net.parameters():
+                p.grad = torch.ones_like(p)
+            for p in expert.parameters() if step else ():
+                p.grad = torch.zeros_like(p) if explicit else None
+            before = expert.inner.weight.clone()
+            optimizer.step()
+            moved = not torch.equal(before, expert.inner.weight)
+            assert moved == (step == 0 or explicit or kind == "adamw")
+    for (name, p), q in zip(nets[0].named_parameters(), nets[1].parameters(), strict=True):
+        skipped = kind == "muon" and ".0.map.experts.2." in name
+        assert torch.equal(p, q) != skipped, name
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_an_expert_that_never_had_a_token_has_a_state_to_resume_from(kind: str) -> None:
+    wanted = recipe(4, 1, optimizer__kind=kind)
+    net = wanted.model.build(0)
+    optimizer = Optimizer(net, wanted.optimizer)
+    for name, p in net.named_parameters():
+        p.grad = None if ".experts.2." in name else torch.ones_like(p)
+    optimizer.step()
+    assert {name.split("/")[0] for name in optimizer.state()} == {name for name, _ in net.named_parameters()}
+    Optimizer(net, wanted.optimizer).restore(optimizer.state())

@@ -47,9 +47,11 @@ class Optimizer:
         return float(self.parts[-1].param_groups[0]["lr"])
 
     def step(self) -> None:
-        for p in self.names:
-            if p.grad is None:  # an expert that no token was sent to; it decays and keeps a state as the others do
-                p.grad = torch.zeros_like(p)
+        """One update. A parameter without a gradient is of an expert that no token was sent to: AdamW takes it for zero, and
+        Muon, whose updates are all of one size, leaves it where it is."""
+        for group in self.parts[-1].param_groups:
+            for p in group["params"]:
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         for part in self.parts:
             part.step()
 
