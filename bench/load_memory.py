@@ -74,8 +74,8 @@ def main() -> None:
                 share, kept = peak / weights, after / weights
                 row = [name, side, f"{weights / 1e6:.0f}", f"{share:.3f}", f"{kept:.3f}", f"{float(out[3]):.2f}"]
                 rows.append(row)
-                keys = ("checkpoint", "side", "weights_mb", "peak_over_weights", "after_over_weights", "seconds")
-                records.append(dict(zip(keys, row, strict=True)))
+                figures = {"peak_over_weights": share, "after_over_weights": kept, "seconds": float(out[3])}
+                records.append({"checkpoint": name, "side": side, "weights_bytes": weights, **figures})
                 print(json.dumps(records[-1]), flush=True)
     print(table(["checkpoint", "side", "MB", "peak / weights", "after / weights", "seconds"], rows))
     print(f"wanted: at most {WANTED} of the weights' bytes")
