@@ -137,7 +137,7 @@ def judged(case: Case, side: str, bed: Bed) -> dict[str, str]:
     try:
         with warnings.catch_warnings(record=True) as heard, contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("always")
-            work(bed)
+            given = work(bed)
     except Exception as error:
         said = str(error)
         clear = re.search(case.names, said) is not None
@@ -147,7 +147,18 @@ def judged(case: Case, side: str, bed: Bed) -> dict[str, str]:
     spoken = "\n".join([*(str(w.message) for w in heard), records.getvalue()])
     if re.search(case.names, spoken):
         return {"kind": "clear", "said": f"warning: {spoken.strip()[-200:]}"}
-    return {"kind": "silent", "said": ""}
+    return {"kind": "silent", "said": "", "effect": effect(given, bed)}
+
+
+def effect(given: Any, bed: Bed) -> str:
+    """What a mistake that passed in silence did to the logits."""
+    logits = given[0] if isinstance(given, tuple) else given
+    clean = bed._model(bed.ids).logits
+    if not isinstance(logits, torch.Tensor) or logits.shape != clean.shape:
+        return "another prompt or shape"
+    if not bool(torch.isfinite(logits).all()):
+        return "not finite"
+    return "none" if torch.allclose(logits, clean, atol=1e-5) else "changed"
 
 
 def models() -> tuple[LlamaForCausalLM, GPT2LMHeadModel, Network, Network]:
@@ -165,6 +176,7 @@ def models() -> tuple[LlamaForCausalLM, GPT2LMHeadModel, Network, Network]:
 
 
 def main() -> None:
+    torch.set_grad_enabled(False)
     made = models()
     rows, records = [], []
     for case in CASES:
@@ -178,6 +190,12 @@ def main() -> None:
     print(table(head, [[kind, *(str(counts[side][kind]) for side in SIDES)] for kind in KINDS]))
     both = sum(all(record["sides"][side]["kind"] != "nothing" for side in SIDES) for record in records)
     print(f"{len(records)} mistakes, {both} of them possible on every side")
+    for side in SIDES:
+        effects = Counter(r["sides"][side]["effect"] for r in records if "effect" in r["sides"][side])
+        if effects:
+            print(
+                f"{NAMES[side]}, of what passed in silence: {', '.join(f'{n} {e}' for e, n in effects.most_common())}"
+            )
     packages = ("torch", "transformers", "transformer-lens", "nnsight")
     kept = {side: {kind: counts[side][kind] for kind in KINDS} for side in SIDES}
     write("misuse", {"counts": kept, "possible_everywhere": both, "cases": records, "machine": machine(packages)})

@@ -322,7 +322,7 @@ PROMPTS = [
     padded("padding in the other convention", "row|shape|mask|size", MASK.bool(), torch.tensor(PAD)),
     padded("padding as one number", "row|mask|number|int", 1, 1),
     padded("a row of nothing but padding", "real token|mask|empty|padding", [0, 6], torch.tensor([[1] * 6, [0] * 6])),
-    padded("padding longer than the prompt", "between|size|shape|mask", [0, 9], torch.ones(2, 9, dtype=torch.long)),
+    padded("padding longer than the prompt", "between|size|shape|mask", [0, 9], torch.tensor([[0] * 3 + [1] * 6] * 2)),
     Case(
         "more tokens than learned positions",
         "position|length|range",
