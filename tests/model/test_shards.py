@@ -225,8 +225,8 @@ def test_spoilt_shards_are_one_sentence(case: str, sharded: Path, tmp_path: Path
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
 
 
-def test_a_run_keeps_what_was_lively(tmp_path: Path) -> None:
-    """Our own names, in bf16."""
+def test_our_own_names_in_half_precision(tmp_path: Path) -> None:
+    """A tree that no family describes."""
     block = Block(Attention(heads=2), GLU("relu2", hidden=9))
     net = lively(LM(11, 8, Stack(2, block))).to(torch.bfloat16)
     save_network(net, tmp_path)
