@@ -140,8 +140,9 @@ class DotProduct(Module):
         self, x: Tensor, context: Context, layer: int, state: KeyValues | None
     ) -> tuple[Tensor, KeyValues | None]:
         tape = context.tape
-        heads = self.qkv(x).unflatten(-1, (-1, self.size))  # [batch, position, heads of q, then k, then v, size]
-        qk, v = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
+        qk, v = self.qkv.split(x, [(self.heads + self.kv_heads) * self.size, self.kv_heads * self.size])
+        # [batch, position, heads of q, then of k, size] and [batch, position, heads of v, size]
+        qk, v = qk.unflatten(-1, (-1, self.size)), v.unflatten(-1, (-1, self.size))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = qk.split((self.heads, self.kv_heads), dim=2)
             qk = torch.cat([self.q_norm(q), self.k_norm(k)], 2)

@@ -7,6 +7,7 @@ declarations and listed nowhere by hand.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -71,6 +72,17 @@ class Linear(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.linear(x, self.weight, self.bias)
+
+    def split(self, x: Tensor, rows: list[int]) -> Sequence[Tensor]:
+        """The parts of y that `rows` consecutive rows of W make each: [..., rows[i]].
+
+        Where a gradient will be asked for, each is a product of its own: halves of one product are strided, and their
+        gradients would have to be laid side by side again (docs/log.md). Elsewhere one product costs fewer calls.
+        """
+        if not torch.is_grad_enabled():
+            return self(x).split(rows, -1)
+        biases = [None] * len(rows) if self.bias is None else self.bias.split(rows)
+        return [nn.functional.linear(x, w, b) for w, b in zip(self.weight.split(rows), biases, strict=True)]
 
 
 def declarations(module: nn.Module) -> dict[str, Declared]:

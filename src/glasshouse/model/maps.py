@@ -120,10 +120,11 @@ class _GLU(Module):
         assert hidden is not None
         self.f = activation(part.activation)
         self.inner = Linear(width, 2 * hidden, width**-0.5, part.bias, {"gate": hidden, "up": hidden}, shard="rows")
+        self.rows = [hidden, hidden]
         self.outer = Linear(hidden, width, std * gain(part.activation) * hidden**-0.5, part.bias, shard="columns")
 
     def forward(self, x: Tensor, context: Context, layer: int) -> tuple[Tensor, dict[str, Tensor]]:
-        gate, up = self.inner(x).chunk(2, -1)
+        gate, up = self.inner.split(x, self.rows)
         gate = context.tape("mlp_pre", layer, gate)
         return self.outer(context.tape("mlp_act", layer, self.f(gate) * up)), {}
 
@@ -140,12 +141,13 @@ class _ClampedGLU(Module):
         assert hidden is not None
         self.slope, self.limit = part.slope, part.limit
         self.inner = Linear(width, 2 * hidden, width**-0.5, part.bias, {"gate": hidden, "up": hidden}, shard="rows")
+        self.rows = [hidden, hidden]
         # g sigmoid(1.702 g) is nearly GELU, and u + 1 has a second moment of two.
         scale = gain("gelu") * (2 * hidden) ** -0.5
         self.outer = Linear(hidden, width, std * scale, part.bias, shard="columns")
 
     def forward(self, x: Tensor, context: Context, layer: int) -> tuple[Tensor, dict[str, Tensor]]:
-        gate, up = self.inner(x).chunk(2, -1)
+        gate, up = self.inner.split(x, self.rows)
         gate = context.tape("mlp_pre", layer, gate).clamp(max=self.limit)
         up = up.clamp(-self.limit, self.limit)
         act = gate * (gate * self.slope).sigmoid() * (up + 1)
