@@ -29,6 +29,7 @@ from glasshouse.model.sweep import sweep
 
 Passed = tuple[Tensor | None, tuple[Tensor, ...], dict[int | None, Tensor]]  # logits, kept, patterns' sums
 END = 1 << 30  # a layer number past every layer: run to the end
+PLANS_HELD = 256  # plans remembered at most; one is a few names
 
 
 def heads_of(mix: Any) -> dict[str, int]:
@@ -66,7 +67,8 @@ class Network(Module):
         self.final_norm = spec.norm.build(spec.width)
         self.unembed = spec.head.build(spec.width, spec.vocab, self.embed if spec.tied else None)
         self.family: str | None = None  # of the Hugging Face checkpoint it was read from
-        self._compiled: dict[Any, Callable[..., Any]] = {}  # by plan, last layer and backend
+        self._compiled: dict[Any, Callable[..., Any]] = {}  # by what is compiled, its plan and its backend
+        self._saving: dict[tuple[Any, ...], Plan] = {}  # the plans of runs that only save, by what was asked
         if seed is not None:
             initialise(self, seed)
         self.sites = Sites([block.sites for block in self.layers], [heads_of(block.mix) for block in self.layers])
@@ -150,12 +152,18 @@ class Network(Module):
         pad: Tensor | None = None,
         tape: Tape | Blank = BLANK,
         last: bool = False,
+        keys: Tensor | None = None,
     ) -> Tensor:
         """Logits of `ids` [batch, new] that follow the `start` tokens held in `states` (from `new_states`), which it extends.
 
         last: only the last position's logits, [batch, 1, vocab]; for prompts whose other predictions nobody reads.
+        keys: [batch or 1, start + new], the positions of all tokens up to the last new one, where the caller has them.
         """
-        hidden = self._hidden(ids, self._context(ids, start, pad, tape), states)
+        if keys is None:
+            context = self._context(ids, start, pad, tape)
+        else:
+            context = Context(keys[:, start:], keys, start, pad is not None, tape)
+        hidden = self._hidden(ids, context, states)
         if last and not tape.wants("logits", None):  # an edit of the logits may name any position, so it needs them all
             return self.unembed(hidden[:, -1:])
         logits = tape("logits", None, self.unembed(hidden))
@@ -264,16 +272,29 @@ class Network(Module):
         new: int = 0,
     ) -> tuple[Plan, list[Tensor]]:
         """The plan of these saves and edits for a prompt `ids` followed by `new` generated tokens, and its tensors."""
-        saves = [
-            site.whole
-            for what in ([save] if isinstance(save, str | Site) else save)
-            for site in self.sites.resolve(what)
-        ]
+        asked = (save,) if isinstance(save, str | Site) else tuple(save)
         edits = [edits] if isinstance(edits, Edit) else list(edits)
+        if not edits:
+            return self._saves_only(asked), []
+        saves = [site.whole for what in asked for site in self.sites.resolve(what)]
         places = Places(ids, pad, new)
         check_edits(edits, self.sites, places)
         plan, carriers = make_plan(saves, edits)
         return plan, [edit_value(edit, ids, self, places) for edit in carriers]
+
+    def _saves_only(self, asked: tuple[Any, ...]) -> Plan:
+        """The plan that saves these sites and edits nothing. It holds for every prompt, so it is made once."""
+        try:
+            plan = self._saving.get(asked)
+        except TypeError:  # something that cannot be hashed is no site, and resolving it says so
+            plan = None
+        if plan is None:
+            sites = [site.whole for what in asked for site in self.sites.resolve(what)]
+            plan, _ = make_plan(sites, [])
+            if len(self._saving) >= PLANS_HELD:
+                self._saving.clear()
+            self._saving[asked] = plan
+        return plan
 
     def _program(self, plan: Plan, stop: int, compile: Any) -> Callable[..., Passed]:
         def program(ids: Tensor, pad: Tensor | None, inputs: list[Tensor]) -> Passed:
@@ -287,14 +308,16 @@ class Network(Module):
             out = tape("logits", None, self.unembed(hidden)) if stop >= END else None
             return out, tuple(tape.kept[key] for key in plan.kept), tape.off
 
-        if not compile:
-            return program
-        backend = "inductor" if compile is True else compile
+        return self.compiled(program, ("run", plan, stop), compile) if compile else program
+
+    def compiled(self, program: Callable[..., Any], what: tuple[Any, ...], backend: Any) -> Callable[..., Any]:
+        """`program` through torch.compile, in one graph; made once for each (kind, plan, ...) of `what` and each backend."""
+        backend = "inductor" if backend is True else backend
         if isinstance(backend, str) and backend not in torch.compiler.list_backends(exclude_tags=()):
             raise GlasshouseError(f"{backend!r} is no backend of torch.compile; compile=True takes its usual one.")
-        key = (plan, stop, backend)
+        key = (*what, backend)
         if key not in self._compiled:
-            named = _with_own_code(cast(FunctionType, program), f"run_{plan.hash}_{stop}_{next(_numbers)}")
+            named = _with_own_code(cast(FunctionType, program), f"{what[0]}_{what[1].hash}_{next(_numbers)}")
             self._compiled[key] = torch.compile(named, fullgraph=True, backend=backend)
         return self._compiled[key]
 

@@ -49,6 +49,7 @@ class Plan:
     operations: tuple[Operation, ...] = ()
     by_site: dict[Key, tuple[Operation, ...]] = field(init=False, compare=False, repr=False)
     kept: tuple[Key, ...] = field(init=False, compare=False, repr=False)
+    keeps: frozenset[Key] = field(init=False, compare=False, repr=False)
     touched: frozenset[Key] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -60,6 +61,7 @@ class Plan:
         kept = tuple(dict.fromkeys((site.name, site.layer) for site in self.saves))
         object.__setattr__(self, "by_site", by_site)
         object.__setattr__(self, "kept", kept)
+        object.__setattr__(self, "keeps", frozenset(kept))
         object.__setattr__(self, "touched", frozenset(by_site) | frozenset(kept))
 
     @property
@@ -119,8 +121,8 @@ class Tape:
             value = self._edited(operation, value)
         if name == "pattern" and key in self.plan.by_site:
             self.off[layer] = (value.detach().sum(-1) - offered.detach().sum(-1)).abs().amax()
-        if key in self.plan.kept:
-            self.kept[key] = value
+        if key in self.plan.keeps:
+            self.kept[key] = _own(value)
         return value
 
     def _edited(self, operation: Operation, value: Tensor) -> Tensor:
@@ -136,6 +138,13 @@ class Tape:
             return new
         slot = torch.tensor([index], device=value.device)
         return value.index_copy(axes.index("head"), slot, new.unsqueeze(axes.index("head")))
+
+
+def _own(value: Tensor) -> Tensor:
+    """The value itself, or a copy where it is a part of something larger (q of q, k and v), which it would keep in memory."""
+    if torch.compiler.is_compiling() or value.untyped_storage().nbytes() <= value.numel() * value.element_size():
+        return value
+    return value.clone(memory_format=torch.contiguous_format)
 
 
 def altered(operation: Operation, old: Tensor, tensor: Tensor | None, chosen: Tensor | None) -> Tensor:
