@@ -303,9 +303,10 @@ class Network(Module):
             )
             context = self._context(ids, 0, pad, BLANK)
             tape = Tape(plan, inputs, context.positions, lengths)
-            context.tape = tape
+            if plan.touched:
+                context.tape = tape
             hidden = self._hidden(ids, context, None, stop)
-            out = tape("logits", None, self.unembed(hidden)) if stop >= END else None
+            out = context.tape("logits", None, self.unembed(hidden)) if stop >= END else None
             return out, tuple(tape.kept[key] for key in plan.kept), tape.off
 
         return self.compiled(program, ("run", plan, stop), compile) if compile else program

@@ -51,6 +51,7 @@ class Plan:
     kept: tuple[Key, ...] = field(init=False, compare=False, repr=False)
     keeps: frozenset[Key] = field(init=False, compare=False, repr=False)
     touched: frozenset[Key] = field(init=False, compare=False, repr=False)
+    names: frozenset[str] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         # Plain attributes, not cached properties: torch.compile reads them inside the pass.
@@ -63,6 +64,7 @@ class Plan:
         object.__setattr__(self, "kept", kept)
         object.__setattr__(self, "keeps", frozenset(kept))
         object.__setattr__(self, "touched", frozenset(by_site) | frozenset(kept))
+        object.__setattr__(self, "names", frozenset(name for name, _ in self.touched))
 
     @property
     def last_layer(self) -> int:
@@ -100,7 +102,7 @@ class Tape:
     def __init__(
         self, plan: Plan, inputs: list[Tensor] | tuple[Tensor, ...], positions: Tensor, lengths: Tensor
     ) -> None:
-        self.plan, self.inputs = plan, inputs
+        self.plan, self.inputs, self.names = plan, inputs, plan.names
         self.positions, self.lengths = positions, lengths
         self.kept: dict[Key, Tensor] = {}
         self.off: dict[
@@ -113,6 +115,8 @@ class Tape:
 
     def __call__(self, name: str, layer: int | None, value: Tensor) -> Tensor:
         """Offer a site's value; returns what the rest of the pass must use. What is saved is the value after the edits."""
+        if name not in self.names:  # most offers end here, and a pass makes hundreds
+            return value
         key = (name, layer)
         if key not in self.plan.touched:
             return value
