@@ -11,6 +11,9 @@ from torch import Tensor
 
 from glasshouse.errors import GlasshouseError
 from glasshouse.sparse.transforms.base import Transform
+from glasshouse.sparse.transforms.contourlets import Contourlets
+from glasshouse.sparse.transforms.curvelets import Curvelets
+from glasshouse.sparse.transforms.steerable import SteerablePyramid
 from glasshouse.sparse.transforms.wavelets import Wavelets
 
 Shape = tuple[int, ...]
@@ -26,9 +29,16 @@ class Family:
     free: bool = False  # takes sides of any length
 
 
+def _sides(shape: Shape) -> tuple[int, int]:
+    return shape[0], shape[1]
+
+
 FAMILIES: dict[str, Family] = {
     "wavelet": Family(lambda shape, levels: Wavelets(shape, "db4", levels), (1, 2)),
     "biorthogonal": Family(lambda shape, levels: Wavelets(shape, "bior4.4", levels), (1, 2)),
+    "steerable": Family(lambda shape, levels: SteerablePyramid(_sides(shape), levels), free=True),
+    "curvelet": Family(lambda shape, levels: Curvelets(_sides(shape), levels), free=True),
+    "contourlet": Family(lambda shape, levels: Contourlets(_sides(shape), levels), extra=2),
 }
 
 
