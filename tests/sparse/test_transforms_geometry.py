@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from glasshouse.errors import GlasshouseError
-from glasshouse.sparse.transforms import Contourlets, Curvelets, DirectionalFilterBank, SteerablePyramid, Transform
+from glasshouse.sparse.transforms import (
+    Bandlets,
+    Contourlets,
+    Curvelets,
+    DirectionalFilterBank,
+    SteerablePyramid,
+    Transform,
+)
 
 FRAMES = [
     SteerablePyramid((64, 96), 3, 4),
@@ -65,3 +72,15 @@ def test_a_wave_answers_in_its_own_direction(frame: Transform) -> None:
 def test_what_cannot_be_made_is_said(make, said: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(GlasshouseError, match=said):
         make()
+
+
+def test_bandlets_find_the_geometry_of_stripes_and_none_in_noise() -> None:
+    y, x = torch.meshgrid(*(torch.arange(64, dtype=torch.float64),) * 2, indexing="ij")
+    plain = Bandlets((64, 64), 2)
+    stripes = torch.sin(0.9 * (x + 2 * y))
+    adapted = plain.adapted(stripes, 0.3)
+    few = [float((t.synthesise(t.analyse(stripes).largest(300)) - stripes).norm()) for t in (plain, adapted)]
+    assert few[1] < 0.9 * few[0]
+    noise = torch.randn(64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    directed = [g for g in plain.adapted(noise, 4.0).geometry if g >= 0]
+    assert len(directed) < 0.02 * len(plain.adapted(noise, 4.0).geometry)

@@ -22,7 +22,7 @@ def denoise(
     signal: Annotated[Path, typer.Argument(metavar="SIGNAL", help="A picture, a .npy array or a .csv table.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the result goes.")],
     dictionary: Annotated[
-        str, typer.Option(help="wavelet, biorthogonal, steerable, curvelet or contourlet.")
+        str, typer.Option(help="wavelet, biorthogonal, steerable, curvelet, contourlet or bandlet.")
     ] = "wavelet",
     sigma: Annotated[str, typer.Option(help="Noise of a sample, in the file's units, or auto.")] = "auto",
     threshold: Annotated[float, typer.Option(help="Least coefficient kept, in its noise's standard deviations.")] = 3.0,

@@ -1,5 +1,6 @@
 """Fixed dictionaries as operators: each with its adjoint, exact both ways, on any device, differentiable."""
 
+from glasshouse.sparse.transforms.bandlets import Bandlets
 from glasshouse.sparse.transforms.base import Band, Coefficients, Transform
 from glasshouse.sparse.transforms.contourlets import Contourlets, DirectionalFilterBank
 from glasshouse.sparse.transforms.curvelets import Curvelets
@@ -12,6 +13,7 @@ from glasshouse.sparse.transforms.wavelets import Wavelets
 __all__ = [
     "FAMILIES",
     "Band",
+    "Bandlets",
     "Coefficients",
     "Contourlets",
     "Curvelets",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from glasshouse.errors import GlasshouseError
+from glasshouse.sparse.transforms.bandlets import Bandlets
 from glasshouse.sparse.transforms.base import Transform
 from glasshouse.sparse.transforms.contourlets import Contourlets
 from glasshouse.sparse.transforms.curvelets import Curvelets
@@ -39,6 +40,7 @@ FAMILIES: dict[str, Family] = {
     "steerable": Family(lambda shape, levels: SteerablePyramid(_sides(shape), levels), free=True),
     "curvelet": Family(lambda shape, levels: Curvelets(_sides(shape), levels), free=True),
     "contourlet": Family(lambda shape, levels: Contourlets(_sides(shape), levels), extra=2),
+    "bandlet": Family(lambda shape, levels: Bandlets(_sides(shape), levels), extra=2),
 }
 
 
