@@ -150,7 +150,11 @@ class Transform:
         return self._synthesise(self._one(band, index, dtype)[None])[0]
 
     def noise_gains(self) -> dict[str, float]:
-        """{band: standard deviation of its middle coefficient on white noise of deviation one}."""
+        """{band: standard deviation of its middle coefficient on white noise of deviation one}. Kept."""
+        return self._gains
+
+    @cached_property
+    def _gains(self) -> dict[str, float]:
         return {
             band.name: float(torch.linalg.vector_norm(self._analyse_adjoint(self._one(band.name, None)[None])))
             for band in self.layout
