@@ -7,6 +7,7 @@ and token plus attention's 12 * layers * width * length (PaLM, 2204.02311) over 
 turn in the same rounds, in bf16 or in fp32, whichever is the faster.
 
     python bench/train_step.py [--rounds 10] [--threads 2] [--nanochat FOLDER] [--nanogpt FOLDER] [--tied] [--profile]
+                                [--precisions fp32]
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ GEMM, GEMM_CALLS = 2048, 4
 PROFILED = 2  # steps
 FILES = 250  # of the standard library: a few megabytes
 STEPS = 10_000  # of the schedule, of which only the first are taken
-PRECISIONS = ("bf16", "fp32")
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 CLIP, LEARNING_RATE = 1.0, 1e-3
 # (what, slower side, faster side, wanted ratio of their seconds)
 TARGETS = [
@@ -188,16 +189,17 @@ def gemm(dtype: torch.dtype) -> Callable[[], object]:
 
 def contestants(setting: Setting, arguments: argparse.Namespace) -> tuple[list[Side], dict[str, float]]:
     """The sides that can be had here, and the operations of a step of each."""
-    made = {f"glasshouse {p}": glasshouse(p, setting) for p in PRECISIONS}
-    made |= {f"transformers Llama {p}": llama(p, setting) for p in PRECISIONS}
+    made = {f"glasshouse {p}": glasshouse(p, setting) for p in arguments.precisions}
+    made |= {f"transformers Llama {p}": llama(p, setting) for p in arguments.precisions}
     if arguments.nanochat:
         made["nanochat fp32"] = nanochat(arguments.nanochat, setting)
     if arguments.nanogpt:
-        made |= {f"nanoGPT {p}": nanogpt(arguments.nanogpt, p, setting) for p in PRECISIONS}
+        made |= {f"nanoGPT {p}": nanogpt(arguments.nanogpt, p, setting) for p in arguments.precisions}
     sides = [Side(name, work, TOKENS) for name, (work, _) in made.items()]
     flops = {name: operations for name, (_, operations) in made.items()}
-    for name, dtype in (("GEMM bf16", torch.bfloat16), ("GEMM fp32", torch.float32)):
-        sides.append(Side(name, gemm(dtype), 1.0))
+    for p in arguments.precisions:
+        name = f"GEMM {p}"
+        sides.append(Side(name, gemm(DTYPES[p]), 1.0))
         flops[name] = 2.0 * GEMM**3 * GEMM_CALLS
     return sides, flops
 
@@ -211,7 +213,7 @@ def mfu(side: Side, yardstick: Side, flops: dict[str, float], clock: str) -> Spr
 def report(sides: list[Side], flops: dict[str, float], load: float, arguments: argparse.Namespace) -> dict[str, object]:
     """Prints the tables and returns what results/train_step.json keeps."""
     by_name = {side.name: side for side in sides}
-    fast = min((by_name["GEMM bf16"], by_name["GEMM fp32"]), key=lambda side: Spread.of(side.cpu).median)
+    fast = min((by_name[f"GEMM {p}"] for p in arguments.precisions), key=lambda side: Spread.of(side.cpu).median)
     rows, kept = [], {}
     for side in sides:
         wall, cpu = Spread.of(side.wall), Spread.of(side.cpu)
@@ -245,9 +247,9 @@ def report(sides: list[Side], flops: dict[str, float], load: float, arguments: a
     }
 
 
-def profile(setting: Setting) -> None:
+def profile(setting: Setting, precisions: list[str]) -> None:
     """Where a step of glasshouse spends its time: the operations with the largest own time, by precision."""
-    for precision in PRECISIONS:
+    for precision in precisions:
         step, _ = glasshouse(precision, setting)
         step()
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as record:
@@ -271,6 +273,9 @@ def main() -> None:
     parser.add_argument(
         "--profile", action="store_true", help="only list the operations that dominate a glasshouse step"
     )
+    parser.add_argument(
+        "--precisions", nargs="+", choices=DTYPES, default=list(DTYPES), help="leave bf16 out where this CPU has none"
+    )
     arguments = parser.parse_args()
     for name, needed in (("nanochat", "nanochat/gpt.py"), ("nanogpt", "model.py")):
         folder = getattr(arguments, name)
@@ -282,7 +287,7 @@ def main() -> None:
         setting = Setting(prepared(Path(temporary)), arguments.threads, arguments.tied)
         torch.set_num_threads(arguments.threads)
         if arguments.profile:
-            return profile(setting)
+            return profile(setting, arguments.precisions)
         load = busy()
         sides, flops = contestants(setting, arguments)
         interleave(sides, arguments.rounds)
