@@ -11,7 +11,7 @@ from sklearn.linear_model import orthogonal_mp
 
 from glasshouse.errors import GlasshouseError
 from glasshouse.sparse import Code, Dictionary, Planted, isotropic_noise, report
-from glasshouse.sparse.pursuit import OMP
+from glasshouse.sparse.pursuit import OMP, Pursuit
 from glasshouse.sparse.pursuit.omp_torch import omp_batched
 
 
@@ -170,3 +170,11 @@ def test_what_cannot_be_encoded_is_refused(
 def test_importing_the_room_brings_no_compiler() -> None:
     code = "import sys, glasshouse.sparse, glasshouse.sparse.pursuit; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_pursuit_without_encode_cannot_be_made() -> None:
+    class Idle(Pursuit):
+        pass
+
+    with pytest.raises(TypeError, match="abstract method"):
+        Idle()  # type: ignore[abstract]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,15 +26,15 @@ _SCORES = 2**22  # correlations held at once
 _DENSE = 2**26  # amounts written out at once by a batched pursuit
 
 
-class Pursuit:
+class Pursuit(ABC):
     """Finds sparse codes a of signals x = D a. A value (its settings); the dictionary comes with the signals."""
 
+    @abstractmethod
     def encode(self, x: Tensor, dictionary: Dictionary) -> Code:
         """Codes of the signals `x` [n, d] over `dictionary`, computed in the dictionary's precision, on its device.
 
         The dictionary's bias is taken off first, so `dictionary.decode` of the code approximates x. Atoms must have norm one.
         """
-        raise NotImplementedError
 
     def over(self, dictionary: Dictionary) -> Pursued:
         """This pursuit with its dictionary in hand: an Encoder, to stand wherever a learned one does."""
@@ -82,12 +83,14 @@ def prepare(x: Tensor, dictionary: Dictionary) -> Tensor:
     return centred if dictionary.bias is None else centred - dictionary.bias.to(centred.dtype)
 
 
-def on_cpu(x: Tensor) -> None:
-    """Refuses signals that a compiled pursuit without another path cannot reach."""
-    if x.device.type != "cpu":
+def prepare_on_cpu(x: Tensor, dictionary: Dictionary) -> Tensor:
+    """`prepare` for a compiled pursuit without another path: refuses signals that it cannot reach."""
+    signals = prepare(x, dictionary)
+    if signals.device.type != "cpu":
         raise GlasshouseError(
-            f"This pursuit runs on a CPU alone, and the signals are on {x.device}: take FISTA, or move them."
+            f"This pursuit runs on a CPU alone, and the signals are on {signals.device}: take FISTA, or move them."
         )
+    return signals
 
 
 def warn_short(missed: int, n: int, gap: float) -> None:

@@ -17,9 +17,8 @@ from glasshouse.sparse.pursuit.base import (
     by_correlations,
     check_amount,
     joined,
-    on_cpu,
     packed,
-    prepare,
+    prepare_on_cpu,
 )
 
 _BENDS = 20  # allowed a path, for each dimension of the signals
@@ -86,10 +85,9 @@ class LARS(Pursuit):
         """(penalties [m] falling to `penalty`, the Code of the signal x [d] at each); amounts are straight between."""
         check_amount("penalty", self.penalty, zero=False)
         double = dictionary.double()
-        signal = prepare(x[None] if x.ndim == 1 else x, dictionary).double()
+        signal = prepare_on_cpu(x[None] if x.ndim == 1 else x, dictionary).double()
         if len(signal) != 1:
             raise GlasshouseError(f"A path is of one signal, and {len(signal):,} were given: ask for one at a time.")
-        on_cpu(signal)
         from glasshouse.sparse.pursuit.homotopy_kernel import homotopy
 
         most = _BENDS * dictionary.width
@@ -108,8 +106,7 @@ def _walk(
     x: Tensor, dictionary: Dictionary, penalty: float, residual: float, nonnegative: bool
 ) -> tuple[Code, Tensor, Tensor]:
     """(the code at the end of each path, norms of the residuals, norms of the signals)."""
-    signals = prepare(x, dictionary).double()
-    on_cpu(signals)
+    signals = prepare_on_cpu(x, dictionary).double()
     from glasshouse.sparse.pursuit.homotopy_kernel import homotopy_rows
 
     double = dictionary.double()

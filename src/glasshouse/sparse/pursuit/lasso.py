@@ -16,9 +16,8 @@ from glasshouse.sparse.pursuit.base import (
     by_correlations,
     check_amount,
     joined,
-    on_cpu,
     packed,
-    prepare,
+    prepare_on_cpu,
     warn_short,
 )
 
@@ -43,8 +42,7 @@ class ElasticNet(Pursuit):
         check_amount("penalty", self.penalty, zero=False)
         check_amount("ridge", self.ridge)
         check_amount("gap", self.gap, zero=False)
-        signals = prepare(x, dictionary)
-        on_cpu(signals)
+        signals = prepare_on_cpu(x, dictionary)
         return _descend(self, signals, dictionary)
 
 

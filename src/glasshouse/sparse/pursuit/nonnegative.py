@@ -19,9 +19,8 @@ from glasshouse.sparse.pursuit.base import (
     check_atoms,
     floor_of,
     joined,
-    on_cpu,
     packed,
-    prepare,
+    prepare_on_cpu,
 )
 
 
@@ -43,8 +42,7 @@ class NonNegativeOMP(Pursuit):
                 "Non-negative OMP has no rule to stop by: give it k (atoms a signal) or residual (a norm)."
             )
         k = min(check_atoms(self.k, dictionary), dictionary.width)
-        signals = prepare(x, dictionary)
-        on_cpu(signals)
+        signals = prepare_on_cpu(x, dictionary)
         from glasshouse.sparse.pursuit.nonnegative_kernel import nonnegative_rows
 
         rows_of, atoms, gram = as_array(signals), as_array(dictionary.atoms), as_array(dictionary.gram)

@@ -1,0 +1,162 @@
+"""Dictionary learners: planted atoms found, nothing found in noise, monotone where the theory says so, what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from glasshouse.errors import GlasshouseError
+from glasshouse.sparse import Dictionary, Planted, isotropic_noise, mean_max_cosine, report
+from glasshouse.sparse.learners import Learner, OnlineDictionaryLearning
+from glasshouse.sparse.learners.base import first_atoms, new_directions
+from glasshouse.sparse.learners.online import Fitting
+from glasshouse.sparse.learners.online_kernel import accumulate, update_atoms
+from glasshouse.sparse.pursuit import OMP, Lasso, Pursued
+
+PLANTED = Planted(width=32, features=48, active=3, zipf=0.0, noise=0.02)
+LEARNERS: dict[str, Learner] = {
+    "online": OnlineDictionaryLearning(48, OMP(k=3), passes=8, batch=256),
+    "online, lasso": OnlineDictionaryLearning(48, Lasso(0.2), passes=4, batch=256),
+}
+
+
+def signed() -> Tensor:
+    """Planted signals with amounts of both signs."""
+    x, code = PLANTED.sample(6_000)
+    sign = torch.randint(0, 2, code.values.shape, generator=torch.Generator().manual_seed(5)) * 2 - 1
+    return x + torch.einsum("nk,nkd->nd", code.values * (sign - 1), PLANTED.dictionary.atoms[code.indices])
+
+
+def found(truth: Tensor, learned: Tensor) -> float:
+    """Share of the true atoms that some learned atom is, up to its sign."""
+    return float(((truth @ learned.T).abs().amax(1) > 0.99).double().mean())
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_planted_atoms_are_found_up_to_sign_and_order(name: str) -> None:
+    dictionary, encoder = LEARNERS[name].fit(signed())
+    assert isinstance(encoder, Pursued) and encoder.dictionary is dictionary
+    assert found(PLANTED.dictionary.atoms, dictionary.atoms) >= 0.95
+    assert torch.allclose(dictionary.norms, torch.ones(48), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_noise_holds_no_atoms(name: str) -> None:
+    """The control: atoms learned from noise lie no nearer to any given directions than random ones do."""
+    dictionary, _ = LEARNERS[name].fit(isotropic_noise(3_000, 32, seed=3))
+    truth = PLANTED.dictionary.atoms
+    chance = mean_max_cosine(truth, isotropic_noise(48, 32, seed=4))
+    assert mean_max_cosine(truth, dictionary.atoms) < chance + 0.05
+    assert found(truth, dictionary.atoms) == 0
+
+
+def test_the_sums_are_what_they_say() -> None:
+    x, code = PLANTED.sample(200)
+    products, targets = np.zeros((48, 48), np.float32), np.zeros((48, 32), np.float32)
+    accumulate(code.indices.numpy(), code.values.numpy(), x.numpy(), products, targets)
+    dense = code.dense().double()
+    np.testing.assert_allclose(products, dense.T @ dense, atol=1e-4)
+    np.testing.assert_allclose(targets, dense.T @ x.double(), atol=1e-4)
+
+
+def test_an_atom_moves_to_its_least_squares_direction() -> None:
+    """Against the definition in float64: the atom that minimises |x - D a|^2 with the codes and the others held."""
+    x, code = PLANTED.sample(400)
+    x, dense = x.double(), code.dense().double()
+    products, targets = (dense.T @ dense).numpy(), (dense.T @ x).numpy()
+    atoms = torch.nn.functional.normalize(isotropic_noise(48, 32).double(), dim=1)
+    expected = atoms.clone()
+    for j in range(48):
+        without = x - dense @ expected + dense[:, j, None] * expected[j]
+        expected[j] = torch.nn.functional.normalize(dense[:, j] @ without, dim=0)
+    moved = atoms.numpy().copy()
+    update_atoms(moved, products, targets, 0.0)
+    np.testing.assert_allclose(moved, expected, atol=1e-10)
+
+
+def test_a_stream_is_read_once_in_order_and_learns_the_same_atoms() -> None:
+    x = torch.cat([signed() for _ in range(4)])
+    read = []
+
+    def stream() -> Iterator[Tensor]:
+        for piece in x.split(1_000):
+            read.append(len(piece))
+            yield piece
+
+    dictionary, _ = OnlineDictionaryLearning(48, OMP(k=3), batch=256).fit(stream())
+    assert sum(read) == len(x)
+    assert found(PLANTED.dictionary.atoms, dictionary.atoms) >= 0.95
+
+
+def test_the_same_seed_gives_the_same_bytes_and_numpy_is_as_good() -> None:
+    x = signed()[:1_000]
+    learner = OnlineDictionaryLearning(40, OMP(k=3), passes=2)
+    one, two = learner.fit(x)[0].atoms, learner.fit(x.numpy())[0].atoms
+    assert torch.equal(one, two)
+    assert learner.fit(x.double())[0].atoms.dtype == torch.float64
+
+
+def test_dead_and_doubled_atoms_become_badly_explained_signals() -> None:
+    x = signed()
+    start = PLANTED.dictionary.atoms.clone()
+    start[7] = start[6]
+    learner = OnlineDictionaryLearning(48, OMP(k=3), start=Dictionary(start), dead_after=10**9)
+    fitting = Fitting(learner, start)
+    fitting.step(x[:1_000])
+    gram = fitting.dictionary.gram.abs().fill_diagonal_(0)
+    assert gram.max() < 0.99
+    after, _ = learner_from(start).fit(x)
+    assert found(PLANTED.dictionary.atoms, after.atoms) == 1.0
+
+
+def learner_from(start: Tensor) -> OnlineDictionaryLearning:
+    return OnlineDictionaryLearning(48, OMP(k=3), passes=6, start=Dictionary(start))
+
+
+def test_learning_explains_more_than_the_signals_it_starts_from() -> None:
+    x = signed()
+    start = Dictionary(first_atoms(x, 48, seed=0))
+    dictionary, encoder = OnlineDictionaryLearning(48, OMP(k=3)).fit(x)
+    before = report(OMP(k=3).over(start), start, x).fvu
+    assert report(encoder, dictionary, x).fvu < 0.1 * before
+
+
+def test_first_atoms_point_in_directions_of_their_own() -> None:
+    x = isotropic_noise(50, 8)
+    x = torch.cat([torch.zeros(5, 8), x, -2 * x, 3 * x])
+    atoms = first_atoms(x, 50, seed=0)
+    assert ((atoms @ atoms.T).abs().fill_diagonal_(0)).max() < 0.999
+    assert len(new_directions(atoms, atoms)) == 0
+    assert set(new_directions(torch.cat([atoms[:10], atoms, -atoms]), atoms[:10]).tolist()) == set(range(20, 60))
+    with pytest.raises(GlasshouseError, match="51 atoms cannot be learned from 155 signals"):
+        first_atoms(x, 51, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("learner", "signals", "sentence"),
+    [
+        (OnlineDictionaryLearning(0, OMP(k=1)), torch.ones(9, 4), "atoms is 0"),
+        (OnlineDictionaryLearning(2, OMP(k=1), passes=0), torch.ones(9, 4), "passes is 0"),
+        (OnlineDictionaryLearning(2, OMP(k=1), forget=-1.0), torch.ones(9, 4), "forget is -1"),
+        (OnlineDictionaryLearning(2, OMP(k=3)), isotropic_noise(9, 4), "k = 3 atoms a signal cannot be chosen"),
+        (
+            OnlineDictionaryLearning(2, OMP(k=1)),
+            torch.ones(9, 4),
+            "2 atoms cannot be learned from 9 signals of which 1",
+        ),
+        (OnlineDictionaryLearning(2, OMP(k=1)), torch.zeros(9, 4), "of which 0 point"),
+        (OnlineDictionaryLearning(2, OMP(k=1)), torch.ones(9), r"Signals to learn from are \[9\]"),
+        (OnlineDictionaryLearning(2, OMP(k=1)), np.array([["a"]]), "give real numbers"),
+        (OnlineDictionaryLearning(2, OMP(k=1)), torch.full((9, 4), float("nan")), "Signal 0 holds NaN"),
+        (OnlineDictionaryLearning(2, OMP(k=1)), iter([]), "the stream was empty"),
+        (OnlineDictionaryLearning(2, OMP(k=1)), [isotropic_noise(9, 4), torch.ones(9, 5)], "after 9 has width 5"),
+        (OnlineDictionaryLearning(2, OMP(k=1), start=PLANTED.dictionary), isotropic_noise(9, 32), "start from is"),
+    ],
+)
+def test_what_cannot_be_learned_from_is_refused(learner: Learner, signals: object, sentence: str) -> None:
+    with pytest.raises(GlasshouseError, match=sentence):
+        learner.fit(signals)  # type: ignore[arg-type]
