@@ -11,8 +11,9 @@ from torch import Tensor
 
 from glasshouse.errors import GlasshouseError
 from glasshouse.sparse import Dictionary, Planted, isotropic_noise, mean_max_cosine, report
-from glasshouse.sparse.learners import Learner, OnlineDictionaryLearning
+from glasshouse.sparse.learners import ITDA, KSVD, Learner, OnlineDictionaryLearning
 from glasshouse.sparse.learners.base import first_atoms, new_directions
+from glasshouse.sparse.learners.ksvd import updated
 from glasshouse.sparse.learners.online import Fitting
 from glasshouse.sparse.learners.online_kernel import accumulate, update_atoms
 from glasshouse.sparse.pursuit import OMP, Lasso, Pursued
@@ -21,6 +22,7 @@ PLANTED = Planted(width=32, features=48, active=3, zipf=0.0, noise=0.02)
 LEARNERS: dict[str, Learner] = {
     "online": OnlineDictionaryLearning(48, OMP(k=3), passes=8, batch=256),
     "online, lasso": OnlineDictionaryLearning(48, Lasso(0.2), passes=4, batch=256),
+    "k-svd": KSVD(48, OMP(k=3), rounds=30),
 }
 
 
@@ -136,6 +138,72 @@ def test_first_atoms_point_in_directions_of_their_own() -> None:
         first_atoms(x, 51, seed=0)
 
 
+def test_a_round_of_ksvd_never_explains_less_and_keeps_the_supports() -> None:
+    x = signed()[:1_500]
+    dictionary = Dictionary(first_atoms(x, 48, seed=0))
+    code = OMP(k=3).encode(x, dictionary)
+    for _ in range(3):
+        better, refitted = updated(dictionary, code, x)
+        assert (x - better.decode(refitted)).square().sum() <= (x - dictionary.decode(code)).square().sum() * (1 + 1e-6)
+        assert torch.equal(refitted.indices, code.indices)
+        dictionary, code = better, refitted
+    assert torch.allclose(dictionary.norms, torch.ones(48), atol=1e-5)
+
+
+def test_an_atom_of_ksvd_comes_to_the_leading_singular_vector() -> None:
+    """Against the definition: with one atom, rounds on the same support are the power method, and end at the SVD."""
+    x = isotropic_noise(200, 6).double() * torch.tensor([3.0, 1, 1, 1, 1, 1])
+    dictionary = Dictionary(torch.nn.functional.normalize(torch.ones(1, 6).double(), dim=1))
+    code = OMP(k=1).encode(x, dictionary)
+    for _ in range(60):
+        dictionary, code = updated(dictionary, code, x)
+    leading = torch.linalg.svd(x).Vh[0]
+    assert abs(float(dictionary.atoms[0] @ leading)) == pytest.approx(1, abs=1e-9)
+
+
+def test_greedy_atoms_are_signals_and_every_signal_is_explained_or_one() -> None:
+    """One-sparse signals: ITDA takes one signal of each planted direction and no more."""
+    amounts = 1 + torch.rand(2_000, 1, generator=torch.Generator().manual_seed(0))
+    which = torch.arange(2_000) % 48
+    x = (amounts * PLANTED.dictionary.atoms[which])[torch.randperm(2_000)]
+    dictionary, encoder = ITDA(200, OMP(k=1), threshold=0.01).fit(x)
+    assert dictionary.size == 48 and found(PLANTED.dictionary.atoms, dictionary.atoms) == 1.0
+    assert report(encoder, dictionary, x).fvu < 1e-6
+
+
+def test_greedy_building_stops_at_its_threshold_and_reads_no_further() -> None:
+    x, read = signed(), []
+
+    def stream() -> Iterator[Tensor]:
+        for piece in x.split(500):
+            read.append(len(piece))
+            yield piece
+
+    dictionary, encoder = ITDA(1_000, OMP(k=3), threshold=0.3, batch=500).fit(iter(x.split(500)))
+    assert 48 <= dictionary.size < 1_000
+    left = (x - dictionary.decode(encoder.encode(x))).square().sum(1) / x.square().sum(1)
+    assert (left > 0.3).double().mean() < 0.05
+    looser, _ = ITDA(1_000, OMP(k=3), threshold=0.6, batch=500).fit(x)
+    assert looser.size < dictionary.size
+    few, _ = ITDA(60, OMP(k=3), threshold=0.3, batch=500).fit(stream())
+    assert few.size == 60 and sum(read) < len(x)
+    unit = torch.nn.functional.normalize(x, dim=1)
+    assert ((few.atoms @ unit.T).amax(1) > 1 - 1e-5).all()
+
+
+def test_greedy_building_fills_the_dictionary_where_no_threshold_is_given() -> None:
+    dictionary, _ = ITDA(128, OMP(k=3), batch=512).fit(signed())
+    assert dictionary.size == 128
+
+
+def test_greedy_building_finds_no_structure_in_noise() -> None:
+    """The control: k atoms of noise explain new noise no better than random directions do."""
+    dictionary, encoder = ITDA(96, OMP(k=3)).fit(isotropic_noise(3_000, 32, seed=3))
+    new = isotropic_noise(1_000, 32, seed=8)
+    chance = Dictionary(torch.nn.functional.normalize(isotropic_noise(96, 32, seed=9), dim=1))
+    assert report(encoder, dictionary, new).fvu > report(OMP(k=3).over(chance), chance, new).fvu - 0.03
+
+
 @pytest.mark.parametrize(
     ("learner", "signals", "sentence"),
     [
@@ -154,6 +222,12 @@ def test_first_atoms_point_in_directions_of_their_own() -> None:
         (OnlineDictionaryLearning(2, OMP(k=1)), torch.full((9, 4), float("nan")), "Signal 0 holds NaN"),
         (OnlineDictionaryLearning(2, OMP(k=1)), iter([]), "the stream was empty"),
         (OnlineDictionaryLearning(2, OMP(k=1)), [isotropic_noise(9, 4), torch.ones(9, 5)], "after 9 has width 5"),
+        (KSVD(2, OMP(k=1), rounds=0), torch.ones(9, 4), "rounds is 0"),
+        (KSVD(2, OMP(k=1), batch=0), torch.ones(9, 4), "batch is 0"),
+        (KSVD(2, OMP(k=1)), [], "the stream was empty"),
+        (ITDA(2, OMP(k=1), threshold=1.5), isotropic_noise(9, 4), "threshold is 1.5"),
+        (ITDA(2, OMP(k=1)), iter([isotropic_noise(9, 4)]), "The length of a stream is not known"),
+        (ITDA(2, OMP(k=1), threshold=0.1), iter([]), "the stream was empty"),
         (OnlineDictionaryLearning(2, OMP(k=1), start=PLANTED.dictionary), isotropic_noise(9, 32), "start from is"),
     ],
 )

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glasshouse.errors import GlasshouseError
+from glasshouse.sparse.code import Code
 from glasshouse.sparse.dictionary import Dictionary
 from glasshouse.sparse.pursuit.base import Pursued
 
@@ -121,3 +122,30 @@ def new_directions(candidates: Tensor, atoms: Tensor, alike: float = ALIKE) -> T
         if allowed[row]:
             allowed[between[row] & (torch.arange(len(allowed)) > row)] = False
     return allowed.nonzero()[:, 0]
+
+
+def started_from(start: Dictionary, atoms: int, x: Tensor) -> Tensor:
+    """[atoms, d] a copy of the atoms of `start`, of norm one, in the precision of the signals."""
+    if start.atoms.shape != (atoms, x.shape[1]):
+        raise GlasshouseError(
+            f"The dictionary to start from is {list(start.atoms.shape)}, but {atoms:,} atoms of width {x.shape[1]} are to "
+            "be learned: start from one of that shape."
+        )
+    return start.unit().detach().to(x.dtype).clone()
+
+
+def superfluous(dictionary: Dictionary, energy: Tensor) -> Tensor:
+    """[N] which atoms say what another, of more `energy` [N], says already."""
+    alike = (dictionary.gram.abs() > ALIKE).fill_diagonal_(False)
+    if not bool(alike.any()):
+        return torch.zeros(dictionary.size, dtype=torch.bool)
+    rank = energy.argsort(descending=True, stable=True).argsort()
+    return (alike & (rank[None, :] < rank[:, None])).any(1)
+
+
+def worst_explained(x: Tensor, dictionary: Dictionary, code: Code, kept: Tensor, count: int) -> Tensor:
+    """[<= count, d] directions of the signals that `code` leaves most of, apart from each other and from `kept` [m, d]."""
+    left = torch.linalg.vector_norm(x - dictionary.decode(code), dim=1)
+    rows = left.topk(min(len(x), 4 * count)).indices
+    candidates = F.normalize(x[rows[left[rows] > 0]], dim=1)
+    return candidates[new_directions(candidates, kept)][:count]

@@ -9,20 +9,20 @@ from itertools import chain
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from glasshouse.errors import GlasshouseError
 from glasshouse.sparse.code import Code
 from glasshouse.sparse.dictionary import Dictionary
 from glasshouse.sparse.learners.base import (
-    ALIKE,
     Signals,
     check_count,
     checked,
     first_atoms,
-    new_directions,
     shuffled,
+    started_from,
     streamed,
+    superfluous,
+    worst_explained,
 )
 from glasshouse.sparse.pursuit.base import Pursued, Pursuit, as_array
 
@@ -76,12 +76,7 @@ class OnlineDictionaryLearning:
     def _start(self, x: Tensor) -> Tensor:
         if self.start is None:
             return first_atoms(x, self.atoms, self.seed)
-        if self.start.atoms.shape != (self.atoms, x.shape[1]):
-            raise GlasshouseError(
-                f"The dictionary to start from is {list(self.start.atoms.shape)}, but {self.atoms:,} atoms of width "
-                f"{x.shape[1]} are to be learned: start from one of that shape."
-            )
-        return self.start.unit().detach().to(x.dtype).clone()
+        return started_from(self.start, self.atoms, x)
 
 
 class Fitting:
@@ -128,20 +123,3 @@ class Fitting:
         self.targets[slots] = 0
         self.silent[slots] = 0
         self.dictionary = Dictionary(atoms)
-
-
-def superfluous(dictionary: Dictionary, energy: Tensor) -> Tensor:
-    """[N] which atoms say what another, of more `energy` [N], says already."""
-    alike = (dictionary.gram.abs() > ALIKE).fill_diagonal_(False)
-    if not bool(alike.any()):
-        return torch.zeros(dictionary.size, dtype=torch.bool)
-    rank = energy.argsort(descending=True, stable=True).argsort()
-    return (alike & (rank[None, :] < rank[:, None])).any(1)
-
-
-def worst_explained(x: Tensor, dictionary: Dictionary, code: Code, kept: Tensor, count: int) -> Tensor:
-    """[<= count, d] directions of the signals that `code` leaves most of, apart from each other and from `kept` [m, d]."""
-    left = torch.linalg.vector_norm(x - dictionary.decode(code), dim=1)
-    rows = left.topk(min(len(x), 4 * count)).indices
-    candidates = F.normalize(x[rows[left[rows] > 0]], dim=1)
-    return candidates[new_directions(candidates, kept)][:count]
