@@ -26,9 +26,9 @@ from glasshouse.sparse.pursuit.base import Pursued, Pursuit, as_array
 class KSVD:
     """K-SVD (Aharon, Elad & Bruckstein 2006), with the approximate updates of Rubinstein, Zibulevsky & Elad 2008.
 
-    `atoms` atoms start as signals drawn with `seed` (or from `start`). Each of `rounds` codes signals by `pursuit`, then takes the
-    atoms in turn: an atom and its amounts become, by one step of the power method, the best rank-one account of what the other
-    atoms leave of its signals. An atom that no signal uses, or that says what another says, becomes the signal that is
+    `atoms` atoms start as signals drawn with `seed` (or from `start`). Each of `rounds` codes signals by `pursuit`, then takes
+    the atoms in turn: an atom and its amounts become, by one step of the power method, the best rank-one account of what the
+    other atoms leave of its signals. An atom that no signal uses, or that says what another says, becomes the signal that is
     explained worst. A round sees `batch` signals drawn anew (None: 10 for each atom), and the last tenth of the rounds sees
     all: quicker than all in every round, as in the papers, and less often caught in a poor optimum. All signals are held in
     memory, those of a stream too.
