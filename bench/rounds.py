@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import gc
 import json
+import multiprocessing
 import os
 import platform
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 
@@ -50,6 +52,38 @@ class Side:
             self.work()
         self.wall.append((time.perf_counter() - wall) / calls)
         self.cpu.append((time.process_time() - cpu) / calls)
+
+
+def _serve(
+    pipe: Connection, make: Callable[..., tuple[Callable[[], object], float]], arguments: tuple[object, ...]
+) -> None:
+    """The other process of `apart`: times as many calls as it is asked for, until it is asked for none."""
+    work, operations = make(*arguments)
+    pipe.send(operations)
+    while calls := pipe.recv():
+        side = Side("", work)
+        side.time(calls)
+        pipe.send((side.wall[0], side.cpu[0]))
+
+
+class Apart(Side):
+    """A side in a process of its own, which takes its turn like the others: no side finds its memory warmed, or torn to pieces,
+    by another's. `make(*arguments)` gives what is timed and its operations a call; both must be picklable."""
+
+    def __init__(self, name: str, make: Callable[..., tuple[Callable[[], object], float]], *arguments: object) -> None:
+        super().__init__(name, lambda: self.time(1, keep=False))
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        context.Process(target=_serve, args=(other, make, arguments), daemon=True).start()
+        other.close()
+        self.operations: float = self._pipe.recv()
+
+    def time(self, calls: int, keep: bool = True) -> None:
+        self._pipe.send(calls)
+        wall, cpu = self._pipe.recv()
+        if keep:
+            self.wall.append(wall)
+            self.cpu.append(cpu)
 
 
 @dataclass(frozen=True)

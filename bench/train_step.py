@@ -4,7 +4,8 @@ Every side trains on the same batches, 16 rows of 256 tokens of the standard lib
 vocabulary 4,096 (embedding and head untied, unless --tied), and takes a whole step: batch, forward, backward, gradient
 clipping at 1, fused AdamW; glasshouse through its own `Trainer.update`. All run eagerly. MFU is 6 operations a matrix weight
 and token plus attention's 12 * layers * width * length (PaLM, 2204.02311) over the rate of a 2048 x 2048 product that takes its
-turn in the same rounds, in bf16 or in fp32, whichever is the faster.
+turn in the same rounds, in bf16 or in fp32, whichever is the faster. Each side has a process of its own: how often the heap
+gives memory back to the system and asks for it again depends on who else lives in it, and is a third of some sides' step.
 
     python bench/train_step.py [--rounds 10] [--threads 2] [--nanochat FOLDER] [--nanogpt FOLDER] [--tied] [--profile]
                                 [--precisions fp32]
@@ -29,7 +30,7 @@ from glasshouse.data import Batches, PackedTokens, prepare, standard_library
 from glasshouse.model import GLU, LM, Attention, Block, Causal, RMSNorm, RoPE, Stack
 from glasshouse.runs import Run
 from glasshouse.train import Recipe, Trainer
-from rounds import Side, Spread, busy, interleave, machine, ratio, table, write
+from rounds import Apart, Side, Spread, busy, interleave, machine, ratio, table, write
 
 WIDTH, LAYERS, HEADS, HIDDEN, VOCAB, LENGTH, BATCH = 256, 6, 8, 688, 4096, 256, 16
 TOKENS = BATCH * LENGTH
@@ -49,6 +50,7 @@ TARGETS = [
     ("over nanoGPT, both bf16", "nanoGPT bf16", "glasshouse bf16", None),
 ]
 WANTED_MFU = 0.5
+Maker = Callable[..., tuple[Callable[[], object], float]]
 
 
 def autocast(precision: str) -> AbstractContextManager:
@@ -70,7 +72,8 @@ def recipe(precision: str, threads: int, tied: bool) -> Recipe:
     )
     model = LM(vocab=VOCAB, width=WIDTH, body=Stack(LAYERS, block), tied=tied)
     run = {"length": LENGTH, "batch": BATCH, "threads": threads, "precision": precision, "steps": STEPS}
-    return Recipe(model=model).with_set({f"run.{key}": value for key, value in run.items()})
+    settings = {f"run.{key}": value for key, value in run.items()} | {"optimizer.kind": "adamw"}
+    return Recipe(model=model).with_set(settings)
 
 
 @dataclass(frozen=True)
@@ -188,20 +191,30 @@ def gemm(dtype: torch.dtype) -> Callable[[], object]:
 
 
 def contestants(setting: Setting, arguments: argparse.Namespace) -> tuple[list[Side], dict[str, float]]:
-    """The sides that can be had here, and the operations of a step of each."""
-    made = {f"glasshouse {p}": glasshouse(p, setting) for p in arguments.precisions}
-    made |= {f"transformers Llama {p}": llama(p, setting) for p in arguments.precisions}
+    """The sides that can be had here, each in its own process, and the operations of a step of each."""
+    wanted: dict[str, tuple[Maker, tuple[object, ...]]] = {}
+    for p in arguments.precisions:
+        wanted |= {f"glasshouse {p}": (glasshouse, (p,)), f"transformers Llama {p}": (llama, (p,))}
+        if arguments.nanogpt:
+            wanted[f"nanoGPT {p}"] = nanogpt, (arguments.nanogpt, p)
     if arguments.nanochat:
-        made["nanochat fp32"] = nanochat(arguments.nanochat, setting)
-    if arguments.nanogpt:
-        made |= {f"nanoGPT {p}": nanogpt(arguments.nanogpt, p, setting) for p in arguments.precisions}
-    sides = [Side(name, work, TOKENS) for name, (work, _) in made.items()]
-    flops = {name: operations for name, (_, operations) in made.items()}
+        wanted["nanochat fp32"] = nanochat, (arguments.nanochat,)
+    sides: list[Side] = []
+    flops = {}
+    for name, (make, options) in wanted.items():
+        side = Apart(name, alone, make, options, setting)
+        side.units, flops[name] = TOKENS, side.operations
+        sides.append(side)
     for p in arguments.precisions:
         name = f"GEMM {p}"
         sides.append(Side(name, gemm(DTYPES[p]), 1.0))
         flops[name] = 2.0 * GEMM**3 * GEMM_CALLS
     return sides, flops
+
+
+def alone(make: Maker, options: tuple[object, ...], setting: Setting) -> tuple[Callable[[], object], float]:
+    torch.set_num_threads(setting.threads)
+    return make(*options, setting)
 
 
 def mfu(side: Side, yardstick: Side, flops: dict[str, float], clock: str) -> Spread:
@@ -243,6 +256,7 @@ def report(sides: list[Side], flops: dict[str, float], load: float, arguments: a
         "sides": kept,
         "load_before": load,
         "threads": arguments.threads,
+        "processes": "one a side",
         "machine": machine(("torch", "transformers")),
     }
 

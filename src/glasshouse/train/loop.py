@@ -24,6 +24,7 @@ from glasshouse.train.evaluate import evaluate, sample
 from glasshouse.train.gemm import gemm_rates
 from glasshouse.train.guard import SpikeGuard
 from glasshouse.train.health import Health
+from glasshouse.train.heap import keep_freed_memory
 from glasshouse.train.journal import Journal, Record
 from glasshouse.train.objective import NextToken
 from glasshouse.train.optimizer import Optimizer
@@ -64,6 +65,7 @@ class Trainer:
         assert r.steps is not None and r.threads is not None, "resolve the recipe first"
         torch.set_num_threads(r.threads)
         torch.manual_seed(r.seed)
+        keep_freed_memory()
         self.recipe, self.run, self.steps = recipe, run, r.steps
         self.tokenizer = Tokenizer.load(run.path)
         self.batches = Batches(PackedTokens.open(run.path / "data", "train"), r.length, r.batch, r.seed)
