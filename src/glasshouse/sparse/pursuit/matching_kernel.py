@@ -7,7 +7,7 @@ import math
 import numba
 import numpy as np
 
-from glasshouse.sparse.pursuit.omp_kernel import BLOCK, block_tops, strongest
+from glasshouse.sparse.pursuit.omp_kernel import LANES, strongest
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
@@ -37,7 +37,7 @@ def matching_rows(x, atoms, gram, scores, bits, mask, steps, tolerance, floor):
     A signal ends after `steps`, at a residual of norm `tolerance`, or where no correlation reaches floor * norm of the signal.
     """
     size = gram.shape[0]
-    tops = np.zeros((size + BLOCK - 1) // BLOCK, bits.dtype)
+    tops = np.zeros(LANES, bits.dtype)
     amounts = np.zeros(size)
     for s in range(len(x)):
         alpha = scores[s]
@@ -49,7 +49,6 @@ def matching_rows(x, atoms, gram, scores, bits, mask, steps, tolerance, floor):
         for _ in range(steps):
             if remaining <= tolerance * tolerance:
                 break
-            block_tops(bits[s], mask, tops)
             new = strongest(bits[s], mask, tops)
             if abs(alpha[new]) <= least:
                 break

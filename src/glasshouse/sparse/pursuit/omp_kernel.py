@@ -16,25 +16,40 @@ import numba
 import numpy as np
 
 SPAN = 1024  # atoms updated at once: what is written stays in the first cache
-BLOCK = 128  # atoms of which the largest correlation is remembered
-UNROLL = 4  # rows of the basis read for each write
+LANES = (
+    64  # atoms n, n + LANES, n + 2 LANES, ... have one largest correlation: found without leaving the registers' lanes
+)
+UNROLL = 8  # rows of the basis read for each write
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 def _block_update(basis, j, row, weights, scale, step, alpha, start, stop):
-    """Fills basis[j, start:stop] and moves alpha[start:stop] along it."""
-    new, left, width = basis[j, start:stop], alpha[start:stop], stop - start
-    new[:] = row[start:stop]
-    for i in range(0, j, UNROLL):  # views, not indices: only then are these loops vectorised
+    """Fills basis[j, start:stop] and moves alpha[start:stop] along it. The last row of the basis is zero.
+
+    A loop is vectorised only where what it reads is views and does not overlap what it writes, so the places from row j on
+    are filled by the row of zeros. (Overlapping rows made this function take three times as long.)
+    """
+    new, left, gram, width = basis[j, start:stop], alpha[start:stop], row[start:stop], stop - start
+    none = len(basis) - 1
+    for i in range(0, max(j, 1), UNROLL):
         w0, w1, w2, w3 = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
-        b0, b1, b2, b3 = (
-            basis[i, start:stop],
-            basis[i + 1, start:stop],
-            basis[i + 2, start:stop],
-            basis[i + 3, start:stop],
-        )
-        for n in range(width):
-            new[n] -= w0 * b0[n] + w1 * b1[n] + w2 * b2[n] + w3 * b3[n]
+        w4, w5, w6, w7 = weights[i + 4], weights[i + 5], weights[i + 6], weights[i + 7]
+        b0 = basis[i if i < j else none, start:stop]
+        b1 = basis[i + 1 if i + 1 < j else none, start:stop]
+        b2 = basis[i + 2 if i + 2 < j else none, start:stop]
+        b3 = basis[i + 3 if i + 3 < j else none, start:stop]
+        b4 = basis[i + 4 if i + 4 < j else none, start:stop]
+        b5 = basis[i + 5 if i + 5 < j else none, start:stop]
+        b6 = basis[i + 6 if i + 6 < j else none, start:stop]
+        b7 = basis[i + 7 if i + 7 < j else none, start:stop]
+        if i == 0:
+            for n in range(width):
+                near = w0 * b0[n] + w1 * b1[n] + w2 * b2[n] + w3 * b3[n]
+                new[n] = gram[n] - (near + w4 * b4[n] + w5 * b5[n] + w6 * b6[n] + w7 * b7[n])
+        else:
+            for n in range(width):
+                near = w0 * b0[n] + w1 * b1[n] + w2 * b2[n] + w3 * b3[n]
+                new[n] -= near + w4 * b4[n] + w5 * b5[n] + w6 * b6[n] + w7 * b7[n]
     for n in range(width):
         new[n] *= scale
         left[n] -= step * new[n]
@@ -54,23 +69,25 @@ def largest(bits, mask):
 
 
 @numba.njit(inline="always", error_model="numpy")
-def block_tops(bits, mask, tops):
-    """The largest magnitude of each block."""
-    for b in range((len(bits) + BLOCK - 1) // BLOCK):
-        tops[b] = largest(bits[b * BLOCK : min((b + 1) * BLOCK, len(bits))], mask)
-
-
-@numba.njit(inline="always", error_model="numpy")
 def strongest(bits, mask, tops):
-    """The first place of the largest magnitude, given the largest of each block."""
-    b, top = 0, tops[0]
-    for other in range(1, len(tops)):
-        if tops[other] > top:
-            b, top = other, tops[other]
-    n = b * BLOCK
-    while bits[n] & mask != top:
-        n += 1
-    return n
+    """A place of the largest magnitude, looking at all; `tops` [LANES] is overwritten."""
+    tops[:] = 0
+    whole = len(bits) // LANES * LANES
+    for start in range(0, whole, LANES):
+        part = bits[start : start + LANES]
+        for n in range(LANES):
+            magnitude = part[n] & mask
+            tops[n] = magnitude if magnitude > tops[n] else tops[n]
+    for n in range(len(bits) - whole):
+        magnitude = bits[whole + n] & mask
+        tops[n] = magnitude if magnitude > tops[n] else tops[n]
+    top = largest(tops, mask)
+    place = 0
+    while tops[place] != top:
+        place += 1
+    while bits[place] & mask != top:
+        place += LANES
+    return place
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -112,7 +129,7 @@ def omp_rows(x, atoms, gram, scores, bits, mask, k, tolerance, floor, indices, v
     factor = np.zeros((k, k))
     targets, solved, left = np.zeros(k), np.zeros(k), np.zeros(width)
     factors = np.zeros(2, gram.dtype)
-    tops = np.zeros((size + BLOCK - 1) // BLOCK, bits.dtype)
+    tops = np.zeros(LANES, bits.dtype)
     for s in range(len(x)):
         alpha, chosen = scores[s], indices[s]
         energy = 0.0
@@ -122,7 +139,6 @@ def omp_rows(x, atoms, gram, scores, bits, mask, k, tolerance, floor, indices, v
         unsure = 1e3 * floor * energy  # beneath, energy - sum of squares has lost its digits
         remaining = energy
         used = 0
-        block_tops(bits[s], mask, tops)
         while used < k and remaining > tolerance * tolerance:
             new = strongest(bits[s], mask, tops)
             if abs(alpha[new]) <= least:
@@ -135,7 +151,6 @@ def omp_rows(x, atoms, gram, scores, bits, mask, k, tolerance, floor, indices, v
                 rest -= factor[used, i] * factor[used, i]
             if rest <= floor * gram[new, new]:  # the atom lies in the span of those chosen: it can explain nothing
                 alpha[new] = 0
-                block_tops(bits[s], mask, tops)
                 continue
             scale = 1.0 / math.sqrt(rest)
             factor[used, used] = math.sqrt(rest)
@@ -148,7 +163,6 @@ def omp_rows(x, atoms, gram, scores, bits, mask, k, tolerance, floor, indices, v
                 for start in range(0, size, SPAN):
                     stop = min(start + SPAN, size)
                     _block_update(basis, used - 1, gram[new], weights, factors[0], factors[1], alpha, start, stop)
-                    block_tops(bits[s, start:stop], mask, tops[start // BLOCK :])
             if tolerance > 0 and remaining < unsure:
                 _solve(factor, targets, used, solved)
                 remaining = _residual(x[s], atoms, chosen, solved, used, left)
