@@ -34,8 +34,8 @@ except ImportError:
 
 OMP_SHAPES = [
     (256, 1_024, 32, 512, 24),
-    (256, 4_096, 16, 256, 4),
-    (768, 16_384, 32, 256, 1),
+    (256, 4_096, 16, 1_024, 4),
+    (768, 16_384, 32, 768, 1),
 ]  # d, N, k, signals, theirs
 LASSO_SHAPES = [(256, 512, 0.15, 512, 64), (256, 1_024, 0.15, 512, 64)]  # d, N, penalty, signals of norm one, theirs
 WANTED = {"omp_scikit_learn": 50.0, "omp_spams": 1.3, "lasso_scikit_learn": 4.0}

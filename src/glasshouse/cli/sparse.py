@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
+from glasshouse.cli.sparse_learn import atoms, encode, learn
 from glasshouse.errors import GlasshouseError
 
-sparse = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Sparse models of signals and images: denoise.")
-
-
-@sparse.callback()
-def group() -> None:
-    """Sparse models of signals and images: denoise."""  # a callback keeps `denoise` a word of its own while it is alone
+sparse = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Sparse models of signals and images: learn, encode, denoise, atoms.",
+)
+for verb in (learn, encode, atoms):
+    sparse.command()(verb)
 
 
 @sparse.command()

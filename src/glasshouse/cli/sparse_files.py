@@ -18,12 +18,16 @@ PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 @dataclass(frozen=True, eq=False)
 class Signals:
-    """`values` [channel, *shape], float64, in shares of `full` (255 or 65535 of a picture; 1 of anything else)."""
+    """`values` [channel, *shape], float64, in shares of `full` (255 or 65535 of a picture; 1 of anything else).
+
+    Where `wide` is set they are rows [n, d] instead, a signal each.
+    """
 
     values: np.ndarray
     full: float = 1.0
     rows: tuple[tuple[str, ...], ...] = ()  # of a table, its heading first where it has one
     column: int = 0
+    wide: bool = False
 
 
 def read(path: Path, column: str | None) -> Signals:
@@ -75,7 +79,7 @@ def write(path: Path, signals: Signals) -> None:
         held.unlink(missing_ok=True)
 
 
-def _pillow():
+def pillow():
     try:
         from PIL import Image
     except ImportError:
@@ -86,7 +90,7 @@ def _pillow():
 def _picture(path: Path) -> Signals:
     import numpy as np
 
-    image_module = _pillow()
+    image_module = pillow()
     try:
         with image_module.open(path) as image:
             deep = image.mode.startswith("I")
@@ -104,7 +108,7 @@ def _write_picture(path: Path, signals: Signals) -> None:
     kind = np.uint16 if signals.full > 255 else np.uint8
     full = signals.full if signals.full > 1 else 255.0
     pixels = np.rint(np.clip(signals.values, 0, 1) * full).astype(kind)
-    _pillow().fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, 2)).save(path)
+    pillow().fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, 2)).save(path)
 
 
 def _table(path: Path, column: str | None) -> Signals:
