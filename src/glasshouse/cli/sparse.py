@@ -13,7 +13,7 @@ from glasshouse.errors import GlasshouseError
 sparse = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Sparse models of signals and images: learn, encode, denoise, atoms.",
+    help="Dictionaries and sparse codes of signals and images.",
 )
 for verb in (learn, encode, atoms):
     sparse.command()(verb)

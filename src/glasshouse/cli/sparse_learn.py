@@ -39,7 +39,7 @@ def learn(
     column: Column = None,
     seed: Annotated[int, typer.Option(help="Decides which pieces are drawn, and where the atoms start.")] = 0,
 ) -> None:
-    """Learn a dictionary of atoms from pictures, series or rows of numbers.
+    """Learn a dictionary from pictures, series or tables.
 
     Of a picture or a series pieces are drawn at random; of a table or an array with two axes every row is a signal. Writes
     dictionary.safetensors, dictionary.json and atoms.png.
@@ -117,7 +117,11 @@ def atoms(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the picture goes.")],
     side: Annotated[int, typer.Option(help="Side of the pictures that a fixed dictionary is made for.")] = 64,
 ) -> None:
-    """Draw the atoms of a learned dictionary, or one of each band of a fixed one."""
+    """Draw the atoms of a dictionary.
+
+    All of a learned one; of a fixed one the middle atom of each band. Bandlets follow a picture's geometry, and without one
+    they are wavelets.
+    """
     from glasshouse.cli.sparse_rows import save_picture
     from glasshouse.sparse.pictures import atoms_of, picture
     from glasshouse.sparse.transforms import FAMILIES, fitted

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from glasshouse.cli.sparse_files import PICTURES, Signals, changed, pillow, read, write
 from glasshouse.errors import GlasshouseError
@@ -159,7 +159,7 @@ def save_code(path: Path, code: Code, means: Tensor, coded: Coded) -> None:
     """`indices`, `values` [n, k], `size`, `means` [n]; with pieces `grid` [channels, ...], `sides` and `shape` too."""
     import numpy as np
 
-    held = {
+    held: dict[str, Any] = {
         "indices": code.indices.numpy(),
         "values": code.values.numpy(),
         "size": np.array(code.size),
