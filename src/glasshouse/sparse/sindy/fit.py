@@ -13,11 +13,14 @@ from glasshouse.sparse.sindy.library import Array, Library, Polynomials
 from glasshouse.sparse.sindy.model import Model
 from glasshouse.sparse.sindy.regression import Regression, Rows, regression
 from glasshouse.sparse.sindy.selection import ForwardBackward, Selector, solve
+from glasshouse.sparse.sindy.selectors import draws
 from glasshouse.sparse.sindy.series import Series, noise_of, pace, read
+from glasshouse.sparse.sindy.strong import Strong
 from glasshouse.sparse.sindy.weak import Weak
 
 _ROUNDS = 5  # of weighting and choosing; it mostly stands after two
 _LEAST_NOISE = 1e-3  # of a state's spread: nothing is believed to be measured better, nor quadrature to be exacter
+_INTERVALS = 200  # resamples for the intervals: they need no search, so there may be more of them
 _MOST_TERMS = 2_000
 _LOST = 0.5  # of a state's variance: more noise than that leaves no motion to find an equation for
 
@@ -27,14 +30,14 @@ class SINDy:
     """Finds equations of motion x' = f(x, u) as a few terms of a library, from noisy series.
 
     library: the terms f may have; polynomials up to the second degree unless told.
-    form: how the derivative is had; the weak form unless told.
+    form: how the derivative is had: the weak form unless told.
     selector: how terms are chosen; by default the extended Bayesian information criterion along forward and backward paths.
     noise: the measurement noise's standard deviation, of each state or of all; estimated from the series when None.
     resamples: of the windows, for the intervals and the stability of each term; 0 leaves both out (NaN).
     """
 
     library: Library = field(default_factory=Polynomials)
-    form: Weak = field(default_factory=Weak)
+    form: Weak | Strong = field(default_factory=Weak)
     selector: Selector = field(default_factory=ForwardBackward)
     noise: float | tuple[float, ...] | None = None
     resamples: int = 20
@@ -83,14 +86,14 @@ class SINDy:
         rows = []
         for one in series:
             V, D = self.form.matrices(one, radius)
-            if len(V):
+            if V.shape[0]:
                 terms, slopes = self.library.unbiased(one.variables, everything), self.library.gradient(one.variables)
                 if not (np.isfinite(terms).all() and np.isfinite(slopes).all()):
                     raise GlasshouseError(
                         "A term of the library is NaN or infinite on this series: leave that term out."
                     )
-                rows.append(Rows(V, D, V @ terms, -D @ one.x, slopes, D @ D.T))
-        count = sum(len(one.V) for one in rows)
+                rows.append(Rows(V, D, V @ terms, -(D @ one.x), slopes, (D @ D.T).toarray()))
+        count = sum(one.V.shape[0] for one in rows)
         if count < 4:
             raise GlasshouseError(
                 f"Only {count} test functions of radius {radius:.4g} fit into the series: measure longer, or ask for a smaller "
@@ -120,10 +123,10 @@ class SINDy:
         if self.resamples < 1:
             blank = np.full(len(w), np.nan)
             return np.where(w != 0, blank, 0), np.where(w != 0, blank, 0), blank
-        rng, support, rows = np.random.default_rng(self.seed), np.flatnonzero(w), len(problem.target)
-        drawn, times = np.zeros((200, len(w))), np.zeros(len(w))
-        for i in range(len(drawn)):
-            again = problem.again(rng.multinomial(rows, np.full(rows, 1 / rows)).astype(float))
+        support = np.flatnonzero(w)
+        drawn, times = np.zeros((max(_INTERVALS, self.resamples), len(w))), np.zeros(len(w))
+        for i, weights in enumerate(draws(len(problem.target), len(drawn), self.seed)):
+            again = problem.again(weights)
             drawn[i] = solve(again.gram, again.moment, support)
             if i < self.resamples:
                 times[self.selector.choose(again)] += 1

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from scipy.integrate import solve_ivp
+from scipy.interpolate import CubicSpline
 
 from glasshouse.errors import GlasshouseError
 from glasshouse.sparse.sindy.library import Array, Library
@@ -52,7 +53,7 @@ class Model:
     def simulate(self, x0: Any, t: Any, u: Any = None) -> Array:
         """[n, states] the motion from the state x0 (at t[0]) at the times t [n].
 
-        `u` is a function of the time giving the inputs, or their values [n, inputs] at t, drawn straight between. Raises
+        `u` is a function of the time giving the inputs, or their values [n, inputs] at t, with a cubic spline between. Raises
         GlasshouseError where the motion leaves a million times what was ever measured, with the time.
         """
         times, start = np.asarray(t, dtype=float), np.atleast_1d(np.asarray(x0, dtype=float))
@@ -96,7 +97,7 @@ class Model:
                 f"The model has the inputs {', '.join(self.inputs) or 'none'}: give u as a function of time, or their values "
                 f"[{len(times)}, {len(self.inputs)}]."
             )
-        return lambda now: np.array([np.interp(now, times, column) for column in table.T])
+        return CubicSpline(times, table)
 
     def _named(self) -> str:
         return ", ".join(self.states)

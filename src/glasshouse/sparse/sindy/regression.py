@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import cholesky, solve_triangular
+from scipy.sparse import csr_array
 
 from glasshouse.sparse.sindy.library import Array
 
@@ -30,8 +31,8 @@ _LEAST = 0.1  # what must be left of a direction's moment after the noise is tak
 class Rows:
     """One trajectory's rows before weighting: V, D [rows, n], G [rows, terms], b [rows, states], slopes [s, n, terms]."""
 
-    V: Array
-    D: Array
+    V: csr_array
+    D: csr_array
     G: Array
     b: Array
     slopes: Array
@@ -87,19 +88,24 @@ def _weighted(one: Rows, d: int, w: Array | None, noise: Array) -> tuple[Array, 
     C = noise[d] ** 2 * one.DD
     if w is not None:
         moves = slopes @ w  # [s, n] df/dx_s
-        spread = one.V * (noise[:, None] ** 2 * moves**2).sum(0)
-        cross = (one.V * (noise[d] ** 2 * moves[d])) @ one.D.T
-        C = C + spread @ one.V.T + cross + cross.T
+        cross = _scaled(one.V, noise[d] ** 2 * moves[d]) @ one.D.T
+        C = C + (_scaled(one.V, noise**2 @ moves**2) @ one.V.T + cross + cross.T).toarray()
     C = C + _RIDGE * np.trace(C) / len(C) * np.eye(len(C))
     root = solve_triangular(cholesky(C, lower=True), np.eye(len(C)), lower=True)
-    V, D = root @ one.V, root @ one.D
-    q, qd = (V**2).sum(0), (V * D).sum(0)
+    V, D = one.V.T @ root.T, one.D.T @ root.T  # [n, rows]
+    q, qd = (V**2).sum(1), (V * D).sum(1)
     taken = np.zeros((one.G.shape[1],) * 2)
     for s in range(states):
         scaled = slopes[s] * (noise[s] * np.sqrt(q))[:, None]
         taken += scaled.T @ scaled
     shift = noise[d] ** 2 * (slopes[d].T @ qd)
     return root @ one.G, root @ one.b[:, d], taken, shift
+
+
+def _scaled(matrix: csr_array, columns: Array) -> csr_array:
+    scaled = matrix.copy()
+    scaled.data *= columns[scaled.indices]
+    return scaled
 
 
 def _floored(plain: Array, corrected: Array) -> Array:

@@ -12,7 +12,7 @@ from glasshouse.sparse.sindy.library import Array
 from glasshouse.sparse.sindy.regression import Regression
 
 _NEIGHBOURS = 40  # rows: windows a radius apart no longer overlap much
-_COLLINEAR = 1e-9  # of a term's own moment: what the others leave of it when it says nothing new
+_COLLINEAR = 1e-11  # of a term's own moment: what the others leave of it when it says nothing new
 
 
 def solve(gram: Array, moment: Array, support: Array) -> Array:
@@ -23,6 +23,11 @@ def solve(gram: Array, moment: Array, support: Array) -> Array:
         inner = gram[np.ix_(support, support)] / np.outer(scale, scale)
         w[support] = np.linalg.lstsq(inner, moment[support] / scale, rcond=1e-12)[0] / scale
     return w
+
+
+def _inverse(gram: Array) -> Array:
+    """Of moments with ones on the diagonal; the ridge keeps terms that say the same from dividing by nothing."""
+    return np.linalg.inv(gram + _COLLINEAR * np.eye(len(gram)))
 
 
 @dataclass(frozen=True)
@@ -42,10 +47,11 @@ class Normal:
         if not support:
             return self.moment**2, 0.0
         S = np.array(support)
-        inverse = np.linalg.pinv(self.gram[np.ix_(S, S)], rcond=1e-12, hermitian=True)
+        inverse = _inverse(self.gram[np.ix_(S, S)])
         w = inverse @ self.moment[S]
         others = self.gram[:, S]
-        left = 1 - np.einsum("ij,jk,ik->i", others, inverse, others)
+        projected = others @ inverse
+        left = 1 - (projected * others).sum(1)
         gain = np.where(left > _COLLINEAR, (self.moment - others @ w) ** 2 / np.maximum(left, _COLLINEAR), 0.0)
         gain[S] = 0
         return gain, float(w @ self.moment[S])
@@ -53,7 +59,7 @@ class Normal:
     def losses(self, support: list[int]) -> Array:
         """[support] by how much chi squared rises when each of its terms leaves."""
         S = np.array(support)
-        inverse = np.linalg.pinv(self.gram[np.ix_(S, S)], rcond=1e-12, hermitian=True)
+        inverse = _inverse(self.gram[np.ix_(S, S)])
         return (inverse @ self.moment[S]) ** 2 / np.maximum(np.diag(inverse), np.finfo(float).tiny)
 
 

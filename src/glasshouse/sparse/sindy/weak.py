@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 from scipy.interpolate import BSpline
 from scipy.linalg import solve_banded
+from scipy.sparse import csr_array
 
 from glasshouse.errors import GlasshouseError
 from glasshouse.sparse.sindy.series import Array, Series
@@ -19,7 +20,8 @@ _FINE = 6  # points a sample at which test functions are integrated over unevenl
 
 @dataclass(frozen=True)
 class Weak:
-    """Test functions (1 - ((t - c) / radius)^2)^power on |t - c| < radius, with centres c `stride` radii apart.
+    """Test functions (1 - ((t - c) / radius)^2)^power on |t - c| < radius, with centres c `stride` radii apart
+    (a sample or more).
 
     Multiplied by the equation x' = f(x) and integrated by parts they give -int phi' x = int phi f(x) (Messenger and Bortz 2021,
     "Weak SINDy"). `radius` is in units of t; None takes `paces` times the pace of the fastest state.
@@ -46,43 +48,63 @@ class Weak:
         longest = max(s.t[-1] - s.t[0] for s in series)
         return float(np.clip(self.paces * paces.min(), 4 * step, max(longest / 4, 3 * step)))
 
-    def matrices(self, one: Series, radius: float) -> tuple[Array, Array]:
+    def matrices(self, one: Series, radius: float) -> tuple[csr_array, csr_array]:
         """(V, D), both [windows, n]: V f(x) are the integrals of phi f, and -D x those of phi x', whatever the sampling."""
-        start, end = one.t[0], one.t[-1]
-        room = end - start - 2 * radius
-        if room < 0:
-            return np.zeros((0, len(one.t))), np.zeros((0, len(one.t)))
-        count = int(min(self.most, room / (self.stride * radius) + 1))
-        centres = np.linspace(start + radius, end - radius, count) if count > 1 else np.array([(start + end) / 2])
-        centres = centres[_without_gaps(one.t, centres, radius)]
+        centres = self.centres(one, radius)
         if one.even:
-            step = (end - start) / (len(one.t) - 1)
             phi, slope = self._on(one.t, centres, radius)
+            step = (one.t[-1] - one.t[0]) / (len(one.t) - 1)
             return phi * step, slope * step
         return self._uneven(one.t, centres, radius)
 
-    def _on(self, t: Array, centres: Array, radius: float) -> tuple[Array, Array]:
+    def centres(self, one: Series, radius: float) -> Array:
+        """[windows] where the test functions stand: none where the series is shorter than one of them, none over a gap."""
+        start, end = one.t[0], one.t[-1]
+        room = end - start - 2 * radius
+        if room < 0:
+            return np.zeros(0)
+        stride = max(
+            self.stride * radius, float(np.median(np.diff(one.t)))
+        )  # more windows than samples say nothing new
+        count = int(min(self.most, room / stride + 1))
+        centres = np.linspace(start + radius, end - radius, count) if count > 1 else np.array([(start + end) / 2])
+        return centres[_without_gaps(one.t, centres, radius)]
+
+    def _on(self, t: Array, centres: Array, radius: float) -> tuple[csr_array, csr_array]:
         """[windows, times] the test functions and their derivatives, each scaled so that its own integral is one."""
-        at = (t[None, :] - centres[:, None]) / radius
+        first, last = np.searchsorted(t, centres - radius), np.searchsorted(t, centres + radius, "right")
+        ends = np.concatenate([[0], np.cumsum(last - first)])
+        row = np.repeat(np.arange(len(centres)), last - first)
+        column = np.arange(ends[-1]) - ends[row] + first[row]
+        at = (t[column] - centres[row]) / radius
         inside = np.maximum(1 - at**2, 0.0)
         mass = radius * _integral(self.power)
         below = inside ** (self.power - 1)
-        return below * inside / mass, -2 * self.power * at * below / (radius * mass)
+        shape = len(centres), len(t)
+        phi = csr_array((below * inside / mass, column, ends), shape=shape)
+        slope = csr_array((-2 * self.power * at * below / (radius * mass), column.copy(), ends.copy()), shape=shape)
+        return phi, slope
 
-    def _uneven(self, t: Array, centres: Array, radius: float) -> tuple[Array, Array]:
+    def _uneven(self, t: Array, centres: Array, radius: float) -> tuple[csr_array, csr_array]:
         """Integrals of the test functions times the cubic spline through the samples: a matrix on the samples all the same."""
         fine = np.concatenate([np.linspace(a, b, _FINE, endpoint=False) for a, b in pairwise(t)] + [t[-1:]])
         widths = np.diff(fine)
         weight = np.zeros(len(fine))
         weight[:-1] += widths / 2
         weight[1:] += widths / 2
-        phi, slope = self._on(fine, centres, radius)
         knots = np.concatenate([[t[0]] * 4, t[2:-2], [t[-1]] * 4])  # not-a-knot
         basis = BSpline.design_matrix(fine, knots, 3).tocsr()
         collocation = BSpline.design_matrix(t, knots, 3).toarray()
-        both = (basis.T @ (np.concatenate([phi, slope]) * weight).T).astype(float)  # [n, 2 windows]
-        values = _solve_transposed(collocation, both).T
-        return values[: len(centres)], values[len(centres) :]
+        found = []
+        for functions in self._on(fine, centres, radius):
+            functions.data *= weight[functions.indices]
+            found.append(_thin(_solve_transposed(collocation, (functions @ basis).toarray().T).T))
+        return found[0], found[1]
+
+
+def _thin(matrix: Array) -> csr_array:
+    """Without what is beneath rounding: a spline's reach into far samples falls off like a geometric series."""
+    return csr_array(np.where(np.abs(matrix) > 1e-15 * np.abs(matrix).max(initial=0.0), matrix, 0.0))
 
 
 def _solve_transposed(matrix: Array, right: Array) -> Array:
