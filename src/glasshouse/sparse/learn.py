@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from glasshouse.errors import GlasshouseError
-from glasshouse.sparse.sae import Provenance, TopKSAE
+from glasshouse.sparse.sae import Autoencoder, Provenance, TopKSAE
 from glasshouse.sparse.stream import check_activations, epochs, rebatch
 
 Record = dict[str, float]
@@ -72,7 +72,7 @@ def training_course(
     trained_on: Provenance | None = None,
 ) -> Generator[Record, None, TopKSAE]:
     """`train_sae` for those who watch: yields each record of the history as it is made, and returns the autoencoder."""
-    batches, sample = _batches(activations, training, seed)
+    batches, sample = batches_and_sample(activations, training, seed)
     sae = TopKSAE(sample.shape[1], features, k, seed=seed).to(sample.device)
     fit = Fit(sae, training, fit_input(sae, sample))
     every = max(1, training.steps // 50)
@@ -91,7 +91,9 @@ def training_course(
     return sae
 
 
-def _batches(activations: Tensor | Iterable[Tensor], training: Training, seed: int) -> tuple[Iterator[Tensor], Tensor]:
+def batches_and_sample(
+    activations: Tensor | Iterable[Tensor], training: Training, seed: int
+) -> tuple[Iterator[Tensor], Tensor]:
     """The batches to train on, and a sample [n, d] of the first of them (which come in the batches too)."""
     if isinstance(activations, Tensor):
         check_activations(activations, None)
@@ -114,12 +116,9 @@ class Fit:
 
     def __init__(self, sae: TopKSAE, training: Training, variance: float) -> None:
         self.sae, self.training, self.variance = sae, training, variance
-        self.rate = training.lr if training.lr is not None else _rate(sae.features)
         self.aux_k = training.aux_k or max(1, sae.width // 2)
-        total = training.steps * training.batch
-        self.dead_after = training.dead_after or max(training.batch, min(10_000_000, total // 8))
-        self.warmup = max(1, min(training.warmup, training.steps // 20))
-        self.optimizer = torch.optim.Adam(sae.parameters(), lr=self.rate, fused=True)
+        self.dead_after = dead_after(training)
+        self.optimizer = torch.optim.Adam(sae.parameters(), lr=1.0, fused=True)  # `step` sets the rate
         self.silent = torch.zeros(
             sae.features, dtype=torch.int64, device=sae.decoder.device
         )  # signals since each feature was last used
@@ -129,7 +128,7 @@ class Fit:
         """One update on raw activations `x` [batch, d]; what happened, where a record is wanted."""
         sae = self.sae
         scaled = x * sae.scale
-        rate = self._schedule()
+        rate = rate_at(self.training, sae.features, self.done)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         reconstruction, code = sae.reconstruct(scaled)
@@ -162,15 +161,21 @@ class Fit:
             "aux": 0.0 if aux is None else float(aux.detach()),
         }
 
-    def _schedule(self) -> float:
-        """Linear warm-up, then constant, then linear to zero over the last fifth."""
-        steps = self.training.steps
-        rise = (self.done + 1) / self.warmup
-        fall = (steps - self.done) / max(1, steps // 5)
-        return self.rate * min(1.0, rise, fall)
+
+def rate_at(training: Training, features: int, done: int) -> float:
+    """The learning rate after `done` steps: linear warm-up, then constant, then linear to zero over the last fifth."""
+    top = training.lr if training.lr is not None else 2e-4 / math.sqrt(features / 2**14)
+    rise = (done + 1) / max(1, min(training.warmup, training.steps // 20))
+    fall = (training.steps - done) / max(1, training.steps // 5)
+    return top * min(1.0, rise, fall)
 
 
-def project_gradient(sae: TopKSAE) -> None:
+def dead_after(training: Training) -> int:
+    """How many signals a feature may stay silent before it counts as dead."""
+    return training.dead_after or max(training.batch, min(10_000_000, training.steps * training.batch // 8))
+
+
+def project_gradient(sae: Autoencoder) -> None:
     """Drops the part of the decoder's gradient that would only change the norm of its (unit) rows."""
     gradient = sae.decoder.grad
     if gradient is None:
@@ -179,12 +184,8 @@ def project_gradient(sae: TopKSAE) -> None:
     gradient.addcmul_(along, sae.decoder.detach(), value=-1.0)
 
 
-def _rate(features: int) -> float:
-    return 2e-4 / math.sqrt(features / 2**14)
-
-
 @torch.no_grad()
-def fit_input(sae: TopKSAE, sample: Tensor) -> float:
+def fit_input(sae: Autoencoder, sample: Tensor) -> float:
     """Sets the scale (mean square one per coordinate) and the centre from `sample` [n, d]; returns the variance then."""
     rms = sample.square().mean().sqrt()
     variance = (sample - sample.mean(0)).square().sum(1).mean() / rms.square()

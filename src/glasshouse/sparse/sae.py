@@ -1,4 +1,4 @@
-"""The TopK sparse autoencoder: a dictionary with a learned encoder that keeps the k strongest features."""
+"""What all sparse autoencoders are, and the TopK one, which keeps the k strongest features of each signal."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Provenance:
     tokens: int = 0
 
 
-class TopKSAE(nn.Module):
-    """x ~ decode(topk(relu(encoder (scale x - b) + encoder_bias))): Gao et al. 2024 (2406.04093).
+class Autoencoder(nn.Module):
+    """x ~ decode(encode(scale x - b)): a dictionary with a learned encoder.
 
     `encoder` and `decoder` are [features, width], the decoder's rows of norm one; b is `decoder_bias` [width]. `scale`
     brings raw activations to the size the weights were trained at. It is part of the artefact: `encode` takes raw
@@ -35,18 +35,11 @@ class TopKSAE(nn.Module):
 
     scale: Tensor
 
-    def __init__(
-        self, width: int, features: int, k: int, *, seed: int = 0, trained_on: Provenance | None = None
-    ) -> None:
+    def __init__(self, width: int, features: int, *, seed: int = 0, trained_on: Provenance | None = None) -> None:
         """Random unit atoms, the encoder tied to them at the start. `seed` decides all of it."""
         super().__init__()
-        if not 1 <= k <= features:
-            raise GlasshouseError(
-                f"A TopK autoencoder of {features:,} features cannot keep k = {k:,}: choose k between 1 and {features:,}."
-            )
         rng = torch.Generator().manual_seed(seed)
         atoms = F.normalize(torch.randn(features, width, generator=rng), dim=1)
-        self.k = k
         self.trained_on = trained_on or Provenance()
         self.encoder = nn.Parameter(atoms.clone())
         self.encoder_bias = nn.Parameter(torch.zeros(features))
@@ -82,13 +75,9 @@ class TopKSAE(nn.Module):
                 "makes them with `glasshouse verify` and the run's health log."
             )
 
-    @torch.no_grad()
     def encode(self, x: Tensor) -> Code:
-        """The k strongest features of each raw activation [n, width]; values in the activations' units, never negative."""
-        self.check(x)
-        centred = x.to(self.decoder.dtype) * self.scale - self.decoder_bias
-        indices, values = select_topk(centred, self.encoder, self.encoder_bias, self.k)
-        return Code(indices, values.relu_() / self.scale, self.features)
+        """The features of each raw activation [n, width]; values in the activations' units, never negative."""
+        raise TypeError(f"{type(self).__name__} must define encode(x)")
 
     @torch.no_grad()
     def decode(self, code: Code) -> Tensor:
@@ -100,20 +89,6 @@ class TopKSAE(nn.Module):
         from glasshouse.sparse.store import save_sae  # it stands on this file
 
         return save_sae(self, folder)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[n, width] the reconstruction of raw activations, differentiable in the weights."""
-        reconstruction, _ = self.reconstruct(x * self.scale)
-        return reconstruction / self.scale
-
-    def reconstruct(self, scaled: Tensor) -> tuple[Tensor, Code]:
-        """The differentiable pass at the trained scale: `scaled` [n, width] -> (its reconstruction, the code used)."""
-        centred = scaled - self.decoder_bias
-        indices, values = select_topk(centred.detach(), self.encoder.detach(), self.encoder_bias.detach(), self.k)
-        choice = Choice(indices, self.features)
-        values = encode_chosen(centred, self.encoder, self.encoder_bias, values, choice).relu()
-        reconstruction = decode_chosen(values, self.decoder, choice) + self.decoder_bias
-        return reconstruction, Code(indices, values.detach(), self.features)
 
     def reconstruct_error(self, scaled: Tensor, error: Tensor, dead: Tensor, k: int) -> Tensor:
         """The auxiliary loss AuxK: how well the `dead` features [m] alone, k of them a signal, explain `error` [n, width].
@@ -128,3 +103,39 @@ class TopKSAE(nn.Module):
         values = encode_chosen(centred, self.encoder, self.encoder_bias, values, choice).relu()
         explained = decode_chosen(values, self.decoder, choice)
         return (explained - error).square().mean() / error.square().mean().clamp_min(1e-12)
+
+
+class TopKSAE(Autoencoder):
+    """x ~ decode(topk(relu(encoder (scale x - b) + encoder_bias))): Gao et al. 2024 (2406.04093)."""
+
+    def __init__(
+        self, width: int, features: int, k: int, *, seed: int = 0, trained_on: Provenance | None = None
+    ) -> None:
+        if not 1 <= k <= features:
+            raise GlasshouseError(
+                f"A TopK autoencoder of {features:,} features cannot keep k = {k:,}: choose k between 1 and {features:,}."
+            )
+        super().__init__(width, features, seed=seed, trained_on=trained_on)
+        self.k = k
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Code:
+        """The k strongest features of each raw activation [n, width]; values in the activations' units, never negative."""
+        self.check(x)
+        centred = x.to(self.decoder.dtype) * self.scale - self.decoder_bias
+        indices, values = select_topk(centred, self.encoder, self.encoder_bias, self.k)
+        return Code(indices, values.relu_() / self.scale, self.features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, width] the reconstruction of raw activations, differentiable in the weights."""
+        reconstruction, _ = self.reconstruct(x * self.scale)
+        return reconstruction / self.scale
+
+    def reconstruct(self, scaled: Tensor) -> tuple[Tensor, Code]:
+        """The differentiable pass at the trained scale: `scaled` [n, width] -> (its reconstruction, the code used)."""
+        centred = scaled - self.decoder_bias
+        indices, values = select_topk(centred.detach(), self.encoder.detach(), self.encoder_bias.detach(), self.k)
+        choice = Choice(indices, self.features)
+        values = encode_chosen(centred, self.encoder, self.encoder_bias, values, choice).relu()
+        reconstruction = decode_chosen(values, self.decoder, choice) + self.decoder_bias
+        return reconstruction, Code(indices, values.detach(), self.features)

@@ -14,12 +14,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from glasshouse.errors import GlasshouseError
-from glasshouse.sparse.sae import Provenance, TopKSAE
+from glasshouse.sparse.sae import Autoencoder, Provenance, TopKSAE
+from glasshouse.sparse.saes.kinds import KINDS
+from glasshouse.sparse.saes.module import SAE
 
 WEIGHTS, CARD = "dictionary.safetensors", "dictionary.json"
 
 
-def save_sae(sae: TopKSAE, folder: str | Path) -> Path:
+def save_sae(sae: Autoencoder, folder: str | Path) -> Path:
     """Writes `sae` to `folder`, replacing a dictionary already there only once the new one is complete."""
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(p.name not in (WEIGHTS, CARD) for p in folder.iterdir())):
@@ -39,7 +41,7 @@ def save_sae(sae: TopKSAE, folder: str | Path) -> Path:
     return folder
 
 
-def load_sae(folder: str | Path) -> TopKSAE:
+def load_sae(folder: str | Path) -> Autoencoder:
     """The autoencoder saved in `folder`. Raises where a file is missing, damaged, or disagrees with its description."""
     folder = Path(folder)
     for name in (CARD, WEIGHTS):
@@ -58,12 +60,7 @@ def load_sae(folder: str | Path) -> TopKSAE:
         weights = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise GlasshouseError(f"{folder / WEIGHTS} cannot be read ({error}): train the dictionary again.") from error
-    sae = TopKSAE(
-        card["width"],
-        card["features"],
-        card["k"],
-        trained_on=Provenance(card["site"], card["checkpoint"], card["tokens"]),
-    )
+    sae = _described(card)
     expected = {name: tensor.shape for name, tensor in sae.state_dict().items()}
     if {name: tensor.shape for name, tensor in weights.items()} != expected:
         raise GlasshouseError(
@@ -74,20 +71,34 @@ def load_sae(folder: str | Path) -> TopKSAE:
     return sae
 
 
-def _card(sae: TopKSAE, weights: Path) -> dict[str, Any]:
+def _described(card: dict[str, Any]) -> Autoencoder:
+    """The autoencoder a card describes, its weights not yet read."""
+    origin = Provenance(card["site"], card["checkpoint"], card["tokens"])
+    if card["kind"] == "topk-sae":
+        return TopKSAE(card["width"], card["features"], card["k"], trained_on=origin)
+    return SAE(card["width"], card["features"], card["l0"], KINDS[card["kind"]](), trained_on=origin)
+
+
+def _card(sae: Autoencoder, weights: Path) -> dict[str, Any]:
     return {
         "format": 1,
-        "kind": "topk-sae",
+        **_kind(sae),
         "site": sae.trained_on.site,
         "checkpoint": sae.trained_on.checkpoint,
         "tokens": sae.trained_on.tokens,
         "width": sae.width,
         "features": sae.features,
-        "k": sae.k,
         "scale": float(sae.scale),
         "torch": torch.__version__,
         "sha256": _sha256(weights),
     }
+
+
+def _kind(sae: Autoencoder) -> dict[str, Any]:
+    if isinstance(sae, TopKSAE):
+        return {"kind": "topk-sae", "k": sae.k}
+    assert isinstance(sae, SAE)
+    return {"kind": sae.kind.name, "l0": sae.l0}
 
 
 def _read_card(path: Path) -> dict[str, Any]:
@@ -97,15 +108,18 @@ def _read_card(path: Path) -> dict[str, Any]:
         raise GlasshouseError(
             f"{path} is not readable as JSON ({error}): it is half-written; train the dictionary again."
         ) from error
-    wanted = ("format", "kind", "site", "checkpoint", "tokens", "width", "features", "k", "sha256")
+    wanted = ["format", "kind", "site", "checkpoint", "tokens", "width", "features", "sha256"]
+    if isinstance(card, dict) and "kind" in card:
+        wanted.append("l0" if card["kind"] in KINDS else "k")
     missing = [key for key in wanted if not isinstance(card, dict) or key not in card]
     if missing:
         raise GlasshouseError(
             f"{path} does not state {', '.join(missing)}: it is half-written; train the dictionary again."
         )
-    if card["format"] != 1 or card["kind"] != "topk-sae":
+    if card["format"] != 1 or card["kind"] not in ("topk-sae", *KINDS):
         raise GlasshouseError(
-            f"{path} describes a {card['kind']} of format {card['format']}, but this glasshouse reads topk-sae of format 1: "
+            f"{path} describes a {card['kind']} of format {card['format']}, but this glasshouse reads "
+            f"{', '.join(('topk-sae', *KINDS))} of format 1: "
             "use the version that wrote it."
         )
     return card
