@@ -16,6 +16,7 @@ from glasshouse.cli.errors import INTERRUPTED, report
 from glasshouse.cli.generate import generate
 from glasshouse.cli.grow import pretrain, resume
 from glasshouse.cli.open import open_microscope
+from glasshouse.cli.sindy import sindy
 from glasshouse.cli.sparse import sparse
 from glasshouse.cli.verify import verify
 
@@ -36,6 +37,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "open": open_microscope,
     "verify": verify,
     "doctor": doctor,
+    "sindy": sindy,
 }
 for name, verb in VERBS.items():
     app.command(name)(verb)

@@ -60,7 +60,10 @@ class Normal:
         """[support] by how much chi squared rises when each of its terms leaves."""
         S = np.array(support)
         inverse = _inverse(self.gram[np.ix_(S, S)])
-        return (inverse @ self.moment[S]) ** 2 / np.maximum(np.diag(inverse), np.finfo(float).tiny)
+        rise, own = (inverse @ self.moment[S]) ** 2, np.diag(inverse)
+        return np.where(
+            own > 0, rise / np.where(own > 0, own, 1.0), 0.0
+        )  # not positive: nothing is known of it, so it may go
 
 
 class Selector(Protocol):
