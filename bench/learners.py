@@ -102,8 +102,8 @@ def sides_of(shape: Shape, x: torch.Tensor, made: dict[str, Dictionary]) -> list
     ways: dict[str, Callable[[], Dictionary]] = {
         "online, 2 passes": lambda: OnlineDictionaryLearning(atoms, code, passes=2).fit(x)[0],
         "online, 5 passes": lambda: OnlineDictionaryLearning(atoms, code).fit(x)[0],
-        "K-SVD, 15 rounds": lambda: KSVD(atoms, code, rounds=15).fit(x)[0],
-        "K-SVD, 40 rounds": lambda: KSVD(atoms, code).fit(x)[0],
+        "K-SVD, 15 rounds": lambda: KSVD(atoms, code).fit(x)[0],
+        "K-SVD, 40 rounds": lambda: KSVD(atoms, code, rounds=40).fit(x)[0],
         "ITDA": lambda: ITDA(atoms, code).fit(x)[0],
         "online from ITDA": from_greedy,
     }

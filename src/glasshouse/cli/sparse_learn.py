@@ -151,7 +151,7 @@ def _learner(method: str, atoms: int, k: int, passes: int | None, seed: int) -> 
     if method == "online":
         return OnlineDictionaryLearning(atoms, code, passes=5 if passes is None else passes, seed=seed)
     if method == "ksvd":
-        return KSVD(atoms, code, rounds=40 if passes is None else passes, seed=seed)
+        return KSVD(atoms, code, rounds=15 if passes is None else passes, seed=seed)
     if method == "itda" and passes is None:
         return ITDA(atoms, code, seed=seed)
     if method == "itda":

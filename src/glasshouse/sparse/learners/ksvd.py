@@ -36,7 +36,7 @@ class KSVD:
 
     atoms: int
     pursuit: Pursuit
-    rounds: int = 40
+    rounds: int = 15
     batch: int | None = None
     start: Dictionary | None = None
     seed: int = 0
