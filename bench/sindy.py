@@ -268,8 +268,7 @@ def main() -> None:
         print(f"{name}: {1e3 * clock['wall']['median']:.1f} ms", flush=True)
     with ProcessPoolExecutor(options.workers) as pool:
         futures = {
-            name: pool.submit(one_system, name, seeds, options.peer_seeds if peer else 0)
-            for name in options.systems
+            name: pool.submit(one_system, name, seeds, options.peer_seeds if peer else 0) for name in options.systems
         }
         found = {}
         for name, future in futures.items():
@@ -290,7 +289,10 @@ def main() -> None:
     header = ["exact support", *(f"{noise:.0%}" for noise in NOISES)]
     print(table(header + [f"pysindy {noise:.0%}" for noise in NOISES] if peer else header, rows))
     packages = ("numpy", "scipy", "pysindy", "scikit-learn")
-    write("sindy", {"machine": machine(packages), "load": load, "first_seed": seeds.start, "found": record, "speed": timed})
+    write(
+        "sindy",
+        {"machine": machine(packages), "load": load, "first_seed": seeds.start, "found": record, "speed": timed},
+    )
 
 
 if __name__ == "__main__":

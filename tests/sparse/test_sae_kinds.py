@@ -170,5 +170,11 @@ def test_a_run_too_short_to_reach_its_l0_says_so() -> None:
         learn_sae(x, 64, 60, ReLU(), Training(steps=3, batch=256))
 
 
+def test_a_saved_kind_keeps_its_settings(tmp_path: Path) -> None:
+    SAE(8, 16, 2, JumpReLU(bandwidth=0.5)).save(tmp_path / "wide")
+    again = load_sae(tmp_path / "wide")
+    assert isinstance(again, SAE) and again.kind == JumpReLU(bandwidth=0.5)
+
+
 def test_every_kind_has_a_name_of_its_own() -> None:
     assert sorted(KINDS) == ["batchtopk-sae", "gated-sae", "jumprelu-sae", "relu-sae"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ class Provenance:
     tokens: int = 0
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(nn.Module, ABC):
     """x ~ decode(encode(scale x - b)): a dictionary with a learned encoder.
 
     `encoder` and `decoder` are [features, width], the decoder's rows of norm one; b is `decoder_bias` [width]. `scale`
@@ -75,9 +76,9 @@ class Autoencoder(nn.Module):
                 "makes them with `glasshouse verify` and the run's health log."
             )
 
+    @abstractmethod
     def encode(self, x: Tensor) -> Code:
         """The features of each raw activation [n, width]; values in the activations' units, never negative."""
-        raise TypeError(f"{type(self).__name__} must define encode(x)")
 
     @torch.no_grad()
     def decode(self, code: Code) -> Tensor:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,9 @@ def _described(card: dict[str, Any]) -> Autoencoder:
     origin = Provenance(card["site"], card["checkpoint"], card["tokens"])
     if card["kind"] == "topk-sae":
         return TopKSAE(card["width"], card["features"], card["k"], trained_on=origin)
-    return SAE(card["width"], card["features"], card["l0"], KINDS[card["kind"]](), trained_on=origin)
+    return SAE(
+        card["width"], card["features"], card["l0"], KINDS[card["kind"]](**card.get("settings", {})), trained_on=origin
+    )
 
 
 def _card(sae: Autoencoder, weights: Path) -> dict[str, Any]:
@@ -98,7 +101,7 @@ def _kind(sae: Autoencoder) -> dict[str, Any]:
     if isinstance(sae, TopKSAE):
         return {"kind": "topk-sae", "k": sae.k}
     assert isinstance(sae, SAE)
-    return {"kind": sae.kind.name, "l0": sae.l0}
+    return {"kind": sae.kind.name, "l0": sae.l0, "settings": asdict(sae.kind)}
 
 
 def _read_card(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ wanted number of features is active.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ class Answer(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Kind:
+class Kind(ABC):
     """A kind of autoencoder; subclasses say which extra weights it has and how its features answer."""
 
     @property
@@ -35,9 +36,9 @@ class Kind:
         """The weights it has beside encoder and decoder, at their start."""
         return {}
 
+    @abstractmethod
     def train(self, pre: Tensor, weights: dict[str, Tensor], l0: float) -> Answer:
         """The answer to a batch from `pre` [n, N] = encoder x + its bias."""
-        raise TypeError(f"{type(self).__name__} must define train(pre, weights, l0)")
 
     def score(self, pre: Tensor, weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """(score, magnitude), each [n, N], of a trained autoencoder: values are the magnitude where score > threshold."""

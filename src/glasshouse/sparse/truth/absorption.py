@@ -48,5 +48,9 @@ def absorption(encoder: Encoder, x: Tensor, code: Code, parent: Tensor, partner:
         for i, where in enumerate((given[:, above] & speaks, given[:, above] & ~has_child)):
             silent[i] += int((where & ~found[:, above]).sum())
             cases[i] += int(where.sum())
-    shares = [s / n if n else float("nan") for s, n in zip(silent, cases, strict=True)]
-    return Absorption(*shares)
+    if not all(cases):
+        raise GlasshouseError(
+            f"Parents are active {cases[0]:,} times with a child that speaks and {cases[1]:,} times without a child; "
+            "absorption is the difference of the two: give more signals, of a hierarchy with children."
+        )
+    return Absorption(*(s / n for s, n in zip(silent, cases, strict=True)))
