@@ -16,6 +16,7 @@ from glasshouse.cli.errors import INTERRUPTED, report
 from glasshouse.cli.generate import generate
 from glasshouse.cli.grow import pretrain, resume
 from glasshouse.cli.open import open_microscope
+from glasshouse.cli.sae import sae
 from glasshouse.cli.sindy import sindy
 from glasshouse.cli.sparse import sparse
 from glasshouse.cli.verify import verify
@@ -42,6 +43,7 @@ VERBS: dict[str, Callable[..., None]] = {
 for name, verb in VERBS.items():
     app.command(name)(verb)
 app.add_typer(sparse, name="sparse")
+app.add_typer(sae, name="sae")
 
 MANY = ("--data", "--set")  # options that take all words up to the next option, as a shell's * gives them
 

@@ -4,17 +4,22 @@ from glasshouse.interp.features import features_report
 from glasshouse.interp.finding import Finding
 from glasshouse.interp.harvest import activations, harvest
 from glasshouse.interp.lens import logit_lens
-from glasshouse.interp.look import Look, Progress, look_inside
+from glasshouse.interp.look import Look, Progress, batched_windows, look_inside, train_dictionary
+from glasshouse.interp.recovered import Recovered, loss_recovered
 from glasshouse.interp.subject import Subject
 
 __all__ = [
     "Finding",
     "Look",
     "Progress",
+    "Recovered",
     "Subject",
     "activations",
+    "batched_windows",
     "features_report",
     "harvest",
     "logit_lens",
     "look_inside",
+    "loss_recovered",
+    "train_dictionary",
 ]

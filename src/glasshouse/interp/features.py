@@ -16,7 +16,7 @@ from glasshouse.interp.harvest import activations
 from glasshouse.interp.subject import Subject, spell
 from glasshouse.interp.telling import logit_effects, telling_order
 from glasshouse.model import Network
-from glasshouse.sparse import Report, TopKSAE
+from glasshouse.sparse import Autoencoder, Report
 
 CONTEXT = (24, 12)  # tokens shown before and after a firing
 QUANTILES = (0.1, 0.5, 0.9)
@@ -27,7 +27,7 @@ LOGITS, NEIGHBOURS = 10, 5
 @torch.no_grad()
 def features_report(
     subject: Subject,
-    sae: TopKSAE,
+    sae: Autoencoder,
     windows: Iterable[Any],
     name: str = "",
     count: int = 40,
@@ -37,7 +37,7 @@ def features_report(
     `data` is docs/house.md's. Logit values are a feature's direct effect at its strongest firing, in nats. `arrays` cover all
     features: density and maximum [features]. Choose windows the dictionary was not trained on, or its FVU flatters it.
     """
-    site = _site_of(subject, sae)
+    site = site_of(subject, sae)
     stream = iter(windows)
     first = next(stream, None)
     if first is None:
@@ -65,7 +65,8 @@ def features_report(
     return Finding("features", _summary(subject, sae, data), subject.checkpoint, data, arrays, plan.hash)
 
 
-def _site_of(subject: Subject, sae: TopKSAE) -> str:
+def site_of(subject: Subject, sae: Autoencoder) -> str:
+    """The site a dictionary was trained on; raises where it does not say, or the model has none of the name."""
     site = sae.trained_on.site
     if site is None:
         raise GlasshouseError(
@@ -81,7 +82,7 @@ def _last_residuals(net: Network, window: Any) -> Tensor:
     return net.run(window, save=[last], logits=False)[last].flatten(0, -2)
 
 
-def _summary(subject: Subject, sae: TopKSAE, data: dict[str, Any]) -> str:
+def _summary(subject: Subject, sae: Autoencoder, data: dict[str, Any]) -> str:
     elsewhere = sae.trained_on.checkpoint not in (None, subject.checkpoint)
     origin = f" (a dictionary of {sae.trained_on.checkpoint})" if elsewhere else ""
     return (

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from glasshouse.errors import GlasshouseError
 from glasshouse.interp.harvest import FIRST
-from glasshouse.sparse import Code, Encoder, Report, TopKSAE, report
+from glasshouse.sparse import Autoencoder, Code, Encoder, Report, report
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +57,7 @@ class _Recorder:
         return code
 
 
-def collect_firings(sae: TopKSAE, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Firings, Report]:
+def collect_firings(sae: Autoencoder, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Firings, Report]:
     """Encodes (ids, activations) batches, as `activations` gives them, once: the firings, and the report on the dictionary.
 
     Holds 8 bytes for each of the k features of each token, and no activations.
@@ -79,7 +80,11 @@ def collect_firings(sae: TopKSAE, batches: Iterable[tuple[Tensor, Tensor]]) -> t
     first = lengths.cumsum(0) - lengths
     place = torch.arange(len(window))
     read = place[place - first[window] >= FIRST]  # the token of each code
-    indices, values = (torch.cat([getattr(code, name) for code in recorder.codes]) for name in ("indices", "values"))
+    slots = max(code.k for code in recorder.codes)  # kinds without a fixed count have as many as a batch needs
+    indices, values = (
+        torch.cat([F.pad(getattr(code, name), (0, slots - code.k)) for code in recorder.codes])
+        for name in ("indices", "values")
+    )
     used = values > 0
     owner = indices[used].long()
     order = owner.argsort(stable=True)

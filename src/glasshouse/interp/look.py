@@ -16,7 +16,8 @@ from glasshouse.interp.harvest import FIRST, activations
 from glasshouse.interp.lens import logit_lens
 from glasshouse.interp.subject import Subject
 from glasshouse.runs import Run
-from glasshouse.sparse import Provenance, TopKSAE, Training, training_course
+from glasshouse.sparse import Autoencoder, Provenance, Training, learn_sae, training_course
+from glasshouse.sparse.saes.kinds import KINDS
 
 _WINDOWS = 16  # windows a forward pass
 
@@ -33,11 +34,12 @@ class Look:
     """How closely to look. The defaults take about a minute on two cores for a model of width 256.
 
     `site` None is the residual stream after the middle layer; `features` None is eight times the width, `k` None three for
-    every 32 of the width (2,048 and 24 for a width of 256). The dictionary is trained on `tokens` tokens, `passes` times
-    over, and shown on `shown` others.
+    every 32 of the width (2,048 and 24 for a width of 256). `kind` is topk, batchtopk, relu, gated or jumprelu. The dictionary
+    is trained on `tokens` tokens, `passes` times over, and shown on `shown` others.
     """
 
     site: str | None = None
+    kind: str = "topk"
     features: int | None = None
     k: int | None = None
     tokens: int = 204_800
@@ -70,18 +72,7 @@ def look_inside(
     Leaves dictionaries/<site>/, a `features` finding and a `logit-lens` finding a prompt in the run (without prompts, for a
     few tokens of the text itself). Everything follows from `seed`: looking again puts the same things in the same places.
     """
-    site = str(subject.net.sites.resolve(look.site)[0] if look.site else _middle(subject))
-    train, shown = _windows(tokens, subject, look, seed)
-    held: list[Tensor] = []
-    for done, values in enumerate(_harvest(subject, train, site)):
-        held.append(values)
-        yield Progress("harvest", done + 1, len(train), f"reading {site} at {sum(map(len, held)):,} tokens")
-    rows = torch.cat(held)
-    del held
-    name = site.replace("[", "_").replace("]", "")
-    sae = yield from _learn(rows, subject, site, look, seed)
-    sae.save(run.path / "dictionaries" / name)
-    del rows
+    name, sae, shown = yield from train_dictionary(run, subject, tokens, seed, look)
     yield Progress("features", 0, 1, f"reading {sum(batch.size for batch in shown):,} other tokens with {name}")
     finding = features_report(subject, sae, shown, name, look.count)
     finding.save(run)
@@ -91,6 +82,30 @@ def look_inside(
         lens = logit_lens(subject, prompt)
         lens.save(run)
         yield Progress("lens", done + 1, len(texts), lens.summary)
+
+
+def train_dictionary(
+    run: Run, subject: Subject, tokens: Tokens, seed: int = 0, look: Look = Look(), name: str = ""
+) -> Generator[Progress, None, tuple[str, Autoencoder, list[np.ndarray]]]:
+    """The first half of `look_inside`: harvests a site and leaves dictionaries/<name>/ (by default the site's) in the run.
+
+    Yields as it goes; returns the name, the dictionary, and windows that it was not trained on.
+    """
+    if f"{look.kind}-sae" not in ("topk-sae", *KINDS):
+        known = ", ".join(kind.removesuffix("-sae") for kind in ("topk-sae", *KINDS))
+        raise GlasshouseError(f"There is no kind of dictionary called {look.kind!r}: choose among {known}.")
+    site = str(subject.net.sites.resolve(look.site)[0] if look.site else _middle(subject))
+    train, shown = _windows(tokens, subject, look, seed)
+    held: list[Tensor] = []
+    for done, values in enumerate(_harvest(subject, train, site)):
+        held.append(values)
+        yield Progress("harvest", done + 1, len(train), f"reading {site} at {sum(map(len, held)):,} tokens")
+    rows = torch.cat(held)
+    del held
+    name = name or site.replace("[", "_").replace("]", "")
+    sae = yield from _learn(rows, subject, site, look, seed)
+    sae.save(run.path / "dictionaries" / name)
+    return name, sae, shown
 
 
 def _middle(subject: Subject) -> Any:
@@ -108,10 +123,11 @@ def _windows(tokens: Tokens, subject: Subject, look: Look, seed: int) -> tuple[l
     order = np.random.default_rng(seed).permutation(len(tokens) // length)
     shown = max(1, min(look.shown // length, len(order) // 5))
     learn = max(1, min(look.tokens // length, len(order) - shown))
-    return _batches(tokens, order[shown : shown + learn], length), _batches(tokens, order[:shown], length)
+    return batched_windows(tokens, order[shown : shown + learn], length), batched_windows(tokens, order[:shown], length)
 
 
-def _batches(tokens: Tokens, places: np.ndarray, length: int) -> list[np.ndarray]:
+def batched_windows(tokens: Tokens, places: np.ndarray, length: int) -> list[np.ndarray]:
+    """The windows at `places` (each counted in lengths), in batches [batch, length]."""
     windows = [tokens.window(int(place) * length, length) for place in places]
     return [np.stack(windows[i : i + _WINDOWS]) for i in range(0, len(windows), _WINDOWS)]
 
@@ -121,7 +137,7 @@ def _harvest(subject: Subject, windows: list[np.ndarray], site: str) -> Iterator
         yield values[:, FIRST:].flatten(0, 1).cpu()
 
 
-def _learn(rows: Tensor, subject: Subject, site: str, look: Look, seed: int) -> Generator[Progress, None, TopKSAE]:
+def _learn(rows: Tensor, subject: Subject, site: str, look: Look, seed: int) -> Generator[Progress, None, Autoencoder]:
     """Trains the dictionary, yielding progress; returns it."""
     features = look.features or 8 * rows.shape[1]
     k = look.k or max(4, 3 * rows.shape[1] // 32)
@@ -129,6 +145,15 @@ def _learn(rows: Tensor, subject: Subject, site: str, look: Look, seed: int) -> 
     steps = max(1, look.passes * len(rows) // batch)
     training = Training(steps=steps, batch=batch, lr=look.lr)
     origin = Provenance(site, subject.checkpoint)
+    if look.kind != "topk":
+        yield Progress(
+            "dictionary", 0, steps, f"training {features:,} features of {site}, {look.kind}, {steps:,} steps"
+        )
+        kind = KINDS[f"{look.kind}-sae"]()
+        sae, history = learn_sae(rows, features, k, kind, training, seed=seed, trained_on=origin)
+        left = f"{features:,} features of {site} leave {history[-1]['fvu']:.0%} of it unexplained"
+        yield Progress("dictionary", steps, steps, left)
+        return sae
     course = training_course(rows, features, min(k, features), training, seed=seed, trained_on=origin)
     while True:
         try:
