@@ -38,17 +38,21 @@ def train(
     name: Annotated[str, typer.Option(help="Of the dictionary; by default the site's.")] = "",
     seed: Annotated[int, typer.Option(help="Decides the text read and the start.")] = 0,
 ) -> None:
-    """Train a dictionary on a site of a run's last checkpoint; it goes to RUN/dictionaries/NAME."""
+    """Train a dictionary on a site of a run's last checkpoint; it goes to RUN/dictionaries/NAME.
+
+    A dictionary already there stays.
+    """
     opened, glass = _load(run)
     from glasshouse.cli.progress import Screen
     from glasshouse.data import PackedTokens
-    from glasshouse.interp import Look, train_dictionary
+    from glasshouse.interp import Look, dictionary_name, train_dictionary
 
-    if name and (opened.path / "dictionaries" / name).exists():
+    look = Look(site=site, kind=kind, features=features, k=l0, tokens=tokens)
+    name = name or dictionary_name(glass, look)
+    if (opened.path / "dictionaries" / name).exists():
         raise GlasshouseError(
             f"{run} has a dictionary {name} already, and nothing is overwritten: choose another --name."
         )
-    look = Look(site=site, kind=kind, features=features, k=l0, tokens=tokens)
     screen = Screen()
     last = ""
     with screen.bar("dictionary") as update:

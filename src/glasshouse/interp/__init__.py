@@ -4,7 +4,7 @@ from glasshouse.interp.features import features_report
 from glasshouse.interp.finding import Finding
 from glasshouse.interp.harvest import activations, harvest
 from glasshouse.interp.lens import logit_lens
-from glasshouse.interp.look import Look, Progress, batched_windows, look_inside, train_dictionary
+from glasshouse.interp.look import Look, Progress, batched_windows, dictionary_name, look_inside, train_dictionary
 from glasshouse.interp.recovered import Recovered, loss_recovered
 from glasshouse.interp.subject import Subject
 
@@ -16,6 +16,7 @@ __all__ = [
     "Subject",
     "activations",
     "batched_windows",
+    "dictionary_name",
     "features_report",
     "harvest",
     "logit_lens",

@@ -94,7 +94,7 @@ def train_dictionary(
     if f"{look.kind}-sae" not in ("topk-sae", *KINDS):
         known = ", ".join(kind.removesuffix("-sae") for kind in ("topk-sae", *KINDS))
         raise GlasshouseError(f"There is no kind of dictionary called {look.kind!r}: choose among {known}.")
-    site = str(subject.net.sites.resolve(look.site)[0] if look.site else _middle(subject))
+    site = _site(subject, look)
     train, shown = _windows(tokens, subject, look, seed)
     held: list[Tensor] = []
     for done, values in enumerate(_harvest(subject, train, site)):
@@ -102,10 +102,19 @@ def train_dictionary(
         yield Progress("harvest", done + 1, len(train), f"reading {site} at {sum(map(len, held)):,} tokens")
     rows = torch.cat(held)
     del held
-    name = name or site.replace("[", "_").replace("]", "")
+    name = name or dictionary_name(subject, look)
     sae = yield from _learn(rows, subject, site, look, seed)
     sae.save(run.path / "dictionaries" / name)
     return name, sae, shown
+
+
+def dictionary_name(subject: Subject, look: Look = Look()) -> str:
+    """What a dictionary is called when nobody says: its site, as a folder's name."""
+    return _site(subject, look).replace("[", "_").replace("]", "")
+
+
+def _site(subject: Subject, look: Look) -> str:
+    return str(subject.net.sites.resolve(look.site)[0] if look.site else _middle(subject))
 
 
 def _middle(subject: Subject) -> Any:
