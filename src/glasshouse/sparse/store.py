@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from glasshouse.errors import GlasshouseError
 from glasshouse.sparse.sae import Autoencoder, Provenance, TopKSAE
@@ -24,7 +26,11 @@ WEIGHTS, CARD = "dictionary.safetensors", "dictionary.json"
 
 def save_sae(sae: Autoencoder, folder: str | Path) -> Path:
     """Writes `sae` to `folder`, replacing a dictionary already there only once the new one is complete."""
-    folder = Path(folder)
+    return write_folder(Path(folder), sae.state_dict(), _card(sae))
+
+
+def write_folder(folder: Path, tensors: dict[str, Tensor], card: dict[str, Any]) -> Path:
+    """Writes weights and card, complete or not at all; a dictionary already there is replaced, anything else refused."""
     if folder.exists() and (not folder.is_dir() or any(p.name not in (WEIGHTS, CARD) for p in folder.iterdir())):
         raise GlasshouseError(f"{folder} holds something other than a dictionary: save to another name.")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -32,8 +38,9 @@ def save_sae(sae: Autoencoder, folder: str | Path) -> Path:
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
     try:
-        save_file({name: tensor.contiguous() for name, tensor in sae.state_dict().items()}, fresh / WEIGHTS)
-        (fresh / CARD).write_text(json.dumps(_card(sae, fresh / WEIGHTS), indent=1) + "\n", encoding="utf-8")
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, fresh / WEIGHTS)
+        stated = {"format": 1, **card, "torch": torch.__version__, "sha256": _sha256(fresh / WEIGHTS)}
+        (fresh / CARD).write_text(json.dumps(stated, indent=1) + "\n", encoding="utf-8")
         for name in (WEIGHTS, CARD):
             _flush(fresh / name)
         _replace(fresh, folder)
@@ -45,22 +52,8 @@ def save_sae(sae: Autoencoder, folder: str | Path) -> Path:
 def load_sae(folder: str | Path) -> Autoencoder:
     """The autoencoder saved in `folder`. Raises where a file is missing, damaged, or disagrees with its description."""
     folder = Path(folder)
-    for name in (CARD, WEIGHTS):
-        if not (folder / name).is_file():
-            raise GlasshouseError(
-                f"{folder} has no {name}, so it holds no dictionary or a half-written one: train it again, or give the "
-                "folder of a complete one."
-            )
-    card = _read_card(folder / CARD)
-    if _sha256(folder / WEIGHTS) != card["sha256"]:
-        raise GlasshouseError(
-            f"{folder / WEIGHTS} is not the file {CARD} describes (its sha256 differs): it is half-written or damaged; "
-            "train the dictionary again."
-        )
-    try:
-        weights = load_file(folder / WEIGHTS)
-    except (SafetensorError, OSError) as error:
-        raise GlasshouseError(f"{folder / WEIGHTS} cannot be read ({error}): train the dictionary again.") from error
+    card = _checked(read_card(folder), folder / CARD)
+    weights = read_weights(folder, card)
     sae = _described(card)
     expected = {name: tensor.shape for name, tensor in sae.state_dict().items()}
     if {name: tensor.shape for name, tensor in weights.items()} != expected:
@@ -70,6 +63,47 @@ def load_sae(folder: str | Path) -> Autoencoder:
         )
     sae.load_state_dict(weights)
     return sae
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """What dictionary.json in `folder` states. Raises where a file is missing, or it is not readable or has no kind."""
+    for name in (CARD, WEIGHTS):
+        if not (folder / name).is_file():
+            raise GlasshouseError(
+                f"{folder} has no {name}, so it holds no dictionary or a half-written one: train it again, or give the "
+                "folder of a complete one."
+            )
+    path = folder / CARD
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise GlasshouseError(
+            f"{path} is not readable as JSON ({error}): it is half-written; train the dictionary again."
+        ) from error
+    need(card, ("format", "kind", "sha256"), path)
+    return dict(card)
+
+
+def need(card: Any, wanted: Iterable[str], path: Path) -> None:
+    """Refuses a card that does not state all that is wanted."""
+    missing = [key for key in wanted if not isinstance(card, dict) or key not in card]
+    if missing:
+        raise GlasshouseError(
+            f"{path} does not state {', '.join(missing)}: it is half-written; train the dictionary again."
+        )
+
+
+def read_weights(folder: Path, card: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors beside a card. Raises where they are not the ones it describes."""
+    if _sha256(folder / WEIGHTS) != card["sha256"]:
+        raise GlasshouseError(
+            f"{folder / WEIGHTS} is not the file {CARD} describes (its sha256 differs): it is half-written or damaged; "
+            "train the dictionary again."
+        )
+    try:
+        return load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise GlasshouseError(f"{folder / WEIGHTS} cannot be read ({error}): train the dictionary again.") from error
 
 
 def _described(card: dict[str, Any]) -> Autoencoder:
@@ -82,9 +116,8 @@ def _described(card: dict[str, Any]) -> Autoencoder:
     )
 
 
-def _card(sae: Autoencoder, weights: Path) -> dict[str, Any]:
+def _card(sae: Autoencoder) -> dict[str, Any]:
     return {
-        "format": 1,
         **_kind(sae),
         "site": sae.trained_on.site,
         "checkpoint": sae.trained_on.checkpoint,
@@ -92,8 +125,6 @@ def _card(sae: Autoencoder, weights: Path) -> dict[str, Any]:
         "width": sae.width,
         "features": sae.features,
         "scale": float(sae.scale),
-        "torch": torch.__version__,
-        "sha256": _sha256(weights),
     }
 
 
@@ -104,21 +135,9 @@ def _kind(sae: Autoencoder) -> dict[str, Any]:
     return {"kind": sae.kind.name, "l0": sae.l0, "settings": asdict(sae.kind)}
 
 
-def _read_card(path: Path) -> dict[str, Any]:
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise GlasshouseError(
-            f"{path} is not readable as JSON ({error}): it is half-written; train the dictionary again."
-        ) from error
-    wanted = ["format", "kind", "site", "checkpoint", "tokens", "width", "features", "sha256"]
-    if isinstance(card, dict) and "kind" in card:
-        wanted.append("l0" if card["kind"] in KINDS else "k")
-    missing = [key for key in wanted if not isinstance(card, dict) or key not in card]
-    if missing:
-        raise GlasshouseError(
-            f"{path} does not state {', '.join(missing)}: it is half-written; train the dictionary again."
-        )
+def _checked(card: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A card that describes an autoencoder this version reads."""
+    need(card, ("site", "checkpoint", "tokens", "width", "features", "l0" if card["kind"] in KINDS else "k"), path)
     if card["format"] != 1 or card["kind"] not in ("topk-sae", *KINDS):
         raise GlasshouseError(
             f"{path} describes a {card['kind']} of format {card['format']}, but this glasshouse reads "
