@@ -15,8 +15,10 @@ import argparse
 import torch
 from torch import Tensor
 
-from glasshouse.sparse import Code, Planted, TopKSAE, Training
-from glasshouse.sparse.learn import Fit, fit_input
+from glasshouse.sparse import SAE, Planted, TopK, Training
+from glasshouse.sparse.saes import Fit, fit_input
+from glasshouse.sparse.saes.gathered import Everything
+from glasshouse.sparse.saes.kinds import Answer, Question
 from rounds import Side, Spread, busy, interleave, machine, ratio, table, write
 
 SHAPES = [(256, 2_048, 24), (256, 4_096, 32), (512, 8_192, 32), (512, 16_384, 32)]  # width, features, k
@@ -25,29 +27,33 @@ WANTED = 2.0  # times faster than dense autograd
 EQUAL = 1e-5  # relative difference of each gradient
 
 
-class DenseSAE(TopKSAE):
-    """The same autoencoder with its codes written out."""
+class DenseTopK(TopK):
+    """The same kind with its codes written out."""
 
-    def reconstruct(self, scaled: Tensor) -> tuple[Tensor, Code]:
-        scores = torch.nn.functional.linear(scaled - self.decoder_bias, self.encoder, self.encoder_bias)
-        best = scores.topk(self.k, dim=1, sorted=False)
-        codes = torch.zeros_like(scores).scatter(1, best.indices, best.values.relu())
-        return codes @ self.decoder + self.decoder_bias, Code(best.indices, best.values.detach().relu(), self.features)
+    def choose(self, question: Question, own: dict[str, Tensor]) -> Everything:  # type: ignore[override]
+        self.__dict__["k"] = int(question.l0)
+        return Everything(len(question.centred), len(question.weight))
+
+    def respond(self, pre: Tensor, own: dict[str, Tensor]) -> Answer:
+        best = pre.topk(self.__dict__["k"], dim=1, sorted=False)
+        return Answer(torch.zeros_like(pre).scatter(1, best.indices, best.values.relu()))
 
 
-def fit_of(kind: type[TopKSAE], shape: tuple[int, int, int], x: Tensor) -> Fit:
+def fit_of(kind: TopK, shape: tuple[int, int, int], x: Tensor) -> Fit:
     width, features, k = shape
-    sae = kind(width, features, k, seed=0)
+    sae = SAE(width, features, k, kind, seed=0)
     return Fit(sae, Training(steps=10_000, batch=BATCH, lr=1e-4, dead_after=10**9), fit_input(sae, x))
 
 
 def gradient_difference(shape: tuple[int, int, int], x: Tensor) -> float:
     """The largest relative difference between the two sides' gradients, over the parameters."""
     gradients = []
-    for kind in (TopKSAE, DenseSAE):
+    for kind in (TopK(), DenseTopK()):
         sae = fit_of(kind, shape, x).sae
         scaled = x[:BATCH] * sae.scale
-        (scaled - sae.reconstruct(scaled)[0]).square().sum(1).mean().backward()
+        chosen, answer = sae.answer(scaled)
+        reconstruction = sae.base(scaled) + chosen.decode(answer.values, sae.decoder)
+        (scaled - reconstruction).square().sum(1).mean().backward()
         gradients.append({name: p.grad for name, p in sae.named_parameters() if p.grad is not None})
     ours, dense = gradients
     return max(float((ours[name] - dense[name]).norm() / dense[name].norm()) for name in dense)
@@ -57,7 +63,7 @@ def compare(shape: tuple[int, int, int], rounds: int) -> dict[str, object]:
     width, features, k = shape
     x, _ = Planted(width=width, features=1_024, active=k).sample(2 * BATCH)
     difference = gradient_difference(shape, x)
-    sides = [side(name, kind, shape, x) for name, kind in (("dense autograd", DenseSAE), ("glasshouse", TopKSAE))]
+    sides = [side(name, kind, shape, x) for name, kind in (("dense autograd", DenseTopK()), ("glasshouse", TopK()))]
     interleave(sides, rounds)
     dense, ours = sides
     return {
@@ -70,9 +76,9 @@ def compare(shape: tuple[int, int, int], rounds: int) -> dict[str, object]:
     }
 
 
-def side(name: str, kind: type[TopKSAE], shape: tuple[int, int, int], x: Tensor) -> Side:
+def side(name: str, kind: TopK, shape: tuple[int, int, int], x: Tensor) -> Side:
     fit, batch = fit_of(kind, shape, x), x[:BATCH]
-    return Side(name, lambda: fit.step(batch, record=False), BATCH)
+    return Side(name, lambda: fit.step(batch), BATCH)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from glasshouse.cli.generate import spell
 from glasshouse.cli.grow import settings
 from glasshouse.errors import GlasshouseError
 from glasshouse.model import site
-from glasshouse.sparse import TopKSAE
+from glasshouse.sparse import SAE
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_a_run_is_never_overwritten(tmp_path: Path) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    TopKSAE(width=8, features=16, k=2, seed=0).save(tmp_path / "dictionaries" / "resid_post_2")
+    SAE(width=8, features=16, l0=2, seed=0).save(tmp_path / "dictionaries" / "resid_post_2")
     return tmp_path
 
 
@@ -72,7 +72,7 @@ def test_edits(run: Path, text: str, meaning: str) -> None:
 
 def test_an_edit_along_a_feature_has_its_weight(run: Path) -> None:
     edit = parse_edit("resid_post[2].add(-2.5 * resid_post_2[7])", run)
-    assert torch.equal(edit.value, -2.5 * TopKSAE(width=8, features=16, k=2, seed=0).decoder.detach()[7])
+    assert torch.equal(edit.value, -2.5 * SAE(width=8, features=16, l0=2, seed=0).decoder.detach()[7])
 
 
 @pytest.mark.parametrize(

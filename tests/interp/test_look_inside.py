@@ -58,7 +58,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, list[Progress]
 def test_it_leaves_a_dictionary_and_two_findings(first: tuple[Run, list[Progress]]) -> None:
     run, _ = first
     sae = load_sae(run.path / "dictionaries" / "resid_post_1")
-    assert (sae.width, sae.features, sae.k) == (16, 48, 4)
+    assert (sae.width, sae.features, sae.l0) == (16, 48, 4)
     assert sae.trained_on.site == "resid_post[1]" and sae.trained_on.checkpoint == "step-000003"
     (features,) = run.findings("features")
     (lens,) = run.findings("logit-lens")

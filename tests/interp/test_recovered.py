@@ -8,7 +8,7 @@ from glasshouse.errors import GlasshouseError
 from glasshouse.glass import Glass
 from glasshouse.interp import loss_recovered
 from glasshouse.model import GLU, LM, Attention, Block, RMSNorm, RoPE, Stack
-from glasshouse.sparse import Provenance, TopKSAE
+from glasshouse.sparse import SAE, Provenance
 
 WIDTH, SITE = 16, "resid_post[0]"
 WINDOWS = [np.random.default_rng(0).integers(64, size=(4, 20))]
@@ -19,9 +19,9 @@ def subject() -> Glass:
     return Glass(LM(vocab=64, width=WIDTH, body=Stack(2, block)).build(seed=0), None, "here", "step-000001")
 
 
-def signed_axes() -> TopKSAE:
+def signed_axes() -> SAE:
     """Every vector is a sum of at most WIDTH of plus and minus the axes, so nothing is lost."""
-    sae = TopKSAE(WIDTH, 2 * WIDTH, WIDTH, trained_on=Provenance(SITE))
+    sae = SAE(WIDTH, 2 * WIDTH, WIDTH, trained_on=Provenance(SITE))
     with torch.no_grad():
         sae.decoder.copy_(torch.cat([torch.eye(WIDTH), -torch.eye(WIDTH)]))
         sae.encoder.copy_(sae.decoder)
@@ -58,11 +58,11 @@ def test_against_the_definition() -> None:
 @pytest.mark.parametrize(
     ("sae", "windows", "sentence"),
     [
-        (TopKSAE(5, 9, 1, trained_on=Provenance(SITE)), WINDOWS, "width 5"),
-        (TopKSAE(WIDTH, 32, 1), WINDOWS, "does not say which site"),
+        (SAE(5, 9, 1, trained_on=Provenance(SITE)), WINDOWS, "width 5"),
+        (SAE(WIDTH, 32, 1), WINDOWS, "does not say which site"),
         (signed_axes(), [], "no text to predict"),
     ],
 )
-def test_misuse_gets_one_sentence(sae: TopKSAE, windows, sentence: str) -> None:
+def test_misuse_gets_one_sentence(sae: SAE, windows, sentence: str) -> None:
     with pytest.raises(GlasshouseError, match=sentence):
         loss_recovered(subject(), sae, windows)

@@ -10,12 +10,12 @@ from glasshouse.interp.firings import Firings
 from glasshouse.interp.telling import kurtosis, logit_effects, specificity, telling_order
 from glasshouse.model import GLU, LM, Attention, Block, LayerNorm, NoNorm, RMSNorm, Stack, ZeroCenteredRMSNorm
 from glasshouse.model.norms import Norm
-from glasshouse.sparse import Provenance, TopKSAE
+from glasshouse.sparse import SAE, Provenance
 
 
-def one_feature_a_token(site: str | None = "resid_post[0]") -> TopKSAE:
+def one_feature_a_token(site: str | None = "resid_post[0]") -> SAE:
     """Feature i fires on token i, by hand: atoms are the embedding's own directions; two more features never fire."""
-    sae = TopKSAE(TOKENS, TOKENS + 2, 1, trained_on=Provenance(site, "step-000001"))
+    sae = SAE(TOKENS, TOKENS + 2, 1, trained_on=Provenance(site, "step-000001"))
     with torch.no_grad():
         identity = torch.eye(TOKENS)
         sae.encoder.copy_(torch.cat([identity, -identity[:2]]))
@@ -28,7 +28,7 @@ def text(shares: torch.Tensor, count: int = 30, length: int = 65) -> list[torch.
     return [torch.multinomial(shares, 2 * length, True, generator=rng).reshape(2, length) for _ in range(count)]
 
 
-def report_on(net=None, sae: TopKSAE | None = None, **options):
+def report_on(net=None, sae: SAE | None = None, **options):
     shares = torch.ones(TOKENS)
     shares[:4] = 0.3  # only these are rare enough to be candidates: 2.8% each
     windows = text(shares)
@@ -121,12 +121,12 @@ def test_kurtosis_is_three_for_noise_and_large_for_a_spike() -> None:
     [
         (one_feature_a_token(None), text(torch.ones(TOKENS)), "does not say which site"),
         (one_feature_a_token("resid_post[7]"), text(torch.ones(TOKENS)), r"resid_post\[7\]"),
-        (TopKSAE(5, 9, 1, trained_on=Provenance("resid_post[0]")), text(torch.ones(TOKENS)), "width 5"),
+        (SAE(5, 9, 1, trained_on=Provenance("resid_post[0]")), text(torch.ones(TOKENS)), "width 5"),
         (one_feature_a_token(), [], "no text"),
         (one_feature_a_token(), [torch.zeros(3, 1, dtype=torch.int64)], "no activations"),
     ],
 )
-def test_misuse_gets_one_sentence(sae: TopKSAE, windows, sentence: str) -> None:
+def test_misuse_gets_one_sentence(sae: SAE, windows, sentence: str) -> None:
     with pytest.raises(GlasshouseError, match=sentence):
         features_report(glass(echo()), sae, windows)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from glasshouse.errors import GlasshouseError
-from glasshouse.sparse import Code, Dictionary, Planted, TopKSAE, isotropic_noise, report
+from glasshouse.sparse import SAE, Code, Dictionary, Planted, isotropic_noise, report
 
 
 class Exact:
@@ -49,7 +49,7 @@ def test_report_of_a_perfect_and_of_an_empty_code() -> None:
 
 def test_report_over_pieces_equals_the_whole_even_far_from_the_origin() -> None:
     x = isotropic_noise(9_000, 16) + 500
-    sae = TopKSAE(16, 64, 4)
+    sae = SAE(16, 64, 4)
     whole = report(sae, sae.dictionary, x)
     pieces = report(sae, sae.dictionary, x.split(1_234))
     assert pieces.fvu == pytest.approx(whole.fvu, rel=1e-9) and pieces.l0 == whole.l0
@@ -58,7 +58,7 @@ def test_report_over_pieces_equals_the_whole_even_far_from_the_origin() -> None:
 
 
 def test_encode_gives_raw_units_and_no_negative_values() -> None:
-    sae = TopKSAE(8, 16, 4)
+    sae = SAE(8, 16, 4)
     with torch.no_grad():
         sae.scale.fill_(0.01)
     x = isotropic_noise(100, 8) * 100
@@ -71,10 +71,10 @@ def test_encode_gives_raw_units_and_no_negative_values() -> None:
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: TopKSAE(8, 16, 17), "choose k between 1 and 16"),
-        (lambda: TopKSAE(8, 16, 0), "choose k between 1 and 16"),
-        (lambda: TopKSAE(8, 16, 4).encode(torch.zeros(3, 9)), "do not fit this dictionary of width 8"),
-        (lambda: TopKSAE(8, 16, 4).encode(torch.full((3, 8), torch.nan)), "3 of 3 activations hold NaN"),
+        (lambda: SAE(8, 16, 17), "choose l0 above 0 and at most 16"),
+        (lambda: SAE(8, 16, 0), "choose l0 above 0 and at most 16"),
+        (lambda: SAE(8, 16, 4).encode(torch.zeros(3, 9)), "do not fit this dictionary of width 8"),
+        (lambda: SAE(8, 16, 4).encode(torch.full((3, 8), torch.nan)), "3 of 3 activations hold NaN"),
         (lambda: Dictionary(torch.zeros(4)), r"must be \[atoms, width\]"),
         (lambda: Dictionary(torch.full((4, 2), torch.inf)), "atoms hold NaN"),
         (lambda: Code(torch.zeros(2, 3), torch.zeros(2, 4), 9), "one shape"),
@@ -82,9 +82,9 @@ def test_encode_gives_raw_units_and_no_negative_values() -> None:
             lambda: Dictionary(torch.ones(4, 2)).decode(Code(torch.zeros(1, 1).long(), torch.ones(1, 1), 5)),
             "over 5 atoms",
         ),
-        (lambda: report(TopKSAE(8, 16, 4), TopKSAE(8, 16, 4).dictionary, []), "no activations"),
-        (lambda: report(TopKSAE(8, 16, 4), TopKSAE(8, 16, 4).dictionary, torch.ones(5, 8)), "the same"),
-        (lambda: report(TopKSAE(8, 16, 4), TopKSAE(8, 16, 4).dictionary, torch.ones(5, 7)), r"must be \[n, 8\]"),
+        (lambda: report(SAE(8, 16, 4), SAE(8, 16, 4).dictionary, []), "no activations"),
+        (lambda: report(SAE(8, 16, 4), SAE(8, 16, 4).dictionary, torch.ones(5, 8)), "the same"),
+        (lambda: report(SAE(8, 16, 4), SAE(8, 16, 4).dictionary, torch.ones(5, 7)), r"must be \[n, 8\]"),
     ],
 )
 def test_misuse_gets_one_sentence(make, sentence: str) -> None:

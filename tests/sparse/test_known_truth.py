@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from glasshouse.sparse import (
+    SAE,
     Planted,
     Provenance,
     Report,
-    TopKSAE,
     Training,
     geometric_median,
     isotropic_noise,
@@ -18,7 +18,7 @@ from glasshouse.sparse import (
     report,
     train_sae,
 )
-from glasshouse.sparse.learn import Fit, fit_input
+from glasshouse.sparse.saes import Fit, fit_input
 from glasshouse.sparse.stream import epochs
 
 PLANTED = Planted(width=32, features=64, active=3, zipf=0.5)
@@ -64,13 +64,13 @@ def test_auxk_revives_features_that_died() -> None:
 
 
 def _after_killing_half(x: torch.Tensor, aux_weight: float) -> Report:
-    sae = TopKSAE(32, 64, 3, seed=1)
+    sae = SAE(32, 64, 3, seed=1)
     variance = fit_input(sae, x[:8_192])
     with torch.no_grad():
         sae.encoder_bias[:32] = -1
     fit = Fit(sae, Training(steps=400, batch=512, lr=1e-2, dead_after=2_048, aux_weight=aux_weight), variance)
     for batch in islice(epochs(x, 512, seed=0), 400):
-        fit.step(batch, record=False)
+        fit.step(batch)
     return report(sae, sae.dictionary, x, truth=PLANTED.dictionary.atoms)
 
 

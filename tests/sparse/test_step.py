@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from glasshouse.sparse import TopKSAE
-from glasshouse.sparse.learn import project_gradient
-from glasshouse.sparse.select import select_topk
+from glasshouse.sparse import SAE
+from glasshouse.sparse.saes.choose import select_topk
+from glasshouse.sparse.saes.fit import project_gradient
 
 
-def autoencoder(features: int = 256, width: int = 32, k: int = 8) -> TopKSAE:
-    sae = TopKSAE(width, features, k, seed=3)
+def autoencoder(features: int = 256, width: int = 32, k: int = 8) -> SAE:
+    sae = SAE(width, features, k, seed=3)
     with torch.no_grad():
         sae.encoder_bias.normal_(std=0.1, generator=torch.Generator().manual_seed(1))
         sae.decoder_bias.normal_(std=0.1, generator=torch.Generator().manual_seed(2))
@@ -21,14 +21,14 @@ def signals(n: int = 700, width: int = 32) -> Tensor:
     return torch.randn(n, width, generator=torch.Generator().manual_seed(0))
 
 
-def dense_reconstruct(sae: TopKSAE, x: Tensor) -> Tensor:
+def dense_reconstruct(sae: SAE, x: Tensor) -> Tensor:
     pre = (x - sae.decoder_bias) @ sae.encoder.T + sae.encoder_bias
-    best = pre.topk(sae.k, dim=1)
+    best = pre.topk(int(sae.l0), dim=1)
     code = torch.zeros_like(pre).scatter(1, best.indices, best.values.relu())
     return code @ sae.decoder + sae.decoder_bias
 
 
-def gradients(sae: TopKSAE, loss: Tensor) -> dict[str, Tensor]:
+def gradients(sae: SAE, loss: Tensor) -> dict[str, Tensor]:
     sae.zero_grad()
     loss.backward()
     return {name: p.grad.clone() for name, p in sae.named_parameters() if p.grad is not None}
@@ -37,7 +37,7 @@ def gradients(sae: TopKSAE, loss: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize(("features", "k"), [(256, 8), (250, 8), (64, 64), (96, 1), (40_000, 4)])
 def test_gradients_equal_dense_autograd(features: int, k: int) -> None:
     sae, x = autoencoder(features, k=k), signals()
-    reconstruction, _ = sae.reconstruct(x)
+    reconstruction = sae(x)
     reference = dense_reconstruct(sae, x)
     torch.testing.assert_close(reconstruction, reference, atol=1e-5, rtol=1e-5)
     ours = gradients(sae, (x - reconstruction).square().sum(1).mean())
@@ -51,7 +51,7 @@ def test_gradients_equal_dense_autograd(features: int, k: int) -> None:
 def test_selection_is_the_exact_topk(features: int, k: int) -> None:
     x, weight = signals(1_100), signals(features)
     bias = torch.linspace(-1, 1, features)
-    indices, values = select_topk(x, weight, bias, k)
+    indices, values = (choice := select_topk(x, weight, bias, k)).padded(choice.answers)
     expected = torch.addmm(bias, x, weight.T).topk(k, dim=1)
     assert torch.equal(indices.sort(1).values, expected.indices.sort(1).values)
     torch.testing.assert_close(values.sort(1, descending=True).values, expected.values, atol=1e-5, rtol=1e-5)
@@ -61,7 +61,7 @@ def test_auxk_reaches_encoder_and_decoder_of_dead_features_only() -> None:
     sae, x = autoencoder(), signals()
     dead = torch.tensor([3, 50, 51, 200, 255])
     error = signals(700).flip(0)
-    loss = sae.reconstruct_error(x, error, dead, k=2)
+    loss = sae.explain_error(x, error, dead, k=2) / error.square().mean()
     pre = (x - sae.decoder_bias.detach()) @ sae.encoder[dead].T + sae.encoder_bias[dead]
     best = pre.topk(2, dim=1)
     dense = torch.zeros_like(pre).scatter(1, best.indices, best.values.relu()) @ sae.decoder[dead]
@@ -76,7 +76,7 @@ def test_auxk_reaches_encoder_and_decoder_of_dead_features_only() -> None:
 
 def test_projection_leaves_no_gradient_along_the_rows() -> None:
     sae, x = autoencoder(), signals()
-    gradients(sae, (x - sae.reconstruct(x)[0]).square().sum(1).mean())
+    gradients(sae, (x - sae(x)).square().sum(1).mean())
     assert sae.decoder.grad is not None
     before = (sae.decoder.grad * sae.decoder).sum(1)
     project_gradient(sae)

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from glasshouse.errors import GlasshouseError
-from glasshouse.sparse import Planted, Provenance, TopKSAE, Training, load_sae, train_sae
+from glasshouse.sparse import SAE, Planted, Provenance, Training, load_sae, train_sae
 
 
-def trained(seed: int = 0) -> TopKSAE:
+def trained(seed: int = 0) -> SAE:
     x, _ = Planted().sample(3_000)
     short = Training(steps=5, batch=512)
     return train_sae(x * 7, 64, 4, short, seed=seed, trained_on=Provenance("resid_post[2]", "step-000500"))[0]
@@ -24,7 +24,7 @@ def test_round_trip_keeps_codes_and_provenance(tmp_path: Path) -> None:
     assert torch.equal(again.encode(x).values, sae.encode(x).values)
     assert torch.equal(again.decode(again.encode(x)), sae.decode(sae.encode(x)))
     card = json.loads((tmp_path / "dictionaries/first/dictionary.json").read_text())
-    assert (card["width"], card["features"], card["k"]) == (32, 64, 4)
+    assert (card["width"], card["features"], card["l0"]) == (32, 64, 4)
     assert card["scale"] == pytest.approx(float(sae.scale)) and len(card["sha256"]) == 64
     assert [p.name for p in (tmp_path / "dictionaries").iterdir()] == ["first"]
 
@@ -88,7 +88,7 @@ def with_nan() -> torch.Tensor:
         (torch.zeros(0, 8), 16, "no activations"),
         (iter([torch.randn(10, 8)]), 16, "before one batch of 256"),
         (torch.ones(1_000, 8), 16, "All activations are the same"),
-        (torch.randn(1_000, 8), 3, "choose k between 1 and 3"),
+        (torch.randn(1_000, 8), 3, "choose l0 above 0 and at most 3"),
     ],
 )
 def test_streams_that_cannot_be_trained_on(activations, features: int, sentence: str) -> None:

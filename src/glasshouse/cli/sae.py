@@ -12,7 +12,7 @@ from glasshouse.errors import GlasshouseError
 if TYPE_CHECKING:
     from glasshouse.glass import Glass
     from glasshouse.runs import Run
-    from glasshouse.sparse import Autoencoder
+    from glasshouse.sparse import SAE
 
 sae = typer.Typer(
     no_args_is_help=True,
@@ -117,7 +117,7 @@ def _load(path: Path) -> tuple[Run, Glass]:
     return opened, glasshouse.load(opened)
 
 
-def _dictionary(run: Run, name: str) -> Autoencoder:
+def _dictionary(run: Run, name: str) -> SAE:
     from glasshouse.sparse import load_sae
 
     folder = run.path / "dictionaries"

@@ -16,7 +16,7 @@ from glasshouse.interp.harvest import activations
 from glasshouse.interp.subject import Subject, spell
 from glasshouse.interp.telling import logit_effects, telling_order
 from glasshouse.model import Network
-from glasshouse.sparse import Autoencoder, Report
+from glasshouse.sparse import SAE, Report
 
 CONTEXT = (24, 12)  # tokens shown before and after a firing
 QUANTILES = (0.1, 0.5, 0.9)
@@ -27,7 +27,7 @@ LOGITS, NEIGHBOURS = 10, 5
 @torch.no_grad()
 def features_report(
     subject: Subject,
-    sae: Autoencoder,
+    sae: SAE,
     windows: Iterable[Any],
     name: str = "",
     count: int = 40,
@@ -65,7 +65,7 @@ def features_report(
     return Finding("features", _summary(subject, sae, data), subject.checkpoint, data, arrays, plan.hash)
 
 
-def site_of(subject: Subject, sae: Autoencoder) -> str:
+def site_of(subject: Subject, sae: SAE) -> str:
     """The site a dictionary was trained on; raises where it does not say, or the model has none of the name."""
     site = sae.trained_on.site
     if site is None:
@@ -82,7 +82,7 @@ def _last_residuals(net: Network, window: Any) -> Tensor:
     return net.run(window, save=[last], logits=False)[last].flatten(0, -2)
 
 
-def _summary(subject: Subject, sae: Autoencoder, data: dict[str, Any]) -> str:
+def _summary(subject: Subject, sae: SAE, data: dict[str, Any]) -> str:
     elsewhere = sae.trained_on.checkpoint not in (None, subject.checkpoint)
     origin = f" (a dictionary of {sae.trained_on.checkpoint})" if elsewhere else ""
     return (

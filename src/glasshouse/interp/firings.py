@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from glasshouse.errors import GlasshouseError
 from glasshouse.interp.harvest import FIRST
-from glasshouse.sparse import Autoencoder, Code, Encoder, Report, report
+from glasshouse.sparse import SAE, Code, Encoder, Report, report
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class _Recorder:
         return code
 
 
-def collect_firings(sae: Autoencoder, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Firings, Report]:
+def collect_firings(sae: SAE, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Firings, Report]:
     """Encodes (ids, activations) batches, as `activations` gives them, once: the firings, and the report on the dictionary.
 
     Holds 8 bytes for each of the k features of each token, and no activations.

@@ -16,8 +16,8 @@ from glasshouse.interp.harvest import FIRST, activations
 from glasshouse.interp.lens import logit_lens
 from glasshouse.interp.subject import Subject
 from glasshouse.runs import Run
-from glasshouse.sparse import Autoencoder, Provenance, Training, learn_sae, training_course
-from glasshouse.sparse.saes.kinds import KINDS
+from glasshouse.sparse import SAE, Provenance, Training, training_course
+from glasshouse.sparse.saes import KINDS
 
 _WINDOWS = 16  # windows a forward pass
 
@@ -86,13 +86,13 @@ def look_inside(
 
 def train_dictionary(
     run: Run, subject: Subject, tokens: Tokens, seed: int = 0, look: Look = Look(), name: str = ""
-) -> Generator[Progress, None, tuple[str, Autoencoder, list[np.ndarray]]]:
+) -> Generator[Progress, None, tuple[str, SAE, list[np.ndarray]]]:
     """The first half of `look_inside`: harvests a site and leaves dictionaries/<name>/ (by default the site's) in the run.
 
     Yields as it goes; returns the name, the dictionary, and windows that it was not trained on.
     """
-    if f"{look.kind}-sae" not in ("topk-sae", *KINDS):
-        known = ", ".join(kind.removesuffix("-sae") for kind in ("topk-sae", *KINDS))
+    if f"{look.kind}-sae" not in KINDS:
+        known = ", ".join(kind.removesuffix("-sae") for kind in KINDS)
         raise GlasshouseError(f"There is no kind of dictionary called {look.kind!r}: choose among {known}.")
     site = _site(subject, look)
     train, shown = _windows(tokens, subject, look, seed)
@@ -146,7 +146,7 @@ def _harvest(subject: Subject, windows: list[np.ndarray], site: str) -> Iterator
         yield values[:, FIRST:].flatten(0, 1).cpu()
 
 
-def _learn(rows: Tensor, subject: Subject, site: str, look: Look, seed: int) -> Generator[Progress, None, Autoencoder]:
+def _learn(rows: Tensor, subject: Subject, site: str, look: Look, seed: int) -> Generator[Progress, None, SAE]:
     """Trains the dictionary, yielding progress; returns it."""
     features = look.features or 8 * rows.shape[1]
     k = look.k or max(4, 3 * rows.shape[1] // 32)
@@ -154,16 +154,8 @@ def _learn(rows: Tensor, subject: Subject, site: str, look: Look, seed: int) -> 
     steps = max(1, look.passes * len(rows) // batch)
     training = Training(steps=steps, batch=batch, lr=look.lr)
     origin = Provenance(site, subject.checkpoint)
-    if look.kind != "topk":
-        yield Progress(
-            "dictionary", 0, steps, f"training {features:,} features of {site}, {look.kind}, {steps:,} steps"
-        )
-        kind = KINDS[f"{look.kind}-sae"]()
-        sae, history = learn_sae(rows, features, k, kind, training, seed=seed, trained_on=origin)
-        left = f"{features:,} features of {site} leave {history[-1]['fvu']:.0%} of it unexplained"
-        yield Progress("dictionary", steps, steps, left)
-        return sae
-    course = training_course(rows, features, min(k, features), training, seed=seed, trained_on=origin)
+    kind = KINDS[f"{look.kind}-sae"]()
+    course = training_course(rows, features, min(k, features), training, kind=kind, seed=seed, trained_on=origin)
     while True:
         try:
             record = next(course)

@@ -14,7 +14,7 @@ from glasshouse.errors import GlasshouseError
 from glasshouse.interp.features import site_of
 from glasshouse.interp.harvest import FIRST
 from glasshouse.interp.subject import Subject
-from glasshouse.sparse import Autoencoder
+from glasshouse.sparse import SAE
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Recovered:
 
 
 @torch.no_grad()
-def loss_recovered(subject: Subject, sae: Autoencoder, windows: Iterable[Any]) -> Recovered:
+def loss_recovered(subject: Subject, sae: SAE, windows: Iterable[Any]) -> Recovered:
     """Runs `windows` (batches of ids [batch, position]) three times. The first position, which dictionaries do not see, is
     left as it is and not counted. Raises where the dictionary is of another site or width, or there is nothing to predict."""
     site = subject.net.sites.resolve(site_of(subject, sae))[0]

@@ -2,18 +2,26 @@
 
 from glasshouse.sparse.code import Code
 from glasshouse.sparse.dictionary import Dictionary, Encoder, mean_max_cosine
-from glasshouse.sparse.gap import Gap, gap_report
-from glasshouse.sparse.grade import Grade, grade
-from glasshouse.sparse.learn import Training, geometric_median, train_sae, training_course
 from glasshouse.sparse.metrics import Report, report
-from glasshouse.sparse.planted import Planted, isotropic_noise
-from glasshouse.sparse.sae import Autoencoder, Provenance, TopKSAE
-from glasshouse.sparse.saes import SAE, BatchTopK, Gated, JumpReLU, ReLU, learn_sae
-from glasshouse.sparse.store import load_sae
+from glasshouse.sparse.saes import (
+    SAE,
+    BatchTopK,
+    Gated,
+    JumpReLU,
+    Provenance,
+    ReLU,
+    TopK,
+    Training,
+    Wiring,
+    geometric_median,
+    load_sae,
+    train_sae,
+    training_course,
+)
+from glasshouse.sparse.truth import Gap, Grade, Hierarchy, Planted, gap_report, grade, isotropic_noise
 
 __all__ = [
     "SAE",
-    "Autoencoder",
     "BatchTopK",
     "Code",
     "Dictionary",
@@ -21,18 +29,19 @@ __all__ = [
     "Gap",
     "Gated",
     "Grade",
+    "Hierarchy",
     "JumpReLU",
     "Planted",
     "Provenance",
     "ReLU",
     "Report",
-    "TopKSAE",
+    "TopK",
     "Training",
+    "Wiring",
     "gap_report",
     "geometric_median",
     "grade",
     "isotropic_noise",
-    "learn_sae",
     "load_sae",
     "mean_max_cosine",
     "report",

@@ -87,6 +87,11 @@ class Encoder(Protocol):
     def encode(self, x: Tensor) -> Code: ...
 
 
+def random_atoms(size: int, width: int, rng: torch.Generator) -> Tensor:
+    """[size, width] directions, every one as likely as another, of norm one."""
+    return F.normalize(torch.randn(size, width, generator=rng), dim=1)
+
+
 def mean_max_cosine(truth: Tensor, learned: Tensor) -> float:
     """How well `learned` atoms [N, d] cover the `truth` [M, d]: for each true atom its best cosine, averaged.
 

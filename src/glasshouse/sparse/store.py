@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from glasshouse.errors import GlasshouseError
-from glasshouse.sparse.sae import Autoencoder, Provenance, TopKSAE
-from glasshouse.sparse.saes.kinds import KINDS
-from glasshouse.sparse.saes.module import SAE
 
 WEIGHTS, CARD = "dictionary.safetensors", "dictionary.json"
-
-
-def save_sae(sae: Autoencoder, folder: str | Path) -> Path:
-    """Writes `sae` to `folder`, replacing a dictionary already there only once the new one is complete."""
-    return write_folder(Path(folder), sae.state_dict(), _card(sae))
 
 
 def write_folder(folder: Path, tensors: dict[str, Tensor], card: dict[str, Any]) -> Path:
@@ -47,22 +38,6 @@ def write_folder(folder: Path, tensors: dict[str, Tensor], card: dict[str, Any])
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return folder
-
-
-def load_sae(folder: str | Path) -> Autoencoder:
-    """The autoencoder saved in `folder`. Raises where a file is missing, damaged, or disagrees with its description."""
-    folder = Path(folder)
-    card = _checked(read_card(folder), folder / CARD)
-    weights = read_weights(folder, card)
-    sae = _described(card)
-    expected = {name: tensor.shape for name, tensor in sae.state_dict().items()}
-    if {name: tensor.shape for name, tensor in weights.items()} != expected:
-        raise GlasshouseError(
-            f"The weights in {folder / WEIGHTS} do not have the shapes {CARD} states (width {card['width']}, "
-            f"{card['features']} features): restore both files of one dictionary."
-        )
-    sae.load_state_dict(weights)
-    return sae
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -104,47 +79,6 @@ def read_weights(folder: Path, card: dict[str, Any]) -> dict[str, Tensor]:
         return load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise GlasshouseError(f"{folder / WEIGHTS} cannot be read ({error}): train the dictionary again.") from error
-
-
-def _described(card: dict[str, Any]) -> Autoencoder:
-    """The autoencoder a card describes, its weights not yet read."""
-    origin = Provenance(card["site"], card["checkpoint"], card["tokens"])
-    if card["kind"] == "topk-sae":
-        return TopKSAE(card["width"], card["features"], card["k"], trained_on=origin)
-    return SAE(
-        card["width"], card["features"], card["l0"], KINDS[card["kind"]](**card.get("settings", {})), trained_on=origin
-    )
-
-
-def _card(sae: Autoencoder) -> dict[str, Any]:
-    return {
-        **_kind(sae),
-        "site": sae.trained_on.site,
-        "checkpoint": sae.trained_on.checkpoint,
-        "tokens": sae.trained_on.tokens,
-        "width": sae.width,
-        "features": sae.features,
-        "scale": float(sae.scale),
-    }
-
-
-def _kind(sae: Autoencoder) -> dict[str, Any]:
-    if isinstance(sae, TopKSAE):
-        return {"kind": "topk-sae", "k": sae.k}
-    assert isinstance(sae, SAE)
-    return {"kind": sae.kind.name, "l0": sae.l0, "settings": asdict(sae.kind)}
-
-
-def _checked(card: dict[str, Any], path: Path) -> dict[str, Any]:
-    """A card that describes an autoencoder this version reads."""
-    need(card, ("site", "checkpoint", "tokens", "width", "features", "l0" if card["kind"] in KINDS else "k"), path)
-    if card["format"] != 1 or card["kind"] not in ("topk-sae", *KINDS):
-        raise GlasshouseError(
-            f"{path} describes a {card['kind']} of format {card['format']}, but this glasshouse reads "
-            f"{', '.join(('topk-sae', *KINDS))} of format 1: "
-            "use the version that wrote it."
-        )
-    return card
 
 
 def _replace(fresh: Path, folder: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from glasshouse.errors import GlasshouseError
 from glasshouse.sparse.dictionary import Dictionary
-from glasshouse.sparse.store import CARD, WEIGHTS, load_sae, need, read_card, read_weights, write_folder
+from glasshouse.sparse.saes.files import load_sae
+from glasshouse.sparse.store import CARD, WEIGHTS, need, read_card, read_weights, write_folder
 
 KIND = "atoms"
 PICTURE = "atoms.png"
@@ -45,7 +46,7 @@ def load_dictionary(folder: str | Path) -> tuple[Dictionary, Card]:
     stated = read_card(folder)
     if stated["kind"] != KIND:
         sae = load_sae(folder)
-        return sae.dictionary, Card(method=stated["kind"], k=stated.get("k", 0))
+        return sae.dictionary, Card(method=stated["kind"], k=round(sae.l0))
     need(stated, (field.name for field in fields(Card)), folder / CARD)
     tensors = read_weights(folder, stated)
     need(tensors, ["atoms"], folder / WEIGHTS)

@@ -1,7 +1,28 @@
-"""Sparse autoencoders whose number of active features varies: ReLU, Gated, JumpReLU and BatchTopK, each also nested."""
+"""Sparse autoencoders of every kind, transcoders and crosscoders: one module, one step, one way to train."""
 
-from glasshouse.sparse.saes.kinds import BatchTopK, Gated, JumpReLU, Kind, ReLU
-from glasshouse.sparse.saes.module import SAE
-from glasshouse.sparse.saes.train import learn_sae
+from glasshouse.sparse.saes.files import load_sae
+from glasshouse.sparse.saes.fit import Fit, Training, fit_input, geometric_median
+from glasshouse.sparse.saes.kinds import KINDS, BatchTopK, Gated, JumpReLU, Kind, ReLU, TopK
+from glasshouse.sparse.saes.module import SAE, Wiring
+from glasshouse.sparse.saes.provenance import Provenance
+from glasshouse.sparse.saes.train import train_sae, training_course
 
-__all__ = ["SAE", "BatchTopK", "Gated", "JumpReLU", "Kind", "ReLU", "learn_sae"]
+__all__ = [
+    "KINDS",
+    "SAE",
+    "BatchTopK",
+    "Fit",
+    "Gated",
+    "JumpReLU",
+    "Kind",
+    "Provenance",
+    "ReLU",
+    "TopK",
+    "Training",
+    "Wiring",
+    "fit_input",
+    "geometric_median",
+    "load_sae",
+    "train_sae",
+    "training_course",
+]

@@ -1,149 +1,179 @@
-"""Training an autoencoder of any kind to a wanted number of active features."""
+"""Training an autoencoder of any kind and wiring to a wanted number of active features, from a stream of activations."""
 
 from __future__ import annotations
 
-import math
+import json
+import os
 import warnings
-from collections.abc import Iterable
-from dataclasses import replace
-from itertools import islice
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import asdict, replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from glasshouse.errors import GlasshouseError
-from glasshouse.sparse.learn import (
-    Record,
-    Training,
-    batches_and_sample,
-    dead_after,
-    fit_input,
-    project_gradient,
-    rate_at,
-)
-from glasshouse.sparse.sae import Provenance
-from glasshouse.sparse.saes.kinds import Answer, BatchTopK, Kind
-from glasshouse.sparse.saes.module import SAE
+from glasshouse.sparse.saes.fit import DEFAULT, Fit, Record, Training, fit_input
+from glasshouse.sparse.saes.kinds import TOPK, Kind, settings_of
+from glasshouse.sparse.saes.module import SAE, Wiring
+from glasshouse.sparse.saes.provenance import Provenance
+from glasshouse.sparse.stream import check_activations, epochs, rebatch
 
-BATCHTOPK, DEFAULT = BatchTopK(), Training()
-_GAIN = 0.02  # how fast the penalty's weight follows the number of active features, a step
+_SAMPLE = 8_192  # signals that set the scale, the centre and the variance
 _KEPT = 32_768  # of the last signals seen, which the threshold is calibrated on
-_ABOVE = 1.03  # times l0 are wanted while training: the calibration can silence features, seldom wake them
 
 
-def learn_sae(
+def train_sae(
     activations: Tensor | Iterable[Tensor],
     features: int,
     l0: float,
-    kind: Kind = BATCHTOPK,
     training: Training = DEFAULT,
     *,
-    nested: tuple[int, ...] = (),
+    kind: Kind = TOPK,
+    wiring: Wiring | None = None,
     seed: int = 0,
     trained_on: Provenance | None = None,
 ) -> tuple[SAE, list[Record]]:
-    """Fits an SAE of `kind` to `activations` ([n, d], or a stream of such pieces, as for `train_sae`), `l0` features active.
+    """Fits an SAE of `kind` with `l0` features active to `activations` and returns it with its history.
 
-    Where the kind penalises activity, the penalty's weight follows the measured l0 until it is the wanted one; a threshold
-    calibrated on the last signals settles the rest. `nested` are numbers of leading features that must reconstruct alone
-    (Matryoshka, Bussmann et al. 2025, 2503.17547). Returns the autoencoder and about fifty records: step, signals, loss, fvu,
-    l0, weight (of the penalty), dead_share, lr.
+    `activations` is a tensor [n, d], passed over in shuffled epochs, or an iterable of [n_i, d] pieces, each read once, in
+    order, already shuffled (it ends the training early, with a warning, where it holds too little). Where the kind penalises
+    activity, the penalty's weight follows the measured l0 until it is the wanted one; a threshold calibrated on the last
+    signals settles the rest. `wiring` makes it a transcoder or crosscoder. The history holds, about fifty times a run: step,
+    signals, loss, fvu (fraction of variance unexplained, on the batch), l0, dead_share, weight (of the penalty), lr. The same
+    activations, options and seed on one machine give the same bytes, interrupted (see `Training.save_to`) or not.
     """
-    if any(not 0 < prefix < features for prefix in nested) or list(nested) != sorted(set(nested)):
-        raise GlasshouseError(
-            f"nested={nested} must rise, each between 1 and {features - 1:,}: how many leading features reconstruct alone."
-        )
-    batches, sample = batches_and_sample(activations, training, seed)
-    sae = SAE(sample.shape[1], features, l0, kind, seed=seed).to(sample.device)
-    fit = _Fit(sae, training, fit_input(sae, sample), nested)
-    every = max(1, training.steps // 50)
-    history, kept = [], [sample]
+    history: list[Record] = []
+    course = training_course(
+        activations, features, l0, training, kind=kind, wiring=wiring, seed=seed, trained_on=trained_on
+    )
+    while True:
+        try:
+            history.append(next(course))
+        except StopIteration as end:
+            return end.value, history
+
+
+def training_course(
+    activations: Tensor | Iterable[Tensor],
+    features: int,
+    l0: float,
+    training: Training = DEFAULT,
+    *,
+    kind: Kind = TOPK,
+    wiring: Wiring | None = None,
+    seed: int = 0,
+    trained_on: Provenance | None = None,
+) -> Generator[Record, None, SAE]:
+    """`train_sae` for those who watch: yields each record of the history as it is made, and returns the autoencoder."""
+    batches, sample = _batches_and_sample(activations, training, seed, wiring)
+    wiring = wiring or Wiring((sample.shape[1],))
+    sae = SAE(wiring, features, l0, kind, seed=seed).to(sample.device)
+    fit = Fit(sae, training, fit_input(sae, sample))
+    identity = _identity(fit, seed)
+    yield from (history := _resumed(fit, identity))
+    every, read = max(1, training.steps // 50), 0
+    kept = [sample]
     for batch in islice(batches, training.steps):
-        record = fit.step(batch.float())
-        kept = [*kept[-max(1, _KEPT // len(batch)) :], batch.float()]
+        read, batch = read + 1, batch.float()
+        kept = [*kept[-max(1, _KEPT // len(batch)) :], batch]
+        if read <= fit.done:  # trained on before the interruption
+            continue
+        record = fit.step(batch)
         if fit.done % every == 0 or fit.done in (1, training.steps):
             history.append(record)
+            yield record
+        if training.save_to and (fit.done % training.save_every == 0 or fit.done == training.steps):
+            _keep(fit, identity, history)
     if fit.done < training.steps:
         warnings.warn(
             f"The stream of activations ended after {fit.done:,} of {training.steps:,} steps, before the learning rate fell: "
             "harvest more, or ask for fewer steps.",
-            stacklevel=2,
+            stacklevel=3,
         )
-    reached = sae.calibrate(torch.cat(kept)[-_KEPT:])
-    if abs(reached / l0 - 1) > 0.02:
-        warnings.warn(
-            f"The {kind.name} has {reached:.3g} features active where {l0:g} were asked for: train for more steps.",
-            stacklevel=2,
-        )
+    _land(sae, torch.cat(kept)[-_KEPT:])
     sae.trained_on = replace(trained_on or Provenance(), tokens=fit.signals)
-    return sae, history
+    return sae
 
 
-class _Fit:
-    """The state of one training."""
+def _land(sae: SAE, sample: Tensor) -> None:
+    """Calibrates on raw training rows and says where the wanted number of active features is not reached."""
+    reached = sae.calibrate(sample[:, : sae.encoder.shape[1]])
+    if abs(reached / sae.l0 - 1) > 0.02:
+        warnings.warn(
+            f"The {sae.kind.name} has {reached:.3g} features active where {sae.l0:g} were asked for: train for more steps.",
+            stacklevel=4,
+        )
 
-    def __init__(self, sae: SAE, training: Training, variance: float, nested: tuple[int, ...]) -> None:
-        self.sae, self.training, self.variance = sae, training, variance
-        self.ends = [*nested, sae.features]
-        self.optimizer = torch.optim.Adam([p for p in sae.parameters() if p.requires_grad], lr=1.0, fused=True)
-        self.silent = torch.zeros(sae.features, dtype=torch.int64, device=sae.decoder.device)
-        self.weight = 1e-3 / sae.l0  # of the penalty
-        self.done = self.signals = 0
 
-    def step(self, x: Tensor) -> Record:
-        """One update on raw activations `x` [batch, d]."""
-        sae, scaled = self.sae, x * self.sae.scale
-        rate = rate_at(self.training, sae.features, self.done)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        answer = sae.answer(scaled)
-        fvu, error = self._unexplained(scaled, answer.values)
-        loss = fvu.mean()
-        if answer.penalty is not None:
-            loss = loss + self.weight * answer.penalty
-        if answer.rough is not None:  # trains the gate alone: the atoms are given
-            rough = answer.rough @ sae.decoder.detach() + sae.decoder_bias.detach()
-            loss = loss + (scaled - rough).square().sum(1).mean() / self.variance
-        dead = (self.silent >= dead_after(self.training)).nonzero().squeeze(1)
-        if len(dead):
-            aux_k = self.training.aux_k or max(1, sae.width // 2)
-            loss = loss + self.training.aux_weight * sae.reconstruct_error(scaled, error, dead, aux_k)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        project_gradient(sae)
-        torch.nn.utils.clip_grad_norm_(sae.parameters(), self.training.clip)
-        self.optimizer.step()
-        with torch.no_grad():
-            sae.decoder.div_(sae.decoder.norm(dim=1, keepdim=True))
-        active = answer.values.detach() > 0
-        l0 = float(active.sum(1).float().mean())
-        self._follow(answer, l0)
-        self.silent += len(x)
-        self.silent[active.any(0)] = 0
-        self.done += 1
-        self.signals += len(x)
-        return {
-            "step": self.done,
-            "signals": self.signals,
-            "lr": rate,
-            "dead_share": len(dead) / sae.features,
-            "loss": float(loss.detach()),
-            "fvu": float(fvu[-1].detach()),
-            "l0": l0,
-            "weight": self.weight,
-        }
+def _batches_and_sample(
+    activations: Tensor | Iterable[Tensor], training: Training, seed: int, wiring: Wiring | None
+) -> tuple[Iterator[Tensor], Tensor]:
+    """The batches to train on, and a sample [n, d] of the first of them (which come in the batches too)."""
+    if isinstance(activations, Tensor):
+        check_activations(activations, None)
+        if len(activations) == 0:
+            raise GlasshouseError("There are no activations to train a dictionary on: harvest some first.")
+        pieces: Iterator[Tensor] = epochs(activations, min(training.batch, len(activations)), seed)
+    else:
+        pieces = rebatch(activations, training.batch)
+    first = list(islice(pieces, max(1, _SAMPLE // training.batch)))
+    if not first:
+        raise GlasshouseError(
+            f"The stream of activations ended before one batch of {training.batch:,}: harvest more, "
+            "or train on smaller batches."
+        )
+    if wiring and first[0].shape[1] != wiring.columns:
+        raise GlasshouseError(
+            f"The activations have {first[0].shape[1]} columns, but {wiring} wants {wiring.columns}: put what is read and what "
+            "is written side by side."
+        )
+    return chain(first, pieces), torch.cat(first)[:_SAMPLE].float()
 
-    def _unexplained(self, scaled: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Fractions of variance unexplained [nested + 1] by the leading features, and the error of all, detached."""
-        reconstruction, start, fvu = self.sae.decoder_bias.expand_as(scaled), 0, []
-        for end in self.ends:
-            reconstruction = torch.addmm(reconstruction, values[:, start:end], self.sae.decoder[start:end])
-            fvu.append((scaled - reconstruction).square().sum(1).mean() / self.variance)
-            start = end
-        return torch.stack(fvu), (scaled - reconstruction).detach()
 
-    def _follow(self, answer: Answer, l0: float) -> None:
-        """Moves the penalty's weight towards the wanted number of active features."""
-        if answer.penalty is not None:
-            excess = math.log(max(l0, 1e-3) / (_ABOVE * self.sae.l0))
-            self.weight *= math.exp(_GAIN * max(-1.0, min(1.0, excess)))
+def _identity(fit: Fit, seed: int) -> dict[str, Any]:
+    """What must be the same for a training to go on."""
+    sae, options = fit.sae, asdict(fit.training)
+    del options["save_to"], options["save_every"]
+    kind = {"kind": sae.kind.name, "settings": settings_of(sae.kind), "wiring": asdict(sae.wiring)}
+    stated = {**options, **kind, "features": sae.features, "l0": sae.l0, "seed": seed}
+    return dict(json.loads(json.dumps(stated)))
+
+
+def _keep(fit: Fit, identity: dict[str, Any], history: list[Record]) -> None:
+    """Writes the state, complete or not at all."""
+    if fit.ranks.rank:
+        return
+    path = Path(fit.training.save_to or "")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors, plain = fit.state()
+    fresh = path.with_name(f".writing-{path.name}-{os.getpid()}")
+    stated = json.dumps({"identity": identity, "plain": plain, "history": history})
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, fresh, metadata={"state": stated})
+    os.replace(fresh, path)
+
+
+def _resumed(fit: Fit, identity: dict[str, Any]) -> list[Record]:
+    """Puts `fit` where the kept state left it, if there is one; returns the history until there."""
+    path = fit.training.save_to
+    if path is None or not Path(path).exists():
+        return []
+    try:
+        with safe_open(path, "pt") as file:
+            stated = json.loads(file.metadata()["state"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
+        raise GlasshouseError(
+            f"{path} holds no training to go on with ({error}): move it away to start anew."
+        ) from error
+    differ = sorted(name for name in identity if identity[name] != stated["identity"].get(name))
+    if differ:
+        raise GlasshouseError(
+            f"{path} holds a training with another {', '.join(differ)}: give what it was started with, or save elsewhere."
+        )
+    fit.restore(tensors, stated["plain"])
+    return list(stated["history"])

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from glasshouse.errors import GlasshouseError
 from glasshouse.sparse.code import Code
-from glasshouse.sparse.dictionary import Dictionary
+from glasshouse.sparse.dictionary import Dictionary, random_atoms
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Hierarchy:
     @cached_property
     def dictionary(self) -> Dictionary:
         rng = torch.Generator().manual_seed(self.seed)
-        atoms = F.normalize(torch.randn(self.features, self.width, generator=rng), dim=1)
+        atoms = random_atoms(self.features, self.width, rng)
         return Dictionary(atoms, self.bias * F.normalize(torch.randn(self.width, generator=rng), dim=0))
 
     @cached_property

@@ -7,10 +7,9 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from glasshouse.sparse.code import Code
-from glasshouse.sparse.dictionary import Dictionary
+from glasshouse.sparse.dictionary import Dictionary, random_atoms
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Planted:
     @cached_property
     def dictionary(self) -> Dictionary:
         rng = torch.Generator().manual_seed(self.seed)
-        return Dictionary(F.normalize(torch.randn(self.features, self.width, generator=rng), dim=1))
+        return Dictionary(random_atoms(self.features, self.width, rng))
 
     def sample(self, n: int, seed: int = 1) -> tuple[Tensor, Code]:
         """`n` signals [n, width] and the code that made them; another `seed` draws other signals over the same atoms."""
