@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import islice
+from math import inf
 
 import pytest
 import torch
@@ -96,10 +97,13 @@ def test_intervals_and_stability_have_known_answers() -> None:
     assert figure["a"].mean == 2 and figure["a"].half == pytest.approx(2.776445 * 2.5**0.5 / 5**0.5)
     assert figure["b"] == Interval((2.0,) * 5) and figure["b"].half == 0
     same = Dictionary(PLANT.dictionary.atoms.flip(0))  # order does not matter
-    assert stability([PLANT.dictionary, same]) == pytest.approx(1)
-    assert (
-        stability([PLANT.dictionary, Hierarchy(width=64, features=128, active=4, parents=8, seed=7).dictionary]) < 0.4
-    )
+    other = replace(PLANT, seed=7).dictionary
+    assert stability([PLANT.dictionary, same]).mean == pytest.approx(1)
+    assert stability([PLANT.dictionary, other]).mean < 0.4 and stability([PLANT.dictionary, other]).half == inf
+    # Two that agree and one that agrees with neither: the mean over pairs, and an interval that says how little it means.
+    three = stability([PLANT.dictionary, same, other])
+    chance = stability([PLANT.dictionary, other]).mean
+    assert three.mean == pytest.approx((1 + 2 * chance) / 3) and three.half > 1
 
 
 def test_bad_plants_and_seeds_are_refused_in_a_sentence() -> None:

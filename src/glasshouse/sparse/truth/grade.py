@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from glasshouse.errors import GlasshouseError
 from glasshouse.sparse.code import Code
 from glasshouse.sparse.dictionary import Dictionary, Encoder
+from glasshouse.sparse.truth.match import match
 
 _ROWS = 2_048
 
@@ -43,12 +43,7 @@ def grade(encoder: Encoder, dictionary: Dictionary, x: Tensor, truth: Dictionary
             f"{len(x):,} signals of width {dictionary.width} cannot be graded by a code of {len(code):,} over {code.size:,} "
             f"atoms and a truth of {truth.size:,} atoms of width {truth.width}: give the code that made them, and its atoms."
         )
-    cosine = truth.unit().double() @ dictionary.unit().double().T  # [M, N]
-    true_atom, learned = (torch.as_tensor(side) for side in linear_sum_assignment(cosine.cpu().numpy(), maximize=True))
-    partner = torch.full((truth.size,), -1)
-    partner[true_atom] = learned
-    cosines = torch.zeros(truth.size, dtype=torch.float64)
-    cosines[true_atom] = cosine.cpu()[true_atom, learned]
+    partner, cosines = match(truth, dictionary)
     both, wanted, found = (torch.zeros(truth.size, dtype=torch.float64) for _ in range(3))
     products = squares = 0.0
     for start in range(0, len(x), _ROWS):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,10 +12,11 @@ from torch.nn import functional as F
 from glasshouse.errors import GlasshouseError
 from glasshouse.sparse.code import Code
 from glasshouse.sparse.dictionary import Dictionary, random_atoms
+from glasshouse.sparse.truth.planted import Plant, atom_seed
 
 
 @dataclass(frozen=True)
-class Hierarchy:
+class Hierarchy(Plant):
     """Signals over `features` random unit atoms: roots used by Zipf's law and in groups, and children of some roots.
 
     A signal draws `active` roots without replacement, root r (from 1) in proportion to r^-`zipf`; roots of the group it is
@@ -61,13 +61,12 @@ class Hierarchy:
 
     @cached_property
     def dictionary(self) -> Dictionary:
-        rng = torch.Generator().manual_seed(self.seed)
+        rng = atom_seed(self.seed)
         atoms = random_atoms(self.features, self.width, rng)
         return Dictionary(atoms, self.bias * F.normalize(torch.randn(self.width, generator=rng), dim=0))
 
     @cached_property
     def parent(self) -> Tensor:
-        """[features] the parent of each feature, -1 for a root."""
         out = torch.full((self.features,), -1)
         if self.parents:
             stretches = torch.arange(self.parents) * self.roots // self.parents
@@ -75,7 +74,6 @@ class Hierarchy:
         return out
 
     def sample(self, n: int, seed: int = 1) -> tuple[Tensor, Code]:
-        """`n` signals [n, width] and the code that made them; another `seed` draws other signals over the same atoms."""
         rng = torch.Generator().manual_seed(self.seed * 1_000_003 + seed)
         rank = torch.arange(self.roots)
         about = torch.randint(self.groups, (n, 1), generator=rng)
@@ -92,9 +90,3 @@ class Hierarchy:
         values[:, self.active :] *= born
         code = Code(torch.cat([chosen, child * born], 1), values, self.features)
         return self.dictionary.decode(code) + self.noise * torch.randn(n, self.width, generator=rng), code
-
-    def stream(self, batch: int, seed: int = 1) -> Iterator[Tensor]:
-        """Endless fresh signals [batch, width]; batch i is `sample(batch, seed + i)`."""
-        while True:
-            yield self.sample(batch, seed)[0]
-            seed += 1

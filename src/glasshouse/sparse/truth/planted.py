@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,9 +13,43 @@ from torch import Tensor
 from glasshouse.sparse.code import Code
 from glasshouse.sparse.dictionary import Dictionary, random_atoms
 
+_ATOMS = 1_000_000_007
+
+
+def atom_seed(seed: int) -> torch.Generator:
+    """What a plant draws its atoms with: nothing that a learner of the same seed would draw its first atoms with."""
+    return torch.Generator().manual_seed(_ATOMS + seed)
+
+
+class Plant(ABC):
+    """Activations of `width` columns made of `features` atoms that are known."""
+
+    width: int
+    features: int
+
+    @property
+    @abstractmethod
+    def dictionary(self) -> Dictionary:
+        """The true atoms, and what is added to every signal."""
+
+    @property
+    def parent(self) -> Tensor:
+        """[features] the feature that each is never active without; -1 for those that need none."""
+        return torch.full((self.features,), -1)
+
+    @abstractmethod
+    def sample(self, n: int, seed: int = 1) -> tuple[Tensor, Code]:
+        """`n` signals [n, width] and the code that made them; another `seed` draws other signals over the same atoms."""
+
+    def stream(self, batch: int, seed: int = 1) -> Iterator[Tensor]:
+        """Endless fresh signals [batch, width]; batch i is `sample(batch, seed + i)`."""
+        while True:
+            yield self.sample(batch, seed)[0]
+            seed += 1
+
 
 @dataclass(frozen=True)
-class Planted:
+class Planted(Plant):
     """Signals made of `active` of `features` random unit atoms, amounts uniform in [0.5, 1.5], plus Gaussian noise.
 
     Feature r (from 1) is used in proportion to r^-`zipf`, as words are; `noise` is its standard deviation per coordinate.
@@ -28,11 +64,10 @@ class Planted:
 
     @cached_property
     def dictionary(self) -> Dictionary:
-        rng = torch.Generator().manual_seed(self.seed)
+        rng = atom_seed(self.seed)
         return Dictionary(random_atoms(self.features, self.width, rng))
 
     def sample(self, n: int, seed: int = 1) -> tuple[Tensor, Code]:
-        """`n` signals [n, width] and the code that made them; another `seed` draws other signals over the same atoms."""
         rng = torch.Generator().manual_seed(self.seed * 1_000_003 + seed)
         log_share = -self.zipf * torch.arange(1, self.features + 1).log()
         # The largest of log p + Gumbel noise are draws without replacement in proportion to p.

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean, stdev
 
-from scipy.optimize import linear_sum_assignment
 from scipy.stats import t
 
 from glasshouse.errors import GlasshouseError
 from glasshouse.sparse.dictionary import Dictionary
+from glasshouse.sparse.truth.match import match
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,10 @@ class Interval:
 
     @property
     def half(self) -> float:
-        """Half the width of the interval."""
+        """Half the width of the interval; infinite where there is one value."""
         n = len(self.values)
+        if n < 2:
+            return math.inf
         return float(t.ppf(0.975, n - 1)) * stdev(self.values) / n**0.5
 
     def __str__(self) -> str:
@@ -42,12 +45,18 @@ def over_seeds(measure: Callable[[int], dict[str, float]], seeds: Iterable[int] 
     return {name: Interval(tuple(row[name] for row in rows)) for name in rows[0]}
 
 
-def stability(dictionaries: Sequence[Dictionary]) -> float:
-    """Mean cosine of atoms matched one to one, over all pairs of dictionaries learned from other seeds."""
-    if len(dictionaries) < 2:
+def stability(dictionaries: Sequence[Dictionary]) -> Interval:
+    """Mean cosine of atoms matched one to one, over all pairs of dictionaries learned from other seeds.
+
+    Pairs that share a dictionary are not independent, so the interval is over Tukey's pseudo-values: what each dictionary adds
+    to the mean over all pairs. Two dictionaries are one pair, which has no interval.
+    """
+    n = len(dictionaries)
+    if n < 2:
         raise GlasshouseError("Stability compares dictionaries, but there are fewer than two: learn from more seeds.")
-    scores = []
-    for one, other in combinations(dictionaries, 2):
-        cosine = (one.unit().double() @ other.unit().double().T).cpu().numpy()
-        scores.append(float(cosine[linear_sum_assignment(cosine, maximize=True)].mean()))
-    return fmean(scores)
+    pairs = {(i, j): float(match(dictionaries[i], dictionaries[j])[1].mean()) for i, j in combinations(range(n), 2)}
+    whole = fmean(pairs.values())
+    if n == 2:
+        return Interval((whole,))
+    without = [fmean(cosine for pair, cosine in pairs.items() if i not in pair) for i in range(n)]
+    return Interval(tuple(n * whole - (n - 1) * rest for rest in without))

@@ -1,0 +1,72 @@
+"""The report on a plant: the truth itself is found perfect, a learner above chance, and nothing in noise."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+import torch
+from torch import Tensor
+
+from glasshouse.sparse import SAE
+from glasshouse.sparse.learners import OnlineDictionaryLearning
+from glasshouse.sparse.pursuit import OMP
+from glasshouse.sparse.pursuit.base import Pursued
+from glasshouse.sparse.truth import Hierarchy, Planted, PlantedReport, match, planted_report
+
+PLANT = Hierarchy(width=32, features=48, active=2, parents=4, children=2, groups=4, zipf=0.5, bias=0.0)
+
+
+def test_the_true_atoms_by_a_pursuit_are_nearly_perfect() -> None:
+    seen = []
+
+    def knows(stream: Iterator[Tensor], seed: int) -> Pursued:
+        seen.append(next(stream))
+        return OMP(residual=PLANT.noise * PLANT.width**0.5 * 1.2).over(PLANT.dictionary)
+
+    report = planted_report(knows, PLANT, seeds=range(3), batch=64, held_out=2_048)
+    figures = report.figures
+    for name in ("max_cosine", "cosine", "stability"):
+        assert figures[name].mean == pytest.approx(1), name
+        assert 0.3 < report.chance[name].mean < 0.6, name
+    assert figures["f1"].mean > 0.97 and figures["fvu"].mean < 0.02 and figures["dead_share"].mean == 0
+    assert figures["shrinkage"].mean == pytest.approx(1, abs=0.01) and abs(figures["absorption"].mean) < 0.02
+    assert figures["l0"].mean == pytest.approx(float(PLANT.sample(4_096)[1].active.float().mean()), rel=0.05)
+    assert report.control is None and sum(report.density["counts"]) == pytest.approx(PLANT.features)
+    # Each seed trains on signals of its own, and is graded on others.
+    assert [x.shape for x in seen] == [(64, 32)] * 3 and not torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[0], PLANT.sample(64, 0)[0])
+
+
+def test_a_learner_of_the_same_seed_does_not_start_at_the_truth() -> None:
+    for plant in (PLANT, Planted(seed=3)):
+        start = SAE(plant.width, plant.features, 2, seed=plant.seed).dictionary
+        assert float(match(plant.dictionary, start)[1].mean()) < 0.7
+
+
+def test_a_learner_finds_the_plant_and_nothing_in_noise() -> None:
+    report = _learned(PLANT)
+    assert report.control is not None
+    for name in ("max_cosine", "cosine", "stability"):
+        found, noise, chance = (part[name].mean for part in (report.figures, report.control, report.chance))
+        assert found > chance + 0.25 and noise == pytest.approx(chance, abs=0.03), name
+    assert report.figures["f1"].mean > report.control["f1"].mean + 0.3
+    lines = str(report).splitlines()
+    assert lines[0].split() == ["mean", "±", "95%", "on", "noise", "chance"] and len(lines) == 11
+    assert lines[5].startswith("cosine one to one") and lines[5].count("±") == 3
+    assert "▇" in lines[-1] or "█" in lines[-1]
+
+
+def test_a_plant_without_hierarchy_has_no_absorption() -> None:
+    report = _learned(Planted(width=16, features=24, active=2), control=False)
+    assert "absorption" not in report.figures and "absorption" not in str(report)
+    again = _learned(replace(PLANT, parents=0), control=False)
+    assert "absorption" not in again.figures
+
+
+def _learned(plant: Hierarchy | Planted, control: bool = True) -> PlantedReport:
+    def learn(stream: Iterator[Tensor], seed: int) -> Pursued:
+        x = torch.cat(list(islice(stream, 4)))
+        return OnlineDictionaryLearning(plant.features, OMP(k=2), passes=8, seed=seed).fit(x - x.mean(0))[1]
+
+    return planted_report(learn, plant, seeds=range(2), batch=512, held_out=1_024, control=control)
