@@ -8,7 +8,18 @@ from glasshouse.errors import GlasshouseError
 from glasshouse.interp import features_report
 from glasshouse.interp.firings import Firings
 from glasshouse.interp.telling import kurtosis, logit_effects, specificity, telling_order
-from glasshouse.model import GLU, LM, Attention, Block, LayerNorm, NoNorm, RMSNorm, Stack, ZeroCenteredRMSNorm
+from glasshouse.model import (
+    GLU,
+    LM,
+    Attention,
+    Block,
+    LayerNorm,
+    NoNorm,
+    RectifiedNorm,
+    RMSNorm,
+    Stack,
+    ZeroCenteredRMSNorm,
+)
 from glasshouse.model.norms import Norm
 from glasshouse.sparse import SAE, Provenance
 
@@ -153,3 +164,9 @@ def test_effects_are_what_a_small_step_does(norm: Norm) -> None:
     slopes = torch.autograd.functional.jacobian(lambda x: net.unembed(net.final_norm(x[None]))[0], stream) @ direction
     effects = logit_effects(net, direction[None], stream[None])[0]
     torch.testing.assert_close(effects, (slopes - slopes.mean()).detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_final_norm_that_rectifies_has_no_direct_effect() -> None:
+    net = LM(11, 8, Stack(1, Block(Attention(heads=2), GLU(hidden=8))), norm=RectifiedNorm()).build(0)
+    with pytest.raises(GlasshouseError, match="final norm is a RectifiedNorm"):
+        logit_effects(net, torch.ones(1, 8), torch.ones(1, 8))

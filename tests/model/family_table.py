@@ -8,6 +8,7 @@ import pytest
 import torch
 
 transformers = pytest.importorskip("transformers")
+shifted_relu = pytest.importorskip("shifted_relu")
 
 SHARED: dict[str, Any] = {
     "vocab_size": 53,
@@ -212,6 +213,25 @@ FAMILIES |= {
 }
 
 
+FAMILIES |= {
+    "llama_shifted_relu": ("ShiftedReluLlama", {"hidden_size": 32}),
+    "llama_shifted_relu, odd sizes": (
+        "ShiftedReluLlama",
+        {
+            **ODD,
+            **TIED,
+            "hidden_size": 20,
+            "num_attention_heads": 4,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "hidden_act_shift": 0.1,
+            "norm_output_relu_shift": 0.3,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 777.0},
+        },
+    ),
+}
+
+
 # What is shared and a family's config knows nothing of.
 ABSENT = {
     "GPTNeoX": ("num_key_value_heads", "head_dim"),
@@ -225,8 +245,9 @@ def theirs(name: str) -> Any:
     torch.manual_seed(0)
     fields = SHARED | change
     fields = {k: v for k, v in fields.items() if k not in ABSENT.get(family, ())}
-    config = getattr(transformers, f"{family}Config")(**fields)
-    kind = getattr(transformers, f"{family.removesuffix('Text')}{'LMHeadModel' if family == 'GPT2' else 'ForCausalLM'}")
+    home = shifted_relu if hasattr(shifted_relu, f"{family}Config") else transformers
+    config = getattr(home, f"{family}Config")(**fields)
+    kind = getattr(home, f"{family.removesuffix('Text')}{'LMHeadModel' if family == 'GPT2' else 'ForCausalLM'}")
     model = kind._from_config(config, attn_implementation="eager")
     with torch.no_grad():
         for parameter in model.parameters():  # nothing stays at a value that hides a mistake

@@ -101,7 +101,7 @@ def caught(family: str, model: Any, ids: Tensor, monkeypatch: pytest.MonkeyPatch
             except AttributeError:  # a layer of experts has no gate_proj, a dense one no router
                 continue
             handles.append(module.register_forward_hook(keep((site, i), side == "<"), with_kwargs=True))
-    code = sys.modules[type(model).__module__]
+    code = sys.modules[type(base).__module__]
     if hasattr(code, "apply_rotary_pos_emb"):
         rotate, turned = code.apply_rotary_pos_emb, iter(range(len(layers)))
 

@@ -9,13 +9,30 @@ import torch
 from combinations import NUMBERS, VOCAB, WIDTH, close, combination, lively, random_ids
 
 from glasshouse.errors import GlasshouseError
-from glasshouse.model import LM, MLP, Attention, Block, NoNorm, ParallelBlock, RMSNorm, Stack, ZeroCenteredRMSNorm
+from glasshouse.model import (
+    LM,
+    MLP,
+    Attention,
+    Block,
+    MoE,
+    NoNorm,
+    ParallelBlock,
+    RectifiedNorm,
+    RMSNorm,
+    Stack,
+    ZeroCenteredRMSNorm,
+)
 
 IDS = random_ids(3, 8)
 PAD = [2, 0, 4]
 
 
-FOLDABLE = [n for n in NUMBERS if all(type(b.map).__name__ != "MoE" for b in combination(n).body.blocks)]
+def _foldable(number: int) -> bool:
+    blocks = combination(number).body.blocks
+    return not any(isinstance(b.map, MoE) or isinstance(b.norm, RectifiedNorm) for b in blocks)
+
+
+FOLDABLE = [n for n in NUMBERS if _foldable(n)]
 
 
 @pytest.mark.parametrize("number", FOLDABLE)
@@ -70,4 +87,7 @@ def test_what_cannot_be_folded_is_said() -> None:
 
     net = LM(VOCAB, WIDTH, Stack(1, Block(mix=Attention(heads=2), map=Doubled()))).build()
     with pytest.raises(GlasshouseError, match="has Attention and Doubled"):
+        net.folded()
+    net = LM(VOCAB, WIDTH, Stack(1, Block(Attention(heads=2), MLP(), RectifiedNorm()))).build()
+    with pytest.raises(GlasshouseError, match="this model has RectifiedNorm"):
         net.folded()

@@ -161,7 +161,7 @@ def test_what_is_not_understood_is_named(family: str, tmp_path: Path) -> None:
         load_network(tmp_path)
 
 
-FAMILY_TYPES = {kind: module for kind, module in FAMILY_MODULES.items() if kind != "gpt2"}
+FAMILY_TYPES = {kind: module for kind, module in FAMILY_MODULES.items() if kind not in ("gpt2", "llama_shifted_relu")}
 LEAST = {
     "vocab_size": 53,
     "hidden_size": 256,
@@ -228,6 +228,17 @@ def test_what_a_config_leaves_out_or_spells_as_it_used_to(case: str) -> None:
     whole = json.loads(transformers.AutoConfig.for_model(kind, **json.loads(json.dumps(config))).to_json_string())
     family = FAMILY_TYPES[kind]
     assert family.read(config).resolved() == family.read(whole).resolved()
+
+
+def test_shifts_that_a_config_does_not_say(tmp_path: Path) -> None:
+    """Nobody else knows this family, so there is no default to take for them."""
+    theirs("llama_shifted_relu").save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    for change in ({"hidden_act_shift": None}, {"norm_output_relu_shift": "one"}, {"hidden_act": "silu"}):
+        path.write_text(json.dumps(config | change))
+        with pytest.raises(GlasshouseError, match=f"config.json: {next(iter(change))} = .*nothing was loaded"):
+            load_network(tmp_path)
 
 
 def test_experts_that_are_stacked_are_counted(tmp_path: Path) -> None:

@@ -28,8 +28,10 @@ from glasshouse.model import (
     NoPosition,
     Norm,
     ParallelBlock,
+    RectifiedNorm,
     RMSNorm,
     RoPE,
+    Shifted,
     Stack,
     Unembed,
     ZeroCenteredRMSNorm,
@@ -151,6 +153,12 @@ DEEP = {
     "normed on both sides": dataclasses.replace(
         _rebuilt(_deep(GLU(), ZeroCenteredRMSNorm(), True, "rope"), Block, post=ZeroCenteredRMSNorm()), embed_scale=8.0
     ),
+    "shifted and rectified": _rebuilt(
+        _deep(GLU(Shifted("relu", 0.25)), RMSNorm(), False, "rope"), Block, norm=RectifiedNorm(RMSNorm(), 1.0)
+    ),
+    "rectified after": _rebuilt(
+        _deep(MLP(Shifted("gelu", 0.5)), RMSNorm(), False, "rope"), Block, post=RectifiedNorm(LayerNorm(), 0.5)
+    ),
     "clamped glu": _deep(ClampedGLU(), RMSNorm(), False, "rope"),
     "experts": _deep(MoE(6, 2), RMSNorm(), False, "rope"),
     "experts, not normalised": _deep(MoE(6, 3, normalise=False), RMSNorm(), True, "rope"),
@@ -185,8 +193,8 @@ def test_each_branch_brings_its_share(name: str) -> None:
         assert 0.85 < ratio < 1.15, (site, ratio)
 
 
-@pytest.mark.parametrize("name", ACTIVATIONS)
-def test_gain_against_sampling(name: str) -> None:
+@pytest.mark.parametrize("name", [*ACTIVATIONS, Shifted("relu", 0.25), Shifted("gelu", -1.0)])
+def test_gain_against_sampling(name: str | Shifted) -> None:
     z = torch.randn(2_000_000, generator=torch.Generator().manual_seed(0))
     assert activation(name)(z).mul(gain(name)).square().mean().item() == pytest.approx(1, rel=0.01)
 

@@ -21,8 +21,10 @@ from glasshouse.model import (
     Full,
     LayerNorm,
     Map,
+    RectifiedNorm,
     RMSNorm,
     RoPE,
+    Shifted,
     Stack,
     Window,
     part_from_dict,
@@ -215,6 +217,11 @@ CONSTRUCTED = {
         r"\[model.body.block.mix\] must be a Mixer, and MLP is none",
     ),
     "text of another part": (lambda: LM.from_toml(RMSNorm().to_toml()), "Expected the text of a LM, found a RMSNorm"),
+    "a shift that silences": (lambda: Shifted("relu", 40.0), "zero for every input there is at birth"),
+    "a shift of an unknown": (lambda: GLU(Shifted("swoosh", 1.0)), "Unknown activation 'swoosh'"),
+    "a shift as text": (lambda: Shifted("relu", "1"), r"\[Shifted.shift\] must be of type float"),  # type: ignore[arg-type]
+    "a shift below zero": (lambda: RectifiedNorm(RMSNorm(), -0.1), "shift=-0.1.* at or above zero"),
+    "a shift without end": (lambda: RectifiedNorm(RMSNorm(), float("inf")), "shift=inf.* at or above zero"),
     "no TOML": (lambda: LM.from_toml("part = "), "This is not TOML"),
 }
 

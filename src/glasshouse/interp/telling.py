@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from glasshouse.errors import GlasshouseError
 from glasshouse.interp.firings import Firings
 from glasshouse.model import LayerNorm, Network, NoNorm
 
@@ -17,11 +18,17 @@ def logit_effects(net: Network, directions: Tensor, typical: Tensor) -> Tensor:
     """[N, vocab] what adding each direction [N, width] to the last residual stream adds to the logits, in nats.
 
     The direct path: through the final norm, its scale frozen at the mean over the `typical` last residuals [n, width], and the
-    unembedding, before any cap of the logits. What all logits share is taken out, as the softmax does.
+    unembedding, before any cap of the logits. What all logits share is taken out, as the softmax does. Raises GlasshouseError
+    for a final norm without a gain.
     """
     if isinstance(net.spec.norm, NoNorm):
         effects = directions @ net.unembed_weight().detach().T
         return effects.sub_(effects.mean(1, keepdim=True))
+    if not hasattr(net.final_norm, "gain"):
+        raise GlasshouseError(
+            f"The final norm is a {type(net.spec.norm).__name__}, through which nothing has a direct effect that is linear; "
+            "effects on the logits are known for RMSNorm, LayerNorm and NoNorm."
+        )
     if isinstance(net.spec.norm, LayerNorm):
         directions = directions - directions.mean(-1, keepdim=True)
         typical = typical - typical.mean(-1, keepdim=True)

@@ -1,6 +1,6 @@
 """Parts as values, the modules they build, sites, edits, plans, and checkpoints in and out."""
 
-from glasshouse.model.activations import gain
+from glasshouse.model.activations import Shifted, gain
 from glasshouse.model.attention import Attention, Mixer
 from glasshouse.model.bodies import Block, Body, ParallelBlock, Stack
 from glasshouse.model.edits import Edit
@@ -10,7 +10,7 @@ from glasshouse.model.maps import GLU, MLP, ClampedGLU, Map
 from glasshouse.model.masks import Causal, Full, Mask, Window
 from glasshouse.model.moe import MoE
 from glasshouse.model.network import Network
-from glasshouse.model.norms import AllHeads, LayerNorm, NoNorm, Norm, RMSNorm, ZeroCenteredRMSNorm
+from glasshouse.model.norms import AllHeads, LayerNorm, NoNorm, Norm, RectifiedNorm, RMSNorm, ZeroCenteredRMSNorm
 from glasshouse.model.part import Part, part_from_dict
 from glasshouse.model.plan import Plan
 from glasshouse.model.positions import EmbeddingPosition, Learned, NoPosition, Position, RoPE
@@ -55,10 +55,12 @@ __all__ = [
     "Plan",
     "Position",
     "RMSNorm",
+    "RectifiedNorm",
     "Result",
     "RoPE",
     "Scaling",
     "ScoredAttention",
+    "Shifted",
     "Site",
     "Sites",
     "Stack",

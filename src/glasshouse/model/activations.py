@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glasshouse.errors import GlasshouseError
+from glasshouse.model.part import Part
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -24,20 +26,47 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def activation(name: str) -> Callable[[Tensor], Tensor]:
-    """The function called `name`; GlasshouseError lists the known names otherwise."""
-    if name not in ACTIVATIONS:
-        raise GlasshouseError(f"Unknown activation {name!r}; known are {', '.join(ACTIVATIONS)}.")
-    return ACTIVATIONS[name]
+@dataclass(frozen=True)
+class Shifted(Part):
+    """f(x - shift): with ReLU, a unit that stays silent until its input passes `shift`."""
+
+    activation: str = "relu"
+    shift: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.check_fields(type(self).__name__)
+        activation(self.activation)
+        if not second_moment(self) > FAINTEST:
+            raise GlasshouseError(
+                f"Shifted({self.activation!r}, shift={self.shift}) is zero for every input there is at birth; choose a "
+                "smaller shift."
+            )
+
+
+FAINTEST = 1e-12  # second moment below which an activation says nothing that a matrix could make up for
+
+
+def activation(which: str | Shifted) -> Callable[[Tensor], Tensor]:
+    """The function of this name, or of this part; GlasshouseError lists the known names otherwise."""
+    if isinstance(which, Shifted):
+        inner, shift = activation(which.activation), which.shift
+        return lambda x: inner(x - shift)
+    if which not in ACTIVATIONS:
+        raise GlasshouseError(f"Unknown activation {which!r}; known are {', '.join(ACTIVATIONS)}.")
+    return ACTIVATIONS[which]
 
 
 @functools.cache
-def gain(name: str) -> float:
+def second_moment(which: str | Shifted) -> float:
+    """E[f(z)^2] for z standard normal, by Gauss-Hermite quadrature, so that any activation has one."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(200)
+    values = activation(which)(torch.from_numpy(nodes)).numpy()
+    return float((weights * values**2).sum() / np.sqrt(2 * np.pi))
+
+
+def gain(which: str | Shifted) -> float:
     """1 / sqrt(E[f(z)^2]) for z standard normal: multiply the next layer's weights by it and variance is kept.
 
-    Computed by Gauss-Hermite quadrature, so any activation has one (ReLU: sqrt(2), He et al. 2015; SiLU: 1.677).
+    ReLU: sqrt(2), He et al. 2015; SiLU: 1.677.
     """
-    nodes, weights = np.polynomial.hermite_e.hermegauss(200)
-    values = activation(name)(torch.from_numpy(nodes)).numpy()
-    second_moment = float((weights * values**2).sum() / np.sqrt(2 * np.pi))
-    return second_moment**-0.5
+    return second_moment(which) ** -0.5

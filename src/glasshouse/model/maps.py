@@ -8,7 +8,7 @@ from typing import Self
 
 from torch import Tensor
 
-from glasshouse.model.activations import activation, gain
+from glasshouse.model.activations import Shifted, activation, gain
 from glasshouse.model.context import Context
 from glasshouse.model.declare import Linear, Module
 from glasshouse.model.part import Part, positive
@@ -37,7 +37,7 @@ class Map(Part):
 class MLP(Map):
     """W2 f(W1 x): one hidden layer of `hidden` units, 4 * width unless given."""
 
-    activation: str = "gelu"
+    activation: str | Shifted = "gelu"
     hidden: int | None = None
     bias: bool = False
 
@@ -56,7 +56,7 @@ class MLP(Map):
 class GLU(Map):
     """W2 (f(Wg x) * Wu x), the gated linear unit (Shazeer 2020, 2002.05202); `hidden` 8/3 * width unless given."""
 
-    activation: str = "silu"
+    activation: str | Shifted = "silu"
     hidden: int | None = None
     bias: bool = False
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from scipy.optimize import brentq
 from torch import Tensor
 
+from glasshouse.errors import GlasshouseError
 from glasshouse.model.declare import Declared, Module
 from glasshouse.model.part import Part, positive
 
@@ -82,6 +85,49 @@ class AllHeads(Norm):
 
     def build_heads(self, heads: int, size: int) -> Module:
         return _AllHeads(self.norm.build(heads * size))
+
+
+@dataclass(frozen=True)
+class RectifiedNorm(Norm):
+    """relu(norm(x) - shift): what a branch reads has no negative numbers, and the fewer that are not zero the larger `shift`.
+
+    Its gain starts where the numbers that come out have a second moment of one, so that a branch starts as after any norm.
+    """
+
+    norm: Norm = RMSNorm()
+    shift: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.check_fields(type(self).__name__)
+        if not 0 <= self.shift < math.inf:
+            raise GlasshouseError(f"RectifiedNorm(shift={self.shift}) must be a number at or above zero.")
+
+    def build(self, width: int, gain: float = 1.0) -> Module:
+        return _RectifiedNorm(self.norm.build(width, _before_rectifying(gain, self.shift)), self.shift)
+
+    def build_heads(self, heads: int, size: int) -> Module:
+        return _RectifiedNorm(self.norm.build_heads(heads, size), self.shift)
+
+
+def _before_rectifying(rms: float, shift: float) -> float:
+    """The deviation g of a normal z for which relu(g z - shift) has this root mean square."""
+
+    def second_moment(g: float) -> float:
+        a = shift / g
+        upper = math.erfc(a / math.sqrt(2)) / 2
+        return g**2 * ((1 + a**2) * upper - a * math.exp(-(a**2) / 2) / math.sqrt(2 * math.pi))
+
+    return float(brentq(lambda g: second_moment(g) - rms**2, rms, 2 * rms + 4 * shift))
+
+
+class _RectifiedNorm(Module):
+    def __init__(self, norm: Module, shift: float) -> None:
+        super().__init__()
+        self.inner = norm
+        self.shift = shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.inner(x) - self.shift)
 
 
 class _NoNorm(Module):

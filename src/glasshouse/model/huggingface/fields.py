@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from glasshouse.errors import GlasshouseError
+from glasshouse.model.activations import Shifted
 
 # transformers' names of activations, and ours; of several names for one, the first is written.
 ACTIVATIONS = {
@@ -25,7 +26,7 @@ def activation_of(config: dict[str, Any], field: str = "hidden_act") -> str:
     return ACTIVATIONS[config[field]]
 
 
-def their_activation(name: str) -> str | None:
+def their_activation(name: str | Shifted) -> str | None:
     """transformers' name of our activation, None where it has none."""
     return next((theirs for theirs, ours in ACTIVATIONS.items() if ours == name), None)
 

@@ -19,6 +19,7 @@ from glasshouse.model.huggingface import (
     gpt_neox,
     gpt_oss,
     llama,
+    llama_shifted_relu,
     mistral,
     mixtral,
     olmo2,
@@ -52,6 +53,7 @@ FAMILIES: dict[str, ModuleType] = {
     "gpt_oss": gpt_oss,
     "gemma2": gemma2,
     "gemma3_text": gemma3,
+    "llama_shifted_relu": llama_shifted_relu,
 }
 Tensors = Stored | Packed
 HEADS = ("lm_head", "embed_out")  # what families call the unembedding
