@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from glasshouse.errors import GlasshouseError
+from glasshouse.sparse.code import Code
 from glasshouse.sparse.dictionary import Dictionary, Encoder, mean_max_cosine
 from glasshouse.sparse.stream import check_activations
 
@@ -40,44 +41,64 @@ class Report:
         return {"edges": edges.tolist(), "counts": torch.bincount(where, minlength=bins).tolist()}
 
 
+class Tally:
+    """Sums over signals and their reconstructions, piece by piece, from which a `Report` follows."""
+
+    def __init__(self, atoms: Tensor) -> None:
+        self.atoms = atoms
+        self.signals = self.used = 0
+        self.counts = torch.zeros(len(atoms), dtype=torch.int64)
+        self.squared_error = self.squares = 0.0
+        self.total, self.origin = torch.zeros(atoms.shape[1], dtype=torch.float64), torch.zeros(())
+
+    def add(self, target: Tensor, reconstruction: Tensor, code: Code) -> None:
+        """A piece: what was to be explained [n, d], the explanation [n, d], and the code behind it."""
+        if self.signals == 0:
+            self.origin = target.float().mean(0)  # sums around a typical point lose no precision to a large mean
+        self.squared_error += float((target - reconstruction).square().sum(dtype=torch.float64))
+        around = target.float() - self.origin
+        self.squares += float(around.square().sum(dtype=torch.float64))
+        self.total += around.sum(0, dtype=torch.float64)
+        self.counts += code.counts()
+        self.used += int(code.active.sum())
+        self.signals += len(target)
+
+    def report(self, truth: Tensor | None = None) -> Report:
+        """What the sums say; `truth` [M, d] are the planted atoms, where they are known."""
+        if self.signals == 0:
+            raise GlasshouseError("There are no activations to report on: harvest some first.")
+        variance = self.squares - float(self.total.square().sum()) / self.signals
+        if not variance > 0:
+            raise GlasshouseError(
+                "All activations are the same, so no share of their variance can be explained: harvest more."
+            )
+        return Report(
+            signals=self.signals,
+            fvu=self.squared_error / variance,
+            l0=self.used / self.signals,
+            dead_share=float((self.counts == 0).double().mean()),
+            counts=self.counts,
+            cosine=None if truth is None else mean_max_cosine(truth, self.atoms),
+        )
+
+
 @torch.no_grad()
 def report(
     encoder: Encoder, dictionary: Dictionary, activations: Tensor | Iterable[Tensor], truth: Tensor | None = None
 ) -> Report:
     """Encodes and decodes `activations` ([n, d], or an iterable of such pieces; read once, bounded memory) and measures.
 
-    `truth` [M, d]: the planted atoms, where they are known.
+    `truth` [M, d]: the planted atoms, where they are known. For what reads one site and writes another: `SAE.report`.
     """
-    pieces = [activations] if isinstance(activations, Tensor) else activations
-    signals = used = 0
-    counts = torch.zeros(dictionary.size, dtype=torch.int64)
-    squared_error = squares = 0.0
-    total, origin = torch.zeros(dictionary.width, dtype=torch.float64), torch.zeros(())
-    for piece in pieces:
-        for batch in (piece[start : start + _ROWS] for start in range(0, len(piece), _ROWS)):
-            check_activations(batch, dictionary.width, signals)
-            if signals == 0:
-                origin = batch.float().mean(0)  # sums around a typical point lose no precision to a large mean
-            code = encoder.encode(batch)
-            squared_error += float((batch - dictionary.decode(code)).square().sum(dtype=torch.float64))
-            around = batch.float() - origin
-            squares += float(around.square().sum(dtype=torch.float64))
-            total += around.sum(0, dtype=torch.float64)
-            counts += code.counts()
-            used += int(code.active.sum())
-            signals += len(batch)
-    if signals == 0:
-        raise GlasshouseError("There are no activations to report on: harvest some first.")
-    variance = squares - float(total.square().sum()) / signals
-    if not variance > 0:
-        raise GlasshouseError(
-            "All activations are the same, so no share of their variance can be explained: harvest more."
-        )
-    return Report(
-        signals=signals,
-        fvu=squared_error / variance,
-        l0=used / signals,
-        dead_share=float((counts == 0).double().mean()),
-        counts=counts,
-        cosine=None if truth is None else mean_max_cosine(truth, dictionary.atoms),
-    )
+    tally = Tally(dictionary.atoms)
+    for batch in pieces_of(activations):
+        check_activations(batch, dictionary.width, tally.signals)
+        code = encoder.encode(batch)
+        tally.add(batch, dictionary.decode(code), code)
+    return tally.report(truth)
+
+
+def pieces_of(activations: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
+    """All rows in order, a few thousand at a time."""
+    for piece in [activations] if isinstance(activations, Tensor) else activations:
+        yield from piece.split(_ROWS)

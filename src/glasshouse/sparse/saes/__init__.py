@@ -5,11 +5,12 @@ from glasshouse.sparse.saes.fit import Fit, Training, fit_input, geometric_media
 from glasshouse.sparse.saes.kinds import KINDS, BatchTopK, Gated, JumpReLU, Kind, ReLU, TopK
 from glasshouse.sparse.saes.module import SAE, Wiring
 from glasshouse.sparse.saes.provenance import Provenance
-from glasshouse.sparse.saes.train import train_sae, training_course
+from glasshouse.sparse.saes.train import Batch, further_course, train_sae, training_course
 
 __all__ = [
     "KINDS",
     "SAE",
+    "Batch",
     "BatchTopK",
     "Fit",
     "Gated",
@@ -21,6 +22,7 @@ __all__ = [
     "Training",
     "Wiring",
     "fit_input",
+    "further_course",
     "geometric_median",
     "load_sae",
     "train_sae",

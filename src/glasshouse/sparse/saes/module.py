@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from glasshouse.errors import GlasshouseError
 from glasshouse.sparse.code import Code
 from glasshouse.sparse.dictionary import Dictionary, random_atoms
+from glasshouse.sparse.metrics import Report, Tally, pieces_of
 from glasshouse.sparse.saes.choose import scored, select_topk
 from glasshouse.sparse.saes.gathered import Choice, Chosen
 from glasshouse.sparse.saes.kinds import TOPK, Answer, Kind, Memory, Question
@@ -48,6 +49,14 @@ class Wiring:
         """Of a training row."""
         return sum(self.reads) + sum(self.writes or ())
 
+    def check(self, rows: Tensor) -> None:
+        """Refuses training rows of another shape."""
+        if rows.ndim != 2 or rows.shape[1] != self.columns:
+            raise GlasshouseError(
+                f"Rows of shape {list(rows.shape)} do not fit {self}, which wants [n, {self.columns}]: put what is read and "
+                "what is written side by side."
+            )
+
 
 class SAE(nn.Module):
     """x ~ decode(encode(scale x - b)): a dictionary with a learned encoder that answers as its `kind` says, `l0` features
@@ -56,9 +65,11 @@ class SAE(nn.Module):
     `encoder` is [features, width read] and `decoder` [features, width written], its rows of norm one; b is `decoder_bias`.
     `scale` brings raw activations to the size the weights were trained at. It is part of the artefact: `encode` takes raw
     activations and gives values in their units, so scaled and unscaled numbers never meet outside this class. `threshold` (0
-    until calibrated) is added to every feature's own: one number that moves the average.
+    until calibrated) is added to every feature's own: one number that moves the average. `gain` [features] is None but where
+    the order in which a TopK chooses is not that of its values, which are the answers times it (some of other libraries).
     """
 
+    gain: Tensor | None
     scale: Tensor
     threshold: Tensor
     read_centre: Tensor
@@ -94,6 +105,7 @@ class SAE(nn.Module):
             }
         )
         self.skip = nn.Parameter(torch.zeros(writes, reads)) if self.wiring.skip else None
+        self.register_buffer("gain", None)
         self.register_buffer("threshold", torch.zeros(()))
         self.register_buffer("scale", _one_each(self.wiring.reads))
         if not itself:
@@ -147,10 +159,17 @@ class SAE(nn.Module):
                 "makes them with `glasshouse verify` and the run's health log."
             )
 
+    def split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """(what is read, what is to be reconstructed) of raw training rows [n, columns]."""
+        self.wiring.check(rows)
+        read = rows[:, : self.encoder.shape[1]]
+        return (read, read) if self.wiring.writes is None else (read, rows[:, read.shape[1] :])
+
     def parts(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """(what is read, what is to be reconstructed) of raw training rows [n, columns], scaled."""
-        read = rows[:, : self.encoder.shape[1]] * self.scale
-        return (read, read) if self.wiring.writes is None else (read, rows[:, read.shape[1] :] * self.write_scale)
+        """The same, scaled."""
+        read, target = self.split(rows)
+        scaled = read * self.scale
+        return (scaled, scaled) if target is read else (scaled, target * self.out_scale)
 
     def answer(
         self,
@@ -162,7 +181,8 @@ class SAE(nn.Module):
         """What the features say to a batch of scaled inputs in training, and in which slots; differentiable."""
         chosen = self.kind.choose(self._question(scaled, memory, gather, world), self._own())
         pre = chosen.encode(scaled, self.centre, self.encoder, self.encoder_bias)
-        return chosen, self.kind.respond(pre, {name: chosen.at(weight) for name, weight in self.own.items()})
+        answer = self.kind.respond(pre, {name: chosen.at(weight) for name, weight in self.own.items()})
+        return chosen, answer._replace(values=self._gained(answer.values, chosen))
 
     def base(self, scaled: Tensor) -> Tensor:
         """The reconstruction [n, width] before any feature speaks: the bias and the skip."""
@@ -177,14 +197,32 @@ class SAE(nn.Module):
         """
         self.check(x)
         chosen = self._active(x.to(self.decoder.dtype) * self.scale)
-        pre = chosen.answers
-        indices, values = chosen.padded(self.kind.magnitude(pre, {n: chosen.at(w) for n, w in self._own().items()}))
+        spoken = self.kind.magnitude(chosen.answers, {n: chosen.at(w) for n, w in self._own().items()})
+        indices, values = chosen.padded(self._gained(spoken, chosen))
         return Code(indices, values / self.out_scale.mean(), self.features)
 
     @torch.no_grad()
-    def decode(self, code: Code) -> Tensor:
-        """[n, width] raw activations from a code, without what a skip would add."""
-        return self.dictionary.decode(code)
+    def decode(self, code: Code, read: Tensor | None = None) -> Tensor:
+        """[n, width] raw activations from a code; with what was `read`, also what a skip adds to them."""
+        decoded = self.dictionary.decode(code)
+        if self.skip is None or read is None:
+            return decoded
+        return decoded + (read * self.scale - self.centre) @ self.skip.T / self.out_scale
+
+    @torch.no_grad()
+    def explain(self, rows: Tensor) -> tuple[Code, Tensor, Tensor]:
+        """(code, what was to be reconstructed, its reconstruction) of raw training rows [n, columns]; both [n, width]."""
+        read, target = self.split(rows)
+        code = self.encode(read)
+        return code, target, self.decode(code, read)
+
+    def report(self, rows: Tensor | Iterable[Tensor]) -> Report:
+        """`sparse.report` for any wiring, on raw training rows [n, columns] or pieces of them."""
+        tally = Tally(self.dictionary.atoms)
+        for piece in pieces_of(rows):
+            code, target, reconstruction = self.explain(piece)
+            tally.add(target, reconstruction, code)
+        return tally.report()
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, width] the reconstruction of raw activations, differentiable in the weights but for the choice of features."""
@@ -192,7 +230,7 @@ class SAE(nn.Module):
         chosen = self._active(scaled.detach())
         pre = chosen.encode(scaled, self.centre, self.encoder, self.encoder_bias)
         values = self.kind.magnitude(pre, {name: chosen.at(weight) for name, weight in self.own.items()})
-        return (self.base(scaled) + chosen.decode(values, self.decoder)) / self.out_scale
+        return (self.base(scaled) + chosen.decode(self._gained(values, chosen), self.decoder)) / self.out_scale
 
     @torch.no_grad()
     def calibrate(self, sample: Tensor) -> float:
@@ -235,6 +273,9 @@ class SAE(nn.Module):
         choice = Choice(dead[local.indices], local.starts, self.features, local.answers)
         values = choice.encode(scaled, centre, self.encoder, self.encoder_bias).relu()
         return (choice.decode(values, self.decoder) - error).square().mean()
+
+    def _gained(self, values: Tensor, chosen: Chosen) -> Tensor:
+        return values if self.gain is None else values * chosen.at(self.gain)
 
     def _own(self) -> dict[str, Tensor]:
         return {name: weight.detach() for name, weight in self.own.items()}

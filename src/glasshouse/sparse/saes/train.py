@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import asdict, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,8 +27,18 @@ _SAMPLE = 8_192  # signals that set the scale, the centre and the variance
 _KEPT = 32_768  # of the last signals seen, which the threshold is calibrated on
 
 
+class Batch(NamedTuple):
+    """The rows [n, columns] of one step; where training is end to end, also what takes their reconstruction to a loss."""
+
+    rows: Tensor
+    downstream: Callable[[Tensor], Tensor] | None = None
+
+
+Stream = Tensor | Iterable[Tensor] | Iterable[Batch]
+
+
 def train_sae(
-    activations: Tensor | Iterable[Tensor],
+    activations: Stream,
     features: int,
     l0: float,
     training: Training = DEFAULT,
@@ -41,11 +51,11 @@ def train_sae(
     """Fits an SAE of `kind` with `l0` features active to `activations` and returns it with its history.
 
     `activations` is a tensor [n, d], passed over in shuffled epochs, or an iterable of [n_i, d] pieces, each read once, in
-    order, already shuffled (it ends the training early, with a warning, where it holds too little). Where the kind penalises
-    activity, the penalty's weight follows the measured l0 until it is the wanted one; a threshold calibrated on the last
-    signals settles the rest. `wiring` makes it a transcoder or crosscoder. The history holds, about fifty times a run: step,
-    signals, loss, fvu (fraction of variance unexplained, on the batch), l0, dead_share, weight (of the penalty), lr. The same
-    activations, options and seed on one machine give the same bytes, interrupted (see `Training.save_to`) or not.
+    order, already shuffled (it ends the training early, with a warning, where it holds too little), or of `Batch`es. Where the
+    kind penalises activity, the penalty's weight follows the measured l0 until it is the wanted one; a threshold calibrated on
+    the last signals settles the rest. `wiring` makes it a transcoder or crosscoder. The history holds, about fifty times a run:
+    step, signals, loss, fvu (fraction of variance unexplained, on the batch), l0, dead_share, weight (of the penalty), lr. The
+    same activations, options and seed on one machine give the same bytes, interrupted (see `Training.save_to`) or not.
     """
     history: list[Record] = []
     course = training_course(
@@ -59,7 +69,7 @@ def train_sae(
 
 
 def training_course(
-    activations: Tensor | Iterable[Tensor],
+    activations: Stream,
     features: int,
     l0: float,
     training: Training = DEFAULT,
@@ -70,20 +80,38 @@ def training_course(
     trained_on: Provenance | None = None,
 ) -> Generator[Record, None, SAE]:
     """`train_sae` for those who watch: yields each record of the history as it is made, and returns the autoencoder."""
-    batches, sample = _batches_and_sample(activations, training, seed, wiring)
+    batches, sample = _batches_and_sample(activations, training, seed)
     wiring = wiring or Wiring((sample.shape[1],))
-    sae = SAE(wiring, features, l0, kind, seed=seed).to(sample.device)
-    fit = Fit(sae, training, fit_input(sae, sample))
+    wiring.check(sample)
+    sae = SAE(wiring, features, l0, kind, seed=seed, trained_on=trained_on).to(sample.device)
+    variance = fit_input(sae, sample)
+    return (yield from _course(Fit(sae, training, variance), batches, sample, seed))
+
+
+def further_course(
+    sae: SAE, activations: Stream, training: Training = DEFAULT, seed: int = 0
+) -> Generator[Record, None, SAE]:
+    """Trains `sae` on, in its place, as `training_course` would, from fresh moments; what it is scaled by stays."""
+    batches, sample = _batches_and_sample(activations, training, seed)
+    _, target = sae.parts(sample)
+    fit = Fit(sae, training, float((target - target.mean(0)).square().sum(1).mean()))
+    return (yield from _course(fit, batches, sample, seed))
+
+
+def _course(fit: Fit, batches: Iterator[Batch], sample: Tensor, seed: int) -> Generator[Record, None, SAE]:
+    """The training itself, and the calibration after it."""
+    sae, training = fit.sae, fit.training
     identity = _identity(fit, seed)
+    before = sae.trained_on.tokens
     yield from (history := _resumed(fit, identity))
     every, read = max(1, training.steps // 50), 0
     kept = [sample]
-    for batch in islice(batches, training.steps):
+    for batch, downstream in islice(batches, training.steps):
         read, batch = read + 1, batch.float()
         kept = [*kept[-max(1, _KEPT // len(batch)) :], batch]
         if read <= fit.done:  # trained on before the interruption
             continue
-        record = fit.step(batch)
+        record = fit.step(batch, downstream)
         if fit.done % every == 0 or fit.done in (1, training.steps):
             history.append(record)
             yield record
@@ -93,10 +121,10 @@ def training_course(
         warnings.warn(
             f"The stream of activations ended after {fit.done:,} of {training.steps:,} steps, before the learning rate fell: "
             "harvest more, or ask for fewer steps.",
-            stacklevel=3,
+            stacklevel=4,
         )
     _land(sae, torch.cat(kept)[-_KEPT:])
-    sae.trained_on = replace(trained_on or Provenance(), tokens=fit.signals)
+    sae.trained_on = replace(sae.trained_on, tokens=before + fit.signals)
     return sae
 
 
@@ -110,29 +138,40 @@ def _land(sae: SAE, sample: Tensor) -> None:
         )
 
 
-def _batches_and_sample(
-    activations: Tensor | Iterable[Tensor], training: Training, seed: int, wiring: Wiring | None
-) -> tuple[Iterator[Tensor], Tensor]:
-    """The batches to train on, and a sample [n, d] of the first of them (which come in the batches too)."""
+def _batches_and_sample(activations: Stream, training: Training, seed: int) -> tuple[Iterator[Batch], Tensor]:
+    """The batches to train on, and a sample [n, columns] of the first of them (which come in the batches too)."""
     if isinstance(activations, Tensor):
         check_activations(activations, None)
         if len(activations) == 0:
             raise GlasshouseError("There are no activations to train a dictionary on: harvest some first.")
-        pieces: Iterator[Tensor] = epochs(activations, min(training.batch, len(activations)), seed)
+        batches: Iterator[Batch] = map(Batch, epochs(activations, min(training.batch, len(activations)), seed))
     else:
-        pieces = rebatch(activations, training.batch)
-    first = list(islice(pieces, max(1, _SAMPLE // training.batch)))
+        batches = _as_batches(activations, training.batch)
+    first: list[Batch] = []
+    while len(first) == 0 or sum(len(rows) for rows, _ in first) + len(first[-1].rows) <= _SAMPLE:
+        if (batch := next(batches, None)) is None:
+            break
+        first.append(batch)
     if not first:
         raise GlasshouseError(
             f"The stream of activations ended before one batch of {training.batch:,}: harvest more, "
             "or train on smaller batches."
         )
-    if wiring and first[0].shape[1] != wiring.columns:
-        raise GlasshouseError(
-            f"The activations have {first[0].shape[1]} columns, but {wiring} wants {wiring.columns}: put what is read and what "
-            "is written side by side."
-        )
-    return chain(first, pieces), torch.cat(first)[:_SAMPLE].float()
+    return chain(first, batches), torch.cat([rows for rows, _ in first])[:_SAMPLE].float()
+
+
+def _as_batches(stream: Iterable[Tensor | Batch], size: int) -> Iterator[Batch]:
+    """A stream's rows, `size` at a time; batches that know what the model makes of them stay as they are."""
+    pieces = iter(stream)
+    if (first := next(pieces, None)) is None:
+        return
+    everything = chain([first], pieces)
+    if not isinstance(first, Batch):
+        yield from map(Batch, rebatch(cast(Iterator[Tensor], everything), size))
+        return
+    for batch in cast(Iterator[Batch], everything):
+        check_activations(batch.rows, first.rows.shape[1])
+        yield batch
 
 
 def _identity(fit: Fit, seed: int) -> dict[str, Any]:
