@@ -1,5 +1,6 @@
 """Instruments for looking inside a model: each takes a Glass and gives a Finding."""
 
+from glasshouse.interp.density import activation_density
 from glasshouse.interp.features import features_report
 from glasshouse.interp.finding import Finding
 from glasshouse.interp.harvest import activations, harvest
@@ -14,6 +15,7 @@ __all__ = [
     "Progress",
     "Recovered",
     "Subject",
+    "activation_density",
     "activations",
     "batched_windows",
     "dictionary_name",

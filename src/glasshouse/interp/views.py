@@ -129,6 +129,53 @@ def _feature_picture(data: Data) -> str:
     return _svg(left * 2 + wide * len(counts), high + 46, parts)
 
 
+# ---- activation density
+
+
+def _density_rows(data: Data) -> Rows:
+    """One row a site: the share of its units active at a token by each criterion, those never active, and no threshold."""
+    body = [
+        [
+            row["site"],
+            str(row["units"]),
+            *(f"{share:.2%}" for share in row["density"]),
+            f"{row['dead'][data['criteria'].index(row['headline'])]:.1%}",
+            f"{row['hoyer']:.2f}",
+            "" if row["kurtosis"] is None else f"{row['kurtosis']:.1f}",
+        ]
+        for row in data["sites"]
+    ]
+    return ["site", "units", *data["criteria"], "never active", "Hoyer", "kurtosis"], body
+
+
+def _density_picture(data: Data) -> str:
+    """A bar a site on a log axis, by the criterion that fits it, over the spans of what is claimed."""
+    wide, high, left, top, decades = 360, 18, 110, 34, 4
+    tall = high * len(data["sites"])
+
+    def x(share: float) -> float:
+        return left + wide * (1 + max(math.log10(share), -decades) / decades if share > 0 else 0)
+
+    parts = []
+    for name, (low, up) in data["claims"].items():
+        parts.append(
+            f'<rect x="{x(low):.1f}" y="{top}" width="{x(up) - x(low):.1f}" height="{tall}" fill="{_INK}" fill-opacity="0.1"/>'
+        )
+        parts.append(_text((x(low) + x(up)) / 2, top - 6, name, "middle"))
+    for i, row in enumerate(data["sites"]):
+        share = row["density"][data["criteria"].index(row["headline"])]
+        y = top + i * high
+        parts.append(_text(left - 6, y + 13, row["site"], "end"))
+        parts.append(
+            f'<rect x="{left}" y="{y + 3}" width="{max(x(share) - left, 1):.1f}" height="{high - 6}" fill="{_FILL}">'
+            f"<title>{share:.2%} {escape(row['headline'])}</title></rect>"
+        )
+    for power in range(-decades, 1):
+        parts.append(_text(x(10**power), top + tall + 16, f"{10**power:.4g}", "middle"))
+    parts.append(_text(left, 12, "share of the units active at a token", "start"))
+    return _svg(left + wide + 30, top + tall + 24, parts)
+
+
 # ---- anything else
 
 
@@ -145,6 +192,7 @@ def _no_picture(data: Data) -> str:
 _VIEWS = {
     "logit-lens": View(_lens_rows, _lens_picture),
     "features": View(_feature_rows, _feature_picture),
+    "activation-density": View(_density_rows, _density_picture),
 }
 
 
