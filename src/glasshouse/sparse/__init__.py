@@ -15,6 +15,7 @@ from glasshouse.sparse.saes import (
     Wiring,
     geometric_median,
     load_sae,
+    save_saelens,
     train_sae,
     training_course,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "load_sae",
     "mean_max_cosine",
     "report",
+    "save_saelens",
     "train_sae",
     "training_course",
 ]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from glasshouse.errors import GlasshouseError
 from glasshouse.sparse.dictionary import Dictionary
+from glasshouse.sparse.saes.exchange import foreign_reader
 from glasshouse.sparse.saes.files import load_sae
 from glasshouse.sparse.store import CARD, WEIGHTS, need, read_card, read_weights, write_folder
 
@@ -43,10 +44,11 @@ def load_dictionary(folder: str | Path) -> tuple[Dictionary, Card]:
     Raises where a file is missing, damaged, or disagrees with its description.
     """
     folder = Path(folder)
-    stated = read_card(folder)
-    if stated["kind"] != KIND:
+    foreign = not (folder / CARD).exists() and foreign_reader(folder)
+    stated = {} if foreign else read_card(folder)
+    if foreign or stated["kind"] != KIND:
         sae = load_sae(folder)
-        return sae.dictionary, Card(method=stated["kind"], k=round(sae.l0))
+        return sae.dictionary, Card(method=sae.kind.name, k=round(sae.l0))
     need(stated, (field.name for field in fields(Card)), folder / CARD)
     tensors = read_weights(folder, stated)
     need(tensors, ["atoms"], folder / WEIGHTS)

@@ -1,5 +1,6 @@
 """Sparse autoencoders of every kind, transcoders and crosscoders: one module, one step, one way to train."""
 
+from glasshouse.sparse.saes.exchange import save_saelens
 from glasshouse.sparse.saes.files import load_sae
 from glasshouse.sparse.saes.fit import Fit, Training, fit_input, geometric_median
 from glasshouse.sparse.saes.kinds import KINDS, BatchTopK, Gated, JumpReLU, Kind, ReLU, TopK
@@ -25,6 +26,7 @@ __all__ = [
     "further_course",
     "geometric_median",
     "load_sae",
+    "save_saelens",
     "train_sae",
     "training_course",
 ]

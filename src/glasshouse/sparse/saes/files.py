@@ -6,7 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from glasshouse.errors import GlasshouseError
+from glasshouse.sparse.saes.exchange import foreign_reader
 from glasshouse.sparse.saes.kinds import KINDS, kind_of, settings_of
 from glasshouse.sparse.saes.module import SAE, Wiring
 from glasshouse.sparse.saes.provenance import Provenance
@@ -31,14 +34,20 @@ def save_sae(sae: SAE, folder: str | Path) -> Path:
 
 
 def load_sae(folder: str | Path) -> SAE:
-    """The autoencoder saved in `folder`. Raises where a file is missing, damaged, or disagrees with its description."""
+    """The autoencoder saved in `folder` by glasshouse, SAELens or dictionary_learning: which one, its files' names tell.
+
+    Raises where a file is missing, damaged, or disagrees with its description.
+    """
     folder = Path(folder)
+    if not (folder / CARD).exists() and (read_foreign := foreign_reader(folder)):
+        return read_foreign(folder)
     card = _checked(read_card(folder), folder / CARD)
     weights = read_weights(folder, card)
     origin = Provenance(card["site"], card["checkpoint"], card["tokens"])
     wired = card["wiring"]
     wiring = Wiring(tuple(wired["reads"]), wired["writes"] and tuple(wired["writes"]), wired["skip"])
     sae = SAE(wiring, card["features"], card["l0"], kind_of(card["kind"], card["settings"]), trained_on=origin)
+    sae.gain = torch.ones(sae.features) if "gain" in weights else None
     expected = {name: tensor.shape for name, tensor in sae.state_dict().items()}
     if {name: tensor.shape for name, tensor in weights.items()} != expected or card["width"] != sae.width:
         raise GlasshouseError(

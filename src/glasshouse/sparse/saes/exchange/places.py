@@ -1,0 +1,42 @@
+"""Where an activation is read, in the names of TransformerLens and in ours: only those that are the same numbers."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+# A normalised input (ln2.hook_normalized) has no name here: theirs comes before the norm's weights, ours after them.
+_HOOKS = {
+    "hook_resid_pre": "resid_pre",
+    "hook_resid_mid": "resid_mid",
+    "hook_resid_post": "resid_post",
+    "hook_attn_out": "attn_out",
+    "hook_mlp_out": "mlp_out",
+    "attn.hook_z": "z",
+}
+_SITES = {site: hook for hook, site in _HOOKS.items()}
+_HOOK = re.compile(r"blocks\.(\d+)\.([\w.]+)")
+_SITE = re.compile(r"(\w+)\[(\d+)\](?:\.head\((\d+)\))?")
+_CHANGED = ("center_writing_weights", "fold_ln", "fold_value_biases", "refactor_factored_attn_matrices")
+
+
+def site_of(hook_name: Any, head: Any = None, model_options: Any = None) -> str | None:
+    """Our text for a hook (of one head of it); None where we have no such place, or where the model was loaded with options
+    that change its activations (`center_writing_weights` and the like)."""
+    match = _HOOK.fullmatch(hook_name) if isinstance(hook_name, str) else None
+    if not match or match[2] not in _HOOKS:
+        return None
+    if isinstance(model_options, dict) and any(model_options.get(option) for option in _CHANGED):
+        return None
+    site = f"{_HOOKS[match[2]]}[{match[1]}]"
+    if head is None:
+        return site
+    return f"{site}.head({head})" if match[2] == "attn.hook_z" else None
+
+
+def hook_of(site: str | None) -> tuple[str, int | None] | None:
+    """The hook of a site's text, and which head of it; None where TransformerLens has none that is exactly it."""
+    match = _SITE.fullmatch(site or "")
+    if not match or match[1] not in _SITES or (match[3] and match[1] != "z"):
+        return None
+    return f"blocks.{match[2]}.{_SITES[match[1]]}", None if match[3] is None else int(match[3])

@@ -1,0 +1,42 @@
+"""Our autoencoders in SAELens' format: the same codes and reconstructions when they come back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from foreign_saes import FEATURES, WIDTH, K, near, ours, signals
+
+from glasshouse.errors import GlasshouseError
+from glasshouse.sparse import SAE, BatchTopK, Gated, JumpReLU, ReLU, TopK, Wiring, load_sae, save_saelens
+from glasshouse.sparse.saes import Kind
+
+WIRINGS = [WIDTH, Wiring((WIDTH,), (7,)), Wiring((WIDTH,), (7,), skip=True)]
+WRITTEN = [(kind, wiring) for kind in (ReLU(), BatchTopK(nested=(8,)), JumpReLU()) for wiring in WIRINGS]
+WRITTEN += [(kind, WIDTH) for kind in (TopK(), Gated())]
+
+
+@pytest.mark.parametrize("threshold", [0.4, 0.0, -0.3])
+@pytest.mark.parametrize(("kind", "wiring"), WRITTEN, ids=str)
+def test_ours_come_back_from_saelens_format(
+    kind: Kind, wiring: Wiring | int, threshold: float, tmp_path: Path, rng: torch.Generator
+) -> None:
+    sae, x = ours(kind, rng, wiring, threshold), signals(rng)
+    back = load_sae(save_saelens(sae, tmp_path / "out"))
+    near(back.encode(x).dense(), sae.encode(x).dense())
+    near(back(x).detach(), sae(x).detach())
+    assert back.wiring == sae.wiring and back.l0 == sae.l0 and back.trained_on == sae.trained_on
+    assert back.kind == kind or (kind == ReLU() and threshold > 0 and back.kind == JumpReLU())
+
+
+def test_what_saelens_has_not_is_not_written(tmp_path: Path, rng: torch.Generator) -> None:
+    for kind in (TopK(), Gated()):
+        with pytest.raises(GlasshouseError, match=f"no transcoder of kind {kind.name}"):
+            save_saelens(ours(kind, rng, Wiring((WIDTH,), (7,))), tmp_path / "out")
+    with pytest.raises(GlasshouseError, match="reads 2 sites and writes 2, as this crosscoder does"):
+        save_saelens(SAE(Wiring((6, 6)), FEATURES, K, ReLU()), tmp_path / "out")
+    assert not any(tmp_path.iterdir())
+    save_saelens(ours(ReLU(), rng), tmp_path / "out")
+    with pytest.raises(GlasshouseError, match="is there already"):
+        save_saelens(ours(ReLU(), rng), tmp_path / "out")
