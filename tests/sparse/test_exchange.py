@@ -90,6 +90,23 @@ def test_saelens_transcoders(architecture: str, tmp_path: Path, rng: torch.Gener
     check(back, x, codes, t["W_dec"], codes @ t["W_dec"] + t["b_dec"] + skipped)
 
 
+def test_a_feature_without_an_atom_keeps_its_values(tmp_path: Path, rng: torch.Generator) -> None:
+    t, x = weights(rng, "b_enc"), signals(rng)
+    t["W_dec"][7] = 0
+    codes = ((x - t["b_dec"]) @ t["W_enc"] + t["b_enc"]).relu()
+    sae = load_sae(lens_folder(tmp_path / "theirs", t, {"architecture": "standard"}))
+    near(sae.encode(x).dense()[:, 7], codes[:, 7])
+    near(sae(x).detach(), codes @ t["W_dec"] + t["b_dec"])
+
+
+def test_half_precision_is_read_as_the_numbers_it_holds(tmp_path: Path, rng: torch.Generator) -> None:
+    t, x = {name: v.bfloat16() for name, v in weights(rng, "b_enc").items()}, signals(rng)
+    cfg = {"architecture": "topk", "k": K, "dtype": "bfloat16"}
+    sae, exact = load_sae(lens_folder(tmp_path / "theirs", t, cfg)), {name: v.float() for name, v in t.items()}
+    codes = answers("topk", exact, (x - exact["b_dec"]) @ exact["W_enc"])
+    check(sae, x, codes, exact["W_dec"], codes @ exact["W_dec"] + exact["b_dec"])
+
+
 def test_a_fixed_normalisation_is_folded_and_another_refused(tmp_path: Path, rng: torch.Generator) -> None:
     t, x, factor = weights(rng, "b_enc"), signals(rng), 0.37
     cfg = {"architecture": "standard", "normalize_activations": "expected_average_only_in"}

@@ -272,7 +272,7 @@ class SAE(nn.Module):
         )
         choice = Choice(dead[local.indices], local.starts, self.features, local.answers)
         values = choice.encode(scaled, centre, self.encoder, self.encoder_bias).relu()
-        return (choice.decode(values, self.decoder) - error).square().mean()
+        return (choice.decode(self._gained(values, choice), self.decoder) - error).square().mean()
 
     def _gained(self, values: Tensor, chosen: Chosen) -> Tensor:
         return values if self.gain is None else values * chosen.at(self.gain)

@@ -136,7 +136,7 @@ def _dense(cfg: dict[str, Any], folder: Path) -> Dense:
         norms = decoder.norm(dim=1)
         encoder, bias, decoder = encoder * norms[:, None], bias * norms, decoder / norms.clamp_min(1e-30)[:, None]
     wiring = Wiring((reads,), (writes,) if transcodes else None, architecture in SKIPS)
-    centred = not transcodes and cfg["apply_b_dec_to_input"]
+    centred = cfg["apply_b_dec_to_input"]
     return Dense(encoder, bias, decoder, tensors["b_dec"], wiring, centred, given, tensors.get("W_skip"))
 
 
