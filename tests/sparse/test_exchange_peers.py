@@ -1,6 +1,6 @@
 """Beside the libraries themselves, where they are installed: what they save and what they read is what they compute.
 
-Run with the environment of bench/requirements/sae_step.txt; elsewhere these tests are skipped by name.
+Run with the environment of bench/requirements/sae_step.txt and pytest; elsewhere these tests are skipped by name.
 """
 
 from __future__ import annotations
