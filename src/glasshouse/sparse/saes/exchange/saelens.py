@@ -91,7 +91,9 @@ def _check_numerics(cfg: dict[str, Any], path: Path) -> None:
     known = ("none",) if transcodes else ("none", "expected_average_only_in")
     if cfg["normalize_activations"] not in known:
         why = "a transcoder cannot undo" if transcodes else "no fixed number stands for"
-        raise _refusal(path, "normalize_activations", cfg["normalize_activations"], why)
+        folded = "take what SAELens saved at the end of its training, where it is folded into the weights"
+        mend = folded if cfg["normalize_activations"] == "covariance_whitening" else ""
+        raise _refusal(path, "normalize_activations", cfg["normalize_activations"], why, mend)
     if cfg["reshape_activations"] not in ("none", "hook_z"):
         raise _refusal(path, "reshape_activations", cfg["reshape_activations"], "nothing here understands")
     if cfg.get("finetuning_scaling_factor"):
@@ -104,7 +106,7 @@ def _check_numerics(cfg: dict[str, Any], path: Path) -> None:
 
 
 def _refusal(path: Path, key: str, value: Any, why: str, mend: str = "") -> GlasshouseError:
-    mend = mend or "take what SAELens saved at the end of its training, or use the autoencoder with SAELens"
+    mend = mend or "use the autoencoder with SAELens"
     return GlasshouseError(f"{path} states {key} = {value!r}, which {why}: {mend}.")
 
 
