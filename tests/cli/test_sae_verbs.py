@@ -1,13 +1,18 @@
 """`glasshouse sae` on a tiny run: trained, measured, read; and what cannot be."""
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from glasshouse.runs import Run
-from glasshouse.sparse import load_sae
+from glasshouse.sparse import Training, load_sae
+from glasshouse.sparse.saes import Fit
 
 Call = Callable[..., tuple[int, str, str]]
 SMALL = ("--features", 96, "--l0", 4, "--tokens", 6_000)
@@ -26,7 +31,10 @@ def test_a_dictionary_is_trained_measured_and_read(call: Call, run: Path, kind: 
     assert (sae.features, sae.trained_on.site, sae.trained_on.checkpoint) == (96, "resid_post[1]", "step-000012")
     code, out, err = call("sae", "report", run, "resid_post_1", "--tokens", 2_000)
     assert code == 0, err
-    assert "recovered, KL" in out and "by non-negative OMP" in out
+    (kept,) = Run.open(run).findings("dictionary")
+    assert kept["summary"] in out and "by non-negative OMP" in out and kept["data"]["dictionary"] == "resid_post_1"
+    code, out, err = call("sae", "report", run, "resid_post_1", "--tokens", 2_000, "--json")
+    assert code == 0 and json.loads(out) == kept["data"], err
     before = (run / "dictionaries/resid_post_1/dictionary.safetensors").read_bytes()
     code, out, err = call("sae", "features", run, "resid_post_1", "--count", 3, "--tokens", 2_000)
     assert code == 0 and out.count(", says ") == 3, err
@@ -37,10 +45,79 @@ def test_a_dictionary_is_trained_measured_and_read(call: Call, run: Path, kind: 
 
 
 @pytest.mark.parametrize(
+    ("site", "name", "options"),
+    [
+        ("mlp_in[1] -> mlp_out[1]", "mlp_in_1_mlp_out_1", ("--skip",)),
+        ("resid_post[0] + resid_post[1]", "resid_post_0_resid_post_1", ()),
+        ("resid_post[1] + step-000004/resid_post[1]", "resid_post_1_step_000004_resid_post_1", ()),
+        ("resid_post[0]", "resid_post_0", ("--end-to-end", "0.2")),
+    ],
+)
+def test_every_route_is_trained_measured_and_read(call: Call, run: Path, site: str, name: str, options) -> None:
+    code, _, err = call("sae", "train", run, "--site", site, *SMALL, *options)
+    assert code == 0, err
+    assert load_sae(run / "dictionaries" / name).trained_on.site == site
+    code, out, err = call("sae", "report", run, name, "--tokens", 2_000)
+    assert code == 0 and "put back, the model keeps" in out, err
+    code, out, err = call("sae", "features", run, name, "--count", 3, "--tokens", 2_000)
+    assert code == 0 and out.count(", says ") > 0, err
+
+
+def test_a_training_cut_off_goes_on_to_the_same_bytes(call: Call, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("sae", "train", run, "--site", "resid_post[1]", *SMALL, "--name")
+    assert call(*words, "whole")[0] == 0
+    step, done = Fit.step, []
+
+    def killed(self: Fit, *rows):
+        if len(done) == 17:
+            raise KeyboardInterrupt
+        done.append(0)
+        return step(self, *rows)
+
+    monkeypatch.setattr(Fit, "step", killed)
+    monkeypatch.setattr(Training, "save_every", 5)
+    monkeypatch.setattr(Training.__init__, "__defaults__", (*Training.__init__.__defaults__[:-1], 5))
+    assert call(*words, "cut")[0] == 130
+    folder = run / "dictionaries"
+    assert not (folder / "cut").exists() and (folder / ".training-cut").exists()
+    monkeypatch.setattr(Fit, "step", step)
+    assert call(*words, "cut")[0] == 0
+    whole, cut = ((folder / name / "dictionary.safetensors").read_bytes() for name in ("whole", "cut"))
+    assert whole == cut and sorted(p.name for p in folder.iterdir()) == ["cut", "whole"]
+
+
+def test_two_processes_under_torchrun_train_what_one_trains(call: Call, run: Path) -> None:
+    words = ["sae", "train", str(run), "--site", "resid_post[1]", *map(str, SMALL), "--name"]
+    assert call(*words, "one")[0] == 0
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "glasshouse",
+    ]
+    made = subprocess.run(
+        [*launch, *words, "two"], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert made.returncode == 0, made.stderr
+    one, two = (load_sae(run / "dictionaries" / name).state_dict() for name in ("one", "two"))
+    for part, tensor in one.items():
+        assert (tensor - two[part]).norm() <= 1e-4 * tensor.norm(), part
+    assert not list((run / "dictionaries").glob(".*"))
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (("train", "--kind", "wavelet"), "no kind of dictionary called 'wavelet': choose among topk"),
         (("train", "--site", "resid_post[9]"), "resid_post[9]"),
+        (("train", "--site", "resid_post[0] ->"), "names no places"),
+        (("train", "--site", "resid_post[0] + step-000099/resid_post[0]"), "step-000099"),
+        (("train", "--site", "mlp_out[0]", "--skip"), "leave skip out"),
+        (("train", "--l0", "9000"), "cannot have l0 = 9000"),
         (("report", "nothing"), "train one with `glasshouse sae train`"),
         (("features", "nothing"), "has no dictionary 'nothing'"),
     ],

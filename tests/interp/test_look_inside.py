@@ -18,7 +18,9 @@ from glasshouse.sparse import load_sae
 from glasshouse.text import train_bpe
 
 QUICK = Look(tokens=6_000, passes=2, shown=4_000, length=64, batch=256, features=48, k=4)
-FEATURES = {"dictionary", "site", "tokens_seen", "fvu", "l0", "dead_share", "density_histogram", "features"}
+FEATURES = {
+    *("dictionary", "site", "places", "tokens_seen", "fvu", "l0", "dead_share", "density_histogram", "features")
+}
 
 
 class Text:
@@ -71,7 +73,7 @@ def test_it_leaves_a_dictionary_and_two_findings(first: tuple[Run, list[Progress
         )
     page = features["data"]["features"][0]
     assert page.keys() == {
-        *("id", "density", "max", "quantiles", "examples", "top_logits", "bottom_logits", "neighbours")
+        *("id", "density", "max", "quantiles", "examples", "top_logits", "bottom_logits", "neighbours", "shares")
     }
     assert all(len(example["tokens"]) == len(example["acts"]) for example in page["examples"])
 

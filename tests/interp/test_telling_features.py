@@ -134,7 +134,7 @@ def test_kurtosis_is_three_for_noise_and_large_for_a_spike() -> None:
         (one_feature_a_token("resid_post[7]"), text(torch.ones(TOKENS)), r"resid_post\[7\]"),
         (SAE(5, 9, 1, trained_on=Provenance("resid_post[0]")), text(torch.ones(TOKENS)), "width 5"),
         (one_feature_a_token(), [], "no text"),
-        (one_feature_a_token(), [torch.zeros(3, 1, dtype=torch.int64)], "no activations"),
+        (one_feature_a_token(), [torch.zeros(3, 1, dtype=torch.int64)], "no text to read"),
     ],
 )
 def test_misuse_gets_one_sentence(sae: SAE, windows, sentence: str) -> None:

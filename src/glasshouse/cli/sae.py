@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +14,7 @@ from glasshouse.errors import GlasshouseError
 
 if TYPE_CHECKING:
     from glasshouse.glass import Glass
+    from glasshouse.model import Network
     from glasshouse.runs import Run
     from glasshouse.sparse import SAE
 
@@ -24,64 +28,80 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A dictionary in the run's dictionaries/.")]
 Tokens = Annotated[int, typer.Option(help="Held-out tokens to read.")]
 WINDOW = 256
-GAP_ROWS = 2_048  # signals on which the pursuits are compared with the encoder
 
 
 @sae.command()
 def train(
     run: RunFolder,
-    site: Annotated[str | None, typer.Option(help="Such as resid_post[2]; by default after the middle layer.")] = None,
+    site: Annotated[
+        str | None,
+        typer.Option(
+            help="Such as resid_post[2] (by default after the middle layer); 'mlp_in[2] -> mlp_out[2]' makes a transcoder, "
+            "'resid_post[1] + resid_post[2]' or 'resid_post[2] + step-000100/resid_post[2]' a crosscoder."
+        ),
+    ] = None,
     kind: Annotated[str, typer.Option(help="topk, batchtopk, relu, gated or jumprelu.")] = "topk",
     features: Annotated[int | None, typer.Option(help="By default eight times the width.")] = None,
-    l0: Annotated[int | None, typer.Option(help="Features active at a token, on average.")] = None,
+    l0: Annotated[float | None, typer.Option(help="Features active at a token, on average.")] = None,
     tokens: Annotated[int, typer.Option(help="Tokens of the training text to learn from.")] = 204_800,
     name: Annotated[str, typer.Option(help="Of the dictionary; by default the site's.")] = "",
     seed: Annotated[int, typer.Option(help="Decides the text read and the start.")] = 0,
+    skip: Annotated[bool, typer.Option("--skip", help="A transcoder with a linear map beside its features.")] = False,
+    end_to_end: Annotated[
+        float,
+        typer.Option(help="Share of the training repeated by what the model makes of the reconstruction, such as 0.1."),
+    ] = 0.0,
 ) -> None:
     """Train a dictionary on a site of a run's last checkpoint; it goes to RUN/dictionaries/NAME.
 
-    A dictionary already there stays.
+    A dictionary already there stays. Cut off, the same command goes on from where it was. Under torchrun (torchrun
+    --nproc-per-node 2 -m glasshouse sae train RUN) the processes share each batch.
     """
     opened, glass = _load(run)
     from glasshouse.cli.progress import Screen
     from glasshouse.data import PackedTokens
     from glasshouse.interp import Look, dictionary_name, train_dictionary
 
-    look = Look(site=site, kind=kind, features=features, k=l0, tokens=tokens)
+    look = Look(site=site, kind=kind, features=features, k=l0, tokens=tokens, skip=skip, end_to_end=end_to_end)
     name = name or dictionary_name(glass, look)
     if (opened.path / "dictionaries" / name).exists():
         raise GlasshouseError(
             f"{run} has a dictionary {name} already, and nothing is overwritten: choose another --name."
         )
-    screen = Screen()
+    text, others = PackedTokens.open(opened.path, "train"), _others(opened, site)
     last = ""
-    with screen.bar("dictionary") as update:
-        for progress in train_dictionary(opened, glass, PackedTokens.open(opened.path, "train"), seed, look, name):
-            update(progress.done, progress.total, progress.message)
-            last = progress.message
-    screen.say(last)
+    with _together() as first:
+        course = train_dictionary(opened, glass, text, seed, look, name, others)
+        if not first:
+            list(course)
+            return
+        screen = Screen()
+        with screen.bar("dictionary") as update:
+            for progress in course:
+                update(progress.done, progress.total, progress.message)
+                last = progress.message
+        screen.say(f"{last}; it is in {run}/dictionaries/{name}")
 
 
 @sae.command()
-def report(run: RunFolder, name: Name, tokens: Tokens = 49_152) -> None:
-    """Measure a dictionary on held-out text: what it explains, what of that its encoder misses, what the model keeps."""
+def report(
+    run: RunFolder,
+    name: Name,
+    tokens: Tokens = 49_152,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the finding as JSON.")] = False,
+) -> None:
+    """Measure a dictionary on held-out text, and keep it as a finding that the microscope shows.
+
+    What it explains, what of that its encoder misses, and what the model keeps when the reconstruction is put back.
+    """
     opened, glass = _load(run)
     learned, windows = _dictionary(opened, name), _held_out(opened, glass, tokens)
-    import torch
+    from glasshouse.interp import dictionary_report
+    from glasshouse.runs.atomic import to_json
 
-    from glasshouse.interp import loss_recovered
-    from glasshouse.interp.features import site_of
-    from glasshouse.interp.harvest import harvest
-    from glasshouse.sparse import gap_report
-    from glasshouse.sparse import report as measure
-
-    rows = torch.cat(list(harvest(glass.net, windows, site_of(glass, learned))))
-    learned.check(rows)
-    measured = measure(learned, learned.dictionary, rows)
-    print(f"{name}: {learned.features:,} features of {learned.trained_on.site}, {measured.signals:,} held-out tokens")
-    print(f"FVU {measured.fvu:.4f}, L0 {measured.l0:.2f}, dead {measured.dead_share:.1%}")
-    print(loss_recovered(glass, learned, windows))
-    print(gap_report(learned, learned.dictionary, rows[:GAP_ROWS]))
+    finding = dictionary_report(glass, learned, windows, name, _others(opened, learned.trained_on.site))
+    finding.save(opened)
+    print(to_json(finding.data, indent=1).decode() if as_json else f"{finding.table()}\n{finding.summary}")
 
 
 @sae.command()
@@ -96,7 +116,7 @@ def features(
     learned, windows = _dictionary(opened, name), _held_out(opened, glass, tokens)
     from glasshouse.interp import features_report
 
-    finding = features_report(glass, learned, windows, name, count)
+    finding = features_report(glass, learned, windows, name, count, _others(opened, learned.trained_on.site))
     finding.save(opened)
     for feature in finding.data["features"]:
         says = " ".join(repr(token) for token, _ in feature["top_logits"][:5])
@@ -115,6 +135,30 @@ def _load(path: Path) -> tuple[Run, Glass]:
 
     opened = Run.open(path)
     return opened, glasshouse.load(opened)
+
+
+def _others(run: Run, site: str | None) -> dict[str, Network]:
+    """The networks of the other checkpoints of the run that a site's text names."""
+    import glasshouse
+    from glasshouse.interp import Route
+
+    named = {place.model for place in Route.parse(site).places} - {""} if site else set()
+    return {model: glasshouse.load(run, model).net for model in named}
+
+
+@contextmanager
+def _together() -> Iterator[bool]:
+    """Joins the processes that torchrun started, if it did; whether this is the first of them."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield True
+        return
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    try:
+        yield dist.get_rank() == 0
+    finally:
+        dist.destroy_process_group()
 
 
 def _dictionary(run: Run, name: str) -> SAE:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from glasshouse.errors import GlasshouseError
 from glasshouse.interp.finding import Finding
-from glasshouse.interp.harvest import FIRST
+from glasshouse.interp.route import FIRST
 from glasshouse.interp.subject import Subject
 from glasshouse.model import Network, Site
 from glasshouse.model.activations import activation

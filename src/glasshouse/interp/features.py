@@ -13,6 +13,7 @@ from glasshouse.errors import GlasshouseError
 from glasshouse.interp.finding import Finding
 from glasshouse.interp.firings import Firings, collect_firings
 from glasshouse.interp.harvest import activations
+from glasshouse.interp.route import Others, Reader, reader_of
 from glasshouse.interp.subject import Subject, spell
 from glasshouse.interp.telling import logit_effects, telling_order
 from glasshouse.model import Network
@@ -31,49 +32,49 @@ def features_report(
     windows: Iterable[Any],
     name: str = "",
     count: int = 40,
+    others: Others | None = None,
 ) -> Finding:
     """Reads `windows` (batches of ids [batch, position]) with the dictionary and shows its `count` most telling features.
 
     `data` is docs/house.md's. Logit values are a feature's direct effect at its strongest firing, in nats. `arrays` cover all
-    features: density and maximum [features]. Choose windows the dictionary was not trained on, or its FVU flatters it.
+    features: density and maximum [features]. `others` are the models a crosscoder names beside this one. Choose windows the
+    dictionary was not trained on, or its FVU flatters it.
     """
-    site = site_of(subject, sae)
+    reader = reader_of(sae, subject.net, others)
     stream = iter(windows)
     first = next(stream, None)
     if first is None:
         raise GlasshouseError("There is no text to read features from: give at least one window of two tokens.")
-    batches = activations(subject.net, chain([first], stream), site)
+    batches = activations(subject.net, chain([first], stream), reader.route, others)
     firings, measured = collect_firings(sae, batches)
-    atoms = sae.dictionary.unit()
-    effects = logit_effects(subject.net, atoms, _last_residuals(subject.net, first))
-    chosen = telling_order(firings, effects, atoms, count)
-    words = _Words(subject)
-    features = [_feature(i, firings, measured, effects, atoms, words) for i in chosen]
+    effects = _effects(subject.net, reader, sae, first)
+    chosen = telling_order(firings, effects, sae.dictionary.unit(), count)
+    pages = _Pages(subject, sae, firings, measured, effects)
     data = {
         "dictionary": name,
-        "site": site,
+        "site": str(reader.route),
+        "places": [str(place) for place in reader.route.writes or reader.route.reads],
         "tokens_seen": measured.signals,
         "fvu": measured.fvu,
         "l0": measured.l0,
         "dead_share": measured.dead_share,
         "density_histogram": measured.density_histogram(),
-        "features": features,
+        "features": [pages.of(i) for i in chosen],
     }
     strongest = torch.zeros(sae.features).scatter_reduce_(0, firings.owner, firings.values, "amax")
     arrays = {"density": measured.density.float(), "maximum": strongest}
-    plan, _ = subject.net.plan([site], [], firings.tokens[None, :1], None)
+    plan, _ = subject.net.plan(reader.own, [], firings.tokens[None, :1], None)
     return Finding("features", _summary(subject, sae, data), subject.checkpoint, data, arrays, plan.hash)
 
 
-def site_of(subject: Subject, sae: SAE) -> str:
-    """The site a dictionary was trained on; raises where it does not say, or the model has none of the name."""
-    site = sae.trained_on.site
-    if site is None:
-        raise GlasshouseError(
-            "This dictionary does not say which site it was trained on; train it with trained_on=Provenance(site=...)."
-        )
-    subject.net.sites.resolve(site)
-    return site
+def _effects(net: Network, reader: Reader, sae: SAE, window: Any) -> Tensor | None:
+    """[features, vocab] what each atom adds to the logits by the direct path from the last place written in this model; None
+    where that is no place of the residual stream."""
+    block, site = reader.written()[-1]
+    if site.axes[-1] != "width":
+        return None
+    atoms = sae.blocks(sae.dictionary.atoms)[block]
+    return logit_effects(net, atoms, _last_residuals(net, window))
 
 
 def _last_residuals(net: Network, window: Any) -> Tensor:
@@ -105,29 +106,40 @@ class _Words:
         return [self.known[i] for i in wanted]
 
 
-def _feature(
-    i: int, firings: Firings, measured: Report, effects: Tensor, atoms: Tensor, words: _Words
-) -> dict[str, Any]:
-    """One feature's page."""
-    where, values = firings.of(i)
-    strongest = float(values.max())
-    cosine = atoms @ atoms[i]
-    cosine[i] = -torch.inf
-    near = cosine.topk(min(NEIGHBOURS, len(cosine) - 1))
-    logits = {}
-    for side, largest in (("top_logits", True), ("bottom_logits", False)):
-        best = effects[i].topk(min(LOGITS, effects.shape[1]), largest=largest)
+class _Pages:
+    """One feature's page at a time."""
+
+    def __init__(self, subject: Subject, sae: SAE, firings: Firings, measured: Report, effects: Tensor | None) -> None:
+        self.firings, self.measured, self.effects = firings, measured, effects
+        self.atoms, self.words = sae.dictionary.unit(), _Words(subject)
+        blocks = torch.stack([block.square().sum(1) for block in sae.blocks(sae.decoder.detach())], 1)
+        self.shares = blocks / blocks.sum(1, keepdim=True)
+
+    def of(self, i: int) -> dict[str, Any]:
+        where, values = self.firings.of(i)
+        strongest = float(values.max())
+        cosine = self.atoms @ self.atoms[i]
+        cosine[i] = -torch.inf
+        near = cosine.topk(min(NEIGHBOURS, len(cosine) - 1))
+        examples = _choose_examples(self.firings, where, values)
+        return {
+            "id": i,
+            "density": float(self.measured.density[i]),
+            "max": strongest,
+            "quantiles": values.quantile(torch.tensor(QUANTILES)).tolist(),
+            "examples": [_example(self.firings, i, at, quantile, self.words) for at, quantile in examples],
+            "top_logits": self._logits(i, strongest, largest=True),
+            "bottom_logits": self._logits(i, strongest, largest=False),
+            "neighbours": [[j, c] for j, c in zip(near.indices.tolist(), near.values.tolist(), strict=True)],
+            "shares": self.shares[i].tolist(),
+        }
+
+    def _logits(self, i: int, strongest: float, largest: bool) -> list[list[Any]]:
+        if self.effects is None:
+            return []
+        best = self.effects[i].topk(min(LOGITS, self.effects.shape[1]), largest=largest)
         amounts = (best.values * strongest).tolist()
-        logits[side] = [list(pair) for pair in zip(words.of(best.indices), amounts, strict=True)]
-    return {
-        "id": i,
-        "density": float(measured.density[i]),
-        "max": strongest,
-        "quantiles": values.quantile(torch.tensor(QUANTILES)).tolist(),
-        "examples": [_example(firings, i, at, q, words) for at, q in _choose_examples(firings, where, values)],
-        **logits,
-        "neighbours": [[j, c] for j, c in zip(near.indices.tolist(), near.values.tolist(), strict=True)],
-    }
+        return [list(pair) for pair in zip(self.words.of(best.indices), amounts, strict=True)]
 
 
 def _choose_examples(firings: Firings, where: Tensor, values: Tensor) -> list[tuple[int, float]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glasshouse.errors import GlasshouseError
-from glasshouse.interp.harvest import FIRST
-from glasshouse.sparse import SAE, Code, Encoder, Report, report
+from glasshouse.interp.route import FIRST, rows_without_first
+from glasshouse.sparse import SAE, Code, Report
+from glasshouse.sparse.metrics import Tally
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,46 +45,29 @@ class Firings:
         return torch.zeros(self.features, dtype=torch.float64).index_add_(0, self.owner, amounts.double())
 
 
-class _Recorder:
-    """Encodes as its encoder does and keeps every code."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        self.encoder = encoder
-        self.codes: list[Code] = []
-
-    def encode(self, x: Tensor) -> Code:
-        code = self.encoder.encode(x)
-        self.codes.append(Code(code.indices.to(torch.int32), code.values, code.size))
-        return code
-
-
 def collect_firings(sae: SAE, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Firings, Report]:
-    """Encodes (ids, activations) batches, as `activations` gives them, once: the firings, and the report on the dictionary.
+    """Encodes (ids, rows) batches, as `activations` gives them, once: the firings, and the report on the dictionary.
 
     Holds 8 bytes for each of the k features of each token, and no activations.
     """
-    recorder = _Recorder(sae)
     ids: list[Tensor] = []
-
-    def checked() -> Iterator[Tensor]:
-        for window, values in batches:
-            ids.append(window.cpu())
-            rows = values[:, FIRST:].flatten(0, 1).cpu()
-            sae.check(rows)
-            yield rows
-
-    measured = report(recorder, sae.dictionary, checked())
-    if measured.signals == 0 or not recorder.codes:
+    codes: list[Code] = []
+    tally = Tally(sae.dictionary.atoms)
+    for window, values in batches:
+        ids.append(window.cpu())
+        code, target, reconstruction = sae.explain(rows_without_first(values).cpu())
+        tally.add(target, reconstruction, code)
+        codes.append(Code(code.indices.to(torch.int32), code.values, code.size))
+    if tally.signals == 0:
         raise GlasshouseError("There is no text to read features from: give at least one window of two tokens.")
     lengths = torch.cat([torch.full((len(batch),), batch.shape[1]) for batch in ids])
     window = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
     first = lengths.cumsum(0) - lengths
     place = torch.arange(len(window))
     read = place[place - first[window] >= FIRST]  # the token of each code
-    slots = max(code.k for code in recorder.codes)  # kinds without a fixed count have as many as a batch needs
+    slots = max(code.k for code in codes)  # kinds without a fixed count have as many as a batch needs
     indices, values = (
-        torch.cat([F.pad(getattr(code, name), (0, slots - code.k)) for code in recorder.codes])
-        for name in ("indices", "values")
+        torch.cat([F.pad(getattr(code, name), (0, slots - code.k)) for code in codes]) for name in ("indices", "values")
     )
     used = values > 0
     owner = indices[used].long()
@@ -92,4 +76,4 @@ def collect_firings(sae: SAE, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple
     counts = torch.bincount(owner, minlength=sae.features)
     starts = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
     tokens = torch.cat([batch.flatten() for batch in ids])
-    return Firings(tokens, window, where, values[used][order], starts, sae.features), measured
+    return Firings(tokens, window, where, values[used][order], starts, sae.features), tally.report()

@@ -1,4 +1,4 @@
-"""Activations of one site over many tokens, in bounded memory."""
+"""Activations over many tokens, in bounded memory."""
 
 from __future__ import annotations
 
@@ -9,33 +9,34 @@ import torch
 from torch import Tensor
 
 from glasshouse.errors import GlasshouseError
+from glasshouse.interp.route import Others, Route, as_route, rows_without_first
 from glasshouse.model import Network, Site
-
-FIRST = 1  # positions left out at the start of a window: without context, they are like no others
 
 
 @torch.no_grad()
-def activations(net: Network, windows: Iterable[Any], site: Site | str) -> Iterator[tuple[Tensor, Tensor]]:
-    """(ids [batch, position], activations [batch, position, width]) of `site`, batch by batch, in order, in fp32.
+def activations(
+    net: Network, windows: Iterable[Any], where: Site | Route | str, others: Others | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(ids [batch, position], rows [batch, position, columns]) of a site or a route, batch by batch, in order, in fp32.
 
-    `windows` are batches of token ids. Layers after the site are not run.
+    `windows` are batches of token ids; `others` the models a route names beside `net`. Layers after the sites are not run.
     """
-    place = net.sites.resolve(site)[0]
-    if len(place.axes) != 3:
-        raise GlasshouseError(
-            f"{place} has axes {', '.join(place.axes)}; a dictionary is made of vectors, one a position: choose one head of it "
-            "or a site such as resid_post[1]."
-        )
-    device = net.embed.weight.device
+    reader = as_route(where).through(net, others)
     for window in windows:
-        ids = torch.as_tensor(window, device=device)
-        yield ids.reshape(-1, ids.shape[-1]), net.run(ids, save=[place], logits=False)[place].float()
+        ids = torch.as_tensor(window, device=net.embed.weight.device)
+        ids = ids.reshape(-1, ids.shape[-1])
+        yield ids, reader.rows(ids)
 
 
 def harvest(
-    net: Network, windows: Iterable[Any], site: Site | str, buffer: int = 65_536, seed: int = 0
+    net: Network,
+    windows: Iterable[Any],
+    where: Site | Route | str,
+    buffer: int = 65_536,
+    seed: int = 0,
+    others: Others | None = None,
 ) -> Iterator[Tensor]:
-    """Shuffled activations [n, width] of `site`: what `train_sae` reads. Holds at most `buffer` of them and one batch.
+    """Shuffled rows [n, columns] of a site or a route: what `train_sae` reads. Holds at most `buffer` of them and one batch.
 
     The first position of every window is left out. Neighbouring tokens come out far apart: a full buffer gives a random half of
     itself away before it takes more. The same windows and seed give the same stream.
@@ -45,8 +46,8 @@ def harvest(
     rng = torch.Generator().manual_seed(seed)
     held: list[Tensor] = []
     count = 0
-    for _, values in activations(net, windows, site):
-        rows = values[:, FIRST:].flatten(0, 1).cpu()
+    for _, values in activations(net, windows, where, others):
+        rows = rows_without_first(values).cpu()
         while len(rows):
             taken, rows = rows[: buffer - count], rows[buffer - count :]
             held.append(taken)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glasshouse.errors import GlasshouseError
-from glasshouse.interp.features import site_of
-from glasshouse.interp.harvest import FIRST
+from glasshouse.interp.route import FIRST, Others, reader_of, rows_without_first
 from glasshouse.interp.subject import Subject
+from glasshouse.model import Edit
 from glasshouse.sparse import SAE
 
 
@@ -42,34 +42,30 @@ class Recovered:
 
 
 @torch.no_grad()
-def loss_recovered(subject: Subject, sae: SAE, windows: Iterable[Any]) -> Recovered:
-    """Runs `windows` (batches of ids [batch, position]) three times. The first position, which dictionaries do not see, is
-    left as it is and not counted. Raises where the dictionary is of another site or width, or there is nothing to predict."""
-    site = subject.net.sites.resolve(site_of(subject, sae))[0]
-    sums, tokens = torch.zeros(4, dtype=torch.float64), 0
+def loss_recovered(subject: Subject, sae: SAE, windows: Iterable[Any], others: Others | None = None) -> Recovered:
+    """Runs `windows` (batches of ids [batch, position]) as they are, with what the dictionary makes of them put where it
+    writes, and with the mean there instead. What it reads is read from the undisturbed pass; what it writes into `others` is
+    not put back. The first position, which dictionaries do not see, is left as it is and not counted.
 
-    def predictions(change: Callable[[Tensor], Tensor] | None) -> Tensor:
-        edits = () if change is None else (site.apply(lambda value: _changed(value, change)),)
-        return subject.net.run(ids, edits=edits).logits[:, FIRST:-1].float().log_softmax(-1)
+    Raises GlasshouseError where the dictionary is of another site or width, or there is nothing to predict.
+    """
+    net, sums, tokens = subject.net, torch.zeros(4, dtype=torch.float64), 0
+    reader = reader_of(sae, net, others)
 
-    def spliced(rows: Tensor) -> Tensor:
-        return sae.decode(sae.encode(rows.cpu())).to(rows.device)
+    def predictions(edits: list[Edit]) -> Tensor:
+        return net.run(ids, edits=edits).logits[:, FIRST:-1].float().log_softmax(-1)
 
     for window in windows:
-        ids = torch.as_tensor(window, device=subject.net.embed.weight.device)
+        ids = torch.as_tensor(window, device=net.embed.weight.device)
         ids = ids.reshape(-1, ids.shape[-1])
+        target, made = (part.to(ids.device) for part in sae.explain(rows_without_first(reader.rows(ids)).cpu())[1:])
+        mean = target.mean(0).expand_as(target)
+        clean, back, flat = (predictions(edits) for edits in ([], reader.put(made), reader.put(mean)))
         targets = ids[:, FIRST + 1 :].flatten()
-        clean, back, mean = (predictions(f) for f in (None, spliced, lambda rows: rows.mean(0).expand_as(rows)))
-        for i, log in enumerate((clean, back, mean)):
+        for i, log in enumerate((clean, back, flat)):
             sums[i] += float(F.nll_loss(log.flatten(0, 1), targets, reduction="sum"))
         sums[3] += float((clean.exp() * (clean - back)).sum())
         tokens += len(targets)
     if not tokens:
         raise GlasshouseError("There is no text to predict: give at least one window of three tokens.")
     return Recovered(tokens, *(sums / tokens).tolist())
-
-
-def _changed(value: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    rows = value[:, FIRST:]
-    value[:, FIRST:] = change(rows.flatten(0, 1).float()).view_as(rows).to(value.dtype)
-    return value

@@ -71,22 +71,20 @@ def _divergence(firings: Firings, where: Tensor, vocab: int) -> Tensor:
     return torch.zeros(firings.features, dtype=torch.float64).index_add_(0, owner, information)
 
 
-def telling_order(firings: Firings, effects: Tensor, atoms: Tensor, count: int) -> list[int]:
+def telling_order(firings: Firings, effects: Tensor | None, atoms: Tensor, count: int) -> list[int]:
     """At most `count` features, most telling first.
 
     A feature is a candidate when it fires at least 32 times and on at most 5% of the tokens. Candidates are ranked by the mean
     of three percentile ranks: how specific its tokens are (`specificity`), how few tokens it speaks for (`kurtosis` of its
-    effect on the logits), and how much it carries (the squares of its firings, summed: its share of what is explained). Of two
-    whose atoms [N, width] have a cosine above 0.7 only the better is listed.
+    effect on the logits, where that is known), and how much it carries (the squares of its firings, summed: its share of what
+    is explained). Of two whose atoms [N, width] have a cosine above 0.7 only the better is listed.
     """
     counts = firings.starts.diff()
     candidates = ((counts >= FEWEST) & (counts <= DENSEST * len(firings.tokens))).nonzero().squeeze(1)
-    vocab = effects.shape[1]
-    scores = [
-        specificity(firings, vocab)[candidates],
-        kurtosis(effects[candidates]).double(),
-        firings.sum(firings.values.double().square())[candidates],
-    ]
+    vocab = int(firings.tokens.max()) + 1 if effects is None else effects.shape[1]
+    scores = [specificity(firings, vocab)[candidates], firings.sum(firings.values.double().square())[candidates]]
+    if effects is not None:
+        scores.append(kurtosis(effects[candidates]).double())
     score = torch.stack([_percentile_rank(values) for values in scores]).mean(0)
     chosen: list[int] = []
     for feature in candidates[score.argsort(descending=True, stable=True)].tolist():

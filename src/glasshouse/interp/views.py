@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 Data = dict[str, Any]
 Rows = tuple[list[str], list[list[str]]]
 _INK, _FILL = "#1c2733", "#2f6f8f"
+_LINES = (_FILL, "#c2692b", "#6a4c93", "#4d8b4a")
 _SIGNS = {" ": "·", "\n": "↵", "\t": "→"}
 
 
@@ -176,6 +177,99 @@ def _density_picture(data: Data) -> str:
     return _svg(left + wide + 30, top + tall + 24, parts)
 
 
+# ---- a dictionary
+
+
+def _dictionary_rows(data: Data) -> Rows:
+    """Its figures, a line each."""
+    recovered, gap = data["recovered"], data["gap"]
+    body = [
+        ["site", data["site"]],
+        ["features", f"{data['features']:,} ({data['kind']}, trained on {data['trained_on']:,} activations)"],
+        ["held-out tokens", f"{data['tokens_seen']:,}"],
+        ["variance unexplained", f"{data['fvu']:.4f}"],
+        ["active a token", f"{data['l0']:.2f}"],
+        ["never active", f"{data['dead_share']:.1%}"],
+        ["cross-entropy: the model's own", f"{recovered['clean']:.4f} nats"],
+        ["with the reconstruction put back", f"{recovered['spliced']:.4f} nats"],
+        ["with the mean put there", f"{recovered['ablated']:.4f} nats"],
+        ["recovered", "the mean costs nothing" if recovered["share"] is None else f"{recovered['share']:.1%}"],
+        ["KL from the model's predictions", f"{recovered['kl']:.4f} nats"],
+    ]
+    if gap:
+        body += [
+            ["unexplained, on fewer tokens: by its own encoder", f"{gap['own']['fvu']:.4f}"],
+            ["by non-negative OMP over the same atoms", f"{gap['same_atoms']['fvu']:.4f}"],
+            ["so for want of a better encoder", f"{gap['of_encoder']:.4f}"],
+        ]
+    return ["what", "value"], body
+
+
+# ---- sparse probing
+
+
+def _means(data: Data, basis: str, figure: str, which: str) -> list[float]:
+    """A figure's means over the labels, by number of units: of the probes, or of those for labels in disorder."""
+    told = [[score[figure] for score in label["bases"][basis][which]] for label in data["labels"]]
+    return [sum(scores) / len(scores) for scores in zip(*told, strict=True)]
+
+
+def _all_units(data: Data, basis: str, figure: str) -> float:
+    scores = [label["bases"][basis]["dense"][figure] for label in data["labels"]]
+    return float(sum(scores) / len(scores))
+
+
+def _probing_rows(data: Data) -> Rows:
+    """A row a basis for the mean over labels, then one for each label: F1 (AUROC) by number of units, with all, in disorder."""
+
+    def cells(scores: Sequence[Data]) -> list[str]:
+        return [f"{score['f1']:.2f} ({score['auroc']:.2f})" for score in scores]
+
+    body = []
+    for basis in (basis["name"] for basis in data["bases"]):
+        means = [
+            {"f1": f1, "auroc": area}
+            for which in ("k", "shuffled")
+            for f1, area in zip(*(_means(data, basis, name, which) for name in ("f1", "auroc")), strict=True)
+        ]
+        dense = {name: _all_units(data, basis, name) for name in ("f1", "auroc")}
+        count = len(data["ks"])
+        body.append(["all labels", basis, *cells([*means[:count], dense, means[-1]])])
+    for label in data["labels"]:
+        for basis, told in label["bases"].items():
+            body.append([label["name"], basis, *cells([*told["k"], told["dense"], told["shuffled"][-1]])])
+    return ["label", "basis", *(f"k = {k}" for k in data["ks"]), "all units", "in disorder"], body
+
+
+def _probing_picture(data: Data) -> str:
+    """AUROC, the mean over labels, by number of units: a line a basis, dashed with all units, dotted for labels in disorder."""
+    wide, high, left, top, low = 360, 180, 44, 26, 0.4
+    ks = data["ks"]
+
+    def x(i: int) -> float:
+        return left + wide * (i + 0.5) / len(ks)
+
+    def y(value: float) -> float:
+        return top + high * (1 - max(value - low, 0) / (1 - low))
+
+    parts = [_text(left, 14, "AUROC, mean over labels, by number of units", "start")]
+    parts += [_text(left - 6, y(tick / 10) + 4, f"{tick / 10:.1f}", "end") for tick in range(5, 11)]
+    parts += [_text(x(i), top + high + 16, str(k), "middle") for i, k in enumerate(ks)]
+    for number, basis in enumerate(basis["name"] for basis in data["bases"]):
+        colour = _LINES[number % len(_LINES)]
+        for which, dash in (("k", ""), ("shuffled", ' stroke-dasharray="1 4"')):
+            places = " ".join(f"{x(i):.1f},{y(v):.1f}" for i, v in enumerate(_means(data, basis, "auroc", which)))
+            parts.append(f'<polyline points="{places}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
+        level = y(_all_units(data, basis, "auroc"))
+        parts.append(
+            f'<line x1="{left}" x2="{left + wide}" y1="{level:.1f}" y2="{level:.1f}" stroke="{colour}" stroke-dasharray="6 4"/>'
+        )
+        at = top + 14 + 16 * number
+        parts.append(f'<rect x="{left + wide + 12}" y="{at - 9}" width="10" height="10" fill="{colour}"/>')
+        parts.append(_text(left + wide + 28, at, basis, "start"))
+    return _svg(left + wide + 150, top + high + 24, parts)
+
+
 # ---- anything else
 
 
@@ -192,7 +286,9 @@ def _no_picture(data: Data) -> str:
 _VIEWS = {
     "logit-lens": View(_lens_rows, _lens_picture),
     "features": View(_feature_rows, _feature_picture),
+    "dictionary": View(_dictionary_rows, _feature_picture),
     "activation-density": View(_density_rows, _density_picture),
+    "sparse-probing": View(_probing_rows, _probing_picture),
 }
 
 

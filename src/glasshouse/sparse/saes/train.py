@@ -111,6 +111,10 @@ def _course(fit: Fit, batches: Iterator[Batch], sample: Tensor, seed: int) -> Ge
         kept = [*kept[-max(1, _KEPT // len(batch)) :], batch]
         if read <= fit.done:  # trained on before the interruption
             continue
+        if downstream is not None and fit.ranks.world > 1:
+            raise GlasshouseError(
+                f"End-to-end training shares no batch among processes, and {fit.ranks.world} are at work: run it in one."
+            )
         record = fit.step(batch, downstream)
         if fit.done % every == 0 or fit.done in (1, training.steps):
             history.append(record)
@@ -179,7 +183,8 @@ def _identity(fit: Fit, seed: int) -> dict[str, Any]:
     sae, options = fit.sae, asdict(fit.training)
     del options["save_to"], options["save_every"]
     kind = {"kind": sae.kind.name, "settings": settings_of(sae.kind), "wiring": asdict(sae.wiring)}
-    stated = {**options, **kind, "features": sae.features, "l0": sae.l0, "seed": seed}
+    origin = {"site": sae.trained_on.site, "checkpoint": sae.trained_on.checkpoint}
+    stated = {**options, **kind, **origin, "features": sae.features, "l0": sae.l0, "seed": seed}
     return dict(json.loads(json.dumps(stated)))
 
 
@@ -212,7 +217,8 @@ def _resumed(fit: Fit, identity: dict[str, Any]) -> list[Record]:
     differ = sorted(name for name in identity if identity[name] != stated["identity"].get(name))
     if differ:
         raise GlasshouseError(
-            f"{path} holds a training with another {', '.join(differ)}: give what it was started with, or save elsewhere."
+            f"{path} holds a training with another {', '.join(differ)}: give what it was started with, or move it away to "
+            "start anew."
         )
     fit.restore(tensors, stated["plain"])
     return list(stated["history"])
