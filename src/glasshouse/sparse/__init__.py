@@ -19,7 +19,7 @@ from glasshouse.sparse.saes import (
     train_sae,
     training_course,
 )
-from glasshouse.sparse.truth import Gap, Grade, Hierarchy, Planted, gap_report, grade, isotropic_noise
+from glasshouse.sparse.truth import Gap, Grade, Hierarchy, Planted, gap_report, gap_table, grade, isotropic_noise
 
 __all__ = [
     "SAE",
@@ -40,6 +40,7 @@ __all__ = [
     "Training",
     "Wiring",
     "gap_report",
+    "gap_table",
     "geometric_median",
     "grade",
     "isotropic_noise",

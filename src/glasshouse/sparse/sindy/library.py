@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
@@ -15,19 +16,19 @@ Array = np.ndarray
 _STEP = 1e-4  # of a variable's size: the step of a numerical derivative, far above rounding and below any curvature
 
 
-class Library:
+class Library(ABC):
     """Functions of the variables, which are the states and after them the inputs; libraries add up with +.
 
     A library is a value. What it gives has one column a term, in the order of `names`.
     """
 
+    @abstractmethod
     def names(self, variables: Sequence[str]) -> list[str]:
         """What each term is called, given what the variables are called."""
-        raise NotImplementedError
 
+    @abstractmethod
     def values(self, x: Array) -> Array:
         """[n, terms] the terms at the points x [n, variables]."""
-        raise NotImplementedError
 
     def unbiased(self, x: Array, noise: Array) -> Array:
         """[n, terms] functions whose mean over Gaussian noise of x is the term at the clean point.

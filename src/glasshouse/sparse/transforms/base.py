@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,9 +10,11 @@ from math import prod
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from glasshouse.errors import GlasshouseError
 from glasshouse.sparse.code import Code
+from glasshouse.sparse.dictionary import Dictionary
 
 _LARGEST_BATCH = 2**24  # coefficients worked on at once
 
@@ -89,7 +92,7 @@ def _terms(m: int, size: int) -> int:
     return m
 
 
-class Transform:
+class Transform(ABC):
     """A fixed dictionary as an operator: x = synthesise(analyse(x)), exactly, for signals of one `shape`.
 
     A value: two of the same settings are equal. Signals come as [*shape] or [*batch, *shape], float32 or float64, on any
@@ -99,15 +102,16 @@ class Transform:
 
     shape: tuple[int, ...]
 
-    @cached_property
+    @property
+    @abstractmethod
     def layout(self) -> tuple[Band, ...]:
-        raise NotImplementedError
+        """The bands, in the order of their coefficients."""
 
-    def _analyse(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _analyse(self, x: Tensor) -> Tensor: ...
 
-    def _synthesise(self, flat: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _synthesise(self, flat: Tensor) -> Tensor: ...
 
     def _analyse_adjoint(self, flat: Tensor) -> Tensor:
         return self._synthesise(flat)
@@ -148,6 +152,11 @@ class Transform:
     def atom(self, band: str, index: Sequence[int] | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
         """[*shape] one atom: the signal of a single coefficient of one. Without `index`, from the middle of the band."""
         return self._synthesise(self._one(band, index, dtype)[None])[0]
+
+    def dictionary(self, dtype: torch.dtype = torch.float32) -> Dictionary:
+        """All atoms, scaled to norm one, as a dictionary of signals laid flat: size * prod(shape) numbers, for small shapes."""
+        atoms = self.synthesise(torch.eye(self.size, dtype=dtype)).reshape(self.size, -1)
+        return Dictionary(F.normalize(atoms, dim=1))
 
     def noise_gains(self) -> dict[str, float]:
         """{band: standard deviation of its middle coefficient on white noise of deviation one}. Kept."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -46,8 +47,8 @@ class FrequencyFrame(Transform):
 
     shape: tuple[int, int]
 
-    def _windows(self) -> list[Window]:
-        raise NotImplementedError
+    @abstractmethod
+    def _windows(self) -> list[Window]: ...
 
     @cached_property
     def windows(self) -> tuple[Window, ...]:

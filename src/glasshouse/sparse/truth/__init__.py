@@ -3,6 +3,7 @@ error comes from, and how much a seed decides."""
 
 from glasshouse.sparse.truth.absorption import Absorption, absorption
 from glasshouse.sparse.truth.gap import Gap, gap_report
+from glasshouse.sparse.truth.gap_table import GapTable, gap_table
 from glasshouse.sparse.truth.grade import Grade, grade
 from glasshouse.sparse.truth.match import match
 from glasshouse.sparse.truth.plant import Hierarchy
@@ -13,6 +14,7 @@ from glasshouse.sparse.truth.seeds import Interval, over_seeds, stability
 __all__ = [
     "Absorption",
     "Gap",
+    "GapTable",
     "Grade",
     "Hierarchy",
     "Interval",
@@ -21,6 +23,7 @@ __all__ = [
     "PlantedReport",
     "absorption",
     "gap_report",
+    "gap_table",
     "grade",
     "isotropic_noise",
     "match",

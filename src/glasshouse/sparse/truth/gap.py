@@ -9,6 +9,11 @@ from torch import Tensor
 from glasshouse.sparse.dictionary import Dictionary, Encoder
 from glasshouse.sparse.metrics import Report, report
 from glasshouse.sparse.pursuit import OMP, NonNegativeOMP
+from glasshouse.sparse.pursuit.base import Pursued
+from glasshouse.sparse.truth.columns import columns
+
+_NAMES = {OMP: "OMP", NonNegativeOMP: "non-negative OMP"}
+_SIGNS = 256  # signals on which it is seen whether an encoder uses negative values
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,8 +21,9 @@ class Gap:
     """Three encodings of the same signals with the same number of active atoms, and what lies between them."""
 
     own: Report  # the dictionary, by the encoder in question
-    same: Report  # the same dictionary, by non-negative OMP
-    best: Report | None  # the true dictionary, by OMP; None where nobody knows it
+    same: Report  # the same atoms, by a pursuit
+    best: Report | None  # the true atoms, by OMP; None where nobody knows them
+    pursuit: Pursued  # which made `same`
 
     @property
     def of_encoder(self) -> float:
@@ -35,17 +41,20 @@ class Gap:
         return None if self.best is None else self.best.fvu
 
     def __str__(self) -> str:
-        rows = [("its own encoder", self.own), ("the same atoms, by non-negative OMP", self.same)]
+        rows = [("its own encoder", self.own), (f"the same atoms, by {_NAMES[type(self.pursuit.pursuit)]}", self.same)]
         rows += [] if self.best is None else [("the true atoms, by OMP", self.best)]
-        lines = [f"{what:<36} {row.fvu:>7.4f} {row.l0:>7.2f} {row.dead_share:>7.1%}" for what, row in rows]
-        return "\n".join([f"{'':<36} {'FVU':>7} {'L0':>7} {'dead':>7}", *lines])
+        lines = [[what, f"{row.fvu:.4f}", f"{row.l0:.2f}", f"{row.dead_share:.1%}"] for what, row in rows]
+        return columns([["", "FVU", "L0", "dead"], *lines])
 
 
 def gap_report(encoder: Encoder, dictionary: Dictionary, x: Tensor, truth: Dictionary | None = None) -> Gap:
-    """Encodes `x` [n, d] three times at the encoder's own L0, rounded: by it, by non-negative OMP over the same atoms, and by
-    OMP over the `truth`. A greedy pursuit is not the best code, so a gap may be a little below zero."""
+    """Encodes `x` [n, d] three times at the encoder's own L0, rounded: by it, by a pursuit over the same atoms, and by OMP over
+    the `truth`. The pursuit is non-negative OMP, or OMP where the encoder itself uses negative values. A greedy pursuit is not
+    the best code, so a gap may be a little below zero."""
     own = report(encoder, dictionary, x)
     k = max(1, round(own.l0))
+    signed = bool((encoder.encode(x[:_SIGNS]).values < 0).any())
     unit = Dictionary(dictionary.unit(), dictionary.bias)
-    same = report(NonNegativeOMP(k=k).over(unit), unit, x)
-    return Gap(own, same, None if truth is None else report(OMP(k=k).over(truth), truth, x))
+    same = (OMP(k=k) if signed else NonNegativeOMP(k=k)).over(unit)
+    best = None if truth is None else report(OMP(k=k).over(truth), truth, x)
+    return Gap(own, report(same, unit, x), best, same)

@@ -15,6 +15,7 @@ from glasshouse.sparse.code import Code
 from glasshouse.sparse.dictionary import Dictionary, Encoder, mean_max_cosine, random_atoms
 from glasshouse.sparse.metrics import Report, report
 from glasshouse.sparse.truth.absorption import absorption
+from glasshouse.sparse.truth.columns import columns
 from glasshouse.sparse.truth.grade import grade
 from glasshouse.sparse.truth.match import match
 from glasshouse.sparse.truth.plant import Hierarchy
@@ -65,15 +66,9 @@ class PlantedReport:
         for key, interval in self.figures.items():
             elsewhere = [(column or {}).get(key) for column in (self.control, self.chance)]
             rows.append([_NAMES[key], str(interval), *("" if found is None else f"{found}" for found in elsewhere)])
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
-        lines = [
-            row[0].ljust(widths[0]) + "".join(f"  {c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True))
-            for row in rows
-        ]
         edges, counts = self.density["edges"], self.density["counts"]
         bars = "".join(_BARS[math.ceil(8 * count / max(1, *counts))] for count in counts)
-        lines.append(f"{'density':<{widths[0]}}  10^{edges[0]:.1f} {bars} 1")
-        return "\n".join(line.rstrip() for line in lines)
+        return f"{columns(rows)}\n{'density':<{max(map(len, _NAMES.values()))}}  10^{edges[0]:.1f} {bars} 1"
 
 
 def planted_report(

@@ -1,0 +1,105 @@
+"""Autoencoders, learned atoms, a fixed family and the truth in one table: how much of an error is the encoder's.
+
+Three sets of signals: planted ones (64 dimensions, 256 atoms, 6 active), planted ones with groups and hierarchies at the
+default size of about a thousand features, and 8 x 8 patches of photographs, where nobody knows the truth. Every dictionary is
+learned from the same signals and measured on others, by its own encoder and by a pursuit over the same atoms at the same number of
+active ones. Seconds are the CPU's, of learning alone, and say nothing of what more of them would buy.
+
+    python bench/gap_table.py [--images FOLDER] [--steps 2000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from glasshouse.sparse import BatchTopK, Hierarchy, Planted, TopK, Training, gap_table, train_sae
+from glasshouse.sparse.learners import KSVD, OnlineDictionaryLearning
+from glasshouse.sparse.pursuit import OMP
+from glasshouse.sparse.transforms import Wavelets
+from glasshouse.sparse.truth.gap_table import GapTable, Learned
+from learners import IMAGES, patches
+from rounds import busy, machine, write
+
+HELD = 4_000
+
+
+def contestants(x: Tensor, features: int, k: int, wavelets: Wavelets, steps: int) -> dict[str, Callable[[], Learned]]:
+    """Ways to learn a dictionary of `features` atoms from `x`, each with its own encoder."""
+    training = Training(steps=steps, batch=1_024)
+    code = OMP(k=k)
+    return {
+        "TopK autoencoder": lambda: train_sae(x, features, k, training, kind=TopK())[0],
+        "BatchTopK autoencoder": lambda: train_sae(x, features, k, training, kind=BatchTopK())[0],
+        "K-SVD, OMP": lambda: KSVD(features, code).fit(x[:10_000])[1],
+        "online learning, OMP": lambda: OnlineDictionaryLearning(features, code, passes=2).fit(x)[1],
+        f"{wavelets.name} wavelets, OMP": lambda: code.over(wavelets.dictionary()),
+    }
+
+
+def measured(learners: dict[str, Callable[[], Learned]], held: Tensor, **truth: object) -> tuple[GapTable, dict]:
+    learned, seconds = {}, {}
+    for name, learn in learners.items():
+        start = time.process_time()
+        learned[name] = learn()
+        seconds[name] = time.process_time() - start
+    return gap_table(learned, held, **truth), seconds  # type: ignore[arg-type]
+
+
+def record(table: GapTable, seconds: dict[str, float]) -> dict[str, object]:
+    rows = {}
+    for row in table.rows:
+        gap = row.gap
+        rows[row.name] = {
+            "cpu_seconds": seconds[row.name],
+            "fvu": {"own": gap.own.fvu, "pursuit": gap.same.fvu, "truth": gap.best and gap.best.fvu},
+            "gap": {"of_encoder": gap.of_encoder, "of_dictionary": gap.of_dictionary, "of_noise": gap.of_noise},
+            "l0": gap.own.l0,
+            "dead_share": gap.own.dead_share,
+            "f1": row.own and row.same and {"own": row.own.f1, "pursuit": row.same.f1},
+            "cosine": row.own and row.own.cosine,
+        }
+    if table.truth:
+        seen, found = table.truth
+        rows["the true atoms, OMP"] = {"fvu": seen.fvu, "l0": seen.l0, "f1": found.f1, "cosine": found.cosine}
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, default=IMAGES)
+    parser.add_argument("--steps", type=int, default=2_000)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    load, results = busy(), {}
+    small, default = Planted(width=64, features=256, active=6), Hierarchy()
+    for name, plant, k in (("planted", small, 6), ("planted hierarchy", default, 13)):
+        x, (held, code) = plant.sample(64_000)[0], plant.sample(HELD, seed=2)
+        learners = contestants(x, plant.features, k, Wavelets((plant.width,), "db2", 4), options.steps)
+        table, seconds = measured(learners, held, truth=plant.dictionary, code=code)
+        print(f"{name}: {plant}\n{table}\n", flush=True)
+        results[name] = record(table, seconds)
+    x, held = patches(options.images, 8)
+    table, seconds = measured(contestants(x, 256, 6, Wavelets((8, 8), "db2", 2), options.steps), held[:HELD])
+    print(f"patches of photographs\n{table}", flush=True)
+    results["patches"] = record(table, seconds)
+    write(
+        "gap_table",
+        {
+            "what": "variance unexplained by each dictionary's own encoder, by a pursuit over its atoms, and by the truth",
+            "held_out": HELD,
+            "sae_steps": options.steps,
+            "load_before": load,
+            "machine": machine(("torch", "numpy", "numba", "PyWavelets")),
+            "signals": results,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
