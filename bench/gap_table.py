@@ -2,8 +2,8 @@
 
 Three sets of signals: planted ones (64 dimensions, 256 atoms, 6 active), planted ones with groups and hierarchies at the
 default size of about a thousand features, and 8 x 8 patches of photographs, where nobody knows the truth. Every dictionary is
-learned from the same signals and measured on others, by its own encoder and by a pursuit over the same atoms at the same number of
-active ones. Seconds are the CPU's, of learning alone, and say nothing of what more of them would buy.
+learned from the same signals and measured on others, by its own encoder and by a pursuit over the same atoms at the same number
+of active ones. Seconds are the CPU's, of learning alone, and say nothing of what more of them would buy.
 
     python bench/gap_table.py [--images FOLDER] [--steps 2000]
 """
