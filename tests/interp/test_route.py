@@ -147,3 +147,22 @@ def test_features_of_no_place_in_the_stream_have_no_effect_on_logits() -> None:
 def test_misuse_gets_one_sentence(make, sentence: str) -> None:
     with pytest.raises(GlasshouseError, match=sentence):
         make()
+
+
+def test_from_memory_from_shards_and_from_the_model_one_dictionary_is_learned(tmp_path) -> None:
+    net, windows = network(), [IDS[:2], IDS[2:], IDS.flip(0)]
+    training = Training(steps=20, batch=8, lr=1e-2)
+    route = Route.parse("mlp_in[1] -> mlp_out[1]")
+    shards = net.stream(
+        windows, save=["mlp_in[1]", "mlp_out[1]"], to=tmp_path / "acts", dtype="float32", shard_bytes=4_096
+    )
+    sources = {
+        "memory": torch.cat([rows.flatten(0, 1) for _, rows in activations(net, windows, route)]).split(8),
+        "shards": (torch.cat(pair, 1) for pair in shards.batches(["mlp_in[1]", "mlp_out[1]"], size=8)),
+        "model": (rows.flatten(0, 1) for _, rows in activations(net, windows, route)),
+    }
+    wiring = route.through(net).wiring()
+    learned = {name: train_sae(rows, 24, 3, training, wiring=wiring)[0].state_dict() for name, rows in sources.items()}
+    for name in ("shards", "model"):
+        for part, tensor in learned["memory"].items():
+            assert torch.equal(tensor, learned[name][part]), f"{name} {part}"
