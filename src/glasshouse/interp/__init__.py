@@ -6,8 +6,10 @@ from glasshouse.interp.end_to_end import end_to_end
 from glasshouse.interp.features import features_report
 from glasshouse.interp.finding import Finding
 from glasshouse.interp.harvest import activations, harvest
+from glasshouse.interp.labels import token_labels
 from glasshouse.interp.lens import logit_lens
 from glasshouse.interp.look import Look, Progress, batched_windows, dictionary_name, look_inside, train_dictionary
+from glasshouse.interp.probing import sparse_probing
 from glasshouse.interp.recovered import Recovered, loss_recovered
 from glasshouse.interp.route import Place, Route
 from glasshouse.interp.subject import Subject
@@ -31,5 +33,7 @@ __all__ = [
     "logit_lens",
     "look_inside",
     "loss_recovered",
+    "sparse_probing",
+    "token_labels",
     "train_dictionary",
 ]
