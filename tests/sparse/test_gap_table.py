@@ -47,6 +47,16 @@ def test_every_row_is_blamed_for_what_is_its_own() -> None:
     assert len({len(line) for line in text}) == 1
 
 
+def test_an_atom_used_negatively_counts_as_its_opposite() -> None:
+    held, code = PLANTED.sample(1_000, seed=9)
+    upside_down = Dictionary(PLANTED.dictionary.atoms * torch.where(torch.arange(64) % 2 == 0, 1.0, -1.0)[:, None])
+    table = gap_table({"turned": OMP(k=3).over(upside_down)}, held, PLANTED.dictionary, code)
+    own = table.rows[0].own
+    assert own is not None and table.truth is not None
+    assert own.cosine == pytest.approx(1, abs=1e-5) and own.f1 == pytest.approx(table.truth[1].f1, abs=1e-3)
+    assert own.shrinkage == pytest.approx(1, abs=0.05)
+
+
 def test_without_the_truth_nothing_is_graded() -> None:
     held = PLANTED.sample(500, seed=9)[0]
     table = gap_table({"careless": careless()}, held)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from glasshouse.errors import GlasshouseError
@@ -52,7 +53,8 @@ def gap_table(
     """`gap_report` of every dictionary on the same signals `x` [n, d]; with the `truth` and the `code` that made them, graded.
 
     `learned` are encoders that name their dictionary, by name: an SAE, or `pursuit.over(D)` for learned atoms and for those of
-    a fixed family. Each is compared at its own L0, the true atoms at that of the first.
+    a fixed family. Each is compared at its own L0, the true atoms at that of the first. An atom that is mostly used negatively
+    is graded as its opposite: where codes have signs, an atom's own means nothing.
     """
     if not learned:
         raise GlasshouseError("A table of gaps needs a dictionary: give at least one, by name.")
@@ -60,7 +62,10 @@ def gap_table(
         raise GlasshouseError("Grades need the true atoms and the code that made the signals: give both, or neither.")
 
     def graded(encoder: Learned) -> Grade | None:
-        return None if truth is None or code is None else grade(encoder, encoder.dictionary, x, truth, code)
+        if truth is None or code is None:
+            return None
+        turned = _Turned.after(encoder, x)
+        return grade(turned, turned.dictionary, x, truth, code)
 
     rows = []
     for name, each in learned.items():
@@ -70,6 +75,31 @@ def gap_table(
         return GapTable(rows, None)
     exact = OMP(k=max(1, round(best.l0))).over(truth)
     return GapTable(rows, (best, grade(exact, truth, x, truth, code)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Turned:
+    """An encoder whose atoms are turned so that they are mostly used positively."""
+
+    encoder: Learned
+    signs: Tensor  # [N] 1 or -1
+
+    @classmethod
+    def after(cls, encoder: Learned, x: Tensor) -> _Turned:
+        """Turned as the code of signals `x` has it."""
+        code = encoder.encode(x)
+        total = torch.zeros(code.size, dtype=code.values.dtype)
+        total.index_add_(0, code.indices.flatten(), code.values.flatten())
+        return cls(encoder, torch.where(total < 0, -1.0, 1.0).to(code.values.dtype))
+
+    @property
+    def dictionary(self) -> Dictionary:
+        of = self.encoder.dictionary
+        return Dictionary(of.atoms * self.signs[:, None], of.bias)
+
+    def encode(self, x: Tensor) -> Code:
+        code = self.encoder.encode(x)
+        return Code(code.indices, code.values * self.signs[code.indices], code.size)
 
 
 def _explained(gap: Gap) -> list[str]:
