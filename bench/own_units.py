@@ -15,7 +15,7 @@ import torch
 
 import glasshouse as gh
 from glasshouse.interp import activation_density, harvest, sparse_probing
-from glasshouse.interp.probing import mean_scores
+from glasshouse.interp.probing.sparse import mean_scores
 from glasshouse.sparse import Provenance, Training, train_sae
 from rounds import machine, table, write
 

@@ -6,8 +6,8 @@ import torch
 from scipy import sparse
 
 from glasshouse.errors import GlasshouseError
-from glasshouse.interp import probes
-from glasshouse.interp.probes import auroc, probe
+from glasshouse.interp.probing import probes
+from glasshouse.interp.probing.probes import auroc, probe
 from glasshouse.sparse import Planted
 
 

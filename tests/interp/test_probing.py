@@ -15,8 +15,8 @@ from torch import Tensor
 import glasshouse as gh
 from glasshouse.errors import GlasshouseError
 from glasshouse.interp import Finding, sparse_probing, token_labels
-from glasshouse.interp.labels import quoted
-from glasshouse.interp.probing import mean_scores
+from glasshouse.interp.probing.labels import quoted
+from glasshouse.interp.probing.sparse import mean_scores
 from glasshouse.model import Network
 from glasshouse.runs import Run
 from glasshouse.sparse import SAE, Provenance, Wiring

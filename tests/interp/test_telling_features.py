@@ -6,8 +6,8 @@ from hand_built import TOKENS, echo, glass
 
 from glasshouse.errors import GlasshouseError
 from glasshouse.interp import features_report
-from glasshouse.interp.firings import Firings
-from glasshouse.interp.telling import kurtosis, logit_effects, specificity, telling_order
+from glasshouse.interp.dictionaries.firings import Firings
+from glasshouse.interp.dictionaries.telling import kurtosis, logit_effects, specificity, telling_order
 from glasshouse.model import (
     GLU,
     LM,

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from glasshouse.errors import GlasshouseError
+from glasshouse.interp.dictionaries.firings import Firings, collect_firings
+from glasshouse.interp.dictionaries.telling import logit_effects, telling_order
 from glasshouse.interp.finding import Finding
-from glasshouse.interp.firings import Firings, collect_firings
 from glasshouse.interp.harvest import activations
 from glasshouse.interp.route import Others, Reader, reader_of
 from glasshouse.interp.subject import Subject, spell
-from glasshouse.interp.telling import logit_effects, telling_order
 from glasshouse.model import Network
 from glasshouse.sparse import SAE, Report
 

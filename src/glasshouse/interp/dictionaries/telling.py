@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from glasshouse.errors import GlasshouseError
-from glasshouse.interp.firings import Firings
+from glasshouse.interp.dictionaries.firings import Firings
 from glasshouse.model import LayerNorm, Network, NoNorm
 
 FEWEST = 32  # firings below which nothing can be said of a feature

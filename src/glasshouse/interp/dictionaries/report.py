@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from glasshouse.interp.dictionaries.recovered import Recovered, loss_recovered
 from glasshouse.interp.finding import Finding
 from glasshouse.interp.harvest import activations
-from glasshouse.interp.recovered import Recovered, loss_recovered
 from glasshouse.interp.route import Others, reader_of, rows_without_first
 from glasshouse.interp.subject import Subject
 from glasshouse.sparse import SAE, Report, gap_report

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from glasshouse.errors import GlasshouseError
 from glasshouse.interp.finding import Finding
-from glasshouse.interp.labels import token_labels
-from glasshouse.interp.probes import Matrix, Probes, Sparse, probe
+from glasshouse.interp.probing.labels import token_labels
+from glasshouse.interp.probing.probes import Matrix, Probes, Sparse, probe
 from glasshouse.interp.route import FIRST, reader_of, rows_without_first
 from glasshouse.interp.subject import Subject
 from glasshouse.model import Network, Site
