@@ -1,7 +1,9 @@
-"""A planted run, a client over it, and a server that a browser can reach."""
+"""Planted runs, a client over one, a server that a browser can reach, and the browser."""
 
 from __future__ import annotations
 
+import re
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from planted_run import plant
+from planted_units import plant_units
 from starlette.testclient import TestClient
 
 from glasshouse.microscope import make_app
@@ -18,6 +21,10 @@ from glasshouse.runs import Run
 
 STANDIN = (sys.executable, str(Path(__file__).with_name("standin_worker.py")))
 LOCAL = "http://127.0.0.1"
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", "--no-first-run",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +39,14 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Run:
     home = tmp_path_factory.mktemp("runs")
     plant(home / "second", steps=900, lift=0.4, findings=False)
     return plant(home / "first")
+
+
+@pytest.fixture(scope="session")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A planted run with every finding of its units. Only to be read."""
+    run = plant(tmp_path_factory.mktemp("runs") / "measured")
+    plant_units(run)
+    return run
 
 
 @pytest.fixture
@@ -56,3 +71,37 @@ def serving(standin: Callable[..., Worker]) -> Iterator[Callable[[Path], str]]:
     for server, thread in running:
         server.should_exit = True
         thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine: install the package `chromium` to run the browser tests")
+    playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, headless=True, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser) -> Iterator:
+    """A page that fails its test on any request beyond the loopback and on any complaint in the console."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(20_000)
+    outside, complaints = [], []
+    page.on("request", lambda request: None if is_inside(request.url) else outside.append(request.url))
+    page.on(
+        "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
+    )
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.complaints = complaints
+    yield page
+    page.close()
+    assert outside == []
+    assert complaints == []
+
+
+def is_inside(address: str) -> bool:
+    return re.match(r"(http://127\.0\.0\.1:\d+/|data:|about:|blob:|file:)", address) is not None

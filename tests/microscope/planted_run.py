@@ -172,10 +172,18 @@ def features_data() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def write_finding(run: Run, instrument: str, ident: str, summary: str, data: dict[str, Any]) -> None:
+def write_finding(
+    run: Run,
+    instrument: str,
+    ident: str,
+    summary: str,
+    data: dict[str, Any],
+    checkpoint: str = "step-001200",
+    hour: int = 12,
+) -> None:
     finding = {
-        "instrument": instrument, "id": ident, "created": "2026-11-22T12:00:00+00:00", "summary": summary,
-        "checkpoint": "step-001200", "plan": "0" * 16, "data": data,
+        "instrument": instrument, "id": ident, "created": f"2026-11-22T{hour:02d}:00:00+00:00", "summary": summary,
+        "checkpoint": checkpoint, "plan": "0" * 16, "data": data,
     }  # fmt: skip
     run.write_json(f"findings/{instrument}/{ident}.json", finding)
 

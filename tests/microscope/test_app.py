@@ -160,3 +160,17 @@ def test_opening_a_run_imports_no_torch(first):
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_list_of_features_tells_where_each_lives(measured):
+    with TestClient(make_app(measured.path), base_url="http://127.0.0.1") as client:
+        across = client.get("/api/features/across").json()
+        assert across["places"] == ["resid_post[1]", "step-000600/resid_post[2]"]
+        assert {f["id"]: f["shares"] for f in across["features"]}[10] == [0.75, 0.25]
+        before = client.get("/api/features/latest").json()
+        assert before["places"] is None and before["features"][0]["shares"] is None
+        heads = client.get("/api/findings").json()["findings"]
+        assert {head["instrument"] for head in heads} >= {"dictionary", "activation-density", "sparse-probing"}
+        assert [head["of"] for head in heads if head["instrument"] == "dictionary"] == [
+            *("resid_post-2", "bare", "resid_post-2", "resid_post-2")
+        ]

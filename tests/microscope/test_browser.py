@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from collections.abc import Iterator
 
 import pytest
 from planted_run import PROMPTS, append, bpb, loss, metric, plant, sample, validation
@@ -16,48 +14,10 @@ playwright = pytest.importorskip("playwright.sync_api", reason="the browser test
 expect = playwright.expect
 expect.set_options(timeout=20_000)  # a busy machine is no failure
 
-FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--no-first-run",
-]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium on this machine: install the package `chromium` to run the browser tests")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, headless=True, args=FLAGS)
-        yield browser
-        browser.close()
-
 
 @pytest.fixture(scope="module")
 def url(first, serving) -> str:
     return serving(first.path)
-
-
-@pytest.fixture
-def page(browser) -> Iterator:
-    """A page that fails its test on any request beyond the loopback and on any complaint in the console."""
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(20_000)
-    outside, complaints = [], []
-    page.on("request", lambda request: None if is_inside(request.url) else outside.append(request.url))
-    page.on(
-        "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
-    )
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.complaints = complaints
-    yield page
-    page.close()
-    assert outside == []
-    assert complaints == []
-
-
-def is_inside(address: str) -> bool:
-    return re.match(r"(http://127\.0\.0\.1:\d+/|data:|about:|blob:|file:)", address) is not None
 
 
 def chart(page, title: str):

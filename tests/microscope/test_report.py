@@ -9,7 +9,8 @@ from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
-from planted_run import FEATURES, append, bpb, plant, sample
+from planted_run import FEATURES, append, bpb, plant, sample, write_finding
+from planted_units import crosscoder_data, dictionary_data, silent_data
 
 from glasshouse.errors import GlasshouseError
 from glasshouse.microscope import drawing, write_report
@@ -134,3 +135,37 @@ def test_text_stands_out_on_every_colour_of_the_scale():
     for i in range(1001):
         ground, ink = luminance(drawing.colour(i / 1000)), 0.0 if drawing.ink_on(i / 1000) == "#000" else 1.0
         assert (max(ground, ink) + 0.05) / (min(ground, ink) + 0.05) > 4.45, i
+
+
+def test_it_tells_what_is_known_of_the_units(measured):
+    page = write_report(measured.path).read_text()
+    assert "1,024 features and explains 87.5% of the variance with 32 active a token" in page
+    assert "<b>95.0%</b> of what the mean costs is recovered; KL <b>0.1875</b> nats" in page
+    assert 'class="bar second" style="left:0.00%;width:5.00%"' in page
+    assert "A better encoder would explain <b>2.5%</b> more." in page
+    assert '<span class="hidden">neurons </span>2.0% </b>' in page and 'class="dot first" style="left:57.53%"' in page
+    assert "SAE features: 0.62, 0.65, 0.71, 0.83, 0.86" in page
+    assert "<td>0.57</td><td>0.60</td><td>0.66</td><td>0.78</td><td>0.86</td>" in page
+    assert 'class="shares"' not in page
+    parser = Balanced()
+    parser.feed(page)
+    assert parser.open == []
+
+
+def test_a_dictionary_without_features_is_told_too(tmp_path):
+    run = plant(tmp_path / "run", steps=5, findings=False)
+    write_finding(run, "dictionary", "bare", "Bare.", dictionary_data("bare", gap=None))
+    page = write_report(run.path).read_text()
+    assert "The dictionary <b>bare</b> of" in page and "What its encoder misses" not in page
+    assert "What it knows" not in page and "What few units tell" not in page and "How sparse it is" not in page
+
+
+def test_the_report_says_where_features_live_and_what_says_nothing(tmp_path):
+    run = plant(tmp_path / "run", steps=5, findings=False)
+    write_finding(run, "features", "across", "Across.", crosscoder_data())
+    page = write_report(run.path).read_text()
+    assert 'aria-label="resid_post[1] 82%, step-000600/resid_post[2] 18%"' in page
+    assert page.count("makes likelier") == 10 and "no direct effect" not in page
+    write_finding(run, "features", "silent", "Silent.", silent_data(), hour=13)
+    page = write_report(run.path).read_text()
+    assert "makes likelier" not in page and "no direct effect on the logits" in page

@@ -9,6 +9,7 @@ from typing import Any
 
 from glasshouse.microscope.columns import thin
 from glasshouse.microscope.drawing import Scale, bars, css, heat_map, ink_on, legend, lit_tokens, scale_of, visible
+from glasshouse.microscope.measures import place_key, shares
 
 MAP_COLUMNS = 300
 PROMPTS = 3
@@ -173,10 +174,10 @@ def features(finding: Record) -> str:
     for feature in data.get("features", [])[:FEATURES]:
         examples = sorted(feature.get("examples", []), key=lambda e: -max(e["acts"], default=0.0))[:EXAMPLES]
         lit = "".join(lit_tokens(e["tokens"], e["acts"], feature["max"]) for e in examples)
-        says = "".join(f"<code>{visible(token)}</code>" for token, _ in feature.get("top_logits", [])[:6])
+        lives = shares(data.get("places") or [], feature.get("shares") or [])
         cards.append(
             f"<article><header><h3>Feature {feature['id']}</h3><small>fires on {share(feature['density'])} of tokens</small>"
-            f'</header>{lit}<p class="says"><small>makes likelier</small> {says}</p></article>'
+            f"</header>{lit}{_says(feature)}{lives}</article>"
         )
     if not cards:
         return ""
@@ -186,6 +187,14 @@ def features(finding: Record) -> str:
         f"with {data.get('l0') or 0:.3g} features a token. These are the most telling; "
         "a token is lit as strongly as its feature fires."
     )
+    if not any(feature.get("top_logits") for feature in data["features"]):
+        facts += " It writes to no place of the residual stream, so it has no direct effect on the logits."
     return (
-        f'<section><h2>What it knows</h2><p class="lead">{facts}</p><div class="cards">{"".join(cards)}</div></section>'
+        f'<section><h2>What it knows</h2><p class="lead">{facts}</p>{place_key(data.get("places") or [])}'
+        f'<div class="cards">{"".join(cards)}</div></section>'
     )
+
+
+def _says(feature: Record) -> str:
+    tokens = "".join(f"<code>{visible(token)}</code>" for token, _ in feature.get("top_logits", [])[:6])
+    return f'<p class="says"><small>makes likelier</small> {tokens}</p>' if tokens else ""

@@ -7,7 +7,7 @@ from typing import Any
 from glasshouse.errors import GlasshouseError
 
 Finding = dict[str, Any]
-HEAD_KEYS = ("dictionary", "site", "tokens_seen", "fvu", "l0", "dead_share", "density_histogram")
+HEAD_KEYS = ("dictionary", "site", "places", "tokens_seen", "fvu", "l0", "dead_share", "density_histogram")
 SNIPPET_TOKENS = 36
 
 
@@ -25,7 +25,7 @@ def snippet(feature: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def listing(finding: Finding) -> dict[str, Any]:
-    """The finding's figures, and of each feature its id, density, maximum, first logits and one example, in the given order."""
+    """The finding's figures, and of each feature, in the given order, what a list shows: one example of its pages' many."""
     data = finding["data"]
     light = [
         {
@@ -33,6 +33,7 @@ def listing(finding: Finding) -> dict[str, Any]:
             "density": feature.get("density"),
             "max": feature.get("max"),
             "top": [token for token, _ in (feature.get("top_logits") or [])[:4]],
+            "shares": feature.get("shares"),
             "example": snippet(feature),
         }
         for feature in data.get("features", [])

@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from glasshouse.microscope import chapters
+from glasshouse.microscope import chapters, units
 from glasshouse.microscope.drawing import Plot
 from glasshouse.microscope.library import question
 from glasshouse.runs import Run
@@ -34,14 +34,19 @@ def page(run: Run) -> str:
     """The whole report as HTML."""
     name = Path(run.path).resolve().name
     metrics, events = run.read_log("metrics"), run.read_log("events")
-    lens, features = run.findings("logit-lens"), run.findings("features")
+    lens = run.findings("logit-lens")
+    features, measured = units.newest(run.findings("features"), run.findings("dictionary"))
+    density, probing = run.findings("activation-density"), run.findings("sparse-probing")
     parts = [
         title(run, name, metrics),
         curves(metrics, events),
         chapters.samples(run.read_log("samples")),
         chapters.health(run.read_log("health")),
         chapters.lens(lens[0]) if lens else "",
-        chapters.features(features[0]) if features else "",
+        units.dictionary(measured) if measured else "",
+        chapters.features(features) if features else "",
+        units.probing(probing[0]) if probing else "",
+        units.density(density[0]) if density else "",
         what_next(run, name),
     ]
     style = (STATIC / "style.css").read_text() + (STATIC / "report.css").read_text()

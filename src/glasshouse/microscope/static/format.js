@@ -37,6 +37,9 @@ export function percent(value, digits = 1) {
   return `${hundredths.toFixed(hundredths !== 0 && Math.abs(hundredths) < 0.1 ? 2 : digits)} %`;
 }
 
+// A word of a command line, quoted where the shell would take it apart.
+export function quoted(word) { return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replace(/'/g, `'"'"'`)}'`; }
+
 export function duration(seconds) {
   if (none(seconds)) return '–';
   const s = Math.round(seconds);

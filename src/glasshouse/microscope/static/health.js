@@ -4,6 +4,7 @@ import { Chart } from './chart.js';
 import { Empty, Legend } from './controls.js';
 import { number, percent, short, whole } from './format.js';
 import { HeatMap } from './heatmap.js';
+import { link } from './route.js';
 import { ends } from './scale.js';
 import { useStore } from './store.js';
 
@@ -48,7 +49,7 @@ function grid(records, map) {
   return { rows, values };
 }
 
-function Map_({ map, records, version, pinned, onPick }) {
+function Map_({ map, records, version, pinned, onPick, more }) {
   const { rows, values } = grid(records, map);
   const found = ends(values.flat(), map.log);
   const wide = found.max - found.min < map.span ? { ...found, min: found.max - map.span } : found;
@@ -58,7 +59,7 @@ function Map_({ map, records, version, pinned, onPick }) {
   const tall = map.heads ? Math.max(4, Math.min(10, Math.round(190 / rows.length))) : Math.max(8, Math.min(24, Math.round(150 / rows.length)));
   return html`<section class="panel">
     <header><h3>${map.title}</h3><${Legend} low=${map.format(scale.min)} high=${map.format(scale.max)} /></header>
-    <p class="note">${map.note}</p>
+    <p class="note">${map.note}${more && html` <a href=${link('features', { show: 'neurons' })}>${more}</a>`}</p>
     <${HeatMap} title=${map.title} rows=${rows} columns=${records.map((r) => r.step)} values=${values} scale=${scale} format=${map.format}
       version=${version} rowHeight=${tall} pinned=${pinned} onPick=${onPick} summary=${summary} />
   </section>`;
@@ -92,6 +93,7 @@ export function Health({ state, change }) {
   const steps = records.map((record) => record.step);
   const pinned = state.step === undefined ? null : steps.findLastIndex((step) => step <= Number(state.step));
   const pick = (i) => change({ step: i === pinned ? null : steps[i] });
+  const dense = run.findings.some((finding) => finding.instrument === 'activation-density');
   const has = (key) => records.some((record) => record[key] !== undefined && record[key] !== null);
   return html`
     ${pinned !== null && pinned >= 0
@@ -99,7 +101,7 @@ export function Health({ state, change }) {
       : html`<p class="lead">Each map has the layers as rows and the steps as columns. Point to read a cell; click to pin a step across all of them.</p>`}
     <div class="panels wide">
       ${MAPS.filter((map) => has(map.key)).map((map) => html`<${Map_} key=${map.key} map=${map} records=${records.filter((r) => r[map.key])}
-        version=${run.version} pinned=${pinned} onPick=${pick} />`)}
+        version=${run.version} pinned=${pinned} onPick=${pick} more=${map.key === 'activation_density' && dense && 'Beside the residual stream and what is said of cortex'} />`)}
       ${LINES.filter((line) => has(line.key)).map((line) => html`<${Chart} key=${line.key} title=${line.title} note=${line.note} unit="" version=${run.version} height=${150}
         xFormat=${short} series=${[{ label: line.title, colour: '--first', x: steps, y: records.map((r) => r[line.key] ?? null) }]}
         marks=${pinned !== null && pinned >= 0 ? [{ x: steps[pinned], text: 'pinned', alarm: true }] : []} />`)}

@@ -1,5 +1,5 @@
 // What is known of each run, kept current by one event stream. Views read it and are drawn again when it changes.
-import { useEffect, useReducer } from './vendor/htm-preact.js';
+import { useEffect, useReducer, useState } from './vendor/htm-preact.js';
 import { duration } from './format.js';
 
 const token = document.querySelector('meta[name=glasshouse-token]').content;
@@ -32,6 +32,19 @@ async function answer(response) {
 export async function get(path, query = {}) {
   const url = `/api/${path}?${new URLSearchParams(query)}`;
   return answer(await fetch(url).catch(() => { throw new Error(GONE); }));
+}
+
+// What the server answers at a path, {value} or {error}; nothing until then, nor while another path is asked. null asks nothing.
+export function useGet(path) {
+  const [got, set] = useState({});
+  useEffect(() => {
+    if (!path) return undefined;
+    let wanted = true;
+    const take = (answered) => { if (wanted) set({ path, ...answered }); };
+    get(path).then((value) => take({ value }), (error) => take({ error: error.message }));
+    return () => { wanted = false; };
+  }, [path]);
+  return got.path === path ? got : {};
 }
 
 export async function post(path, body) {
