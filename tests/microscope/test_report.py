@@ -144,6 +144,7 @@ def test_it_tells_what_is_known_of_the_units(measured):
     assert 'class="bar second" style="left:0.00%;width:5.00%"' in page
     assert "A better encoder would explain <b>2.5%</b> more." in page
     assert '<span class="hidden">neurons </span>2.0% </b>' in page and 'class="dot first" style="left:57.53%"' in page
+    assert 'class="reach first" style="left:50.00%;width:15.05%"' in page
     assert "SAE features: 0.62, 0.65, 0.71, 0.83, 0.86" in page
     assert "<td>0.57</td><td>0.60</td><td>0.66</td><td>0.78</td><td>0.86</td>" in page
     assert 'class="shares"' not in page

@@ -19,9 +19,9 @@ Place = Callable[[float], float]
 
 @dataclass(frozen=True)
 class Mark:
-    """A bar or a span from one value to another, or a dot at `end`."""
+    """A bar or a reach (a thin line) from one value to another, or a dot at `end`."""
 
-    kind: Literal["bar", "span", "dot"]
+    kind: Literal["bar", "reach", "dot"]
     end: float
     start: float = 0.0
     tone: str = "first"

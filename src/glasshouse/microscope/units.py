@@ -44,8 +44,8 @@ def dictionary(finding: Record) -> str:
     data = finding["data"]
     facts = (
         f"The dictionary <b>{escape(data['dictionary'])}</b> of {escape(data['site'])} has {data['features']:,} features and "
-        f"explains {share(1 - data['fvu'])} of the variance with {data['l0']:.3g} active a token, over {data['tokens_seen']:,} tokens; "
-        f"{share(data['dead_share'])} of them never fire."
+        f"explains {share(1 - data['fvu'])} of the variance with {data['l0']:.3g} active a token, over {data['tokens_seen']:,} "
+        f"tokens; {share(data['dead_share'])} of them never fire."
     )
     return (
         f'<section><h2>A dictionary, measured</h2><p class="lead">{facts}</p>'
@@ -123,7 +123,7 @@ def _layer_row(layer: int, sites: list[Record], criteria: list[str]) -> Row:
     for site in sites:
         which = criteria.index(site["headline"])
         (name, tone), (few, _, many), mean = _kind(site["site"]), site["quantiles"][which], site["density"][which]
-        marks += [Mark("span", many, few, tone), Mark("dot", mean, tone=tone)]
+        marks += [Mark("reach", many, few, tone), Mark("dot", mean, tone=tone)]
         words.append(f'<b class="{tone}"><span class="hidden">{escape(name)} </span>{share(mean)} </b>')
     return Row(f"layer {layer}", tuple(marks), "".join(words))
 

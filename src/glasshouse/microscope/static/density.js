@@ -24,7 +24,7 @@ function layers(data, criterion) {
     const sites = data.sites.filter((site) => layerOf(site) === layer);
     const marks = sites.flatMap((site) => {
       const [few, , many] = site.quantiles[which(site)];
-      return [{ kind: 'span', from: few, to: many, tone: tone(kindOf(site)) }, { kind: 'dot', at: site.density[which(site)], tone: tone(kindOf(site)) }];
+      return [{ kind: 'reach', from: few, to: many, tone: tone(kindOf(site)) }, { kind: 'dot', at: site.density[which(site)], tone: tone(kindOf(site)) }];
     });
     const shown = sites.map((site) => html`<b key=${site.site} class=${tone(kindOf(site))}><span class="hidden">${named(kindOf(site))} </span>${percent(site.density[which(site)])} </b>`);
     const title = sites.map((site) => `${site.site}: ${percent(site.density[which(site)], 2)} ${data.criteria[which(site)]}`).join('\n');

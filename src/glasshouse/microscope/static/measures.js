@@ -1,11 +1,11 @@
-// Labelled rows on one scale: bars, dots and spans, with bands behind them; and a bar that is divided into shares.
+// Labelled rows on one scale: bars, dots and reaches, with bands behind them; and a bar that is divided into shares.
 import { html } from './vendor/htm-preact.js';
 import { percent } from './format.js';
 import { colour } from './scale.js';
 
 const inside = (place) => Math.min(100, Math.max(0, place));
 
-// A mark is a bar or a span from one value to another, or a dot at one.
+// A mark is a bar or a reach (a thin line) from one value to another, or a dot at one.
 function Mark({ mark, at }) {
   const [from, to] = mark.kind === 'dot' ? [inside(at(mark.at)), null] : [inside(at(mark.from)), inside(at(mark.to))];
   const style = to === null ? { left: `${from}%` } : { left: `${Math.min(from, to)}%`, width: `${Math.abs(to - from)}%` };
