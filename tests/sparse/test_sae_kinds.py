@@ -181,3 +181,12 @@ def test_a_saved_kind_keeps_its_settings(tmp_path: Path) -> None:
 
 def test_every_kind_has_a_name_of_its_own() -> None:
     assert sorted(KINDS) == ["batchtopk-sae", "gated-sae", "jumprelu-sae", "relu-sae", "topk-sae"]
+
+
+def test_the_wanted_l0_is_that_of_signals_never_seen() -> None:
+    """Passed over twenty times, few signals are known by heart: on them fewer features answer than on others."""
+    plant = Planted(width=64, features=512, active=6, noise=0.1)
+    x, fresh = plant.sample(34_000)[0], plant.sample(8_000, seed=9)[0]
+    sae, _ = train_sae(x, 512, 6, Training(steps=1_300, batch=512, lr=3e-3), kind=BatchTopK(), seed=1)
+    assert sae.report(fresh).l0 == pytest.approx(6, rel=0.02)
+    assert sae.report(x).l0 < 0.97 * sae.report(fresh).l0

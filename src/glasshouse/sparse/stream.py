@@ -10,14 +10,16 @@ from torch import Tensor
 from glasshouse.errors import GlasshouseError
 
 
-def epochs(activations: Tensor, batch: int, seed: int) -> Iterator[Tensor]:
-    """Endless shuffled passes over `activations` [n, d], `batch` rows at a time (all of them where there are fewer)."""
+def epochs(activations: Tensor, batch: int, seed: int, among: Tensor | None = None) -> Iterator[Tensor]:
+    """Endless shuffled passes over `activations` [n, d] (where given, over the rows `among` alone), `batch` rows at a time, all
+    of them where there are fewer."""
     rng = torch.Generator().manual_seed(seed)
-    rows = len(activations)
+    rows = len(activations) if among is None else len(among)
     while True:
         order = torch.randperm(rows, generator=rng)
         for start in range(0, max(rows - batch, 0) + 1, batch):
-            yield activations[order[start : start + batch]]
+            chosen = order[start : start + batch]
+            yield activations[chosen if among is None else among[chosen]]
 
 
 def rebatch(pieces: Iterable[Tensor], batch: int) -> Iterator[Tensor]:

@@ -6,7 +6,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -24,7 +24,8 @@ from glasshouse.sparse.saes.provenance import Provenance
 from glasshouse.sparse.stream import check_activations, epochs, rebatch
 
 _SAMPLE = 8_192  # signals that set the scale, the centre and the variance
-_KEPT = 32_768  # of the last signals seen, which the threshold is calibrated on
+_KEPT = 32_768  # of the last signals seen, which the threshold is calibrated on where none are held out
+_FEWEST = 4_096  # signals held out for that; of fewer, the mean number of active features is known to no better than 2%
 
 
 class Batch(NamedTuple):
@@ -80,35 +81,36 @@ def training_course(
     trained_on: Provenance | None = None,
 ) -> Generator[Record, None, SAE]:
     """`train_sae` for those who watch: yields each record of the history as it is made, and returns the autoencoder."""
-    batches, sample = _batches_and_sample(activations, training, seed)
-    wiring = wiring or Wiring((sample.shape[1],))
-    wiring.check(sample)
-    sae = SAE(wiring, features, l0, kind, seed=seed, trained_on=trained_on).to(sample.device)
-    variance = fit_input(sae, sample)
-    return (yield from _course(Fit(sae, training, variance), batches, sample, seed))
+    feed = _Feed.of(activations, training, seed)
+    wiring = wiring or Wiring((feed.sample.shape[1],))
+    wiring.check(feed.sample)
+    sae = SAE(wiring, features, l0, kind, seed=seed, trained_on=trained_on).to(feed.sample.device)
+    variance = fit_input(sae, feed.sample)
+    return (yield from _course(Fit(sae, training, variance), feed, seed))
 
 
 def further_course(
     sae: SAE, activations: Stream, training: Training = DEFAULT, seed: int = 0
 ) -> Generator[Record, None, SAE]:
     """Trains `sae` on, in its place, as `training_course` would, from fresh moments; what it is scaled by stays."""
-    batches, sample = _batches_and_sample(activations, training, seed)
-    _, target = sae.parts(sample)
+    feed = _Feed.of(activations, training, seed)
+    _, target = sae.parts(feed.sample)
     fit = Fit(sae, training, float((target - target.mean(0)).square().sum(1).mean()))
-    return (yield from _course(fit, batches, sample, seed))
+    return (yield from _course(fit, feed, seed))
 
 
-def _course(fit: Fit, batches: Iterator[Batch], sample: Tensor, seed: int) -> Generator[Record, None, SAE]:
+def _course(fit: Fit, feed: _Feed, seed: int) -> Generator[Record, None, SAE]:
     """The training itself, and the calibration after it."""
     sae, training = fit.sae, fit.training
     identity = _identity(fit, seed)
     before = sae.trained_on.tokens
     yield from (history := _resumed(fit, identity))
     every, read = max(1, training.steps // 50), 0
-    kept = [sample]
-    for batch, downstream in islice(batches, training.steps):
+    last = [feed.sample]
+    for batch, downstream in islice(feed.batches, training.steps):
         read, batch = read + 1, batch.float()
-        kept = [*kept[-max(1, _KEPT // len(batch)) :], batch]
+        if feed.held_out is None:
+            last = [*last[-max(1, _KEPT // len(batch)) :], batch]
         if read <= fit.done:  # trained on before the interruption
             continue
         if downstream is not None and fit.ranks.world > 1:
@@ -127,7 +129,7 @@ def _course(fit: Fit, batches: Iterator[Batch], sample: Tensor, seed: int) -> Ge
             "harvest more, or ask for fewer steps.",
             stacklevel=4,
         )
-    _land(sae, torch.cat(kept)[-_KEPT:])
+    _land(sae, torch.cat(last)[-_KEPT:] if feed.held_out is None else feed.held_out)
     sae.trained_on = replace(sae.trained_on, tokens=before + fit.signals)
     return sae
 
@@ -142,26 +144,41 @@ def _land(sae: SAE, sample: Tensor) -> None:
         )
 
 
-def _batches_and_sample(activations: Stream, training: Training, seed: int) -> tuple[Iterator[Batch], Tensor]:
-    """The batches to train on, and a sample [n, columns] of the first of them (which come in the batches too)."""
-    if isinstance(activations, Tensor):
-        check_activations(activations, None)
-        if len(activations) == 0:
-            raise GlasshouseError("There are no activations to train a dictionary on: harvest some first.")
-        batches: Iterator[Batch] = map(Batch, epochs(activations, min(training.batch, len(activations)), seed))
-    else:
-        batches = _as_batches(activations, training.batch)
-    first: list[Batch] = []
-    while len(first) == 0 or sum(len(rows) for rows, _ in first) + len(first[-1].rows) <= _SAMPLE:
-        if (batch := next(batches, None)) is None:
-            break
-        first.append(batch)
-    if not first:
-        raise GlasshouseError(
-            f"The stream of activations ended before one batch of {training.batch:,}: harvest more, "
-            "or train on smaller batches."
-        )
-    return chain(first, batches), torch.cat([rows for rows, _ in first])[:_SAMPLE].float()
+@dataclass(frozen=True)
+class _Feed:
+    """What a training reads: its batches, a `sample` [n, columns] of the first of them (which come in the batches too), and,
+    where rows are passed over more than once, some that are `held_out`: features answer less sparsely to what is new."""
+
+    batches: Iterator[Batch]
+    sample: Tensor
+    held_out: Tensor | None
+
+    @classmethod
+    def of(cls, activations: Stream, training: Training, seed: int) -> _Feed:
+        held_out = among = None
+        if isinstance(activations, Tensor):
+            check_activations(activations, None)
+            if len(activations) == 0:
+                raise GlasshouseError("There are no activations to train a dictionary on: harvest some first.")
+            spare = min(_SAMPLE, len(activations) // 8)
+            if spare >= _FEWEST and training.steps * training.batch > len(activations):
+                order = torch.randperm(len(activations), generator=torch.Generator().manual_seed(seed))
+                held_out, among = activations[order[:spare]].float(), order[spare:]
+            size = min(training.batch, len(activations))
+            batches: Iterator[Batch] = map(Batch, epochs(activations, size, seed, among))
+        else:
+            batches = _as_batches(activations, training.batch)
+        first: list[Batch] = []
+        while len(first) == 0 or sum(len(rows) for rows, _ in first) + len(first[-1].rows) <= _SAMPLE:
+            if (batch := next(batches, None)) is None:
+                break
+            first.append(batch)
+        if not first:
+            raise GlasshouseError(
+                f"The stream of activations ended before one batch of {training.batch:,}: harvest more, "
+                "or train on smaller batches."
+            )
+        return cls(chain(first, batches), torch.cat([rows for rows, _ in first])[:_SAMPLE].float(), held_out)
 
 
 def _as_batches(stream: Iterable[Tensor | Batch], size: int) -> Iterator[Batch]:
