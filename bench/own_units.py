@@ -38,7 +38,7 @@ def probed(glass: gh.Glass, windows: torch.Tensor, site: str, seed: int) -> dict
     x = torch.cat([*harvest(glass.net, training, site, seed=seed)])
     course = Training(steps=1_500, batch=1_024)
     sae, _ = train_sae(x, TIMES * x.shape[1], ACTIVE, course, seed=seed, trained_on=Provenance(site, glass.checkpoint))
-    return sparse_probing(glass, windows[:PROBED].split(BATCH), sae=sae, ks=KS, tokens=20_000, seed=seed).data
+    return sparse_probing(glass, windows[: PROBED // 2].split(BATCH), sae=sae, ks=KS, seed=seed).data
 
 
 def main() -> None:

@@ -34,7 +34,14 @@ def test_a_dictionary_is_trained_measured_and_read(call: Call, run: Path, kind: 
     (kept,) = Run.open(run).findings("dictionary")
     assert kept["summary"] in out and "by non-negative OMP" in out and kept["data"]["dictionary"] == "resid_post_1"
     code, out, err = call("sae", "report", run, "resid_post_1", "--tokens", 2_000, "--json")
-    assert code == 0 and json.loads(out) == kept["data"], err
+    found = json.loads(out)
+    assert code == 0 and found["dictionary"] == kept["data"], err
+    assert found["sparse-probing"]["dictionary"] == "resid_post_1" and len(found["activation-density"]["sites"]) == 4
+    assert {path.name for path in (run / "findings").iterdir()} == {
+        "dictionary",
+        "activation-density",
+        "sparse-probing",
+    }
     before = (run / "dictionaries/resid_post_1/dictionary.safetensors").read_bytes()
     code, out, err = call("sae", "features", run, "resid_post_1", "--count", 3, "--tokens", 2_000)
     assert code == 0 and out.count(", says ") == 3, err
@@ -57,7 +64,7 @@ def test_every_route_is_trained_measured_and_read(call: Call, run: Path, site: s
     code, _, err = call("sae", "train", run, "--site", site, *SMALL, *options)
     assert code == 0, err
     assert load_sae(run / "dictionaries" / name).trained_on.site == site
-    code, out, err = call("sae", "report", run, name, "--tokens", 2_000)
+    code, out, err = call("sae", "report", run, name, "--tokens", 2_000, "--probe", 0)
     assert code == 0 and "put back, the model keeps" in out, err
     code, out, err = call("sae", "features", run, name, "--count", 3, "--tokens", 2_000)
     assert code == 0 and out.count(", says ") > 0, err

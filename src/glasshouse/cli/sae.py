@@ -88,20 +88,32 @@ def report(
     run: RunFolder,
     name: Name,
     tokens: Tokens = 49_152,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the finding as JSON.")] = False,
+    probe: Annotated[
+        int, typer.Option(help="Held-out tokens on which few features are probed for what the text says; 0 for none.")
+    ] = 10_240,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings' data as JSON.")] = False,
 ) -> None:
-    """Measure a dictionary on held-out text, and keep it as a finding that the microscope shows.
+    """Measure a dictionary on held-out text; what is found stays in the run, where the microscope shows it.
 
-    What it explains, what of that its encoder misses, and what the model keeps when the reconstruction is put back.
+    What it explains, what of that its encoder misses, and what the model keeps when the reconstruction is put back; how
+    sparse the model's own neurons are, layer by layer; and how well few features tell what a token is, beside few neurons.
     """
     opened, glass = _load(run)
     learned, windows = _dictionary(opened, name), _held_out(opened, glass, tokens)
-    from glasshouse.interp import dictionary_report
+    from glasshouse.interp import activation_density, dictionary_report, sparse_probing
     from glasshouse.runs.atomic import to_json
 
-    finding = dictionary_report(glass, learned, windows, name, _others(opened, learned.trained_on.site))
-    finding.save(opened)
-    print(to_json(finding.data, indent=1).decode() if as_json else f"{finding.table()}\n{finding.summary}")
+    others = _others(opened, learned.trained_on.site)
+    findings = [dictionary_report(glass, learned, windows, name, others), activation_density(glass, windows)]
+    if probe and not others:  # probes read one model
+        findings.append(sparse_probing(glass, _held_out(opened, glass, probe), sae=learned, name=name))
+    for finding in findings:
+        finding.save(opened)
+    if as_json:
+        print(to_json({finding.instrument: finding.data for finding in findings}, indent=1).decode())
+        return
+    for finding in findings:
+        print(f"{finding.table()}\n{finding.summary}\n")
 
 
 @sae.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from statistics import fmean
 from typing import Any
@@ -35,23 +35,23 @@ def sparse_probing(
     sae: SAE | None = None,
     labels: Labels = token_labels,
     ks: Sequence[int] = (1, 2, 4, 8, 16),
-    tokens: int = 10_000,
     seed: int = 0,
+    name: str = "",
 ) -> Finding:
     """How well the best k units of a basis tell each label of a token, by k (Gurnee et al. 2023, 2305.01610).
 
     Bases: the axes of `site` (where it is None, that of the dictionary), the neurons of the same layer, and the features of
-    `sae` where one is given. labels: from token ids [batch, position] to bool [batch, position] by name. How units are chosen
-    and probes fitted is said in `probes.probe`; all units at once are the ceiling, labels in disorder the control. At most
-    `tokens` tokens of `windows` (batches of ids [batch, position]) are read, the first ones, and whole windows held out; memory
-    holds their activations.
+    `sae`, called `name`, where one is given. labels: from token ids [batch, position] to bool [batch, position] by name. How
+    units are chosen and probes fitted is said in `probes.probe`; all units at once are the ceiling, labels in disorder the
+    control. Of `windows` (batches of ids [batch, position]) whole ones are held out; memory holds the activations of all, and
+    some 10,000 tokens are enough.
 
     `data` is docs/house.md's. Raises GlasshouseError for a site that is no vector a token, a dictionary of another site, fewer
     than four windows, and where no label comes often enough.
     """
     net = subject.net
     places = _Places(net, site, sae)
-    ids, window, columns, codes = _read(net, windows, places, sae, tokens)
+    ids, window, columns, codes = _read(net, windows, places, sae)
     found = _labels(subject, ids, labels)
     train = _train(window, seed)
     names, skipped = _often_enough(found, train)
@@ -61,6 +61,7 @@ def sparse_probing(
     truth = np.stack([found[name] for name in names], 1)
     probes = {basis: probe(x, truth, train, ks, seed) for basis, x in bases.items()}
     data = {
+        "dictionary": name,
         "site": str(places.site),
         "tokens": len(train),
         "held_out": int((~train).sum()),
@@ -113,14 +114,18 @@ def _rows(value: Tensor) -> Tensor:
 
 
 def _read(
-    net: Network, windows: Iterable[Any], places: _Places, sae: SAE | None, most: int
+    net: Network, windows: Iterable[Any], places: _Places, sae: SAE | None
 ) -> tuple[list[Tensor], Tensor, list[Tensor], list[Code]]:
-    """Ids batch by batch, the window of each token, each basis' rows [n, units] and the codes, for at most so many tokens."""
+    """Ids batch by batch, the window of each token, each basis' rows [n, units] and the codes."""
     ids: list[Tensor] = []
     window: list[Tensor] = []
     columns: list[list[Tensor]] = [[] for _ in places.bases]
     codes: list[Code] = []
-    for batch in _first(windows, most):
+    for given in windows:
+        batch = torch.as_tensor(given).cpu()
+        batch = batch.reshape(-1, batch.shape[-1])
+        if not batch[:, FIRST:].numel():
+            continue
         result = net.run(batch.to(net.embed.weight.device), save=places.saves, logits=False)
         if sae is not None:
             codes.append(sae.encode(torch.cat([_rows(result[place]) for place in places.reads], 1)))
@@ -132,22 +137,6 @@ def _read(
     if sum(map(len, ids)) < 4:
         raise GlasshouseError("There is too little text to probe: give at least four windows of two tokens.")
     return ids, torch.cat(window), [torch.cat(rows) for rows in columns], codes
-
-
-def _first(windows: Iterable[Any], most: int) -> Iterator[Tensor]:
-    """Batches [batch, position] of the first windows, `most` tokens at most but never fewer than four windows."""
-    left, count = most, 0
-    for batch in windows:
-        ids = torch.as_tensor(batch).cpu()
-        ids = ids.reshape(-1, ids.shape[-1])
-        each = ids.shape[1] - FIRST
-        if each < 1 or not len(ids):
-            continue
-        ids = ids[: max(left // each, 4 - count)]
-        if not len(ids):
-            return
-        yield ids
-        left, count = left - len(ids) * each, count + len(ids)
 
 
 def _labels(subject: Subject, ids: Sequence[Tensor], labels: Labels) -> dict[str, Any]:
