@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from glasshouse.errors import GlasshouseError
 from glasshouse.sparse.saes.gathered import Chosen
@@ -19,20 +20,25 @@ from glasshouse.sparse.saes.ranks import Ranks
 
 Record = dict[str, float]
 _GAIN = 0.02  # how fast the penalty's weight follows the number of active features, a step
+_BETAS = 0.5, 0.95  # a feature that is seldom active must not be slowed by what its gradient was long ago
+_SIGNAL = 0.7  # of an atom at its start; the rest is random, so that copies of a signal part
 _ABOVE = 1.03  # times l0 are wanted while training: the calibration can silence features, seldom wake them
 
 
 @dataclass(frozen=True)
 class Training:
-    """How an autoencoder is trained. The defaults follow Gao et al. 2024 (2406.04093), fitted to short runs.
+    """How an autoencoder is trained.
 
-    `lr` None means 2e-4 / sqrt(features / 2^14), their fitted law. `dead_after` None means 10M signals or an eighth of the
-    run, whichever is smaller. `warmup` is in steps, at most a twentieth of the run; `aux_k` None means half the width. With
-    `save_to`, the state goes to that file every `save_every` steps, and a training that finds it there goes on from it.
+    `lr` None means 2 / sqrt(steps * width). Adam moves an atom of norm one by about lr * sqrt(width) a step, so a walk of all
+    steps in random directions could take it anywhere on the sphere. Runs of 10^5 steps get the 1e-4 that published ones use,
+    short ones learn faster. `dead_after` None means 10M signals or a 32nd of the run, whichever is smaller. `warmup`
+    is in steps, at most a twentieth of the run; `aux_k` None means half the width (Gao et al. 2024, 2406.04093, as `clip` and
+    `aux_weight` are). With `save_to`, the state goes to that file every `save_every` steps, and a training that finds it there
+    goes on from it.
     """
 
-    steps: int = 2_000
-    batch: int = 4_096
+    steps: int = 16_000
+    batch: int = 512
     lr: float | None = None
     warmup: int = 1_000
     clip: float = 1.0
@@ -42,17 +48,17 @@ class Training:
     save_to: Path | None = None
     save_every: int = 500
 
-    def rate(self, features: int, done: int) -> float:
-        """The learning rate after `done` steps: linear warm-up, then constant, then linear to zero over the last fifth."""
-        top = self.lr if self.lr is not None else 2e-4 / math.sqrt(features / 2**14)
+    def rate(self, width: int, done: int) -> float:
+        """The learning rate after `done` steps: linear warm-up, then constant, then linear to zero over the last half."""
+        top = self.lr if self.lr is not None else 2 / math.sqrt(self.steps * width)
         rise = (done + 1) / max(1, min(self.warmup, self.steps // 20))
-        fall = (self.steps - done) / max(1, self.steps // 5)
+        fall = (self.steps - done) / max(1, self.steps // 2)
         return top * min(1.0, rise, fall)
 
     @property
     def patience(self) -> int:
         """How many signals a feature may stay silent before it counts as dead."""
-        return self.dead_after or max(self.batch, min(10_000_000, self.steps * self.batch // 8))
+        return self.dead_after or max(self.batch, min(10_000_000, self.steps * self.batch // 32))
 
 
 DEFAULT = Training()
@@ -69,7 +75,7 @@ class Fit:
         self.sae, self.training, self.variance = sae, training, variance
         self.ends = [*sae.kind.nested, sae.features]
         self.parameters = [p for p in sae.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=1.0, fused=True)  # `step` sets the rate
+        self.optimizer = torch.optim.Adam(self.parameters, lr=1.0, betas=_BETAS, fused=True)  # `step` sets the rate
         self.silent = torch.zeros(
             sae.features, dtype=torch.int64, device=sae.decoder.device
         )  # signals since last active
@@ -85,7 +91,7 @@ class Fit:
         """
         sae, ranks = self.sae, self.ranks
         for group in self.optimizer.param_groups:
-            group["lr"] = self.training.rate(sae.features, self.done)
+            group["lr"] = self.training.rate(sae.width, self.done)
         scaled, target = sae.parts(ranks.share(x))
         chosen, answer = sae.answer(scaled, self.memory, ranks.gather, ranks.world)
         base = sae.base(scaled)
@@ -191,8 +197,8 @@ def project_gradient(sae: SAE) -> None:
 
 @torch.no_grad()
 def fit_input(sae: SAE, sample: Tensor) -> float:
-    """Sets the scales (mean square one per coordinate of each site) and the centres from raw training rows `sample`
-    [n, columns]; returns the variance of what is reconstructed then."""
+    """Sets the scales (mean square one per coordinate of each site), the centres and the first atoms from raw training rows
+    `sample` [n, columns]; returns the variance of what is reconstructed then."""
     reads = sae.encoder.shape[1]
     sae.scale.copy_(_unit_scale(sample[:, :reads], sae.wiring.reads))
     if sae.wiring.writes is not None:
@@ -206,7 +212,15 @@ def fit_input(sae: SAE, sample: Tensor) -> float:
     sae.decoder_bias.copy_(geometric_median(target))
     if sae.wiring.writes is not None:
         sae.read_centre.copy_(geometric_median(read))
+    _start(sae, read, target)
     return float(variance)
+
+
+def _start(sae: SAE, read: Tensor, target: Tensor) -> None:
+    """Turns the random atoms to signals of the sample, evenly taken: where signals lie, their causes are near."""
+    rows = torch.arange(sae.features, device=target.device) * max(1, len(target) // sae.features) % len(target)
+    for atoms, signals in ((sae.encoder, read[rows] - sae.centre), (sae.decoder, target[rows] - sae.decoder_bias)):
+        atoms.copy_(F.normalize(_SIGNAL * F.normalize(signals, dim=1) + (1 - _SIGNAL) * atoms, dim=1))
 
 
 def _unit_scale(columns: Tensor, widths: tuple[int, ...]) -> Tensor:
