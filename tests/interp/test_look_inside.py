@@ -1,6 +1,7 @@
 """Looking into a run from beginning to end, and findings on disk."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,7 +12,7 @@ from hand_built import answering, glass
 
 from glasshouse.errors import GlasshouseError
 from glasshouse.glass import Glass
-from glasshouse.interp import Finding, Look, Progress, logit_lens, look_inside
+from glasshouse.interp import Finding, Look, Progress, harvest, logit_lens, look_inside, train_dictionary
 from glasshouse.model import GLU, LM, Attention, Block, RMSNorm, RoPE, Stack
 from glasshouse.runs import Run
 from glasshouse.sparse import load_sae
@@ -111,6 +112,21 @@ def test_without_a_prompt_the_text_is_read_and_a_short_text_is_refused(tmp_path:
         list(look_inside(run, model, Text(tokens.ids[:3]), look=QUICK))
     with pytest.raises(GlasshouseError, match="no site 'resid_pots'"):
         list(look_inside(run, model, tokens, look=Look(site="resid_pots[0]")))
+
+
+@pytest.mark.parametrize("kind", ["batchtopk", "relu", "gated", "jumprelu"])
+def test_the_wanted_number_of_features_is_active_on_text_never_seen(tmp_path: Path, kind: str) -> None:
+    model, tokens = subject()
+    look = replace(QUICK, kind=kind, passes=6)
+    course = train_dictionary(Run.create(tmp_path / "run", recipe=""), model, tokens, look=look)
+    while True:
+        try:
+            next(course)
+        except StopIteration as end:
+            _, sae, shown = end.value
+            break
+    unseen = torch.cat(list(harvest(model.net, shown, "resid_post[1]")))
+    assert sae.report(unseen).l0 == pytest.approx(4, rel=0.02)
 
 
 def test_a_finding_comes_back_as_it_was_saved(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from glasshouse.sparse.saes.fit import Record
 from glasshouse.sparse.saes.ranks import Ranks
 
 HELD = 1 << 30  # bytes of activations held in memory; more are read from the model anew in each pass
+CALIBRATED = 16_384  # tokens that a threshold is calibrated on
 _WINDOWS = 16  # windows a forward pass
 
 
@@ -101,10 +102,19 @@ def train_dictionary(
     sae = yield from _learn(
         _Lesson(reader, windows, look, seed, state), Provenance(str(reader.route), subject.checkpoint)
     )
+    _calibrate(sae, reader, shown)
     if Ranks().rank == 0:
         sae.save(run.path / "dictionaries" / name)
         state.unlink(missing_ok=True)
     return name, sae, shown
+
+
+def _calibrate(sae: SAE, reader: Reader, windows: list[np.ndarray]) -> None:
+    """Sets the number of active features on text never seen: on tokens out of windows it learned from, features answer less."""
+    if sae.kind.thresholded:
+        some = windows[: max(1, CALIBRATED // windows[0].size)]
+        read = activations(reader.net, some, reader.route, reader.others)
+        sae.calibrate(sae.split(torch.cat([rows_without_first(rows).cpu() for _, rows in read]))[0])
 
 
 def dictionary_name(subject: Subject, look: Look = DEFAULT) -> str:
