@@ -66,6 +66,9 @@ class SAELens:
             lr_warm_up_steps=shape.steps // 20,
             lr_decay_steps=shape.steps // 5,
             lr_end=0.0,
+            dead_feature_window=min(
+                1_000, max(1, shape.steps // 32)
+            ),  # theirs, or a run this short would revive nothing
             logger=LoggingConfig(log_to_wandb=False),
         )
         self.trainer = SAETrainer(trainer_config, self.sae, data_provider=iter(()))
