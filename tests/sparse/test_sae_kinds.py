@@ -190,3 +190,10 @@ def test_the_wanted_l0_is_that_of_signals_never_seen() -> None:
     sae, _ = train_sae(x, 512, 6, Training(steps=1_300, batch=512, lr=3e-3), kind=BatchTopK(), seed=1)
     assert sae.report(fresh).l0 == pytest.approx(6, rel=0.02)
     assert sae.report(x).l0 < 0.97 * sae.report(fresh).l0
+
+
+@pytest.mark.parametrize("kind", [BatchTopK(), BatchTopK(nested=(128,)), ReLU(), Gated(), JumpReLU()], ids=str)
+def test_a_stream_that_goes_on_sets_the_l0_on_what_was_not_trained_on(kind: Kind) -> None:
+    plant = Planted(width=48, features=256, active=5, noise=0.05)
+    sae, _ = train_sae(plant.stream(512), 256, 5, Training(steps=250, batch=512, lr=5e-3), kind=kind, seed=1)
+    assert sae.report(plant.sample(10_000, seed=9_999)[0]).l0 == pytest.approx(5, rel=0.02)

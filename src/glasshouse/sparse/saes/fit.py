@@ -97,7 +97,9 @@ class Fit:
         base = sae.base(scaled)
         reconstructions = self._nested(base, chosen, answer.values)
         fvu = torch.stack([(target - r).square().sum(1).mean() for r in reconstructions]) / self.variance
-        loss = fvu.mean() if downstream is None else downstream(reconstructions[-1] / sae.out_scale)
+        loss = fvu.mean()
+        if downstream is not None:
+            loss = torch.stack([downstream(r / sae.out_scale) for r in reconstructions]).mean()
         if answer.penalty is not None:
             loss = loss + self.weight * answer.penalty / len(scaled)
         if answer.rough is not None:  # trains the gate alone: the atoms are given

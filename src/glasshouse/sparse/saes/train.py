@@ -53,8 +53,9 @@ def train_sae(
 
     `activations` is a tensor [n, d], passed over in shuffled epochs, or an iterable of [n_i, d] pieces, each read once, in
     order, already shuffled (it ends the training early, with a warning, where it holds too little), or of `Batch`es. Where the
-    kind penalises activity, the penalty's weight follows the measured l0 until it is the wanted one; a threshold calibrated on
-    the last signals settles the rest. `wiring` makes it a transcoder or crosscoder. The history holds, about fifty times a run:
+    kind penalises activity, the penalty's weight follows the measured l0 until it is the wanted one; a threshold settles the
+    rest, calibrated on signals not trained on where there are enough of them (8,192 held out of a tensor, or read from an
+    iterable beyond the training). `wiring` makes it a transcoder or crosscoder. The history holds, about fifty times a run:
     step, signals, loss, fvu (fraction of variance unexplained, on the batch), l0, dead_share, weight (of the penalty), lr. The
     same activations, options and seed on one machine give the same bytes, interrupted (see `Training.save_to`) or not.
     """
@@ -129,13 +130,14 @@ def _course(fit: Fit, feed: _Feed, seed: int) -> Generator[Record, None, SAE]:
             "harvest more, or ask for fewer steps.",
             stacklevel=4,
         )
-    _land(sae, torch.cat(last)[-_KEPT:] if feed.held_out is None else feed.held_out)
+    _land(sae, feed.unseen() if sae.kind.thresholded else None, torch.cat(last)[-_KEPT:])
     sae.trained_on = replace(sae.trained_on, tokens=before + fit.signals)
     return sae
 
 
-def _land(sae: SAE, sample: Tensor) -> None:
-    """Calibrates on raw training rows and says where the wanted number of active features is not reached."""
+def _land(sae: SAE, unseen: Tensor | None, seen: Tensor) -> None:
+    """Calibrates on raw training rows, unseen ones where there are, and says where the wanted number is not reached."""
+    sample = seen if unseen is None else unseen
     reached = sae.calibrate(sample[:, : sae.encoder.shape[1]])
     if abs(reached / sae.l0 - 1) > 0.02:
         warnings.warn(
@@ -152,6 +154,18 @@ class _Feed:
     batches: Iterator[Batch]
     sample: Tensor
     held_out: Tensor | None
+    endless: bool  # passes over the same rows again and again
+
+    def unseen(self) -> Tensor | None:
+        """Rows that were not trained on: those held out, or what the stream goes on with; None where that is too little."""
+        if self.held_out is not None:
+            return self.held_out
+        if self.endless:
+            return None
+        rows: list[Tensor] = []
+        while sum(map(len, rows)) < _SAMPLE and (batch := next(self.batches, None)) is not None:
+            rows.append(batch.rows.float())
+        return torch.cat(rows) if sum(map(len, rows)) >= _FEWEST else None
 
     @classmethod
     def of(cls, activations: Stream, training: Training, seed: int) -> _Feed:
@@ -178,7 +192,12 @@ class _Feed:
                 f"The stream of activations ended before one batch of {training.batch:,}: harvest more, "
                 "or train on smaller batches."
             )
-        return cls(chain(first, batches), torch.cat([rows for rows, _ in first])[:_SAMPLE].float(), held_out)
+        return cls(
+            chain(first, batches),
+            torch.cat([rows for rows, _ in first])[:_SAMPLE].float(),
+            held_out,
+            isinstance(activations, Tensor),
+        )
 
 
 def _as_batches(stream: Iterable[Tensor | Batch], size: int) -> Iterator[Batch]:
