@@ -27,6 +27,7 @@ from glasshouse.sparse.saes.ranks import Ranks
 HELD = 1 << 30  # bytes of activations held in memory; more are read from the model anew in each pass
 CALIBRATED = 16_384  # tokens that a threshold is calibrated on
 _WINDOWS = 16  # windows a forward pass
+_FINISHING = 4e-4  # learning rate of end-to-end training after another: a tenth of what short runs have
 
 
 class Tokens(Protocol):
@@ -44,6 +45,7 @@ class Look:
     with a linear map besides). `features` None is eight times the width written, `k` None three for every 32 of it (2,048 and
     24 for a width of 256). `kind` is topk, batchtopk, relu, gated or jumprelu. The dictionary is trained on `tokens` tokens,
     `passes` times over, then on the share `end_to_end` of them by what the model makes of it, and shown on `shown` others.
+    `lr` None is `Training`'s own for the length of the run.
     """
 
     site: str | None = None
@@ -55,7 +57,7 @@ class Look:
     shown: int = 49_152
     length: int = 256
     batch: int = 1_024
-    lr: float = 4e-3
+    lr: float | None = None
     count: int = 40
     skip: bool = False
     end_to_end: float = 0.0
@@ -221,7 +223,7 @@ def _finish(lesson: _Lesson, sae: SAE) -> Generator[Progress, None, SAE]:
     steps = max(1, round(look.end_to_end * look.passes * len(lesson.windows)))
     windows = islice(cycle(lesson.windows), steps)
     batches = end_to_end(lesson.reader.net, windows, lesson.reader.route, local=1.0, others=lesson.reader.others)
-    training = Training(steps=steps, lr=look.lr / 10)
+    training = Training(steps=steps, lr=_FINISHING)
     return (
         yield from _told(
             further_course(sae, batches, training, lesson.seed),
