@@ -5,7 +5,7 @@ default size of about a thousand features, and 8 x 8 patches of photographs, whe
 learned from the same signals and measured on others, by its own encoder and by a pursuit over the same atoms at the same number
 of active ones. Seconds are the CPU's, of learning alone, and say nothing of what more of them would buy.
 
-    python bench/gap_table.py [--images FOLDER] [--steps 2000]
+    python bench/gap_table.py [--images FOLDER] [--steps 1000]
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def record(table: GapTable, seconds: dict[str, float]) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, default=IMAGES)
-    parser.add_argument("--steps", type=int, default=2_000)
+    parser.add_argument("--steps", type=int, default=1_000)
     options = parser.parse_args()
     torch.set_num_threads(1)
     load, results = busy(), {}
