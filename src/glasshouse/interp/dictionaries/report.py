@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from math import isnan
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from glasshouse.interp.dictionaries.recovered import Recovered, loss_recovered
 from glasshouse.interp.finding import Finding
@@ -28,11 +29,18 @@ def dictionary_report(
     """
     windows = list(windows)
     route = reader_of(sae, subject.net, others).route
-    read = (rows_without_first(values).cpu() for _, values in activations(subject.net, windows, route, others))
-    rows = torch.cat(list(read))
-    measured = sae.report(rows)
+    first: list[Tensor] = []
+
+    def rows() -> Iterator[Tensor]:
+        for _, values in activations(subject.net, windows, route, others):
+            piece = rows_without_first(values).cpu()
+            if sum(map(len, first)) < GAP_ROWS:
+                first.append(piece)
+            yield piece
+
+    measured = sae.report(rows())
     recovered = loss_recovered(subject, sae, windows, others)
-    gap = gap_report(sae, sae.dictionary, rows[:GAP_ROWS]) if sae.wiring.writes is None else None
+    gap = gap_report(sae, sae.dictionary, torch.cat(first)[:GAP_ROWS]) if sae.wiring.writes is None else None
     data = {
         "dictionary": name,
         "site": str(route),
