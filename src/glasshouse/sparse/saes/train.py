@@ -24,7 +24,7 @@ from glasshouse.sparse.saes.provenance import Provenance
 from glasshouse.sparse.stream import check_activations, epochs, rebatch
 
 _SAMPLE = 8_192  # signals that set the scale, the centre and the variance
-_KEPT = 32_768  # of the last signals seen, which the threshold is calibrated on where none are held out
+_KEPT = 32_768  # signals of a stream that the threshold is calibrated on: the first, of which least is remembered
 _FEWEST = 4_096  # signals held out for that; of fewer, the mean number of active features is known to no better than 2%
 
 
@@ -54,8 +54,8 @@ def train_sae(
     `activations` is a tensor [n, d], passed over in shuffled epochs, or an iterable of [n_i, d] pieces, each read once, in
     order, already shuffled (it ends the training early, with a warning, where it holds too little), or of `Batch`es. Where the
     kind penalises activity, the penalty's weight follows the measured l0 until it is the wanted one; a threshold settles the
-    rest, calibrated on signals not trained on where there are enough of them (8,192 held out of a tensor, or read from an
-    iterable beyond the training). `wiring` makes it a transcoder or crosscoder. The history holds, about fifty times a run:
+    rest, calibrated on signals held out of a tensor (8,192 where it is large), or on those of an iterable that were trained on
+    longest ago. `wiring` makes it a transcoder or crosscoder. The history holds, about fifty times a run:
     step, signals, loss, fvu (fraction of variance unexplained, on the batch), l0, dead_share, weight (of the penalty), lr. The
     same activations, options and seed on one machine give the same bytes, interrupted (see `Training.save_to`) or not.
     """
@@ -107,11 +107,11 @@ def _course(fit: Fit, feed: _Feed, seed: int) -> Generator[Record, None, SAE]:
     before = sae.trained_on.tokens
     yield from (history := _resumed(fit, identity))
     every, read = max(1, training.steps // 50), 0
-    last = [feed.sample]
+    first: list[Tensor] = []
     for batch, downstream in islice(feed.batches, training.steps):
         read, batch = read + 1, batch.float()
-        if feed.held_out is None:
-            last = [*last[-max(1, _KEPT // len(batch)) :], batch]
+        if feed.held_out is None and sum(map(len, first)) < _KEPT:
+            first.append(batch)
         if read <= fit.done:  # trained on before the interruption
             continue
         if downstream is not None and fit.ranks.world > 1:
@@ -130,14 +130,13 @@ def _course(fit: Fit, feed: _Feed, seed: int) -> Generator[Record, None, SAE]:
             "harvest more, or ask for fewer steps.",
             stacklevel=4,
         )
-    _land(sae, feed.unseen() if sae.kind.thresholded else None, torch.cat(last)[-_KEPT:])
+    _land(sae, torch.cat(first or [feed.sample])[:_KEPT] if feed.held_out is None else feed.held_out)
     sae.trained_on = replace(sae.trained_on, tokens=before + fit.signals)
     return sae
 
 
-def _land(sae: SAE, unseen: Tensor | None, seen: Tensor) -> None:
-    """Calibrates on raw training rows, unseen ones where there are, and says where the wanted number is not reached."""
-    sample = seen if unseen is None else unseen
+def _land(sae: SAE, sample: Tensor) -> None:
+    """Calibrates on raw training rows and says where the wanted number of active features is not reached."""
     reached = sae.calibrate(sample[:, : sae.encoder.shape[1]])
     if abs(reached / sae.l0 - 1) > 0.02:
         warnings.warn(
@@ -154,18 +153,6 @@ class _Feed:
     batches: Iterator[Batch]
     sample: Tensor
     held_out: Tensor | None
-    endless: bool  # passes over the same rows again and again
-
-    def unseen(self) -> Tensor | None:
-        """Rows that were not trained on: those held out, or what the stream goes on with; None where that is too little."""
-        if self.held_out is not None:
-            return self.held_out
-        if self.endless:
-            return None
-        rows: list[Tensor] = []
-        while sum(map(len, rows)) < _SAMPLE and (batch := next(self.batches, None)) is not None:
-            rows.append(batch.rows.float())
-        return torch.cat(rows) if sum(map(len, rows)) >= _FEWEST else None
 
     @classmethod
     def of(cls, activations: Stream, training: Training, seed: int) -> _Feed:
@@ -192,12 +179,7 @@ class _Feed:
                 f"The stream of activations ended before one batch of {training.batch:,}: harvest more, "
                 "or train on smaller batches."
             )
-        return cls(
-            chain(first, batches),
-            torch.cat([rows for rows, _ in first])[:_SAMPLE].float(),
-            held_out,
-            isinstance(activations, Tensor),
-        )
+        return cls(chain(first, batches), torch.cat([rows for rows, _ in first])[:_SAMPLE].float(), held_out)
 
 
 def _as_batches(stream: Iterable[Tensor | Batch], size: int) -> Iterator[Batch]:
