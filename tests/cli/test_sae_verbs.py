@@ -86,7 +86,7 @@ def test_a_training_cut_off_goes_on_to_the_same_bytes(call: Call, run: Path, mon
     monkeypatch.setattr(Training.__init__, "__defaults__", (*Training.__init__.__defaults__[:-1], 5))
     assert call(*words, "cut")[0] == 130
     folder = run / "dictionaries"
-    assert not (folder / "cut").exists() and (folder / ".training-cut").exists()
+    assert not (folder / "cut").exists() and list(folder.glob(".training-cut-*"))
     monkeypatch.setattr(Fit, "step", step)
     assert call(*words, "cut")[0] == 0
     whole, cut = ((folder / name / "dictionary.safetensors").read_bytes() for name in ("whole", "cut"))
@@ -125,6 +125,8 @@ def test_two_processes_under_torchrun_train_what_one_trains(call: Call, run: Pat
         (("train", "--site", "resid_post[0] + step-000099/resid_post[0]"), "step-000099"),
         (("train", "--site", "mlp_out[0]", "--skip"), "leave skip out"),
         (("train", "--l0", "9000"), "cannot have l0 = 9000"),
+        (("train", "--features", "0"), "counts something below 1"),
+        (("train", "--name", "../away"), "without strokes"),
         (("report", "nothing"), "train one with `glasshouse sae train`"),
         (("features", "nothing"), "has no dictionary 'nothing'"),
     ],
@@ -134,3 +136,10 @@ def test_misuse_gets_one_sentence(call: Call, run: Path, words: tuple[str, ...],
     code, _, err = call("sae", verb, run, *rest)
     assert (code, err.count("\n")) == (1, 1) and said in err
     assert not (run / "dictionaries").exists()
+
+
+def test_a_probe_of_too_little_text_is_left_out_and_the_rest_is_kept(call: Call, run: Path) -> None:
+    assert call("sae", "train", run, "--site", "resid_post[1]", *SMALL)[0] == 0
+    code, out, err = call("sae", "report", run, "resid_post_1", "--tokens", 2_000, "--probe", 32)
+    assert code == 0 and "left out: There is too little text to probe" in err and "put back, the model keeps" in out
+    assert {path.name for path in (run / "findings").iterdir()} == {"dictionary", "activation-density"}

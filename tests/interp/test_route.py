@@ -124,10 +124,11 @@ def test_a_crosscoder_of_two_models_tells_whose_a_feature_is() -> None:
 
 def test_features_of_no_place_in_the_stream_have_no_effect_on_logits() -> None:
     glass, ids = subject(), torch.as_tensor(np.random.default_rng(1).integers(VOCAB, size=(16, 64)))
-    rows = torch.cat(list(harvest(glass.net, [ids], "mlp_act[1]")))
-    sae, _ = train_sae(rows, 48, 3, Training(steps=30, batch=256, lr=1e-2), trained_on=Provenance("mlp_act[1]"))
-    finding = features_report(glass, sae, [ids])
-    assert finding.data["features"] and all(f["top_logits"] == [] for f in finding.data["features"])
+    for site, speaks in (("mlp_act[1]", False), ("mlp_in[1]", False), ("mlp_out[1]", True)):
+        rows = torch.cat(list(harvest(glass.net, [ids], site)))
+        sae, _ = train_sae(rows, 48, 3, Training(steps=30, batch=256, lr=1e-2), trained_on=Provenance(site))
+        finding = features_report(glass, sae, [ids])
+        assert finding.data["features"] and all(bool(f["top_logits"]) == speaks for f in finding.data["features"])
 
 
 @pytest.mark.parametrize(

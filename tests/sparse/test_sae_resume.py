@@ -58,6 +58,30 @@ def test_a_kept_state_of_another_training_is_refused_and_left_alone(tmp_path: Pa
         learned(TopK(), Training(steps=20, batch=128, save_to=state))
 
 
+def test_a_training_does_not_go_on_with_other_signals(tmp_path: Path) -> None:
+    plan = Training(steps=20, batch=128, save_to=tmp_path / "state", save_every=5)
+    course = training_course(PLANTED.sample(4_096)[0], 32, 3, plan)
+    while next(course)["step"] < 11:
+        pass
+    with pytest.raises(GlasshouseError, match="another first signals"):
+        train_sae(PLANTED.sample(4_096, seed=2)[0], 32, 3, plan)
+
+
+@pytest.mark.parametrize("options", [{"steps": 0}, {"lr": -1.0}, {"lr": float("nan")}, {"aux_k": 0}, {"save_every": 0}])
+def test_a_training_of_nothing_is_refused(options: dict) -> None:
+    with pytest.raises(GlasshouseError, match=r"below 1|trains nothing"):
+        Training(**options)
+
+
+def test_a_row_of_zeros_does_not_become_nan() -> None:
+    sae = SAE(16, 32, 3, ReLU())
+    with torch.no_grad():
+        sae.decoder[3], sae.encoder_bias[3] = 0.0, -100.0
+    for _ in further_course(sae, PLANTED.sample(2_048)[0], Training(steps=5, batch=256)):
+        pass
+    assert all(bool(tensor.isfinite().all()) for tensor in sae.state_dict().values())
+
+
 def test_training_on_starts_where_the_first_ended() -> None:
     x = PLANTED.sample(8_192)[0]
     sae, history = train_sae(x, 32, 3, Training(steps=300, batch=256, lr=5e-3))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +15,7 @@ from glasshouse.errors import GlasshouseError
 
 if TYPE_CHECKING:
     from glasshouse.glass import Glass
+    from glasshouse.interp import Finding
     from glasshouse.model import Network
     from glasshouse.runs import Run
     from glasshouse.sparse import SAE
@@ -104,11 +106,18 @@ def report(
     from glasshouse.runs.atomic import to_json
 
     others = _others(opened, learned.trained_on.site)
-    findings = [dictionary_report(glass, learned, windows, name, others), activation_density(glass, windows)]
+    asked: list[Callable[[], Finding]] = [lambda: activation_density(glass, windows)]
     if probe and not others:  # probes read one model
-        findings.append(sparse_probing(glass, _held_out(opened, glass, probe), sae=learned, name=name))
-    for finding in findings:
-        finding.save(opened)
+        asked.append(lambda: sparse_probing(glass, _held_out(opened, glass, probe), sae=learned, name=name))
+    findings = [dictionary_report(glass, learned, windows, name, others)]
+    findings[0].save(opened)
+    for instrument in asked:
+        try:
+            findings.append(instrument())
+        except GlasshouseError as error:  # of this model or so little text; what was measured stays
+            print(f"left out: {error}", file=sys.stderr)
+        else:
+            findings[-1].save(opened)
     if as_json:
         print(to_json({finding.instrument: finding.data for finding in findings}, indent=1).decode())
         return

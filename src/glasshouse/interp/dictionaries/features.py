@@ -23,6 +23,14 @@ CONTEXT = (24, 12)  # tokens shown before and after a firing
 QUANTILES = (0.1, 0.5, 0.9)
 EXAMPLES = {1.0: 5, 0.9: 3, 0.5: 2}  # examples by quantile of a feature's firings; 1.0 are the strongest
 LOGITS, NEIGHBOURS = 10, 5
+STREAM = (
+    "embed",
+    "resid_pre",
+    "attn_out",
+    "resid_mid",
+    "mlp_out",
+    "resid_post",
+)  # sites that add up to the last residual
 
 
 @torch.no_grad()
@@ -69,12 +77,15 @@ def features_report(
 
 def _effects(net: Network, reader: Reader, sae: SAE, window: Any) -> Tensor | None:
     """[features, vocab] what each atom adds to the logits by the direct path from the last place written in this model; None
-    where that is no place of the residual stream."""
+    where that is no place of the residual stream, or the final norm is not linear."""
     block, site = reader.written()[-1]
-    if site.axes[-1] != "width":
+    if site.name not in STREAM:
         return None
     atoms = sae.blocks(sae.dictionary.atoms)[block]
-    return logit_effects(net, atoms, _last_residuals(net, window))
+    try:
+        return logit_effects(net, atoms, _last_residuals(net, window))
+    except GlasshouseError:  # a final norm that no direction passes linearly
+        return None
 
 
 def _last_residuals(net: Network, window: Any) -> Tensor:

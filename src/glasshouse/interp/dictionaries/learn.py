@@ -25,7 +25,7 @@ from glasshouse.sparse.saes.fit import Record
 from glasshouse.sparse.saes.ranks import Ranks
 
 HELD = 1 << 30  # bytes of activations held in memory; more are read from the model anew in each pass
-CALIBRATED = 16_384  # tokens that a threshold is calibrated on
+CALIBRATED, FEWEST = 16_384, 2_048  # tokens that a threshold is calibrated on, and of how few it is not
 _WINDOWS = 16  # windows a forward pass
 _FINISHING = 4e-4  # learning rate of end-to-end training after another: a tenth of what short runs have
 
@@ -62,6 +62,14 @@ class Look:
     skip: bool = False
     end_to_end: float = 0.0
 
+    def __post_init__(self) -> None:
+        if min(self.tokens, self.passes, self.batch, self.count, self.features or 1) < 1 or self.features == 0:
+            raise GlasshouseError(f"{self} counts something below 1: raise tokens, passes, batch, count or features.")
+        if not 0 <= self.end_to_end < float("inf"):
+            raise GlasshouseError(
+                f"end_to_end={self.end_to_end} is no share of a training: give 0 or more, such as 0.1."
+            )
+
 
 DEFAULT = Look()
 
@@ -97,10 +105,15 @@ def train_dictionary(
     if f"{look.kind}-sae" not in KINDS:
         known = ", ".join(kind.removesuffix("-sae") for kind in KINDS)
         raise GlasshouseError(f"There is no kind of dictionary called {look.kind!r}: choose among {known}.")
+    _check_ranks(look)
     reader = _route(subject, look).through(subject.net, others)
     windows, shown = _windows(tokens, subject, look, seed)
     name = name or dictionary_name(subject, look)
-    state = run.path / "dictionaries" / f".training-{name}"
+    if name != Path(name).name or name.startswith("."):
+        raise GlasshouseError(
+            f"{name!r} cannot name a dictionary: give one without strokes that does not begin with a dot."
+        )
+    state = run.path / "dictionaries" / f".training-{name}-{subject.checkpoint.replace('/', '-')}"
     sae = yield from _learn(
         _Lesson(reader, windows, look, seed, state), Provenance(str(reader.route), subject.checkpoint)
     )
@@ -111,12 +124,24 @@ def train_dictionary(
     return name, sae, shown
 
 
+def _check_ranks(look: Look) -> None:
+    """Refuses what several processes cannot do together, before they begin."""
+    world = Ranks().world
+    if world > 1 and (look.end_to_end > 0 or look.batch % world):
+        raise GlasshouseError(
+            f"{world} processes cannot share {'end-to-end training' if look.end_to_end > 0 else f'batches of {look.batch:,}'}: "
+            "run it in one, or in a number that divides the batch."
+        )
+
+
 def _calibrate(sae: SAE, reader: Reader, windows: list[np.ndarray]) -> None:
     """Sets the number of active features on text never seen: on tokens out of windows it learned from, features answer less."""
     if sae.kind.thresholded:
         some = windows[: max(1, CALIBRATED // windows[0].size)]
         read = activations(reader.net, some, reader.route, reader.others)
-        sae.calibrate(sae.split(torch.cat([rows_without_first(rows).cpu() for _, rows in read]))[0])
+        rows = torch.cat([rows_without_first(values).cpu() for _, values in read])
+        if len(rows) >= FEWEST:
+            sae.calibrate(sae.split(rows)[0])
 
 
 def dictionary_name(subject: Subject, look: Look = DEFAULT) -> str:
@@ -193,8 +218,8 @@ def _learn(lesson: _Lesson, origin: Provenance) -> Generator[Progress, None, SAE
     look, site = lesson.look, str(lesson.reader.route)
     wiring = lesson.reader.wiring(look.skip)
     width = sum(wiring.writes or wiring.reads)
-    features = look.features or 8 * width
-    l0 = look.k or min(features, max(4, 3 * width // 32))
+    features = 8 * width if look.features is None else look.features
+    l0 = min(features, max(4, 3 * width // 32)) if look.k is None else look.k
     batch = min(look.batch, lesson.rows)
     steps = max(1, look.passes * lesson.rows // batch)
     training = Training(steps=steps, batch=batch, lr=look.lr, save_to=lesson.state)

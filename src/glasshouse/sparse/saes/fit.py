@@ -48,6 +48,15 @@ class Training:
     save_to: Path | None = None
     save_every: int = 500
 
+    def __post_init__(self) -> None:
+        counts = (self.steps, self.batch, self.save_every, self.aux_k or 1, self.dead_after or 1)
+        if min(counts) < 1 or self.aux_k == 0 or self.dead_after == 0:
+            raise GlasshouseError(f"{self} counts steps or signals below 1: raise what is too small.")
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            raise GlasshouseError(
+                f"A learning rate of {self.lr} trains nothing: give a number above 0, or None for its own."
+            )
+
     def rate(self, width: int, done: int) -> float:
         """The learning rate after `done` steps: linear warm-up, then constant, then linear to zero over the last half."""
         top = self.lr if self.lr is not None else 2 / math.sqrt(self.steps * width)
@@ -174,7 +183,7 @@ class Fit:
         torch.nn.utils.clip_grad_norm_(self.parameters, self.training.clip)
         self.optimizer.step()
         with torch.no_grad():
-            self.sae.decoder.div_(self.sae.decoder.norm(dim=1, keepdim=True))
+            self.sae.decoder.div_(self.sae.decoder.norm(dim=1, keepdim=True).clamp_min(1e-30))  # a row may be zero
 
     def _remember(self, x: Tensor, counts: Tensor, l0: float, slots: float, penalised: bool) -> None:
         """What the next step must know of this one; moves the penalty's weight towards the wanted l0."""

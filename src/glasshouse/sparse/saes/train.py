@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import warnings
@@ -103,7 +104,7 @@ def further_course(
 def _course(fit: Fit, feed: _Feed, seed: int) -> Generator[Record, None, SAE]:
     """The training itself, and the calibration after it."""
     sae, training = fit.sae, fit.training
-    identity = _identity(fit, seed)
+    identity = _identity(fit, seed) | {"first signals": _fingerprint(feed.sample)}
     before = sae.trained_on.tokens
     yield from (history := _resumed(fit, identity))
     every, read = max(1, training.steps // 50), 0
@@ -204,6 +205,11 @@ def _identity(fit: Fit, seed: int) -> dict[str, Any]:
     origin = {"site": sae.trained_on.site, "checkpoint": sae.trained_on.checkpoint}
     stated = {**options, **kind, **origin, "features": sae.features, "l0": sae.l0, "seed": seed}
     return dict(json.loads(json.dumps(stated)))
+
+
+def _fingerprint(rows: Tensor) -> str:
+    """So that a training does not go on with other signals than it began with."""
+    return hashlib.sha256(rows.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
 
 
 def _keep(fit: Fit, identity: dict[str, Any], history: list[Record]) -> None:

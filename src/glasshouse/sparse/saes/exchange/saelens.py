@@ -215,7 +215,11 @@ def unknown_l0(folder: Path, features: int) -> float:
 
 def _origin(metadata: dict[str, Any]) -> Provenance:
     options = metadata.get("model_from_pretrained_kwargs")
-    site = site_of(metadata.get("hook_name"), metadata.get("hook_head_index"), options)
+    head = metadata.get("hook_head_index")
+    site = site_of(metadata.get("hook_name"), head, options)
+    if metadata.get("hook_name_out"):  # a transcoder: both ends, or none
+        written = site_of(metadata["hook_name_out"], metadata.get("hook_head_index_out"), options)
+        site = f"{site} -> {written}" if site and written else None
     stated, model = _ours(metadata), metadata.get("model_name")
     tokens = stated.get("tokens")
     return Provenance(
