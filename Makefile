@@ -3,19 +3,22 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help demo test browser bench clean
+.PHONY: help demo test test-slow browser bench clean
 
 help:  ## Say what can be made
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
 
 demo: .venv/installed  ## Grow a first model in about eight minutes, and look inside
-	$(BIN)/glasshouse demo
+	$(BIN)/cloche demo
 
-test: .venv/installed-dev browser  ## Check style and types, and run every test
+test: .venv/installed-dev browser  ## Check style and types, and run the fast tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: .venv/installed-dev browser  ## Run the slow tests: kills, fuzzing, grids
+	$(BIN)/python -m pytest -n 2 -m slow
 
 bench: .venv/installed  ## Measure, each comparison beside its peers in an environment of its own
 	@for script in $$(grep -l __main__ bench/*.py | grep -v setup.py); do \
@@ -40,16 +43,16 @@ browser:
 
 .venv/made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-		echo "glasshouse needs Python 3.11 or newer, and $(PYTHON) is older; name one: make PYTHON=python3.12" >&2; exit 1; }
+		echo "cloche needs Python 3.11 or newer, and $(PYTHON) is older; name one: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	@touch $@
 
 .venv/installed: pyproject.toml constraints.txt | .venv/made
-	@echo "installing glasshouse and what it stands on into .venv; torch is large, so the first time takes some minutes"
+	@echo "installing cloche and what it stands on into .venv; torch is large, so the first time takes some minutes"
 	$(PIP) -e .
 	@touch $@
 
 .venv/installed-dev: pyproject.toml constraints.txt | .venv/made
-	@echo "installing glasshouse, what it stands on and its tests' needs into .venv; the first time takes some minutes"
+	@echo "installing cloche, what it stands on and its tests' needs into .venv; the first time takes some minutes"
 	$(PIP) -e '.[dev]'
 	@touch $@ .venv/installed

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import torch
 
-from glasshouse.data import PackedTokens
-from glasshouse.errors import GlasshouseError
-from glasshouse.runs import Run
-from glasshouse.train import Recipe, Score, Trainer, evaluate, prepare_data
+from cloche.data import PackedTokens
+from cloche.errors import ClocheError
+from cloche.runs import Run
+from cloche.train import Recipe, Score, Trainer, evaluate, prepare_data
 from rounds import busy, machine, table, write
 
 HELD_OUT = ("Arthur_Conan_Doyle__The_Hound_of_the_Baskervilles.md", "Mary_Wollstonecraft_Shelley__Frankenstein.md")
@@ -73,8 +73,8 @@ def compare(arguments: argparse.Namespace, run: Run, recipe: Recipe) -> dict[str
     packed, scored = trainer.validation.bytes, score(trainer)
     if packed != sum(map(len, texts)):
         raise SystemExit(f"{packed} bytes were packed for validation, and the two books have {sum(map(len, texts))}")
-    sizes = {"glasshouse": scored.bits_per_byte, **xz_bits_per_byte(texts)}
-    best = min(value for name, value in sizes.items() if name != "glasshouse")
+    sizes = {"cloche": scored.bits_per_byte, **xz_bits_per_byte(texts)}
+    best = min(value for name, value in sizes.items() if name != "cloche")
     below = 1 - scored.bits_per_byte / best
     print(table(["", "bits/byte"], [[name, f"{value:.3f}"] for name, value in sizes.items()]))
     print(
@@ -125,7 +125,7 @@ def main() -> None:
         with nullcontext(arguments.keep) if arguments.keep else tempfile.TemporaryDirectory() as folder:
             run = Run.create(Path(folder) / "run" if not arguments.keep else folder, recipe.to_toml(), recipe.run.seed)
             write("books", compare(arguments, run, recipe))
-    except GlasshouseError as error:
+    except ClocheError as error:
         raise SystemExit(str(error)) from error
 
 

@@ -28,7 +28,7 @@ from typing import BinaryIO
 import numpy as np
 import zstandard
 
-from glasshouse.data import prepare, standard_library
+from cloche.data import prepare, standard_library
 
 RESULT = Path(__file__).parent / "results" / "corpus_memory.json"
 LIMIT_MB = 2000

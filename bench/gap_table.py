@@ -18,11 +18,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glasshouse.sparse import BatchTopK, Hierarchy, Planted, TopK, Training, gap_table, train_sae
-from glasshouse.sparse.learners import KSVD, OnlineDictionaryLearning
-from glasshouse.sparse.pursuit import OMP
-from glasshouse.sparse.transforms import Wavelets
-from glasshouse.sparse.truth.gap_table import GapTable, Learned
+from cloche.sparse import BatchTopK, Hierarchy, Planted, TopK, Training, gap_table, train_sae
+from cloche.sparse.learners import KSVD, OnlineDictionaryLearning
+from cloche.sparse.pursuit import OMP
+from cloche.sparse.transforms import Wavelets
+from cloche.sparse.truth.gap_table import GapTable, Learned
 from learners import IMAGES, patches
 from rounds import busy, machine, write
 

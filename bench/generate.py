@@ -1,7 +1,7 @@
-"""Cached generation: tokens per second of glasshouse beside transformers, at the shape of GPT-2 small, in one run.
+"""Cached generation: tokens per second of cloche beside transformers, at the shape of GPT-2 small, in one run.
 
 The same random weights on every side (124M parameters), greedy, a prompt of 16 tokens and no end token, eager on every side.
-glasshouse generates as loaded, steered (a vector added to one layer's stream at every new token), and with its
+cloche generates as loaded, steered (a vector added to one layer's stream at every new token), and with its
 matrices laid by columns. transformers generates with its default cache, which grows by concatenation, and with its static
 cache. Generation of one row is bound by reading every weight once a token: the share of that limit is weight bytes * steps a
 second over the memory's bandwidth, which is the faster of a copy (bytes read and written) and a sum over 512 MB, each taking
@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from glasshouse.decode import generate, lay_by_columns
-from glasshouse.model import Network, load_network
+from cloche.decode import generate, lay_by_columns
+from cloche.model import Network, load_network
 from rounds import Side, Spread, busy, interleave, machine, ratio, table, write
 
 PROMPT = 16
@@ -51,9 +51,9 @@ def contestants(net: Network, peer: GPT2LMHeadModel, ids: Tensor, new: int) -> d
     columns = lay_by_columns(copy.deepcopy(net))
     steer = net.sites.resid_post[6].add(STEER * torch.ones(net.spec.width, dtype=net.embed.weight.dtype)).at("new")
     return {
-        "glasshouse": lambda: generate(net, ids, new=new).ids,
-        "glasshouse, steered": lambda: generate(net, ids, new=new, edits=[steer]).ids,
-        "glasshouse, by columns": lambda: generate(columns, ids, new=new).ids,
+        "cloche": lambda: generate(net, ids, new=new).ids,
+        "cloche, steered": lambda: generate(net, ids, new=new, edits=[steer]).ids,
+        "cloche, by columns": lambda: generate(columns, ids, new=new).ids,
         "transformers, default cache": lambda: peer.generate(ids, **settings),
         "transformers, static cache": lambda: peer.generate(
             ids, cache_implementation="static", disable_compile=True, **settings
@@ -63,12 +63,12 @@ def contestants(net: Network, peer: GPT2LMHeadModel, ids: Tensor, new: int) -> d
 
 def check_agreement(works: dict[str, Make], precision: str) -> None:
     """In fp32 every side makes the same tokens; in bf16 roundings may part greedy paths, so only the shape is held to."""
-    reference = works["glasshouse"]()
+    reference = works["cloche"]()
     for name, work in works.items():
         found = work()
         same = precision == "fp32" and "steered" not in name
         if found.shape != reference.shape or (same and not torch.equal(found, reference)):
-            raise SystemExit(f"{name} made other tokens than glasshouse in {precision}; the sides are not the same")
+            raise SystemExit(f"{name} made other tokens than cloche in {precision}; the sides are not the same")
 
 
 def weight_bytes(net: Network) -> int:
@@ -100,10 +100,10 @@ def measure(precision: str, batch: int, arguments: argparse.Namespace) -> dict[s
             [side.name, f"{steps * batch:.1f}", f"{steps / limit:.0%}", str(faster["wall"]), str(faster["cpu"])]
         )
         kept[side.name] = {"wall": side.wall, "cpu": side.cpu, "tokens": side.units, "share_of_limit": steps / limit}
-        kept[side.name] |= {f"over_glasshouse_{clock}": spread.record() for clock, spread in faster.items()}
+        kept[side.name] |= {f"over_cloche_{clock}": spread.record() for clock, spread in faster.items()}
     said = ", ".join(f"{name} {rate / 1e9:.1f} GB/s" for name, rate in rates.items())
     print(f"\n{precision}, batch {batch}: weights {read / 1e6:.0f} MB; {said}\n")
-    header = ["", "tokens/s", "of the limit", "glasshouse is faster, wall", "CPU"]
+    header = ["", "tokens/s", "of the limit", "cloche is faster, wall", "CPU"]
     print(table(header, rows))
     return {"precision": precision, "batch": batch, "weight_bytes": read, "bandwidth": rates, "sides": kept}
 

@@ -15,7 +15,7 @@ from statistics import median
 
 import torch
 
-from glasshouse.train import Health, NextToken, Optimizer, Recipe, best_precision, gemm_rates
+from cloche.train import Health, NextToken, Optimizer, Recipe, best_precision, gemm_rates
 
 RESULTS = Path(__file__).parent / "results" / "health_cost.json"
 

@@ -25,9 +25,9 @@ from PIL import Image
 from sklearn.decomposition import MiniBatchDictionaryLearning
 from threadpoolctl import threadpool_limits
 
-from glasshouse.sparse import Dictionary
-from glasshouse.sparse.learners import ITDA, KSVD, OnlineDictionaryLearning
-from glasshouse.sparse.pursuit import OMP
+from cloche.sparse import Dictionary
+from cloche.sparse.learners import ITDA, KSVD, OnlineDictionaryLearning
+from cloche.sparse.pursuit import OMP
 from rounds import Side, Spread, busy, interleave, machine, ratio, table, write
 
 IMAGES = Path(__file__).resolve().parents[2] / "shared" / "data" / "signals" / "images"

@@ -1,6 +1,6 @@
 """What loading a checkpoint costs in memory: the peak of resident memory over what the process held before, by the weights'
 own bytes. A Llama of about 440 MB in fp32 (or a GPT-2, whose matrices are stored the other way round), random weights, whole
-or in shards, fp32 or bf16 on disk; each load in a process of its own, glasshouse beside transformers (whose weights stay
+or in shards, fp32 or bf16 on disk; each load in a process of its own, cloche beside transformers (whose weights stay
 mapped from the file where it can leave them there, which also counts as resident once read).
 
     python bench/load_memory.py
@@ -21,7 +21,7 @@ from rounds import machine, table, write
 
 WANTED = 1.10
 SIDES = {
-    "glasshouse": "from glasshouse.model import load_network as load",
+    "cloche": "from cloche.model import load_network as load",
     "transformers": "import torch; from transformers import AutoModelForCausalLM as M\n"
     "load = lambda folder: M.from_pretrained(folder, dtype=torch.float32)",
 }

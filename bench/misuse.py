@@ -1,8 +1,8 @@
-"""What a mistake costs: one list of them made in glasshouse, TransformerLens and nnsight, on one model with the same weights.
+"""What a mistake costs: one list of them made in cloche, TransformerLens and nnsight, on one model with the same weights.
 
 Each ends as one of: clear (an error, or a warning, that names what is wrong), other (an error that does not: the mend must be
 guessed), silent (a result as if nothing were wrong), or nothing to get wrong (the API has no such thing). The list is
-`misuse_cases.py`; it holds what glasshouse refuses, so its own column says only that it does: the peers' columns are what is
+`misuse_cases.py`; it holds what cloche refuses, so its own column says only that it does: the peers' columns are what is
 measured. Peers are used as their tutorials use them, and are given the benefit of the doubt: a message that contains the wrong
 value is clear.
 
@@ -29,15 +29,15 @@ from tokenizers.models import WordLevel
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from glasshouse.decode import generate
-from glasshouse.errors import GlasshouseError
-from glasshouse.model import Network, Result, load_network, site
+from cloche.decode import generate
+from cloche.errors import ClocheError
+from cloche.model import Network, Result, load_network, site
 from misuse_cases import CASES, Case
 from rounds import machine, table, write
 
-SIDES = ("glasshouse", "transformer_lens", "nnsight")
+SIDES = ("cloche", "transformer_lens", "nnsight")
 KINDS = ("clear", "other", "silent", "nothing")
-NAMES = {"glasshouse": "glasshouse", "transformer_lens": "TransformerLens", "nnsight": "nnsight"}
+NAMES = {"cloche": "cloche", "transformer_lens": "TransformerLens", "nnsight": "nnsight"}
 
 
 class Bed:
@@ -116,7 +116,7 @@ class Bed:
     def said(result: Result) -> Any:
         """Its notes, raised so that they count as said."""
         if result.notes:
-            raise GlasshouseError(result.notes[0])
+            raise ClocheError(result.notes[0])
         return result
 
 
@@ -199,8 +199,8 @@ def main() -> None:
     packages = ("torch", "transformers", "transformer-lens", "nnsight")
     kept = {side: {kind: counts[side][kind] for kind in KINDS} for side in SIDES}
     write("misuse", {"counts": kept, "possible_everywhere": both, "cases": records, "machine": machine(packages)})
-    if counts["glasshouse"]["silent"] or counts["glasshouse"]["other"]:
-        raise SystemExit("glasshouse let a mistake pass, or refused it in words that do not name it: see the table")
+    if counts["cloche"]["silent"] or counts["cloche"]["other"]:
+        raise SystemExit("cloche let a mistake pass, or refused it in words that do not name it: see the table")
 
 
 if __name__ == "__main__":

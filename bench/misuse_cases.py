@@ -1,4 +1,4 @@
-"""The mistakes of `misuse.py`: each as one would make it in glasshouse, in TransformerLens and in nnsight.
+"""The mistakes of `misuse.py`: each as one would make it in cloche, in TransformerLens and in nnsight.
 
 A side is a function of its `Bed`, or None where its API has no such thing to get wrong (or gives it a meaning of its own).
 Hooks and traces are written as their tutorials write them: `run_with_hooks` and `run_with_cache` there, `.output` and `.save()`
@@ -23,7 +23,7 @@ PAD, MASK = [0, 2], torch.tensor([[1] * 6, [0, 0, 1, 1, 1, 1]])  # the same padd
 class Case:
     what: str
     names: str
-    glasshouse: Side
+    cloche: Side
     transformer_lens: Side
     nnsight: Side
 

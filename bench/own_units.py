@@ -13,10 +13,10 @@ from statistics import median
 
 import torch
 
-import glasshouse as gh
-from glasshouse.interp import activation_density, harvest, sparse_probing
-from glasshouse.interp.probing.sparse import mean_scores
-from glasshouse.sparse import Provenance, Training, train_sae
+import cloche
+from cloche.interp import activation_density, harvest, sparse_probing
+from cloche.interp.probing.sparse import mean_scores
+from cloche.sparse import Provenance, Training, train_sae
 from rounds import machine, table, write
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -27,13 +27,13 @@ SEEDS, KS = range(3), (1, 2, 4, 8, 16)
 TIMES, ACTIVE = 8, 16  # features over width, features active
 
 
-def windows_of(glass: gh.Glass) -> torch.Tensor:
+def windows_of(glass: cloche.Glass) -> torch.Tensor:
     """[window, position] of all stories, one after the other."""
     ids = [i for line in STORIES.read_text().splitlines() for i in glass.tokenizer.encode(json.loads(line)["text"])]
     return torch.tensor(ids[: len(ids) // LENGTH * LENGTH]).reshape(-1, LENGTH)
 
 
-def probed(glass: gh.Glass, windows: torch.Tensor, site: str, seed: int) -> dict:
+def probed(glass: cloche.Glass, windows: torch.Tensor, site: str, seed: int) -> dict:
     training = [*windows[PROBED:].split(BATCH)]
     x = torch.cat([*harvest(glass.net, training, site, seed=seed)])
     course = Training(steps=1_500, batch=1_024)
@@ -44,7 +44,7 @@ def probed(glass: gh.Glass, windows: torch.Tensor, site: str, seed: int) -> dict
 def main() -> None:
     record: dict[str, object] = {"machine": machine(), "seeds": len(SEEDS), "models": {}}
     for name, site in MODELS.items():
-        glass = gh.load(DATA / "weights" / name / "hf")
+        glass = cloche.load(DATA / "weights" / name / "hf")
         windows = windows_of(glass)
         density = activation_density(glass, windows[:PROBED].split(BATCH), also=("mlp_in",))
         print(f"{name}: {density.summary}\n\n{density.table()}\n")

@@ -1,12 +1,12 @@
-"""What autoencoders find of a planted dictionary: glasshouse's default recipe beside every trainer of SAELens.
+"""What autoencoders find of a planted dictionary: cloche's default recipe beside every trainer of SAELens.
 
-The plant is `Hierarchy()`: about 1,000 atoms in 256 dimensions, by Zipf's law, in groups, with children. glasshouse is given
+The plant is `Hierarchy()`: about 1,000 atoms in 256 dimensions, by Zipf's law, in groups, with children. cloche is given
 the number of features, the L0 and the length of the run, and nothing else (its default kind is TopK); its other kinds likewise.
 A peer gets what its authors leave open: learning rates and, where it has one, coefficients of its penalty are swept on a
 development plant of other atoms. Of the settings within half of the wanted L0 that of the best one-to-one matching is kept,
-anew for either comparison: the same signals, and the same CPU seconds as glasshouse's default (one thread, the drawing of
+anew for either comparison: the same signals, and the same CPU seconds as cloche's default (one thread, the drawing of
 signals left out). Peers get the batch of 512 too, for at 2,048 they find less, and what counts as dead is cut to the run as
-glasshouse cuts it: at their own 1,000 steps nothing would be revived. JumpReLU's thresholds start at 0.1: from their own 0.01
+cloche cuts it: at their own 1,000 steps nothing would be revived. JumpReLU's thresholds start at 0.1: from their own 0.01
 they cannot rise in so short a run.
 
     python bench/setup.py planted_sae && bench/.venvs/planted_sae/bin/python bench/planted_sae.py [--quick]
@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glasshouse.sparse import (
+from cloche.sparse import (
     SAE,
     BatchTopK,
     Code,
@@ -39,8 +39,8 @@ from glasshouse.sparse import (
     Training,
     train_sae,
 )
-from glasshouse.sparse.saes import Kind
-from glasshouse.sparse.truth import Interval, PlantedReport, grade, planted_report
+from cloche.sparse.saes import Kind
+from cloche.sparse.truth import Interval, PlantedReport, grade, planted_report
 from rounds import busy, machine, table, write
 from sae_peers import SAELens, Shape
 
@@ -240,8 +240,8 @@ def main() -> None:
     drawn = Signals(length.signals)
     plain = measured(partial(ours, None, length), Hierarchy(), drawn, seeds)
     print(plain.report, flush=True)
-    kinds = {f"glasshouse {n}": measured(partial(ours, k, length), Hierarchy(), drawn, seeds) for n, k in KINDS.items()}
-    mine = {"glasshouse default": plain}
+    kinds = {f"cloche {n}": measured(partial(ours, k, length), Hierarchy(), drawn, seeds) for n, k in KINDS.items()}
+    mine = {"cloche default": plain}
     by_signals = beside_peers(length, drawn, seeds, trainers)
     by_seconds = beside_peers(replace(length, seconds=median(plain.seconds)), drawn, seeds, trainers)
     ahead = {"signals": margins(plain, by_signals), "cpu_seconds": margins(plain, by_seconds)}
@@ -264,7 +264,7 @@ def main() -> None:
     write(
         "planted_sae",
         {
-            "what": "autoencoders on Hierarchy(), about 1,000 planted atoms: glasshouse's default beside SAELens' trainers",
+            "what": "autoencoders on Hierarchy(), about 1,000 planted atoms: cloche's default beside SAELens' trainers",
             "features": FEATURES,
             "l0": L0,
             "signals": length.signals,

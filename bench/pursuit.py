@@ -1,6 +1,6 @@
 """Codes of many signals over one dictionary: orthogonal matching pursuit and the lasso, beside scikit-learn and SPAMS.
 
-One thread each, one process, the dictionary used again from call to call: glasshouse keeps its Gram on the dictionary, and
+One thread each, one process, the dictionary used again from call to call: cloche keeps its Gram on the dictionary, and
 scikit-learn and SPAMS are handed theirs ready-made wherever they take one (orthogonal_mp_gram, Lasso(precompute=G),
 spams.lasso(Q=G, q=...)). spams.omp takes none and forms it in each call; so its cost a signal is taken from the difference
 between a call with all the signals and one with half of them. scikit-learn's OMP runs as it is fastest while still choosing
@@ -23,8 +23,8 @@ from sklearn.linear_model import Lasso as TheirLasso
 from sklearn.linear_model import orthogonal_mp, orthogonal_mp_gram
 from threadpoolctl import threadpool_limits
 
-from glasshouse.sparse import Dictionary
-from glasshouse.sparse.pursuit import OMP, Lasso
+from cloche.sparse import Dictionary
+from cloche.sparse.pursuit import OMP, Lasso
 from rounds import Side, Spread, busy, interleave, machine, ratio, table, write
 
 try:
@@ -70,7 +70,7 @@ def omp_sides(shape: tuple[int, int, int, int, int]) -> tuple[list[Side], float]
         peer = Side("scikit-learn", lambda: orthogonal_mp(double, signals, n_nonzero_coefs=k), few)
     sides = [
         peer,
-        Side("glasshouse", lambda: OMP(k=k).encode(x, dictionary), n),
+        Side("cloche", lambda: OMP(k=k).encode(x, dictionary), n),
     ]
     if spams is not None:
         fortran_x, fortran_d = np.asfortranarray(x.numpy().T), np.asfortranarray(dictionary.atoms.numpy().T)
@@ -99,7 +99,7 @@ def lasso_sides(shape: tuple[int, int, float, int, int]) -> tuple[list[Side], fl
     worse = float((objective(ours) - objective(theirs)).max())
     sides = [
         Side("scikit-learn", lambda: peer.fit(design, targets), few),
-        Side("glasshouse", lambda: Lasso(penalty, gap=GAP).encode(x, dictionary), n),
+        Side("cloche", lambda: Lasso(penalty, gap=GAP).encode(x, dictionary), n),
     ]
     if spams is not None:
         fortran_x = np.asfortranarray(x.numpy().T)
@@ -120,7 +120,7 @@ def measured(sides: list[Side], rounds: int) -> dict[str, object]:
     if half := named.pop(HALF, None):
         named["SPAMS"] = without_gram(named["SPAMS"], half)
     sides = list(named.values())
-    ours = next(side for side in sides if side.name == "glasshouse")
+    ours = next(side for side in sides if side.name == "cloche")
     peers = [side for side in sides if side is not ours]
     micro = {
         s.name: {c: Spread.of(1e6 * t / s.units for t in getattr(s, c)).record() for c in ("wall", "cpu")}
@@ -167,7 +167,7 @@ def run(rounds: int) -> None:
             "worse_objective": worse,
         }
         results.append({**named, **measured(sides, rounds)})
-    print(table(["pursuit, d x N", "side", "CPU us a signal", "glasshouse times faster"], rows(results)))
+    print(table(["pursuit, d x N", "side", "CPU us a signal", "cloche times faster"], rows(results)))
     met = verdict(results)
     print(met)
     if spams is None:

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import torch
 
-import glasshouse as gh
-from glasshouse.interp import dictionary_report, end_to_end, harvest
-from glasshouse.interp.route import Route
-from glasshouse.sparse import SAE, BatchTopK, Gated, JumpReLU, Provenance, ReLU, TopK, Training, train_sae
-from glasshouse.sparse.saes import Kind, further_course
+import cloche
+from cloche.interp import dictionary_report, end_to_end, harvest
+from cloche.interp.route import Route
+from cloche.sparse import SAE, BatchTopK, Gated, JumpReLU, Provenance, ReLU, TopK, Training, train_sae
+from cloche.sparse.saes import Kind, further_course
 from rounds import busy, machine, table, write
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -33,7 +33,7 @@ KINDS = (TopK(), BatchTopK(), BatchTopK(nested=(64, 256)), ReLU(), Gated(), Jump
 MODELS = {"relu2M": 3, "stories260K": 2}  # and a middle layer of each
 
 
-def windows_of(glass: gh.Glass) -> torch.Tensor:
+def windows_of(glass: cloche.Glass) -> torch.Tensor:
     """[window, position] of all stories, one after the other."""
     ids = [i for line in STORIES.read_text().splitlines() for i in glass.tokenizer.encode(json.loads(line)["text"])]
     return torch.tensor(ids[: len(ids) // LENGTH * LENGTH]).reshape(-1, LENGTH)
@@ -43,7 +43,7 @@ class Subject:
     """A model, the windows to learn from and those held out."""
 
     def __init__(self, name: str, steps: int) -> None:
-        self.glass, self.steps = gh.load(DATA / "weights" / name / "hf"), steps
+        self.glass, self.steps = cloche.load(DATA / "weights" / name / "hf"), steps
         windows = windows_of(self.glass)
         batches = windows.split(BATCH)
         self.tuning, self.held, self.lessons = batches[:TUNING], batches[TUNING:HELD], batches[HELD:]

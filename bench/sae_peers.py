@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glasshouse.sparse import Code, Dictionary
+from cloche.sparse import Code, Dictionary
 
 _ROWS = 1_024
 

@@ -1,7 +1,7 @@
-"""One training step of a sparse autoencoder: glasshouse's gathered one beside dense autograd, SAELens and dictionary_learning.
+"""One training step of a sparse autoencoder: cloche's gathered one beside dense autograd, SAELens and dictionary_learning.
 
 Every side takes a whole step on the same activations, in one run: forward, loss, backward, clipping, Adam. "Dense autograd" is
-glasshouse's own step with the codes written out as [batch, features]; its gradients are compared with the gathered ones before
+cloche's own step with the codes written out as [batch, features]; its gradients are compared with the gathered ones before
 anything is timed. The peers go through their own trainers as they ship. (SAELens' sparse activations are left out: their
 backward pass does not run on a CPU in torch 2.13.) Planted activations; no dead features, so no auxiliary loss on any side.
 
@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glasshouse.sparse import SAE, BatchTopK, Planted, TopK, Training
-from glasshouse.sparse.saes import Fit, Kind, fit_input
-from glasshouse.sparse.saes.gathered import Everything
-from glasshouse.sparse.saes.kinds import Answer, Question
+from cloche.sparse import SAE, BatchTopK, Planted, TopK, Training
+from cloche.sparse.saes import Fit, Kind, fit_input
+from cloche.sparse.saes.gathered import Everything
+from cloche.sparse.saes.kinds import Answer, Question
 from rounds import Side, Spread, busy, interleave, machine, ratio, table, write
 from sae_peers import DictionaryLearning, SAELens, Shape
 
@@ -68,7 +68,7 @@ def compare(shape: tuple[int, int, int], rounds: int) -> dict[str, object]:
     x = x / x.square().mean().sqrt()
     difference = gradient_difference(shape, x)
     batch, peer = x[:BATCH], Shape(width, features, k, 10_000, BATCH)
-    ours = {f"glasshouse {kind.name.removesuffix('-sae')}": fit_of(kind, shape, x) for kind in (TopK(), BatchTopK())}
+    ours = {f"cloche {kind.name.removesuffix('-sae')}": fit_of(kind, shape, x) for kind in (TopK(), BatchTopK())}
     contestants = {
         **ours,
         "dense autograd": fit_of(DenseTopK(), shape, x),
@@ -114,7 +114,7 @@ def main() -> None:
             times = "" if faster is None else "{median:.2f} ({least:.2f}..{greatest:.2f})".format(**faster["cpu"])
             what = f"{r['width']} x {r['features']:,}, {r['k']}: {name}"
             rows.append([what, f"{1e3 * clocks['wall']['median']:.0f}", f"{1e3 * clocks['cpu']['median']:.0f}", times])
-    print(table(["width x features, k", "wall ms", "CPU ms", "glasshouse faster (CPU)"], rows))
+    print(table(["width x features, k", "wall ms", "CPU ms", "cloche faster (CPU)"], rows))
     peers = [f["cpu"]["median"] for r in results[1:] for name, f in r["faster"].items() if name != "dense autograd"]
     kept, equal = min(peers) >= WANTED, all(r["gradient_difference"] <= EQUAL for r in results)
     print(f"at least {WANTED:g} times faster than each peer: {kept}; gradients equal to {EQUAL:g}: {equal}")

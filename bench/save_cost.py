@@ -2,7 +2,7 @@
 
 Four shapes of Llama with random weights, the same weights on every side: `net(ids)`, `net.run(ids)`, and `net.run` saving
 resid_post of every layer (left as they are, or stacked into one tensor); transformers bare and with its own forward hooks;
-nnsight and TransformerLens where installed. Each peer's cost is over bare transformers, glasshouse's over its own plain pass:
+nnsight and TransformerLens where installed. Each peer's cost is over bare transformers, cloche's over its own plain pass:
 by wall and by CPU time within each round, and the least CPU time of all rounds over the plain pass's least, which a busy
 machine disturbs the least. Peak memory is the most that was allocated at one time during a pass, from the profiler's record of
 every allocation.
@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from glasshouse.model import Network, load_network
+from cloche.model import Network, load_network
 from rounds import Side, Spread, busy, interleave, machine, ratio, table, write
 
 WANTED = 1.03
@@ -66,7 +66,7 @@ def bare(shape: Shape) -> LlamaForCausalLM:
     return LlamaForCausalLM(config).eval()
 
 
-def same_in_glasshouse(model: LlamaForCausalLM) -> Network:
+def same_in_cloche(model: LlamaForCausalLM) -> Network:
     """The same weights, read from the folder that transformers writes."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
@@ -122,7 +122,7 @@ def contestants(shape: Shape) -> dict[str, Work]:
     """Every side's work by name. Those that save residuals return them, in order of the layers."""
     ids = torch.randint(0, VOCAB, (shape.batch, shape.length), generator=torch.Generator().manual_seed(0))
     model = bare(shape)
-    net = same_in_glasshouse(model)
+    net = same_in_cloche(model)
     every = net.sites.resid_post.all
 
     def saving() -> list[Tensor]:
@@ -130,10 +130,10 @@ def contestants(shape: Shape) -> dict[str, Work]:
         return [result[site] for site in net.sites.resid_post]
 
     sides: dict[str, Work] = {
-        "glasshouse net(ids)": lambda: net(ids),
-        "glasshouse run, no save": lambda: net.run(ids),
-        "glasshouse run, residuals": saving,
-        "glasshouse run, residuals as one tensor": lambda: net.run(ids, save=[every])[every],
+        "cloche net(ids)": lambda: net(ids),
+        "cloche run, no save": lambda: net.run(ids),
+        "cloche run, residuals": saving,
+        "cloche run, residuals as one tensor": lambda: net.run(ids, save=[every])[every],
         "transformers": lambda: model(ids),
         "transformers, hooks": with_hooks(copy.deepcopy(model), ids),
     }
@@ -146,7 +146,7 @@ def contestants(shape: Shape) -> dict[str, Work]:
 
 def check_agreement(sides: dict[str, Work]) -> None:
     """Every side that returns residuals returns the same ones."""
-    ours = torch.stack(list(sides["glasshouse run, residuals"]()))
+    ours = torch.stack(list(sides["cloche run, residuals"]()))
     for name, work in sides.items():
         if "residuals" in name or "hooks" in name:
             found = work()
@@ -154,7 +154,7 @@ def check_agreement(sides: dict[str, Work]) -> None:
             difference = (ours - other).abs().max().item()
             if difference > AGREE:
                 raise SystemExit(
-                    f"{name}: residuals differ from glasshouse's by {difference:.1e}; the sides are not the same"
+                    f"{name}: residuals differ from cloche's by {difference:.1e}; the sides are not the same"
                 )
 
 
@@ -176,15 +176,15 @@ def measure(shape: Shape, rounds: int) -> dict[str, object]:
     works = contestants(shape)
     check_agreement(works)
     start = time.perf_counter()
-    works["glasshouse net(ids)"]()
+    works["cloche net(ids)"]()
     calls = max(1, round(ROUND_SECONDS / (time.perf_counter() - start)))
     sides = {name: Side(name, work) for name, work in works.items()}
     interleave(list(sides.values()), rounds, calls)
-    peaks = {name: peak_bytes(work) for name, work in works.items() if name.startswith("glasshouse")}
+    peaks = {name: peak_bytes(work) for name, work in works.items() if name.startswith("cloche")}
 
     rows, kept = [], {}
     for name, side in sides.items():
-        plain = sides["glasshouse net(ids)" if name.startswith("glasshouse") else "transformers"]
+        plain = sides["cloche net(ids)" if name.startswith("cloche") else "transformers"]
         cost = {clock: ratio(side, plain, clock) for clock in ("wall", "cpu")}
         rows.append([name, f"{Spread.of(side.wall).median * 1e3:.2f}", str(cost["wall"]), str(cost["cpu"])])
         least = min(side.cpu) / min(plain.cpu)
@@ -196,7 +196,7 @@ def measure(shape: Shape, rounds: int) -> dict[str, object]:
             "least_cpu_over_plain": least,
         }
     asked = shape.layers * shape.batch * shape.length * shape.width * 4
-    extra = peaks["glasshouse run, residuals"] - peaks["glasshouse run, no save"]
+    extra = peaks["cloche run, residuals"] - peaks["cloche run, no save"]
     print(f"\n{shape}: {rounds} rounds of {calls} calls\n")
     print(table(["", "wall ms", "over plain, wall", "over plain, CPU", "least CPU"], rows))
     print(f"saved {asked / 1e6:.2f} MB; the peak grew by {extra / 1e6:.2f} MB ({extra / asked:.2f} of it)")
@@ -219,7 +219,7 @@ def main() -> None:
     load = busy()
     with torch.no_grad():
         shapes = {str(shape): measure(shape, arguments.rounds) for shape in SHAPES}
-    print(f"\nwanted: saving every residual at most {WANTED} of glasshouse's plain pass")
+    print(f"\nwanted: saving every residual at most {WANTED} of cloche's plain pass")
     record = {
         "what": "seconds and peak bytes of a forward pass that saves every residual",
         "wanted": WANTED,

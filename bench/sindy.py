@@ -1,7 +1,7 @@
 """Equations of motion from noisy series: the support found, over ten systems, beside pysindy; and the cost of the weak form.
 
 Each run has 5,000 samples (see sindy_systems.py) with Gaussian noise of 5, 10 or 20% of each state's standard deviation, and
-counts as found when every equation has exactly its true terms. glasshouse runs `SINDy(library)`, its one default, without
+counts as found when every equation has exactly its true terms. cloche runs `SINDy(library)`, its one default, without
 being told the noise. pysindy is offered the same terms and samples, and its settings are swept: weak form (half-widths of 1/2,
 1 and 2 times the radius ours takes; as many windows) and smoothed finite differences (windows of 11 and 41), each with STLSQ
 at many thresholds, columns normalised or not. Its best setting is looked up knowing the truth: for each system and noise on
@@ -24,8 +24,8 @@ from itertools import product
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from glasshouse.sparse.sindy import SINDy, Weak
-from glasshouse.sparse.sindy.series import Series, noise_of, pace, read
+from cloche.sparse.sindy import SINDy, Weak
+from cloche.sparse.sindy.series import Series, noise_of, pace, read
 from rounds import Side, Spread, busy, interleave, machine, ratio, table, write
 from sindy_systems import SYSTEMS, System
 
@@ -191,7 +191,7 @@ def speed(rounds: int) -> dict[str, object]:
     def our_fit() -> object:
         return SINDy(system.library, resamples=0).fit(xs, [t])
 
-    sides = [Side("glasshouse, weak form", our_form), Side("glasshouse, whole default fit", our_fit)]
+    sides = [Side("cloche, weak form", our_form), Side("cloche, whole default fit", our_fit)]
     if pysindy is not None:
         form = [
             Side("pysindy, weak form", lambda: _recorded(their_weak(system, t, 1, radius), None, xs, t, None)),
@@ -200,7 +200,7 @@ def speed(rounds: int) -> dict[str, object]:
         sides = [*form, *sides]
     interleave(sides, rounds)
     named = {side.name: side for side in sides}
-    mine = named["glasshouse, weak form"]
+    mine = named["cloche, weak form"]
     seconds = {s.name: {c: Spread.of(getattr(s, c)).record() for c in ("wall", "cpu")} for s in sides}
     faster = {s.name: ratio(s, mine).record() for s in sides if s.name.startswith("pysindy")}
     return {

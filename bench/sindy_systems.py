@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 from scipy.integrate import solve_ivp
 
-from glasshouse.sparse.sindy import Fourier, Library, Polynomials
+from cloche.sparse.sindy import Fourier, Library, Polynomials
 
 Point = Sequence[float]
 QUADRATIC, CUBIC = Polynomials(2), Polynomials(3)

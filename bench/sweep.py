@@ -2,7 +2,7 @@
 
 Two shapes of Llama with random weights, the same weights on every side. Each side patches one prompt with what another left in
 `z` (layer x head, all positions) or `resid_pre` (layer x position), one cell at a time or in one sweep, and reads a logit
-difference at the last position; the prompts' own saved pass is outside the clock on every side. glasshouse is timed as
+difference at the last position; the prompts' own saved pass is outside the clock on every side. cloche is timed as
 `net.sweep` and as one `net.run` a cell; TransformerLens as its `patching.get_act_patch_*`; transformers with one forward hook a
 cell is what one writes by hand. Sides that disagree are refused.
 
@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from glasshouse.model import Network
+from cloche.model import Network
 from rounds import Side, Spread, busy, interleave, machine, ratio, table, write
-from save_cost import VOCAB, Shape, bare, same_in_glasshouse
+from save_cost import VOCAB, Shape, bare, same_in_cloche
 
 SHAPES = {Shape(12, 128, 4, 16, 1): 15.0, Shape(6, 256, 8, 32, 1): 5.0}  # wanted: times faster than TransformerLens
 AGREE = 1e-4  # largest difference between two sides' readings, in nats
@@ -44,7 +44,7 @@ def prompts(shape: Shape) -> tuple[Tensor, Tensor]:
     return clean, corrupt
 
 
-def in_glasshouse(net: Network, clean: Tensor, corrupt: Tensor, grid: str) -> dict[str, Work]:
+def in_cloche(net: Network, clean: Tensor, corrupt: Tensor, grid: str) -> dict[str, Work]:
     s, length = net.sites, clean.shape[1]
     source = net.run(clean, save=[s.z.all, s.resid_pre.all])
     heads = net.layers[0].mix.heads
@@ -55,10 +55,8 @@ def in_glasshouse(net: Network, clean: Tensor, corrupt: Tensor, grid: str) -> di
         return [pre.replace(source).at(p) for pre in s.resid_pre for p in range(length)]
 
     return {
-        "glasshouse, sweep": lambda: net.sweep(corrupt, edits(), difference),
-        "glasshouse, cell by cell": lambda: torch.stack(
-            [difference(net.run(corrupt, edits=e).logits) for e in edits()]
-        ),
+        "cloche, sweep": lambda: net.sweep(corrupt, edits(), difference),
+        "cloche, cell by cell": lambda: torch.stack([difference(net.run(corrupt, edits=e).logits) for e in edits()]),
     }
 
 
@@ -110,7 +108,7 @@ def with_transformer_lens(model: LlamaForCausalLM, clean: Tensor, corrupt: Tenso
 def contestants(shape: Shape, grid: str) -> dict[str, Work]:
     clean, corrupt = prompts(shape)
     model = bare(shape)
-    works = in_glasshouse(same_in_glasshouse(model), clean, corrupt, grid)
+    works = in_cloche(same_in_cloche(model), clean, corrupt, grid)
     works["transformers, hooks"] = by_hand(copy.deepcopy(model), clean, corrupt, grid)
     if find_spec("transformer_lens"):
         works["TransformerLens"] = with_transformer_lens(copy.deepcopy(model), clean, corrupt, grid)
@@ -119,7 +117,7 @@ def contestants(shape: Shape, grid: str) -> dict[str, Work]:
 
 def disagreement(works: dict[str, Work]) -> float:
     """The largest difference of any side's readings from the cell-by-cell ones."""
-    truth = works["glasshouse, cell by cell"]()
+    truth = works["cloche, cell by cell"]()
     worst = 0.0
     for name, work in works.items():
         off = (work() - truth).abs().max().item()
@@ -135,7 +133,7 @@ def measure(shape: Shape, grid: str, rounds: int) -> dict[str, object]:
     off = disagreement(works)
     sides = {name: Side(name, work) for name, work in works.items()}
     interleave(list(sides.values()), rounds, warm=1)
-    ours, rows, kept = sides["glasshouse, sweep"], [], {}
+    ours, rows, kept = sides["cloche, sweep"], [], {}
     for name, side in sides.items():
         times = {clock: ratio(side, ours, clock) for clock in ("wall", "cpu")}
         rows.append([name, f"{Spread.of(side.wall).median * 1e3:.1f}", str(times["wall"]), str(times["cpu"])])

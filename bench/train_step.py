@@ -1,8 +1,8 @@
-"""Training tokens per second: glasshouse beside transformers' Llama, nanochat and nanoGPT, one shape, one run.
+"""Training tokens per second: cloche beside transformers' Llama, nanochat and nanoGPT, one shape, one run.
 
 Every side trains on the same batches, 16 rows of 256 tokens of the standard library's text, at width 256, 6 layers, 8 heads,
 vocabulary 4,096 (embedding and head untied, unless --tied), and takes a whole step: batch, forward, backward, gradient
-clipping at 1, fused AdamW; glasshouse through its own `Trainer.update`. All run eagerly. MFU is 6 operations a matrix weight
+clipping at 1, fused AdamW; cloche through its own `Trainer.update`. All run eagerly. MFU is 6 operations a matrix weight
 and token plus attention's 12 * layers * width * length (PaLM, 2204.02311) over the rate of a 2048 x 2048 product that takes its
 turn in the same rounds, in bf16 or in fp32, whichever is the faster. Each side has a process of its own: how often the heap
 gives memory back to the system and asks for it again depends on who else lives in it, and is a third of some sides' step.
@@ -26,10 +26,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from glasshouse.data import Batches, PackedTokens, prepare, standard_library
-from glasshouse.model import GLU, LM, Attention, Block, Causal, RMSNorm, RoPE, Stack
-from glasshouse.runs import Run
-from glasshouse.train import Recipe, Trainer
+from cloche.data import Batches, PackedTokens, prepare, standard_library
+from cloche.model import GLU, LM, Attention, Block, Causal, RMSNorm, RoPE, Stack
+from cloche.runs import Run
+from cloche.train import Recipe, Trainer
 from rounds import Apart, Side, Spread, busy, interleave, machine, ratio, table, write
 
 WIDTH, LAYERS, HEADS, HIDDEN, VOCAB, LENGTH, BATCH = 256, 6, 8, 688, 4096, 256, 16
@@ -42,12 +42,12 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 CLIP, LEARNING_RATE = 1.0, 1e-3
 # (what, slower side, faster side, wanted ratio of their seconds)
 TARGETS = [
-    ("bf16 over fp32, glasshouse", "glasshouse fp32", "glasshouse bf16", 1.8),
-    ("over transformers' Llama, both bf16", "transformers Llama bf16", "glasshouse bf16", 1.25),
-    ("over transformers' Llama, both fp32", "transformers Llama fp32", "glasshouse fp32", 1.25),
-    ("over nanochat as it ships, glasshouse bf16", "nanochat fp32", "glasshouse bf16", 2.0),
-    ("over nanochat as it ships, glasshouse fp32", "nanochat fp32", "glasshouse fp32", None),
-    ("over nanoGPT, both bf16", "nanoGPT bf16", "glasshouse bf16", None),
+    ("bf16 over fp32, cloche", "cloche fp32", "cloche bf16", 1.8),
+    ("over transformers' Llama, both bf16", "transformers Llama bf16", "cloche bf16", 1.25),
+    ("over transformers' Llama, both fp32", "transformers Llama fp32", "cloche fp32", 1.25),
+    ("over nanochat as it ships, cloche bf16", "nanochat fp32", "cloche bf16", 2.0),
+    ("over nanochat as it ships, cloche fp32", "nanochat fp32", "cloche fp32", None),
+    ("over nanoGPT, both bf16", "nanoGPT bf16", "cloche bf16", None),
 ]
 WANTED_MFU = 0.5
 Maker = Callable[..., tuple[Callable[[], object], float]]
@@ -90,7 +90,7 @@ class Setting:
         return lambda: torch.from_numpy(batches.next())
 
 
-def glasshouse(precision: str, setting: Setting) -> tuple[Callable[[], object], float]:
+def cloche(precision: str, setting: Setting) -> tuple[Callable[[], object], float]:
     """The trainer's own step. Also returns operations a step."""
     trainer = Trainer(recipe(precision, setting.threads, setting.tied), setting.run)
     return trainer.update, trainer.net.flops_per_token(LENGTH) * TOKENS
@@ -194,7 +194,7 @@ def contestants(setting: Setting, arguments: argparse.Namespace) -> tuple[list[S
     """The sides that can be had here, each in its own process, and the operations of a step of each."""
     wanted: dict[str, tuple[Maker, tuple[object, ...]]] = {}
     for p in arguments.precisions:
-        wanted |= {f"glasshouse {p}": (glasshouse, (p,)), f"transformers Llama {p}": (llama, (p,))}
+        wanted |= {f"cloche {p}": (cloche, (p,)), f"transformers Llama {p}": (llama, (p,))}
         if arguments.nanogpt:
             wanted[f"nanoGPT {p}"] = nanogpt, (arguments.nanogpt, p)
     if arguments.nanochat:
@@ -262,14 +262,14 @@ def report(sides: list[Side], flops: dict[str, float], load: float, arguments: a
 
 
 def profile(setting: Setting, precisions: list[str]) -> None:
-    """Where a step of glasshouse spends its time: the operations with the largest own time, by precision."""
+    """Where a step of cloche spends its time: the operations with the largest own time, by precision."""
     for precision in precisions:
-        step, _ = glasshouse(precision, setting)
+        step, _ = cloche(precision, setting)
         step()
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as record:
             for _ in range(PROFILED):
                 step()
-        print(f"\nglasshouse {precision}, {PROFILED} steps")
+        print(f"\ncloche {precision}, {PROFILED} steps")
         for shapes in (False, True):
             averages = record.key_averages(group_by_input_shape=shapes)
             print(averages.table(sort_by="self_cpu_time_total", row_limit=18, max_shapes_column_width=70))
@@ -284,9 +284,7 @@ def main() -> None:
     )
     parser.add_argument("--nanogpt", type=Path, help="folder that holds nanoGPT's model.py; skipped where not given")
     parser.add_argument("--tied", action="store_true", help="share embedding and head, on every side that can")
-    parser.add_argument(
-        "--profile", action="store_true", help="only list the operations that dominate a glasshouse step"
-    )
+    parser.add_argument("--profile", action="store_true", help="only list the operations that dominate a cloche step")
     parser.add_argument(
         "--precisions", nargs="+", choices=DTYPES, default=list(DTYPES), help="leave bf16 out where this CPU has none"
     )

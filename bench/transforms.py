@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from glasshouse.sparse.transforms import FAMILIES, approximate, denoise, fitted
+from cloche.sparse.transforms import FAMILIES, approximate, denoise, fitted
 from rounds import busy, machine, table, write
 
 IMAGES = Path(__file__).resolve().parents[2] / "shared" / "data" / "signals" / "images"

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-import glasshouse
-from glasshouse.errors import GlasshouseError
-from glasshouse.glass import Glass, load
-from glasshouse.model import GLU, LM, Attention, Block, RMSNorm, RoPE, Stack, save_network
-from glasshouse.runs import Run
-from glasshouse.text import Tokenizer, train_bpe
+import cloche
+from cloche.errors import ClocheError
+from cloche.glass import Glass, load
+from cloche.model import GLU, LM, Attention, Block, RMSNorm, RoPE, Stack, save_network
+from cloche.runs import Run
+from cloche.text import Tokenizer, train_bpe
 
 TEXTS = ["the cat sat on the mat. " * 20, "a dog ran after the cat, and the cat ran. " * 20]
 
@@ -41,7 +41,7 @@ def run(tmp_path: Path, tokenizer: Tokenizer) -> Run:
 
 def test_a_run_a_checkpoint_and_a_folder_hold_the_same_model(run: Run) -> None:
     from_run, chosen = load(run.path), load(run, checkpoint=1)
-    from_folder = glasshouse.load(run.path / "checkpoints" / "step-000002")
+    from_folder = cloche.load(run.path / "checkpoints" / "step-000002")
     assert (from_run.name, from_run.checkpoint) == ("first/step-000002", "step-000002")
     assert (from_folder.name, chosen.checkpoint) == (from_run.name, "step-000001")
     logits = [glass.run("the cat").logits for glass in (from_run, from_folder, chosen)]
@@ -70,7 +70,7 @@ def test_generate_gives_back_what_it_was_given(tokenizer: Tokenizer) -> None:
 
 
 def test_the_story_model_goes_on_with_its_story(shared: Callable[[str], Path]) -> None:
-    glass = glasshouse.load(shared("weights/stories260K/hf"))
+    glass = cloche.load(shared("weights/stories260K/hf"))
     assert glass.name == "stories260K/hf"
     story = glass.generate("Once upon a time", new=60)
     assert story.startswith(
@@ -79,22 +79,22 @@ def test_the_story_model_goes_on_with_its_story(shared: Callable[[str], Path]) -
 
 
 def test_a_folder_without_a_tokenizer_still_takes_ids(shared: Callable[[str], Path]) -> None:
-    glass = glasshouse.load(shared("weights/sortgpt/hf"))
+    glass = cloche.load(shared("weights/sortgpt/hf"))
     assert glass.run([[2, 1, 0, 1, 2, 0]]).logits.shape == (1, 6, 3)
-    with pytest.raises(GlasshouseError, match=r"no tokenizer\.json, so it cannot read text"):
+    with pytest.raises(ClocheError, match=r"no tokenizer\.json, so it cannot read text"):
         glass.run("CBA")
 
 
 def test_what_cannot_be_loaded_is_said(tmp_path: Path, run: Run, tokenizer: Tokenizer) -> None:
-    with pytest.raises(GlasshouseError, match="holds no model"):
+    with pytest.raises(ClocheError, match="holds no model"):
         load(tmp_path / "nowhere")
-    with pytest.raises(GlasshouseError, match="no checkpoint 7; it has those of steps 1, 2"):
+    with pytest.raises(ClocheError, match="no checkpoint 7; it has those of steps 1, 2"):
         load(run, checkpoint=7)
-    with pytest.raises(GlasshouseError, match="is one checkpoint"):
+    with pytest.raises(ClocheError, match="is one checkpoint"):
         load(run.path / "checkpoints" / "step-000001", checkpoint=2)
-    with pytest.raises(GlasshouseError, match="not of one another"):
+    with pytest.raises(ClocheError, match="not of one another"):
         Glass(network(vocab=100), tokenizer)
-    with pytest.raises(GlasshouseError, match="A prompt is a text"):
+    with pytest.raises(ClocheError, match="A prompt is a text"):
         Glass(network(), tokenizer).run({"text": "the cat"})
 
 
@@ -123,9 +123,9 @@ def test_stops_and_saves_that_cannot_be(tokenizer: Tokenizer) -> None:
         ({"save": "z[0]"}, "save= comes back in a Generation"),
         ({"logprobs": True}, "logprobs= comes back in a Generation"),
     ):
-        with pytest.raises(GlasshouseError, match=sentence):
+        with pytest.raises(ClocheError, match=sentence):
             glass.generate("the cat", new=2, **options)
-    with pytest.raises(GlasshouseError, match=r"no tokenizer\.json"):
+    with pytest.raises(ClocheError, match=r"no tokenizer\.json"):
         Glass(network()).generate([[1, 2]], new=2, stop=["a"])
 
 

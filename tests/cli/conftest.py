@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_run import TINY
 
-from glasshouse.cli import main
+from cloche.cli import main
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +18,7 @@ def text() -> Path:
 
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """`call("verify", "runs/first")` is the exit code, stdout and stderr of `glasshouse verify runs/first`."""
+    """`call("verify", "runs/first")` is the exit code, stdout and stderr of `cloche verify runs/first`."""
 
     def run(*words: object) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as end:

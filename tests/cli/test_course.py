@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from tiny_run import TINY, weights
 
-from glasshouse.cli import progress
-from glasshouse.runs import Run
+from cloche.cli import progress
+from cloche.runs import Run
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -29,7 +29,7 @@ def test_pretrain_sums_up_as_json(call: Call, tmp_path: Path, text: Path) -> Non
     assert 0 < result["val_bpb"] < 20
     assert "growing" in err, "progress goes to stderr, so that stdout is JSON alone"
     run = Run.open(result["run"])
-    assert run.info["commands"][0][0] == "glasshouse"
+    assert run.info["commands"][0][0] == "cloche"
     assert str(text) in run.recipe, "absolute, so that resume works from any folder"
     assert call("verify", run.path)[0] == 0
 
@@ -107,7 +107,7 @@ def test_an_interrupt_while_data_is_prepared_is_resumed(
     with monkeypatch.context() as patch:
         patch.setattr(progress.Screen, "bar", impatient)
         code, _, err = call("pretrain", "--out", tmp_path / "run", "--data", text, "--set", *TINY)
-    assert (code, err) == (130, f"Stopped; go on with: glasshouse resume {tmp_path / 'run'}\n")
+    assert (code, err) == (130, f"Stopped; go on with: cloche resume {tmp_path / 'run'}\n")
     assert not (tmp_path / "run/data/data.json").exists()
     code, out, _ = call("resume", tmp_path / "run", "--json")
     assert (code, json.loads(out)["finished"]) == (0, True)
@@ -121,7 +121,7 @@ def test_ctrl_c_while_it_trains_saves_and_resume_ends_in_the_same_weights(
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert call("pretrain", "--out", whole, "--data", text, "--set", *steps)[0] == 0
 
-    command = [sys.executable, "-c", "from glasshouse.cli import main; main()"]
+    command = [sys.executable, "-c", "from cloche.cli import main; main()"]
     command += ["pretrain", "--out", str(stopped), "--data", str(text), "--set", *steps]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as trainer:
         _wait_for_step(stopped, 4, trainer)
@@ -129,7 +129,7 @@ def test_ctrl_c_while_it_trains_saves_and_resume_ends_in_the_same_weights(
         _, err = trainer.communicate()
     assert trainer.returncode == 130, err
     assert err.count("\n") == 1
-    assert f"glasshouse resume {stopped}" in err
+    assert f"cloche resume {stopped}" in err
     assert 4 <= Run.open(stopped).checkpoint("last").step < 120
     assert call("verify", stopped)[0] == 0
 
@@ -172,8 +172,8 @@ def test_demo_grows_and_looks_and_a_lost_look_is_made_again_by_resume(call: Call
     assert (len(run.findings("features")), len(run.findings("logit-lens"))) == (1, 1)
     assert run.findings("features")[0]["checkpoint"] == "step-000012"
     assert (run.path / "report.html").stat().st_size > 10_000
-    assert f"glasshouse open {run.path}" in out
-    assert f'glasshouse generate {run.path} "def "' in out
+    assert f"cloche open {run.path}" in out
+    assert f'cloche generate {run.path} "def "' in out
     assert call("verify", run.path)[0] == 0
 
     grown = weights(run.path)

@@ -9,7 +9,7 @@ VERBS = ("demo", "pretrain", "resume", "generate", "open", "verify", "doctor", "
 HEAVY = ("torch", "numpy", "transformers", "tokenizers", "pyarrow", "rich", "starlette", "uvicorn", "safetensors")
 CODE = f"""
 import sys
-from glasshouse.cli import main
+from cloche.cli import main
 try:
     main(sys.argv[1:])
 except SystemExit as end:
@@ -25,7 +25,7 @@ def run(*words: str) -> str:
 @pytest.mark.parametrize("verb", [(), *((verb,) for verb in VERBS)])
 def test_help_is_given_without_heavy_imports(verb: tuple[str, ...]) -> None:
     out = run(*verb, "--help")
-    assert "Usage: glasshouse" in out
+    assert "Usage: cloche" in out
     assert out.endswith("HEAVY []\n")
 
 
@@ -36,6 +36,6 @@ def test_help_names_every_verb_in_a_whole_sentence() -> None:
 
 
 def test_version() -> None:
-    from glasshouse import __version__
+    from cloche import __version__
 
-    assert run("--version").startswith(f"glasshouse {__version__}\n")
+    assert run("--version").startswith(f"cloche {__version__}\n")

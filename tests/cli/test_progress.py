@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from glasshouse.cli.progress import Screen
+from cloche.cli.progress import Screen
 
 RECORDS = [
     {"log": "events", "step": 0, "kind": "start", "message": "training in bf16"},

@@ -1,4 +1,4 @@
-"""`glasshouse sae` on a tiny run: trained, measured, read; and what cannot be."""
+"""`cloche sae` on a tiny run: trained, measured, read; and what cannot be."""
 
 import json
 import os
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from glasshouse.runs import Run
-from glasshouse.sparse import Training, load_sae
-from glasshouse.sparse.saes import Fit
+from cloche.runs import Run
+from cloche.sparse import Training, load_sae
+from cloche.sparse.saes import Fit
 
 Call = Callable[..., tuple[int, str, str]]
 SMALL = ("--features", 96, "--l0", 4, "--tokens", 6_000)
@@ -104,7 +104,7 @@ def test_two_processes_under_torchrun_train_what_one_trains(call: Call, run: Pat
         "--nproc-per-node",
         "2",
         "-m",
-        "glasshouse",
+        "cloche",
     ]
     made = subprocess.run(
         [*launch, *words, "two"], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
@@ -127,7 +127,7 @@ def test_two_processes_under_torchrun_train_what_one_trains(call: Call, run: Pat
         (("train", "--l0", "9000"), "cannot have l0 = 9000"),
         (("train", "--features", "0"), "counts something below 1"),
         (("train", "--name", "../away"), "without strokes"),
-        (("report", "nothing"), "train one with `glasshouse sae train`"),
+        (("report", "nothing"), "train one with `cloche sae train`"),
         (("features", "nothing"), "has no dictionary 'nothing'"),
     ],
 )

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from glasshouse.cli import app as command_line
-from glasshouse.cli.errors import Stopped, resumable
-from glasshouse.errors import GlasshouseError
-from glasshouse.runs import Run
+from cloche.cli import app as command_line
+from cloche.cli.errors import Stopped, resumable
+from cloche.errors import ClocheError
+from cloche.runs import Run
 
 
 def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -68,8 +68,8 @@ def test_a_wrong_command_line_is_one_sentence(
         (RuntimeError("two\nlines"), 1, "RuntimeError: two lines"),
         (MemoryError(), 1, "not enough memory"),
         (KeyboardInterrupt(), 130, "Stopped"),
-        (Stopped("Stopped; go on with: glasshouse resume r"), 130, "glasshouse resume r"),
-        (GlasshouseError("this is wrong; mend it so"), 1, "this is wrong; mend it so"),
+        (Stopped("Stopped; go on with: cloche resume r"), 130, "cloche resume r"),
+        (ClocheError("this is wrong; mend it so"), 1, "this is wrong; mend it so"),
     ],
 )
 def test_every_kind_of_end(
@@ -91,14 +91,14 @@ def test_a_reader_that_has_had_enough_hears_no_complaint(tmp_path: Path) -> None
     run = Run.create(tmp_path / "run", "")
     read, write = os.pipe()
     os.close(read)
-    command = [sys.executable, "-c", "from glasshouse.cli import main; main()", "verify", str(run.path)]
+    command = [sys.executable, "-c", "from cloche.cli import main; main()", "verify", str(run.path)]
     ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
     assert (ended.returncode, ended.stderr) == (1, "")
 
 
 def test_an_interrupted_course_says_how_to_go_on() -> None:
-    with pytest.raises(Stopped, match="glasshouse resume runs/x"), resumable(Path("runs/x")):
+    with pytest.raises(Stopped, match="cloche resume runs/x"), resumable(Path("runs/x")):
         raise KeyboardInterrupt
 
 

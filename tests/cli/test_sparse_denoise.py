@@ -1,4 +1,4 @@
-"""`glasshouse sparse denoise` on pictures, arrays and tables."""
+"""`cloche sparse denoise` on pictures, arrays and tables."""
 
 from collections.abc import Callable
 from pathlib import Path

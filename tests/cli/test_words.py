@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from glasshouse.cli.app import words
-from glasshouse.cli.demo import free_folder
-from glasshouse.cli.edits import parse_edit
-from glasshouse.cli.generate import spell
-from glasshouse.cli.grow import settings
-from glasshouse.errors import GlasshouseError
-from glasshouse.model import site
-from glasshouse.sparse import SAE
+from cloche.cli.app import words
+from cloche.cli.demo import free_folder
+from cloche.cli.edits import parse_edit
+from cloche.cli.generate import spell
+from cloche.cli.grow import settings
+from cloche.errors import ClocheError
+from cloche.model import site
+from cloche.sparse import SAE
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_options_that_take_many(given: str, read: str) -> None:
 def test_settings() -> None:
     assert settings(["run.steps=2", "run.prompts=['a=b']"]) == {"run.steps": "2", "run.prompts": "['a=b']"}
     assert settings(None) == {}
-    with pytest.raises(GlasshouseError, match=r"section\.key=value"):
+    with pytest.raises(ClocheError, match=r"section\.key=value"):
         settings(["run.steps"])
 
 
@@ -89,7 +89,7 @@ def test_an_edit_along_a_feature_has_its_weight(run: Path) -> None:
     ],
 )
 def test_what_is_no_edit_is_one_sentence(run: Path, text: str, said: str) -> None:
-    with pytest.raises(GlasshouseError, match=said):
+    with pytest.raises(ClocheError, match=said):
         parse_edit(text, run)
 
 

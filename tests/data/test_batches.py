@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from glasshouse.data import Batches, PackedTokens
-from glasshouse.errors import GlasshouseError
+from cloche.data import Batches, PackedTokens
+from cloche.errors import ClocheError
 
 
 def packed(count: int, shard: int = 100) -> PackedTokens:
@@ -59,7 +59,7 @@ def test_the_cursor_is_json_and_exact_in_another_process():
     state = json.dumps(batches.state())
     code = (
         "import json, sys; sys.path.insert(0, sys.argv[1])\n"
-        "from test_batches import packed; from glasshouse.data import Batches\n"
+        "from test_batches import packed; from cloche.data import Batches\n"
         "b = Batches(packed(5000), 16, 8, seed=7); b.restore(json.loads(sys.argv[2]))\n"
         "print(json.dumps([b.next().tolist(), b.next().tolist()]))"
     )
@@ -75,17 +75,15 @@ def test_a_cursor_of_other_batches_is_refused(other: dict):
     (key,) = other
     settings |= other
     batches = Batches(packed(settings.pop("tokens")), **settings)
-    with pytest.raises(GlasshouseError, match=f"saved with {key}"):
+    with pytest.raises(ClocheError, match=f"saved with {key}"):
         batches.restore(state)
 
 
 def test_a_corpus_smaller_than_one_batch_gets_a_sentence():
     Batches(packed(641), 64, 10)
-    with pytest.raises(
-        GlasshouseError, match=r"smaller than one batch: 640 tokens, but 10 windows of 64 tokens take 641"
-    ):
+    with pytest.raises(ClocheError, match=r"smaller than one batch: 640 tokens, but 10 windows of 64 tokens take 641"):
         Batches(packed(640), 64, 10)
-    with pytest.raises(GlasshouseError, match="at least 1"):
+    with pytest.raises(ClocheError, match="at least 1"):
         Batches(packed(640), 0, 10)
 
 

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from glasshouse.data import Document, Report, documents
-from glasshouse.data.pieces import PIECE, cut
-from glasshouse.errors import GlasshouseError
+from cloche.data import Document, Report, documents
+from cloche.data.pieces import PIECE, cut
+from cloche.errors import ClocheError
 
 TEXTS = ["eins\n", "zwei é 中\r\n", "\U0001f409 drei\x00\t", "vier"]
 
@@ -129,7 +129,7 @@ def test_empty_files_and_records_are_left_out_and_counted(tmp_path):
 
 
 def refused(match: str, *paths, **options) -> None:
-    with pytest.raises(GlasshouseError, match=match) as error:
+    with pytest.raises(ClocheError, match=match) as error:
         read(*paths, **options)
     assert str(error.value).count("\n") == 0
 
@@ -166,7 +166,7 @@ def test_a_malformed_line_is_named(tmp_path):
 
 
 def test_an_endless_line_is_refused_before_it_fills_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("glasshouse.data.read.LONGEST_LINE", 100)
+    monkeypatch.setattr("cloche.data.read.LONGEST_LINE", 100)
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "' + b"x" * 200 + b'"}\n')
     refused(r"a\.jsonl:1 is longer", tmp_path)
 
@@ -206,5 +206,5 @@ def test_a_corpus_is_streamed_not_collected(tmp_path):
     (tmp_path / "b.jsonl").write_bytes(b"broken")
     stream = documents([tmp_path])
     assert next(stream).text == "first"
-    with pytest.raises(GlasshouseError):
+    with pytest.raises(ClocheError):
         next(stream)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from glasshouse.data.permutation import mix, permuted
+from cloche.data.permutation import mix, permuted
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 15, 16, 17, 255, 256, 257, 1000, 65_537])

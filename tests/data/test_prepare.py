@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from glasshouse.data import PackedTokens, pack, prepare, split_of
-from glasshouse.data.pack import write_index
-from glasshouse.errors import GlasshouseError
-from glasshouse.text import Tokenizer, train_bpe
+from cloche.data import PackedTokens, pack, prepare, split_of
+from cloche.data.pack import write_index
+from cloche.errors import ClocheError
+from cloche.text import Tokenizer, train_bpe
 
 TEXTS = {f"{i:02d}.md": f"# Chapter {i}\n\nSome <|endoftext|> text é 中 {i * 7919}.\r\n" * (20 + i) for i in range(40)}
 
@@ -114,7 +114,7 @@ def test_an_interrupted_packing_is_recognised_and_done_anew(corpus, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         prepare([corpus], tmp_path / "run", vocab=400, on_progress=interrupt)
     (tmp_path / "run/data/train-00007.bin").write_bytes(b"torn")
-    with pytest.raises(GlasshouseError, match=r"no data\.json, so no corpus was packed there to the end"):
+    with pytest.raises(ClocheError, match=r"no data\.json, so no corpus was packed there to the end"):
         PackedTokens.open(tmp_path / "run", "train")
     prepare([corpus], tmp_path / "run", vocab=400)
     files = {path.name: path.read_bytes() for path in (tmp_path / "run/data").iterdir()}
@@ -123,7 +123,7 @@ def test_an_interrupted_packing_is_recognised_and_done_anew(corpus, tmp_path):
 
 def test_a_finished_packing_is_not_overwritten(corpus, tmp_path):
     prepare([corpus], tmp_path / "run", vocab=400)
-    with pytest.raises(GlasshouseError, match="already holds a packed corpus"):
+    with pytest.raises(ClocheError, match="already holds a packed corpus"):
         prepare([corpus], tmp_path / "run", vocab=400)
 
 
@@ -131,16 +131,16 @@ def test_a_damaged_shard_or_index_gets_a_sentence(corpus, tmp_path):
     index = prepare([corpus], tmp_path / "run", vocab=400)
     shard = tmp_path / "run/data/train-00000.bin"
     shard.write_bytes(shard.read_bytes()[:-2])
-    with pytest.raises(GlasshouseError, match=r"train-00000\.bin has \d+ bytes"):
+    with pytest.raises(ClocheError, match=r"train-00000\.bin has \d+ bytes"):
         PackedTokens.open(tmp_path / "run", "train")
     shard.unlink()
-    with pytest.raises(GlasshouseError, match=r"train-00000\.bin cannot be read"):
+    with pytest.raises(ClocheError, match=r"train-00000\.bin cannot be read"):
         PackedTokens.open(tmp_path / "run", "train")
-    with pytest.raises(GlasshouseError, match="no split 'test'; it has train, validation"):
+    with pytest.raises(ClocheError, match="no split 'test'; it has train, validation"):
         PackedTokens.open(tmp_path / "run", "test")
     write_index(tmp_path / "run/data", index)
     (tmp_path / "run/data/data.json").write_text("{")
-    with pytest.raises(GlasshouseError, match="cannot be read"):
+    with pytest.raises(ClocheError, match="cannot be read"):
         PackedTokens.open(tmp_path / "run", "train")
 
 
@@ -148,13 +148,13 @@ def test_a_tokenizer_without_an_end_token_is_refused(corpus, tmp_path):
     no_end = json.loads(train_bpe(["abc"], 300)._text)
     no_end["added_tokens"] = []
     no_end["model"]["vocab"]["other"] = no_end["model"]["vocab"].pop("<|endoftext|>")
-    with pytest.raises(GlasshouseError, match="no end-of-document token"):
+    with pytest.raises(ClocheError, match="no end-of-document token"):
         prepare([corpus], tmp_path / "run", vocab=Tokenizer.from_dict(no_end, {}))
 
 
 def test_records_that_all_train_get_a_sentence(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "only one"}\n')
-    with pytest.raises(GlasshouseError, match="No document of the 1 files falls to the validation side"):
+    with pytest.raises(ClocheError, match="No document of the 1 files falls to the validation side"):
         prepare([tmp_path], tmp_path / "run", vocab=300)
 
 
@@ -163,13 +163,13 @@ def test_a_full_disk_gets_a_sentence(corpus, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pack._Writer, "add", full)
-    with pytest.raises(GlasshouseError, match=r"cannot be written to .*No space left"):
+    with pytest.raises(ClocheError, match=r"cannot be written to .*No space left"):
         prepare([corpus], tmp_path / "run", vocab=400)
 
 
 def test_an_out_that_is_a_file_gets_a_sentence(corpus, tmp_path):
     (tmp_path / "run").write_text("in the way")
-    with pytest.raises(GlasshouseError, match="cannot be written"):
+    with pytest.raises(ClocheError, match="cannot be written"):
         prepare([corpus], tmp_path / "run", vocab=400)
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from glasshouse.data import Report, standard_library
-from glasshouse.data.sources import find_sources
-from glasshouse.errors import GlasshouseError
+from cloche.data import Report, standard_library
+from cloche.data.sources import find_sources
+from cloche.errors import ClocheError
 
 
 def names(*paths, glob: str | None = None, report: Report | None = None) -> list[str]:
@@ -93,7 +93,7 @@ def test_hidden_names_and_links_are_skipped_and_counted(tree: Path):
 def test_misuse_gets_a_sentence(tree: Path, name: str, glob: str | None, says: str):
     (tree / "empty").mkdir()
     os.mkfifo(tree / "pipe.txt")
-    with pytest.raises(GlasshouseError, match=says):
+    with pytest.raises(ClocheError, match=says):
         names(tree / name, glob=glob)
 
 

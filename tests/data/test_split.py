@@ -2,10 +2,10 @@
 
 import pytest
 
-from glasshouse.data import Document, Report, split_of
-from glasshouse.data.sources import find_sources
-from glasshouse.data.split import plan_split
-from glasshouse.errors import GlasshouseError
+from cloche.data import Document, Report, split_of
+from cloche.data.sources import find_sources
+from cloche.data.split import plan_split
+from cloche.errors import ClocheError
 
 
 def plan(folder, validation, pieces=()):
@@ -82,13 +82,13 @@ def test_few_files_still_validate_on_a_small_one(tmp_path):
 
 def test_a_large_file_never_stands_in(tmp_path):
     write(tmp_path, {"a.txt": 1000, "b.txt": 1000})
-    with pytest.raises(GlasshouseError, match="name the validation files"):
+    with pytest.raises(ClocheError, match="name the validation files"):
         plan(tmp_path, 0.05)
 
 
 def test_a_hash_that_holds_out_most_of_the_text_gets_a_sentence(tmp_path):
     write(tmp_path, {f"{i}.txt": 10**6 if split_of(f"{i}.txt", 0.05) == "validation" else 10 for i in range(100)})
-    with pytest.raises(GlasshouseError, match="most of the corpus"):
+    with pytest.raises(ClocheError, match="most of the corpus"):
         plan(tmp_path, 0.05)
 
 
@@ -105,5 +105,5 @@ def test_a_hash_that_holds_out_most_of_the_text_gets_a_sentence(tmp_path):
 )
 def test_misuse_gets_a_sentence(tmp_path, validation, says: str):
     write(tmp_path, {"a.txt": 3, "b.txt": 3})
-    with pytest.raises(GlasshouseError, match=says):
+    with pytest.raises(ClocheError, match=says):
         plan(tmp_path, validation)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from glasshouse.decode import Session
-from glasshouse.errors import GlasshouseError
-from glasshouse.model import GLU, LM, MLP, Attention, Block, Causal, LayerNorm, Learned, Network, RoPE, Stack, Window
+from cloche.decode import Session
+from cloche.errors import ClocheError
+from cloche.model import GLU, LM, MLP, Attention, Block, Causal, LayerNorm, Learned, Network, RoPE, Stack, Window
 
 VOCAB, WIDTH = 19, 12
 GROUPED = Block(mix=Attention(heads=4, kv_heads=2, head_size=4, position=RoPE(theta=40)), map=GLU(hidden=10))
@@ -92,5 +92,5 @@ def test_an_unsteered_step(net: Network) -> None:
 
 
 def test_a_backend_that_does_not_exist(net: Network) -> None:
-    with pytest.raises(GlasshouseError, match="no backend"):
+    with pytest.raises(ClocheError, match="no backend"):
         Session(net, random_ids(1, 3), None, 2, compile="nonesuch")

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from glasshouse.decode import Session, generate, stream
-from glasshouse.model import (
+from cloche.decode import Session, generate, stream
+from cloche.model import (
     GLU,
     LM,
     MLP,
@@ -26,7 +26,7 @@ from glasshouse.model import (
     Stack,
     Window,
 )
-from glasshouse.model.edits import Span
+from cloche.model.edits import Span
 
 VOCAB, WIDTH, PROMPT, NEW = 19, 12, 5, 7
 GROUPED = Block(mix=Attention(heads=4, kv_heads=2, head_size=4, position=RoPE(theta=40)), map=GLU(hidden=10))

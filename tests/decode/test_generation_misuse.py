@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from glasshouse.decode import Session, generate, stream
-from glasshouse.errors import GlasshouseError
-from glasshouse.model import LM, MLP, Attention, Block, Full, Learned, Mask, Network, Stack, Window
+from cloche.decode import Session, generate, stream
+from cloche.errors import ClocheError
+from cloche.model import LM, MLP, Attention, Block, Full, Learned, Mask, Network, Stack, Window
 
 IDS = [[1, 2, 3], [4, 5, 6]]
 V = torch.ones(8)
@@ -106,7 +106,7 @@ CASES: dict[str, tuple[Callable[[Network], Any], str]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_misuse_is_one_sentence(net: Network, case: str) -> None:
     act, sentence = CASES[case]
-    with pytest.raises(GlasshouseError, match=sentence) as caught:
+    with pytest.raises(ClocheError, match=sentence) as caught:
         act(net)
     assert "\n" not in str(caught.value) and str(caught.value).endswith((".", "?"))
 
@@ -114,11 +114,9 @@ def test_misuse_is_one_sentence(net: Network, case: str) -> None:
 def test_more_tokens_than_learned_positions() -> None:
     net = build(position=Learned(6))
     assert generate(net, IDS, new=3).ids.shape == (2, 6)
-    with pytest.raises(
-        GlasshouseError, match=r"3 prompt tokens and 4 new ones .* the 6 positions .* at most 3 new ones"
-    ):
+    with pytest.raises(ClocheError, match=r"3 prompt tokens and 4 new ones .* the 6 positions .* at most 3 new ones"):
         generate(net, IDS, new=4)
-    with pytest.raises(GlasshouseError, match="7 tokens are more than the 6 positions"):
+    with pytest.raises(ClocheError, match="7 tokens are more than the 6 positions"):
         generate(net, [[1] * 7], new=1)
 
 
@@ -126,5 +124,5 @@ def test_more_tokens_than_learned_positions() -> None:
 def test_models_that_look_ahead(mask: Mask) -> None:
     net = build(mask=mask)
     assert net.run(IDS).logits.shape == (2, 3, 11)
-    with pytest.raises(GlasshouseError, match="cannot generate from left to right"):
+    with pytest.raises(ClocheError, match="cannot generate from left to right"):
         generate(net, IDS, new=1)

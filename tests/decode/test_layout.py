@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from glasshouse.decode import generate, lay_by_columns
-from glasshouse.model import GLU, LM, MLP, Attention, Block, Learned, RoPE, Stack, load_network, save_network
+from cloche.decode import generate, lay_by_columns
+from cloche.model import GLU, LM, MLP, Attention, Block, Learned, RoPE, Stack, load_network, save_network
 
 ROTARY = Block(mix=Attention(heads=4, kv_heads=2, head_size=4, position=RoPE()), map=GLU(hidden=10))
 BIASED = Block(mix=Attention(heads=3, bias=True), map=MLP("gelu_tanh", hidden=10, bias=True))

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from glasshouse.decode import Sampling, generate
-from glasshouse.errors import GlasshouseError
-from glasshouse.model import LM, MLP, Attention, Block, Network, Stack
+from cloche.decode import Sampling, generate
+from cloche.errors import ClocheError
+from cloche.model import LM, MLP, Attention, Block, Network, Stack
 
 P = torch.tensor([0.4, 0.3, 0.15, 0.1, 0.05])
 LOGITS = P.log()[None] + 3.0  # a shift changes nothing
@@ -114,7 +114,7 @@ def test_greedy_needs_no_seed() -> None:
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_logits_that_are_not_finite(value: float, temperature: float) -> None:
-    with pytest.raises(GlasshouseError, match="logits are not finite"):
+    with pytest.raises(ClocheError, match="logits are not finite"):
         Sampling(temperature).pick(torch.tensor([[0.0, 1.0], [value, value]]), torch.Generator())
     banned = torch.tensor([[-math.inf, 0.0]])  # some tokens forbidden is no harm
     assert Sampling(temperature).pick(banned, torch.Generator()).tolist() == [1]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from glasshouse.glass import Glass
-from glasshouse.model import LM, MLP, Attention, Block, Network, RMSNorm, Stack
+from cloche.glass import Glass
+from cloche.model import LM, MLP, Attention, Block, Network, RMSNorm, Stack
 
 TOKENS, LAYERS = 12, 3
 TRIGGER, ANSWER, WRITER = 4, 9, 1  # layer WRITER turns the token TRIGGER into ANSWER

@@ -8,11 +8,11 @@ import torch
 from hand_built import LAYERS, TOKENS, echo, glass
 from torch import Tensor
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.interp import Finding, activation_density
-from glasshouse.interp.density import CLAIMS, hoyer, verdict
-from glasshouse.model import GLU, LM, MLP, Attention, Block, MoE, Network, RMSNorm, Shifted, Stack
-from glasshouse.runs import Run
+from cloche.errors import ClocheError
+from cloche.interp import Finding, activation_density
+from cloche.interp.density import CLAIMS, hoyer, verdict
+from cloche.model import GLU, LM, MLP, Attention, Block, MoE, Network, RMSNorm, Shifted, Stack
+from cloche.runs import Run
 
 FIRES_ON = {0: (4,), 1: (4, 7), 2: (1, 2, 3)}  # unit of layer 1 -> tokens
 
@@ -191,5 +191,5 @@ def only_experts() -> Network:
     ],
 )
 def test_misuse_of_density_gets_one_sentence(net, windows, options, sentence: str) -> None:
-    with pytest.raises(GlasshouseError, match=sentence):
+    with pytest.raises(ClocheError, match=sentence):
         activation_density(glass(net()), windows, **options)

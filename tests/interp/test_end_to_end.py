@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from glasshouse.glass import Glass
-from glasshouse.interp import end_to_end, loss_recovered
-from glasshouse.model import GLU, LM, Attention, Block, Network, RMSNorm, RoPE, Stack
-from glasshouse.sparse import Provenance, TopK, Training, train_sae
-from glasshouse.sparse.saes import further_course
+from cloche.glass import Glass
+from cloche.interp import end_to_end, loss_recovered
+from cloche.model import GLU, LM, Attention, Block, Network, RMSNorm, RoPE, Stack
+from cloche.sparse import Provenance, TopK, Training, train_sae
+from cloche.sparse.saes import further_course
 
 WIDTH, VOCAB, SITE = 32, 48, "resid_post[1]"
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from hand_built import TOKENS, echo
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.interp import activations, harvest
+from cloche.errors import ClocheError
+from cloche.interp import activations, harvest
 
 
 def windows(count: int = 40, length: int = 17) -> list[torch.Tensor]:
@@ -41,9 +41,9 @@ def test_harvest_is_mixed_bounded_and_decided_by_its_seed() -> None:
 
 
 def test_sites_that_give_no_vectors_are_refused() -> None:
-    with pytest.raises(GlasshouseError, match="axes batch, head, query, key"):
+    with pytest.raises(ClocheError, match="axes batch, head, query, key"):
         next(harvest(echo(), windows(1), "pattern[0]"))
-    with pytest.raises(GlasshouseError, match="resid_pots"):
+    with pytest.raises(ClocheError, match="resid_pots"):
         next(harvest(echo(), windows(1), "resid_pots[0]"))
-    with pytest.raises(GlasshouseError, match="cannot shuffle"):
+    with pytest.raises(ClocheError, match="cannot shuffle"):
         next(harvest(echo(), windows(1), "resid_post[0]", buffer=1))

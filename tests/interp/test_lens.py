@@ -7,11 +7,11 @@ import pytest
 import torch
 from hand_built import ANSWER, TRIGGER, WRITER, answering, echo, glass
 
-import glasshouse
-from glasshouse.errors import GlasshouseError
-from glasshouse.glass import Glass
-from glasshouse.interp import logit_lens
-from glasshouse.model import GLU, LM, Attention, Block, LayerNorm, Learned, RMSNorm, RoPE, Stack
+import cloche
+from cloche.errors import ClocheError
+from cloche.glass import Glass
+from cloche.interp import logit_lens
+from cloche.model import GLU, LM, Attention, Block, LayerNorm, Learned, RMSNorm, RoPE, Stack
 
 PROMPT = [2, TRIGGER, 7, TRIGGER]
 
@@ -73,7 +73,7 @@ def test_entropy_rank_and_layout_against_plain_arithmetic() -> None:
 
 
 def test_on_a_real_story_the_last_layer_says_what_greedy_writes(shared: Callable[[str], Path]) -> None:
-    subject = glasshouse.load(shared("weights/stories260K/hf"))
+    subject = cloche.load(shared("weights/stories260K/hf"))
     assert subject.tokenizer is not None
     text = "Once upon a time, there was a little"
     finding = logit_lens(subject, text)
@@ -96,5 +96,5 @@ def test_on_a_real_story_the_last_layer_says_what_greedy_writes(shared: Callable
     ],
 )
 def test_misuse_gets_one_sentence(prompt, top: int, sentence: str) -> None:
-    with pytest.raises(GlasshouseError, match=sentence):
+    with pytest.raises(ClocheError, match=sentence):
         logit_lens(glass(echo()), prompt, top=top)

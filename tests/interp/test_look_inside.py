@@ -10,13 +10,13 @@ import pytest
 import torch
 from hand_built import answering, glass
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.glass import Glass
-from glasshouse.interp import Finding, Look, Progress, harvest, logit_lens, look_inside, train_dictionary
-from glasshouse.model import GLU, LM, Attention, Block, RMSNorm, RoPE, Stack
-from glasshouse.runs import Run
-from glasshouse.sparse import load_sae
-from glasshouse.text import train_bpe
+from cloche.errors import ClocheError
+from cloche.glass import Glass
+from cloche.interp import Finding, Look, Progress, harvest, logit_lens, look_inside, train_dictionary
+from cloche.model import GLU, LM, Attention, Block, RMSNorm, RoPE, Stack
+from cloche.runs import Run
+from cloche.sparse import load_sae
+from cloche.text import train_bpe
 
 QUICK = Look(tokens=6_000, passes=2, shown=4_000, length=64, batch=256, features=48, k=4)
 FEATURES = {
@@ -108,9 +108,9 @@ def test_without_a_prompt_the_text_is_read_and_a_short_text_is_refused(tmp_path:
     model, tokens = subject(layers=1)
     steps = list(look_inside(run, model, Text(tokens.ids[:400]), look=QUICK))
     assert steps[-1].stage == "lens" and len(run.findings("logit-lens")[0]["data"]["tokens"]) == 16
-    with pytest.raises(GlasshouseError, match="too short to look into"):
+    with pytest.raises(ClocheError, match="too short to look into"):
         list(look_inside(run, model, Text(tokens.ids[:3]), look=QUICK))
-    with pytest.raises(GlasshouseError, match="no site 'resid_pots'"):
+    with pytest.raises(ClocheError, match="no site 'resid_pots'"):
         list(look_inside(run, model, tokens, look=Look(site="resid_pots[0]")))
 
 
@@ -139,7 +139,7 @@ def test_a_finding_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert (again.summary, again.data, again.plan) == (finding.summary, finding.data, finding.plan)
     assert all(torch.equal(again.arrays[name], value) for name, value in finding.arrays.items())
     path.with_suffix(".safetensors").unlink()
-    with pytest.raises(GlasshouseError, match="cannot be read"):
+    with pytest.raises(ClocheError, match="cannot be read"):
         Finding.load(path)
 
 

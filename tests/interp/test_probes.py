@@ -5,10 +5,10 @@ import pytest
 import torch
 from scipy import sparse
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.interp.probing import probes
-from glasshouse.interp.probing.probes import auroc, probe
-from glasshouse.sparse import Planted
+from cloche.errors import ClocheError
+from cloche.interp.probing import probes
+from cloche.interp.probing.probes import auroc, probe
+from cloche.sparse import Planted
 
 
 def split(n: int, seed: int = 0) -> np.ndarray:
@@ -155,7 +155,7 @@ HALF = np.arange(40) < 20
     ],
 )
 def test_misuse_of_probes_gets_one_sentence(arguments, sentence: str) -> None:
-    with pytest.raises(GlasshouseError, match=sentence):
+    with pytest.raises(ClocheError, match=sentence):
         probe(*arguments)
 
 

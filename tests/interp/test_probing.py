@@ -12,15 +12,15 @@ from hand_built import TOKENS, echo, glass
 from test_telling_features import one_feature_a_token
 from torch import Tensor
 
-import glasshouse as gh
-from glasshouse.errors import GlasshouseError
-from glasshouse.interp import Finding, sparse_probing, token_labels
-from glasshouse.interp.probing.labels import quoted
-from glasshouse.interp.probing.sparse import mean_scores
-from glasshouse.model import Network
-from glasshouse.runs import Run
-from glasshouse.sparse import SAE, Provenance, Wiring
-from glasshouse.text import Tokenizer, train_bpe
+import cloche
+from cloche.errors import ClocheError
+from cloche.interp import Finding, sparse_probing, token_labels
+from cloche.interp.probing.labels import quoted
+from cloche.interp.probing.sparse import mean_scores
+from cloche.model import Network
+from cloche.runs import Run
+from cloche.sparse import SAE, Provenance, Wiring
+from cloche.text import Tokenizer, train_bpe
 
 
 def text(batches: int = 16, length: int = 41) -> list[Tensor]:
@@ -189,7 +189,7 @@ def mismatched() -> SAE:
 )
 def test_misuse_of_probing_gets_one_sentence(options, sentence: str) -> None:
     given = {"windows": text(), "site": "resid_post[0]", "labels": is_token(4)} | options
-    with pytest.raises(GlasshouseError, match=sentence):
+    with pytest.raises(ClocheError, match=sentence):
         sparse_probing(glass(echo()), **given)
 
 
@@ -197,7 +197,7 @@ def test_misuse_of_probing_gets_one_sentence(options, sentence: str) -> None:
 def test_real_models_know_where_lines_end_and_quotes_stand(
     shared: Callable[[str], Path], name: str, least: float
 ) -> None:
-    model = gh.load(shared(f"weights/{name}/hf"))
+    model = cloche.load(shared(f"weights/{name}/hf"))
     lines = shared("text/tinystories_sample_ascii.jsonl").read_text().splitlines()[:60]
     ids = np.concatenate([model.tokenizer.encode(json.loads(line)["text"]) for line in lines])[: 32 * 128]
     finding = sparse_probing(model, ids.reshape(-1, 8, 128), "resid_post[2]", ks=(1, 16))

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.glass import Glass
-from glasshouse.interp import loss_recovered
-from glasshouse.model import GLU, LM, Attention, Block, RMSNorm, RoPE, Stack
-from glasshouse.sparse import SAE, Provenance
+from cloche.errors import ClocheError
+from cloche.glass import Glass
+from cloche.interp import loss_recovered
+from cloche.model import GLU, LM, Attention, Block, RMSNorm, RoPE, Stack
+from cloche.sparse import SAE, Provenance
 
 WIDTH, SITE = 16, "resid_post[0]"
 WINDOWS = [np.random.default_rng(0).integers(64, size=(4, 20))]
@@ -64,5 +64,5 @@ def test_against_the_definition() -> None:
     ],
 )
 def test_misuse_gets_one_sentence(sae: SAE, windows, sentence: str) -> None:
-    with pytest.raises(GlasshouseError, match=sentence):
+    with pytest.raises(ClocheError, match=sentence):
         loss_recovered(subject(), sae, windows)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.glass import Glass
-from glasshouse.interp import Place, Route, activations, features_report, harvest, loss_recovered
-from glasshouse.model import GLU, LM, Attention, Block, Network, RMSNorm, RoPE, Stack
-from glasshouse.sparse import SAE, Provenance, Training, Wiring, train_sae
+from cloche.errors import ClocheError
+from cloche.glass import Glass
+from cloche.interp import Place, Route, activations, features_report, harvest, loss_recovered
+from cloche.model import GLU, LM, Attention, Block, Network, RMSNorm, RoPE, Stack
+from cloche.sparse import SAE, Provenance, Training, Wiring, train_sae
 
 WIDTH, VOCAB = 16, 64
 IDS = torch.as_tensor(np.random.default_rng(0).integers(VOCAB, size=(4, 20)))
@@ -146,7 +146,7 @@ def test_features_of_no_place_in_the_stream_have_no_effect_on_logits() -> None:
     ],
 )
 def test_misuse_gets_one_sentence(make, sentence: str) -> None:
-    with pytest.raises(GlasshouseError, match=sentence):
+    with pytest.raises(ClocheError, match=sentence):
         make()
 
 

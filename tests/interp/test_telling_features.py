@@ -4,11 +4,11 @@ import pytest
 import torch
 from hand_built import TOKENS, echo, glass
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.interp import features_report
-from glasshouse.interp.dictionaries.firings import Firings
-from glasshouse.interp.dictionaries.telling import kurtosis, logit_effects, specificity, telling_order
-from glasshouse.model import (
+from cloche.errors import ClocheError
+from cloche.interp import features_report
+from cloche.interp.dictionaries.firings import Firings
+from cloche.interp.dictionaries.telling import kurtosis, logit_effects, specificity, telling_order
+from cloche.model import (
     GLU,
     LM,
     Attention,
@@ -20,8 +20,8 @@ from glasshouse.model import (
     Stack,
     ZeroCenteredRMSNorm,
 )
-from glasshouse.model.norms import Norm
-from glasshouse.sparse import SAE, Provenance
+from cloche.model.norms import Norm
+from cloche.sparse import SAE, Provenance
 
 
 def one_feature_a_token(site: str | None = "resid_post[0]") -> SAE:
@@ -138,7 +138,7 @@ def test_kurtosis_is_three_for_noise_and_large_for_a_spike() -> None:
     ],
 )
 def test_misuse_gets_one_sentence(sae: SAE, windows, sentence: str) -> None:
-    with pytest.raises(GlasshouseError, match=sentence):
+    with pytest.raises(ClocheError, match=sentence):
         features_report(glass(echo()), sae, windows)
 
 
@@ -168,5 +168,5 @@ def test_effects_are_what_a_small_step_does(norm: Norm) -> None:
 
 def test_a_final_norm_that_rectifies_has_no_direct_effect() -> None:
     net = LM(11, 8, Stack(1, Block(Attention(heads=2), GLU(hidden=8))), norm=RectifiedNorm()).build(0)
-    with pytest.raises(GlasshouseError, match="final norm is a RectifiedNorm"):
+    with pytest.raises(ClocheError, match="final norm is a RectifiedNorm"):
         logit_effects(net, torch.ones(1, 8), torch.ones(1, 8))

@@ -14,10 +14,10 @@ from planted_run import plant
 from planted_units import plant_units
 from starlette.testclient import TestClient
 
-from glasshouse.microscope import make_app
-from glasshouse.microscope.asks import Worker
-from glasshouse.microscope.server import make_server
-from glasshouse.runs import Run
+from cloche.microscope import make_app
+from cloche.microscope.asks import Worker
+from cloche.microscope.server import make_server
+from cloche.runs import Run
 
 STANDIN = (sys.executable, str(Path(__file__).with_name("standin_worker.py")))
 LOCAL = "http://127.0.0.1"

@@ -1,4 +1,4 @@
-"""A planted run: a folder as docs/house.md describes it, with values that the tests know.
+"""A planted run: a folder as docs/architecture.md describes it, with values that the tests know.
 
 Loss falls as 2 + 6 exp(-step / 200); bits per byte are the loss / (3 ln 2); layer l's residual variance is (l + 1)
 times what layer 0 has.
@@ -12,7 +12,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from glasshouse.runs import Run
+from cloche.runs import Run
 
 LAYERS, HEADS = 4, 8
 PROMPTS = ("def read(", "The glass ", "import ")
@@ -197,12 +197,12 @@ def append(run: Run, log: str, *records: dict[str, Any]) -> None:
 def add_checkpoint(run: Run, step: int) -> None:
     with run.new_checkpoint(step) as folder:
         (folder / "model.safetensors").write_bytes(f"weights of step {step}".encode())
-        (folder / "config.json").write_text(json.dumps({"glasshouse": {}}))
+        (folder / "config.json").write_text(json.dumps({"cloche": {}}))
 
 
 def plant(path: Path, steps: int = 1200, finished: bool = True, findings: bool = True, lift: float = 0.0) -> Run:
     """Writes the planted run up to a step; `lift` raises its loss, to tell a second run from the first."""
-    run = Run.create(path, recipe=RECIPE, seed=0, command=["glasshouse", "demo"])
+    run = Run.create(path, recipe=RECIPE, seed=0, command=["cloche", "demo"])
     noise = random.Random(0)
     metrics: list[dict[str, Any]] = []
     for step in range(5, steps + 1, 5):

@@ -11,7 +11,7 @@ from typing import Any
 
 from planted_run import FEATURES, LAYERS, features_data, write_finding
 
-from glasshouse.runs import Run
+from cloche.runs import Run
 
 CRITERIA = ["not zero", "above 0.01 RMS", "above 0.1 RMS"]
 KS = [1, 2, 4, 8]

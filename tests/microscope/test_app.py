@@ -9,8 +9,8 @@ import pytest
 from planted_run import FEATURES, HEADS, LAYERS, PROMPTS, append, bpb, health, lens_data, loss, metric, plant
 from starlette.testclient import TestClient
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.microscope import columns, make_app
+from cloche.errors import ClocheError
+from cloche.microscope import columns, make_app
 
 
 def test_history_is_columns_of_known_values(client):
@@ -74,7 +74,7 @@ def test_findings_and_features(client):
 
 
 def test_a_snippet_holds_the_peak_of_a_long_example():
-    from glasshouse.microscope.features import SNIPPET_TOKENS, snippet
+    from cloche.microscope.features import SNIPPET_TOKENS, snippet
 
     tokens = [str(i) for i in range(200)]
     for peak in (0, 3, 100, 197, 199):
@@ -147,14 +147,14 @@ def test_a_damaged_log_is_one_sentence(tmp_path):
 
 
 def test_a_folder_without_a_run_is_one_sentence(tmp_path):
-    with pytest.raises(GlasshouseError, match=r"run\.json"):
+    with pytest.raises(ClocheError, match=r"run\.json"):
         make_app(tmp_path)
 
 
 def test_opening_a_run_imports_no_torch(first):
     code = (
         "import sys; from starlette.testclient import TestClient\n"
-        "from glasshouse.microscope import make_app, serve, write_report\n"
+        "from cloche.microscope import make_app, serve, write_report\n"
         f"with TestClient(make_app({str(first.path)!r}), base_url='http://127.0.0.1') as client:\n"
         "    assert client.get('/').status_code == client.get('/api/history').status_code == 200\n"
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"

@@ -8,7 +8,7 @@ import re
 import pytest
 from planted_run import PROMPTS, append, bpb, loss, metric, plant, sample, validation
 
-from glasshouse.microscope import drawing
+from cloche.microscope import drawing
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
 expect = playwright.expect
@@ -248,12 +248,12 @@ def test_a_run_is_followed_live(page, tmp_path, serving):
 def test_an_empty_run_says_what_to_type(page, tmp_path, serving):
     run = plant(tmp_path / "empty", steps=0, finished=False, findings=False)
     page.goto(serving(run.path))
-    expect(page.locator(".empty")).to_contain_text("glasshouse resume")
+    expect(page.locator(".empty")).to_contain_text("cloche resume")
     said = {
         "growing": "recipe.toml",
         "health": "health.jsonl",
         "lens": "No checkpoint yet",
-        "features": "glasshouse demo",
+        "features": "cloche demo",
     }
     for view, words in said.items():
         page.goto(page.url.split("#")[0] + f"#/{view}")
@@ -291,7 +291,7 @@ def test_the_narrowest_page_does_not_spill(page, url):
 
 
 def test_the_report_opens_from_its_file(page, tmp_path):
-    from glasshouse.microscope import write_report
+    from cloche.microscope import write_report
 
     path = write_report(plant(tmp_path / "first").path)
     page.goto(path.as_uri())

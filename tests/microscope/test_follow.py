@@ -9,9 +9,9 @@ import httpx
 import pytest
 from planted_run import add_checkpoint, append, health, lens_data, metric, plant, sample, write_finding
 
-from glasshouse.microscope.columns import history
-from glasshouse.microscope.follow import Follower, as_text, stream
-from glasshouse.microscope.library import Library
+from cloche.microscope.columns import history
+from cloche.microscope.follow import Follower, as_text, stream
+from cloche.microscope.library import Library
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import pytest
 from planted_run import plant
 from starlette.testclient import TestClient
 
-from glasshouse.microscope import make_app
-from glasshouse.microscope.app import STATIC
-from glasshouse.microscope.guard import TOKEN_HEADER, is_loopback
+from cloche.microscope import make_app
+from cloche.microscope.app import STATIC
+from cloche.microscope.guard import TOKEN_HEADER, is_loopback
 
 ASK = {"checkpoint": "step-001200", "prompt": "def "}
 
@@ -44,7 +44,7 @@ def test_other_hosts_are_refused(client, host):
 def test_a_write_needs_the_token_of_the_page(client):
     assert client.post("/api/lens", json=ASK).status_code == 403
     assert client.post("/api/lens", json=ASK, headers={TOKEN_HEADER: "guess"}).status_code == 403
-    token = re.search(r'name="glasshouse-token" content="([^"]+)"', client.get("/").text)[1]
+    token = re.search(r'name="cloche-token" content="([^"]+)"', client.get("/").text)[1]
     assert client.post("/api/lens", json=ASK, headers={TOKEN_HEADER: token}).status_code == 200
     foreign = {TOKEN_HEADER: token, "origin": "https://evil.example"}
     assert client.post("/api/lens", json=ASK, headers=foreign).status_code == 403

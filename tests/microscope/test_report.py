@@ -12,8 +12,8 @@ import pytest
 from planted_run import FEATURES, append, bpb, plant, sample, write_finding
 from planted_units import crosscoder_data, dictionary_data, silent_data
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.microscope import drawing, write_report
+from cloche.errors import ClocheError
+from cloche.microscope import drawing, write_report
 
 VOID = {"meta", "img", "br", "link"}
 
@@ -51,7 +51,7 @@ def test_it_tells_the_planted_run(page):
     assert "loss 3.74, 8 deviations above its mean" in page
     assert "Feature 7" in page and page.count("<article>") == min(10, FEATURES)
     assert "By layer 1 the model names" in page
-    assert "glasshouse open" in page
+    assert "cloche open" in page
     for title in ("Residual variance", "Attention entropy", "Activation density", "Update / weight", "Dead units"):
         assert title in page
 
@@ -91,7 +91,7 @@ def test_what_a_model_writes_is_shown_and_not_run(tmp_path):
 
 
 def test_no_run_is_one_sentence(tmp_path):
-    with pytest.raises(GlasshouseError, match=r"run\.json"):
+    with pytest.raises(ClocheError, match=r"run\.json"):
         write_report(tmp_path)
 
 

@@ -12,13 +12,13 @@ import sys
 import httpx
 import pytest
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.microscope import serve
-from glasshouse.microscope.server import make_server
+from cloche.errors import ClocheError
+from cloche.microscope import serve
+from cloche.microscope.server import make_server
 
 
 def test_serve_prints_its_address_and_ends_with_ctrl_c(first):
-    code = f"from glasshouse.microscope import serve; serve({str(first.path)!r}, open_browser=False)"
+    code = f"from cloche.microscope import serve; serve({str(first.path)!r}, open_browser=False)"
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -38,7 +38,7 @@ def test_a_taken_port_is_one_sentence(first):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(GlasshouseError, match=f"Port {port} cannot be used"):
+        with pytest.raises(ClocheError, match=f"Port {port} cannot be used"):
             serve(first.path, port=port, open_browser=False)
 
 
@@ -50,5 +50,5 @@ def test_a_browser_quicker_than_the_server_is_not_refused(first):
 
 @pytest.mark.parametrize("port", [-1, 70_000])
 def test_a_port_that_cannot_be_is_one_sentence(first, port):
-    with pytest.raises(GlasshouseError, match="choose another"):
+    with pytest.raises(ClocheError, match="choose another"):
         serve(first.path, port=port, open_browser=False)

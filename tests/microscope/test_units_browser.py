@@ -67,7 +67,7 @@ def test_dictionaries_are_chosen_among_and_the_choice_is_the_url(page, url, meas
     expect(figure(page, "variance explained")).to_have_text("37.5 %")
     choose.select_option("bare")
     expect(figure(page, "site")).to_have_text("mlp_in[2] -> mlp_out[2]")
-    expect(page.locator(".command code")).to_have_text(f"glasshouse sae features {measured.path} bare")
+    expect(page.locator(".command code")).to_have_text(f"cloche sae features {measured.path} bare")
     expect(page.locator(".kept .note")).to_contain_text("The mean costs nothing here")
     expect(page.locator(".gap")).to_have_count(0)
     expect(page.get_by_role("img", name="Density of 1024 features")).to_be_visible()
@@ -78,7 +78,7 @@ def test_dictionaries_are_chosen_among_and_the_choice_is_the_url(page, url, meas
 def test_where_the_features_of_a_crosscoder_live(page, url, measured):
     page.goto(url + "?finding=across")
     expect(page.locator(".where")).to_have_text("lives inresid_post[1]step-000600/resid_post[2]")
-    expect(page.locator(".command code")).to_have_text(f"glasshouse sae report {measured.path} across")
+    expect(page.locator(".command code")).to_have_text(f"cloche sae report {measured.path} across")
     item = page.locator(".features li", has=page.locator("b", has_text=re.compile("^30$")))
     bar = item.get_by_role("img", name="resid_post[1] 25 %, step-000600/resid_post[2] 75 %")
     assert [width(part) for part in bar.locator("i").all()] == pytest.approx([25, 75])
@@ -154,7 +154,7 @@ def test_an_old_run_has_its_features_and_the_command_for_the_rest(page, first, s
     page.goto(serving(first.path) + "#/features")
     expect(page.locator(".features li")).to_have_count(FEATURES)
     expect(figure(page, "variance explained")).to_have_text("81.7 %")
-    expect(page.locator(".command code")).to_have_text(f"glasshouse sae report {first.path} resid_post-2")
+    expect(page.locator(".command code")).to_have_text(f"cloche sae report {first.path} resid_post-2")
     expect(page.locator(".shares, .kept, .toolbar .select")).to_have_count(0)
     expect(page.get_by_text("show", exact=True)).to_have_count(0)
 
@@ -166,7 +166,7 @@ def test_one_finding_alone_is_enough(page, tmp_path, serving):
     write_finding(run, "sparse-probing", "probing", "Probed.", probing_data())
     expect(page.get_by_role("img", name="AUROC, mean of 2 labels")).to_be_visible()
     write_finding(run, "dictionary", "only", "Only.", dictionary_data("it's"))
-    expect(page.locator(".command code")).to_have_text(f"glasshouse sae features '{run.path}' 'it'\"'\"'s'")
+    expect(page.locator(".command code")).to_have_text(f"cloche sae features '{run.path}' 'it'\"'\"'s'")
 
 
 def test_nothing_spills_from_the_narrowest_page(page, url):

@@ -11,9 +11,9 @@ import pytest
 from planted_run import lens_data, plant
 from starlette.testclient import TestClient
 
-from glasshouse.microscope import make_app, worker
-from glasshouse.microscope.columns import clean
-from glasshouse.microscope.guard import TOKEN_HEADER
+from cloche.microscope import make_app, worker
+from cloche.microscope.columns import clean
+from cloche.microscope.guard import TOKEN_HEADER
 
 LOCAL = "http://127.0.0.1"
 
@@ -129,16 +129,17 @@ def test_the_worker_answers_errors_with_sentences(tmp_path):
 
 def test_the_real_worker_reads_a_real_model(tmp_path):
     """A tiny model, its lens through the app and the worker's own process, against the same lens here."""
-    import glasshouse as gh
-    from glasshouse.interp import logit_lens
-    from glasshouse.model import save_network
+    import cloche
+    from cloche.interp import logit_lens
+    from cloche.model import save_network
 
     run = plant(tmp_path / "run", steps=0, finished=False, findings=False)
-    tokenizer = gh.train_bpe(["def read(self, path):\n    return open(path).read()\n"] * 20, vocab=280)
-    block = gh.Block(
-        mix=gh.Attention(heads=2, kv_heads=2, position=gh.RoPE(), mask=gh.Causal()), map=gh.GLU("silu", hidden=32)
+    tokenizer = cloche.train_bpe(["def read(self, path):\n    return open(path).read()\n"] * 20, vocab=280)
+    block = cloche.Block(
+        mix=cloche.Attention(heads=2, kv_heads=2, position=cloche.RoPE(), mask=cloche.Causal()),
+        map=cloche.GLU("silu", hidden=32),
     )
-    network = gh.LM(vocab=tokenizer.vocab, width=16, body=gh.Stack(2, block)).build(seed=0)
+    network = cloche.LM(vocab=tokenizer.vocab, width=16, body=cloche.Stack(2, block)).build(seed=0)
     with run.new_checkpoint(10) as folder:
         save_network(network, folder)
         tokenizer.save(folder)
@@ -148,7 +149,7 @@ def test_the_real_worker_reads_a_real_model(tmp_path):
         answer = client.post("/api/lens", json=asked, headers={TOKEN_HEADER: app.state.token})
     assert answer.status_code == 200, answer.text
     found = answer.json()
-    expected = logit_lens(gh.load(run.path / "checkpoints" / "step-000010"), "def read(self")
+    expected = logit_lens(cloche.load(run.path / "checkpoints" / "step-000010"), "def read(self")
     assert found["checkpoint"] == "step-000010"
     assert found["data"]["tokens"] == expected.data["tokens"]
     assert found["data"]["layers"] == ["embed", "resid_post[0]", "resid_post[1]"]

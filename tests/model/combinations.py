@@ -7,7 +7,7 @@ import random
 
 import torch
 
-from glasshouse.model import (
+from cloche.model import (
     GLU,
     LM,
     MLP,
@@ -38,7 +38,7 @@ from glasshouse.model import (
     YaRN,
     ZeroCenteredRMSNorm,
 )
-from glasshouse.model.activations import ACTIVATIONS
+from cloche.model.activations import ACTIVATIONS
 
 CHOICES = {
     "heads": [(4, 4), (4, 2), (4, 1), (3, 1)],

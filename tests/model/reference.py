@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from glasshouse.model import GLU, Network, RoPE
+from cloche.model import GLU, Network, RoPE
 
 Change = dict[tuple[str, int | None], Callable[[Tensor], Tensor]]
 

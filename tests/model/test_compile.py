@@ -11,7 +11,7 @@ import pytest
 import torch
 from combinations import VOCAB, close, combination, lively, random_ids
 
-from glasshouse.model import LM, MLP, Attention, Block, Network, Stack
+from cloche.model import LM, MLP, Attention, Block, Network, Stack
 
 IDS = random_ids(2, 7)
 

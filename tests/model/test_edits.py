@@ -10,8 +10,8 @@ import torch
 from combinations import NUMBERS, VOCAB, close, combination, lively, random_ids
 from torch import Tensor
 
-from glasshouse.model import GLU, LM, Attention, Block, Edit, Network, RMSNorm, RoPE, Site, Stack
-from glasshouse.model.sites import AXES, WHOLE
+from cloche.model import GLU, LM, Attention, Block, Edit, Network, RMSNorm, RoPE, Site, Stack
+from cloche.model.sites import AXES, WHOLE
 
 T = 6
 IDS = random_ids(2, T)

@@ -11,7 +11,7 @@ from combinations import close, random_ids
 from family_table import FAMILIES, theirs
 from torch import Tensor
 
-from glasshouse.model import Network, load_network
+from cloche.model import Network, load_network
 
 pytest.importorskip("transformers")
 LENGTH = 14

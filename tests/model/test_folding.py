@@ -8,8 +8,8 @@ import pytest
 import torch
 from combinations import NUMBERS, VOCAB, WIDTH, close, combination, lively, random_ids
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.model import (
+from cloche.errors import ClocheError
+from cloche.model import (
     LM,
     MLP,
     Attention,
@@ -86,8 +86,8 @@ def test_what_cannot_be_folded_is_said() -> None:
     from test_parts import Doubled
 
     net = LM(VOCAB, WIDTH, Stack(1, Block(mix=Attention(heads=2), map=Doubled()))).build()
-    with pytest.raises(GlasshouseError, match="has Attention and Doubled"):
+    with pytest.raises(ClocheError, match="has Attention and Doubled"):
         net.folded()
     net = LM(VOCAB, WIDTH, Stack(1, Block(Attention(heads=2), MLP(), RectifiedNorm()))).build()
-    with pytest.raises(GlasshouseError, match="this model has RectifiedNorm"):
+    with pytest.raises(ClocheError, match="this model has RectifiedNorm"):
         net.folded()

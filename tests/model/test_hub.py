@@ -12,10 +12,10 @@ import torch
 from combinations import random_ids
 from family_table import theirs
 
-import glasshouse
-from glasshouse.errors import GlasshouseError
-from glasshouse.model import load_network
-from glasshouse.text import train_bpe
+import cloche
+from cloche.errors import ClocheError
+from cloche.model import load_network
+from cloche.text import train_bpe
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 
@@ -51,12 +51,12 @@ def asked(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_name_is_fetched_and_loaded(asked: list, repository: Path, tmp_path: Path) -> None:
-    with pytest.raises(GlasshouseError, match="tokens, its model only 53"):
-        glasshouse.load("owner/name")  # the tokenizer came along too
+    with pytest.raises(ClocheError, match="tokens, its model only 53"):
+        cloche.load("owner/name")  # the tokenizer came along too
     shutil.rmtree(tmp_path / "cache")
     (repository / "tokenizer.json").rename(repository / "aside.json")
     try:
-        glass = glasshouse.load("owner/name", dtype="bfloat16")
+        glass = cloche.load("owner/name", dtype="bfloat16")
     finally:
         (repository / "aside.json").rename(repository / "tokenizer.json")
     assert asked == [("owner/name", None)] * 2
@@ -70,8 +70,8 @@ def test_a_name_is_fetched_and_loaded(asked: list, repository: Path, tmp_path: P
     ("written", "call"), [("hf://owner/name", ("owner/name", None)), ("owner/name@v1.0", ("owner/name", "v1.0"))]
 )
 def test_schemes_and_revisions(asked: list, written: str, call: tuple[str, str | None]) -> None:
-    with pytest.raises(GlasshouseError, match="its model only"):
-        glasshouse.load(written)
+    with pytest.raises(ClocheError, match="its model only"):
+        cloche.load(written)
     assert asked == [call]
 
 
@@ -79,22 +79,22 @@ def test_what_is_here_is_never_asked_for(asked: list, tmp_path: Path) -> None:
     """A folder, a path, a mistyped run in a folder of runs."""
     (tmp_path / "runs").mkdir()
     for where in ("runs/frist", Path("owner/name"), "./owner/name", "owner", "a/b/c"):
-        with pytest.raises(GlasshouseError, match="holds no model"):
-            glasshouse.load(where)
+        with pytest.raises(ClocheError, match="holds no model"):
+            cloche.load(where)
     assert asked == []
 
 
 def test_a_name_that_is_none(asked: list) -> None:
-    with pytest.raises(GlasshouseError, match="'owner' is no name on the Hugging Face Hub; write owner/name"):
-        glasshouse.load("hf://owner")
-    with pytest.raises(GlasshouseError, match=r"is one model, so checkpoint=3 cannot be chosen"):
-        glasshouse.load("owner/name", checkpoint=3)
+    with pytest.raises(ClocheError, match="'owner' is no name on the Hugging Face Hub; write owner/name"):
+        cloche.load("hf://owner")
+    with pytest.raises(ClocheError, match=r"is one model, so checkpoint=3 cannot be chosen"):
+        cloche.load("owner/name", checkpoint=3)
 
 
 def test_without_the_extra(asked: list, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(GlasshouseError, match=r"owner/name is no folder here; .* pip install 'glasshouse\[hub\]'\.$"):
-        glasshouse.load("owner/name")
+    with pytest.raises(ClocheError, match=r"owner/name is no folder here; .* pip install 'cloche\[hub\]'\.$"):
+        cloche.load("owner/name")
 
 
 def test_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,8 +102,8 @@ def test_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(GlasshouseError, match="Hub's cache, and the Hugging Face Hub cannot be reached") as caught:
-        glasshouse.load("owner/name")
+    with pytest.raises(ClocheError, match="Hub's cache, and the Hugging Face Hub cannot be reached") as caught:
+        cloche.load("owner/name")
     assert "\n" not in str(caught.value)
 
 
@@ -118,7 +118,7 @@ def test_offline_with_the_model_in_the_hubs_own_cache(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    glass = glasshouse.load("owner/name")
+    glass = cloche.load("owner/name")
     assert (glass.name, glass.checkpoint, glass.tokenizer) == ("owner/name", "0123abcd", None)
 
 
@@ -138,6 +138,6 @@ def test_what_the_hub_refuses(error: str | None, sentence: str, asked: list, mon
         raise kind.__new__(kind) if error else OSError("disk quota exceeded\nand more")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    with pytest.raises(GlasshouseError, match=sentence) as caught:
-        glasshouse.load("owner/name")
+    with pytest.raises(ClocheError, match=sentence) as caught:
+        cloche.load("owner/name")
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".")

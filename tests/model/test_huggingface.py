@@ -13,8 +13,8 @@ from combinations import close, random_ids
 from family_table import theirs
 from safetensors.torch import load_file, save_file
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.model import (
+from cloche.errors import ClocheError
+from cloche.model import (
     GLU,
     LM,
     MLP,
@@ -30,7 +30,7 @@ from glasshouse.model import (
     load_network,
     save_network,
 )
-from glasshouse.model.huggingface import describe
+from cloche.model.huggingface import describe
 
 transformers = pytest.importorskip("transformers")
 
@@ -41,7 +41,7 @@ def test_our_own_llama_opens_in_transformers(tmp_path: Path) -> None:
     net = LM(41, 16, Stack(2, Block(mix=attention, map=GLU())), tied=True).build(seed=3)
     save_network(net, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    assert config["model_type"] == "llama" and config["glasshouse"] == net.spec.to_dict()
+    assert config["model_type"] == "llama" and config["cloche"] == net.spec.to_dict()
     opened = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     ids = random_ids(2, 30, 41)
     with torch.no_grad():
@@ -72,7 +72,7 @@ def test_what_no_family_describes_keeps_our_own_names(name: str, tmp_path: Path)
     """Nothing is written as a Llama that a Llama would compute otherwise."""
     net = LM(31, 16, Stack(2, NO_FAMILY[name])).build()
     save_network(net, tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "glasshouse"
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "cloche"
     assert load_file(tmp_path / "model.safetensors").keys() == dict(net.named_parameters()).keys()
     back, ids = load_network(tmp_path), random_ids(1, 6, 31)
     assert back.spec == net.spec and torch.equal(back(ids), net(ids))
@@ -133,7 +133,7 @@ def test_a_tied_models_head_may_be_repeated_and_must_be_the_same(tmp_path: Path)
     assert torch.equal(load_network(tmp_path)(ids), logits)
     repeated["lm_head.weight"][-1, -1] += 1e-6
     save_file(repeated, tmp_path / "model.safetensors")
-    with pytest.raises(GlasshouseError, match=r"lm_head\.weight is not the embedding's matrix, and the config says"):
+    with pytest.raises(ClocheError, match=r"lm_head\.weight is not the embedding's matrix, and the config says"):
         load_network(tmp_path)
 
 
@@ -177,7 +177,7 @@ SPOILT = {
     ),
     "old scaling": (_config(rope_scaling={"type": "spiral", "factor": 2.0}), "rope_type = 'spiral'"),
     "activation": (_config(hidden_act="mish"), r"config\.json: hidden_act = 'mish' is not supported"),
-    "another family": (_config(model_type="mamba"), "'mamba' is not one glasshouse reads; it reads llama, gpt2"),
+    "another family": (_config(model_type="mamba"), "'mamba' is not one cloche reads; it reads llama, gpt2"),
     "no family": (_config(model_type=...), "model_type None"),
     "missing field": (_config(hidden_size=...), r"config\.json: the field 'hidden_size' is missing"),
     "field of another type": (_config(num_hidden_layers="3"), r"config\.json: .*of type int, not '3'"),
@@ -185,8 +185,8 @@ SPOILT = {
     "flag of another type": (_config(attention_bias="yes"), "bias.* of type bool, not 'yes'"),
     "heads that do not divide": (_config(num_key_value_heads=3), r"config\.json: .*multiple of kv_heads"),
     "another size": (_config(intermediate_size=41), "has shape"),
-    "tree of another part": (_config(glasshouse={"part": "RMSNorm"}), "is a RMSNorm, not an LM"),
-    "tree of an unknown part": (_config(glasshouse={"part": "Llm"}), r"config\.json: glasshouse\].*'Llm'.*'LM'"),
+    "tree of another part": (_config(cloche={"part": "RMSNorm"}), "is a RMSNorm, not an LM"),
+    "tree of an unknown part": (_config(cloche={"part": "Llm"}), r"config\.json: cloche\].*'Llm'.*'LM'"),
     "no JSON": (_write("config.json", b"{"), r"config\.json is not JSON"),
     "no UTF-8": (_write("config.json", b"\xff\xfe\x00"), r"config\.json is not JSON"),
     "a list": (_write("config.json", b"[]"), "must hold a JSON object"),
@@ -233,11 +233,11 @@ def test_a_spoilt_folder_is_one_sentence(case: str, llama: Path, tmp_path: Path)
     shutil.copytree(llama, folder)
     load_network(folder)
     spoil(folder)
-    with pytest.raises(GlasshouseError, match=sentence) as caught:
+    with pytest.raises(ClocheError, match=sentence) as caught:
         load_network(folder)
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
 
 
 def test_no_folder_at_all(tmp_path: Path) -> None:
-    with pytest.raises(GlasshouseError, match=r"holds no config\.json"):
+    with pytest.raises(ClocheError, match=r"holds no config\.json"):
         load_network(tmp_path / "nowhere")

@@ -15,10 +15,10 @@ from combinations import close, random_ids
 from family_table import FAMILIES, scaled, theirs
 from safetensors.torch import load_file
 
-from glasshouse.decode import generate
-from glasshouse.errors import GlasshouseError
-from glasshouse.model import Network, load_network, save_network
-from glasshouse.model.huggingface.files import FAMILIES as FAMILY_MODULES
+from cloche.decode import generate
+from cloche.errors import ClocheError
+from cloche.model import Network, load_network, save_network
+from cloche.model.huggingface.files import FAMILIES as FAMILY_MODULES
 
 transformers = pytest.importorskip("transformers")
 
@@ -131,7 +131,7 @@ def test_export_is_bit_identical_and_opens_in_transformers(pair, tmp_path: Path)
     again = load_network(tmp_path)
     assert again.spec == net.spec and torch.equal(again(ids), net(ids))
     bare = json.loads((tmp_path / "config.json").read_text())
-    del bare["glasshouse"]  # as a later save by transformers leaves it
+    del bare["cloche"]  # as a later save by transformers leaves it
     (tmp_path / "config.json").write_text(json.dumps(bare))
     assert load_network(tmp_path).spec.resolved() == net.spec.resolved()
 
@@ -147,17 +147,15 @@ def test_what_is_not_understood_is_named(family: str, tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps(config | {"residual_multiplier": 0.5}))
-    with pytest.raises(
-        GlasshouseError, match=r"config\.json: the field 'residual_multiplier' \(0\.5\) is not understood"
-    ):
+    with pytest.raises(ClocheError, match=r"config\.json: the field 'residual_multiplier' \(0\.5\) is not understood"):
         load_network(tmp_path)
     depth = "n_layer" if family == "GPT2" else "num_hidden_layers"
     path.write_text(json.dumps({k: v for k, v in config.items() if k != depth}))
-    with pytest.raises(GlasshouseError, match=f"'{depth}' is missing|lacks the tensor"):  # GPT-2's default is 12
+    with pytest.raises(ClocheError, match=f"'{depth}' is missing|lacks the tensor"):  # GPT-2's default is 12
         load_network(tmp_path)
     fewer = {depth: 2} | ({"layer_types": config["layer_types"][:2]} if "layer_types" in config else {})
     path.write_text(json.dumps(config | fewer))
-    with pytest.raises(GlasshouseError, match="that its config does not explain"):
+    with pytest.raises(ClocheError, match="that its config does not explain"):
         load_network(tmp_path)
 
 
@@ -237,7 +235,7 @@ def test_shifts_that_a_config_does_not_say(tmp_path: Path) -> None:
     config = json.loads(path.read_text())
     for change in ({"hidden_act_shift": None}, {"norm_output_relu_shift": "one"}, {"hidden_act": "silu"}):
         path.write_text(json.dumps(config | change))
-        with pytest.raises(GlasshouseError, match=f"config.json: {next(iter(change))} = .*nothing was loaded"):
+        with pytest.raises(ClocheError, match=f"config.json: {next(iter(change))} = .*nothing was loaded"):
             load_network(tmp_path)
 
 
@@ -247,7 +245,7 @@ def test_experts_that_are_stacked_are_counted(tmp_path: Path) -> None:
     config = json.loads(path.read_text())
     for count in (3, 5):
         path.write_text(json.dumps(config | {"num_local_experts": count}))
-        with pytest.raises(GlasshouseError, match=rf"has shape \[4, .*and the config asks for \[{count}, "):
+        with pytest.raises(ClocheError, match=rf"has shape \[4, .*and the config asks for \[{count}, "):
             load_network(tmp_path)
 
 
@@ -270,7 +268,7 @@ def test_rope_parameters_that_are_not_understood(case: str, tmp_path: Path) -> N
     change, sentence = ROPES[case]
     config = json.loads((tmp_path / "config.json").read_text()) | change
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(GlasshouseError, match=sentence) as caught:
+    with pytest.raises(ClocheError, match=sentence) as caught:
         load_network(tmp_path)
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
 

@@ -9,9 +9,9 @@ import torch
 from combinations import VOCAB, close, combination, lively, random_ids
 from torch import Tensor
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.model import GLU, LM, Attention, Block, Network, RoPE, ScoredAttention, Stack
-from glasshouse.model.sites import AXES
+from cloche.errors import ClocheError
+from cloche.model import GLU, LM, Attention, Block, Network, RoPE, ScoredAttention, Stack
+from cloche.model.sites import AXES
 
 T, WIDTH, PAD = 7, 10, [2, 0, 3]
 IDS = random_ids(3, T)
@@ -175,7 +175,7 @@ def test_edits_in_each_others_way(net: Network, case: str) -> None:
         lambda: net.run(IDS, edits=make(net.sites)),
         lambda: net.sweep(IDS, [tuple(make(net.sites))], lambda logits: logits),
     ):
-        with pytest.raises(GlasshouseError, match=sentence):
+        with pytest.raises(ClocheError, match=sentence):
             act()
 
 
@@ -213,13 +213,13 @@ MISUSE: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("case", MISUSE)
 def test_misuse_is_one_sentence(net: Network, case: str) -> None:
     make, sentence = MISUSE[case]
-    with pytest.raises(GlasshouseError, match=sentence) as caught:
+    with pytest.raises(ClocheError, match=sentence) as caught:
         net.run(IDS, edits=[make(net.sites)])
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
 
 
 def test_a_mean_of_what_was_not_saved(net: Network) -> None:
-    with pytest.raises(GlasshouseError, match="embed was not saved"):
+    with pytest.raises(ClocheError, match="embed was not saved"):
         net.run(IDS, edits=net.sites.embed.mean(net.run(IDS, save="z[0]")))
 
 

@@ -10,8 +10,8 @@ import torch
 from combinations import LENGTH, NUMBERS, VOCAB, close, combination, lively, random_ids
 from torch import Tensor
 
-from glasshouse.decode import Session
-from glasshouse.model import (
+from cloche.decode import Session
+from cloche.model import (
     GLU,
     LM,
     MLP,
@@ -39,8 +39,8 @@ from glasshouse.model import (
     load_network,
     save_network,
 )
-from glasshouse.model.activations import ACTIVATIONS, activation
-from glasshouse.model.lm import TIED_STD
+from cloche.model.activations import ACTIVATIONS, activation
+from cloche.model.lm import TIED_STD
 
 over_all = pytest.mark.parametrize("number", NUMBERS)
 over_some = pytest.mark.parametrize("number", NUMBERS[::3])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from glasshouse.model import Causal, Full, Mask, Window
+from cloche.model import Causal, Full, Mask, Window
 
 RULES = {
     "causal": (Causal(), lambda q, k: k <= q, True),

@@ -10,8 +10,8 @@ import pytest
 import torch
 from combinations import VOCAB, lively, random_ids
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.model import (
+from cloche.errors import ClocheError
+from cloche.model import (
     GLU,
     LM,
     Attention,
@@ -151,7 +151,7 @@ CASES: dict[str, tuple[Act, str]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_misuse_is_one_sentence(net: Network, case: str) -> None:
     act, sentence = CASES[case]
-    with pytest.raises(GlasshouseError, match=sentence) as caught:
+    with pytest.raises(ClocheError, match=sentence) as caught:
         act(net)
     message = str(caught.value)
     assert "\n" not in message and message.endswith((".", "?")) and len(message) > 20
@@ -160,7 +160,7 @@ def test_misuse_is_one_sentence(net: Network, case: str) -> None:
 def test_a_refused_run_loses_nothing(net: Network) -> None:
     before = net.run(IDS).logits
     for act, _ in CASES.values():
-        with pytest.raises(GlasshouseError):
+        with pytest.raises(ClocheError):
             act(net)
     assert torch.equal(net.run(IDS).logits, before)
 
@@ -168,7 +168,7 @@ def test_a_refused_run_loses_nothing(net: Network) -> None:
 def test_more_tokens_than_learned_positions() -> None:
     net = small(position=Learned(5))
     assert net.run(IDS[:, :5]).logits.shape == (2, 5, VOCAB)
-    with pytest.raises(GlasshouseError, match="6 tokens are more than the 5 positions this model has"):
+    with pytest.raises(ClocheError, match="6 tokens are more than the 5 positions this model has"):
         net.run(IDS)
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from combinations import close, lively, random_ids
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.model import GLU, LM, MLP, Attention, Block, MoE, Network, Stack
+from cloche.errors import ClocheError
+from cloche.model import GLU, LM, MLP, Attention, Block, MoE, Network, Stack
 
 EXPERTS, ACTIVE = 5, 2
 
@@ -136,6 +136,6 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_misuse_is_one_sentence(case: str) -> None:
     make, sentence = WRONG[case]
-    with pytest.raises(GlasshouseError, match=sentence) as caught:
+    with pytest.raises(ClocheError, match=sentence) as caught:
         make()
     assert "\n" not in str(caught.value) and str(caught.value).endswith((".", "?"))

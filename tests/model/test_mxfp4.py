@@ -12,9 +12,9 @@ from combinations import close, random_ids
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.model import load_network, save_network
-from glasshouse.model.huggingface import mxfp4
+from cloche.errors import ClocheError
+from cloche.model import load_network, save_network
+from cloche.model.huggingface import mxfp4
 
 transformers = pytest.importorskip("transformers")
 oracle = pytest.importorskip("transformers.integrations.mxfp4").convert_moe_packed_tensors
@@ -128,6 +128,6 @@ def test_what_is_wrong_is_one_sentence(case: str, folders: tuple[Path, Path], tm
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((folders[1] / name).read_bytes())
     spoil(tmp_path)
-    with pytest.raises(GlasshouseError, match=sentence) as caught:
+    with pytest.raises(ClocheError, match=sentence) as caught:
         load_network(tmp_path)
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".")

@@ -10,8 +10,8 @@ import torch
 from combinations import CHOICES, NUMBERS, combination
 from torch import Tensor
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.model import (
+from cloche.errors import ClocheError
+from cloche.model import (
     GLU,
     LM,
     MLP,
@@ -29,7 +29,7 @@ from glasshouse.model import (
     Window,
     part_from_dict,
 )
-from glasshouse.model.declare import Linear, Module
+from cloche.model.declare import Linear, Module
 
 TREE = LM(vocab=11, width=8, body=Stack(2, Block(mix=Attention(heads=2, position=RoPE()), map=GLU(hidden=12))))
 
@@ -134,14 +134,14 @@ def test_a_users_own_part_needs_no_registration() -> None:
     inside = net.layers[1].map.linear
     torch.testing.assert_close(result["mlp_out[1]"], 3.0 * inside(result["mlp_in[1]"]))
     assert "mlp_act" not in dir(net.sites)
-    with pytest.raises(GlasshouseError, match="no site 'mlp_act'"):
+    with pytest.raises(ClocheError, match="no site 'mlp_act'"):
         net.run(ids, save=["mlp_act[0]"])
 
 
 def test_two_parts_of_one_name_are_told_apart() -> None:
     clash = dataclasses.dataclass(frozen=True)(type("GLU", (Map,), {"__module__": "elsewhere", "__annotations__": {}}))
     try:
-        with pytest.raises(GlasshouseError, match=r"elsewhere and glasshouse\.model\.maps each define"):
+        with pytest.raises(ClocheError, match=r"elsewhere and cloche\.model\.maps each define"):
             part_from_dict(TREE.to_dict())
     finally:
         clash.__name__ = "Renamed"
@@ -189,7 +189,7 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_text_names_the_place(case: str) -> None:
     path, value, sentence = WRONG[case]
-    with pytest.raises(GlasshouseError, match=sentence) as caught:
+    with pytest.raises(ClocheError, match=sentence) as caught:
         part_from_dict(_changed(path, value))
     assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
 
@@ -229,5 +229,5 @@ CONSTRUCTED = {
 @pytest.mark.parametrize("case", CONSTRUCTED)
 def test_wrong_values_are_one_sentence(case: str) -> None:
     make, sentence = CONSTRUCTED[case]
-    with pytest.raises(GlasshouseError, match=sentence):
+    with pytest.raises(ClocheError, match=sentence):
         make()

@@ -12,9 +12,9 @@ import torch
 from combinations import close
 from safetensors.torch import load_file
 
-import glasshouse as gh
-from glasshouse.decode import generate
-from glasshouse.model import load_network, save_network
+import cloche
+from cloche.decode import generate
+from cloche.model import load_network, save_network
 
 Shared = Callable[[str], Path]
 
@@ -112,14 +112,14 @@ def test_a_sparse_llama_goes_out_under_its_own_names(shared: Shared, tmp_path: P
     left_out = {name for name in config if name not in made}
     assert not [name for name in config.keys() - left_out if config[name] != made[name]]
     assert {"hidden_act_shift", "norm_output_relu_shift", "hidden_act", "model_type"} <= made.keys()
-    del made["glasshouse"]
+    del made["cloche"]
     (tmp_path / "config.json").write_text(json.dumps(made))
     assert load_network(tmp_path).spec == net.spec
 
 
 def test_a_sparse_llama_tells_stories(shared: Shared) -> None:
     """Loss on stories it was made for; the same tokens in disorder are far less likely."""
-    glass = gh.load(shared(SPARSE))
+    glass = cloche.load(shared(SPARSE))
     lines = shared("text/tinystories_sample_ascii.jsonl").read_text().splitlines()[:20]
     told = glass.generate("Once upon a time", new=60)
     assert told.startswith(", there was a little girl named Lily. She loved to play outside in the sunshine. One day,")

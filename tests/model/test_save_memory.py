@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity
 
-from glasshouse.decode import generate
-from glasshouse.model import GLU, LM, Attention, Block, Network, RoPE, Stack
+from cloche.decode import generate
+from cloche.model import GLU, LM, Attention, Block, Network, RoPE, Stack
 
 DEPTH, WIDTH, BATCH, LENGTH = 6, 64, 2, 96
 IDS = torch.randint(40, (BATCH, LENGTH), generator=torch.Generator().manual_seed(0))

@@ -13,9 +13,9 @@ from combinations import close, lively, random_ids
 from family_table import theirs
 from safetensors.torch import load_file, save_file
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.model import GLU, LM, Attention, Block, MoE, RoPE, Stack, load_network, save_network
-from glasshouse.model.huggingface import shards
+from cloche.errors import ClocheError
+from cloche.model import GLU, LM, Attention, Block, MoE, RoPE, Stack, load_network, save_network
+from cloche.model.huggingface import shards
 
 transformers = pytest.importorskip("transformers")
 CASES = ["mistral", "gpt_neox", "gemma2", "mixtral", "gpt_oss", "phi3"]
@@ -220,7 +220,7 @@ def test_spoilt_shards_are_one_sentence(case: str, sharded: Path, tmp_path: Path
     shutil.copytree(sharded, folder)
     load_network(folder)
     spoil(folder)
-    with pytest.raises(GlasshouseError, match=sentence) as caught:
+    with pytest.raises(ClocheError, match=sentence) as caught:
         load_network(folder, dtype)
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
 

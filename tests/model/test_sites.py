@@ -10,9 +10,9 @@ import reference
 import torch
 from combinations import NUMBERS, close, combination, lively, random_ids
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.model import GLU, LM, MLP, Attention, Block, Network, RMSNorm, RoPE, Site, Stack, site
-from glasshouse.model.sites import AXES
+from cloche.errors import ClocheError
+from cloche.model import GLU, LM, MLP, Attention, Block, Network, RMSNorm, RoPE, Site, Stack, site
+from cloche.model.sites import AXES
 
 B, T, D, H, K, S, M, V, L = 2, 7, 20, 6, 2, 4, 18, 13, 3
 
@@ -138,7 +138,7 @@ def test_stopping_early_saves_the_same_values(net: Network) -> None:
         assert torch.equal(early[found], whole[found])
     assert torch.equal(only_embed["embed"], whole["embed"])
     for result in (early, only_embed):
-        with pytest.raises(GlasshouseError, match="stopped before the logits"):
+        with pytest.raises(ClocheError, match="stopped before the logits"):
             _ = result.logits
     late = net.run(IDS, save=[sites.final_norm], logits=False)
     close(late["final_norm"], net.hidden(IDS))
@@ -158,11 +158,11 @@ def test_layers_of_unlike_blocks() -> None:
     assert result["mlp_act[3]"].shape == (B, T, 5) and result["mlp_act.all"].shape == (2, B, T, 5)
     assert result["z[0].head(3)"].shape == (B, T, 2) and result["z[1].head(1)"].shape == (B, T, 4)
     for wrong in (lambda: sites.mlp_act[0], lambda: sites.mlp_act[4], lambda: sites.mlp_act[2:3]):
-        with pytest.raises(GlasshouseError, match="mlp_act in layers 1, 3"):
+        with pytest.raises(ClocheError, match="mlp_act in layers 1, 3"):
             wrong()
-    with pytest.raises(GlasshouseError, match=r"z\[1\] has heads 0 to 1"):
+    with pytest.raises(ClocheError, match=r"z\[1\] has heads 0 to 1"):
         net.run(IDS, edits=[sites.z[1].head(3).zero()])
-    with pytest.raises(GlasshouseError, match=r"k\[1\] has heads 0 to 0"):
+    with pytest.raises(ClocheError, match=r"k\[1\] has heads 0 to 0"):
         net.run(IDS, save=[sites.k[1].head(1)])
 
 

@@ -13,8 +13,8 @@ import torch
 from combinations import VOCAB, lively, random_ids
 from safetensors.torch import load_file, save_file
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.model import GLU, LM, Activations, Attention, Block, Network, RoPE, Stack, stored, stream
+from cloche.errors import ClocheError
+from cloche.model import GLU, LM, Activations, Attention, Block, Network, RoPE, Stack, stored, stream
 
 WIDTH, ROW = 10, 10 * 2 + 16 * 2 + 8  # bytes of a row in bf16: resid_post[1], z[0], its token and position
 SAVE = ["resid_post[1]", "z[0]"]
@@ -100,7 +100,7 @@ def test_a_kill_is_resumed_to_the_same_bytes(
     with pytest.raises(KeyboardInterrupt):
         net.stream(batches, save=SAVE, to=killed, shard_bytes=1000)
     monkeypatch.setattr(stream, "write_manifest", real)
-    with pytest.raises(GlasshouseError, match="is half written"):
+    with pytest.raises(ClocheError, match="is half written"):
         Activations.open(killed)
     times = {path: path.stat().st_mtime_ns for path in sorted(killed.glob("shard-*"))[:shards_before]}
 
@@ -161,7 +161,7 @@ IDS = [random_ids(2, 6)]
 def test_misuse_of_streams(net: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(sentence: str, net: Network = net, batches: Any = IDS, to: str = "new", **options: Any) -> None:
         options.setdefault("save", SAVE)
-        with pytest.raises(GlasshouseError, match=sentence) as caught:
+        with pytest.raises(ClocheError, match=sentence) as caught:
             net.stream(batches, to=tmp_path / to, **options)
         assert "\n" not in str(caught.value) and str(caught.value).endswith((".", "?"))
         assert not (tmp_path / "new").exists()
@@ -187,38 +187,38 @@ def test_misuse_of_streams(net: Network, tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "other" / "letter.txt").write_text("dear")
     refused("already holds something else", to="other")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 20))
-    with pytest.raises(GlasshouseError, match=r"need 0\.00 GB and the disk of"):
+    with pytest.raises(ClocheError, match=r"need 0\.00 GB and the disk of"):
         net.stream(IDS, save=SAVE, to=tmp_path / "b")
 
 
 def test_what_the_dtype_cannot_hold(net: Network, tmp_path: Path) -> None:
     loud = net.sites.embed.scale(1e6)
-    with pytest.raises(GlasshouseError, match="embed has values that float16 cannot hold"):
+    with pytest.raises(ClocheError, match="embed has values that float16 cannot hold"):
         net.stream(IDS, save="embed", to=tmp_path / "a", dtype="float16", edits=loud)
     net.stream(IDS, save="embed", to=tmp_path / "b", edits=loud)
 
 
 def test_misuse_of_what_was_written(net: Network, tmp_path: Path) -> None:
     acts = net.stream(IDS, save=SAVE, to=tmp_path / "a")
-    with pytest.raises(GlasshouseError, match=r"holds no 'z\[1\]'; it has resid_post\[1\], z\[0\], ids, position"):
+    with pytest.raises(ClocheError, match=r"holds no 'z\[1\]'; it has resid_post\[1\], z\[0\], ids, position"):
         acts.batches("z[1]")
-    with pytest.raises(GlasshouseError, match="size=0"):
+    with pytest.raises(ClocheError, match="size=0"):
         acts.batches("z[0]", size=0)
-    with pytest.raises(GlasshouseError, match="holds no activations"):
+    with pytest.raises(ClocheError, match="holds no activations"):
         Activations.open(tmp_path)
     (shard,) = (tmp_path / "a").glob("*.safetensors")
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
     shard.write_bytes(bytes(data))
-    with pytest.raises(GlasshouseError, match="is damaged"):
+    with pytest.raises(ClocheError, match="is damaged"):
         Activations.open(tmp_path / "a").verify()
     shard.write_bytes(bytes(data[:-9]))
-    with pytest.raises(GlasshouseError, match="missing or cut short"):
+    with pytest.raises(ClocheError, match="missing or cut short"):
         Activations.open(tmp_path / "a")
     manifest = tmp_path / "a" / "activations.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 9}))
-    with pytest.raises(GlasshouseError, match="not of format 1"):
+    with pytest.raises(ClocheError, match="not of format 1"):
         Activations.open(tmp_path / "a")
     manifest.write_text("{")
-    with pytest.raises(GlasshouseError, match="cannot be read"):
+    with pytest.raises(ClocheError, match="cannot be read"):
         Activations.open(tmp_path / "a")

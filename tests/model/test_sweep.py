@@ -9,9 +9,9 @@ import torch
 from combinations import NUMBERS, VOCAB, close, combination, lively, random_ids
 from torch import Tensor
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.model import GLU, LM, Attention, Block, Full, Network, Result, RoPE, Stack
-from glasshouse.model.sites import AXES
+from cloche.errors import ClocheError
+from cloche.model import GLU, LM, Attention, Block, Full, Network, Result, RoPE, Stack
+from cloche.model.sites import AXES
 
 T, PAD = 9, [2, 0, 1]
 IDS = random_ids(3, T)
@@ -177,6 +177,6 @@ MISUSE: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("case", MISUSE)
 def test_misuse_is_one_sentence(net: Network, case: str) -> None:
     act, sentence = MISUSE[case]
-    with pytest.raises(GlasshouseError, match=sentence) as caught:
+    with pytest.raises(ClocheError, match=sentence) as caught:
         act(net)
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.runs import Run, verify
+from cloche.errors import ClocheError
+from cloche.runs import Run, verify
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_an_exception_leaves_nothing_behind(run: Run) -> None:
 
 
 def test_choosing_a_checkpoint(run: Run) -> None:
-    with pytest.raises(GlasshouseError, match="no checkpoint yet"):
+    with pytest.raises(ClocheError, match="no checkpoint yet"):
         run.checkpoint("last")
     for step in (20, 3, 1_000_000):
         write(run, step, b"%d" % step)
@@ -55,20 +55,20 @@ def test_choosing_a_checkpoint(run: Run) -> None:
     assert run.checkpoint("last").step == 1_000_000
     assert run.checkpoint(20) == run.checkpoint("step-000020") == run.checkpoint("20")
     for absent in (7, "7", "step-000007", "best"):
-        with pytest.raises(GlasshouseError, match="those of steps 3, 20, 1000000"):
+        with pytest.raises(ClocheError, match="those of steps 3, 20, 1000000"):
             run.checkpoint(absent)
 
 
 def test_a_step_is_written_once(run: Run) -> None:
     write(run, 5, b"first")
-    with pytest.raises(GlasshouseError, match="already exists"):
+    with pytest.raises(ClocheError, match="already exists"):
         write(run, 5, b"second")
     assert (run.checkpoint(5).path / "model.safetensors").read_bytes() == b"first"
 
 
 KILLED = """
 import sys
-from glasshouse.runs import Run
+from cloche.runs import Run
 with Run.open(sys.argv[1]).new_checkpoint(2) as folder:
     (folder / "model.safetensors").write_bytes(b"half")
     print("written", flush=True)

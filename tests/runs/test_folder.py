@@ -4,20 +4,20 @@ from pathlib import Path
 
 import pytest
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.runs import Run
+from cloche.errors import ClocheError
+from cloche.runs import Run
 
 RECIPE = 'question = "does it grow?"\n'
 
 
 def test_created_run_opens_and_tells_where_it_came_from(tmp_path: Path) -> None:
     parent = {"run": "runs/old", "checkpoint": "step-000010"}
-    Run.create(tmp_path / "deep" / "run", RECIPE, seed=7, command=["glasshouse", "pretrain"], parent=parent)
+    Run.create(tmp_path / "deep" / "run", RECIPE, seed=7, command=["cloche", "pretrain"], parent=parent)
     run = Run.open(tmp_path / "deep" / "run")
-    assert run.info["format"] == 1
+    assert run.info["format"] == 2
     assert run.info["seed"] == 7
     assert run.info["parent"] == parent
-    assert run.info["commands"] == [["glasshouse", "pretrain"]]
+    assert run.info["commands"] == [["cloche", "pretrain"]]
     assert {"python", "numpy"} <= set(run.info["versions"])
     assert run.info["host"]["cores"] >= 1
     assert tomllib.loads(run.recipe) == {"question": "does it grow?"}
@@ -26,28 +26,31 @@ def test_created_run_opens_and_tells_where_it_came_from(tmp_path: Path) -> None:
 def test_a_folder_that_holds_a_run_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
     Run.create(tmp_path, RECIPE, seed=1)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(GlasshouseError, match="already holds a run"):
+    with pytest.raises(ClocheError, match="already holds a run"):
         Run.create(tmp_path, "other = 1\n", seed=2)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(GlasshouseError, match=r"holds no run\.json"):
+    with pytest.raises(ClocheError, match=r"holds no run\.json"):
         Run.open(tmp_path)
-    with pytest.raises(GlasshouseError, match=r"holds no run\.json"):
+    with pytest.raises(ClocheError, match=r"holds no run\.json"):
         Run.open(tmp_path / "nowhere")
     (tmp_path / "file").write_text("x")
-    with pytest.raises(GlasshouseError, match="is a file"):
+    with pytest.raises(ClocheError, match="is a file"):
         Run.create(tmp_path / "file", RECIPE)
 
 
 def test_damaged_and_future_runs_are_one_sentence(tmp_path: Path) -> None:
     run = Run.create(tmp_path, RECIPE)
-    run.write_json("run.json", {**run.info, "format": 2})
-    with pytest.raises(GlasshouseError, match="format 2"):
+    run.write_json("run.json", {**run.info, "format": 3})
+    with pytest.raises(ClocheError, match="format 3.*upgrade cloche"):
         Run.open(tmp_path)
-    run.write_bytes("run.json", b'{"format": 1')
-    with pytest.raises(GlasshouseError, match=r"run\.json is not readable"):
+    run.write_json("run.json", {**run.info, "format": 1})
+    with pytest.raises(ClocheError, match="format 1.*earlier version"):
+        Run.open(tmp_path)
+    run.write_bytes("run.json", b'{"format": 2')
+    with pytest.raises(ClocheError, match=r"run\.json is not readable"):
         Run.open(tmp_path)
 
 
@@ -62,7 +65,7 @@ def test_no_write_leads_out_of_the_folder(tmp_path: Path, relative: str) -> None
     run = Run.create(tmp_path / "run", RECIPE)
     (tmp_path / "elsewhere").mkdir()
     (run.path / "link").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(GlasshouseError, match="leads out of"):
+    with pytest.raises(ClocheError, match="leads out of"):
         run.write_json(relative, {})
     assert not list((tmp_path / "elsewhere").iterdir())
     assert not (tmp_path / "out.json").exists()
@@ -101,5 +104,5 @@ def test_findings_come_newest_first_and_by_instrument(tmp_path: Path) -> None:
     assert [finding["id"] for finding in run.findings()] == ["b", "c", "a"]
     assert [finding["id"] for finding in run.findings("lens")] == ["b", "a"]
     (tmp_path / "findings/lens/d.json").write_text("{")
-    with pytest.raises(GlasshouseError, match=r"d\.json"):
+    with pytest.raises(ClocheError, match=r"d\.json"):
         run.findings()

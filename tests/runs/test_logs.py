@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.runs import Run, read_from
+from cloche.errors import ClocheError
+from cloche.runs import Run, read_from
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_every_line_is_strict_json(run: Run) -> None:
 
 def test_a_second_writer_is_refused_and_a_later_one_is_not(run: Run) -> None:
     first = run.log("metrics")
-    with pytest.raises(GlasshouseError, match="another process is writing"):
+    with pytest.raises(ClocheError, match="another process is writing"):
         run.log("metrics")
     run.log("health").close()
     first.append({"step": 1})
@@ -77,7 +77,7 @@ def test_a_file_of_nothing_but_a_torn_line(run: Run) -> None:
 def test_a_damaged_line_in_the_middle_is_named(run: Run) -> None:
     run.log_path("metrics").parent.mkdir()
     run.log_path("metrics").write_bytes(b'{"step": 1}\n{"step": \n{"step": 3}\n')
-    with pytest.raises(GlasshouseError, match="at byte 12"):
+    with pytest.raises(ClocheError, match="at byte 12"):
         run.read_log("metrics")
 
 
@@ -116,7 +116,7 @@ def test_truncation_drops_later_steps_from_every_log_and_keeps_bytes(run: Run) -
         for step in (100, 200, 300):
             metrics.append({"step": step, "loss": 0.1})
             events.append({"step": step, "kind": "checkpoint"})
-        with pytest.raises(GlasshouseError, match="another process is writing"):
+        with pytest.raises(ClocheError, match="another process is writing"):
             run.truncate_logs(200)
     before = run.log_path("metrics").read_bytes()
     assert run.truncate_logs(200) == 2
@@ -130,13 +130,13 @@ def test_truncation_drops_later_steps_from_every_log_and_keeps_bytes(run: Run) -
 
 @pytest.mark.parametrize("name", ["../metrics", "a/b", "", "Metrics", "a.b"])
 def test_a_log_cannot_leave_its_folder(run: Run, name: str) -> None:
-    with pytest.raises(GlasshouseError, match="cannot name a log"):
+    with pytest.raises(ClocheError, match="cannot name a log"):
         run.log(name)
 
 
 WRITER = """
 import sys
-from glasshouse.runs import Run
+from cloche.runs import Run
 log = Run.open(sys.argv[1]).log("metrics")
 step = 0
 while True:
@@ -151,7 +151,7 @@ def test_kill_9_in_mid_stream_loses_no_appended_record(run: Run) -> None:
         assert writer.stdout is not None
         for _ in range(200):
             confirmed = int(writer.stdout.readline())
-        with pytest.raises(GlasshouseError, match="another process is writing"):
+        with pytest.raises(ClocheError, match="another process is writing"):
             run.log("metrics")
         os.kill(writer.pid, signal.SIGKILL)
         confirmed = max([confirmed, *(int(line) for line in writer.stdout.read().split())])

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.runs import Run, verify
+from cloche.errors import ClocheError
+from cloche.runs import Run, verify
 
 
 def sha256(data: bytes) -> str:
@@ -167,7 +167,7 @@ def test_leftovers_of_a_killed_write_are_no_problem(sound: Run) -> None:
 
 
 def test_what_is_no_run_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(GlasshouseError, match="no folder"):
+    with pytest.raises(ClocheError, match="no folder"):
         verify(tmp_path / "nowhere")
-    with pytest.raises(GlasshouseError, match="is no run"):
+    with pytest.raises(ClocheError, match="is no run"):
         verify(tmp_path)

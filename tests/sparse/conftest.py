@@ -13,13 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import glasshouse.sparse
+import cloche.sparse
 
-_kernels = sorted((Path(glasshouse.sparse.__file__).parent / "pursuit").glob("*_kernel.py"))
+_kernels = sorted((Path(cloche.sparse.__file__).parent / "pursuit").glob("*_kernel.py"))
 _state = hashlib.sha256(b"".join(path.read_bytes() for path in _kernels)).hexdigest()[:16]
-os.environ.setdefault(
-    "NUMBA_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"glasshouse-kernels-{os.getuid()}-{_state}")
-)
+os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"cloche-kernels-{os.getuid()}-{_state}"))
 
 
 @pytest.fixture(autouse=True)

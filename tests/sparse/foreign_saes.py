@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from glasshouse.sparse import SAE, Provenance, Wiring
-from glasshouse.sparse.saes import Kind
+from cloche.sparse import SAE, Provenance, Wiring
+from cloche.sparse.saes import Kind
 
 WIDTH, FEATURES, K = 12, 40, 5
 NEAR = {"rtol": 0.0, "atol": 1e-5}  # of numbers whose largest is one

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.sparse import SAE, Code, Dictionary, Planted, isotropic_noise, report
+from cloche.errors import ClocheError
+from cloche.sparse import SAE, Code, Dictionary, Planted, isotropic_noise, report
 
 
 class Exact:
@@ -88,5 +88,5 @@ def test_encode_gives_raw_units_and_no_negative_values() -> None:
     ],
 )
 def test_misuse_gets_one_sentence(make, sentence: str) -> None:
-    with pytest.raises(GlasshouseError, match=sentence):
+    with pytest.raises(ClocheError, match=sentence):
         make()

@@ -11,8 +11,8 @@ import torch
 from foreign_saes import FEATURES, WIDTH, K, answers, check, lens_folder, near, signals, topk, weights
 from safetensors.torch import save_file
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.sparse import BatchTopK, Gated, JumpReLU, Provenance, ReLU, TopK, Wiring, load_sae, save_saelens
+from cloche.errors import ClocheError
+from cloche.sparse import BatchTopK, Gated, JumpReLU, Provenance, ReLU, TopK, Wiring, load_sae, save_saelens
 
 pytestmark = pytest.mark.filterwarnings("ignore:(?s).*does not say how many features:UserWarning")
 
@@ -111,7 +111,7 @@ def test_a_fixed_normalisation_is_folded_and_another_refused(tmp_path: Path, rng
     t, x, factor = weights(rng, "b_enc"), signals(rng), 0.37
     cfg = {"architecture": "standard", "normalize_activations": "expected_average_only_in"}
     folder = lens_folder(tmp_path / "theirs", t, cfg)
-    with pytest.raises(GlasshouseError, match=r"no activation_scaler\.json beside it says by which number"):
+    with pytest.raises(ClocheError, match=r"no activation_scaler\.json beside it says by which number"):
         load_sae(folder)
     (folder / "activation_scaler.json").write_text(json.dumps({"scaling_factor": factor}))
     codes = ((x * factor - t["b_dec"]) @ t["W_enc"] + t["b_enc"]).relu()
@@ -167,7 +167,7 @@ def test_what_is_not_understood_gets_one_sentence(
     cfg: dict[str, Any], sentence: str, tmp_path: Path, rng: torch.Generator
 ) -> None:
     folder = lens_folder(tmp_path / "theirs", weights(rng, "b_enc"), {"architecture": "standard"} | cfg)
-    with pytest.raises(GlasshouseError, match=sentence) as raised:
+    with pytest.raises(ClocheError, match=sentence) as raised:
         load_sae(folder)
     assert "\n" not in str(raised.value) and (str(folder) in str(raised.value) or "l0" in sentence)
 
@@ -175,20 +175,20 @@ def test_what_is_not_understood_gets_one_sentence(
 def test_files_that_are_damaged_or_not_there(tmp_path: Path, rng: torch.Generator) -> None:
     t = weights(rng, "b_enc")
     broken = lens_folder(tmp_path / "nan", t | {"b_enc": torch.full((FEATURES,), torch.nan)}, {})
-    with pytest.raises(GlasshouseError, match=r"b_enc in .* holds NaN"):
+    with pytest.raises(ClocheError, match=r"b_enc in .* holds NaN"):
         load_sae(broken)
-    with pytest.raises(GlasshouseError, match="holds odd, which nothing here understands"):
+    with pytest.raises(ClocheError, match="holds odd, which nothing here understands"):
         load_sae(lens_folder(tmp_path / "more", t | {"odd": torch.ones(2)}, {}))
     (broken / "sae_weights.safetensors").write_bytes(b"torn")
-    with pytest.raises(GlasshouseError, match="cannot be read"):
+    with pytest.raises(ClocheError, match="cannot be read"):
         load_sae(broken)
     (broken / "cfg.json").write_text("{")
-    with pytest.raises(GlasshouseError, match="not readable as JSON"):
+    with pytest.raises(ClocheError, match="not readable as JSON"):
         load_sae(broken)
     (broken / "cfg.json").write_text("[]")
-    with pytest.raises(GlasshouseError, match="no JSON object"):
+    with pytest.raises(ClocheError, match="no JSON object"):
         load_sae(broken)
-    with pytest.raises(GlasshouseError, match=r"has no dictionary\.json"):
+    with pytest.raises(ClocheError, match=r"has no dictionary\.json"):
         load_sae(tmp_path)
 
 

@@ -11,9 +11,9 @@ import torch
 from foreign_saes import FEATURES, Codes, K, answers, check, near, signals, topk, weights
 from torch import Tensor
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.sparse import BatchTopK, Gated, JumpReLU, Provenance, ReLU, TopK, load_sae, save_saelens
-from glasshouse.sparse.learners.keep import load_dictionary
+from cloche.errors import ClocheError
+from cloche.sparse import BatchTopK, Gated, JumpReLU, Provenance, ReLU, TopK, load_sae, save_saelens
+from cloche.sparse.learners.keep import load_dictionary
 
 pytestmark = pytest.mark.filterwarnings("ignore:(?s).*does not say how many features:UserWarning")
 
@@ -84,7 +84,7 @@ def test_dictionary_learning_runs_nothing_and_refuses_the_rest(tmp_path: Path, r
 
     def refused(trainer: dict[str, Any], sentence: str) -> None:
         (folder / "config.json").write_text(json.dumps({"trainer": good["trainer"] | trainer}))
-        with pytest.raises(GlasshouseError, match=sentence):
+        with pytest.raises(ClocheError, match=sentence):
             load_sae(folder)
 
     refused({"dict_class": "IdentityDict"}, "dict_class is 'IdentityDict'")

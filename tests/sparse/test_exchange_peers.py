@@ -14,8 +14,8 @@ import torch
 from foreign_saes import FEATURES, WIDTH, K, near, ours, signals
 from torch import Tensor, nn
 
-from glasshouse.sparse import BatchTopK, Gated, JumpReLU, Provenance, ReLU, TopK, Wiring, load_sae, save_saelens
-from glasshouse.sparse.saes import Kind
+from cloche.sparse import BatchTopK, Gated, JumpReLU, Provenance, ReLU, TopK, Wiring, load_sae, save_saelens
+from cloche.sparse.saes import Kind
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the peers' own
 

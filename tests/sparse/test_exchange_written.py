@@ -8,9 +8,9 @@ import pytest
 import torch
 from foreign_saes import FEATURES, WIDTH, K, near, ours, signals
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.sparse import SAE, BatchTopK, Gated, JumpReLU, ReLU, TopK, Wiring, load_sae, save_saelens
-from glasshouse.sparse.saes import Kind
+from cloche.errors import ClocheError
+from cloche.sparse import SAE, BatchTopK, Gated, JumpReLU, ReLU, TopK, Wiring, load_sae, save_saelens
+from cloche.sparse.saes import Kind
 
 WIRINGS = [WIDTH, Wiring((WIDTH,), (7,)), Wiring((WIDTH,), (7,), skip=True)]
 WRITTEN = [(kind, wiring) for kind in (ReLU(), BatchTopK(nested=(8,)), JumpReLU()) for wiring in WIRINGS]
@@ -32,11 +32,11 @@ def test_ours_come_back_from_saelens_format(
 
 def test_what_saelens_has_not_is_not_written(tmp_path: Path, rng: torch.Generator) -> None:
     for kind in (TopK(), Gated()):
-        with pytest.raises(GlasshouseError, match=f"no transcoder of kind {kind.name}"):
+        with pytest.raises(ClocheError, match=f"no transcoder of kind {kind.name}"):
             save_saelens(ours(kind, rng, Wiring((WIDTH,), (7,))), tmp_path / "out")
-    with pytest.raises(GlasshouseError, match="reads 2 sites and writes 2, as this crosscoder does"):
+    with pytest.raises(ClocheError, match="reads 2 sites and writes 2, as this crosscoder does"):
         save_saelens(SAE(Wiring((6, 6)), FEATURES, K, ReLU()), tmp_path / "out")
     assert not any(tmp_path.iterdir())
     save_saelens(ours(ReLU(), rng), tmp_path / "out")
-    with pytest.raises(GlasshouseError, match="is there already"):
+    with pytest.raises(ClocheError, match="is there already"):
         save_saelens(ours(ReLU(), rng), tmp_path / "out")

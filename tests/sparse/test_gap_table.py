@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.sparse import SAE, Dictionary, Planted, Training, gap_table, train_sae
-from glasshouse.sparse.learners import KSVD
-from glasshouse.sparse.pursuit import OMP, NonNegativeOMP
-from glasshouse.sparse.transforms import Wavelets
+from cloche.errors import ClocheError
+from cloche.sparse import SAE, Dictionary, Planted, Training, gap_table, train_sae
+from cloche.sparse.learners import KSVD
+from cloche.sparse.pursuit import OMP, NonNegativeOMP
+from cloche.sparse.transforms import Wavelets
 
 PLANTED = Planted(width=32, features=64, active=3, zipf=0.5)
 
@@ -74,7 +74,7 @@ def test_the_atoms_of_a_fixed_family_are_a_dictionary() -> None:
 
 def test_misuse_gets_one_sentence() -> None:
     held, code = PLANTED.sample(100)
-    with pytest.raises(GlasshouseError, match="at least one"):
+    with pytest.raises(ClocheError, match="at least one"):
         gap_table({}, held)
-    with pytest.raises(GlasshouseError, match="give both, or neither"):
+    with pytest.raises(ClocheError, match="give both, or neither"):
         gap_table({"careless": careless()}, held, code=code)

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from glasshouse.sparse import SAE, BatchTopK, Gated, JumpReLU, ReLU
-from glasshouse.sparse.saes.choose import above, select_batch, select_topk
-from glasshouse.sparse.saes.gathered import Everything
-from glasshouse.sparse.saes.kinds import Kind, Memory
+from cloche.sparse import SAE, BatchTopK, Gated, JumpReLU, ReLU
+from cloche.sparse.saes.choose import above, select_batch, select_topk
+from cloche.sparse.saes.gathered import Everything
+from cloche.sparse.saes.kinds import Kind, Memory
 
 
 def problem(features: int, n: int = 700, width: int = 32) -> tuple[Tensor, list[Tensor]]:

@@ -6,7 +6,7 @@ from itertools import islice
 import pytest
 import torch
 
-from glasshouse.sparse import (
+from cloche.sparse import (
     SAE,
     Planted,
     Provenance,
@@ -18,9 +18,9 @@ from glasshouse.sparse import (
     report,
     train_sae,
 )
-from glasshouse.sparse.saes import Fit, fit_input
-from glasshouse.sparse.stream import epochs
-from glasshouse.sparse.truth import match
+from cloche.sparse.saes import Fit, fit_input
+from cloche.sparse.stream import epochs
+from cloche.sparse.truth import match
 
 PLANTED = Planted(width=32, features=64, active=3, zipf=0.5)
 SHORT = Training(steps=500, batch=512, lr=1e-2)

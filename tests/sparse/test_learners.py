@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.sparse import Dictionary, Planted, isotropic_noise, mean_max_cosine, report
-from glasshouse.sparse.learners import ITDA, KSVD, Learner, OnlineDictionaryLearning
-from glasshouse.sparse.learners.base import first_atoms, new_directions
-from glasshouse.sparse.learners.ksvd import updated
-from glasshouse.sparse.learners.online import Fitting
-from glasshouse.sparse.learners.online_kernel import accumulate, update_atoms
-from glasshouse.sparse.pursuit import OMP, Lasso, Pursued
+from cloche.errors import ClocheError
+from cloche.sparse import Dictionary, Planted, isotropic_noise, mean_max_cosine, report
+from cloche.sparse.learners import ITDA, KSVD, Learner, OnlineDictionaryLearning
+from cloche.sparse.learners.base import first_atoms, new_directions
+from cloche.sparse.learners.ksvd import updated
+from cloche.sparse.learners.online import Fitting
+from cloche.sparse.learners.online_kernel import accumulate, update_atoms
+from cloche.sparse.pursuit import OMP, Lasso, Pursued
 
 PLANTED = Planted(width=32, features=48, active=3, zipf=0.0, noise=0.02)
 LEARNERS: dict[str, Learner] = {
@@ -134,7 +134,7 @@ def test_first_atoms_point_in_directions_of_their_own() -> None:
     assert ((atoms @ atoms.T).abs().fill_diagonal_(0)).max() < 0.999
     assert len(new_directions(atoms, atoms)) == 0
     assert set(new_directions(torch.cat([atoms[:10], atoms, -atoms]), atoms[:10]).tolist()) == set(range(20, 60))
-    with pytest.raises(GlasshouseError, match="51 atoms cannot be learned from 155 signals"):
+    with pytest.raises(ClocheError, match="51 atoms cannot be learned from 155 signals"):
         first_atoms(x, 51, seed=0)
 
 
@@ -232,5 +232,5 @@ def test_greedy_building_finds_no_structure_in_noise() -> None:
     ],
 )
 def test_what_cannot_be_learned_from_is_refused(learner: Learner, signals: object, sentence: str) -> None:
-    with pytest.raises(GlasshouseError, match=sentence):
+    with pytest.raises(ClocheError, match=sentence):
         learner.fit(signals)  # type: ignore[arg-type]

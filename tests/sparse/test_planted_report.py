@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from glasshouse.sparse import SAE
-from glasshouse.sparse.learners import OnlineDictionaryLearning
-from glasshouse.sparse.pursuit import OMP
-from glasshouse.sparse.pursuit.base import Pursued
-from glasshouse.sparse.truth import Hierarchy, Planted, PlantedReport, match, planted_report
+from cloche.sparse import SAE
+from cloche.sparse.learners import OnlineDictionaryLearning
+from cloche.sparse.pursuit import OMP
+from cloche.sparse.pursuit.base import Pursued
+from cloche.sparse.truth import Hierarchy, Planted, PlantedReport, match, planted_report
 
 PLANT = Hierarchy(width=32, features=48, active=2, parents=4, children=2, groups=4, zipf=0.5, bias=0.0)
 

@@ -7,10 +7,10 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.sparse import Dictionary, Planted, isotropic_noise, report
-from glasshouse.sparse.pursuit import MatchingPursuit, NonNegativeOMP
-from glasshouse.sparse.pursuit.matching import matching_batched
+from cloche.errors import ClocheError
+from cloche.sparse import Dictionary, Planted, isotropic_noise, report
+from cloche.sparse.pursuit import MatchingPursuit, NonNegativeOMP
+from cloche.sparse.pursuit.matching import matching_batched
 
 
 def setting(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Dictionary]:
@@ -94,9 +94,9 @@ def test_non_negative_omp_stops_at_the_residual_and_refuses_to_run_without_end()
     code = NonNegativeOMP(residual=3.0).encode(x, dictionary)
     left = (x - dictionary.decode(code)).norm(dim=1)
     assert left.max() <= 3.0 and code.active.max() < 32
-    with pytest.raises(GlasshouseError, match="no rule to stop by"):
+    with pytest.raises(ClocheError, match="no rule to stop by"):
         NonNegativeOMP().encode(x, dictionary)
-    with pytest.raises(GlasshouseError, match="cannot take 0 steps"):
+    with pytest.raises(ClocheError, match="cannot take 0 steps"):
         MatchingPursuit(0).encode(x, dictionary)
-    with pytest.raises(GlasshouseError, match="k = 151 atoms"):
+    with pytest.raises(ClocheError, match="k = 151 atoms"):
         NonNegativeOMP(k=151).encode(x, dictionary)

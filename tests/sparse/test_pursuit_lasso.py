@@ -8,9 +8,9 @@ from sklearn.linear_model import ElasticNet as TheirElasticNet
 from sklearn.linear_model import Lasso as TheirLasso
 from torch import Tensor
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.sparse import Dictionary, Planted, isotropic_noise
-from glasshouse.sparse.pursuit import ElasticNet, Lasso
+from cloche.errors import ClocheError
+from cloche.sparse import Dictionary, Planted, isotropic_noise
+from cloche.sparse.pursuit import ElasticNet, Lasso
 
 
 def setting(n: int = 60, width: int = 40, size: int = 120) -> tuple[Tensor, Dictionary]:
@@ -112,5 +112,5 @@ def test_a_gap_beneath_rounding_is_said() -> None:
 )
 def test_settings_without_sense_are_refused(pursuit: Lasso | ElasticNet, sentence: str) -> None:
     x, dictionary = setting()
-    with pytest.raises(GlasshouseError, match=sentence):
+    with pytest.raises(ClocheError, match=sentence):
         pursuit.encode(x, dictionary)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from sklearn.linear_model import orthogonal_mp
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.sparse import Code, Dictionary, Planted, isotropic_noise, report
-from glasshouse.sparse.pursuit import OMP, Pursuit
-from glasshouse.sparse.pursuit.omp_torch import omp_batched
+from cloche.errors import ClocheError
+from cloche.sparse import Code, Dictionary, Planted, isotropic_noise, report
+from cloche.sparse.pursuit import OMP, Pursuit
+from cloche.sparse.pursuit.omp_torch import omp_batched
 
 
 def supports(code: Code) -> list[set[int]]:
@@ -163,12 +163,12 @@ def unit(n: int, width: int) -> Dictionary:
 def test_what_cannot_be_encoded_is_refused(
     pursuit: OMP, x: torch.Tensor, dictionary: Dictionary, sentence: str
 ) -> None:
-    with pytest.raises(GlasshouseError, match=sentence):
+    with pytest.raises(ClocheError, match=sentence):
         pursuit.encode(x, dictionary)
 
 
 def test_importing_the_room_brings_no_compiler() -> None:
-    code = "import sys, glasshouse.sparse, glasshouse.sparse.pursuit; sys.exit('numba' in sys.modules)"
+    code = "import sys, cloche.sparse, cloche.sparse.pursuit; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

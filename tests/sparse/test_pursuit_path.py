@@ -11,9 +11,9 @@ from scipy.optimize import linprog
 from sklearn.linear_model import lars_path
 from torch import Tensor
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.sparse import Dictionary, Planted, isotropic_noise
-from glasshouse.sparse.pursuit import LARS, BasisPursuit, BasisPursuitDenoising, Lasso
+from cloche.errors import ClocheError
+from cloche.sparse import Dictionary, Planted, isotropic_noise
+from cloche.sparse.pursuit import LARS, BasisPursuit, BasisPursuitDenoising, Lasso
 
 
 def setting(dtype: torch.dtype = torch.float64, n: int = 30) -> tuple[Tensor, Dictionary]:
@@ -98,11 +98,11 @@ def test_a_path_with_atoms_that_leave_still_meets_the_lasso() -> None:
 def test_what_no_code_can_reach_is_refused() -> None:
     atoms = torch.nn.functional.normalize(isotropic_noise(5, 20, seed=1).double(), dim=1)
     x, few = isotropic_noise(3, 20).double(), Dictionary(atoms)
-    with pytest.raises(GlasshouseError, match="3 of 3 signals are no combination of the 5 atoms"):
+    with pytest.raises(ClocheError, match="3 of 3 signals are no combination of the 5 atoms"):
         BasisPursuit().encode(x, few)
-    with pytest.raises(GlasshouseError, match=r"stay further than 0.1 from every combination"):
+    with pytest.raises(ClocheError, match=r"stay further than 0.1 from every combination"):
         BasisPursuitDenoising(0.1).encode(x, few)
-    with pytest.raises(GlasshouseError, match="residual is 0"):
+    with pytest.raises(ClocheError, match="residual is 0"):
         BasisPursuitDenoising(0.0).encode(x, few)
-    with pytest.raises(GlasshouseError, match="A path is of one signal, and 3 were given"):
+    with pytest.raises(ClocheError, match="A path is of one signal, and 3 were given"):
         LARS(0.1).path(x, few)

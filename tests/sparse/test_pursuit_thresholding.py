@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.sparse import Dictionary, Planted, isotropic_noise, report
-from glasshouse.sparse.pursuit import FISTA, IHT, HardThresholdingPursuit, Lasso
-from glasshouse.sparse.pursuit.thresholding import thresholding_batched
+from cloche.errors import ClocheError
+from cloche.sparse import Dictionary, Planted, isotropic_noise, report
+from cloche.sparse.pursuit import FISTA, IHT, HardThresholdingPursuit, Lasso
+from cloche.sparse.pursuit.thresholding import thresholding_batched
 
 
 def setting(dtype: torch.dtype = torch.float64, n: int = 80) -> tuple[Tensor, Dictionary]:
@@ -99,7 +99,7 @@ def test_settings_without_sense_are_refused() -> None:
         (FISTA(-1.0), "penalty is -1"),
         (FISTA(0.1, steps=0), "cannot take 0 steps"),
     ]:
-        with pytest.raises(GlasshouseError, match=sentence):
+        with pytest.raises(ClocheError, match=sentence):
             pursuit.encode(x, dictionary)
     empty = IHT(k=3).encode(torch.zeros(2, 48, dtype=torch.float64), dictionary)
     assert empty.active.sum() == 0

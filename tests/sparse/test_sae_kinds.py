@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.sparse import (
+from cloche.errors import ClocheError
+from cloche.sparse import (
     SAE,
     BatchTopK,
     Dictionary,
@@ -24,8 +24,8 @@ from glasshouse.sparse import (
     report,
     train_sae,
 )
-from glasshouse.sparse.pursuit import OMP
-from glasshouse.sparse.saes.kinds import KINDS, Kind
+from cloche.sparse.pursuit import OMP
+from cloche.sparse.saes.kinds import KINDS, Kind
 
 PLANTED = Planted(width=32, features=64, active=3, zipf=0.5)
 SHORT = Training(steps=1_000, batch=512, lr=5e-3)
@@ -135,7 +135,7 @@ def test_a_grade_of_known_answers() -> None:
     other = Planted(width=32, features=64, seed=5)
     chance = grade(_Given(other.sample(1_000)[1], 1.0), other.dictionary, x, truth, code)
     assert chance.cosine < 0.5 and chance.f1 < 0.2
-    with pytest.raises(GlasshouseError, match="the code that made them"):
+    with pytest.raises(ClocheError, match="the code that made them"):
         grade(_Given(code, 1.0), truth, x[:5], truth, code)
 
 
@@ -164,7 +164,7 @@ class _Given:
 )
 def test_misuse_gets_one_sentence(options: dict, sentence: str) -> None:
     given = {"activations": torch.randn(2_000, 8), "features": 64, "l0": 4, "training": Training(steps=3, batch=256)}
-    with pytest.raises(GlasshouseError, match=sentence):
+    with pytest.raises(ClocheError, match=sentence):
         train_sae(**given | options)
 
 

@@ -10,10 +10,10 @@ import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.sparse import SAE, BatchTopK, Gated, JumpReLU, Planted, ReLU, TopK, Training, Wiring, train_sae
-from glasshouse.sparse.saes import Batch, further_course, training_course
-from glasshouse.sparse.saes.kinds import KINDS, Kind
+from cloche.errors import ClocheError
+from cloche.sparse import SAE, BatchTopK, Gated, JumpReLU, Planted, ReLU, TopK, Training, Wiring, train_sae
+from cloche.sparse.saes import Batch, further_course, training_course
+from cloche.sparse.saes.kinds import KINDS, Kind
 
 PLANTED = Planted(width=16, features=32, active=3)
 ALL = [TopK(), BatchTopK(), ReLU(), Gated(), JumpReLU(), BatchTopK(nested=(8,))]
@@ -48,13 +48,13 @@ def test_a_kept_state_of_another_training_is_refused_and_left_alone(tmp_path: Pa
     state = tmp_path / "state"
     learned(TopK(), Training(steps=20, batch=128, save_to=state, save_every=5), cut_after=11)
     before = state.read_bytes()
-    with pytest.raises(GlasshouseError, match="another lr"):
+    with pytest.raises(ClocheError, match="another lr"):
         learned(TopK(), Training(steps=20, batch=128, lr=0.1, save_to=state))
-    with pytest.raises(GlasshouseError, match="another kind"):
+    with pytest.raises(ClocheError, match="another kind"):
         learned(ReLU(), Training(steps=20, batch=128, save_to=state))
     assert state.read_bytes() == before
     state.write_bytes(before[: len(before) // 2])
-    with pytest.raises(GlasshouseError, match="no training to go on with"):
+    with pytest.raises(ClocheError, match="no training to go on with"):
         learned(TopK(), Training(steps=20, batch=128, save_to=state))
 
 
@@ -63,13 +63,13 @@ def test_a_training_does_not_go_on_with_other_signals(tmp_path: Path) -> None:
     course = training_course(PLANTED.sample(4_096)[0], 32, 3, plan)
     while next(course)["step"] < 11:
         pass
-    with pytest.raises(GlasshouseError, match="another first signals"):
+    with pytest.raises(ClocheError, match="another first signals"):
         train_sae(PLANTED.sample(4_096, seed=2)[0], 32, 3, plan)
 
 
 @pytest.mark.parametrize("options", [{"steps": 0}, {"lr": -1.0}, {"lr": float("nan")}, {"aux_k": 0}, {"save_every": 0}])
 def test_a_training_of_nothing_is_refused(options: dict) -> None:
-    with pytest.raises(GlasshouseError, match=r"below 1|trains nothing"):
+    with pytest.raises(ClocheError, match=r"below 1|trains nothing"):
         Training(**options)
 
 
@@ -146,9 +146,9 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
-    from glasshouse.sparse.saes.ranks import Ranks
+    from cloche.sparse.saes.ranks import Ranks
 
     ranks = Ranks()
     ranks.rank, ranks.world = 0, 3
-    with pytest.raises(GlasshouseError, match="choose a multiple"):
+    with pytest.raises(ClocheError, match="choose a multiple"):
         ranks.share(torch.zeros(256, 4))

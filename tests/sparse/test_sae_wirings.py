@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.sparse import (
+from cloche.errors import ClocheError
+from cloche.sparse import (
     SAE,
     BatchTopK,
     Dictionary,
@@ -21,7 +21,7 @@ from glasshouse.sparse import (
     mean_max_cosine,
     train_sae,
 )
-from glasshouse.sparse.saes.kinds import Kind
+from cloche.sparse.saes.kinds import Kind
 
 PLANTED = Planted(width=24, features=48, active=3, zipf=0.5)
 OTHER = Planted(
@@ -114,5 +114,5 @@ def test_a_crosscoder_says_in_which_site_each_feature_lives() -> None:
     ],
 )
 def test_misuse_gets_one_sentence(make, sentence: str) -> None:
-    with pytest.raises(GlasshouseError, match=sentence):
+    with pytest.raises(ClocheError, match=sentence):
         make()

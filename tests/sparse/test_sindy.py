@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.sparse.sindy import Custom, Fourier, Polynomials, Products, SINDy, Weak
+from cloche.errors import ClocheError
+from cloche.sparse.sindy import Custom, Fourier, Polynomials, Products, SINDy, Weak
 
 LORENZ = {"x": {"x": -10.0, "y": 10.0}, "y": {"x": 28.0, "y": -1.0, "x z": -1.0}, "z": {"z": -8 / 3, "x y": 1.0}}
 
@@ -73,7 +73,7 @@ def test_samples_at_uneven_times_and_several_trajectories() -> None:
 @pytest.mark.parametrize("even", [True, False])
 def test_the_weak_form_is_integration_by_parts(even: bool) -> None:
     """-int phi' x = int phi x' for a wave, whose integrals are known to rounding or to the spline's order."""
-    from glasshouse.sparse.sindy.series import read
+    from cloche.sparse.sindy.series import read
 
     t = np.linspace(0, 10, 400) if even else np.sort(np.random.default_rng(0).uniform(0, 10, 400))
     (one,) = read(np.sin(2 * t), t)
@@ -123,7 +123,7 @@ def test_noise_alone_has_no_equation() -> None:
     """White noise is no motion at all, and that is said."""
     for seed in range(5):
         x = np.random.default_rng(seed).standard_normal((600, 2))
-        with pytest.raises(GlasshouseError, match="mostly noise"):
+        with pytest.raises(ClocheError, match="mostly noise"):
             SINDy().fit(x, 0.1)
 
 
@@ -142,21 +142,21 @@ def test_noise_alone_has_no_equation() -> None:
     ],
 )
 def test_bad_series_are_refused_in_a_sentence(x: object, t: object, says: str) -> None:
-    with pytest.raises(GlasshouseError, match=says):
+    with pytest.raises(ClocheError, match=says):
         SINDy().fit(x, t)
 
 
 def test_bad_questions_are_refused_in_a_sentence() -> None:
     t = np.arange(0, 10, 0.1)
     x = np.stack([np.sin(t), np.cos(t)], 1)
-    with pytest.raises(GlasshouseError, match="more than once"):
+    with pytest.raises(ClocheError, match="more than once"):
         SINDy(library=Polynomials(1) + Polynomials(2)).fit(x, t)
-    with pytest.raises(GlasshouseError, match="test functions of radius"):
+    with pytest.raises(ClocheError, match="test functions of radius"):
         SINDy(form=Weak(radius=20.0)).fit(x, t)
-    with pytest.raises(GlasshouseError, match="degree"):
+    with pytest.raises(ClocheError, match="degree"):
         Polynomials(40)
-    with pytest.raises(GlasshouseError, match="2 columns"):
+    with pytest.raises(ClocheError, match="2 columns"):
         SINDy().fit(x, t, states=("a",))
     grows = SINDy().fit(np.exp(t / 3), t, states=("x",))
-    with pytest.raises(GlasshouseError, match="diverges near"):
+    with pytest.raises(ClocheError, match="diverges near"):
         grows.simulate([1.0], np.linspace(0, 1e5, 10))

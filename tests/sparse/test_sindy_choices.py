@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.sparse.sindy import SR3, STLSQ, ForwardBackward, Greedy, Model, Polynomials, SINDy, Stable, Strong, Weak
+from cloche.errors import ClocheError
+from cloche.sparse.sindy import SR3, STLSQ, ForwardBackward, Greedy, Model, Polynomials, SINDy, Stable, Strong, Weak
 
 TRUTH = [{"y": 1.0}, {"x": -1.0, "y": 2.0, "x^2 y": -2.0}]  # van der Pol's oscillator
 
@@ -74,7 +74,7 @@ def test_the_strong_form_finds_it_with_little_noise() -> None:
 
 
 def test_the_strong_form_is_exact_on_cubics() -> None:
-    from glasshouse.sparse.sindy.series import read
+    from cloche.sparse.sindy.series import read
 
     t = np.sort(np.random.default_rng(0).uniform(0, 4, 200))
     (one,) = read(t**3 - 2 * t, t)
@@ -86,8 +86,8 @@ def test_the_strong_form_is_exact_on_cubics() -> None:
 
 def test_taking_the_noise_off_the_moments_takes_the_bias_off() -> None:
     """x' = -x sampled as seldom as its windows allow, with much noise: least squares shrinks the rate, the moments do not."""
-    from glasshouse.sparse.sindy.regression import Rows, regression
-    from glasshouse.sparse.sindy.series import read
+    from cloche.sparse.sindy.regression import Rows, regression
+    from cloche.sparse.sindy.series import read
 
     library, noise, plain, corrected = Polynomials(1, constant=False), np.array([0.5]), [], []
     t = np.arange(0, 3, 0.1)
@@ -137,5 +137,5 @@ def test_bad_settings_are_refused() -> None:
         lambda: Weak(radius=-1.0),
         lambda: Weak(stride=0),
     ):
-        with pytest.raises(GlasshouseError):
+        with pytest.raises(ClocheError):
             make()

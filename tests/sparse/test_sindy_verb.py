@@ -1,4 +1,4 @@
-"""`glasshouse sindy`: tables made with known equations, real series, and a run's loss."""
+"""`cloche sindy`: tables made with known equations, real series, and a run's loss."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
-from glasshouse.cli import main
-from glasshouse.runs import Run
+from cloche.cli import main
+from cloche.runs import Run
 
 Shared = Callable[[str], Path]
 

@@ -1,4 +1,4 @@
-"""`glasshouse sparse learn`, `encode` and `atoms` on pictures, series, tables and arrays; what they refuse."""
+"""`cloche sparse learn`, `encode` and `atoms` on pictures, series, tables and arrays; what they refuse."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from glasshouse.cli import main
-from glasshouse.errors import GlasshouseError
-from glasshouse.sparse import Code, Dictionary, Planted
-from glasshouse.sparse.learners.keep import Card, load_dictionary, save_dictionary
-from glasshouse.sparse.learners.patches import draw, tiling
-from glasshouse.sparse.pictures import atoms_of, picture
-from glasshouse.sparse.transforms import Wavelets
+from cloche.cli import main
+from cloche.errors import ClocheError
+from cloche.sparse import Code, Dictionary, Planted
+from cloche.sparse.learners.keep import Card, load_dictionary, save_dictionary
+from cloche.sparse.learners.patches import draw, tiling
+from cloche.sparse.pictures import atoms_of, picture
+from cloche.sparse.transforms import Wavelets
 
 Call = Callable[..., tuple[int, str, str]]
 PLANTED = Planted(width=16, features=18, active=2, zipf=0.0)
@@ -25,7 +25,7 @@ PLANTED = Planted(width=16, features=18, active=2, zipf=0.0)
 
 @pytest.fixture
 def verb(capsys: pytest.CaptureFixture[str]) -> Call:
-    """`verb("learn", ...)` is the exit code, stdout and stderr of `glasshouse sparse learn ...`."""
+    """`verb("learn", ...)` is the exit code, stdout and stderr of `cloche sparse learn ...`."""
 
     def run(*words: object) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as end:
@@ -131,7 +131,7 @@ def test_a_picture_shows_each_atom_by_its_own_largest_magnitude() -> None:
     assert curve[1:-1, 1:-1].argmin(0)[0] == 31 and curve[1:-1, 1:-1].argmin(0)[-1] == 0
     bands = atoms_of(Wavelets((32, 32), "db4", 2))
     assert bands.shape == (7, 32, 32)
-    with pytest.raises(GlasshouseError, match="are no pieces of"):
+    with pytest.raises(ClocheError, match="are no pieces of"):
         atoms_of(PLANTED.dictionary, (3, 3))
 
 
@@ -152,16 +152,16 @@ def test_a_dictionary_comes_back_as_it_was_and_damage_is_seen(tmp_path: Path) ->
     found, card = load_dictionary(folder)
     assert torch.equal(found.atoms, kept.atoms) and found.bias is not None and torch.equal(found.bias, torch.ones(16))
     assert card == Card((4, 4), True, "ksvd", 3, 99)
-    with pytest.raises(GlasshouseError, match="already"):
+    with pytest.raises(ClocheError, match="already"):
         save_dictionary(kept, folder)
     stated = json.loads((folder / "dictionary.json").read_text())
     (folder / "dictionary.json").write_text(json.dumps(stated | {"sha256": "0"}))
-    with pytest.raises(GlasshouseError, match="half-written or damaged"):
+    with pytest.raises(ClocheError, match="half-written or damaged"):
         load_dictionary(folder)
     (folder / "dictionary.json").write_text("{")
-    with pytest.raises(GlasshouseError, match="not readable as JSON"):
+    with pytest.raises(ClocheError, match="not readable as JSON"):
         load_dictionary(folder)
-    with pytest.raises(GlasshouseError, match=r"has no dictionary\.json"):
+    with pytest.raises(ClocheError, match=r"has no dictionary\.json"):
         load_dictionary(tmp_path)
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from glasshouse.sparse import SAE
-from glasshouse.sparse.saes.choose import select_topk
-from glasshouse.sparse.saes.fit import project_gradient
+from cloche.sparse import SAE
+from cloche.sparse.saes.choose import select_topk
+from cloche.sparse.saes.fit import project_gradient
 
 
 def autoencoder(features: int = 256, width: int = 32, k: int = 8) -> SAE:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.sparse import SAE, Planted, Provenance, Training, load_sae, train_sae
+from cloche.errors import ClocheError
+from cloche.sparse import SAE, Planted, Provenance, Training, load_sae, train_sae
 
 
 def trained(seed: int = 0) -> SAE:
@@ -43,7 +43,7 @@ def test_saving_again_replaces_whole_and_identically(tmp_path: Path) -> None:
 def test_saving_over_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "thesis.txt").write_text("years of work")
-    with pytest.raises(GlasshouseError, match="something other than a dictionary"):
+    with pytest.raises(ClocheError, match="something other than a dictionary"):
         trained().save(tmp_path / "notes")
     assert (tmp_path / "notes" / "thesis.txt").read_text() == "years of work"
 
@@ -63,7 +63,7 @@ def test_saving_over_something_else_is_refused(tmp_path: Path) -> None:
 def test_damaged_folders_get_one_sentence(tmp_path: Path, harm, sentence: str) -> None:
     trained().save(tmp_path / "first")
     harm(tmp_path / "first")
-    with pytest.raises(GlasshouseError, match=sentence):
+    with pytest.raises(ClocheError, match=sentence):
         load_sae(tmp_path / "first")
 
 
@@ -92,5 +92,5 @@ def with_nan() -> torch.Tensor:
     ],
 )
 def test_streams_that_cannot_be_trained_on(activations, features: int, sentence: str) -> None:
-    with pytest.raises(GlasshouseError, match=sentence):
+    with pytest.raises(ClocheError, match=sentence):
         train_sae(activations, features, 4, Training(steps=20, batch=256))

@@ -5,8 +5,8 @@ import pytest
 import pywt
 import torch
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.sparse.transforms import FAMILIES, Transform, Wavelets, denoise, fitted, lasso, noise_level
+from cloche.errors import ClocheError
+from cloche.sparse.transforms import FAMILIES, Transform, Wavelets, denoise, fitted, lasso, noise_level
 
 EXACT = 1e-6
 IMAGE, SIGNAL = (64, 96), (128,)
@@ -129,5 +129,5 @@ def test_the_noise_level_is_found_and_the_edges_are_kept() -> None:
     ],
 )
 def test_what_cannot_be_is_one_sentence(ask, said: str) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(GlasshouseError, match=said):
+    with pytest.raises(ClocheError, match=said):
         ask()

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.sparse.transforms import (
+from cloche.errors import ClocheError
+from cloche.sparse.transforms import (
     Bandlets,
     Contourlets,
     Curvelets,
@@ -70,7 +70,7 @@ def test_a_wave_answers_in_its_own_direction(frame: Transform) -> None:
     ],
 )
 def test_what_cannot_be_made_is_said(make, said: str) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(GlasshouseError, match=said):
+    with pytest.raises(ClocheError, match=said):
         make()
 
 

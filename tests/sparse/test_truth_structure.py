@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.sparse import Code, Dictionary, grade
-from glasshouse.sparse.truth import Hierarchy, Interval, absorption, over_seeds, stability
+from cloche.errors import ClocheError
+from cloche.sparse import Code, Dictionary, grade
+from cloche.sparse.truth import Hierarchy, Interval, absorption, over_seeds, stability
 
 PLANT = Hierarchy(width=64, features=128, active=4, parents=8, children=4)
 
@@ -107,9 +107,9 @@ def test_intervals_and_stability_have_known_answers() -> None:
 
 
 def test_bad_plants_and_seeds_are_refused_in_a_sentence() -> None:
-    with pytest.raises(GlasshouseError, match="raise features"):
+    with pytest.raises(ClocheError, match="raise features"):
         Hierarchy(features=100)
-    with pytest.raises(GlasshouseError, match="more seeds"):
+    with pytest.raises(ClocheError, match="more seeds"):
         over_seeds(lambda seed: {"a": 1.0}, [0])
-    with pytest.raises(GlasshouseError, match="fewer than two"):
+    with pytest.raises(ClocheError, match="fewer than two"):
         stability([PLANT.dictionary])

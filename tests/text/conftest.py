@@ -1,7 +1,7 @@
 import pytest
 
-from glasshouse.data import standard_library
-from glasshouse.text import Tokenizer, train_bpe
+from cloche.data import standard_library
+from cloche.text import Tokenizer, train_bpe
 
 
 @pytest.fixture(scope="session")

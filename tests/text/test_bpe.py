@@ -11,9 +11,9 @@ import pytest
 from nasty import NASTY, random_text
 from tokenizers import Regex, pre_tokenizers
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.text import END, Tokenizer, bpe, train_bpe
-from glasshouse.text.splitting import SPLIT_PATTERN
+from cloche.errors import ClocheError
+from cloche.text import END, Tokenizer, bpe, train_bpe
+from cloche.text.splitting import SPLIT_PATTERN
 
 
 @pytest.mark.parametrize("text", NASTY, ids=range(len(NASTY)))
@@ -94,7 +94,7 @@ def test_the_same_text_gives_the_same_file_in_another_process(small: Tokenizer, 
     corpus = tmp_path / "texts.json"
     corpus.write_text(json.dumps(library_text))
     code = (
-        "import json, sys; from glasshouse.text import train_bpe\n"
+        "import json, sys; from cloche.text import train_bpe\n"
         f"train_bpe(json.load(open({str(corpus)!r})), vocab=1024).save({str(tmp_path)!r})"
     )
     environment = os.environ | {"PYTHONHASHSEED": "7", "TOKENIZERS_PARALLELISM": "true"}
@@ -142,7 +142,7 @@ def test_a_corpus_too_small_for_the_vocabulary_gives_fewer_tokens():
     ("texts", "vocab", "says"), [([], 4096, "no text"), (["", ""], 4096, "no text"), (["a"], 258, "259")]
 )
 def test_misuse_gets_a_sentence(texts: list[str], vocab: int, says: str):
-    with pytest.raises(GlasshouseError, match=says):
+    with pytest.raises(ClocheError, match=says):
         train_bpe(texts, vocab)
 
 

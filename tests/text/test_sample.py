@@ -1,7 +1,7 @@
 import random
 from itertools import pairwise
 
-from glasshouse.text.sample import BLOCK, even_sample
+from cloche.text.sample import BLOCK, even_sample
 
 
 def lines(count: int, seed: int = 0) -> list[str]:

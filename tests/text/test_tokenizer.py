@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from nasty import NASTY, random_text
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.text import Tokenizer
+from cloche.errors import ClocheError
+from cloche.text import Tokenizer
 
 
 @pytest.fixture
@@ -115,21 +115,21 @@ def test_half_a_character_stays_half(small: Tokenizer):
 
 @pytest.mark.parametrize("call", [lambda t: t.decode([99999]), lambda t: t.decode_bytes([-1]), lambda t: t.show(1024)])
 def test_an_id_outside_the_vocabulary_gets_a_sentence(small: Tokenizer, call):
-    with pytest.raises(GlasshouseError, match="vocabulary of 1024"):
+    with pytest.raises(ClocheError, match="vocabulary of 1024"):
         call(small)
 
 
 def test_a_lone_surrogate_gets_a_sentence(small: Tokenizer):
-    with pytest.raises(GlasshouseError, match="surrogate"):
+    with pytest.raises(ClocheError, match="surrogate"):
         small.encode("half \ud83d a pair")
 
 
 def test_a_folder_without_or_with_a_broken_tokenizer_gets_a_sentence(tmp_path):
-    with pytest.raises(GlasshouseError, match=r"no tokenizer\.json"):
+    with pytest.raises(ClocheError, match=r"no tokenizer\.json"):
         Tokenizer.load(tmp_path)
     for broken in (b"{", b'{"model": 3}', b"\xff\xfe"):
         (tmp_path / "tokenizer.json").write_bytes(broken)
-        with pytest.raises(GlasshouseError, match="copy it there again"):
+        with pytest.raises(ClocheError, match="copy it there again"):
             Tokenizer.load(tmp_path)
 
 
@@ -144,11 +144,11 @@ def test_a_family_that_loses_characters_has_no_byte_lengths(tmp_path):
     decoder = {"type": "WordPiece", "prefix": "##", "cleanup": True}
     tok = Tokenizer.from_dict({"version": "1.0", "added_tokens": [], "model": model, "decoder": decoder}, {})
     assert tok.encode("a") == [1] and tok.end is None and tok.show(1) == "a"
-    with pytest.raises(GlasshouseError, match=r"WordPiece tokenizer .* loses characters"):
+    with pytest.raises(ClocheError, match=r"WordPiece tokenizer .* loses characters"):
         tok.byte_lengths  # noqa: B018
     assert tok.decode_bytes([1]) == b"a"
 
 
 def test_text_and_data_cost_no_torch():
-    code = "import sys, glasshouse.text, glasshouse.data; sys.exit('torch' in sys.modules)"
+    code = "import sys, cloche.text, cloche.data; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

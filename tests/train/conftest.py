@@ -10,8 +10,8 @@ import pytest
 import torch
 from tiny_training import tiny_recipe
 
-from glasshouse.runs import Run
-from glasshouse.train import Recipe, gemm_rate, loop, prepare_data
+from cloche.runs import Run
+from cloche.train import Recipe, gemm_rate, loop, prepare_data
 
 WORDS = "the glass house grows a model under light and we look inside it step by step while it learns"
 

@@ -4,8 +4,8 @@ import os
 import signal
 import sys
 
-from glasshouse.runs import Run
-from glasshouse.train import Recipe, Trainer
+from cloche.runs import Run
+from cloche.train import Recipe, Trainer
 
 if __name__ == "__main__":
     run, step = Run.open(sys.argv[1]), int(sys.argv[2])

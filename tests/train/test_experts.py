@@ -9,8 +9,8 @@ import torch
 from test_resume import fingerprint
 from tiny_training import tiny_recipe
 
-from glasshouse.model import GLU, Attention, Block, MoE, RoPE, Stack, Unembed
-from glasshouse.train import Optimizer, Recipe, Trainer
+from cloche.model import GLU, Attention, Block, MoE, RoPE, Stack, Unembed
+from cloche.train import Optimizer, Recipe, Trainer
 
 
 def recipe(experts: int = 4, active: int = 2, **changes: object) -> Recipe:

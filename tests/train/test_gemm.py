@@ -2,7 +2,7 @@
 
 import torch
 
-from glasshouse.train import best_precision, gemm_rate
+from cloche.train import best_precision, gemm_rate
 
 
 def test_bf16_must_be_clearly_faster():

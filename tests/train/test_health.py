@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from glasshouse.model import GLU, LM, MLP, Attention, Block, Causal, Full, MoE, ScoredAttention, Stack, Window
-from glasshouse.train import Health
-from glasshouse.train.health import MEMORY, active_units, attention_entropy
+from cloche.model import GLU, LM, MLP, Attention, Block, Causal, Full, MoE, ScoredAttention, Stack, Window
+from cloche.train import Health
+from cloche.train.health import MEMORY, active_units, attention_entropy
 
 ROWS = torch.tensor([3, 7, 15])
 

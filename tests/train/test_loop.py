@@ -8,9 +8,9 @@ import pytest
 import torch
 from tiny_training import tiny_recipe
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.runs import Run, verify
-from glasshouse.train import Recipe, Trainer, loop
+from cloche.errors import ClocheError
+from cloche.runs import Run, verify
+from cloche.train import Recipe, Trainer, loop
 
 
 def grow(run, recipe=None):
@@ -124,9 +124,7 @@ def test_what_is_not_finite_stops_the_run_and_spoils_nothing(run, monkeypatch, v
         for _ in trainer:
             before[:] = [p.clone() for p in trainer.net.parameters()]
 
-    with pytest.raises(
-        GlasshouseError, match=r"step 14: .* not applied .* step-000013; .* --set optimizer.lr"
-    ) as caught:
+    with pytest.raises(ClocheError, match=r"step 14: .* not applied .* step-000013; .* --set optimizer.lr") as caught:
         follow()
     assert "\n" not in str(caught.value)
     assert run.read_log("events")[-1]["kind"] == "nonfinite"
@@ -140,7 +138,7 @@ def test_what_is_not_finite_stops_the_run_and_spoils_nothing(run, monkeypatch, v
 def test_after_that_it_resumes_with_a_lower_rate(run, monkeypatch):
     with monkeypatch.context() as patch:
         break_loss(patch, {13: float("nan")})
-        with pytest.raises(GlasshouseError):
+        with pytest.raises(ClocheError):
             grow(run)
     list(Trainer.resume(run, {"optimizer.lr": "0.001"}))
     assert Recipe.parse(run.recipe).optimizer.lr == 0.001
@@ -173,7 +171,7 @@ def test_weights_that_are_not_finite_are_never_saved(run):
     trainer = Trainer.start(tiny_recipe(), run)
     with torch.no_grad():
         trainer.net.embed.weight[3, 3] = torch.inf
-    with pytest.raises(GlasshouseError, match=r"embed.weight"):
+    with pytest.raises(ClocheError, match=r"embed.weight"):
         trainer.save()
     assert run.checkpoints() == []
 
@@ -222,7 +220,7 @@ def test_two_writers_are_refused(run):
     trainer = Trainer.start(tiny_recipe(), run)
     first, second = iter(trainer), iter(Trainer(trainer.recipe, run))
     next(first)
-    with pytest.raises(GlasshouseError, match="another process"):
+    with pytest.raises(ClocheError, match="another process"):
         next(second)
     first.close()
 
@@ -231,19 +229,19 @@ def test_misuse_is_one_sentence(new_run):
     recipe = tiny_recipe(run__steps=2)
     run = new_run("twice", recipe)
     grow(run, recipe)
-    with pytest.raises(GlasshouseError, match="resume"):
+    with pytest.raises(ClocheError, match="resume"):
         Trainer.start(recipe, run)
-    with pytest.raises(GlasshouseError, match=r"finished its 2 steps.*run.steps=4"):
+    with pytest.raises(ClocheError, match=r"finished its 2 steps.*run.steps=4"):
         Trainer.resume(run)
     for key in ("model.width", "data.paths", "run.seed", "run.batch", "nonsense"):
-        with pytest.raises(GlasshouseError, match=key):
+        with pytest.raises(ClocheError, match=key):
             Trainer.resume(run, {key: "3"})
     big = tiny_recipe(run__batch=100_000)
-    with pytest.raises(GlasshouseError, match="smaller than one batch"):
+    with pytest.raises(ClocheError, match="smaller than one batch"):
         Trainer.start(big, new_run("big", big))
 
 
 def test_a_run_over_no_corpus_is_one_sentence(tmp_path):
     recipe = tiny_recipe(data__paths=[str(tmp_path / "none")])
-    with pytest.raises(GlasshouseError, match="none"):
+    with pytest.raises(ClocheError, match="none"):
         Trainer.start(recipe, Run.create(tmp_path / "run", recipe.to_toml()))

@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.model import GLU, LM, Attention, Block, MoE, Stack, Unembed
-from glasshouse.train import NextToken
-from glasshouse.train.objective import HeadLoss
+from cloche.errors import ClocheError
+from cloche.model import GLU, LM, Attention, Block, MoE, Stack, Unembed
+from cloche.train import NextToken
+from cloche.train.objective import HeadLoss
 
 TOKENS, WIDTH, VOCAB = 37, 24, 61
 
@@ -171,8 +171,8 @@ def test_what_the_loss_would_leave_out_is_refused():
 
     net, batch = capped_and_biased(experts=False)
     NextToken().check(net)
-    with pytest.raises(GlasshouseError, match="'spread', which the next-token loss would leave out"):
+    with pytest.raises(ClocheError, match="'spread', which the next-token loss would leave out"):
         NextToken().joined(NextToken().terms(net, batch) | {"spread": torch.ones(())})
     net.spec = LM(vocab=11, width=8, body=net.spec.body, head=Another())
-    with pytest.raises(GlasshouseError, match="cannot be trained"):
+    with pytest.raises(ClocheError, match="cannot be trained"):
         NextToken().check(net)

@@ -4,10 +4,10 @@ import pytest
 import torch
 from tiny_training import tiny_recipe
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.train import Muon, NextToken, Optimizer
-from glasshouse.train.muon import orthogonalise
-from glasshouse.train.recipe import OptimizerSection
+from cloche.errors import ClocheError
+from cloche.train import Muon, NextToken, Optimizer
+from cloche.train.muon import orthogonalise
+from cloche.train.recipe import OptimizerSection
 
 
 def stepped(kind, steps=3, restore_at=None):
@@ -56,9 +56,9 @@ def test_state_goes_through_names_exactly(kind):
 def test_a_foreign_state_is_refused():
     _, adamw = stepped("adamw", steps=1)
     _, muon = stepped("muon", steps=1)
-    with pytest.raises(GlasshouseError, match="kind"):
+    with pytest.raises(ClocheError, match="kind"):
         muon.restore(adamw.state())
-    with pytest.raises(GlasshouseError, match="disagree"):
+    with pytest.raises(ClocheError, match="disagree"):
         adamw.restore({f"x{name}": value for name, value in adamw.state().items()})
 
 

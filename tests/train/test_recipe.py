@@ -4,9 +4,9 @@ import tomllib
 
 import pytest
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.model import MLP
-from glasshouse.train import Recipe
+from cloche.errors import ClocheError
+from cloche.model import MLP
+from cloche.train import Recipe
 
 
 def test_the_default_is_the_first_model():
@@ -73,7 +73,7 @@ def test_load_reads_a_file(tmp_path):
     ],
 )
 def test_mistakes_are_named_in_one_line(text, words):
-    with pytest.raises(GlasshouseError) as caught:
+    with pytest.raises(ClocheError) as caught:
         Recipe.parse(text, "my.toml")
     message = str(caught.value)
     assert "\n" not in message
@@ -82,10 +82,10 @@ def test_mistakes_are_named_in_one_line(text, words):
 
 @pytest.mark.parametrize("key", ["steps", "run.steps.more", "nowhere.steps"])
 def test_set_refuses_what_is_no_key(key):
-    with pytest.raises(GlasshouseError):
+    with pytest.raises(ClocheError):
         Recipe().with_set({key: "3"})
 
 
 def test_a_missing_file_is_said(tmp_path):
-    with pytest.raises(GlasshouseError, match="no recipe"):
+    with pytest.raises(ClocheError, match="no recipe"):
         Recipe.load(tmp_path / "none.toml")

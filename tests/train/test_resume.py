@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from tiny_training import tiny_recipe
 
-from glasshouse.errors import GlasshouseError
-from glasshouse.runs import verify
-from glasshouse.train import Trainer
+from cloche.errors import ClocheError
+from cloche.runs import verify
+from cloche.train import Trainer
 
 KILLED = Path(__file__).with_name("killed.py")
 UNTIMED = ("step", "tokens", "flops", "loss", "lr", "grad_norm", "val_loss", "val_bpb", "val_bytes")
@@ -73,7 +73,7 @@ def test_a_damaged_checkpoint_is_one_sentence(new_run):
     run = new_run("damaged", recipe)
     list(Trainer.start(recipe, run))
     (run.checkpoint("last").path / "optimizer.safetensors").write_bytes(b"no")
-    with pytest.raises(GlasshouseError, match="verify"):
+    with pytest.raises(ClocheError, match="verify"):
         Trainer.resume(run, {"run.steps": "8"})
 
 
@@ -81,5 +81,5 @@ def test_another_optimizer_cannot_take_over(new_run):
     recipe = tiny_recipe(run__steps=4)
     run = new_run("other", recipe)
     list(Trainer.start(recipe, run))
-    with pytest.raises(GlasshouseError, match="kind"):
+    with pytest.raises(ClocheError, match="kind"):
         Trainer.resume(run, {"run.steps": "8", "optimizer.kind": "adamw"})

@@ -3,7 +3,7 @@
 import math
 import random
 
-from glasshouse.train.guard import SpikeGuard
+from cloche.train.guard import SpikeGuard
 
 
 def curve(steps=500, seed=0):

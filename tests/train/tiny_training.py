@@ -1,7 +1,7 @@
 """A recipe small enough to train in a second."""
 
-from glasshouse.model import GLU, LM, Attention, Block, RoPE, Stack
-from glasshouse.train import Recipe
+from cloche.model import GLU, LM, Attention, Block, RoPE, Stack
+from cloche.train import Recipe
 
 
 def tiny_recipe(**changes: object) -> Recipe:

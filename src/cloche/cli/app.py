@@ -1,0 +1,99 @@
+"""The command line: its verbs, and what is the same for all of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import typer
+
+from cloche import __version__
+from cloche.cli.demo import demo
+from cloche.cli.doctor import doctor
+from cloche.cli.errors import INTERRUPTED, report
+from cloche.cli.generate import generate
+from cloche.cli.grow import pretrain, resume
+from cloche.cli.open import open_microscope
+from cloche.cli.sae import sae
+from cloche.cli.sindy import sindy
+from cloche.cli.sparse import sparse
+from cloche.cli.verify import verify
+
+# Rich help and pretty exceptions cost more start-up time than everything else together.
+app = typer.Typer(
+    name="cloche",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+VERBS: dict[str, Callable[..., None]] = {
+    "demo": demo,
+    "pretrain": pretrain,
+    "resume": resume,
+    "generate": generate,
+    "open": open_microscope,
+    "verify": verify,
+    "doctor": doctor,
+    "sindy": sindy,
+}
+for name, verb in VERBS.items():
+    app.command(name)(verb)
+app.add_typer(sparse, name="sparse")
+app.add_typer(sae, name="sae")
+
+MANY = ("--data", "--set")  # options that take all words up to the next option, as a shell's * gives them
+
+
+@app.callback(invoke_without_command=True)
+def cloche(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Grow language models under glass: train a tokenizer, pretrain, and at any step look inside."""
+    if version:
+        print(f"cloche {__version__}")
+        raise typer.Exit
+
+
+def words(argv: Sequence[str]) -> list[str]:
+    """The command line as typer reads it: `--data A B` becomes `--data A --data B`, and --debug may stand anywhere.
+
+    What follows `--` is left alone.
+    """
+    end = list(argv).index("--") if "--" in argv else len(argv)
+    found: list[str] = []
+    option: str | None = None
+    for word in argv[:end]:
+        if word == "--debug":
+            continue
+        if word.startswith("-") and word != "-":
+            option = word if word in MANY else None
+            found.append(word)
+        elif option is not None and found[-1] != option:
+            found += [option, word]
+        else:
+            found.append(word)
+    return found + list(argv[end:])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The `cloche` command: runs a verb and exits; 0 done, 1 failed, 2 misused, 130 interrupted."""
+    argv = sys.argv[1:] if argv is None else argv
+    # Read when torch is imported. Threads that spin long at a barrier starve the one they wait for when another process runs
+    # beside: training steps then took ten times as long. Spinning briefly, then sleeping, costs nothing alone (docs/log.md).
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    try:
+        code = app(words(argv), prog_name="cloche", standalone_mode=False)
+        sys.stdout.flush()
+        if code == INTERRUPTED:  # how typer hands on a Ctrl-C that no verb answered
+            raise KeyboardInterrupt
+        sys.exit(code if isinstance(code, int) else 0)
+    except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (Exception, KeyboardInterrupt) as error:
+        sys.exit(report(error, debug="--debug" in argv))

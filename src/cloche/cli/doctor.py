@@ -1,0 +1,119 @@
+"""`cloche doctor`: what this machine is and how fast it multiplies, before an hour is spent on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import typer
+
+from cloche.cli.options import AsJson
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+WANTED_GB = 3.0  # of memory and of disk: what `cloche demo` may take
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report. `ok` is False only for what keeps `cloche demo` from working well."""
+
+    name: str
+    value: object
+    ok: bool = True
+    note: str = ""
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Report what this machine is and how fast it trains.
+
+    Python, torch, processor, memory, disk, browser, accelerator; exits with 1 where something is amiss.
+    """
+    checks = [*_software(), *_processor(), *_room(), _browser(), *_speed()]
+    if as_json:
+        report = {"ok": all(check.ok for check in checks), "checks": [asdict(check) for check in checks]}
+        print(json.dumps(report, indent=1))
+    else:
+        width = max(len(check.name) for check in checks)
+        for check in checks:
+            mark = "ok " if check.ok else "BAD"
+            print(f"{mark} {check.name:{width}}  {_shown(check.value)}{'  ' if check.note else ''}{check.note}")
+    if not all(check.ok for check in checks):
+        raise typer.Exit(1)
+
+
+def _shown(value: object) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _software() -> list[Check]:
+    from cloche import __version__
+
+    new_enough = sys.version_info >= (3, 11)
+    return [
+        Check("cloche", __version__),
+        Check("python", platform.python_version(), new_enough, "" if new_enough else "3.11 or newer is needed"),
+    ]
+
+
+def _processor() -> list[Check]:
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    flags = _cpu_flags()
+    return [
+        Check("cores", available, note=f"of {os.cpu_count()}, {platform.machine()}"),
+        Check("AVX512_BF16", "avx512_bf16" in flags),
+        Check("AMX_BF16", "amx_bf16" in flags),
+    ]
+
+
+def _cpu_flags() -> set[str]:
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return set()
+    lines = cpuinfo.read_text(errors="replace").splitlines()
+    return set(next((line for line in lines if line.startswith("flags")), "").split())
+
+
+def _room() -> list[Check]:
+    disk = shutil.disk_usage(".").free / GB
+    checks = [Check("disk free (GB)", round(disk, 1), disk > WANTED_GB, "in the current folder")]
+    memory = _memory_available()
+    if memory is not None:
+        checks.append(Check("memory free (GB)", round(memory / GB, 1), memory / GB > WANTED_GB))
+    return checks
+
+
+def _memory_available() -> float | None:
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():
+        return None
+    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    return float(fields["MemAvailable"].split()[0]) * 1024
+
+
+def _browser() -> Check:
+    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    return Check("chromium", found or False, note="" if found else "only the microscope's own tests need it")
+
+
+def _speed() -> list[Check]:
+    try:
+        import torch
+    except ImportError as error:
+        return [Check("torch", False, False, f"cannot be imported ({error}); install cloche again")]
+    from cloche.train import best_precision, gemm_rates
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rates = gemm_rates(device)
+    gpu = torch.cuda.get_device_name(0) if device == "cuda" else False
+    return [
+        Check("torch", torch.__version__, note=f"{torch.get_num_threads()} threads"),
+        Check("GPU", gpu, note="" if gpu else "the processor trains"),
+        *(Check(f"{name} GEMM (GFLOP/s)", round(rate / 1e9), note=f"on the {device}") for name, rate in rates.items()),
+        Check("trains in", best_precision(rates)),
+    ]

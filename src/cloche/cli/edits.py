@@ -1,0 +1,76 @@
+"""Edits as text, for the command line: `z[2].head(1).zero()`, `resid_post[3].scale(0.5).at(new)`.
+
+A direction is written as a dictionary's feature, with its weight: `resid_post[2].add(4 * resid_post_2[17])`,
+`resid_post[2].project_out(resid_post_2[17])`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cloche.errors import ClocheError
+
+if TYPE_CHECKING:
+    from cloche.model import Edit
+
+_EDIT = re.compile(
+    r"(?P<site>.+?)\.(?P<kind>zero|scale|add|project_out)\((?P<value>[^()]*)\)(?:\.at\((?P<where>.*)\))?"
+)
+_FEATURE = re.compile(r"(?:(?P<weight>[-+.\deE]+)\s*\*\s*)?(?P<name>[\w.-]+)\[(?P<index>\d+)\]")
+EXAMPLES = "z[2].head(1).zero(), resid_post[3].scale(0.5).at(new) or resid_post[2].add(4 * DICTIONARY[17])"
+
+
+def parse_edit(text: str, run: Path) -> Edit:
+    """The edit that `text` describes; dictionaries are those of the run. Raises ClocheError for any other text."""
+    from cloche.model import site
+
+    match = _EDIT.fullmatch(text.strip())
+    if not match:
+        raise ClocheError(f"{text!r} is no edit; write one like {EXAMPLES}.")
+    place, kind, value = site(match["site"]), match["kind"], match["value"].strip()
+    if kind == "zero":
+        edit = place.zero()
+    elif kind == "scale":
+        edit = place.scale(_number(value, text))
+    else:
+        direction = _direction(value, text, run)
+        edit = place.add(direction) if kind == "add" else place.project_out(direction)
+    return edit if match["where"] is None else edit.at(_positions(match["where"].strip(), text))
+
+
+def _number(value: str, text: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise ClocheError(f"{value!r} in {text!r} is no number.") from None
+
+
+def _direction(value: str, text: str, run: Path) -> Any:
+    """A feature's unit direction times its weight, [width]."""
+    match = _FEATURE.fullmatch(value)
+    if not match:
+        raise ClocheError(f"{value!r} in {text!r} is no direction; write one like 4 * DICTIONARY[17].")
+    folder = run / "dictionaries" / match["name"]
+    if not folder.is_dir():
+        there = ", ".join(sorted(path.name for path in (run / "dictionaries").glob("[!.]*"))) or "none"
+        raise ClocheError(f"{run} has no dictionary {match['name']!r}; it has {there}.")
+    from cloche.sparse import load_sae
+
+    atoms, index = load_sae(folder).decoder.detach(), int(match["index"])
+    if index >= len(atoms):
+        raise ClocheError(f"{match['name']} has no feature {index}; it has features 0 to {len(atoms) - 1}.")
+    return _number(match["weight"] or "1", text) * atoms[index]
+
+
+def _positions(where: str, text: str) -> int | slice | str | list[int]:
+    if where.strip("\"'") in ("last", "new"):
+        return where.strip("\"'")
+    try:
+        if ":" in where:
+            return slice(*(int(bound) if bound.strip() else None for bound in where.split(":")))
+        numbers = [int(part) for part in where.strip("[]").split(",")]
+    except (ValueError, TypeError):
+        raise ClocheError(f"{where!r} in {text!r} is no position; write last, new, 3, 2:5 or [1, 4].") from None
+    return numbers if where.startswith("[") else numbers[0] if len(numbers) == 1 else numbers

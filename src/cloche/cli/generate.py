@@ -1,0 +1,83 @@
+"""`cloche generate`: what a run writes after a prompt, as it writes it."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cloche.cli.options import AsJson, RunFolder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cloche.glass import Glass
+    from cloche.text import Tokenizer
+
+
+def generate(
+    run: RunFolder,
+    prompt: Annotated[str, typer.Argument(help="The text to go on from.")] = "",
+    new: Annotated[int, typer.Option(help="Tokens to write, unless the model ends the text before.")] = 128,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.8,
+    top_k: Annotated[int | None, typer.Option(help="Draw from so many of the likeliest tokens.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest tokens of this total share.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same tokens.")] = 0,
+    checkpoint: Annotated[str, typer.Option(help='A step, or "last".')] = "last",
+    edit: Annotated[
+        list[str] | None, typer.Option(help="An edit, such as 'mlp_out[2].zero()'; may be repeated.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write on from a prompt with a run's model."""
+    import cloche
+    from cloche.cli.edits import parse_edit
+
+    glass = cloche.load(run, checkpoint)
+    ids, _ = glass.ids(prompt)
+    tokenizer = glass.tokenizer
+    assert tokenizer is not None, "without one, `ids` has refused the prompt"
+    edits = [parse_edit(text, run) for text in edit or []]
+    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    tokens = _tokens(glass, ids, new, edits=edits, **settings)
+    if as_json:
+        made = list(tokens)
+        text = tokenizer.decode_bytes(made).decode("utf-8", "replace")
+        record = {
+            "checkpoint": glass.checkpoint,
+            "prompt": prompt,
+            "text": text,
+            "ids": made,
+            "edits": edit or [],
+            **settings,
+        }
+        print(json.dumps(record, ensure_ascii=False))
+        return
+    print(prompt, end="", flush=True)
+    for text in spell(tokenizer, tokens):
+        print(text, end="", flush=True)
+    print()
+
+
+def _tokens(glass: Glass, ids: Tensor, new: int, **how: Any) -> Iterator[int]:
+    """The ids the model writes, up to `new` of them or to the end of the text."""
+    from cloche.decode import stream
+
+    end = glass.tokenizer.end if glass.tokenizer else None
+    for token in stream(glass.net, ids, new=new, **how):
+        if int(token[0]) == end:
+            return
+        yield int(token[0])
+
+
+def spell(tokenizer: Tokenizer, tokens: Iterator[int]) -> Iterator[str]:
+    """The text of tokens as soon as it is whole: a character may be spread over several tokens."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    for token in tokens:
+        if text := decoder.decode(tokenizer.decode_bytes([token])):
+            yield text
+    if rest := decoder.decode(b"", final=True):
+        yield rest

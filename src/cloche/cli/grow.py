@@ -1,0 +1,206 @@
+"""`cloche pretrain` and `resume`, and the course they share with `demo`: prepare, grow, look inside.
+
+Each stage leaves its result in the run folder and is skipped where that is already there, so that one course serves a fresh
+run and one that was stopped anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cloche.cli.errors import Stopped, resumable
+from cloche.cli.options import AsJson, Data, RunFolder, Sets
+from cloche.errors import ClocheError
+
+if TYPE_CHECKING:
+    from cloche.cli.progress import Screen
+    from cloche.runs import Run
+    from cloche.train import Recipe, Trainer
+
+
+def pretrain(
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder to make.")],
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="[RECIPE]", help="A .toml file; the demo's by default.")
+    ] = None,
+    data: Data = None,
+    glob: Annotated[str | None, typer.Option(help="Read the files in folders that match, such as '*.rst'.")] = None,
+    field: Annotated[str | None, typer.Option(help="The field of .jsonl and .parquet that holds the text.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Train for about so long.")] = None,
+    sets: Sets = None,
+    as_json: AsJson = False,
+) -> None:
+    """Grow a model from your text, by a recipe."""
+    from cloche.train import Recipe
+
+    chosen = {
+        "data.glob": glob,
+        "data.field": field,
+        "run.minutes": minutes,
+        "data.paths": absolute(data),
+    }
+    changes = {key: value for key, value in chosen.items() if value is not None} | settings(sets)
+    start = Recipe.load(recipe) if recipe else Recipe()
+    _run_course(out, start.with_set(changes), as_json)
+
+
+def resume(run: RunFolder, sets: Sets = None, as_json: AsJson = False) -> None:
+    """Go on with a run that was stopped, exactly where it was."""
+    from cloche.cli.progress import Screen
+    from cloche.runs import Run
+
+    opened = Run.open(run)
+    opened.add_command(["cloche", *sys.argv[1:]])
+    screen = Screen(stderr=as_json)
+    course(opened, screen, settings(sets))
+    conclude(opened, screen, as_json)
+
+
+def _run_course(out: Path, recipe: Recipe, as_json: bool) -> None:
+    from cloche.cli.progress import Screen
+
+    screen = Screen(stderr=as_json)
+    run = begin(out, recipe, screen)
+    conclude(run, screen, as_json)
+
+
+def begin(out: Path, recipe: Recipe, screen: Screen) -> Run:
+    """Makes a run and takes it through its course. A folder made for what turned out to be impossible is removed again."""
+    import torch
+
+    from cloche.runs import Run
+
+    with torch.device("meta"):
+        recipe.model.build(None)  # says now, not after an hour of reading, what cannot be built
+    existed = out.exists()
+    run = Run.create(out, recipe.to_toml(), recipe.run.seed, ["cloche", *sys.argv[1:]])
+    try:
+        course(run, screen)
+    except ClocheError:
+        if not existed and not run.checkpoints():
+            shutil.rmtree(out)
+        raise
+    return run
+
+
+def absolute(paths: list[Path] | None) -> list[str] | None:
+    """Paths as the recipe keeps them, so that a run can be resumed from any folder."""
+    return [str(path.expanduser().resolve()) for path in paths] if paths else None
+
+
+def settings(sets: list[str] | None) -> dict[str, str]:
+    """["run.steps=200"] as {"run.steps": "200"}."""
+    found = {}
+    for text in sets or []:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise ClocheError(f"--set {text}: write it as section.key=value, such as run.steps=200.")
+        found[key.strip()] = value.strip()
+    return found
+
+
+# ---- the course
+
+
+def course(run: Run, screen: Screen, changes: dict[str, Any] | None = None) -> None:
+    """Prepares, trains and, where the recipe says so, looks inside; what is done already is not done again."""
+    from cloche.train import Recipe
+
+    with resumable(run.path):
+        recipe = Recipe.parse(run.recipe, f"{run.path}/recipe.toml").with_set(changes or {})
+        only_looks = recipe.run.look and is_grown(run, recipe) and set(changes or {}) <= {"run.look"}
+        if only_looks:
+            run.write_bytes("recipe.toml", recipe.to_toml().encode())
+        else:
+            grow(run, recipe, screen, changes or {})
+        if recipe.run.look:
+            from cloche.cli.look import look
+
+            look(run, screen)
+
+
+def is_grown(run: Run, recipe: Recipe) -> bool:
+    """Whether the last checkpoint is that of the recipe's last step."""
+    saved = run.checkpoints()
+    return bool(saved) and recipe.run.steps is not None and saved[-1].step >= recipe.run.steps
+
+
+def grow(run: Run, recipe: Recipe, screen: Screen, changes: dict[str, Any]) -> None:
+    """Data, tokenizer, steps, training. Raises Stopped when the user interrupts, once the checkpoint is saved."""
+    prepare(run, recipe, screen)
+    trainer = _trainer(run, recipe, screen, changes)
+    growth = screen.follow(trainer, trainer.steps)
+    if trainer.interrupted and growth.ended == "stopped":
+        raise Stopped(f"Stopped at step {trainer.step:,}; go on with: cloche resume {run.path}")
+
+
+def prepare(run: Run, recipe: Recipe, screen: Screen) -> None:
+    """The tokenizer and the packed corpus, unless they are there."""
+    from cloche.train import prepare_data
+
+    if (run.path / "data" / "data.json").exists():
+        return
+    names = {"tokenizer": "reading, for the tokenizer", "packing": "packing tokens"}
+    with screen.bar("preparing") as update:
+        prepare_data(recipe, run, lambda stage, done, total: update(done, total, f"{names[stage]} {done / 1e6:.0f} MB"))
+    data = json.loads((run.path / "data" / "data.json").read_bytes())
+    sides = ", ".join(
+        f"{side['tokens']:,} tokens of {side['documents']:,} documents to {verb}"
+        for side, verb in ((data["splits"]["train"], "train on"), (data["splits"]["validation"], "validate on"))
+    )
+    sources = data["sources"]
+    screen.say(f"read {sources['files']:,} files: {sides}")
+    if sources.get("invalid_utf8"):
+        screen.say(f"{sources['invalid_utf8']:,} invalid UTF-8 sequences were replaced; data/data.json names the files")
+
+
+def _trainer(run: Run, recipe: Recipe, screen: Screen, changes: dict[str, Any]) -> Trainer:
+    from cloche.train import Trainer
+
+    if recipe.run.steps is None and not run.checkpoints():
+        screen.say(f"measuring how many steps {recipe.run.minutes:g} minutes have room for")
+    trainer = Trainer.resume(run, changes)
+    parameters = sum(parameter.numel() for parameter in trainer.net.parameters())
+    screen.say(f"growing {parameters / 1e6:.1f}M parameters for {trainer.steps:,} steps in {run.path}")
+    return trainer
+
+
+# ---- the end
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """What a run has come to, from its logs."""
+    metrics: dict[str, Any] = {}
+    for record in run.read_log("metrics"):
+        metrics |= record
+    last = run.checkpoint("last")
+    wanted = ("loss", "val_loss", "val_bpb", "tokens", "flops", "tokens_per_second", "mfu")
+    ended = [record["kind"] for record in run.read_log("events") if record["kind"] in ("finished", "stopped")]
+    return {
+        "run": str(run.path),
+        "checkpoint": last.name,
+        "step": last.step,
+        "finished": ended[-1:] == ["finished"],
+        "seconds": metrics.get("time"),
+        **{key: metrics.get(key) for key in wanted},
+        "report": str(run.path / "report.html") if (run.path / "report.html").exists() else None,
+    }
+
+
+def conclude(run: Run, screen: Screen, as_json: bool) -> None:
+    """The last words: what came of it, and what to type next."""
+    result = summary(run)
+    if as_json:
+        print(json.dumps(result, indent=1))
+        return
+    if result["val_bpb"] is not None:
+        screen.say(f"{result['step']:,} steps, {result['val_bpb']:.3f} bits per byte on text it never saw", "bold")
+    screen.say("Next:")
+    screen.say(f"  cloche open {run.path}")
+    screen.say(f'  cloche generate {run.path} "def "')

@@ -1,0 +1,204 @@
+"""`cloche sae`: dictionaries of a run's activations."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cloche.errors import ClocheError
+
+if TYPE_CHECKING:
+    from cloche.glass import Glass
+    from cloche.interp import Finding
+    from cloche.model import Network
+    from cloche.runs import Run
+    from cloche.sparse import SAE
+
+sae = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Sparse autoencoders of a run's activations: train them, measure them, read their features.",
+)
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A dictionary in the run's dictionaries/.")]
+Tokens = Annotated[int, typer.Option(help="Held-out tokens to read.")]
+WINDOW = 256
+
+
+@sae.command()
+def train(
+    run: RunFolder,
+    site: Annotated[
+        str | None,
+        typer.Option(
+            help="Such as resid_post[2] (by default after the middle layer); 'mlp_in[2] -> mlp_out[2]' makes a transcoder, "
+            "'resid_post[1] + resid_post[2]' or 'resid_post[2] + step-000100/resid_post[2]' a crosscoder."
+        ),
+    ] = None,
+    kind: Annotated[str, typer.Option(help="topk, batchtopk, relu, gated or jumprelu.")] = "topk",
+    features: Annotated[int | None, typer.Option(help="By default eight times the width.")] = None,
+    l0: Annotated[float | None, typer.Option(help="Features active at a token, on average.")] = None,
+    tokens: Annotated[int, typer.Option(help="Tokens of the training text to learn from.")] = 204_800,
+    name: Annotated[str, typer.Option(help="Of the dictionary; by default the site's.")] = "",
+    seed: Annotated[int, typer.Option(help="Decides the text read and the start.")] = 0,
+    skip: Annotated[bool, typer.Option("--skip", help="A transcoder with a linear map beside its features.")] = False,
+    end_to_end: Annotated[
+        float,
+        typer.Option(help="Share of the training repeated by what the model makes of the reconstruction, such as 0.1."),
+    ] = 0.0,
+) -> None:
+    """Train a dictionary on a site of a run's last checkpoint; it goes to RUN/dictionaries/NAME.
+
+    A dictionary already there stays. Cut off, the same command goes on from where it was. Under torchrun (torchrun
+    --nproc-per-node 2 -m cloche sae train RUN) the processes share each batch.
+    """
+    opened, glass = _load(run)
+    from cloche.cli.progress import Screen
+    from cloche.data import PackedTokens
+    from cloche.interp import Look, dictionary_name, train_dictionary
+
+    look = Look(site=site, kind=kind, features=features, k=l0, tokens=tokens, skip=skip, end_to_end=end_to_end)
+    name = name or dictionary_name(glass, look)
+    if (opened.path / "dictionaries" / name).exists():
+        raise ClocheError(f"{run} has a dictionary {name} already, and nothing is overwritten: choose another --name.")
+    text, others = PackedTokens.open(opened.path, "train"), _others(opened, site)
+    last = ""
+    with _together() as first:
+        course = train_dictionary(opened, glass, text, seed, look, name, others)
+        if not first:
+            list(course)
+            return
+        screen = Screen()
+        with screen.bar("dictionary") as update:
+            for progress in course:
+                update(progress.done, progress.total, progress.message)
+                last = progress.message
+        screen.say(f"{last}; it is in {run}/dictionaries/{name}")
+
+
+@sae.command()
+def report(
+    run: RunFolder,
+    name: Name,
+    tokens: Tokens = 49_152,
+    probe: Annotated[
+        int, typer.Option(help="Held-out tokens on which few features are probed for what the text says; 0 for none.")
+    ] = 10_240,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings' data as JSON.")] = False,
+) -> None:
+    """Measure a dictionary on held-out text; what is found stays in the run, where the microscope shows it.
+
+    What it explains, what of that its encoder misses, and what the model keeps when the reconstruction is put back; how
+    sparse the model's own neurons are, layer by layer; and how well few features tell what a token is, beside few neurons.
+    """
+    opened, glass = _load(run)
+    learned, windows = _dictionary(opened, name), _held_out(opened, glass, tokens)
+    from cloche.interp import activation_density, dictionary_report, sparse_probing
+    from cloche.runs.atomic import to_json
+
+    others = _others(opened, learned.trained_on.site)
+    asked: list[Callable[[], Finding]] = [lambda: activation_density(glass, windows)]
+    if probe and not others:  # probes read one model
+        asked.append(lambda: sparse_probing(glass, _held_out(opened, glass, probe), sae=learned, name=name))
+    findings = [dictionary_report(glass, learned, windows, name, others)]
+    findings[0].save(opened)
+    for instrument in asked:
+        try:
+            findings.append(instrument())
+        except ClocheError as error:  # of this model or so little text; what was measured stays
+            print(f"left out: {error}", file=sys.stderr)
+        else:
+            findings[-1].save(opened)
+    if as_json:
+        print(to_json({finding.instrument: finding.data for finding in findings}, indent=1).decode())
+        return
+    for finding in findings:
+        print(f"{finding.table()}\n{finding.summary}\n")
+
+
+@sae.command()
+def features(
+    run: RunFolder,
+    name: Name,
+    count: Annotated[int, typer.Option(help="How many, the most telling first.")] = 40,
+    tokens: Tokens = 49_152,
+) -> None:
+    """Read held-out text with a dictionary and keep its most telling features as a finding that the microscope shows."""
+    opened, glass = _load(run)
+    learned, windows = _dictionary(opened, name), _held_out(opened, glass, tokens)
+    from cloche.interp import features_report
+
+    finding = features_report(glass, learned, windows, name, count, _others(opened, learned.trained_on.site))
+    finding.save(opened)
+    for feature in finding.data["features"]:
+        says = " ".join(repr(token) for token, _ in feature["top_logits"][:5])
+        print(f"{feature['id']:>6}  {feature['density']:>7.2%}  most at {_peak(feature)!r}, says {says}")
+    print(finding.summary)
+
+
+def _peak(feature: dict[str, Any]) -> str:
+    example = feature["examples"][0]
+    return str(example["tokens"][max(range(len(example["acts"])), key=example["acts"].__getitem__)])
+
+
+def _load(path: Path) -> tuple[Run, Glass]:
+    import cloche
+    from cloche.runs import Run
+
+    opened = Run.open(path)
+    return opened, cloche.load(opened)
+
+
+def _others(run: Run, site: str | None) -> dict[str, Network]:
+    """The networks of the other checkpoints of the run that a site's text names."""
+    import cloche
+    from cloche.interp import Route
+
+    named = {place.model for place in Route.parse(site).places} - {""} if site else set()
+    return {model: cloche.load(run, model).net for model in named}
+
+
+@contextmanager
+def _together() -> Iterator[bool]:
+    """Joins the processes that torchrun started, if it did; whether this is the first of them."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield True
+        return
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    try:
+        yield dist.get_rank() == 0
+    finally:
+        dist.destroy_process_group()
+
+
+def _dictionary(run: Run, name: str) -> SAE:
+    from cloche.sparse import load_sae
+
+    folder = run.path / "dictionaries"
+    if not (folder / name).is_dir():
+        known = ", ".join(sorted(p.name for p in folder.glob("*/"))) if folder.is_dir() else ""
+        raise ClocheError(
+            f"{run.path} has no dictionary {name!r}: "
+            + (f"it has {known}." if known else "train one with `cloche sae train`.")
+        )
+    return load_sae(folder / name)
+
+
+def _held_out(run: Run, glass: Glass, count: int) -> list[Any]:
+    import numpy as np
+
+    from cloche.data import PackedTokens
+    from cloche.interp import batched_windows
+
+    tokens = PackedTokens.open(run.path, "validation")
+    length = min(WINDOW, glass.net.length or WINDOW, len(tokens))
+    return batched_windows(tokens, np.arange(max(1, min(count, len(tokens)) // length)), length)

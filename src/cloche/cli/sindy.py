@@ -1,0 +1,169 @@
+"""`cloche sindy`: equations of motion of a table's columns, or of a run's loss."""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cloche.errors import ClocheError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from cloche.sparse.sindy import Model
+
+TIMES = ("t", "time", "year", "date", "step")  # what a column of times is called when --time does not say
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Columns of numbers by name, and which of them is the time."""
+
+    columns: dict[str, np.ndarray]
+    time: str
+
+
+def sindy(
+    source: Annotated[Path, typer.Argument(metavar="FILE|RUN", help="A .csv table, or a run folder (its loss).")],
+    time: Annotated[
+        str | None, typer.Option(metavar="COL", help="The column of times; by default t, time, year...")
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option(metavar="A,B", help="The states; by default all other columns.")
+    ] = None,
+    inputs: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Columns that drive the states and are known.")
+    ] = None,
+    degree: Annotated[int, typer.Option(help="Largest degree of the polynomials offered.")] = 2,
+    fourier: Annotated[int, typer.Option(help="Frequencies of sines and cosines offered besides.")] = 0,
+    delay: Annotated[int, typer.Option(help="Samples by which a copy of each state lags, as states of their own.")] = 0,
+    simulate: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="Write the motion from the first sample.")
+    ] = None,
+) -> None:
+    """Find equations of motion: x' as a few terms for each state, with 95% intervals.
+
+    Under each equation stand its terms, how much of the derivative it explains, and the measurement noise supposed.
+    """
+    if simulate is not None and simulate.exists():
+        raise ClocheError(f"{simulate} is there already, and nothing is overwritten: choose another --simulate.")
+    if simulate is not None and inputs is not None and delay:
+        raise ClocheError("--simulate with both --inputs and --delay is not offered: leave one of them out.")
+    table = _run(source, time) if source.is_dir() else _table(source, time)
+    driven = _split(inputs)
+    states = _split(columns) or [name for name in table.columns if name not in (table.time, *driven)]
+    for name in (*states, *driven):
+        if name not in table.columns:
+            raise ClocheError(f"{source} has no column {name!r}; it has {', '.join(table.columns)}.")
+    if not states:
+        raise ClocheError(f"{source} has no column besides its time {table.time!r}: there is nothing to explain.")
+    import numpy as np
+
+    from cloche.sparse.sindy import Fourier, Library, Polynomials, SINDy
+
+    t, x = table.columns[table.time], np.stack([table.columns[name] for name in states], 1)
+    u = np.stack([table.columns[name] for name in driven], 1) if driven else None
+    t, x, u, names = _lagged(t, x, u, states, delay)
+    library: Library = Polynomials(degree)
+    model = SINDy(library + Fourier(fourier) if fourier else library).fit(x, t, u, names, driven)
+    print(f"{source}: {len(t):,} samples of {', '.join(names)} over {table.time} = {t[0]:g} to {t[-1]:g}\n")
+    print(model)
+    if simulate is not None:
+        _write(simulate, table.time, t, model, model.simulate(x[0], t, u))
+        print(f"\n{simulate}: the motion from the first sample.")
+
+
+def _split(text: str | None) -> list[str]:
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
+
+
+def _lagged(
+    t: np.ndarray, x: np.ndarray, u: np.ndarray | None, names: list[str], delay: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, list[str]]:
+    """With each state's value `delay` samples ago beside it: what one column does not show of a motion, its past does."""
+    import numpy as np
+
+    if not 0 <= delay < len(t):
+        raise ClocheError(f"--delay {delay} does not fit {len(t)} samples: give 0 or a few samples.")
+    if not delay:
+        return t, x, u, names
+    both = np.concatenate([x[delay:], x[:-delay]], 1)
+    return t[delay:], both, None if u is None else u[delay:], [*names, *(f"{name}_lag" for name in names)]
+
+
+def _table(path: Path, time: str | None) -> Table:
+    import numpy as np
+
+    if not path.is_file():
+        raise ClocheError(f"There is no file or run {path}: name a .csv table or a run folder.")
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = (line for line in file if line.strip() and not line.lstrip().startswith("#"))
+        try:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(lines, skipinitialspace=True)]
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ClocheError(f"{path} is no table of text ({error}): give columns separated by commas.") from None
+    if len(rows) < 2:
+        raise ClocheError(f"{path} has no rows of numbers: give a line of names, then one sample a line.")
+    heading, values = rows[0], []
+    if len(set(heading)) != len(heading) or any(_is_number(name) for name in heading):
+        raise ClocheError(f"{path} begins with {', '.join(heading)}: its first line must name each column, once.")
+    for number, row in enumerate(rows[1:], start=1):
+        if len(row) != len(heading) or not all(_is_number(cell) for cell in row):
+            raise ClocheError(f"Row {number} of {path} does not hold {len(heading)} numbers: mend it or leave it out.")
+        values.append([float(cell) for cell in row])
+    columns = dict(zip(heading, np.array(values).T, strict=True))
+    return Table(columns, _time_of(path, heading, time))
+
+
+def _time_of(path: Path, heading: list[str], asked: str | None) -> str:
+    if asked is not None and asked not in heading:
+        raise ClocheError(f"{path} has no column {asked!r}; it has {', '.join(heading)}.")
+    found = asked or next((name for name in heading if name.lower() in TIMES), None)
+    if found is None:
+        raise ClocheError(
+            f"{path} has no column called {', '.join(TIMES)}: say which of {', '.join(heading)} with --time."
+        )
+    return found
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _run(path: Path, time: str | None) -> Table:
+    """The training loss of a run over its steps, or over --time tokens, or over --time time."""
+    import numpy as np
+
+    from cloche.runs import Run
+
+    name = time or "step"
+    if name not in ("step", "tokens", "time"):
+        raise ClocheError(f"A run's loss is measured over step, tokens or time, not {name!r}: choose one of these.")
+    records = [r for r in Run.open(path).read_log("metrics") if r.get("loss") is not None and r.get(name) is not None]
+    if not records:
+        raise ClocheError(f"{path} has logged no loss yet: give a run that has trained a while.")
+    return Table({key: np.array([float(r[key]) for r in records]) for key in (name, "loss")}, name)
+
+
+def _write(path: Path, time: str, t: np.ndarray, model: Model, motion: np.ndarray) -> None:
+    held = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with held.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow([time, *model.states])
+            writer.writerows(
+                [f"{value:.10g}" for value in row] for row in [[a, *b] for a, b in zip(t, motion, strict=True)]
+            )
+        os.replace(held, path)
+    finally:
+        held.unlink(missing_ok=True)

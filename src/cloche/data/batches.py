@@ -1,0 +1,83 @@
+"""Training batches with an exact cursor: what step 12,345 saw can be said, and seen again, without replaying the others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cloche.data.packed import PackedTokens
+from cloche.data.permutation import mix, permuted
+from cloche.errors import ClocheError
+
+
+class Batches:
+    """Endless batches of windows of packed tokens; a pure function of (tokens, length, batch, seed, step).
+
+    An epoch lays the split out as a ring, cuts it from a seeded place into len(tokens) // length windows that do not overlap,
+    and visits them in a seeded order, so each token is a target once an epoch. Left over are fewer than `length` tokens, just
+    before the cut, and another few the next time. Epochs follow each other without a gap: a batch may span two.
+    """
+
+    def __init__(self, tokens: PackedTokens, length: int, batch: int, seed: int = 0) -> None:
+        """ClocheError when the split holds less than one batch, `batch` windows of `length` tokens."""
+        if length < 1 or batch < 1:
+            raise ClocheError(f"A batch of {batch} windows of {length} tokens is empty; both must be at least 1.")
+        if len(tokens) < batch * length + 1:
+            raise ClocheError(
+                f"The corpus is smaller than one batch: {len(tokens)} tokens, but {batch} windows of {length} tokens take "
+                f"{batch * length + 1}; give more text, or a smaller batch or length."
+            )
+        self._tokens, self._length, self._batch, self._seed = tokens, length, batch, seed
+        self._step = 0
+        self.windows_per_epoch = len(tokens) // length
+
+    def next(self) -> np.ndarray:
+        """The next batch, int64 [batch, length + 1]: inputs are [:, :-1], targets [:, 1:]."""
+        x = self.at(self._step)
+        self._step += 1
+        return x
+
+    def at(self, step: int) -> np.ndarray:
+        """The batch of any step, counted from 0; the cursor stays."""
+        numbers = np.arange(step * self._batch, (step + 1) * self._batch)
+        return np.stack([self._window(start) for start in self._starts(numbers)])
+
+    @property
+    def epoch(self) -> float:
+        """How often the split has been seen so far."""
+        return self._step * self._batch / self.windows_per_epoch
+
+    def state(self) -> dict[str, Any]:
+        """The cursor, as plain JSON values."""
+        return {"step": self._step} | self._identity()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continues exactly where `state` was taken. ClocheError when it was taken from other batches."""
+        for key, here in self._identity().items():
+            if state.get(key) != here:
+                raise ClocheError(
+                    f"The data cursor was saved with {key} {state.get(key)}, but here it is {here}; "
+                    "resume with the same data and recipe."
+                )
+        self._step = int(state["step"])
+
+    def _identity(self) -> dict[str, Any]:
+        return {"tokens": len(self._tokens), "length": self._length, "batch": self._batch, "seed": self._seed}
+
+    def _starts(self, numbers: np.ndarray) -> list[int]:
+        """The first token of each window, windows numbered through all epochs."""
+        starts = np.empty(len(numbers), dtype=np.int64)
+        epochs, places = np.divmod(numbers, self.windows_per_epoch)
+        for epoch in np.unique(epochs).tolist():
+            here = epochs == epoch
+            order = permuted(places[here], self.windows_per_epoch, mix(self._seed, epoch, 1))
+            cut = mix(self._seed, epoch, 2) % len(self._tokens)
+            starts[here] = (cut + order * self._length) % len(self._tokens)
+        return starts.tolist()
+
+    def _window(self, start: int) -> np.ndarray:
+        wanted, there = self._length + 1, len(self._tokens) - start
+        if wanted <= there:
+            return self._tokens.window(start, wanted)
+        return np.concatenate([self._tokens.window(start, there), self._tokens.window(0, wanted - there)])

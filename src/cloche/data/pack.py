@@ -1,0 +1,122 @@
+"""Documents to packed tokens: shards that can be memory-mapped, each document followed by the end token."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cloche.data.read import Document
+from cloche.errors import ClocheError
+from cloche.runs.atomic import write_atomically
+from cloche.text import Tokenizer
+
+INDEX = "data.json"
+SPLITS = ("train", "validation")
+SHARD_TOKENS = 64 << 20  # 128 MB a shard in uint16: small enough to copy and to hash again alone
+
+# The engine encodes a batch on all cores and keeps about a hundred bytes a token while it does: 4M characters, some 300 MB.
+BATCH_CHARACTERS = 4 << 20
+BATCH_TEXTS = 4096
+
+
+def pack(divided: Iterable[tuple[str, Document]], tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
+    """Writes train-00000.bin, validation-00000.bin, ... into `folder`; returns the index, not yet written (see `write_index`).
+
+    Tokens are little-endian uint16 (vocab < 65,536) or uint32. `bytes` of a split are the UTF-8 bytes of its text, end
+    tokens not counted. Raises ClocheError when the tokenizer has no end token or the disk is full.
+    """
+    if tokenizer.end is None:
+        raise ClocheError("The tokenizer has no end-of-document token; use one that has, such as <|endoftext|>.")
+    dtype = np.dtype("<u2" if tokenizer.vocab < 1 << 16 else "<u4")
+    writers = {split: _Writer(folder, split, dtype) for split in SPLITS}
+    try:
+        for batch in _batches(divided):
+            encoded = tokenizer.encode_batch([document.text for _, document in batch], special=False)
+            for (split, document), ids in zip(batch, encoded, strict=True):
+                if document.last:
+                    ids.append(tokenizer.end)
+                writers[split].add(ids, document)
+    except OSError as error:
+        raise ClocheError(f"The packed tokens cannot be written to {folder} ({error.strerror}); make room.") from error
+    finally:
+        for writer in writers.values():
+            writer.close()
+    return {
+        "vocab": tokenizer.vocab,
+        "dtype": dtype.name,
+        "end": tokenizer.end,
+        "splits": {split: writer.summary() for split, writer in writers.items()},
+    }
+
+
+def write_index(folder: Path, index: dict[str, Any]) -> None:
+    """Writes data.json, atomically and last: a folder without it was not packed to the end."""
+    write_atomically(
+        folder / INDEX, (json.dumps(index, ensure_ascii=False, indent=1) + "\n").encode("utf-8", "replace")
+    )
+
+
+def _batches(divided: Iterable[tuple[str, Document]]) -> Iterator[list[tuple[str, Document]]]:
+    batch: list[tuple[str, Document]] = []
+    characters = 0
+    for split, document in divided:
+        if batch and (characters + len(document.text) > BATCH_CHARACTERS or len(batch) == BATCH_TEXTS):
+            yield batch
+            batch, characters = [], 0
+        batch.append((split, document))
+        characters += len(document.text)
+    if batch:
+        yield batch
+
+
+class _Writer:
+    """The shards of one split."""
+
+    def __init__(self, folder: Path, split: str, dtype: np.dtype) -> None:
+        self._folder, self._split, self._dtype = folder, split, dtype
+        self._file: Any = None
+        self._hash = hashlib.sha256()
+        self._shards: list[dict[str, Any]] = []
+        self._bytes = self._documents = 0
+
+    def add(self, ids: list[int], document: Document) -> None:
+        tokens = np.asarray(ids, dtype=self._dtype)
+        while len(tokens):
+            if self._file is None:
+                self._open()
+            shard = self._shards[-1]
+            part, tokens = np.split(tokens, [SHARD_TOKENS - shard["tokens"]])
+            data = part.tobytes()
+            self._file.write(data)
+            self._hash.update(data)
+            shard["tokens"] += len(part)
+            if shard["tokens"] == SHARD_TOKENS:
+                self.close()
+        self._bytes += len(document.text.encode())
+        self._documents += document.last
+
+    def _open(self) -> None:
+        name = f"{self._split}-{len(self._shards):05d}.bin"
+        self._file = open(self._folder / name, "wb")  # noqa: SIM115  (closed in close)
+        self._hash = hashlib.sha256()
+        self._shards.append({"file": name, "tokens": 0})
+
+    def close(self) -> None:
+        """Finishes the shard at hand, if any; on the disk before data.json names it."""
+        if self._file is None:
+            return
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._file = None
+        self._shards[-1]["sha256"] = self._hash.hexdigest()
+
+    def summary(self) -> dict[str, Any]:
+        tokens = sum(shard["tokens"] for shard in self._shards)
+        return {"shards": self._shards, "tokens": tokens, "bytes": self._bytes, "documents": self._documents}

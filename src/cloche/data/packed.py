@@ -1,0 +1,103 @@
+"""Packed tokens, memory-mapped: one long row of ids over all shards of a split."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections.abc import Iterator
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cloche.data.pack import INDEX
+from cloche.errors import ClocheError
+
+
+class PackedTokens:
+    """The tokens of one split, read from disk as they are asked for.
+
+    `len` is their number, `bytes` and `documents` what they stand for (UTF-8), `end` the id that ends each document.
+    """
+
+    def __init__(self, shards: list[np.ndarray], summary: dict[str, Any], end: int) -> None:
+        self._shards = shards
+        self._ends = list(accumulate(len(shard) for shard in shards))
+        self.bytes: int = summary["bytes"]
+        self.documents: int = summary["documents"]
+        self.end = end
+
+    @classmethod
+    def open(cls, folder: str | Path, split: str) -> PackedTokens:
+        """From a run folder, or its data folder. ClocheError when it was not packed to the end or a shard is damaged."""
+        folder = Path(folder)
+        folder = folder if (folder / INDEX).exists() or not (folder / "data").is_dir() else folder / "data"
+        try:
+            index = json.loads((folder / INDEX).read_bytes())
+        except FileNotFoundError:
+            raise ClocheError(
+                f"{folder} holds no {INDEX}, so no corpus was packed there to the end; prepare it again."
+            ) from None
+        except (OSError, ValueError) as error:
+            raise ClocheError(f"{folder / INDEX} cannot be read ({error}); prepare the corpus again.") from error
+        if split not in index["splits"]:
+            raise ClocheError(f"{folder} has no split {split!r}; it has {', '.join(index['splits'])}.")
+        summary, dtype = index["splits"][split], np.dtype(index["dtype"]).newbyteorder("<")
+        shards = [_map(folder / shard["file"], shard["tokens"], dtype) for shard in summary["shards"]]
+        return cls(shards, summary, index["end"])
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def window(self, start: int, length: int) -> np.ndarray:
+        """Tokens start .. start + length, int64 [length]. IndexError when the split does not hold them all."""
+        if start < 0 or length < 0 or start + length > len(self):
+            raise IndexError(f"tokens {start} to {start + length} of {len(self)}")
+        out = np.empty(length, dtype=np.int64)
+        filled = 0
+        while filled < length:
+            shard = bisect_right(self._ends, start + filled)
+            offset = start + filled - (self._ends[shard - 1] if shard else 0)
+            part = self._shards[shard][offset : offset + length - filled]
+            out[filled : filled + len(part)] = part
+            filled += len(part)
+        return out
+
+    def validation_windows(
+        self, length: int, byte_lengths: np.ndarray, limit: int | None = None, batch: int = 16
+    ) -> Iterator[tuple[np.ndarray, int]]:
+        """Batches (x, bytes): x int64 [at most batch, length + 1], and the UTF-8 bytes that x[:, 1:] stands for.
+
+        Without `limit` every token of the split is predicted exactly once, the first one after an end token, so that the
+        bytes sum to `self.bytes` and bits/byte = nats / ln 2 / bytes is exact; what is left past the last whole window
+        comes as one shorter batch. With `limit`, only limit // length whole windows, evenly spread over the split, none
+        overlapping another. `byte_lengths` is the tokenizer's own.
+        """
+        whole, rest = divmod(len(self), length)
+        wanted = whole if limit is None else min(whole, max(1, limit // length))
+        starts = [i * whole // wanted * length for i in range(wanted)]
+        for first in range(0, wanted, batch):
+            x = np.stack([self._after(start, length) for start in starts[first : first + batch]])
+            yield x, int(byte_lengths[x[:, 1:]].sum())
+        if rest and (limit is None or whole == 0):
+            x = self._after(whole * length, rest)[None]
+            yield x, int(byte_lengths[x[:, 1:]].sum())
+
+    def _after(self, start: int, length: int) -> np.ndarray:
+        """The window with the token before it, which is an end token before the first."""
+        if start:
+            return self.window(start - 1, length + 1)
+        return np.concatenate([[self.end], self.window(0, length)])
+
+
+def _map(path: Path, tokens: int, dtype: np.dtype) -> np.ndarray:
+    try:
+        size = path.stat().st_size
+        if size != tokens * dtype.itemsize:
+            raise ClocheError(
+                f"{path} has {size} bytes, not the {tokens * dtype.itemsize} that {INDEX} names; prepare the corpus again."
+            )
+        return np.memmap(path, dtype=dtype, mode="r")
+    except OSError as error:
+        raise ClocheError(f"{path} cannot be read ({error.strerror}); prepare the corpus again.") from error

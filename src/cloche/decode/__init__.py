@@ -1,0 +1,8 @@
+"""The generation engine."""
+
+from cloche.decode.generate import Generation, generate, stream
+from cloche.decode.layout import lay_by_columns
+from cloche.decode.sampling import Sampling
+from cloche.decode.session import Session
+
+__all__ = ["Generation", "Sampling", "Session", "generate", "lay_by_columns", "stream"]

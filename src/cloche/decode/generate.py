@@ -1,0 +1,143 @@
+"""Generation: one token at a time, through the cache, under edits."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cloche.decode.sampling import Sampling
+from cloche.decode.session import Session
+from cloche.errors import ClocheError
+from cloche.model import Edit, Network, Result
+from cloche.model.checks import check_ids, check_pad
+
+Stop = Iterable[int] | Callable[[list[int]], bool]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """ids: [batch, position + generated], rows that stopped early filled with their stop token. new: each row's own tokens,
+    its stop token included.
+
+    saved: what `save=` asked for, over prompt and new tokens alike. logprobs: of each token of `new`, the model's own
+    log-probability (nats, before temperature and cuts); None unless asked for.
+    """
+
+    ids: Tensor
+    new: list[list[int]]
+    saved: Result
+    logprobs: list[list[float]] | None = None
+
+
+def stream(
+    net: Network, ids: Any, new: int = 64, edits: Iterable[Edit] = (), pad: Any = None, **sampling: Any
+) -> Iterator[Tensor]:
+    """Yield the next token of every row, [batch], `new` times.
+
+    ids: [batch, position] token ids. pad: tokens of left padding in each row. edits: applied to the prompt and to every new
+    token whose position they name. sampling: temperature, top_k, top_p, min_p, seed (see Sampling).
+    """
+    ids, session, pick = _begin(net, ids, new, edits, pad, (), sampling)
+    return _tokens(session, ids, new, pick)
+
+
+def _begin(
+    net: Network, ids: Any, new: int, edits: Iterable[Edit], pad: Any, save: Any, sampling: dict[str, Any]
+) -> tuple[Tensor, Session, Callable[[Tensor], Tensor]]:
+    """Everything checked: the prompt, a session that has not begun, and what picks a token from logits."""
+    if not isinstance(new, int) or new < 1:
+        raise ClocheError(f"new={new!r} must be a whole number of at least one token.")
+    ids = check_ids(ids, net.spec.vocab, net.length, net.embed.weight.device)
+    pad = check_pad(pad, ids)
+    if any(not block.part.mix.mask.causal for block in net.layers):
+        raise ClocheError("This model's mask lets tokens see later ones, so it cannot generate from left to right.")
+    how = sampling_of(sampling)
+    generator = torch.Generator(device=ids.device).manual_seed(how.seed)
+    return ids, Session(net, ids, pad, new, edits, save), lambda logits: how.pick(logits, generator)
+
+
+def _tokens(session: Session, ids: Tensor, new: int, pick: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
+    for _ in range(new):
+        token = pick(session.feed(ids))
+        yield token
+        ids = token[:, None]
+
+
+def generate(
+    net: Network,
+    ids: Any,
+    new: int = 64,
+    edits: Iterable[Edit] = (),
+    stop: Stop = (),
+    pad: Any = None,
+    save: Any = (),
+    logprobs: bool = False,
+    **sampling: Any,
+) -> Generation:
+    """Continue every row of ids [batch, position] by up to `new` tokens, or until it makes a token of `stop`.
+
+    Arguments as in `stream`. stop: token ids, or a function of a row's new tokens that says whether it ends there. save:
+    sites to keep, as in `run`. logprobs: keep the log-probability of each token made.
+
+    Raises ClocheError for what `run` refuses, and for more tokens than the model has positions.
+    """
+    ids, session, pick = _begin(net, ids, new, edits, pad, save, sampling)
+    ended = stop if callable(stop) else _ends_in(check_stop(stop, net.spec.vocab))
+    rows: list[list[int]] = [[] for _ in ids]
+    likely: list[list[float]] = [[] for _ in ids]
+    done, fed = [False] * len(ids), ids
+    columns: list[Tensor] = []
+    while len(columns) < new and not all(done):
+        logits = session.feed(fed)
+        token = pick(logits)
+        if columns:
+            token = torch.where(torch.tensor(done, device=token.device), columns[-1], token)
+        columns.append(token)
+        chances = _log_probability(logits, token).tolist() if logprobs else None
+        for row, made in enumerate(token.tolist()):
+            if not done[row]:
+                rows[row].append(made)
+                done[row] = bool(ended(rows[row]))
+                if chances is not None:
+                    likely[row].append(chances[row])
+        fed = token[:, None]
+    if session.plan.saves:
+        session.feed(fed)  # the last token's own values, which no further token asked for
+    return Generation(torch.cat([ids, torch.stack(columns, 1)], 1), rows, session.saved(), likely if logprobs else None)
+
+
+def _log_probability(logits: Tensor, token: Tensor) -> Tensor:
+    """[batch]: log-probability of `token` [batch] under logits [batch, vocab]."""
+    logits = logits.float()
+    return logits.gather(-1, token[:, None])[:, 0] - logits.logsumexp(-1)
+
+
+def _ends_in(tokens: list[int]) -> Callable[[list[int]], bool]:
+    ends = set(tokens)
+    return lambda made: made[-1] in ends
+
+
+def check_stop(stop: Any, vocab: int) -> list[int]:
+    """The stop tokens as a list; ClocheError where one is no token of the vocabulary and so could never be made."""
+    try:
+        tokens = [operator.index(token) for token in stop]
+    except TypeError:
+        raise ClocheError(f"stop= takes a list of token ids; got {stop!r}.") from None
+    for token in tokens:
+        if not 0 <= token < vocab:
+            raise ClocheError(f"The stop token {token} is outside the vocabulary 0 to {vocab - 1}.")
+    return tokens
+
+
+def sampling_of(settings: dict[str, Any]) -> Sampling:
+    """A Sampling from keyword settings; ClocheError names one that does not exist."""
+    unknown = set(settings) - set(Sampling.__dataclass_fields__)
+    if unknown:
+        known = ", ".join(Sampling.__dataclass_fields__)
+        raise ClocheError(f"Generation has no setting {min(unknown)!r}; it has {known}.")
+    return Sampling(**settings)

@@ -1,0 +1,67 @@
+"""From logits to a token: greedy, temperature, top-k, top-p, min-p."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cloche.errors import ClocheError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn. temperature 0 takes the likeliest; top_k, then top_p (Holtzman et al. 2019, 1904.09751),
+    then min_p (at least so much of the likeliest token's probability: Nguyen et al. 2024, 2407.01082) narrow the choice;
+    `seed` fixes the draw."""
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        whole = all(type(n) is int for n in (self.top_k or 1, self.seed))
+        if not whole or any(
+            isinstance(n, bool) or not isinstance(n, int | float)
+            for n in (self.temperature, self.top_p or 1, self.min_p or 1)
+        ):
+            raise ClocheError(f"{self}: temperature, top_p and min_p are numbers, top_k and seed whole numbers.")
+        if not 0 <= self.temperature < float("inf"):
+            raise ClocheError(f"temperature={self.temperature} must be zero (greedy) or a positive number.")
+        if self.top_k is not None and self.top_k < 1:
+            raise ClocheError(f"top_k={self.top_k} must keep at least one token.")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ClocheError(f"top_p={self.top_p} must lie in (0, 1].")
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            raise ClocheError(f"min_p={self.min_p} must lie in [0, 1].")
+
+    def log_probabilities(self, logits: Tensor) -> Tensor:
+        """Log-probabilities [..., vocab] the draw is made from, in fp32; -inf where top-k, top-p or min-p cut."""
+        logits = logits.float()
+        scaled = (logits - logits.amax(-1, keepdim=True)) / (self.temperature or 1.0)  # no overflow at low temperatures
+        if self.top_k is not None and self.top_k < scaled.shape[-1]:
+            likeliest = scaled.topk(self.top_k).indices  # by index: of equal logits, too, only so many stay
+            cut = torch.ones_like(scaled, dtype=torch.bool).scatter(-1, likeliest, False)
+            scaled = scaled.masked_fill(cut, -torch.inf)
+        if self.top_p is not None and self.top_p < 1:
+            ordered, order = scaled.sort(descending=True)
+            before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)  # mass of the likelier tokens
+            cut = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= self.top_p)
+            scaled = scaled.masked_fill(cut, -torch.inf)
+        if self.min_p:
+            scaled = scaled.masked_fill(scaled < math.log(self.min_p), -torch.inf)  # the likeliest token stands at 0
+        return scaled.log_softmax(-1)
+
+    def pick(self, logits: Tensor, generator: torch.Generator) -> Tensor:
+        """Token ids [batch] for logits [batch, vocab]. Raises ClocheError where a row of logits has no finite maximum."""
+        if not bool(logits.amax(-1).isfinite().all()):
+            raise ClocheError(
+                "The logits are not finite, so no token can be drawn; the weights have diverged, or an edit is too strong."
+            )
+        if self.temperature == 0:
+            return logits.argmax(-1)
+        return torch.multinomial(self.log_probabilities(logits).exp(), 1, generator=generator)[:, 0]

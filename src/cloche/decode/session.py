@@ -1,0 +1,165 @@
+"""A prompt being continued: the cache, the place reached, and the edits that go with it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cloche.errors import ClocheError
+from cloche.model import Edit, Network, Plan, Result
+from cloche.model.context import make_positions
+from cloche.model.edits import selected
+from cloche.model.plan import BLANK, Blank, Key, Operation, Tape, narrowed, position_axis, spanned
+from cloche.model.sites import AXES
+
+Stepped = tuple[Tensor, tuple[Tensor, ...]]  # logits of what follows, and what was kept
+
+
+class Session:
+    """Feeds tokens to a network through its cache: first the prompt, whole or in pieces, then the tokens made.
+
+    ids: [batch, position] the prompt, already checked. pad: [batch] tokens of left padding, or None.
+    new: tokens to come at most. Edits name absolute positions, so the same plan serves the prompt and each new token.
+    compile: the steps after the prompt go through torch.compile (True, or a backend by name or function): one graph for a
+    plan, whatever the place reached, the prompt's length or the strength of an edit.
+    """
+
+    def __init__(
+        self,
+        net: Network,
+        ids: Tensor,
+        pad: Tensor | None,
+        new: int,
+        edits: Iterable[Edit] | Edit = (),
+        save: Any = (),
+        compile: bool | str | Callable[..., Any] = False,
+    ) -> None:
+        batch, length = ids.shape
+        if net.length is not None and length + new > net.length:
+            raise ClocheError(
+                f"{length} prompt tokens and {new} new ones are more than the {net.length} positions this model has; "
+                f"ask for at most {max(0, net.length - length)} new ones."
+            )
+        self.net, self.pad, self.start = net, pad, 0
+        self.prompt, self.capacity = length, length + new
+        self.states = net.new_states(batch, self.capacity)
+        self.plan, self.inputs = net.plan(save, edits, ids, pad, new)
+        self.lengths = ids.new_full((batch, 1), length) if pad is None else (length - pad)[:, None]
+        self.positions = make_positions(0, self.capacity, pad, ids.device)
+        self._kept: dict[Key, Tensor] = {}  # each saved site, with room for every token to come
+        self.step_plan = self._firing(length, new)
+        self._check_step_shapes()
+        plain = _step(net, self.step_plan)
+        self._program = net.compiled(plain, ("step", self.step_plan), compile) if compile else plain
+        self._dynamic = bool(compile)
+
+    @torch.no_grad()
+    def feed(self, ids: Tensor) -> Tensor:
+        """Run ids [batch, count] after what was fed before; logits [batch, vocab] of what follows the last one."""
+        start, end = self.start, self.start + ids.shape[1]
+        if end > self.capacity:
+            raise ClocheError(
+                f"This session has room for {self.capacity} tokens; {end} were fed. Give it a larger new=."
+            )
+        if start < self.prompt < end:
+            raise ClocheError(f"Feed the {self.prompt} prompt tokens before the new ones; this call holds both.")
+        keys, program, plan = self.positions[:, :end], self._program, self.step_plan
+        if start < self.prompt:
+            plan = self._firing(start, ids.shape[1])
+            program = _step(self.net, plan)
+        elif self._dynamic:
+            keys = self._marked(keys)
+        logits, kept = program(ids, keys, self.pad, self.lengths, self.states, self._inputs(plan, start, end))
+        for key, value in zip(plan.kept, kept, strict=True):
+            self._keep(key, value, start, end)
+        self.start = end
+        return logits
+
+    def saved(self) -> Result:
+        """The sites of `save=` over all that was fed so far: [batch, position, ...], patterns [batch, head, query, key]."""
+        kept = {}
+        for key, value in self._kept.items():
+            for axis in _growing(key):
+                value = value.narrow(axis, 0, self.start)
+            kept[key] = value
+        return Result(None, kept, self.plan, self.net.sites, self.pad)
+
+    def _keep(self, key: Key, value: Tensor, start: int, end: int) -> None:
+        """Write a site's value for the slots from start to end into its place; of a pattern, later keys stay hidden."""
+        if key not in self._kept:
+            shape = list(value.shape)
+            for axis in _growing(key):
+                shape[axis] = self.capacity
+            self._kept[key] = value.new_full(shape, -torch.inf if key[0] == "scores" else 0.0)
+        place = self._kept[key].narrow(position_axis(AXES[key[0]]), start, end - start)
+        (place[..., :end] if "key" in AXES[key[0]] else place).copy_(value)
+
+    def _marked(self, keys: Tensor) -> Tensor:
+        """The same positions, with what grows from step to step and differs between prompts named to torch.compile."""
+        keys = keys.clone()  # a view's size would be guarded together with that of the tensor it looks into
+        torch._dynamo.mark_dynamic(keys, 1)
+        for state in self.states:
+            for cache in (state.keys, state.values):
+                torch._dynamo.mark_dynamic(cache, 2)
+        return keys
+
+    def _firing(self, start: int, count: int) -> Plan:
+        """The operations that touch any of these slots; one that touches each new slot names no positions any more."""
+        fires: list[Operation] = []
+        for op in self.plan.operations:
+            touched = selected(op.where, self.positions[:, start : start + count], self.lengths)
+            if bool(touched.all()) and op.where is not None:
+                op = dataclasses.replace(op, where=None)
+            if bool(touched.any()):
+                fires.append(op)
+        return Plan(self.plan.saves, tuple(fires))
+
+    def _inputs(self, plan: Plan, start: int, end: int) -> list[Tensor]:
+        """The edits' tensors; of one that spans the prompt, the part that belongs to the slots from start to end."""
+        inputs = list(self.inputs)
+        for op in plan.operations:
+            if op.input is not None:
+                inputs[op.input] = narrowed(op.site, inputs[op.input], start, end, keys=end)
+        return inputs
+
+    def _check_step_shapes(self) -> None:
+        for op in self.plan.operations:
+            if op.own_mean:
+                raise ClocheError(
+                    f"The edit {op} takes the mean of a site over all positions, and those to come are unknown; give it a "
+                    "mean, such as a Result of other prompts."
+                )
+        for op in self.step_plan.operations:
+            if op.kind != "noise" and op.input is not None and spanned(op.site, self.inputs[op.input]):
+                raise ClocheError(
+                    f"The edit {op} brings a value for each prompt position, and generated tokens are not among them; "
+                    "narrow it to the prompt with .at(slice(0, n)), or give one value for all positions."
+                )
+
+
+def _step(net: Network, plan: Plan) -> Callable[..., Stepped]:
+    """The pass of a plan over the tokens that come next, a function of tensors alone.
+
+    ids: [batch, count]. keys: [batch or 1, start + count] positions of all slots filled when it is done: their number says
+    where the new tokens go. lengths: [batch, 1] real tokens of each prompt.
+    """
+
+    def step(
+        ids: Tensor, keys: Tensor, pad: Tensor | None, lengths: Tensor, states: list[Any], inputs: list[Tensor]
+    ) -> Stepped:
+        start = keys.shape[1] - ids.shape[1]
+        tape: Tape | Blank = Tape(plan, inputs, keys[:, start:], lengths) if plan.touched else BLANK
+        logits = net.step(ids, states, start, pad, tape, last=True, keys=keys)
+        return logits[:, -1], tuple(tape.kept[key] for key in plan.kept) if isinstance(tape, Tape) else ()
+
+    return step
+
+
+def _growing(key: Key) -> list[int]:
+    """The axes of a site that grow with every token."""
+    axes = AXES[key[0]]
+    return [axes.index(axis) for axis in ("position", "query", "key") if axis in axes]

@@ -1,0 +1,204 @@
+"""A network with its tokenizer, so that prompts may be text: `cloche.load` and what it gives. Stands above the rooms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+from cloche.decode import Generation, generate
+from cloche.decode.generate import check_stop
+from cloche.errors import ClocheError
+from cloche.model import Activations, Edit, Network, Result, Sites, load_network
+from cloche.model.huggingface import hub
+from cloche.runs import Run
+from cloche.text import Tokenizer
+
+Prompt = str | list[str] | Tensor | list[list[int]]
+
+
+class Glass:
+    """A model to look into: `net`, `tokenizer` (None where the folder holds none) and where they are from.
+
+    `name` is for people ("first/step-000500"), `checkpoint` what findings are filed under ("step-000500").
+    """
+
+    def __init__(
+        self, net: Network, tokenizer: Tokenizer | None = None, name: str = "model", checkpoint: str = ""
+    ) -> None:
+        if tokenizer is not None and tokenizer.vocab > net.spec.vocab:
+            raise ClocheError(
+                f"The tokenizer of {name} has {tokenizer.vocab:,} tokens, its model only {net.spec.vocab:,}: they are not of "
+                "one another; put the right tokenizer.json beside the weights."
+            )
+        self.net = net.eval()
+        self.tokenizer = tokenizer
+        self.name = name
+        self.checkpoint = checkpoint or name
+
+    def __repr__(self) -> str:
+        return f"Glass({self.name!r})"
+
+    @property
+    def sites(self) -> Sites:
+        """The places in this model, for `save=` and `edits=`."""
+        return self.net.sites
+
+    def ids(self, prompt: Prompt) -> tuple[Tensor, Tensor | None]:
+        """Token ids [batch, position] of a prompt and its left padding [batch], None where nothing is padded.
+
+        A text is encoded as its tokenizer encodes it, nothing added; an empty one begins at the end-of-text token, as
+        documents do in training. Texts of unequal length are padded on the left. Ids pass as they are.
+        """
+        if isinstance(prompt, str):
+            return torch.tensor([self._encode(prompt)]), None
+        if isinstance(prompt, list) and prompt and all(isinstance(text, str) for text in prompt):
+            rows = [self._encode(str(text)) for text in prompt]
+            longest = max(map(len, rows))
+            pad = torch.tensor([longest - len(row) for row in rows])
+            return torch.tensor([[0] * (longest - len(row)) + row for row in rows]), pad if bool(pad.any()) else None
+        try:
+            ids = torch.as_tensor(prompt)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ClocheError(
+                f"A prompt is a text, a list of texts, or ids [batch, position]; got {prompt!r}."
+            ) from error
+        return (ids[None] if ids.ndim == 1 else ids), None
+
+    def _encode(self, text: str) -> list[int]:
+        tokenizer = self._tokenizer()
+        ids = tokenizer.encode(text)
+        if ids:
+            return ids
+        if tokenizer.end is None:
+            raise ClocheError("This tokenizer has no end-of-text token to begin an empty prompt with; give a prompt.")
+        return [tokenizer.end]
+
+    def _tokenizer(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise ClocheError(f"{self.name} has no tokenizer.json, so it cannot read text; give token ids instead.")
+        return self.tokenizer
+
+    def tokens(self, prompt: str) -> list[str]:
+        """How the model reads a text: its tokens, as shown by `Tokenizer.show`."""
+        tokenizer = self._tokenizer()
+        return [tokenizer.show(i) for i in self._encode(prompt)]
+
+    def run(self, prompt: Prompt, save: Any = (), edits: Iterable[Edit] | Edit = (), **options: Any) -> Result:
+        """One forward pass that saves and edits sites; the arguments of `Network.run`, the prompt also as text."""
+        ids, pad = self.ids(prompt)
+        return self.net.run(ids, save=save, edits=edits, pad=options.pop("pad", pad), **options)
+
+    def sweep(
+        self, prompt: Prompt, edits: Iterable[Any], read: Callable[[Tensor], Any], pad: Any = None, rows: int = 128
+    ) -> Tensor:
+        """What `read` makes of the logits under each of many edits: `Network.sweep`, the prompt also as text."""
+        ids, own = self.ids(prompt)
+        return self.net.sweep(ids, edits, read, own if pad is None else pad, rows)
+
+    def stream(self, batches: Sequence[Any], save: Any, to: str | Path, **options: Any) -> Activations:
+        """Write saved sites of many batches of ids to a folder: `Network.stream`, with its options."""
+        return self.net.stream(batches, save, to, **options)
+
+    @overload
+    def generate(self, prompt: str, new: int = 64, edits: Iterable[Edit] = (), **options: Any) -> str: ...
+    @overload
+    def generate(self, prompt: list[str], new: int = 64, edits: Iterable[Edit] = (), **options: Any) -> list[str]: ...
+    @overload
+    def generate(
+        self, prompt: Tensor | list[list[int]], new: int = 64, edits: Iterable[Edit] = (), **options: Any
+    ) -> Generation: ...
+
+    def generate(self, prompt: Prompt, new: int = 64, edits: Iterable[Edit] = (), **options: Any) -> Any:
+        """What the model writes on: text for a text, texts for texts, a Generation for ids.
+
+        Ends a text at the tokenizer's end-of-text token. options: temperature (0: greedy), top_k, top_p, min_p, seed, pad;
+        stop: token ids and texts (the text written ends before the first of them); with ids also save and logprobs.
+        """
+        ids, pad = self.ids(prompt)
+        if pad is not None:
+            options["pad"] = pad
+        texts = isinstance(prompt, str) or (isinstance(prompt, list) and isinstance(prompt[0], str))
+        given = sorted({"save", "logprobs"} & set(options))
+        if texts and given:
+            raise ClocheError(
+                f"{given[0]}= comes back in a Generation, which text is not given; ids, pad = glass.ids(prompt) and generate "
+                "from those."
+            )
+        stop, ends = self._stops(options.pop("stop", None), texts)
+        out = generate(self.net, ids, new, edits, stop=stop, **options)
+        if not texts:
+            return out
+        written = [self._written(made, ends) for made in out.new]
+        return written[0] if isinstance(prompt, str) else written
+
+    def _stops(self, stop: Any, texts: bool) -> tuple[Any, list[bytes]]:
+        """What `decode.generate` is to stop at, and the texts among it as bytes."""
+        given = [stop] if isinstance(stop, str) else [] if stop is None else stop
+        if callable(given):
+            return given, []
+        try:
+            given = list(given)
+        except TypeError:
+            raise ClocheError(f"stop= takes token ids and texts; got {stop!r}.") from None
+        ends = [item.encode() for item in given if isinstance(item, str)]
+        if b"" in ends:
+            raise ClocheError("stop= holds an empty text, which everything ends with; leave it out.")
+        tokens = [item for item in given if not isinstance(item, str)]
+        if texts and not tokens and (ends or stop is None) and self.tokenizer and self.tokenizer.end is not None:
+            tokens = [self.tokenizer.end]
+        if not ends:
+            return tokens, []
+        tokenizer, last = self._tokenizer(), set(check_stop(tokens, self.net.spec.vocab))
+
+        def ended(made: list[int]) -> bool:
+            return made[-1] in last or any(end in tokenizer.decode_bytes(made) for end in ends)
+
+        return ended, ends
+
+    def _written(self, made: list[int], ends: list[bytes]) -> str:
+        tokenizer = self._tokenizer()
+        text = tokenizer.decode_bytes(i for i in made if i != tokenizer.end)
+        cut = min((at for end in ends if (at := text.find(end)) >= 0), default=len(text))
+        return text[:cut].decode("utf-8", "replace")
+
+
+def load(where: str | Path | Run, checkpoint: str | int = "last", dtype: str = "float32") -> Glass:
+    """A model to look into: from a run (its last checkpoint, or the step or name given), a checkpoint folder, a Hugging Face
+    folder, or with `cloche[hub]` from the Hub ("owner/name" where no folder `owner` is here, "hf://owner/name@revision").
+
+    The tokenizer is the one beside the weights, else the run's. dtype: of the weights in memory, on the CPU: "float32",
+    "bfloat16", "float16", or "auto" for the one they are stored in.
+    """
+    if isinstance(where, str) and (name := hub.named(where)):
+        if checkpoint != "last":
+            raise ClocheError(
+                f"{name} is one model, so checkpoint={checkpoint!r} cannot be chosen in it; leave it out."
+            )
+        return _open(hub.fetch(name), None, dtype, name)
+    folder = where.path if isinstance(where, Run) else Path(where)
+    if (folder / "run.json").is_file():
+        chosen = Run.open(folder).checkpoint(checkpoint)
+        return _open(chosen.path, folder, dtype)
+    if not (folder / "config.json").is_file():
+        raise ClocheError(
+            f"{folder} holds no model: it has neither run.json (a run) nor config.json (a checkpoint or a Hugging Face "
+            "folder); name one that does."
+        )
+    if checkpoint != "last":
+        raise ClocheError(
+            f"{folder} is one checkpoint, so checkpoint={checkpoint!r} cannot be chosen in it; name its run."
+        )
+    run = folder.parents[1] if folder.resolve().parent.name == "checkpoints" and len(folder.parents) > 1 else None
+    return _open(folder, run, dtype)
+
+
+def _open(folder: Path, run: Path | None, dtype: str, name: str = "") -> Glass:
+    homes = [home for home in (folder, run) if home is not None and (home / "tokenizer.json").is_file()]
+    tokenizer = Tokenizer.load(homes[0]) if homes else None
+    owner = folder.resolve().parent if run is None else run.resolve()
+    net = load_network(folder, dtype)
+    return Glass(net, tokenizer, name or f"{owner.name}/{folder.resolve().name}", folder.resolve().name)

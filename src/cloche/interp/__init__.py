@@ -1,0 +1,46 @@
+"""Instruments for looking inside a model: each takes a Glass and gives a Finding."""
+
+from cloche.interp.density import activation_density
+from cloche.interp.dictionaries import (
+    Look,
+    Progress,
+    Recovered,
+    batched_windows,
+    dictionary_name,
+    dictionary_report,
+    end_to_end,
+    features_report,
+    loss_recovered,
+    train_dictionary,
+)
+from cloche.interp.finding import Finding
+from cloche.interp.harvest import activations, harvest
+from cloche.interp.lens import logit_lens
+from cloche.interp.look import look_inside
+from cloche.interp.probing import sparse_probing, token_labels
+from cloche.interp.route import Place, Route
+from cloche.interp.subject import Subject
+
+__all__ = [
+    "Finding",
+    "Look",
+    "Place",
+    "Progress",
+    "Recovered",
+    "Route",
+    "Subject",
+    "activation_density",
+    "activations",
+    "batched_windows",
+    "dictionary_name",
+    "dictionary_report",
+    "end_to_end",
+    "features_report",
+    "harvest",
+    "logit_lens",
+    "look_inside",
+    "loss_recovered",
+    "sparse_probing",
+    "token_labels",
+    "train_dictionary",
+]

@@ -1,0 +1,232 @@
+"""How sparse a model is in its own units: the share of them active at a token, layer by layer, beside the residual stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cloche.errors import ClocheError
+from cloche.interp.finding import Finding
+from cloche.interp.route import FIRST
+from cloche.interp.subject import Subject
+from cloche.model import Network, Site
+from cloche.model.activations import activation
+
+NEURONS, STREAM = "mlp_act", "resid_post"
+NOT_ZERO = "not zero"
+THRESHOLDS = (0.01, 0.1)  # of the RMS of a layer's activations
+# What is often said, and what a finding is held against: under 0.5% of a transformer's neurons at a token, 1 to 5% in cortex.
+CLAIMS = {"transformer": (0.0, 0.005), "cortex": (0.01, 0.05)}
+BINS, LOWEST = 24, -6.0  # of log10 of a unit's frequency
+SHARES = (0.1, 0.5, 0.9)  # quantiles over tokens
+
+
+@torch.no_grad()
+def activation_density(
+    subject: Subject, windows: Iterable[Any], thresholds: Sequence[float] = THRESHOLDS, also: Sequence[str] = ()
+) -> Finding:
+    """Reads `windows` (batches of ids [batch, position]) twice and says which share of the units is active at a token.
+
+    Units: the neurons of every layer's MLP (`mlp_act`, what its output matrix reads), the axes of the residual stream after the
+    layer as the control, and the sites named in `also` ("mlp_in"). Active is judged three ways: not exactly zero, and above
+    each of `thresholds` times the RMS of all activations of the layer (hence the first reading). Without a threshold: `hoyer`,
+    averaged over tokens (0 all units alike, 1 a single one), and the kurtosis of a unit over tokens (3 if Gaussian; the median
+    over the units that vary). The first position of a window is left out.
+
+    `data`: docs/architecture.md; `arrays`: each site's frequencies [criterion, units]. Memory: one batch, the ids, and eight
+    numbers a unit. Layers of experts have no such units and are named under "skipped". Raises ClocheError for a model of
+    experts alone, for no text and for thresholds that are not between 0 and 1.
+    """
+    net = subject.net
+    if not thresholds or not all(0 < t < 1 for t in thresholds):
+        raise ClocheError(f"thresholds={thresholds} must be shares of the RMS between 0 and 1, such as (0.01, 0.1).")
+    sites, skipped = _sites(net, also)
+    held = [torch.as_tensor(window) for window in windows]
+    rms, tokens = _rms(net, held, sites)
+    measures = [_Measure(scale, thresholds) for scale in rms]
+    for values in _read(net, held, sites):
+        for measure, rows in zip(measures, values, strict=True):
+            measure.take(rows)
+    table = [_row(site, measure, scale, net) for site, measure, scale in zip(sites, measures, rms, strict=True)]
+    neurons = [row["density"] for row in table if row["site"].startswith(NEURONS)]
+    means = [fmean(row[i] for row in neurons) for i in range(len(measures[0].criteria))]
+    data = {
+        "tokens": tokens,
+        "criteria": measures[0].criteria,
+        "claims": {name: list(span) for name, span in CLAIMS.items()},
+        "neurons": means,
+        "verdicts": [verdict(mean) for mean in means],
+        "edges": torch.linspace(LOWEST, 0, BINS + 1).tolist(),
+        "sites": table,
+        "skipped": skipped,
+        "gaussian": _gaussian(thresholds),
+    }
+    arrays = {str(site): (m.fired / m.tokens).float().cpu() for site, m in zip(sites, measures, strict=True)}
+    plan, _ = net.plan(sites, [], held[0].reshape(-1, held[0].shape[-1]), None)
+    return Finding("activation-density", _summary(data), subject.checkpoint, data, arrays, plan.hash)
+
+
+def _sites(net: Network, also: Sequence[str]) -> tuple[list[Site], dict[str, str]]:
+    """The sites to read, neurons first, and why layers are left out."""
+    offered = dir(net.sites)
+    neurons = net.sites.resolve(f"{NEURONS}.all") if NEURONS in offered else []
+    have = {site.layer for site in neurons}
+    skipped = {str(layer): type(block.part.map).__name__ for layer, block in enumerate(net.layers) if layer not in have}
+    if not neurons:
+        raise ClocheError(
+            f"No layer of this model has a site {NEURONS} (layer 0 holds {skipped['0']}), so the density of its neurons cannot "
+            "be told; choose a model with an MLP or a GLU."
+        )
+    names = [*dict.fromkeys((STREAM, *also))]
+    more = [site for name in names for site in net.sites.resolve(f"{name}.all")]
+    wrong = [site for site in more if len(site.axes) != 3]
+    if wrong:
+        raise ClocheError(
+            f"{wrong[0]} has axes {', '.join(wrong[0].axes)}, and units are one row a token; name sites such as mlp_in."
+        )
+    return [*neurons, *more], skipped
+
+
+def _read(net: Network, windows: Sequence[Tensor], sites: Sequence[Site]) -> Iterable[list[Tensor]]:
+    """Each site's activations [n, units] in fp32, batch by batch."""
+    for window in windows:
+        ids = window.to(net.embed.weight.device)
+        result = net.run(ids.reshape(-1, ids.shape[-1]), save=sites, logits=False)
+        yield [result[site][:, FIRST:].flatten(0, 1).float() for site in sites]
+
+
+def _rms(net: Network, windows: Sequence[Tensor], sites: Sequence[Site]) -> tuple[list[float], int]:
+    """Each site's RMS over all its activations, and how many tokens were read."""
+    squares, counts, tokens = [0.0] * len(sites), [0] * len(sites), 0
+    for values in _read(net, windows, sites):
+        tokens += len(values[0])
+        for i, rows in enumerate(values):
+            squares[i] += float(rows.square().sum(dtype=torch.float64))
+            counts[i] += rows.numel()
+    if not tokens:
+        raise ClocheError("There is no text to read activations from: give at least one window of two tokens.")
+    return [(square / count) ** 0.5 for square, count in zip(squares, counts, strict=True)], tokens
+
+
+class _Measure:
+    """What is counted of one site's activations, each piece seen once."""
+
+    def __init__(self, rms: float, thresholds: Sequence[float]) -> None:
+        self.rms = rms or 1.0  # of a layer that is silent throughout nothing is above any threshold
+        self.criteria = [NOT_ZERO, *(f"above {t:.3g} RMS" for t in thresholds)]
+        self.cuts = [0.0, *thresholds]
+        self.tokens = 0
+        self.fired = torch.zeros(0)
+        self.active: list[Tensor] = []
+        self.powers = torch.zeros(0)
+        self.hoyer = 0.0
+
+    def take(self, rows: Tensor) -> None:
+        """rows: [n, units]."""
+        units = rows.shape[1]
+        if not self.tokens:
+            wide = {"dtype": torch.float64, "device": rows.device}
+            self.fired = torch.zeros(len(self.cuts), units, **wide)  # type: ignore[call-overload]
+            self.powers = torch.zeros(4, units, **wide)  # type: ignore[call-overload]
+            self.active = [torch.zeros(units + 1, dtype=torch.int64, device=rows.device) for _ in self.cuts]
+        self.tokens += len(rows)
+        rows = rows / self.rms
+        size = rows.abs()
+        for i, cut in enumerate(self.cuts):
+            on = size > cut
+            self.fired[i] += on.sum(0)
+            self.active[i] += torch.bincount(on.sum(1), minlength=units + 1)
+        for i in range(4):
+            self.powers[i] += rows.pow(i + 1).sum(0, dtype=torch.float64)
+        self.hoyer += float(hoyer(rows).sum(dtype=torch.float64))
+
+    def kurtosis(self) -> float | None:
+        """Median over the units that vary of the kurtosis over tokens; None where none does."""
+        m1, m2, m3, m4 = self.powers / self.tokens
+        variance = m2 - m1**2
+        fourth = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
+        varies = variance > 1e-9 * m2.clamp_min(1e-30)
+        return float((fourth / variance**2)[varies].quantile(0.5)) if bool(varies.any()) else None
+
+
+def hoyer(rows: Tensor) -> Tensor:
+    """[n] (sqrt(d) - |x|_1 / |x|_2) / (sqrt(d) - 1) of rows [n, d] (Hoyer 2004): 0 where all are alike in size, 1 where one
+    alone is not zero. A row of zeros counts as 1, a single unit as 0."""
+    root = rows.shape[1] ** 0.5
+    ratio = rows.abs().sum(1) / rows.norm(dim=1).clamp_min(1e-30)
+    return (root - ratio.clamp_min(1)) / (root - 1) if root > 1 else torch.zeros_like(ratio)
+
+
+def _row(site: Site, measure: _Measure, rms: float, net: Network) -> dict[str, Any]:
+    """One site's figures. `headline` is the criterion that fits its units."""
+    units = measure.fired.shape[1]
+    rectified = site.name == NEURONS and _rectifies(net, site)
+    frequency = (measure.fired / measure.tokens).cpu()
+    return {
+        "site": str(site),
+        "units": units,
+        "rms": rms,
+        "headline": measure.criteria[0 if rectified else 1],
+        "density": frequency.mean(1).tolist(),
+        "quantiles": [_quantiles(counts.cpu(), units) for counts in measure.active],
+        "dead": (measure.fired == 0).double().mean(1).tolist(),
+        "histogram": [_histogram(row) for row in frequency],
+        "hoyer": measure.hoyer / measure.tokens,
+        "kurtosis": measure.kurtosis(),
+    }
+
+
+def _rectifies(net: Network, site: Site) -> bool:
+    """Whether the layer's activation is exactly zero below its threshold."""
+    part = net.layers[site.layer].part.map  # type: ignore[index]
+    name = getattr(part, "activation", None)
+    return name is not None and float(activation(name)(torch.tensor(-1.0))) == 0
+
+
+def _quantiles(counts: Tensor, units: int) -> list[float]:
+    """Of the share of units active at a token, from how many tokens had each number of them."""
+    below = counts.cumsum(0)
+    return [int(torch.searchsorted(below, share * int(below[-1]))) / units for share in SHARES]
+
+
+def _histogram(frequency: Tensor) -> list[int]:
+    """Units by log10 of their frequency; those never active are not in it, the rarest are in the first bin."""
+    logs = frequency[frequency > 0].log10().clamp(LOWEST, 0)
+    where = ((logs - LOWEST) / -LOWEST * BINS).long().clamp(0, BINS - 1)
+    return torch.bincount(where, minlength=BINS).tolist()
+
+
+def _gaussian(thresholds: Sequence[float]) -> dict[str, Any]:
+    """The same figures of independent Gaussian units, where nothing is sparse."""
+    above = [float(torch.special.erfc(torch.tensor(t / 2**0.5))) for t in thresholds]
+    return {"density": [1.0, *above], "hoyer": 1 - (2 / torch.pi) ** 0.5, "kurtosis": 3.0}
+
+
+def verdict(density: float) -> str:
+    """Where a density lies among `CLAIMS`, in words."""
+    (_, few), (low, high) = CLAIMS["transformer"], CLAIMS["cortex"]
+    if density < few:
+        return f"under the {few:.1%} expected of a transformer"
+    if density < low:
+        return f"between the {few:.1%} expected of a transformer and the {low:.0%} to {high:.0%} of cortex"
+    if density <= high:
+        return f"over the {few:.1%} expected of a transformer and within the {low:.0%} to {high:.0%} of cortex"
+    return f"over both the {few:.1%} expected of a transformer and the {low:.0%} to {high:.0%} of cortex"
+
+
+def _summary(data: dict[str, Any]) -> str:
+    neurons = [row for row in data["sites"] if row["site"].startswith(NEURONS)]
+    stream = [row for row in data["sites"] if row["site"].startswith(STREAM)]
+    chosen = [row["density"][data["criteria"].index(row["headline"])] for row in neurons]
+    each = ", ".join(f"{mean:.2%} {name}" for mean, name in zip(data["neurons"], data["criteria"], strict=True))
+    control = fmean(row["density"][1] for row in stream)
+    left_out = f"; layers of experts left out: {', '.join(data['skipped'])}" if data["skipped"] else ""
+    return (
+        f"Of {neurons[0]['units']:,} neurons a layer {fmean(chosen):.2%} are active at a token ({min(chosen):.2%} to "
+        f"{max(chosen):.2%} by layer; {each}), {verdict(fmean(chosen))}; of the residual stream's axes {control:.2%} are "
+        f"{data['criteria'][1]}, over {data['tokens']:,} tokens{left_out}."
+    )

@@ -1,0 +1,68 @@
+"""End-to-end training: a dictionary learns from what the model makes of its reconstructions (Braun et al. 2024, 2405.12241)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cloche.interp.route import FIRST, Others, Reader, Route, as_route, rows_without_first
+from cloche.model import Network, Site
+from cloche.sparse.saes import Batch
+
+
+def end_to_end(
+    net: Network,
+    windows: Iterable[Any],
+    where: Site | Route | str,
+    local: float = 0.0,
+    others: Others | None = None,
+) -> Iterator[Batch]:
+    """Batches for `train_sae` and `further_course`, one for each batch of `windows` (ids [batch, position]).
+
+    The loss of a batch is the Kullback-Leibler divergence, in nats a token, from the model's predictions to those it makes with
+    the reconstructions put where the dictionary writes, plus `local` times their share of unexplained variance. A short
+    training of this kind after an ordinary one brings most of what a whole one does (Karvonen 2025, 2503.17272). The model
+    does not change.
+    """
+    reader = as_route(where).through(net, others)
+    wiring = reader.wiring()
+    written = sum(wiring.writes or wiring.reads)
+    for window in windows:
+        ids = torch.as_tensor(window, device=net.embed.weight.device)
+        ids = ids.reshape(-1, ids.shape[-1])
+        rows = rows_without_first(reader.rows(ids))
+        yield Batch(rows, _loss(reader, ids, rows[:, -written:], local))
+
+
+def _loss(reader: Reader, ids: Tensor, target: Tensor, local: float) -> Callable[[Tensor], Tensor]:
+    """From the reconstruction [n, width] of a batch to its loss."""
+
+    def divergence(made: Tensor) -> Tensor:
+        net = reader.net
+        with _frozen(net):
+            clean = net.run(ids).logits[:, FIRST:].float().log_softmax(-1)
+            spliced = net.run(ids, edits=reader.put(made), grad=True).logits[:, FIRST:].float().log_softmax(-1)
+        loss = (clean.exp() * (clean - spliced)).sum(-1).mean()
+        if local:
+            spread = (target - target.mean(0)).square().sum()
+            loss = loss + local * (target - made).square().sum() / spread
+        return loss
+
+    return divergence
+
+
+@contextmanager
+def _frozen(net: Network) -> Iterator[None]:
+    """Gradients pass through the weights but none is computed for them."""
+    asking = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    for parameter in asking:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)

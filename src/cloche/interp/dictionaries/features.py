@@ -1,0 +1,191 @@
+"""The features of a dictionary, the most telling first: where each fires, and what it makes the model say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import chain, islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cloche.errors import ClocheError
+from cloche.interp.dictionaries.firings import Firings, collect_firings
+from cloche.interp.dictionaries.telling import logit_effects, telling_order
+from cloche.interp.finding import Finding
+from cloche.interp.harvest import activations
+from cloche.interp.route import Others, Reader, reader_of
+from cloche.interp.subject import Subject, spell
+from cloche.model import Network
+from cloche.sparse import SAE, Report
+
+CONTEXT = (24, 12)  # tokens shown before and after a firing
+QUANTILES = (0.1, 0.5, 0.9)
+EXAMPLES = {1.0: 5, 0.9: 3, 0.5: 2}  # examples by quantile of a feature's firings; 1.0 are the strongest
+LOGITS, NEIGHBOURS = 10, 5
+STREAM = (
+    "embed",
+    "resid_pre",
+    "attn_out",
+    "resid_mid",
+    "mlp_out",
+    "resid_post",
+)  # sites that add up to the last residual
+
+
+@torch.no_grad()
+def features_report(
+    subject: Subject,
+    sae: SAE,
+    windows: Iterable[Any],
+    name: str = "",
+    count: int = 40,
+    others: Others | None = None,
+) -> Finding:
+    """Reads `windows` (batches of ids [batch, position]) with the dictionary and shows its `count` most telling features.
+
+    `data`: docs/architecture.md. Logits are a feature's direct effect at its strongest firing, in nats. `arrays` cover all
+    features: density and maximum [features]. `others` are the models a crosscoder names beside this one. Choose windows the
+    dictionary was not trained on, or its FVU flatters it.
+    """
+    reader = reader_of(sae, subject.net, others)
+    stream = iter(windows)
+    first = next(stream, None)
+    if first is None:
+        raise ClocheError("There is no text to read features from: give at least one window of two tokens.")
+    batches = activations(subject.net, chain([first], stream), reader.route, others)
+    firings, measured = collect_firings(sae, batches)
+    effects = _effects(subject.net, reader, sae, first)
+    chosen = telling_order(firings, effects, sae.dictionary.unit(), count)
+    pages = _Pages(subject, sae, firings, measured, effects)
+    data = {
+        "dictionary": name,
+        "site": str(reader.route),
+        "places": [str(place) for place in reader.route.writes or reader.route.reads],
+        "tokens_seen": measured.signals,
+        "fvu": measured.fvu,
+        "l0": measured.l0,
+        "dead_share": measured.dead_share,
+        "density_histogram": measured.density_histogram(),
+        "features": [pages.of(i) for i in chosen],
+    }
+    strongest = torch.zeros(sae.features).scatter_reduce_(0, firings.owner, firings.values, "amax")
+    arrays = {"density": measured.density.float(), "maximum": strongest}
+    plan, _ = subject.net.plan(reader.own, [], firings.tokens[None, :1], None)
+    return Finding("features", _summary(subject, sae, data), subject.checkpoint, data, arrays, plan.hash)
+
+
+def _effects(net: Network, reader: Reader, sae: SAE, window: Any) -> Tensor | None:
+    """[features, vocab] what each atom adds to the logits by the direct path from the last place written in this model; None
+    where that is no place of the residual stream, or the final norm is not linear."""
+    block, site = reader.written()[-1]
+    if site.name not in STREAM:
+        return None
+    atoms = sae.blocks(sae.dictionary.atoms)[block]
+    try:
+        return logit_effects(net, atoms, _last_residuals(net, window))
+    except ClocheError:  # a final norm that no direction passes linearly
+        return None
+
+
+def _last_residuals(net: Network, window: Any) -> Tensor:
+    """[n, width] what the final norm reads, over one batch of windows."""
+    last = net.sites.resid_post[-1]
+    return net.run(window, save=[last], logits=False)[last].flatten(0, -2)
+
+
+def _summary(subject: Subject, sae: SAE, data: dict[str, Any]) -> str:
+    elsewhere = sae.trained_on.checkpoint not in (None, subject.checkpoint)
+    origin = f" (a dictionary of {sae.trained_on.checkpoint})" if elsewhere else ""
+    return (
+        f"{sae.features:,} features{origin} explain {1 - data['fvu']:.0%} of the variance of {data['site']} with "
+        f"{data['l0']:.1f} a token over {data['tokens_seen']:,} tokens; {data['dead_share']:.0%} never fire."
+    )
+
+
+class _Words:
+    """Token texts, each looked up once."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.tokenizer = subject.tokenizer
+        self.known: dict[int, str] = {}
+
+    def of(self, ids: Tensor) -> list[str]:
+        wanted = ids.tolist()
+        fresh = sorted(set(wanted) - self.known.keys())
+        self.known.update(zip(fresh, spell(self.tokenizer, fresh), strict=True))
+        return [self.known[i] for i in wanted]
+
+
+class _Pages:
+    """One feature's page at a time."""
+
+    def __init__(self, subject: Subject, sae: SAE, firings: Firings, measured: Report, effects: Tensor | None) -> None:
+        self.firings, self.measured, self.effects = firings, measured, effects
+        self.atoms, self.words = sae.dictionary.unit(), _Words(subject)
+        blocks = torch.stack([block.square().sum(1) for block in sae.blocks(sae.decoder.detach())], 1)
+        self.shares = blocks / blocks.sum(1, keepdim=True)
+
+    def of(self, i: int) -> dict[str, Any]:
+        where, values = self.firings.of(i)
+        strongest = float(values.max())
+        cosine = self.atoms @ self.atoms[i]
+        cosine[i] = -torch.inf
+        near = cosine.topk(min(NEIGHBOURS, len(cosine) - 1))
+        examples = _choose_examples(self.firings, where, values)
+        return {
+            "id": i,
+            "density": float(self.measured.density[i]),
+            "max": strongest,
+            "quantiles": values.quantile(torch.tensor(QUANTILES)).tolist(),
+            "examples": [_example(self.firings, i, at, quantile, self.words) for at, quantile in examples],
+            "top_logits": self._logits(i, strongest, largest=True),
+            "bottom_logits": self._logits(i, strongest, largest=False),
+            "neighbours": [[j, c] for j, c in zip(near.indices.tolist(), near.values.tolist(), strict=True)],
+            "shares": self.shares[i].tolist(),
+        }
+
+    def _logits(self, i: int, strongest: float, largest: bool) -> list[list[Any]]:
+        if self.effects is None:
+            return []
+        best = self.effects[i].topk(min(LOGITS, self.effects.shape[1]), largest=largest)
+        amounts = (best.values * strongest).tolist()
+        return [list(pair) for pair in zip(self.words.of(best.indices), amounts, strict=True)]
+
+
+def _choose_examples(firings: Firings, where: Tensor, values: Tensor) -> list[tuple[int, float]]:
+    """(token, quantile) of the firings to show: the strongest, and those nearest to each quantile; one context each once."""
+    order = values.argsort(descending=True, stable=True)
+    chosen: list[tuple[int, float]] = []
+    for quantile, wanted in EXAMPLES.items():
+        start = round((1 - quantile) * (len(order) - 1))
+        fitting = (at for at in where[order[start:]].tolist() if _apart(at, chosen, firings))
+        chosen += [(at, quantile) for at in _distinct(fitting, wanted, firings)]
+    return chosen
+
+
+def _distinct(places: Iterable[int], wanted: int, firings: Firings) -> list[int]:
+    """The first `wanted` places whose last tokens, up to and with the place, differ."""
+    seen: dict[tuple[int, ...], int] = {}
+    for at in islice(places, 50 * wanted):
+        seen.setdefault(tuple(firings.tokens[max(0, at - 3) : at + 1].tolist()), at)
+        if len(seen) == wanted:
+            break
+    return list(seen.values())
+
+
+def _apart(at: int, chosen: list[tuple[int, float]], firings: Firings) -> bool:
+    return all(abs(at - other) > CONTEXT[1] for other, _ in chosen)
+
+
+def _example(firings: Firings, feature: int, at: int, quantile: float, words: _Words) -> dict[str, Any]:
+    """The tokens around one firing, never past its window, and how strongly the feature fires on each."""
+    window = firings.window
+    first, last = max(0, at - CONTEXT[0]), min(len(window), at + CONTEXT[1] + 1)
+    inside = (window[first:last] == window[at]).nonzero().squeeze(1)
+    first, last = first + int(inside[0]), first + int(inside[-1]) + 1
+    where, values = firings.of(feature)
+    acts = torch.zeros(last - first)
+    near = (where >= first) & (where < last)
+    acts[where[near] - first] = values[near]
+    return {"tokens": words.of(firings.tokens[first:last]), "acts": acts.tolist(), "quantile": quantile}

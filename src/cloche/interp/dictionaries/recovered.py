@@ -1,0 +1,71 @@
+"""What a dictionary keeps of the model: its loss when the reconstruction takes the activations' place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cloche.errors import ClocheError
+from cloche.interp.route import FIRST, Others, reader_of, rows_without_first
+from cloche.interp.subject import Subject
+from cloche.model import Edit
+from cloche.sparse import SAE
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """Cross-entropies in nats a token: of the model, with the reconstruction put back, and with the mean there instead."""
+
+    tokens: int
+    clean: float
+    spliced: float
+    ablated: float
+    kl: float  # from the model's predictions to those with the reconstruction, nats a token
+
+    @property
+    def share(self) -> float:
+        """Share of the loss that mean ablation costs which the reconstruction gives back: 1 is all of it. NaN where the mean
+        costs nothing."""
+        cost = self.ablated - self.clean
+        return (self.ablated - self.spliced) / cost if cost > 0 else float("nan")
+
+    def __str__(self) -> str:
+        return (
+            f"Put back over {self.tokens:,} tokens, the reconstruction has a cross-entropy of {self.spliced:.4f} nats (the "
+            f"model {self.clean:.4f}, the mean {self.ablated:.4f}): {self.share:.1%} recovered, KL {self.kl:.4f}."
+        )
+
+
+@torch.no_grad()
+def loss_recovered(subject: Subject, sae: SAE, windows: Iterable[Any], others: Others | None = None) -> Recovered:
+    """Runs `windows` (batches of ids [batch, position]) as they are, with what the dictionary makes of them put where it
+    writes, and with the mean there instead. What it reads is read from the undisturbed pass; what it writes into `others` is
+    not put back. The first position, which dictionaries do not see, is left as it is and not counted.
+
+    Raises ClocheError where the dictionary is of another site or width, or there is nothing to predict.
+    """
+    net, sums, tokens = subject.net, torch.zeros(4, dtype=torch.float64), 0
+    reader = reader_of(sae, net, others)
+
+    def predictions(edits: list[Edit]) -> Tensor:
+        return net.run(ids, edits=edits).logits[:, FIRST:-1].float().log_softmax(-1)
+
+    for window in windows:
+        ids = torch.as_tensor(window, device=net.embed.weight.device)
+        ids = ids.reshape(-1, ids.shape[-1])
+        target, made = (part.to(ids.device) for part in sae.explain(rows_without_first(reader.rows(ids)).cpu())[1:])
+        mean = target.mean(0).expand_as(target)
+        clean, back, flat = (predictions(edits) for edits in ([], reader.put(made), reader.put(mean)))
+        targets = ids[:, FIRST + 1 :].flatten()
+        for i, log in enumerate((clean, back, flat)):
+            sums[i] += float(F.nll_loss(log.flatten(0, 1), targets, reduction="sum"))
+        sums[3] += float((clean.exp() * (clean - back)).sum())
+        tokens += len(targets)
+    if not tokens:
+        raise ClocheError("There is no text to predict: give at least one window of three tokens.")
+    return Recovered(tokens, *(sums / tokens).tolist())

@@ -1,0 +1,76 @@
+"""How good a dictionary is: what it explains, what of that its encoder misses, and what the model keeps of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from math import isnan
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cloche.interp.dictionaries.recovered import Recovered, loss_recovered
+from cloche.interp.finding import Finding
+from cloche.interp.harvest import activations
+from cloche.interp.route import Others, reader_of, rows_without_first
+from cloche.interp.subject import Subject
+from cloche.sparse import SAE, Report, gap_report
+
+GAP_ROWS = 2_048  # on which pursuits are compared with the encoder
+
+
+@torch.no_grad()
+def dictionary_report(
+    subject: Subject, sae: SAE, windows: Iterable[Any], name: str = "", others: Others | None = None
+) -> Finding:
+    """Measures a dictionary on `windows` (batches of ids [batch, position]) it was not trained on;
+    `data`: docs/architecture.md.
+
+    The gap to a pursuit over the same atoms is measured where the dictionary writes what it reads, on 2,048 activations.
+    """
+    windows = list(windows)
+    route = reader_of(sae, subject.net, others).route
+    first: list[Tensor] = []
+
+    def rows() -> Iterator[Tensor]:
+        for _, values in activations(subject.net, windows, route, others):
+            piece = rows_without_first(values).cpu()
+            if sum(map(len, first)) < GAP_ROWS:
+                first.append(piece)
+            yield piece
+
+    measured = sae.report(rows())
+    recovered = loss_recovered(subject, sae, windows, others)
+    gap = gap_report(sae, sae.dictionary, torch.cat(first)[:GAP_ROWS]) if sae.wiring.writes is None else None
+    data = {
+        "dictionary": name,
+        "site": str(route),
+        "kind": sae.kind.name,
+        "features": sae.features,
+        "trained_on": sae.trained_on.tokens,
+        "tokens_seen": measured.signals,
+        "fvu": measured.fvu,
+        "l0": measured.l0,
+        "dead_share": measured.dead_share,
+        "density_histogram": measured.density_histogram(),
+        "recovered": {**vars(recovered), "share": None if isnan(recovered.share) else recovered.share},
+        "gap": gap and {"own": _figures(gap.own), "same_atoms": _figures(gap.same), "of_encoder": gap.of_encoder},
+    }
+    arrays = {"density": measured.density.float()}
+    return Finding("dictionary", _summary(data, recovered), subject.checkpoint, data, arrays)
+
+
+def _figures(report: Report) -> dict[str, float]:
+    return {"fvu": report.fvu, "l0": report.l0, "dead_share": report.dead_share}
+
+
+def _summary(data: dict[str, Any], recovered: Recovered) -> str:
+    gap = data["gap"]
+    encoder = f", {gap['of_encoder']:.3f} of it for want of a better encoder" if gap else ""
+    keeps = (
+        "no share of a loss (the mean costs none)" if isnan(recovered.share) else f"{recovered.share:.1%} of its loss"
+    )
+    return (
+        f"{data['features']:,} features of {data['site']} leave {data['fvu']:.3f} of the variance{encoder}, with "
+        f"{data['l0']:.2f} active a token; put back, the model keeps {keeps} (KL {recovered.kl:.4f})."
+    )

@@ -1,0 +1,60 @@
+"""Activations over many tokens, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cloche.errors import ClocheError
+from cloche.interp.route import Others, Route, as_route, rows_without_first
+from cloche.model import Network, Site
+
+
+@torch.no_grad()
+def activations(
+    net: Network, windows: Iterable[Any], where: Site | Route | str, others: Others | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(ids [batch, position], rows [batch, position, columns]) of a site or a route, batch by batch, in order, in fp32.
+
+    `windows` are batches of token ids; `others` the models a route names beside `net`. Layers after the sites are not run.
+    """
+    reader = as_route(where).through(net, others)
+    for window in windows:
+        ids = torch.as_tensor(window, device=net.embed.weight.device)
+        ids = ids.reshape(-1, ids.shape[-1])
+        yield ids, reader.rows(ids)
+
+
+def harvest(
+    net: Network,
+    windows: Iterable[Any],
+    where: Site | Route | str,
+    buffer: int = 65_536,
+    seed: int = 0,
+    others: Others | None = None,
+) -> Iterator[Tensor]:
+    """Shuffled rows [n, columns] of a site or a route: what `train_sae` reads. Holds at most `buffer` of them and one batch.
+
+    The first position of every window is left out. Neighbouring tokens come out far apart: a full buffer gives a random half of
+    itself away before it takes more. The same windows and seed give the same stream.
+    """
+    if buffer < 2:
+        raise ClocheError(f"buffer={buffer} cannot shuffle anything; hold at least 2 activations.")
+    rng = torch.Generator().manual_seed(seed)
+    held: list[Tensor] = []
+    count = 0
+    for _, values in activations(net, windows, where, others):
+        rows = rows_without_first(values).cpu()
+        while len(rows):
+            taken, rows = rows[: buffer - count], rows[buffer - count :]
+            held.append(taken)
+            count += len(taken)
+            if count == buffer:
+                shuffled = torch.cat(held)[torch.randperm(count, generator=rng)]
+                yield shuffled[: buffer // 2]
+                held, count = [shuffled[buffer // 2 :]], buffer - buffer // 2
+    if count:
+        yield torch.cat(held)[torch.randperm(count, generator=rng)]

@@ -1,0 +1,95 @@
+"""Labels of tokens by simple rules from the text itself, so that what a probe must find is known."""
+
+from __future__ import annotations
+
+import keyword
+import re
+import unicodedata
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from cloche.errors import ClocheError
+from cloche.interp.subject import Subject, spell
+
+KEYWORDS = frozenset(keyword.kwlist)
+QUOTE = re.compile(rb'"|\xe2\x80\x9c|\xe2\x80\x9d')  # straight, opening and closing
+
+
+def token_labels(subject: Subject, ids: Tensor) -> dict[str, Tensor]:
+    """Bool [batch, position] by name, of token ids [batch, position], each row a text of its own.
+
+    Of the token itself: "space" (begins with one), "digit" (holds one), "punctuation" (nothing but marks and symbols),
+    "capital" (its first letter is one), "line end" (holds one), "keyword" (one of Python's). Of the text before it: "quoted"
+    (inside double quotes, see `quoted`) and "seen" (came before in the row). Raises ClocheError without a tokenizer.
+    """
+    tokenizer = subject.tokenizer
+    if tokenizer is None:
+        raise ClocheError("This model has no tokenizer, so its tokens have no text to take labels from.")
+    ids = ids.reshape(-1, ids.shape[-1]).cpu()
+    kinds = ids.unique()
+    texts = spell(tokenizer, kinds.tolist())
+    own = torch.tensor([[rule(text) for rule in RULES.values()] for text in texts])  # [kind, rule]
+    which = torch.searchsorted(kinds, ids)
+    labels = {name: own[which, i] for i, name in enumerate(RULES)}
+    pieces = {i: tokenizer.decode_bytes([i]) for i in kinds.tolist() if i < tokenizer.vocab}
+    rows = [[pieces.get(i, b"") for i in row] for row in ids.tolist()]
+    return labels | {"quoted": torch.tensor([quoted(row) for row in rows]), "seen": _seen(ids)}
+
+
+def _punctuation(text: str) -> bool:
+    marks = text.strip()
+    return bool(marks) and all(unicodedata.category(c)[0] in "PS" for c in marks)
+
+
+def _capital(text: str) -> bool:
+    letters = [c for c in text if c.isalpha()]
+    return bool(letters) and letters[0].isupper()
+
+
+RULES = {
+    "space": lambda text: text.startswith(" "),
+    "digit": lambda text: any(c.isdigit() for c in text),
+    "punctuation": _punctuation,
+    "capital": _capital,
+    "line end": lambda text: "\n" in text,
+    "keyword": lambda text: text.strip() in KEYWORDS,
+}
+
+
+def quoted(pieces: list[bytes]) -> list[bool]:
+    """For each piece of a text, whether its first byte that is no blank (of blanks, the first) stands in double quotes.
+
+    A straight quote opens where a blank or nothing stands before it and another character behind, and closes elsewhere. What is
+    not closed ends with its line; what closes though nothing opened it counts from the start of the text, in its first line.
+    """
+    text = b"".join(pieces)
+    inside = bytearray(len(text))
+    for line in re.finditer(rb"[^\n]+", text):
+        start: int | None = None
+        closable: int | None = line.start() if line.start() == 0 else None
+        for mark in QUOTE.finditer(text, line.start(), line.end()):
+            if _opens(text, mark):
+                start, closable = mark.end(), mark.end()
+            elif closable is not None:
+                inside[closable : mark.start()] = b"\1" * (mark.start() - closable)
+                start = closable = None
+        if start is not None:
+            inside[start : line.end()] = b"\1" * (line.end() - start)
+    ends = [*accumulate(map(len, pieces))]
+    firsts = [end - len(piece.lstrip() or piece) for end, piece in zip(ends, pieces, strict=True)]
+    return [first < end and bool(inside[first]) for first, end in zip(firsts, ends, strict=True)]
+
+
+def _opens(text: bytes, mark: re.Match[bytes]) -> bool:
+    if mark[0] != b'"':
+        return mark[0] == b"\xe2\x80\x9c"
+    before, behind = text[mark.start() - 1 : mark.start()], text[mark.end() : mark.end() + 1]
+    return (not before or before.isspace() or before in b"([{") and bool(behind) and not behind.isspace()
+
+
+def _seen(ids: Tensor) -> Tensor:
+    """[batch, position] whether the token came before in its row."""
+    same = ids[:, :, None] == ids[:, None, :]
+    return same.tril(-1).any(2)

@@ -1,0 +1,266 @@
+"""Linear probes of binary labels: on all units at once, and on the k that tell most."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.optimize import minimize
+from scipy.special import expit
+from scipy.stats import rankdata
+
+from cloche.errors import ClocheError
+
+Array = NDArray[np.float64]
+Matrix = Any  # [n, units]: a float32 array, or a scipy sparse array
+PENALTY = 1e-3  # on squared weights of units scaled to deviation one, beside a mean loss
+POOL = 64  # units that elimination starts from
+NEWTON, LBFGS = 50, 200  # iterations at most
+EXACT = 1e-9  # squared Newton step below which the fit is done
+
+
+@dataclass(frozen=True)
+class Score:
+    """Of one probe on held-out data. Each threshold is the one best on the data it was fitted to, so that a rare label is not
+    judged by one half."""
+
+    accuracy: float
+    balanced_accuracy: float
+    f1: float
+    auroc: float
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """A probe on the units `chosen`, strongest first."""
+
+    chosen: tuple[int, ...]
+    score: Score
+
+
+@dataclass(frozen=True)
+class Probes:
+    """One label in one basis: by number of units, with all of them, and by number of units for labels in disorder."""
+
+    by_k: dict[int, Sparse]
+    dense: Score
+    shuffled: dict[int, Sparse]
+
+
+def probe(
+    x: Matrix, labels: NDArray[np.bool_], train: NDArray[np.bool_], ks: Sequence[int] = (1, 2, 4, 8, 16), seed: int = 0
+) -> list[Probes]:
+    """One-vs-rest probes of `labels` [n, label] in units x [n, N] (an array, or a scipy sparse array), one Probes a label.
+
+    k-sparse probing (Gurnee et al. 2023, 2305.01610): candidates are the 64 units whose means differ most between the classes
+    (in deviations of the unit); a logistic probe on them is fitted again and again on the strongest that are left, down to each
+    k. Of these k units and the k of the largest difference those of the lower training loss are taken. Losses weigh the classes
+    alike and are penalised by PENALTY / 2 times the squared weights. Only rows of `train` [n] are fitted to; the scores are of
+    the others. Raises ClocheError where a label does not come on both sides in both classes, or a k is not in 1 to 64.
+    """
+    if not ks or min(ks) < 1 or max(ks) > POOL:
+        raise ClocheError(f"ks={tuple(ks)} must be numbers of units from 1 to {POOL}.")
+    if x.shape[0] != len(labels) or len(train) != len(labels) or labels.ndim != 2:
+        raise ClocheError(
+            f"Probing needs rows that agree: x has {x.shape[0]}, labels {list(labels.shape)}, train {len(train)}; give labels "
+            "[n, label] and train [n] for x [n, units]."
+        )
+    for side in (train, ~train):
+        counts = labels[side].sum(0)
+        if not side.any() or (counts == 0).any() or (counts == side.sum()).any():
+            raise ClocheError(
+                "Every label needs both classes among the rows to fit to and among those held out; leave rarer labels out."
+            )
+    units = _Units(x, train)
+    if not np.isfinite(units.mean).all():
+        raise ClocheError(
+            f"Unit {int(np.argmin(np.isfinite(units.mean)))} holds a value that is no number; mend what made it."
+        )
+    dense = _dense(units, labels[train])
+    order = np.random.default_rng(seed).permutation(len(labels))
+    found = []
+    for i, label in enumerate(labels.T):
+        scores = units.held_out(dense.weights[:, i], dense.offsets[i])
+        found.append(
+            Probes(
+                _by_k(units, label, ks),
+                _score(dense.scores[:, i], label[train], scores, label[~train]),
+                _by_k(units, _broken(label, order, train), ks),
+            )
+        )
+    return found
+
+
+def _broken(label: NDArray[np.bool_], order: NDArray[np.int64], train: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The label in disorder, as often as before on either side."""
+    out = label.copy()
+    for side in (train, ~train):
+        out[side] = label[order[side[order]]]
+    return out
+
+
+class _Units:
+    """Units centred and scaled to deviation one over the rows to fit to, without a copy of what is sparse."""
+
+    def __init__(self, x: Matrix, train: NDArray[np.bool_]) -> None:
+        self.train = train
+        self.fitted, self.rest = x[train], x[~train]
+        count = self.fitted.shape[0]
+        self.mean = np.asarray(self.fitted.sum(0, dtype=np.float64)).ravel() / count
+        squares = self.fitted.multiply(self.fitted) if sparse.issparse(x) else self.fitted.astype(np.float64) ** 2
+        variance = np.asarray(squares.sum(0, dtype=np.float64)).ravel() / count - self.mean**2
+        self.alive = variance > 1e-12 * (self.mean**2 + 1e-30)
+        self.scale = np.where(self.alive, 1 / np.sqrt(np.where(self.alive, variance, 1)), 0)
+
+    def some(self, which: Sequence[int], fitted: bool) -> Array:
+        """[n, k] these units, standardised."""
+        part = (self.fitted if fitted else self.rest)[:, list(which)]
+        values = part.toarray() if sparse.issparse(part) else part
+        return (values.astype(np.float64) - self.mean[list(which)]) * self.scale[list(which)]
+
+    def times(self, weights: Array) -> Array:
+        """[n, label] all standardised units of the fitted rows times weights [N, label]."""
+        scaled = weights * self.scale[:, None]
+        return np.asarray(self.fitted @ scaled.astype(np.float32), np.float64) - self.mean @ scaled
+
+    def transposed_times(self, slopes: Array) -> Array:
+        """[N, label] the transpose times [n, label]."""
+        raw = np.asarray(self.fitted.T @ slopes.astype(np.float32), np.float64)
+        return (raw - self.mean[:, None] * slopes.sum(0)) * self.scale[:, None]
+
+    def held_out(self, weights: Array, offset: float) -> Array:
+        """[n] scores of the held-out rows."""
+        scaled = weights * self.scale
+        return np.asarray(self.rest @ scaled.astype(np.float32), np.float64) - self.mean @ scaled + offset
+
+
+def _by_k(units: _Units, label: NDArray[np.bool_], ks: Sequence[int]) -> dict[int, Sparse]:
+    """The best k units for one label and their score, for each k; of a basis with fewer units that vary, those."""
+    here, there = label[units.train], label[~units.train]
+    pull = units.transposed_times(_balance(here)[:, None] * np.where(here, 1.0, -1.0)[:, None])[:, 0]
+    ranked = [int(i) for i in np.argsort(-np.abs(pull), kind="stable")[:POOL] if units.alive[i]]
+    kept = ranked
+    found = {}
+    for k in sorted(set(ks), reverse=True):
+        if len(kept) > k:
+            kept = _eliminated(units, here, kept, k)
+        candidates = [kept] if set(kept) == set(ranked[:k]) else [kept, ranked[:k]]
+        fits = [(_fit(units.some(c, True), here), c) for c in candidates]
+        fit, chosen = min(fits, key=lambda pair: pair[0].loss)
+        strongest = np.argsort(-np.abs(fit.weights[:, 0]), kind="stable")
+        rest = units.some(chosen, False) @ fit.weights[:, 0] + fit.offsets[0]
+        found[k] = Sparse(tuple(chosen[i] for i in strongest), _score(fit.scores[:, 0], here, rest, there))
+    return dict(sorted(found.items()))
+
+
+def _eliminated(units: _Units, label: NDArray[np.bool_], which: list[int], k: int) -> list[int]:
+    """The k of these units that a probe leans on most; half of them are dropped at a time, so that of units that say the same
+    one can go before the other is judged."""
+    while len(which) > k:
+        weights = _fit(units.some(which, True), label).weights[:, 0]
+        order = np.argsort(-np.abs(weights), kind="stable")[: max(k, len(which) // 2)]
+        which = [which[i] for i in order]
+    return which
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Logistic regression: weights [units, label], offsets [label], scores [n, label] of the rows fitted to, and the loss."""
+
+    weights: Array
+    offsets: Array
+    scores: Array
+    loss: float
+
+
+def _balance(label: NDArray[np.bool_]) -> Array:
+    """[n] weights of the rows that sum to one, half of it for either class."""
+    return np.where(label, 0.5 / label.sum(), 0.5 / (~label).sum())
+
+
+def _fit(x: Array, label: NDArray[np.bool_], penalty: float = PENALTY) -> Fit:
+    """Few units [n, k], one label: Newton's method with halved steps, to the minimum."""
+    rows = np.column_stack([x, np.ones(len(x))])
+    weight, ridge = _balance(label), np.append(np.full(x.shape[1], penalty), 0.0)
+    sign = np.where(label, 1.0, -1.0)
+
+    def loss(at: Array) -> float:
+        return float(weight @ np.logaddexp(0, -sign * (rows @ at)) + ridge @ at**2 / 2)
+
+    w, now = np.zeros(rows.shape[1]), loss(np.zeros(rows.shape[1]))
+    for _ in range(NEWTON):
+        p = expit(rows @ w)
+        slope = rows.T @ (weight * (p - label)) + ridge * w
+        curve = (rows * (weight * p * (1 - p))[:, None]).T @ rows + np.diag(ridge + 1e-12)
+        step = np.linalg.solve(curve, slope)
+        size = 1.0
+        while (new := loss(w - size * step)) > now and size > 1e-6:
+            size /= 2
+        w, now = w - size * step, new
+        if slope @ step < EXACT:
+            break
+    return Fit(w[:-1, None], w[-1:], (rows @ w)[:, None], now)
+
+
+def _dense(units: _Units, labels: NDArray[np.bool_], penalty: float = PENALTY) -> Fit:
+    """All units, all labels [n, label] at once: their losses are separate, so one L-BFGS over the sum minimises each."""
+    count, names = len(units.mean), labels.shape[1]
+    weight = np.stack([_balance(label) for label in labels.T], 1)
+    sign = np.where(labels, 1.0, -1.0)
+
+    def loss(flat: Array) -> tuple[float, Array]:
+        w, b = flat[: count * names].reshape(count, names), flat[count * names :]
+        z = units.times(w) + b
+        slopes = weight * (expit(z) - labels)
+        value = (weight * np.logaddexp(0, -sign * z)).sum() + penalty / 2 * (w**2).sum()
+        slope = units.transposed_times(slopes) + penalty * w
+        return float(value), np.concatenate([slope.ravel(), slopes.sum(0)])
+
+    start = np.zeros((count + 1) * names)
+    best = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": LBFGS, "ftol": 1e-9, "gtol": 1e-6})
+    w, b = best.x[: count * names].reshape(count, names), best.x[count * names :]
+    return Fit(w, b, units.times(w) + b, float(best.fun))
+
+
+def _score(fitted: Array, label: NDArray[np.bool_], scores: Array, truth: NDArray[np.bool_]) -> Score:
+    """Of held-out scores [n] with their truth, thresholds from the scores of the rows fitted to."""
+    cuts, hits, false = _at_every_cut(fitted, label)
+
+    def best(rate: Callable[..., Any]) -> float:
+        cut = cuts[np.argmax(rate(hits, false, int(label.sum()), int((~label).sum())))]
+        on = scores > cut
+        return float(rate(np.sum(on & truth), np.sum(on & ~truth), int(truth.sum()), int((~truth).sum())))
+
+    return Score(best(_accuracy), best(_balanced), best(_f1), auroc(scores, truth))
+
+
+def _at_every_cut(scores: Array, label: NDArray[np.bool_]) -> tuple[Array, Array, Array]:
+    """Cuts between neighbouring scores and beyond the ends, and how many of either class lie above each."""
+    order = np.argsort(-scores, kind="stable")
+    falling, hit = scores[order], label[order]
+    last = np.append(falling[1:] != falling[:-1], True)  # of the rows that share a score
+    between = np.append((falling[1:] + falling[:-1])[last[:-1]] / 2, -np.inf)
+    cuts = np.concatenate([[np.inf], between])
+    return cuts, np.append(0.0, hit.cumsum()[last]), np.append(0.0, (~hit).cumsum()[last])
+
+
+def _accuracy(hits: Any, false: Any, yes: int, no: int) -> Any:
+    return (hits + no - false) / (yes + no)
+
+
+def _balanced(hits: Any, false: Any, yes: int, no: int) -> Any:
+    return (hits / yes + (no - false) / no) / 2
+
+
+def _f1(hits: Any, false: Any, yes: int, no: int) -> Any:
+    return 2 * hits / (hits + false + yes)
+
+
+def auroc(scores: Array, truth: NDArray[np.bool_]) -> float:
+    """The chance that a positive scores above a negative, ties counted half."""
+    yes, no = int(truth.sum()), int((~truth).sum())
+    return float((rankdata(scores)[truth].sum() - yes * (yes + 1) / 2) / (yes * no))

@@ -1,0 +1,221 @@
+"""Which basis says most with few units: k-sparse probing of a dictionary's features, of neurons and of the residual axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from cloche.errors import ClocheError
+from cloche.interp.finding import Finding
+from cloche.interp.probing.labels import token_labels
+from cloche.interp.probing.probes import Matrix, Probes, Sparse, probe
+from cloche.interp.route import FIRST, reader_of, rows_without_first
+from cloche.interp.subject import Subject
+from cloche.model import Network, Site
+from cloche.sparse import SAE, Code
+
+Labels = Callable[[Subject, Tensor], dict[str, Tensor]]
+FEATURES = "features"
+HELD_OUT = 0.3  # share of the windows, not of the tokens: neighbours are alike
+FEWEST = 20  # tokens of either class on either side, below which a label is left out
+
+
+@torch.no_grad()
+def sparse_probing(
+    subject: Subject,
+    windows: Iterable[Any],
+    site: Site | str | None = None,
+    sae: SAE | None = None,
+    labels: Labels = token_labels,
+    ks: Sequence[int] = (1, 2, 4, 8, 16),
+    seed: int = 0,
+    name: str = "",
+) -> Finding:
+    """How well the best k units of a basis tell each label of a token, by k (Gurnee et al. 2023, 2305.01610).
+
+    Bases: the axes of `site` (where it is None, that of the dictionary), the neurons of the same layer, and the features of
+    `sae`, called `name`, where one is given. labels: from token ids [batch, position] to bool [batch, position] by name. How
+    units are chosen and probes fitted is said in `probes.probe`; all units at once are the ceiling, labels in disorder the
+    control. Of `windows` (batches of ids [batch, position]) whole ones are held out; memory holds the activations of all, and
+    some 10,000 tokens are enough.
+
+    `data`: docs/architecture.md. Raises ClocheError for a site that is no vector a token, a dictionary of another site, fewer
+    than four windows, and where no label comes often enough.
+    """
+    net = subject.net
+    places = _Places(net, site, sae)
+    ids, window, columns, codes = _read(net, windows, places, sae)
+    found = _labels(subject, ids, labels)
+    train = _train(window, seed)
+    names, skipped = _often_enough(found, train)
+    bases: dict[str, Matrix] = {str(place): rows.numpy() for place, rows in zip(places.bases, columns, strict=True)}
+    if sae is not None:
+        bases = {FEATURES: _csr(codes, sae.features), **bases}
+    truth = np.stack([found[name] for name in names], 1)
+    probes = {basis: probe(x, truth, train, ks, seed) for basis, x in bases.items()}
+    data = {
+        "dictionary": name,
+        "site": str(places.site),
+        "tokens": len(train),
+        "held_out": int((~train).sum()),
+        "ks": sorted(set(ks)),
+        "bases": [{"name": name, "units": x.shape[1]} for name, x in bases.items()],
+        "labels": [
+            {"name": name, "rate": float(found[name].mean()), "bases": {b: _told(probes[b][i]) for b in bases}}
+            for i, name in enumerate(names)
+        ],
+        "skipped": skipped,
+    }
+    plan, _ = net.plan(places.saves, [], ids[0], None)
+    return Finding("sparse-probing", _summary(data), subject.checkpoint, data, plan=plan.hash)
+
+
+class _Places:
+    """Where rows are read: the basis `site`, the `neurons` of its layer where there are any beside it, and what a dictionary
+    reads."""
+
+    def __init__(self, net: Network, site: Site | str | None, sae: SAE | None) -> None:
+        if site is None and sae is None:
+            raise ClocheError("Nothing says where to probe: give a site, or a dictionary, which names its own.")
+        self.reads: list[Site] = []
+        if sae is not None and (site is None or sae.trained_on.site is not None):
+            reader = reader_of(sae, net)
+            self.reads = reader.sites[: len(reader.route.reads)]
+        self.site = net.sites.resolve(site)[0] if site is not None else self.reads[-1]
+        if self.reads and self.site not in self.reads:
+            known = ", ".join(map(str, self.reads))
+            raise ClocheError(f"The dictionary reads {known}, so it says nothing of {self.site}; leave the site out.")
+        if self.site.axes[:2] != ("batch", "position"):
+            raise ClocheError(
+                f"{self.site} has axes {', '.join(self.site.axes)}, and a probe reads one vector a token: choose a site such "
+                "as resid_post[1]."
+            )
+        neurons = net.sites.resolve("mlp_act.all") if "mlp_act" in dir(net.sites) else []
+        self.bases = [self.site, *(n for n in neurons if n.layer == self.site.layer and n != self.site)]
+        self.reads = self.reads or [self.site]
+
+    @property
+    def saves(self) -> list[Site]:
+        return [*dict.fromkeys((*self.bases, *self.reads))]
+
+
+def _rows(value: Tensor) -> Tensor:
+    """[n, units] of a saved site, without the first position; heads side by side."""
+    return rows_without_first(value).flatten(1).float().cpu()
+
+
+def _read(
+    net: Network, windows: Iterable[Any], places: _Places, sae: SAE | None
+) -> tuple[list[Tensor], Tensor, list[Tensor], list[Code]]:
+    """Ids batch by batch, the window of each token, each basis' rows [n, units] and the codes."""
+    ids: list[Tensor] = []
+    window: list[Tensor] = []
+    columns: list[list[Tensor]] = [[] for _ in places.bases]
+    codes: list[Code] = []
+    for given in windows:
+        batch = torch.as_tensor(given).cpu()
+        batch = batch.reshape(-1, batch.shape[-1])
+        if not batch[:, FIRST:].numel():
+            continue
+        result = net.run(batch.to(net.embed.weight.device), save=places.saves, logits=False)
+        if sae is not None:
+            codes.append(sae.encode(torch.cat([_rows(result[place]) for place in places.reads], 1)))
+        start = int(window[-1][-1]) + 1 if window else 0
+        window.append(torch.arange(start, start + len(batch)).repeat_interleave(batch.shape[1] - FIRST))
+        ids.append(batch)
+        for kept, place in zip(columns, places.bases, strict=True):
+            kept.append(_rows(result[place]))
+    if sum(map(len, ids)) < 4:
+        raise ClocheError("There is too little text to probe: give at least four windows of two tokens.")
+    return ids, torch.cat(window), [torch.cat(rows) for rows in columns], codes
+
+
+def _labels(subject: Subject, ids: Sequence[Tensor], labels: Labels) -> dict[str, Any]:
+    """Bool [n] by name, of the tokens that were read."""
+    parts = [labels(subject, batch) for batch in ids]
+    for batch, part in zip(ids, parts, strict=True):
+        wrong = [name for name, label in part.items() if label.shape != batch.shape or label.dtype != torch.bool]
+        if wrong or part.keys() != parts[0].keys() or not part:
+            raise ClocheError(
+                f"The labels {wrong or [*part]} are not one bool for each token: give the same names for all ids, each "
+                f"{list(batch.shape)}."
+            )
+    return {name: torch.cat([p[name][:, FIRST:].flatten() for p in parts]).cpu().numpy() for name in parts[0]}
+
+
+def _train(window: Tensor, seed: int) -> Any:
+    """[n] whether a token's window is one to fit to."""
+    count = int(window[-1]) + 1
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    held = torch.zeros(count, dtype=torch.bool)
+    held[order[: max(1, round(HELD_OUT * count))]] = True
+    return (~held[window]).numpy()
+
+
+def _often_enough(found: dict[str, Any], train: Any) -> tuple[list[str], dict[str, str]]:
+    """The labels to probe, and why others are left out."""
+    skipped = {}
+    for name, label in found.items():
+        least = min(int((label[side] == value).sum()) for side in (train, ~train) for value in (True, False))
+        if least < FEWEST:
+            skipped[name] = f"one class comes {least} times on one side"
+    names = [name for name in found if name not in skipped]
+    if not names:
+        raise ClocheError(
+            f"No label comes {FEWEST} times in both classes on both sides ({', '.join(found)}): give more windows, or other "
+            "labels."
+        )
+    return names, skipped
+
+
+def _csr(codes: Sequence[Code], size: int) -> sparse.csr_array:
+    """Codes as one sparse array [n, size]."""
+    parts = []
+    for code in codes:
+        used = code.values != 0
+        row = torch.arange(len(code))[:, None].expand_as(used)[used]
+        values = code.values[used].float().numpy()
+        parts.append(sparse.csr_array((values, (row.numpy(), code.indices[used].numpy())), shape=(len(code), size)))
+    return sparse.csr_array(sparse.vstack(parts))
+
+
+def _told(probes: Probes) -> dict[str, Any]:
+    def each(by_k: dict[int, Sparse]) -> list[dict[str, Any]]:
+        return [{"k": k, "chosen": list(p.chosen), **asdict(p.score)} for k, p in by_k.items()]
+
+    return {"k": each(probes.by_k), "dense": asdict(probes.dense), "shuffled": each(probes.shuffled)}
+
+
+def mean_scores(data: dict[str, Any], basis: str, figure: str = "auroc") -> tuple[list[float], float, list[float]]:
+    """A figure's means over the labels: by k, with all units, and by k for labels in disorder."""
+    told = [label["bases"][basis] for label in data["labels"]]
+    by_k = [fmean(rows) for rows in zip(*([s[figure] for s in t["k"]] for t in told), strict=True)]
+    shuffled = [fmean(rows) for rows in zip(*([s[figure] for s in t["shuffled"]] for t in told), strict=True)]
+    return by_k, fmean(t["dense"][figure] for t in told), shuffled
+
+
+def _summary(data: dict[str, Any]) -> str:
+    few, most = data["ks"][0], data["ks"][-1]
+    each = []
+    for basis in data["bases"]:
+        (f1, f1_all, _), (area, area_all, _) = (mean_scores(data, basis["name"], figure) for figure in ("f1", "auroc"))
+        each.append(
+            f"the best {few} of {basis['units']:,} {_called(basis['name'])} {f1[0]:.2f} ({area[0]:.2f}), the best {most} "
+            f"{f1[-1]:.2f} ({area[-1]:.2f}), all {f1_all:.2f} ({area_all:.2f})"
+        )
+    chance = fmean(mean_scores(data, basis["name"])[2][-1] for basis in data["bases"])
+    return (
+        f"Mean F1 (AUROC) of {len(data['labels'])} labels at {data['site']}, {data['held_out']:,} held-out tokens: "
+        f"{'; '.join(each)}; labels in disorder ({chance:.2f})."
+    )
+
+
+def _called(basis: str) -> str:
+    return basis if basis == FEATURES else f"axes of {basis}"

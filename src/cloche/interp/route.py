@@ -1,0 +1,184 @@
+"""Where a dictionary's rows come from and where its reconstructions go: sites of one model or several, as one line of text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from cloche.errors import ClocheError
+from cloche.model import Edit, Network, Site
+from cloche.model.checks import site_shape
+from cloche.sparse import SAE, Wiring
+
+FIRST = 1  # positions left out at the start of a window: without context, they are like no others
+Others = Mapping[str, Network]  # models beside the one looked at, by name
+
+
+@dataclass(frozen=True)
+class Place:
+    """A site of the model looked at, or of another by its name: "resid_post[2]", "step-000100/resid_post[2]"."""
+
+    site: str
+    model: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.model}/{self.site}" if self.model else self.site
+
+
+@dataclass(frozen=True)
+class Route:
+    """The places read and, where they are others, the places written.
+
+    As text: "resid_post[2]" (an autoencoder), "mlp_in[2] -> mlp_out[2]" (a transcoder), "resid_post[1] + resid_post[2]" and
+    "resid_post[2] + step-000100/resid_post[2]" (crosscoders, across layers and across checkpoints).
+    """
+
+    reads: tuple[Place, ...]
+    writes: tuple[Place, ...] | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Route:
+        """Raises ClocheError for text that is no route; whether the sites exist is for `through` to say."""
+        read, arrow, written = text.partition("->")
+        reads = _places(read, text)
+        return cls(reads, _places(written, text) if arrow else None)
+
+    def __str__(self) -> str:
+        read = " + ".join(map(str, self.reads))
+        return read if self.writes is None else f"{read} -> {' + '.join(map(str, self.writes))}"
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """In the order of a row's columns."""
+        return self.reads + (self.writes or ())
+
+    def through(self, net: Network, others: Others | None = None) -> Reader:
+        """The route laid through `net` and the `others` it names."""
+        return Reader(self, net, others or {})
+
+
+class Reader:
+    """A route through models at hand: reads rows, and puts reconstructions back. `route` has the sites' own names.
+
+    All heads of a site such as z[1] count as one vector. Raises ClocheError for a model that is not among the others, a
+    site that its model lacks, or one that holds no vector at a position.
+    """
+
+    def __init__(self, route: Route, net: Network, others: Others) -> None:
+        self.net, self.others = net, others
+        self.sites = [self._site(place) for place in route.places]
+        named = tuple(Place(str(site), place.model) for site, place in zip(self.sites, route.places, strict=True))
+        reads = len(route.reads)
+        self.route = Route(named[:reads], named[reads:] if route.writes else None)
+
+    def wiring(self, skip: bool = False) -> Wiring:
+        """The widths of what is read and written."""
+        one_token = torch.zeros(1, 1, dtype=torch.long)
+        places = zip(self.sites, self.route.places, strict=True)
+        widths = tuple(math.prod(site_shape(site, one_token, self._net(place))[2:]) for site, place in places)
+        reads = len(self.route.reads)
+        return Wiring(widths[:reads], widths[reads:] if self.route.writes else None, skip)
+
+    def check(self, sae: SAE) -> None:
+        """Refuses a dictionary of other widths than these places have."""
+        wanted, found = self.wiring(sae.wiring.skip), sae.wiring
+        if wanted != found:
+            raise ClocheError(
+                f"The dictionary of {self.route} is of width {_said(found)}, but {self.route} has width {_said(wanted)} here: "
+                "use it with the model and the sites it was trained on."
+            )
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """[batch, position, columns] of token ids [batch, position], in fp32; layers after the last site are not run."""
+        found: dict[int, Tensor] = {}
+        for model in dict.fromkeys(place.model for place in self.route.places):
+            mine = [i for i, place in enumerate(self.route.places) if place.model == model]
+            net = self._net(self.route.places[mine[0]])
+            result = net.run(ids.to(net.embed.weight.device), save=[self.sites[i] for i in mine], logits=False)
+            found |= {i: result[self.sites[i]].flatten(2).float().to(ids.device) for i in mine}
+        return torch.cat([found[i] for i in range(len(self.sites))], -1) if len(found) > 1 else found[0]
+
+    @property
+    def own(self) -> list[Site]:
+        """The sites in the model looked at itself."""
+        return [site for site, place in zip(self.sites, self.route.places, strict=True) if not place.model]
+
+    def written(self) -> list[tuple[int, Site]]:
+        """(block of what is written, site) of each place written in the model looked at itself."""
+        places = self.route.writes or self.route.reads
+        sites = self.sites[-len(places) :]
+        own = [(i, sites[i]) for i, place in enumerate(places) if not place.model]
+        if not own:
+            raise ClocheError(f"{self.route} writes nothing into the model looked at: look at the one it is about.")
+        return own
+
+    def put(self, made: Tensor) -> list[Edit]:
+        """Edits that put `made` [n, width written], one row for every position but the first, in the activations' place."""
+        wiring = self.wiring()
+        blocks = made.split(wiring.writes or wiring.reads, dim=-1)
+        return [site.apply(partial(_put, blocks[i])) for i, site in self.written()]
+
+    def _net(self, place: Place) -> Network:
+        if not place.model:
+            return self.net
+        if place.model not in self.others:
+            known = ", ".join(self.others) or "none"
+            raise ClocheError(
+                f"{place} is of the model {place.model!r}, which was not given (given were {known}): give it among the others."
+            )
+        return self.others[place.model]
+
+    def _site(self, place: Place) -> Site:
+        site = self._net(place).sites.resolve(place.site)[0]
+        if site.axes[:2] != ("batch", "position"):
+            raise ClocheError(
+                f"{site} has axes {', '.join(site.axes)}; a dictionary is made of vectors, one a position: choose a site such "
+                "as resid_post[1] or z[1]."
+            )
+        return site
+
+
+def as_route(where: Site | Route | str) -> Route:
+    """A route from a site, from text, or as it is."""
+    return where if isinstance(where, Route) else Route.parse(str(where))
+
+
+def reader_of(sae: SAE, net: Network, others: Others | None = None) -> Reader:
+    """Reads and writes where a dictionary does, by its own word. Raises where it does not say, or is of other widths."""
+    if sae.trained_on.site is None:
+        raise ClocheError(
+            "This dictionary does not say which site it was trained on; train it with trained_on=Provenance(site=...)."
+        )
+    reader = Route.parse(sae.trained_on.site).through(net, others)
+    reader.check(sae)
+    return reader
+
+
+def rows_without_first(rows: Tensor) -> Tensor:
+    """[n, columns] of [batch, position, columns]: every position but the first of each window."""
+    return rows[:, FIRST:].flatten(0, 1)
+
+
+def _places(text: str, whole: str) -> tuple[Place, ...]:
+    parts: Sequence[str] = [part.strip() for part in text.split("+")]
+    if not all(parts) or "->" in text:
+        raise ClocheError(
+            f"{whole!r} names no places to read and write: write a site, sites joined by +, or what is read -> what is written."
+        )
+    return tuple(Place(part.rpartition("/")[2], part.rpartition("/")[0]) for part in parts)
+
+
+def _said(wiring: Wiring) -> str:
+    read = " + ".join(map(str, wiring.reads))
+    return read if wiring.writes is None else f"{read} -> {' + '.join(map(str, wiring.writes))}"
+
+
+def _put(block: Tensor, value: Tensor) -> Tensor:
+    """`value` with `block` in place of all positions but the first, so that a gradient reaches the block."""
+    kept = value[:, FIRST:]
+    return torch.cat([value[:, :FIRST], block.view_as(kept).to(value.dtype)], 1)

@@ -1,0 +1,75 @@
+"""Who may talk to the microscope: this machine's own browser, and for writes only the page that we served.
+
+A page on the internet can make a browser send requests to 127.0.0.1. Two checks stop it from reading or asking
+anything: the Host header must name the loopback (ends DNS rebinding), and every write carries a token that only our
+own page was given (ends forged requests). The headers sent back forbid the page to load or run anything that did not
+come from this server.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
+TOKEN_HEADER = "x-cloche-token"
+SECURITY_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    # The files change with the installed version and the data with the run: the browser must ask again each time.
+    "cache-control": "no-cache",
+}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a Host header names this machine's loopback, whatever the port (it may be forwarded)."""
+    name, _, port = host.rpartition(":")
+    if not name or host.endswith("]"):
+        name, port = host, "0"
+    return name.lower() in LOOPBACK and port.isdigit()
+
+
+class Guard:
+    """ASGI middleware: refuses foreign hosts and writes without the token; adds the security headers to every answer."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self.app = app
+        self.token = token
+
+    def refusal(self, method: str, headers: Headers) -> str | None:
+        """Why a request is refused, as a sentence; None when it may pass."""
+        if not is_loopback(headers.get("host", "")):
+            return "The microscope answers only at 127.0.0.1 or localhost: open the address that it printed."
+        if method in ("GET", "HEAD"):
+            return None
+        origin = headers.get("origin")
+        if origin is not None and not is_loopback(origin.partition("://")[2]):
+            return "This request comes from another site's page: use the microscope's own page."
+        if not secrets.compare_digest(headers.get(TOKEN_HEADER, "").encode(), self.token.encode()):
+            return "This request lacks this server's token, as after a restart: reload the page and ask again."
+        return None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        refusal = self.refusal(scope["method"], Headers(scope=scope))
+        if refusal is not None:
+            await JSONResponse({"error": refusal}, status_code=403)(scope, receive, send_guarded)
+            return
+        await self.app(scope, receive, send_guarded)

@@ -1,0 +1,139 @@
+// Curves: how the run is going, and beside another if asked.
+import { html, useEffect } from './vendor/htm-preact.js';
+import { Chart } from './chart.js';
+import { Choice, Empty, Select } from './controls.js';
+import { duration, fixed, number, percent, short, whole } from './format.js';
+import { last, openSecond, stateOf, stepOf, useStore } from './store.js';
+
+const AXES = {
+  step: ['step', whole, short], tokens: ['tokens', short, short], flops: ['FLOPs', short, short], time: ['time', duration, duration],
+};
+const PANELS = [
+  { key: 'loss', title: 'Training loss', unit: 'nats per token', noisy: true, format: (v) => fixed(v, 3), tick: number },
+  { key: 'val_bpb', title: 'Validation', unit: 'bits per byte', format: (v) => fixed(v, 3), tick: number, from: 'validation', points: true },
+  { key: 'grad_norm', title: 'Gradient norm', unit: '', noisy: true, format: number, tick: number },
+  { key: 'lr', title: 'Learning rate', unit: '', format: number, tick: number },
+  { key: 'tokens_per_second', title: 'Speed', unit: 'tokens per second', noisy: true, format: whole, tick: short },
+  { key: 'mfu', title: 'Model FLOPs utilisation', unit: 'of this machine’s measured peak', noisy: true, format: percent, tick: (v) => percent(v, 0) },
+];
+const TABLE_ROWS = 40;
+const SECONDS = [1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 18000, 36000, 86400];
+const ALARMS = ['spike', 'nonfinite'];
+
+// Exponential moving average without the pull towards the start (Kingma & Ba, 2015, section 3).
+export function smooth(values, weight) {
+  if (!weight) return values;
+  let mean = 0;
+  let mass = 0;
+  return values.map((value) => {
+    if (value === null) return null;
+    mean = weight * mean + (1 - weight) * value;
+    mass = weight * mass + (1 - weight);
+    return mean / mass;
+  });
+}
+
+function lines(run, name, panel, axis, weight, second) {
+  const from = run[panel.from || 'train'];
+  const colour = second ? '--second' : '--first';
+  const line = { label: name, colour, x: from[axis], dash: second };
+  if (!weight || !panel.noisy) return [{ ...line, y: from[panel.key], points: panel.points }];
+  return [{ ...line, y: from[panel.key], faint: true, silent: true, dash: false }, { ...line, y: smooth(from[panel.key], weight) }];
+}
+
+// Events carry a step and a time; on the other axes they stand where the nearest earlier record does.
+function marksOf(run, axis) {
+  return run.events.filter((event) => event.kind === 'checkpoint' || ALARMS.includes(event.kind)).map((event) => {
+    let x = event[axis];
+    if (x === undefined) {
+      const i = run.train.step.findLastIndex((step) => step <= event.step);
+      x = run.train[axis][Math.max(i, 0)];
+    }
+    return { x, alarm: ALARMS.includes(event.kind), text: `${event.kind}${event.message ? ': ' + event.message : ''}` };
+  });
+}
+
+// All panels share one x axis, so that one glance up or down compares like with like.
+function extent(run, second, axis) {
+  const all = [run, second].filter(Boolean).flatMap((r) => [r.train[axis][0], last(r.train[axis]), r.validation[axis][0], last(r.validation[axis])]);
+  const known = all.filter((x) => x !== undefined && x !== null);
+  const [low, high] = [Math.min(...known), Math.max(...known)];
+  return low < high ? [low, high] : [low - 1, high + 1];
+}
+
+function Figures({ run }) {
+  const { train, validation } = run;
+  const state = stateOf(run);
+  const pairs = [
+    ['step', whole(stepOf(run))], ['loss', fixed(last(train.loss), 3)],
+    ['validation', validation.val_bpb.length ? html`${fixed(last(validation.val_bpb), 3)} <small>bits/byte</small>` : '–'],
+    ['tokens seen', short(last(train.tokens))], ['speed', html`${short(last(train.tokens_per_second))} <small>tokens/s</small>`],
+    state.live && last(train.eta) ? ['time left', duration(last(train.eta))] : ['trained for', duration(last(train.time))],
+  ];
+  return html`<dl class="figures">${pairs.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
+}
+
+function Events({ run }) {
+  if (!run.events.length) return null;
+  return html`<section class="events" aria-label="What happened">
+    <h3>What happened</h3>
+    <ol reversed>${[...run.events].reverse().slice(0, 60).map((event, i) => html`<li key=${run.events.length - i} class=${ALARMS.includes(event.kind) ? 'alarm' : ''}>
+      <span class="num">${whole(event.step)}</span> <b>${event.kind}</b> <span>${event.message || ''}</span> <small>${event.time === undefined ? '' : duration(event.time)}</small>
+    </li>`)}</ol>
+  </section>`;
+}
+
+function AsTable({ run }) {
+  const { train, validation } = run;
+  const n = train.step.length;
+  const count = Math.min(n, TABLE_ROWS);
+  const picked = Array.from({ length: count }, (_, i) => (count > 1 ? Math.round((i * (n - 1)) / (count - 1)) : 0));
+  const before = (step) => { const i = validation.step.findLastIndex((s) => s <= step); return i < 0 ? null : validation.val_bpb[i]; };
+  return html`<div class="scroll"><table class="data">
+    <caption>${n > count ? `${count} of ${whole(n)} records, evenly spaced; the last is the newest.` : `All ${n} records.`}</caption>
+    <thead><tr>${['step', 'time', 'tokens', 'loss', 'bits/byte', 'gradient norm', 'learning rate', 'tokens/s', 'MFU'].map((h) => html`<th scope="col" key=${h}>${h}</th>`)}</tr></thead>
+    <tbody>${picked.map((i) => html`<tr key=${i}><th scope="row">${whole(train.step[i])}</th><td>${duration(train.time[i])}</td><td>${short(train.tokens[i])}</td>
+      <td>${fixed(train.loss[i], 3)}</td><td>${fixed(before(train.step[i]), 3)}</td><td>${number(train.grad_norm[i])}</td><td>${number(train.lr[i])}</td>
+      <td>${whole(train.tokens_per_second[i])}</td><td>${percent(train.mfu[i])}</td></tr>`)}</tbody>
+  </table></div>`;
+}
+
+export function Curves({ state, change }) {
+  const store = useStore();
+  const run = store.runs[store.main];
+  const beside = run.about.runs.filter((name) => name !== store.main);
+  const compare = beside.includes(state.compare) ? state.compare : '';
+  useEffect(() => { openSecond(compare); }, [compare]);
+  if (!run.train.step.length && !run.validation.step.length) {
+    return html`<${Empty} title="No record yet" command=${`cloche resume ${run.about.path}`}>
+      The first line of log/metrics.jsonl appears here by itself, as soon as the run writes it. If nothing is training, start it:</>`;
+  }
+  const axis = AXES[state.x] ? state.x : 'step';
+  const weight = Math.min(0.99, Math.max(0, Number(state.smooth) || 0));
+  const [xName, , xFormat] = AXES[axis];
+  const second = store.runs[compare];
+  const version = `${run.version}/${second ? second.version : ''}/${axis}/${weight}`;
+  const marks = marksOf(run, axis);
+  const window = state.from !== undefined && Number(state.from) < Number(state.to) ? [Number(state.from), Number(state.to)] : null;
+  const onWindow = (ends) => change(ends ? { from: Number(ends[0].toPrecision(6)), to: Number(ends[1].toPrecision(6)) } : { from: null, to: null });
+  return html`
+    <${Figures} run=${run} />
+    <div class="toolbar">
+      <${Choice} name="x" label="along" value=${axis} options=${[['step', 'steps'], ['tokens', 'tokens'], ['flops', 'FLOPs'], ['time', 'time']]}
+        onChange=${(x) => change({ x: x === 'step' ? null : x, from: null, to: null })} />
+      <label class="slider"><span>smoothing</span><input type="range" min="0" max="0.98" step="0.02" value=${weight} aria-label="smoothing"
+        onInput=${(event) => change({ smooth: Number(event.target.value) || null }, true)} /><span class="num">${weight.toFixed(2)}</span></label>
+      ${beside.length > 0 && html`<${Select} label="beside" value=${compare} options=${[['', 'no other run'], ...beside.map((name) => [name, name])]}
+        onChange=${(name) => change({ compare: name })} />`}
+      <${Choice} name="as" label="as" value=${state.as === 'table' ? 'table' : 'curves'} options=${[['curves', 'curves'], ['table', 'table']]}
+        onChange=${(as) => change({ as: as === 'table' ? as : null })} />
+    </div>
+    ${window && html`<p class="note">Only from ${xFormat(window[0])} to ${xFormat(window[1])}. <button class="quiet" onClick=${() => onWindow(null)}>show all</button></p>`}
+    ${second && html`<p class="key"><span class="first">${store.main}</span><span class="second">${compare}</span></p>`}
+    ${state.as === 'table' ? html`<${AsTable} run=${run} />` : html`<div class="panels">
+      ${PANELS.map((panel) => html`<${Chart} key=${panel.key} title=${panel.title} unit=${panel.unit} xName=${xName} xFormat=${xFormat}
+        yFormat=${panel.tick} showFormat=${panel.format} marks=${marks} version=${version} range=${extent(run, second, axis)} window=${window} onWindow=${onWindow} xIncrements=${axis === 'time' ? SECONDS : undefined} smooth=${weight} height=${panel.key === 'loss' || panel.key === 'val_bpb' ? 240 : 170}
+        series=${[...lines(run, store.main, panel, axis, weight, false), ...(second ? lines(second, compare, panel, axis, weight, true) : [])]} />`)}
+    </div>`}
+    <${Events} run=${run} />`;
+}

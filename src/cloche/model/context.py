@@ -1,0 +1,69 @@
+"""What every part may know of the pass it is in: where the tokens stand, what is hidden, and the tape."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cloche.model.masks import Causal, Full, Mask
+from cloche.model.plan import Blank, Tape
+from cloche.model.positions import Position
+
+
+class Context:
+    """One forward pass.
+
+    positions: [batch or 1, query] absolute positions of the tokens being run, negative on left padding.
+    keys: [batch or 1, key] those of everything attention may look at: the same, or with a cache what came before too.
+    start: how many tokens the cache held before this pass. padded: whether any position is negative.
+    """
+
+    def __init__(self, positions: Tensor, keys: Tensor, start: int, padded: bool, tape: Tape | Blank) -> None:
+        self.positions, self.keys = positions, keys
+        self.start, self.padded, self.tape = start, padded, tape
+        self.losses: dict[str, Tensor] = {}
+        self._tables: list[tuple[Position, int, tuple[Tensor, Tensor] | None]] = []
+        self._masks: list[tuple[Mask, Tensor]] = []
+
+    def table(self, position: Position, head_size: int) -> tuple[Tensor, Tensor] | None:
+        """The rotation table of this pass, computed once for all layers that share the encoding."""
+        for known, size, table in self._tables:
+            if known == position and size == head_size:
+                return table
+        table = position.table(self.positions, head_size)
+        self._tables.append((position, head_size, table))
+        return table
+
+    def mask(self, mask: Mask) -> tuple[Tensor | None, bool]:
+        """(mask, is_causal) as scaled_dot_product_attention takes them; a tensor only where a flag cannot say it.
+
+        The tensor is bool [batch or 1, 1, query, key], True where the query sees the key.
+        """
+        if not self.padded:
+            if mask == Full() or (mask == Causal() and self.positions.shape[1] == 1):
+                return None, False
+            if mask == Causal() and self.start == 0:
+                return None, True
+        return self.visible(mask), False
+
+    def visible(self, mask: Mask) -> Tensor:
+        """`mask` spelled out, with padding hidden: bool [batch or 1, 1, query, key]."""
+        for known, tensor in self._masks:
+            if known == mask:
+                return tensor
+        query, key = self.positions[:, None, :, None], self.keys[:, None, None, :]
+        # Padding sees itself, so that no row of the softmax is empty; nothing else reads what it computes.
+        tensor = (mask.allows(query, key) & (key >= 0)) | ((query < 0) & (query == key))
+        self._masks.append((mask, tensor))
+        return tensor
+
+    def collect(self, losses: dict[str, Tensor]) -> None:
+        """Add a part's auxiliary losses to the pass's."""
+        for name, loss in losses.items():
+            self.losses[name] = self.losses[name] + loss if name in self.losses else loss
+
+
+def make_positions(start: int, count: int, pad: Tensor | None, device: torch.device) -> Tensor:
+    """Absolute positions [batch or 1, count] of tokens in slots start..start+count-1, `pad` [batch] slots of left padding."""
+    slots = torch.arange(start, start + count, device=device)[None]
+    return slots if pad is None else slots - pad[:, None]

@@ -1,0 +1,246 @@
+"""Checkpoint folders in and out: Hugging Face layout wherever the architecture exists there."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from cloche.errors import ClocheError
+from cloche.model.huggingface import (
+    gemma2,
+    gemma3,
+    gpt2,
+    gpt_neox,
+    gpt_oss,
+    llama,
+    llama_shifted_relu,
+    mistral,
+    mixtral,
+    olmo2,
+    phi3,
+    qwen2,
+    qwen3,
+    qwen3_moe,
+)
+from cloche.model.huggingface.mxfp4 import Packed, with_packed
+from cloche.model.huggingface.rename import Rename, places, rules, shape_of, to_theirs
+from cloche.model.huggingface.shards import DTYPES, ONE, Stored, catalogue, read_json, write
+from cloche.model.lm import LM
+from cloche.model.network import Network
+from cloche.model.part import part_from_dict
+
+# A family is a module with PREFIX (of its tensors' names, the head's apart), read (config to tree), write (the config that
+# might describe a tree; it is held against the tree here) and NAMES (a table of its tensors, see `rules`) or, where a table
+# cannot say them, names (tree to rules).
+# The first that can say a tree is the one written.
+FAMILIES: dict[str, ModuleType] = {
+    "llama": llama,
+    "gpt2": gpt2,
+    "gpt_neox": gpt_neox,
+    "mistral": mistral,
+    "qwen2": qwen2,
+    "qwen3": qwen3,
+    "phi3": phi3,
+    "olmo2": olmo2,
+    "mixtral": mixtral,
+    "qwen3_moe": qwen3_moe,
+    "gpt_oss": gpt_oss,
+    "gemma2": gemma2,
+    "gemma3_text": gemma3,
+    "llama_shifted_relu": llama_shifted_relu,
+}
+Tensors = Stored | Packed
+HEADS = ("lm_head", "embed_out")  # what families call the unembedding
+WANTED = {str(dtype).removeprefix("torch."): dtype for kind, dtype in DTYPES.items() if kind != "F64"}
+OWN = "cloche"  # model_type of a tree that no family describes
+
+
+def load_network(folder: str | Path, dtype: str | torch.dtype = "float32") -> Network:
+    """The network of a checkpoint folder, ours or Hugging Face's: config.json and model.safetensors (or its shards).
+
+    dtype: of the weights in memory, on the CPU: "float32", "bfloat16", "float16", or "auto" for the one they are stored in.
+    Everything is checked against config.json before a weight is read; then each is read straight into its place.
+
+    Raises ClocheError for anything missing or not understood.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    tensors = with_packed(catalogue(folder))
+    spec = _spec(config, folder)
+    with torch.device("meta"):  # shapes alone
+        net = spec.build(seed=None)
+    family = FAMILIES.get(config.get("model_type", ""))
+    if family is None:
+        found = [Rename(name, (name,)) for name, _ in net.named_parameters()]
+    else:
+        found = rules_of(family, spec)
+        tensors = _with_prefix(_drop_derived(tensors), family.PREFIX)
+        if spec.tied:
+            _drop_head(tensors, found)
+    rows = row_counts(net)
+    _check(dict(net.named_parameters()), found, rows, tensors, folder)
+    _materialise(net, _dtype(dtype, tensors, folder))
+    parameters = dict(net.named_parameters())
+    for rule in found:
+        for name, place in places(rule, parameters[rule.ours].detach(), rows[rule.ours]):
+            tensors[name].read_into(place, rule.item)
+    net.family = None if family is None else config["model_type"]
+    return net
+
+
+def save_network(net: Network, folder: str | Path) -> None:
+    """Write config.json and model.safetensors into `folder`, under Hugging Face's names where its architecture exists there.
+
+    Weights are written in the dtype they have. The config always carries the parts tree too, under "cloche".
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config, family = describe(net.spec, net.family)
+    state = {name: parameter.detach() for name, parameter in net.named_parameters()}
+    found = [Rename(name, (name,)) for name in state] if family is None else rules_of(family, net.spec)
+    if family is not None:
+        config["dtype"] = str(net.embed.weight.dtype).removeprefix("torch.")
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write(folder / ONE, to_theirs(state, found, row_counts(net)))
+
+
+def rules_of(family: ModuleType, spec: LM) -> list[Rename]:
+    """Where each of our tensors is found in a checkpoint of a family."""
+    found: list[Rename] = family.names(spec) if hasattr(family, "names") else rules(spec, family.NAMES)
+    return found
+
+
+def row_counts(net: Network) -> dict[str, list[int]]:
+    """For each parameter, how many rows each of the matrices that share it has."""
+    declared = net.declarations()
+    return {name: [*declared[name].blocks.values()] or [len(p)] for name, p in net.named_parameters()}
+
+
+def describe(spec: LM, first: str | None = None) -> tuple[dict[str, Any], ModuleType | None]:
+    """config.json of a tree, and the family whose names its tensors take (None: our own names).
+
+    first: the family to try before the others, where several can say the same.
+    """
+    for family in sorted(FAMILIES.values(), key=lambda family: family is not FAMILIES.get(first or "")):
+        config = family.write(spec)
+        if config is not None and _says(family, config, spec):
+            return {**config, "dtype": "float32", OWN: spec.to_dict()}, family
+    return {"model_type": OWN, OWN: spec.to_dict()}, None
+
+
+def _says(family: ModuleType, config: dict[str, Any], spec: LM) -> bool:
+    """Whether the config is this very tree: what a family cannot say (a window, a norm, ...) shows as a difference."""
+    try:
+        read: LM = family.read(config)
+    except ClocheError:
+        return False
+    return read.resolved() == spec.resolved()
+
+
+def _spec(config: dict[str, Any], folder: Path) -> LM:
+    if OWN in config:
+        spec = part_from_dict(config[OWN], f"{folder / 'config.json'}: {OWN}")
+        if not isinstance(spec, LM):
+            raise ClocheError(f"{folder / 'config.json'}: its parts tree is a {type(spec).__name__}, not an LM.")
+        return spec
+    kind = config.get("model_type")
+    if kind not in FAMILIES:
+        raise ClocheError(
+            f"{folder / 'config.json'}: model_type {kind!r} is not one cloche reads; it reads {', '.join(FAMILIES)}."
+        )
+    try:
+        spec = FAMILIES[kind].read(config)
+        spec.check_fields()
+    except ClocheError as error:
+        raise ClocheError(f"{folder / 'config.json'}: {error}") from None
+    return spec
+
+
+def _drop_derived(tensors: dict[str, Tensors]) -> dict[str, Tensors]:
+    """Without what old checkpoints repeat: rotary frequencies and causal masks."""
+    derived = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias")
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith(derived)}
+
+
+def _drop_head(tensors: dict[str, Tensors], found: list[Rename]) -> None:
+    """Leave out a tied model's head, which some files repeat. Raises ClocheError where it is not the embedding."""
+    embedding = next(tensors.get(rule.theirs[0]) for rule in found if rule.ours == "embed.weight")
+    for head in (tensors.pop(f"{name}.weight", None) for name in HEADS):
+        if isinstance(head, Stored) and isinstance(embedding, Stored) and not head.same(embedding):
+            raise ClocheError(
+                f"{head.file}: {head.name} is not the embedding's matrix, and the config says that they are one; set "
+                "tie_word_embeddings to false, or take the tensor out."
+            )
+
+
+def _with_prefix(tensors: dict[str, Tensors], prefix: str) -> dict[str, Tensors]:
+    """With the names of a whole language model; OpenAI's GPT-2 files name its trunk without the prefix."""
+    if any(name.startswith(prefix) for name in tensors):
+        return tensors
+    return {name if name.startswith(HEADS) else prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def _check(
+    parameters: dict[str, nn.Parameter],
+    found: list[Rename],
+    rows: dict[str, list[int]],
+    tensors: dict[str, Tensors],
+    folder: Path,
+) -> None:
+    """Raise unless the stored tensors are the very ones that the parameters ask for, each of its shape."""
+    stacks = Counter(name for rule in found if rule.item is not None for name in rule.theirs)
+    asked = set()
+    for rule in found:
+        for name, place in places(rule, parameters[rule.ours], rows[rule.ours]):
+            asked.add(name)
+            if name not in tensors:
+                raise ClocheError(
+                    f"{folder} lacks the tensor {name!r} that its config promises; the checkpoint is not whole."
+                )
+            shape = [*([stacks[name]] if rule.item is not None else []), *shape_of(rule, place)]
+            stored = tensors[name]
+            if stored.shape != shape:
+                raise ClocheError(
+                    f"{stored.file}: {name} has shape {stored.shape}, and the config asks for {shape}; nothing was loaded."
+                )
+    if left := sorted(tensors.keys() - asked):
+        raise ClocheError(
+            f"{tensors[left[0]].file} holds a tensor {left[0]!r} that its config does not explain; nothing was loaded."
+        )
+
+
+def _dtype(wanted: str | torch.dtype, tensors: dict[str, Tensors], folder: Path) -> torch.dtype:
+    """The dtype that the weights shall have in memory."""
+    stored = {str(tensor.dtype).removeprefix("torch."): tensor.dtype for tensor in tensors.values()}
+    if wanted == "auto":
+        if len(stored) > 1:
+            raise ClocheError(f"{folder} stores weights in {' and '.join(sorted(stored))}; name one of them as dtype=.")
+        return next(iter(stored.values()))
+    chosen = WANTED.get(wanted, wanted) if isinstance(wanted, str) else wanted
+    if chosen not in WANTED.values():
+        raise ClocheError(f"dtype={wanted!r} is none of {', '.join(map(repr, [*WANTED, 'auto']))}; name one of these.")
+    return chosen  # type: ignore[return-value]
+
+
+def _materialise(net: nn.Module, dtype: torch.dtype) -> None:
+    """Give every parameter memory of its own, not yet written to; what is tied stays tied."""
+    made: dict[nn.Parameter, nn.Parameter] = {}
+    for module in net.modules():
+        for name, shape in module._parameters.items():
+            if shape is not None:
+                if shape not in made:
+                    made[shape] = nn.Parameter(torch.empty(shape.shape, dtype=dtype))
+                module._parameters[name] = made[shape]
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ClocheError(f"{folder} holds no config.json; name a run, a checkpoint or a Hugging Face model folder.")
+    return read_json(path)

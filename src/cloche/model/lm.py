@@ -1,0 +1,99 @@
+"""The root of the tree: a language model as a value."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from cloche.model.bodies import Body
+from cloche.model.declare import Linear, Module
+from cloche.model.norms import Norm, RMSNorm
+from cloche.model.part import Part, positive
+from cloche.model.positions import EmbeddingPosition
+
+if TYPE_CHECKING:
+    from cloche.model.network import Network
+
+
+# GPT-2's value. A shared matrix of standard deviation s gives a token's own logit about s * width before anything is learned
+# (its stream is mostly its embedding), so variance-one logits (s = width^-1/2) would start far above log(vocab) nats.
+TIED_STD = 0.02
+
+
+class Head(Part):
+    """From the normalised stream to predictions. `build(width, vocab, tied)` gives a module to logits [..., vocab]."""
+
+    def build(self, width: int, vocab: int, tied: Module | None) -> Module:
+        raise TypeError(f"{type(self).__name__} must define build(width, vocab, tied)")
+
+
+@dataclass(frozen=True)
+class Unembed(Head):
+    """One linear map to the vocabulary; the embedding's own matrix where the model is tied.
+
+    cap: a logit x becomes cap tanh(x / cap) (Gemma 2, 2408.00118).
+    """
+
+    bias: bool = False
+    cap: float | None = None
+
+    def __post_init__(self) -> None:
+        positive(self, cap=self.cap)
+
+    def build(self, width: int, vocab: int, tied: Module | None) -> Module:
+        unembed = _Unembed(width, vocab, self.bias, self.cap)
+        if tied is not None:
+            unembed.weight = tied.weight  # type: ignore[assignment]
+            unembed.declared["weight"] = tied.declared["weight"]
+        return unembed
+
+
+class _Unembed(Linear):
+    def __init__(self, width: int, vocab: int, bias: bool, cap: float | None) -> None:
+        super().__init__(width, vocab, width**-0.5, bias, shard="rows")
+        self.cap = cap
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
+
+
+@dataclass(frozen=True)
+class LM(Part):
+    """A language model: embedding, body, final norm, head.
+
+    tied: the head reads with the embedding's matrix. position: an encoding added to the embedding (None for those inside
+    attention). embed_scale: what the embeddings are multiplied by on their way into the stream (Gemma).
+    """
+
+    vocab: int
+    width: int
+    body: Body
+    norm: Norm = RMSNorm()
+    head: Head = Unembed()
+    tied: bool = False
+    position: EmbeddingPosition | None = None
+    embed_scale: float | None = None
+
+    def __post_init__(self) -> None:
+        positive(self, vocab=self.vocab, width=self.width, embed_scale=self.embed_scale)
+
+    @property
+    def stream_std(self) -> float:
+        """Standard deviation of the embedded stream: one, or `TIED_STD` (scaled) where the head reads with the same matrix."""
+        return TIED_STD * (self.embed_scale or 1.0) if self.tied else 1.0
+
+    def resolved(self) -> LM:
+        """The same model with every implied size written out, so that two spellings of one model compare equal."""
+        return dataclasses.replace(self, body=self.body.resolved(self.width))
+
+    def build(self, seed: int | None = 0) -> Network:
+        """The module this tree describes, on the CPU in fp32, initialised from `seed` (left uninitialised where None)."""
+        from cloche.model.network import Network
+
+        self.check_fields()
+        return Network(self, seed)

@@ -1,0 +1,204 @@
+"""Normalisations: what stands before a branch reads the residual stream."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from scipy.optimize import brentq
+from torch import Tensor
+
+from cloche.errors import ClocheError
+from cloche.model.declare import Declared, Module
+from cloche.model.part import Part, positive
+
+
+class Norm(Part):
+    """A normalisation over the last axis.
+
+    `build(width)` gives a module from [..., width] to [..., width]; `gain` is the deviation wanted of what comes out, for one
+    that stands after a branch.
+    """
+
+    def build(self, width: int, gain: float = 1.0) -> Module:
+        raise TypeError(f"{type(self).__name__} must define build(width, gain)")
+
+    def build_heads(self, heads: int, size: int) -> Module:
+        """A module on [..., heads, size]: each head for itself, all with the same gains."""
+        return self.build(size)
+
+
+@dataclass(frozen=True)
+class NoNorm(Norm):
+    """No normalisation: what a branch reads is the stream itself (OLMo 2, which normalises what a branch adds)."""
+
+    def build(self, width: int, gain: float = 1.0) -> Module:
+        return _NoNorm()
+
+
+@dataclass(frozen=True)
+class RMSNorm(Norm):
+    """x / sqrt(mean(x^2) + eps) * gain (Zhang and Sennrich 2019, 1910.07467)."""
+
+    eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        positive(self, eps=self.eps)
+
+    def build(self, width: int, gain: float = 1.0) -> Module:
+        return _RMSNorm(width, self.eps, gain)
+
+
+@dataclass(frozen=True)
+class ZeroCenteredRMSNorm(RMSNorm):
+    """RMSNorm whose gain is 1 + weight, so that weight decay pulls the gain to one (Gemma)."""
+
+    def build(self, width: int, gain: float = 1.0) -> Module:
+        return _ZeroCenteredRMSNorm(width, self.eps, gain - 1.0)
+
+
+@dataclass(frozen=True)
+class LayerNorm(Norm):
+    """(x - mean) / sqrt(variance + eps) * gain + bias (Ba et al. 2016, 1607.06450)."""
+
+    eps: float = 1e-5
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        positive(self, eps=self.eps)
+
+    def build(self, width: int, gain: float = 1.0) -> Module:
+        return _LayerNorm(width, self.eps, self.bias, gain)
+
+
+@dataclass(frozen=True)
+class AllHeads(Norm):
+    """`norm` over all heads of q, and of k, together, each number with a gain of its own (OLMo 2)."""
+
+    norm: Norm = RMSNorm()
+
+    def build(self, width: int, gain: float = 1.0) -> Module:
+        return self.norm.build(width, gain)
+
+    def build_heads(self, heads: int, size: int) -> Module:
+        return _AllHeads(self.norm.build(heads * size))
+
+
+@dataclass(frozen=True)
+class RectifiedNorm(Norm):
+    """relu(norm(x) - shift): what a branch reads has no negative numbers, and the fewer that are not zero the larger `shift`.
+
+    Its gain starts where the numbers that come out have a second moment of one, so that a branch starts as after any norm.
+    """
+
+    norm: Norm = RMSNorm()
+    shift: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.check_fields(type(self).__name__)
+        if not 0 <= self.shift < math.inf:
+            raise ClocheError(f"RectifiedNorm(shift={self.shift}) must be a number at or above zero.")
+
+    def build(self, width: int, gain: float = 1.0) -> Module:
+        return _RectifiedNorm(self.norm.build(width, _before_rectifying(gain, self.shift)), self.shift)
+
+    def build_heads(self, heads: int, size: int) -> Module:
+        return _RectifiedNorm(self.norm.build_heads(heads, size), self.shift)
+
+
+def _before_rectifying(rms: float, shift: float) -> float:
+    """The deviation g of a normal z for which relu(g z - shift) has this root mean square."""
+
+    def second_moment(g: float) -> float:
+        a = shift / g
+        upper = math.erfc(a / math.sqrt(2)) / 2
+        return g**2 * ((1 + a**2) * upper - a * math.exp(-(a**2) / 2) / math.sqrt(2 * math.pi))
+
+    return float(brentq(lambda g: second_moment(g) - rms**2, rms, 2 * rms + 4 * shift))
+
+
+class _RectifiedNorm(Module):
+    def __init__(self, norm: Module, shift: float) -> None:
+        super().__init__()
+        self.inner = norm
+        self.shift = shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.inner(x) - self.shift)
+
+
+class _NoNorm(Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class _AllHeads(Module):
+    def __init__(self, norm: Module) -> None:
+        super().__init__()
+        self.all = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.all(x.flatten(-2)).view_as(x)
+
+
+class _RMSNorm(Module):
+    def __init__(self, width: int, eps: float, start: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = self.declare("weight", (width,), Declared(constant=start, group="vector"))
+
+    @property
+    def gain(self) -> Tensor:
+        """[width]: what each normalised number is multiplied by."""
+        return self.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _Normalise.apply(x, self.gain, self.eps)
+
+
+class _ZeroCenteredRMSNorm(_RMSNorm):
+    @property
+    def gain(self) -> Tensor:
+        return 1.0 + self.weight
+
+
+class _Normalise(torch.autograd.Function):
+    """RMSNorm with its gradient written out: half the passes over memory of the composed operations on a CPU.
+
+    The backward is made of differentiable operations, so second derivatives work.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
+        scale = (norm.square() / x.shape[-1] + eps).rsqrt().to(x.dtype)
+        ctx.save_for_backward(x, weight, scale)
+        return x * scale * weight
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        (dy,) = gradients
+        x, weight, scale = ctx.saved_tensors
+        normed = x * scale
+        dy_normed = dy * normed
+        along = (dy_normed @ weight.to(dy.dtype))[..., None] / x.shape[-1]
+        return torch.addcmul(dy * weight, normed, along, value=-1) * scale, dy_normed.flatten(0, -2).sum(0), None
+
+
+class _LayerNorm(Module):
+    def __init__(self, width: int, eps: float, bias: bool, start: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = self.declare("weight", (width,), Declared(constant=start, group="vector"))
+        self.bias = self.declare("bias", (width,), Declared(group="vector")) if bias else None
+
+    @property
+    def gain(self) -> Tensor:
+        return self.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, (x.shape[-1],), self.weight, self.bias, self.eps)

@@ -1,0 +1,168 @@
+"""Activations on disk: one row a token, safetensors shards beside a manifest, read in order or shuffled in bounded memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from cloche.errors import ClocheError
+
+MANIFEST = "activations.json"
+FORMAT = 1
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+OWN = {
+    "ids": torch.int32,
+    "position": torch.int32,
+}  # kept beside the sites: each row's token, and its place in its text
+BLOCK = 256  # rows read together when shuffling: a seek each
+
+
+class Activations:
+    """What `Network.stream` wrote: rows of every site saved, in the order of the texts.
+
+    sites: text of each site -> shape of one row. rows: tokens. dtype: as stored ("bfloat16", ...); reading gives fp32.
+    manifest: activations.json as it stands on disk.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self.folder, self.manifest = folder, manifest
+        self.sites: dict[str, list[int]] = manifest["sites"]
+        self.rows: int = manifest["rows"]
+        self.dtype: str = manifest["dtype"]
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Activations:
+        """A finished folder; ClocheError where there is none, or only half of one."""
+        folder = Path(folder)
+        manifest = read_manifest(folder)
+        if manifest is None:
+            raise ClocheError(f"{folder} holds no activations: it has no {MANIFEST}; net.stream(..., to=) writes one.")
+        done = sum(shard["rows"] for shard in manifest["shards"])
+        if done < manifest["rows"]:
+            raise ClocheError(
+                f"{folder} is half written ({done:,} of {manifest['rows']:,} rows); run the same stream again to finish it."
+            )
+        check_shards(folder, manifest)
+        return cls(folder, manifest)
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def verify(self) -> None:
+        """Raise ClocheError naming the first shard whose bytes are not those that were written."""
+        for shard in self.manifest["shards"]:
+            if sha256(self.folder / shard["file"]) != shard["sha256"]:
+                raise ClocheError(
+                    f"{self.folder / shard['file']} is damaged: its sha256 is not the manifest's; delete the file and run the "
+                    "same stream again."
+                )
+
+    def batches(self, what: Any, size: int = 4096, seed: int | None = None, buffer: int = 65_536) -> Iterator[Any]:
+        """Every row once, in tensors [size, ...] (the last may be shorter), in fp32; "ids" and "position" as int64.
+
+        what: a site or its text, "ids" or "position"; a list of them gives tuples of the same rows. seed: None reads in
+        order; a number shuffles, the same way each time. Shuffling picks short runs of rows from all over and mixes `buffer`
+        rows at a time, which is all that it holds in memory.
+        """
+        if any(type(n) is not int or n < 1 for n in (size, buffer)):
+            raise ClocheError(f"size={size!r} and buffer={buffer!r} must be whole numbers of at least one.")
+        names = [str(w) for w in (what if isinstance(what, list) else [what])]
+        for name in names:
+            if name not in self.sites and name not in OWN:
+                raise ClocheError(f"{self.folder} holds no {name!r}; it has {', '.join([*self.sites, *OWN])}.")
+        return self._batches(names, isinstance(what, list), size, seed, max(size, buffer))
+
+    def _batches(self, names: list[str], several: bool, size: int, seed: int | None, buffer: int) -> Iterator[Any]:
+        generator = torch.Generator().manual_seed(seed or 0)
+        held: list[Tensor] = []
+        for pool in self._pools(names, seed, buffer):
+            if seed is not None:
+                order = torch.randperm(len(pool[0]), generator=generator)
+                pool = [tensor[order] for tensor in pool]
+            held = [torch.cat(pair) for pair in zip(held, pool, strict=True)] if held else pool
+            whole = len(held[0]) // size * size
+            for start in range(0, whole, size):
+                yield _given([tensor[start : start + size] for tensor in held], names, several)
+            held = [tensor[whole:] for tensor in held]
+        if held and len(held[0]):
+            yield _given(held, names, several)
+
+    def _pools(self, names: list[str], seed: int | None, buffer: int) -> Iterator[list[Tensor]]:
+        """About `buffer` rows at a time, made of blocks; each shard stays open only while a block of it is read."""
+        blocks = [
+            (shard["file"], start, min(start + BLOCK, shard["rows"]))
+            for shard in self.manifest["shards"]
+            for start in range(0, shard["rows"], BLOCK)
+        ]
+        if seed is not None:
+            random.Random(seed).shuffle(blocks)
+        count = max(1, buffer // BLOCK)
+        for first in range(0, len(blocks), count):
+            read = [self._block(*block, names) for block in blocks[first : first + count]]
+            yield [torch.cat(tensors) for tensors in zip(*read, strict=True)]
+
+    def _block(self, file: str, start: int, end: int, names: list[str]) -> list[Tensor]:
+        try:
+            with safe_open(self.folder / file, framework="pt") as shard:
+                return [shard.get_slice(name)[start:end] for name in names]
+        except (OSError, SafetensorError) as error:
+            raise ClocheError(f"{self.folder / file} cannot be read ({error}); run the same stream again.") from None
+
+
+def _given(tensors: list[Tensor], names: list[str], several: bool) -> Any:
+    out = [tensor.long() if name in OWN else tensor.float() for tensor, name in zip(tensors, names, strict=True)]
+    return tuple(out) if several else out[0]
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """activations.json of a folder; None where there is none."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ClocheError(f"{path} cannot be read ({error}); delete the folder and stream again.") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ClocheError(f"{path} is not of format {FORMAT}; read it with the version that wrote it.")
+    return cast(dict[str, Any], manifest)
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Replace activations.json whole."""
+    aside = folder / f".{MANIFEST}"
+    with aside.open("w", encoding="utf-8") as file:
+        json.dump(manifest, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(folder / MANIFEST)
+
+
+def check_shards(folder: Path, manifest: dict[str, Any]) -> None:
+    """Raise where a shard that the manifest names is missing or of another size."""
+    for shard in manifest["shards"]:
+        path = folder / shard["file"]
+        if not path.is_file() or path.stat().st_size != shard["bytes"]:
+            raise ClocheError(f"{path} is missing or cut short; delete {folder / MANIFEST} and stream again.")
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def row_bytes(sites: dict[str, list[int]], dtype: str) -> int:
+    """Bytes of one row: its values at every site, its token and its position."""
+    values = sum(math.prod(shape) for shape in sites.values())
+    return values * DTYPES[dtype].itemsize + sum(kind.itemsize for kind in OWN.values())

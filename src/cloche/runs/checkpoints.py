@@ -1,0 +1,117 @@
+"""Checkpoints: a folder that appears complete or not at all, with a manifest that lets anyone check it later."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cloche.errors import ClocheError
+from cloche.runs.atomic import WRITING, flush_to_disk, sha256_of, temporary_name, to_json
+
+MANIFEST = "manifest.json"
+_STEP = re.compile(r"step-(\d{6,})")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint. `manifest` is {"step", "files": {name: {"sha256", "bytes"}}}."""
+
+    step: int
+    path: Path
+    manifest: dict[str, Any] = field(repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+
+def checkpoint_name(step: int) -> str:
+    return f"step-{step:06d}"
+
+
+def step_of(name: str) -> int | None:
+    """The step in a checkpoint's name; None for a name of another kind."""
+    match = _STEP.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def list_checkpoints(folder: Path) -> list[Checkpoint]:
+    """The complete checkpoints in a run's `checkpoints` folder, by step. Temporary folders and those without a readable
+    manifest are not among them (`verify` speaks of the latter)."""
+    found = []
+    for path in folder.glob("step-*"):
+        step, manifest = step_of(path.name), read_manifest(path)
+        if step is not None and manifest is not None:
+            found.append(Checkpoint(step, path, manifest))
+    return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def read_manifest(checkpoint: Path) -> dict[str, Any] | None:
+    """manifest.json as a dict; None when it is missing or is not what `write_checkpoint` wrote."""
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        return None
+    whole = isinstance(manifest, dict) and isinstance(manifest.get("files"), dict) and "step" in manifest
+    return manifest if whole else None
+
+
+@contextmanager
+def write_checkpoint(folder: Path, step: int) -> Iterator[Path]:
+    """Yields a temporary folder to fill; then makes its manifest, flushes everything and renames it to `step-000500`.
+
+    On an exception the temporary folder is removed. Those that killed processes left are removed at the next call; one
+    that a living process still fills is left alone, for it holds a lock on it.
+    """
+    target = folder / checkpoint_name(step)
+    if target.exists():
+        raise ClocheError(f"{target} already exists; move it away to write step {step} again")
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(folder)
+    temporary = temporary_name(target)
+    temporary.mkdir()
+    lock = os.open(temporary, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield temporary
+        _seal(temporary, step)
+        os.rename(temporary, target)
+        flush_to_disk(folder)
+    except OSError as error:
+        raise ClocheError(f"cannot write {target}: {error.strerror or error}; free some space and resume") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(lock)
+
+
+def _seal(folder: Path, step: int) -> None:
+    files = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        flush_to_disk(path)
+        files[path.relative_to(folder).as_posix()] = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+    (folder / MANIFEST).write_bytes(to_json({"step": step, "files": files}, indent=1))
+    flush_to_disk(folder / MANIFEST)
+    for path in (path for path in folder.rglob("*") if path.is_dir()):
+        flush_to_disk(path)
+    flush_to_disk(folder)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for path in folder.glob(f"{WRITING}*"):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+        finally:
+            os.close(handle)

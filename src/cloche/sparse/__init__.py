@@ -1,0 +1,53 @@
+"""x = D a: dictionaries, sparse codes, and autoencoders that learn both. As useful on images and signals as on activations."""
+
+from cloche.sparse.code import Code
+from cloche.sparse.dictionary import Dictionary, Encoder, mean_max_cosine
+from cloche.sparse.metrics import Report, report
+from cloche.sparse.saes import (
+    SAE,
+    BatchTopK,
+    Gated,
+    JumpReLU,
+    Provenance,
+    ReLU,
+    TopK,
+    Training,
+    Wiring,
+    geometric_median,
+    load_sae,
+    save_saelens,
+    train_sae,
+    training_course,
+)
+from cloche.sparse.truth import Gap, Grade, Hierarchy, Planted, gap_report, gap_table, grade, isotropic_noise
+
+__all__ = [
+    "SAE",
+    "BatchTopK",
+    "Code",
+    "Dictionary",
+    "Encoder",
+    "Gap",
+    "Gated",
+    "Grade",
+    "Hierarchy",
+    "JumpReLU",
+    "Planted",
+    "Provenance",
+    "ReLU",
+    "Report",
+    "TopK",
+    "Training",
+    "Wiring",
+    "gap_report",
+    "gap_table",
+    "geometric_median",
+    "grade",
+    "isotropic_noise",
+    "load_sae",
+    "mean_max_cosine",
+    "report",
+    "save_saelens",
+    "train_sae",
+    "training_course",
+]

@@ -1,0 +1,52 @@
+"""A sparse code: which atoms each signal uses, and how much of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cloche.errors import ClocheError
+
+
+@dataclass(frozen=True, eq=False)
+class Code:
+    """Sparse codes of n signals over a dictionary of `size` atoms, at most k atoms each.
+
+    `indices` [n, k] (int64) names the atoms and `values` [n, k] their amounts, in the units of the signals. A slot whose
+    value is zero is unused, whatever its index. Within a row no atom appears in two used slots.
+    """
+
+    indices: Tensor
+    values: Tensor
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.indices.shape != self.values.shape or self.indices.ndim != 2:
+            raise ClocheError(
+                f"A code needs indices and values of one shape [n, k], but has {list(self.indices.shape)} and "
+                f"{list(self.values.shape)}: give each signal as many indices as values."
+            )
+
+    def __len__(self) -> int:
+        return self.indices.shape[0]
+
+    @property
+    def k(self) -> int:
+        """Slots a signal has; the atoms it really uses are counted by `active`."""
+        return self.indices.shape[1]
+
+    @property
+    def active(self) -> Tensor:
+        """[n] number of atoms each signal uses: its L0."""
+        return (self.values != 0).sum(1)
+
+    def counts(self) -> Tensor:
+        """[size] number of signals that use each atom."""
+        return torch.bincount(self.indices[self.values != 0], minlength=self.size)
+
+    def dense(self) -> Tensor:
+        """[n, size] the code with its zeros written out. Costs n * size numbers; nothing here calls it for you."""
+        out = self.values.new_zeros(len(self), self.size)
+        return out.scatter_add_(1, self.indices, self.values)

@@ -1,0 +1,8 @@
+"""Learners: dictionaries fitted to signals. A learner is a value; `fit(signals)` gives a dictionary and an encoder over it."""
+
+from cloche.sparse.learners.base import Learner
+from cloche.sparse.learners.itda import ITDA
+from cloche.sparse.learners.ksvd import KSVD
+from cloche.sparse.learners.online import OnlineDictionaryLearning
+
+__all__ = ["ITDA", "KSVD", "Learner", "OnlineDictionaryLearning"]

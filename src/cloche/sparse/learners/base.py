@@ -1,0 +1,151 @@
+"""What every learner shares: how it is asked, what signals it takes, where its first atoms come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cloche.errors import ClocheError
+from cloche.sparse.code import Code
+from cloche.sparse.dictionary import Dictionary
+from cloche.sparse.pursuit.base import Pursued
+
+Signals = Tensor | np.ndarray | Iterable[Tensor | np.ndarray]
+
+ALIKE = 0.99  # |cosine| of two atoms of which one is superfluous
+_SILENT = 1e-6  # share of the typical norm beneath which a signal has no direction
+
+
+class Learner(Protocol):
+    """Finds a dictionary for signals: an array [n, d], or a stream of such pieces.
+
+    The dictionary's atoms have norm one; the encoder is the pursuit it was learned with, over it.
+    """
+
+    def fit(self, signals: Signals) -> tuple[Dictionary, Pursued]: ...
+
+
+def checked(piece: Tensor | np.ndarray, width: int | None = None, seen: int = 0) -> Tensor:
+    """The piece as a tensor [n, d] in float32, or float64 where it is that; `seen` signals came before it."""
+    tensor = torch.from_numpy(piece) if isinstance(piece, np.ndarray) and piece.dtype.kind in "iuf" else piece
+    if not isinstance(tensor, Tensor) or tensor.ndim != 2 or tensor.is_complex() or tensor.shape[1] == 0:
+        what = f"{list(piece.shape)} of {piece.dtype}" if hasattr(piece, "shape") else type(piece).__name__
+        raise ClocheError(f"Signals to learn from are {what}: give real numbers [n, d], one signal a row.")
+    if width is not None and tensor.shape[1] != width:
+        raise ClocheError(
+            f"A piece of the signals after {seen:,} has width {tensor.shape[1]}, and those before it {width}: give "
+            "pieces of one width."
+        )
+    if tensor.device.type != "cpu":
+        raise ClocheError(f"Dictionaries are learned on a CPU, and the signals are on {tensor.device}: move them.")
+    tensor = tensor.detach() if tensor.dtype == torch.float64 else tensor.detach().float()
+    finite = torch.isfinite(tensor).all(1)
+    if not finite.all():
+        bad = int((~finite).nonzero()[0])
+        raise ClocheError(f"Signal {seen + bad:,} holds NaN or infinite numbers: leave such signals out.")
+    return tensor
+
+
+def gathered(signals: Signals) -> Tensor:
+    """[n, d] all the signals, of a stream too: for learners that see them again and again."""
+    if isinstance(signals, (Tensor, np.ndarray)):
+        return checked(signals)
+    pieces: list[Tensor] = []
+    for piece in signals:
+        pieces.append(checked(piece, pieces[0].shape[1] if pieces else None, sum(map(len, pieces))))
+    if not pieces:
+        raise ClocheError("There are no signals to learn a dictionary from: the stream was empty.")
+    return torch.cat(pieces)
+
+
+def shuffled(x: Tensor, batch: int, passes: int, seed: int) -> Iterator[Tensor]:
+    """`passes` shuffled passes over x [n, d], nearly equal batches of at most `batch` rows."""
+    rng = torch.Generator().manual_seed(seed)
+    for _ in range(passes):
+        for rows in torch.randperm(len(x), generator=rng).chunk(-(-len(x) // batch)):
+            yield x[rows]
+
+
+def streamed(pieces: Iterable[Tensor | np.ndarray], first: int, batch: int) -> Iterator[Tensor]:
+    """The rows of a stream in order, `first` of them at once and then at most `batch` at a time; each is read once."""
+    held: list[Tensor] = []
+    rows, seen, wanted = 0, 0, max(first, batch)
+    for piece in pieces:
+        held.append(checked(piece, held[0].shape[1] if held else None, seen))
+        seen, rows = seen + len(piece), rows + len(piece)
+        while rows >= wanted:
+            joined = torch.cat(held)
+            yield joined[:wanted]
+            held, rows, wanted = [joined[wanted:]], rows - wanted, batch
+    if rows:
+        yield torch.cat(held)
+
+
+def check_count(name: str, count: int) -> None:
+    """Refuses a setting that must be a count of one or more."""
+    if count < 1:
+        raise ClocheError(f"{name} is {count}, but must be one or more: choose another {name}.")
+
+
+def first_atoms(x: Tensor, atoms: int, seed: int) -> Tensor:
+    """[atoms, d] signals of norm one, drawn at random among those that have a direction, none twice."""
+    norms = torch.linalg.vector_norm(x, dim=1)
+    usable = (norms > _SILENT * norms.square().mean().sqrt()).nonzero()[:, 0] if len(x) else torch.zeros(0).long()
+    usable = usable[torch.randperm(len(usable), generator=torch.Generator().manual_seed(seed))]
+    chosen: Tensor = x.new_zeros(0, x.shape[1])
+    for rows in usable.split(max(atoms, 1)):
+        if len(chosen) == atoms:
+            break
+        some = F.normalize(x[rows], dim=1)
+        fresh = new_directions(some, chosen)
+        chosen = torch.cat([chosen, some[fresh]])[:atoms]
+    if len(chosen) < atoms:
+        raise ClocheError(
+            f"{atoms:,} atoms cannot be learned from {len(x):,} signals of which {len(chosen):,} point in directions of "
+            "their own: ask for fewer atoms, or give more signals."
+        )
+    return chosen
+
+
+def new_directions(candidates: Tensor, atoms: Tensor, alike: float = ALIKE) -> Tensor:
+    """Indices of the unit `candidates` [n, d] whose |cosine| to `atoms` and to the candidates taken before is below `alike`."""
+    near = (candidates @ atoms.T).abs() >= alike
+    allowed = ~near.any(1)
+    between = (candidates @ candidates.T).abs() >= alike
+    between.fill_diagonal_(False)
+    for row in (between.triu(1) & allowed[:, None]).any(1).nonzero()[:, 0].tolist():
+        if allowed[row]:
+            allowed[between[row] & (torch.arange(len(allowed)) > row)] = False
+    return allowed.nonzero()[:, 0]
+
+
+def started_from(start: Dictionary, atoms: int, x: Tensor) -> Tensor:
+    """[atoms, d] a copy of the atoms of `start`, of norm one, in the precision of the signals."""
+    if start.atoms.shape != (atoms, x.shape[1]):
+        raise ClocheError(
+            f"The dictionary to start from is {list(start.atoms.shape)}, but {atoms:,} atoms of width {x.shape[1]} are to "
+            "be learned: start from one of that shape."
+        )
+    return start.unit().detach().to(x.dtype).clone()
+
+
+def superfluous(dictionary: Dictionary, energy: Tensor) -> Tensor:
+    """[N] which atoms say what another, of more `energy` [N], says already."""
+    alike = (dictionary.gram.abs() > ALIKE).fill_diagonal_(False)
+    if not bool(alike.any()):
+        return torch.zeros(dictionary.size, dtype=torch.bool)
+    rank = energy.argsort(descending=True, stable=True).argsort()
+    return (alike & (rank[None, :] < rank[:, None])).any(1)
+
+
+def worst_explained(x: Tensor, dictionary: Dictionary, code: Code, kept: Tensor, count: int) -> Tensor:
+    """[<= count, d] directions of the signals that `code` leaves most of, apart from each other and from `kept` [m, d]."""
+    left = torch.linalg.vector_norm(x - dictionary.decode(code), dim=1)
+    rows = left.topk(min(len(x), 4 * count)).indices
+    candidates = F.normalize(x[rows[left[rows] > 0]], dim=1)
+    return candidates[new_directions(candidates, kept)][:count]

@@ -1,0 +1,57 @@
+"""A learned dictionary on disk: `dictionary.safetensors` with the atoms, `dictionary.json` with what they are made for."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from cloche.errors import ClocheError
+from cloche.sparse.dictionary import Dictionary
+from cloche.sparse.saes.exchange import foreign_reader
+from cloche.sparse.saes.files import load_sae
+from cloche.sparse.store import CARD, WEIGHTS, need, read_card, read_weights, write_folder
+
+KIND = "atoms"
+PICTURE = "atoms.png"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a dictionary is made for: pieces of `sides` (none: rows), each less its mean where `level`; how it was learned."""
+
+    sides: tuple[int, ...] = ()
+    level: bool = False
+    method: str = ""
+    k: int = 0
+    signals: int = 0
+
+
+def save_dictionary(dictionary: Dictionary, folder: str | Path, card: Card = Card()) -> Path:
+    """Writes `dictionary` to `folder`, which must not be there yet: complete or not at all."""
+    folder = Path(folder)
+    if folder.exists():
+        raise ClocheError(f"{folder} is there already, and nothing is overwritten: choose another folder.")
+    tensors = {"atoms": dictionary.atoms.detach()}
+    if dictionary.bias is not None:
+        tensors["bias"] = dictionary.bias.detach()
+    stated = {"kind": KIND, "atoms": dictionary.size, "width": dictionary.width, **asdict(card)}
+    return write_folder(folder, tensors, stated)
+
+
+def load_dictionary(folder: str | Path) -> tuple[Dictionary, Card]:
+    """The dictionary saved in `folder` and its card; of a saved autoencoder the decoder, in the activations' units.
+
+    Raises where a file is missing, damaged, or disagrees with its description.
+    """
+    folder = Path(folder)
+    foreign = not (folder / CARD).exists() and foreign_reader(folder)
+    stated = {} if foreign else read_card(folder)
+    if foreign or stated["kind"] != KIND:
+        sae = load_sae(folder)
+        return sae.dictionary, Card(method=sae.kind.name, k=round(sae.l0))
+    need(stated, (field.name for field in fields(Card)), folder / CARD)
+    tensors = read_weights(folder, stated)
+    need(tensors, ["atoms"], folder / WEIGHTS)
+    dictionary = Dictionary(tensors["atoms"], tensors.get("bias"))
+    given = {field.name: stated[field.name] for field in fields(Card)}
+    return dictionary, Card(**given | {"sides": tuple(given["sides"])})

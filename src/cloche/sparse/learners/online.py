@@ -1,0 +1,125 @@
+"""Online dictionary learning: code a batch, remember what the codes and signals said of each other, move the atoms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cloche.errors import ClocheError
+from cloche.sparse.code import Code
+from cloche.sparse.dictionary import Dictionary
+from cloche.sparse.learners.base import (
+    Signals,
+    check_count,
+    checked,
+    first_atoms,
+    shuffled,
+    started_from,
+    streamed,
+    superfluous,
+    worst_explained,
+)
+from cloche.sparse.pursuit.base import Pursued, Pursuit, as_array
+
+_LEAST = 1e-12  # share of the greatest remembered energy beneath which an atom has nothing to move by
+
+
+@dataclass(frozen=True)
+class OnlineDictionaryLearning:
+    """Online dictionary learning (Mairal, Bach, Ponce & Sapiro 2009), coded by any pursuit.
+
+    `atoms` atoms start as signals drawn with `seed` (or from `start`). Each batch is coded by `pursuit`; A = sum of a a^T and
+    B = sum of a x^T remember the codes, older batches less: batch t weighs its predecessors by (1 - 1/t)^`forget`. Then each
+    atom moves to its optimum in turn. An atom that no signal used for `dead_after` signals (None: 8 for each atom, at least 4
+    batches), or that says what another says, becomes the signal that is explained worst. An array is passed over `passes`
+    times; a stream is read once, in order, in bounded memory.
+    """
+
+    atoms: int
+    pursuit: Pursuit
+    passes: int = 5
+    batch: int = 512
+    forget: float = 8.0
+    dead_after: int | None = None
+    start: Dictionary | None = None
+    seed: int = 0
+
+    def fit(self, signals: Signals) -> tuple[Dictionary, Pursued]:
+        """The dictionary and its encoder. Raises for signals that are not [n, d] of finite numbers, or too few of them."""
+        for name in ("atoms", "passes", "batch"):
+            check_count(name, getattr(self, name))
+        if not self.forget >= 0:
+            raise ClocheError(f"forget is {self.forget:g}, but must be zero or more: choose another forget.")
+        batches, first = self._batches(signals)
+        fitting = Fitting(self, self._start(first))
+        for batch in batches:
+            fitting.step(batch)
+        dictionary = fitting.dictionary
+        return dictionary, self.pursuit.over(dictionary)
+
+    def _batches(self, signals: Signals) -> tuple[Iterator[Tensor], Tensor]:
+        """(the batches, the signals that the first atoms are drawn from)."""
+        if isinstance(signals, (Tensor, np.ndarray)):
+            x = checked(signals)
+            return shuffled(x, self.batch, self.passes, self.seed), x
+        pieces = streamed(signals, self.atoms if self.start is None else 1, self.batch)
+        first = next(pieces, None)
+        if first is None:
+            raise ClocheError("There are no signals to learn a dictionary from: the stream was empty.")
+        return chain([first], pieces), first
+
+    def _start(self, x: Tensor) -> Tensor:
+        if self.start is None:
+            return first_atoms(x, self.atoms, self.seed)
+        return started_from(self.start, self.atoms, x)
+
+
+class Fitting:
+    """The state of one learning: the atoms, the two sums, and how long each atom has been silent."""
+
+    def __init__(self, learner: OnlineDictionaryLearning, atoms: Tensor) -> None:
+        self.learner = learner
+        self.dictionary = Dictionary(atoms)
+        self.products = atoms.new_zeros(len(atoms), len(atoms))
+        self.targets = torch.zeros_like(atoms)
+        self.silent = torch.zeros(len(atoms), dtype=torch.int64)
+        self.patience = learner.dead_after or max(8 * learner.atoms, 4 * learner.batch)
+        self.done = 0
+
+    def step(self, x: Tensor) -> None:
+        """One batch [n, d]."""
+        from cloche.sparse.learners.online_kernel import accumulate, update_atoms
+
+        self.done += 1
+        code = self.learner.pursuit.encode(x, self.dictionary)
+        kept = (1 - 1 / self.done) ** self.learner.forget
+        self.products *= kept
+        self.targets *= kept
+        sums = as_array(self.products), as_array(self.targets)
+        accumulate(code.indices.numpy(), as_array(code.values), as_array(x), *sums)
+        self.silent = torch.where(code.counts() > 0, 0, self.silent + len(x))
+        atoms = self.dictionary.atoms.clone()
+        update_atoms(as_array(atoms), *sums, _LEAST * float(self.products.diagonal().max()))
+        self.dictionary = Dictionary(atoms)
+        self._replace(x, code)
+
+    def _replace(self, x: Tensor, code: Code) -> None:
+        """Gives the superfluous atoms the directions of the signals explained worst."""
+        lost = superfluous(self.dictionary, self.products.diagonal()) | (self.silent >= self.patience)
+        if not bool(lost.any()):
+            return
+        atoms = self.dictionary.atoms
+        fresh = worst_explained(x, self.dictionary, code, atoms[~lost], int(lost.sum()))
+        slots = lost.nonzero()[: len(fresh), 0]
+        atoms = atoms.clone()
+        atoms[slots] = fresh
+        self.products[slots] = 0
+        self.products[:, slots] = 0
+        self.targets[slots] = 0
+        self.silent[slots] = 0
+        self.dictionary = Dictionary(atoms)

@@ -1,0 +1,203 @@
+"""What every pursuit shares: how it is asked, what it refuses, and how signals are shared among threads."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cloche.errors import ClocheError
+from cloche.sparse.code import Code
+from cloche.sparse.dictionary import Dictionary
+
+T = TypeVar("T")
+
+UNIT = 1e-3  # how far from one an atom's norm may be
+LARGEST_GRAM = 2**31  # bytes; a CPU pursuit that can do without takes the Gram-free path beyond
+_SCORES = 2**22  # correlations held at once
+_DENSE = 2**26  # amounts written out at once by a batched pursuit
+
+
+class Pursuit(ABC):
+    """Finds sparse codes a of signals x = D a. A value (its settings); the dictionary comes with the signals."""
+
+    @abstractmethod
+    def encode(self, x: Tensor, dictionary: Dictionary) -> Code:
+        """Codes of the signals `x` [n, d] over `dictionary`, computed in the dictionary's precision, on its device.
+
+        The dictionary's bias is taken off first, so `dictionary.decode` of the code approximates x. Atoms must have norm one.
+        """
+
+    def over(self, dictionary: Dictionary) -> Pursued:
+        """This pursuit with its dictionary in hand: an Encoder, to stand wherever a learned one does."""
+        return Pursued(self, dictionary)
+
+
+@dataclass(frozen=True, eq=False)
+class Pursued:
+    """A pursuit over a dictionary, as an Encoder."""
+
+    pursuit: Pursuit
+    dictionary: Dictionary
+
+    def encode(self, x: Tensor) -> Code:
+        return self.pursuit.encode(x, self.dictionary)
+
+
+def prepare(x: Tensor, dictionary: Dictionary) -> Tensor:
+    """[n, d] the signals without the bias, in the dictionary's precision. Refuses what no pursuit can take."""
+    if x.ndim != 2 or x.shape[1] != dictionary.width:
+        raise ClocheError(
+            f"Signals of shape {list(x.shape)} do not fit a dictionary of {dictionary.size:,} atoms of width "
+            f"{dictionary.width}: give [n, {dictionary.width}], one signal a row."
+        )
+    if x.device != dictionary.atoms.device:
+        raise ClocheError(
+            f"The signals are on {x.device} and the dictionary's atoms on {dictionary.atoms.device}: "
+            "move one to the other with .to(device)."
+        )
+    if dictionary.atoms.dtype not in (torch.float32, torch.float64):
+        raise ClocheError(
+            f"The dictionary's atoms are {dictionary.atoms.dtype}, but a pursuit needs float32 or float64: "
+            "give Dictionary(atoms.float())."
+        )
+    if not torch.isfinite(x).all():
+        bad = int((~torch.isfinite(x).all(1)).sum())
+        raise ClocheError(f"{bad:,} of {len(x):,} signals hold NaN or infinite numbers: leave those signals out.")
+    norms = dictionary.norms
+    if float((norms - 1).abs().max()) > UNIT:
+        raise ClocheError(
+            f"The dictionary is not normalised: its atoms' norms run from {float(norms.min()):.3g} to "
+            f"{float(norms.max()):.3g}, so the strongest correlation is not the best atom; give "
+            "Dictionary(D.unit(), D.bias), without zero atoms."
+        )
+    centred = x.detach().to(dictionary.atoms.dtype)
+    return centred if dictionary.bias is None else centred - dictionary.bias.to(centred.dtype)
+
+
+def prepare_on_cpu(x: Tensor, dictionary: Dictionary) -> Tensor:
+    """`prepare` for a compiled pursuit without another path: refuses signals that it cannot reach."""
+    signals = prepare(x, dictionary)
+    if signals.device.type != "cpu":
+        raise ClocheError(
+            f"This pursuit runs on a CPU alone, and the signals are on {signals.device}: take FISTA, or move them."
+        )
+    return signals
+
+
+def warn_short(missed: int, n: int, gap: float) -> None:
+    """Says that `missed` of n signals did not come within the duality gap."""
+    if missed:
+        warnings.warn(
+            f"{missed:,} of {n:,} signals did not reach a duality gap of {gap:g} of their energy: ask for a larger gap, or "
+            "give the dictionary in float64.",
+            stacklevel=4,
+        )
+
+
+def fits_gram(x: Tensor, dictionary: Dictionary) -> bool:
+    """Whether the compiled path over the Gram is the one to take."""
+    return x.device.type == "cpu" and dictionary.size**2 * x.element_size() <= LARGEST_GRAM
+
+
+def check_atoms(k: int | None, dictionary: Dictionary) -> int:
+    """The most atoms a signal may use: `k`, or where it is None as many as can be independent."""
+    if k is None:
+        return min(dictionary.size, dictionary.width)
+    if not 1 <= k <= dictionary.size:
+        raise ClocheError(
+            f"k = {k:,} atoms a signal cannot be chosen from a dictionary of {dictionary.size:,}: choose k between 1 and "
+            f"{dictionary.size:,}."
+        )
+    return k
+
+
+def check_amount(name: str, amount: float, *, zero: bool = True) -> None:
+    """Refuses a setting that is negative, NaN or infinite, or zero unless `zero`."""
+    if not np.isfinite(amount) or amount < 0 or (amount == 0 and not zero):
+        raise ClocheError(
+            f"{name} is {amount:g}, but must be a finite number {'of zero or more' if zero else 'above zero'}: "
+            f"choose another {name}."
+        )
+
+
+def floor_of(dtype: torch.dtype) -> float:
+    """The share of a signal's norm beneath which a correlation is rounding."""
+    return 32 * torch.finfo(dtype).eps
+
+
+def trimmed(indices: Tensor, values: Tensor, size: int) -> Code:
+    """A Code without the slots no signal uses; used slots must come first in each row."""
+    used = int((values != 0).sum(1).max()) if len(values) else 0
+    return Code(indices[:, : max(used, 1)].contiguous(), values[:, : max(used, 1)].contiguous(), size)
+
+
+def packed(dense: Tensor) -> Code:
+    """The Code of amounts written out with their zeros [n, N], of some signals at a time."""
+    used = dense != 0
+    counts = used.sum(1)
+    slots = int(counts.max()) if len(dense) else 0
+    indices = torch.zeros(len(dense), max(slots, 1), dtype=torch.int64, device=dense.device)
+    row, atom = used.nonzero(as_tuple=True)
+    slot = torch.arange(len(row), device=dense.device) - (counts.cumsum(0) - counts)[row]
+    indices[row, slot] = atom
+    values = dense.new_zeros(indices.shape)
+    values[row, slot] = dense[row, atom]
+    return Code(indices, values, dense.shape[1])
+
+
+def joined(codes: list[Code], dictionary: Dictionary) -> Code:
+    """One Code of several, in order."""
+    slots = max((code.k for code in codes), default=1)
+    pad = [(0, slots - code.k) for code in codes]
+    indices = [torch.nn.functional.pad(code.indices, p) for code, p in zip(codes, pad, strict=True)]
+    values = [torch.nn.functional.pad(code.values, p) for code, p in zip(codes, pad, strict=True)]
+    if not codes:
+        empty = dictionary.atoms.new_zeros(0, slots)
+        return Code(empty.long(), empty, dictionary.size)
+    return Code(torch.cat(indices), torch.cat(values), dictionary.size)
+
+
+Kernel = Callable[[slice, np.ndarray], T]
+
+
+def by_correlations(x: Tensor, dictionary: Dictionary, kernel: Kernel[T]) -> list[T]:
+    """What kernel(rows, correlations [rows, N]) gives for all the signals, in order, on torch's number of threads.
+
+    A kernel may overwrite the correlations it is handed. Compiled kernels release the interpreter lock.
+    """
+    given: list[T] = []
+    threads = torch.get_num_threads()
+    step = max(threads, min(512, _SCORES // dictionary.size))
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(x), step):
+            scores = (x[start : start + step] @ dictionary.atoms.T).numpy()
+            edges = np.linspace(0, len(scores), min(threads, len(scores)) + 1).astype(int).tolist()
+            rows = [slice(start + a, start + b) for a, b in pairwise(edges)]
+            parts = [scores[a:b] for a, b in pairwise(edges)]
+            given += pool.map(kernel, rows, parts)
+    return given
+
+
+def in_batches(x: Tensor, dictionary: Dictionary, batched: Callable[[Tensor], Code]) -> Code:
+    """The Code of all signals from `batched`, which is given as many at a time as their dense amounts allow."""
+    return joined([batched(piece) for piece in x.split(max(1, _DENSE // dictionary.size)) if len(piece)], dictionary)
+
+
+def as_array(tensor: Tensor) -> np.ndarray:
+    """The memory of a CPU tensor, row after row."""
+    return tensor.detach().contiguous().numpy()
+
+
+def as_integers(scores: np.ndarray) -> tuple[np.ndarray, np.integer]:
+    """The same memory as integers, and the mask that takes their sign bit off: see `omp_kernel.largest`."""
+    kind = np.int32 if scores.itemsize == 4 else np.int64
+    return scores.view(kind), kind(np.iinfo(kind).max)

@@ -1,0 +1,62 @@
+"""Matching pursuit of one signal at a time, compiled: a step is one row of the Gram."""
+
+from __future__ import annotations
+
+import math
+
+import numba
+import numpy as np
+
+from cloche.sparse.pursuit.omp_kernel import LANES, strongest
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def _move(alpha, row, amount):
+    for n in range(len(alpha)):
+        alpha[n] -= amount * row[n]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def residual_energy(signal, atoms, amounts):
+    """The squared norm of what the amounts [N] leave of the signal, in double precision."""
+    left = signal.astype(np.float64)
+    for n in range(len(amounts)):
+        if amounts[n] != 0:
+            for c in range(len(left)):
+                left[c] -= amounts[n] * atoms[n, c]
+    total = 0.0
+    for c in range(len(left)):
+        total += left[c] * left[c]
+    return total
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def matching_rows(x, atoms, gram, scores, bits, mask, steps, tolerance, floor):
+    """Overwrites `scores` [n, N] = x D^T with the amounts; `bits` and `mask` as in `omp_rows`.
+
+    A signal ends after `steps`, at a residual of norm `tolerance`, or where no correlation reaches floor * norm of the signal.
+    """
+    size = gram.shape[0]
+    tops = np.zeros(LANES, bits.dtype)
+    amounts = np.zeros(size)
+    for s in range(len(x)):
+        alpha = scores[s]
+        amounts[:] = 0
+        energy = 0.0
+        for c in range(x.shape[1]):
+            energy += float(x[s, c]) * float(x[s, c])
+        remaining, least, unsure = energy, floor * math.sqrt(energy), 1e3 * floor * energy
+        for _ in range(steps):
+            if remaining <= tolerance * tolerance:
+                break
+            new = strongest(bits[s], mask, tops)
+            if abs(alpha[new]) <= least:
+                break
+            amount = alpha[new] / gram[new, new]
+            amounts[new] += amount
+            remaining -= float(amount) * float(alpha[new])
+            _move(alpha, gram[new], amount)
+            if tolerance > 0 and remaining < unsure:
+                remaining = residual_energy(x[s], atoms, amounts)
+        for n in range(size):
+            alpha[n] = amounts[n]

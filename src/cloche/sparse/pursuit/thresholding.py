@@ -1,0 +1,143 @@
+"""Hard thresholding: a gradient step, then only the k largest amounts stay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cloche.errors import ClocheError
+from cloche.sparse.code import Code
+from cloche.sparse.dictionary import Dictionary
+from cloche.sparse.pursuit.base import (
+    Pursuit,
+    as_array,
+    by_correlations,
+    check_atoms,
+    fits_gram,
+    in_batches,
+    joined,
+    packed,
+    prepare,
+)
+
+_SHRINK = 0.01  # as in the compiled kernel
+
+
+@dataclass(frozen=True)
+class IHT(Pursuit):
+    """Normalised iterative hard thresholding (Blumensath & Davies 2010): exactly at most `k` atoms a signal.
+
+    A local method: it minimises |x - D a| among k-sparse codes from the k largest correlations on. Stops after `steps`, or
+    where the support stands and the amounts move by less than `tolerance` of their norm. Compiled on a CPU, batched torch
+    elsewhere.
+    """
+
+    k: int
+    steps: int = 300
+    tolerance: float = 1e-5
+
+    def encode(self, x: Tensor, dictionary: Dictionary) -> Code:
+        return _encode(self, x, dictionary, refit=False)
+
+
+@dataclass(frozen=True)
+class HardThresholdingPursuit(Pursuit):
+    """Hard-thresholding pursuit (Foucart 2011): as IHT, with least squares on the atoms of each step.
+
+    Stops where the next atoms explain no more, most often within a few steps, or after `steps`.
+    """
+
+    k: int
+    steps: int = 100
+
+    def encode(self, x: Tensor, dictionary: Dictionary) -> Code:
+        return _encode(self, x, dictionary, refit=True)
+
+
+def _encode(pursuit: IHT | HardThresholdingPursuit, x: Tensor, dictionary: Dictionary, refit: bool) -> Code:
+    k = check_atoms(pursuit.k, dictionary)
+    if pursuit.steps < 1:
+        raise ClocheError(f"Hard thresholding cannot take {pursuit.steps} steps: give it at least one.")
+    signals = prepare(x, dictionary)
+    tolerance = 0.0 if isinstance(pursuit, HardThresholdingPursuit) else float(pursuit.tolerance)
+    if not fits_gram(signals, dictionary):
+        return in_batches(
+            signals,
+            dictionary,
+            lambda piece: packed(thresholding_batched(piece, dictionary.atoms, k, pursuit.steps, tolerance, refit)),
+        )
+    from cloche.sparse.pursuit.thresholding_kernel import thresholding_rows
+
+    gram = as_array(dictionary.gram)
+
+    def kernel(_: slice, scores: np.ndarray) -> Code:
+        thresholding_rows(gram, scores, k, pursuit.steps, tolerance, refit)
+        return packed(torch.from_numpy(scores))
+
+    return joined(by_correlations(signals, dictionary, kernel), dictionary)
+
+
+@torch.no_grad()
+def thresholding_batched(x: Tensor, atoms: Tensor, k: int, steps: int, tolerance: float, refit: bool) -> Tensor:
+    """[n, N] the amounts by the same rules in torch, for the signals x [n, d]."""
+    scores = x @ atoms.T
+    support = _largest(scores, k)
+    amounts, going = torch.zeros_like(scores), (scores != 0).any(1)
+    for _ in range(steps):
+        left = (x - amounts @ atoms) @ atoms.T
+        gradient = left * (_largest(left, k) if refit else support)
+        along = (gradient @ atoms).square().sum(1)
+        going = going & (along > 0)
+        if not bool(going.any()):
+            break
+        step = gradient.square().sum(1) / along.clamp_min(torch.finfo(x.dtype).tiny)
+        after, fresh, moved, same = _step(amounts, left, support, atoms, step, k, refit)
+        stands = same & (moved.sqrt() <= tolerance * torch.linalg.vector_norm(after, dim=1))
+        if refit:
+            after = _refitted(x, atoms, fresh, k)
+            going = going & ((after * scores).sum(1) > (amounts * scores).sum(1))  # else the new atoms explain no more
+            stands = same & (amounts != 0).any(1)
+        amounts = torch.where(going[:, None], after, amounts)
+        support = torch.where(going[:, None], fresh, support)
+        going = going & ~stands
+    return amounts
+
+
+def _step(
+    amounts: Tensor, left: Tensor, support: Tensor, atoms: Tensor, step: Tensor, k: int, refit: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The thresholded gradient step, shortened until it is safe: (amounts, support, squared change, support unchanged)."""
+    while True:
+        moved_to = amounts + step[:, None] * left
+        fresh = _largest(moved_to, k)
+        after = moved_to * fresh
+        change = after - amounts
+        moved, signal = change.square().sum(1), (change @ atoms).square().sum(1)
+        same = (fresh == support).all(1)
+        long = ~same & (step * signal > (1 - _SHRINK) * moved)
+        if refit or not bool(long.any()):
+            return after, fresh, moved, same
+        step = torch.where(long, step / (2 * (1 - _SHRINK)), step)
+
+
+def _largest(values: Tensor, k: int) -> Tensor:
+    """[n, N] true at the k largest magnitudes of each row, where they are not zero."""
+    chosen = torch.zeros_like(values, dtype=torch.bool)
+    return chosen.scatter_(1, values.abs().topk(k, dim=1).indices, True) & (values != 0)
+
+
+def _refitted(x: Tensor, atoms: Tensor, support: Tensor, k: int) -> Tensor:
+    """[n, N] the least-squares amounts on each row's support."""
+    indices = support.to(torch.int8).topk(k, dim=1).indices
+    mask = support.gather(1, indices)
+    used = atoms[indices] * mask[..., None]  # [n, k, d]
+    gram = used @ used.mT + torch.diag_embed((~mask).to(x.dtype))
+    target = torch.einsum("nkd,nd->nk", used, x)
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    solved = torch.cholesky_solve(target[..., None], factor)[..., 0]
+    fallback = torch.linalg.pinv(gram[failed > 0]) @ target[failed > 0][..., None]
+    solved[failed > 0] = fallback[..., 0]
+    return torch.zeros(len(x), len(atoms), dtype=x.dtype, device=x.device).scatter_(1, indices, solved * mask)

@@ -1,0 +1,32 @@
+"""Sparse autoencoders of every kind, transcoders and crosscoders: one module, one step, one way to train."""
+
+from cloche.sparse.saes.exchange import save_saelens
+from cloche.sparse.saes.files import load_sae
+from cloche.sparse.saes.fit import Fit, Training, fit_input, geometric_median
+from cloche.sparse.saes.kinds import KINDS, BatchTopK, Gated, JumpReLU, Kind, ReLU, TopK
+from cloche.sparse.saes.module import SAE, Wiring
+from cloche.sparse.saes.provenance import Provenance
+from cloche.sparse.saes.train import Batch, further_course, train_sae, training_course
+
+__all__ = [
+    "KINDS",
+    "SAE",
+    "Batch",
+    "BatchTopK",
+    "Fit",
+    "Gated",
+    "JumpReLU",
+    "Kind",
+    "Provenance",
+    "ReLU",
+    "TopK",
+    "Training",
+    "Wiring",
+    "fit_input",
+    "further_course",
+    "geometric_median",
+    "load_sae",
+    "save_saelens",
+    "train_sae",
+    "training_course",
+]

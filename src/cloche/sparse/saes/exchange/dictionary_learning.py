@@ -1,0 +1,140 @@
+"""Autoencoders that dictionary_learning saved: ae.pt and config.json."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from cloche.errors import ClocheError
+from cloche.sparse.saes.exchange.dense import Dense, to_sae
+from cloche.sparse.saes.exchange.opened import checked, number, opened_json, opened_torch
+from cloche.sparse.saes.exchange.saelens import unknown_l0
+from cloche.sparse.saes.kinds import BatchTopK, Gated, JumpReLU, Kind, ReLU, TopK
+from cloche.sparse.saes.module import SAE, Wiring
+from cloche.sparse.saes.provenance import Provenance
+
+CONFIG, WEIGHTS = "config.json", "ae.pt"
+_RESIDUAL = re.compile(r"resid_post_layer_(\d+)")
+_KINDS: dict[str, type[Kind]] = {
+    "AutoEncoder": ReLU,
+    "AutoEncoderNew": ReLU,
+    "GatedAutoEncoder": Gated,
+    "AutoEncoderTopK": TopK,
+    "BatchTopKSAE": BatchTopK,
+    "MatryoshkaBatchTopKSAE": BatchTopK,
+    "JumpReluAutoEncoder": JumpReLU,
+}
+# What each tensor is, by its name: E encoder, D decoder, b biases of the features, c of the decoder; t where it is transposed.
+_LINEAR = {"encoder.weight": "E", "encoder.bias": "b", "decoder.weight": "Dt"}
+_PLAIN = {"W_enc": "Et", "b_enc": "b", "W_dec": "D", "b_dec": "c"}
+_COUNTED = {"k": "number", "threshold": "number"}
+_TENSORS = {
+    "AutoEncoder": _LINEAR | {"bias": "c"},
+    "AutoEncoderNew": _LINEAR | {"decoder.bias": "c"},
+    "AutoEncoderTopK": _LINEAR | {"b_dec": "c"} | _COUNTED,
+    "BatchTopKSAE": _LINEAR | {"b_dec": "c"} | _COUNTED,
+    "MatryoshkaBatchTopKSAE": _PLAIN | _COUNTED | {"group_sizes": "groups"},
+    "JumpReluAutoEncoder": _PLAIN | {"threshold": "t"},
+    "GatedAutoEncoder": {
+        "encoder.weight": "E",
+        "decoder.weight": "Dt",
+        "decoder_bias": "c",
+        "mag_bias": "b",
+        "gate_bias": "gate",
+        "r_mag": "gain",
+    },
+}
+_UNCENTRED = ("AutoEncoderNew", "JumpReluAutoEncoder")  # the others take the decoder's bias from what they read
+
+
+def read_dictionary_learning(folder: Path) -> SAE:
+    """The autoencoder that dictionary_learning saved in `folder`, computing in float32: the same codes and reconstructions.
+
+    Values are in the activations' units, of atoms of norm one: those of dictionary_learning times the norms of its decoder's
+    columns, as its `AutoEncoder.from_pretrained` has them too. The k strongest are kept where it is a TopK, and its threshold
+    decides where it is a BatchTopK: what its `encode` does by itself. A normalisation of activations in training was folded
+    into what it saved. From ae.pt nothing but tensors is read.
+    """
+    path = folder / CONFIG
+    trainer = opened_json(path).get("trainer")
+    name = trainer.get("dict_class") if isinstance(trainer, dict) else None
+    if not isinstance(trainer, dict) or name not in _KINDS:
+        raise ClocheError(
+            f"{path} describes no autoencoder of dictionary_learning that is understood here (trainer.dict_class is {name!r}): "
+            f"give one of {', '.join(_KINDS)}."
+        )
+    tensors = _tensors(name, folder / WEIGHTS)
+    dense = _dense(name, tensors)
+    features = len(dense.bias)
+    kind = _KINDS[name](nested=_nested(tensors, features, folder / WEIGHTS))
+    return to_sae(dense, kind, _l0(trainer, tensors, folder, features), _origin(trainer))
+
+
+def _tensors(name: str, path: Path) -> dict[str, Tensor]:
+    """The tensors, each of the shape that the encoder's asks for."""
+    found, roles = opened_torch(path), _TENSORS[name]
+    encoder = next(found[key] for key in ("encoder.weight", "W_enc") if key in found) if found.keys() & roles else None
+    if encoder is None or encoder.ndim != 2:
+        raise ClocheError(f"{path} holds no {name}: restore both files of one dictionary.")
+    features, width = encoder.shape if roles.get("encoder.weight") else encoder.T.shape
+    shapes: dict[str, tuple[int, ...]] = {
+        "E": (features, width),
+        "Et": (width, features),
+        "D": (features, width),
+        "Dt": (width, features),
+        "c": (width,),
+        "number": (),
+        "groups": tuple(found["group_sizes"].shape) if "group_sizes" in found else (),
+    }
+    return checked(found, {key: shapes.get(role, (features,)) for key, role in roles.items()}, path)
+
+
+def _dense(name: str, tensors: dict[str, Tensor]) -> Dense:
+    by_role = {
+        role.removesuffix("t") or role: tensors[key].T if len(role) > 1 and role.endswith("t") else tensors[key]
+        for key, role in _TENSORS[name].items()
+    }
+    own: dict[str, Tensor] = {}
+    features, width = by_role["E"].shape
+    if "gate" in by_role:
+        own = {"gate": by_role["gate"], "log_gain": by_role["gain"]}
+    elif _KINDS[name] in (BatchTopK, JumpReLU):
+        own = {"threshold": tensors["threshold"].expand(features)}
+    centred = name not in _UNCENTRED
+    return Dense(by_role["E"], by_role["b"], by_role["D"], by_role["c"], Wiring((width,)), centred, own)
+
+
+def _nested(tensors: dict[str, Tensor], features: int, path: Path) -> tuple[int, ...]:
+    """The leading features that reconstruct alone, of a Matryoshka's groups."""
+    if "group_sizes" not in tensors:
+        return ()
+    ends = [int(end) for end in tensors["group_sizes"].cumsum(0)]
+    if not ends or ends[-1] != features:
+        raise ClocheError(
+            f"group_sizes in {path} adds up to {ends[-1] if ends else 0:,}, but there are {features:,} features: restore the "
+            "file."
+        )
+    return tuple(ends[:-1])
+
+
+def _l0(trainer: dict[str, Any], tensors: dict[str, Tensor], folder: Path, features: int) -> float:
+    """How many features are active on average, as stated."""
+    if "k" in tensors:
+        kept = int(tensors["k"])
+        if trainer.get("k", kept) != kept:
+            raise ClocheError(
+                f"{folder / CONFIG} states k = {trainer['k']!r}, but {WEIGHTS} was saved with k = {kept}: restore both files "
+                "of one dictionary."
+            )
+        return kept
+    if trainer.get("target_l0") is not None:
+        return number(trainer, "target_l0", folder / CONFIG)
+    return unknown_l0(folder, features)
+
+
+def _origin(trainer: dict[str, Any]) -> Provenance:
+    model, match = trainer.get("lm_name"), _RESIDUAL.fullmatch(str(trainer.get("submodule_name")))
+    return Provenance(f"resid_post[{match[1]}]" if match else None, model if isinstance(model, str) else None)

@@ -1,0 +1,135 @@
+"""Writing an autoencoder or a transcoder as SAELens saves its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cloche.errors import ClocheError
+from cloche.sparse.saes.exchange.dense import Dense, from_sae
+from cloche.sparse.saes.exchange.places import hook_of
+from cloche.sparse.saes.exchange.saelens import CFG, WEIGHTS
+from cloche.sparse.saes.kinds import BatchTopK, Gated, TopK
+from cloche.sparse.saes.module import SAE
+
+_FORMAT = "6.54.0"  # the version of SAELens whose format this is
+
+
+def save_saelens(sae: SAE, folder: str | Path) -> Path:
+    """Writes `sae` to a new `folder` as SAELens' `SAE.load_from_disk` reads it: the same codes, in the activations' units, and
+    the same reconstructions. The scale and the threshold go into the weights.
+
+    A TopK becomes `topk`, a Gated `gated`, a ReLU without a threshold `standard` and everything else `jumprelu`; a transcoder
+    `transcoder`, with `jumprelu_` and `skip_` where it has them. What SAELens has no field for (l0, tokens, a site without a
+    hook) stands in the metadata under "cloche". Raises where SAELens has no such dictionary, and where `folder` is there.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise ClocheError(f"{folder} is there already, and nothing is overwritten: choose another folder.")
+    architecture = _architecture(sae)
+    dense = from_sae(sae)
+    if architecture.startswith("jumprelu") and "threshold" not in dense.own:
+        architecture = architecture.replace("jumprelu_", "").replace("jumprelu", "standard")
+    tensors = {
+        name: tensor.detach().to(sae.decoder.dtype).cpu().contiguous() for name, tensor in _tensors(dense).items()
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = folder.with_name(f".writing-{folder.name}-{os.getpid()}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
+    try:
+        save_file(tensors, fresh / WEIGHTS)
+        (fresh / CFG).write_text(json.dumps(_cfg(sae, architecture), indent=1) + "\n", encoding="utf-8")
+        for name in (CFG, WEIGHTS):
+            with (fresh / name).open("rb") as file:
+                os.fsync(file.fileno())
+        fresh.rename(folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return folder
+
+
+def _architecture(sae: SAE) -> str:
+    """SAELens' name for it, of a jumprelu wherever a threshold may decide."""
+    wiring = sae.wiring
+    if len(wiring.reads) > 1 or len(wiring.writes or (1,)) > 1:
+        raise ClocheError(
+            f"SAELens has no dictionary that reads {len(wiring.reads)} sites and writes "
+            f"{len(wiring.writes or wiring.reads)}, as this crosscoder does: save it with sae.save(folder)."
+        )
+    named = {TopK: "topk", Gated: "gated"}.get(type(sae.kind), "jumprelu")
+    if wiring.writes is None:
+        return named
+    if named != "jumprelu":
+        raise ClocheError(
+            f"SAELens has no transcoder of kind {sae.kind.name}: save it with sae.save(folder), or train one of another kind."
+        )
+    return "jumprelu_skip_transcoder" if wiring.skip else "jumprelu_transcoder"
+
+
+def _tensors(dense: Dense) -> dict[str, Tensor]:
+    tensors = {"W_enc": dense.encoder.T, "W_dec": dense.decoder, "b_dec": dense.decoder_bias}
+    if "gate" in dense.own:
+        tensors |= {"b_gate": dense.own["gate"], "b_mag": dense.bias, "r_mag": dense.own["log_gain"]}
+    else:
+        tensors["b_enc"] = dense.bias
+    if "threshold" in dense.own:
+        tensors["threshold"] = dense.own["threshold"]
+    if dense.skip is not None:
+        tensors["W_skip"] = dense.skip
+    return tensors
+
+
+def _cfg(sae: SAE, architecture: str) -> dict[str, Any]:
+    hook = hook_of(sae.trained_on.site)
+    whole = hook is not None and hook[0].endswith("hook_z") and hook[1] is None
+    stated: dict[str, Any] = {
+        "architecture": architecture,
+        "d_in": sae.encoder.shape[1],
+        "d_sae": sae.features,
+        "dtype": str(sae.decoder.dtype).removeprefix("torch."),
+        "device": "cpu",
+        "apply_b_dec_to_input": sae.wiring.writes is None,
+        "normalize_activations": "none",
+        "reshape_activations": "hook_z" if whole else "none",
+        "metadata": _metadata(sae, hook),
+    }
+    if sae.wiring.writes is not None:
+        stated["d_out"] = sae.width
+    if isinstance(sae.kind, TopK):
+        stated |= {"k": int(sae.l0), "rescale_acts_by_decoder_norm": False}
+    return stated
+
+
+def _metadata(sae: SAE, hook: tuple[str, int | None] | None) -> dict[str, Any]:
+    origin = sae.trained_on
+    stated: dict[str, Any] = {
+        "sae_lens_version": _FORMAT,
+        "sae_lens_training_version": None,
+        "cloche": {
+            "kind": sae.kind.name,
+            "nested": list(sae.kind.nested),
+            "l0": sae.l0,
+            "site": origin.site,
+            "tokens": origin.tokens,
+        },
+    }
+    if hook is not None:
+        stated |= {"hook_name": hook[0], "hook_head_index": hook[1]}
+    if origin.checkpoint is not None:
+        stated["model_name"] = origin.checkpoint
+    if isinstance(sae.kind, BatchTopK):
+        details: dict[str, Any] = {"k": sae.l0}
+        if sae.kind.nested:
+            details["matryoshka_widths"] = [*sae.kind.nested, sae.features]
+        stated |= {
+            "training_architecture": "matryoshka_batchtopk" if sae.kind.nested else "batchtopk",
+            "training_architecture_details": details,
+        }
+    return stated

@@ -1,0 +1,131 @@
+"""Equations of motion that were found: printed, evaluated, simulated forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.integrate import solve_ivp
+from scipy.interpolate import CubicSpline
+
+from cloche.errors import ClocheError
+from cloche.sparse.sindy.library import Array, Library
+
+_FAR = 1e6  # times the largest state that was measured: a simulation beyond has diverged
+_MOST_CALLS = 200_000  # of the right-hand side in one simulation
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """x' = f(x, u), with f a few terms of a library for each state.
+
+    `coefficients` [terms, states]; `intervals` [terms, states, 2], 95% over resampled windows, given the support;
+    `stability` [terms, states], the share of resamples in which a search from nothing chose the term (NaN where none was asked
+    for); `noise` [states], the standard deviation of the measurement noise supposed; `explained` [states], the share of what
+    the derivatives tell, each window weighted by its noise, that the equation accounts for.
+    """
+
+    library: Library
+    terms: tuple[str, ...]
+    states: tuple[str, ...]
+    inputs: tuple[str, ...]
+    coefficients: Array
+    intervals: Array
+    stability: Array
+    noise: Array
+    explained: Array
+    largest: float  # magnitude of any state measured
+
+    def rhs(self, x: Any, u: Any = None) -> Array:
+        """[n, states] (or [states] for one point) the derivative f(x, u) at the points x, with inputs u beside them."""
+        points = np.atleast_2d(np.asarray(x, dtype=float))
+        given = np.zeros((len(points), 0)) if u is None else np.asarray(u, dtype=float).reshape(len(points), -1)
+        if points.shape[1] != len(self.states) or given.shape[1] != len(self.inputs):
+            raise ClocheError(
+                f"The model has {len(self.states)} states and {len(self.inputs)} inputs, but was given {points.shape[1]} and "
+                f"{given.shape[1]}."
+            )
+        slope = self.library.values(np.concatenate([points, given], 1)) @ self.coefficients
+        return slope if np.ndim(x) > 1 else slope[0]
+
+    def simulate(self, x0: Any, t: Any, u: Any = None) -> Array:
+        """[n, states] the motion from the state x0 (at t[0]) at the times t [n].
+
+        `u` is a function of the time giving the inputs, or their values [n, inputs] at t, with a cubic spline between. Raises
+        ClocheError where the motion leaves a million times what was ever measured, with the time.
+        """
+        times, start = np.asarray(t, dtype=float), np.atleast_1d(np.asarray(x0, dtype=float))
+        if times.ndim != 1 or len(times) < 2 or not (np.diff(times) > 0).all():
+            raise ClocheError("A simulation needs at least two times that rise.")
+        if start.shape != (len(self.states),) or not np.isfinite(start).all():
+            raise ClocheError(f"x0 has shape {list(start.shape)}: give one finite number for each of {self._named()}.")
+        signal, calls = self._signal(u, times), 0
+
+        def slope(now: float, x: Array) -> Array:
+            nonlocal calls
+            calls += 1
+            if calls > _MOST_CALLS or not np.abs(x).max() <= _FAR * max(self.largest, 1e-300):
+                raise _Diverged(now)
+            return self.library.values(np.concatenate([x, signal(now)])[None])[0] @ self.coefficients
+
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                found = solve_ivp(
+                    slope, (times[0], times[-1]), start, "LSODA", times, rtol=1e-8, atol=1e-10 * self.largest
+                )
+            if not found.success:
+                raise _Diverged(float(found.t[-1]) if len(found.t) else float(times[0]))
+        except _Diverged as at:
+            raise ClocheError(
+                f"The simulated motion diverges near t = {at.time:.4g}: simulate for less long, start nearer to what was "
+                "measured, or allow the model fewer terms."
+            ) from None
+        return found.y.T
+
+    def _signal(self, u: Any, times: Array) -> Callable[[float], Array]:
+        if u is None and not self.inputs:
+            return lambda now: np.zeros(0)
+        if callable(u):
+            return lambda now: np.atleast_1d(np.asarray(u(now), dtype=float))
+        table = None if u is None else np.asarray(u, dtype=float).reshape(len(u), -1)
+        if table is None or table.shape != (len(times), len(self.inputs)):
+            raise ClocheError(
+                f"The model has the inputs {', '.join(self.inputs) or 'none'}: give u as a function of time, or their values "
+                f"[{len(times)}, {len(self.inputs)}]."
+            )
+        return CubicSpline(times, table)
+
+    def _named(self) -> str:
+        return ", ".join(self.states)
+
+    def equations(self, digits: int = 4) -> list[str]:
+        """One line a state, as in "x' = -9.99 x + 10.01 y"."""
+        return [_equation(s, self.terms, w, digits) for s, w in zip(self.states, self.coefficients.T, strict=True)]
+
+    def __str__(self) -> str:
+        lines = []
+        for d, line in enumerate(self.equations()):
+            lines.append(line)
+            for j in np.flatnonzero(self.coefficients[:, d]):
+                low, high = self.intervals[j, d]
+                seen = "" if np.isnan(self.stability[j, d]) else f", chosen in {self.stability[j, d]:.0%} of resamples"
+                lines.append(f"    {self.terms[j]}: {self.coefficients[j, d]:.4g}  [{low:.4g}, {high:.4g}]{seen}")
+            lines.append(f"    explains {self.explained[d]:.1%} of {self.states[d]}', noise {self.noise[d]:.3g}")
+        return "\n".join(lines)
+
+
+class _Diverged(Exception):
+    def __init__(self, time: float) -> None:
+        self.time = time
+
+
+def _equation(state: str, terms: Sequence[str], w: Array, digits: int) -> str:
+    text = ""
+    for j in np.flatnonzero(w).tolist():
+        size = f"{abs(w[j]):.{digits}g}"
+        sign = "-" if w[j] < 0 else "+"
+        term = size if terms[j] == "1" else f"{size} {terms[j]}"
+        text += f" {sign} {term}" if text else (f"-{term}" if w[j] < 0 else term)
+    return f"{state}' = {text or '0'}"

@@ -1,0 +1,31 @@
+"""Fixed dictionaries as operators: each with its adjoint, exact both ways, on any device, differentiable."""
+
+from cloche.sparse.transforms.bandlets import Bandlets
+from cloche.sparse.transforms.base import Band, Coefficients, Transform
+from cloche.sparse.transforms.contourlets import Contourlets, DirectionalFilterBank
+from cloche.sparse.transforms.curvelets import Curvelets
+from cloche.sparse.transforms.denoise import approximate, denoise, noise_level
+from cloche.sparse.transforms.families import FAMILIES, Fitted, fitted
+from cloche.sparse.transforms.shrinkage import iterative_hard_thresholding, lasso
+from cloche.sparse.transforms.steerable import SteerablePyramid
+from cloche.sparse.transforms.wavelets import Wavelets
+
+__all__ = [
+    "FAMILIES",
+    "Band",
+    "Bandlets",
+    "Coefficients",
+    "Contourlets",
+    "Curvelets",
+    "DirectionalFilterBank",
+    "Fitted",
+    "SteerablePyramid",
+    "Transform",
+    "Wavelets",
+    "approximate",
+    "denoise",
+    "fitted",
+    "iterative_hard_thresholding",
+    "lasso",
+    "noise_level",
+]

@@ -1,0 +1,162 @@
+"""All that a plant can say of a learner, in one report: how well it explains, whether it finds the truth, and how surely."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from cloche.errors import ClocheError
+from cloche.sparse.code import Code
+from cloche.sparse.dictionary import Dictionary, Encoder, mean_max_cosine, random_atoms
+from cloche.sparse.metrics import Report, report
+from cloche.sparse.truth.absorption import absorption
+from cloche.sparse.truth.columns import columns
+from cloche.sparse.truth.grade import grade
+from cloche.sparse.truth.match import match
+from cloche.sparse.truth.plant import Hierarchy
+from cloche.sparse.truth.planted import Plant, isotropic_noise
+from cloche.sparse.truth.seeds import Interval, over_seeds, stability
+
+_APART = 100_000  # batches between the streams of two seeds
+_BARS = " ▁▂▃▄▅▆▇█"
+_NAMES = {
+    "fvu": "FVU",
+    "l0": "L0",
+    "dead_share": "dead share",
+    "max_cosine": "mean max cosine",
+    "cosine": "cosine one to one",
+    "f1": "F1 of supports",
+    "shrinkage": "shrinkage",
+    "absorption": "absorption",
+    "stability": "stability",
+}
+
+
+class Learned(Encoder, Protocol):
+    """What a learner leaves: an encoder that names its dictionary. An `SAE` and `pursuit.over(D)` are such."""
+
+    @property
+    def dictionary(self) -> Dictionary: ...
+
+
+Train = Callable[[Iterator[Tensor], int], Learned]  # (endless batches [n, width], seed) -> what was learned
+
+
+@dataclass(frozen=True, eq=False)
+class PlantedReport:
+    """Each figure with its interval over seeds, and what it is where nothing can be found.
+
+    Of `figures`, fvu, l0 and dead_share are as in `Report`; max_cosine is `mean_max_cosine`; cosine, f1 and shrinkage are as
+    in `Grade`; absorption, where the plant has a hierarchy, is `Absorption.rate` (NaN where a seed gave no case of it), and
+    stability compares the seeds.
+    """
+
+    figures: dict[str, Interval]
+    chance: dict[str, Interval]  # max_cosine, cosine and stability of as many random atoms
+    control: dict[str, Interval] | None  # of the same learner, trained on noise and measured on the plant
+    density: dict[str, list[float]]  # atoms by log10 of their density, as in `Report`, averaged over seeds
+
+    def __str__(self) -> str:
+        rows = [["", "mean ± 95%", "on noise", "chance"]]
+        for key, interval in self.figures.items():
+            elsewhere = [(column or {}).get(key) for column in (self.control, self.chance)]
+            rows.append([_NAMES[key], str(interval), *("" if found is None else f"{found}" for found in elsewhere)])
+        edges, counts = self.density["edges"], self.density["counts"]
+        bars = "".join(_BARS[math.ceil(8 * count / max(1, *counts))] for count in counts)
+        return f"{columns(rows)}\n{'density':<{max(map(len, _NAMES.values()))}}  10^{edges[0]:.1f} {bars} 1"
+
+
+def planted_report(
+    train: Train,
+    plant: Plant = Hierarchy(),  # noqa: B008 (a value)
+    seeds: Iterable[int] = range(5),
+    *,
+    batch: int = 2_048,
+    held_out: int = 8_192,
+    control: bool = False,
+) -> PlantedReport:
+    """Trains once a seed, on fresh signals of `plant`, and measures on `held_out` signals that no training saw.
+
+    `train` takes an endless stream of batches [batch, width] and the seed, and may stop reading where it likes. With `control`
+    it is trained on isotropic noise of the same size too, where there is nothing to find: its cosines must come out as chance's
+    do, and its stability says how much two trainings agree for other reasons than the truth.
+    """
+    seeds = list(seeds)
+    figures, dictionaries, reports = _measure(
+        train, plant, lambda seed: plant.stream(batch, _APART * (seed + 1)), seeds, held_out
+    )
+    size = dictionaries[0].size
+    random = {seed: Dictionary(random_atoms(size, plant.width, _rng(seed))) for seed in seeds}
+    chance = over_seeds(lambda seed: _matching(plant.dictionary, random[seed]), seeds)
+    chance["stability"] = stability(list(random.values()))
+    counts = torch.tensor([seen.density_histogram()["counts"] for seen in reports]).double().mean(0)
+    density = {"edges": reports[0].density_histogram()["edges"], "counts": counts.tolist()}
+    if not control:
+        return PlantedReport(figures, chance, None, density)
+    level = float(plant.sample(held_out)[0].square().mean().sqrt())
+    noise, _, _ = _measure(
+        train, plant, lambda seed: _noise(plant.width, batch, level, _APART * (seed + 1)), seeds, held_out
+    )
+    telling = {name: noise[name] for name in ("max_cosine", "cosine", "f1", "stability")}
+    return PlantedReport(figures, chance, telling, density)
+
+
+def _measure(
+    train: Train, plant: Plant, stream: Callable[[int], Iterator[Tensor]], seeds: list[int], held_out: int
+) -> tuple[dict[str, Interval], list[Dictionary], list[Report]]:
+    """Trains on the `stream` of each seed and measures on `plant`."""
+    dictionaries: list[Dictionary] = []
+    reports: list[Report] = []
+
+    def one(seed: int) -> dict[str, float]:
+        learned = train(stream(seed), seed)
+        figures, seen = _figures(learned, plant, *plant.sample(held_out, seed))
+        dictionaries.append(learned.dictionary)
+        reports.append(seen)
+        return figures
+
+    figures = over_seeds(one, seeds)
+    return figures | {"stability": stability(dictionaries)}, dictionaries, reports
+
+
+def _figures(learned: Learned, plant: Plant, x: Tensor, code: Code) -> tuple[dict[str, float], Report]:
+    truth, dictionary = plant.dictionary, learned.dictionary
+    seen = report(learned, dictionary, x, truth.atoms)
+    found = grade(learned, dictionary, x, truth, code)
+    figures = {
+        "fvu": seen.fvu,
+        "l0": seen.l0,
+        "dead_share": seen.dead_share,
+        "max_cosine": math.nan if seen.cosine is None else seen.cosine,
+        "cosine": found.cosine,
+        "f1": found.f1,
+        "shrinkage": found.shrinkage,
+    }
+    if bool((plant.parent >= 0).any()):
+        try:
+            figures["absorption"] = absorption(learned, x, code, plant.parent, found.partner).rate
+        except ClocheError:  # no case of it
+            figures["absorption"] = math.nan
+    return figures, seen
+
+
+def _matching(truth: Dictionary, learned: Dictionary) -> dict[str, float]:
+    return {
+        "max_cosine": mean_max_cosine(truth.atoms, learned.atoms),
+        "cosine": float(match(truth, learned)[1].mean()),
+    }
+
+
+def _rng(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _noise(width: int, batch: int, level: float, seed: int) -> Iterator[Tensor]:
+    while True:
+        yield level * isotropic_noise(batch, width, seed)
+        seed += 1

@@ -1,0 +1,62 @@
+"""How much of a figure the seed decides."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import fmean, stdev
+
+from scipy.stats import t
+
+from cloche.errors import ClocheError
+from cloche.sparse.dictionary import Dictionary
+from cloche.sparse.truth.match import match
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over seeds with Student's 95% confidence interval."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return fmean(self.values)
+
+    @property
+    def half(self) -> float:
+        """Half the width of the interval; infinite where there is one value."""
+        n = len(self.values)
+        if n < 2:
+            return math.inf
+        return float(t.ppf(0.975, n - 1)) * stdev(self.values) / n**0.5
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ± {self.half:.3f}"
+
+
+def over_seeds(measure: Callable[[int], dict[str, float]], seeds: Iterable[int] = range(5)) -> dict[str, Interval]:
+    """The figures of `measure(seed)`, each as an interval over the `seeds`."""
+    rows = [measure(seed) for seed in seeds]
+    if len(rows) < 2 or any(row.keys() != rows[0].keys() for row in rows):
+        raise ClocheError("An interval needs the same figures from two seeds or more: give more seeds.")
+    return {name: Interval(tuple(row[name] for row in rows)) for name in rows[0]}
+
+
+def stability(dictionaries: Sequence[Dictionary]) -> Interval:
+    """Mean cosine of atoms matched one to one, over all pairs of dictionaries learned from other seeds.
+
+    Pairs that share a dictionary are not independent, so the interval is over Tukey's pseudo-values: what each dictionary adds
+    to the mean over all pairs. Two dictionaries are one pair, which has no interval.
+    """
+    n = len(dictionaries)
+    if n < 2:
+        raise ClocheError("Stability compares dictionaries, but there are fewer than two: learn from more seeds.")
+    pairs = {(i, j): float(match(dictionaries[i], dictionaries[j])[1].mean()) for i, j in combinations(range(n), 2)}
+    whole = fmean(pairs.values())
+    if n == 2:
+        return Interval((whole,))
+    without = [fmean(cosine for pair, cosine in pairs.items() if i not in pair) for i in range(n)]
+    return Interval(tuple(n * whole - (n - 1) * rest for rest in without))

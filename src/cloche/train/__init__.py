@@ -1,0 +1,29 @@
+"""Training: the recipe, the objective, the optimisers, the health of what grows, and the loop."""
+
+from cloche.train.calibrate import calibrate
+from cloche.train.corpus import prepare_data
+from cloche.train.evaluate import Score, evaluate, sample
+from cloche.train.gemm import best_precision, gemm_rate, gemm_rates
+from cloche.train.health import Health
+from cloche.train.loop import Trainer
+from cloche.train.muon import Muon
+from cloche.train.objective import NextToken
+from cloche.train.optimizer import Optimizer
+from cloche.train.recipe import Recipe
+
+__all__ = [
+    "Health",
+    "Muon",
+    "NextToken",
+    "Optimizer",
+    "Recipe",
+    "Score",
+    "Trainer",
+    "best_precision",
+    "calibrate",
+    "evaluate",
+    "gemm_rate",
+    "gemm_rates",
+    "prepare_data",
+    "sample",
+]

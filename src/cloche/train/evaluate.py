@@ -1,0 +1,65 @@
+"""What a network is worth: bits per byte on held-out text, and what it writes when asked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cloche.data import PackedTokens
+from cloche.decode import generate
+from cloche.model import Network
+from cloche.text import Tokenizer
+from cloche.train.objective import NextToken
+
+
+@dataclass(frozen=True)
+class Score:
+    """Loss over held-out tokens: nats per token, bits per byte of the text those tokens spell, and how many bytes that is."""
+
+    nats_per_token: float
+    bits_per_byte: float
+    tokens: int
+    bytes: int
+
+
+@torch.no_grad()
+def evaluate(
+    net: Network,
+    tokens: PackedTokens,
+    byte_lengths: np.ndarray,
+    length: int = 256,
+    batch: int = 16,
+    limit: int | None = None,
+    objective: NextToken | None = None,
+) -> Score:
+    """Loss of `net` on packed tokens: on every one exactly once, or on about `limit` of them, spread evenly over the split.
+
+    The denominator of bits per byte is exact: the UTF-8 bytes of the predicted tokens; the end-of-text token has a loss but
+    no bytes. Each window is predicted from its own past alone, as in training.
+    """
+    objective = objective or NextToken()
+    nats, count, n_bytes = 0.0, 0, 0
+    for x, size in tokens.validation_windows(length, byte_lengths, limit, batch):
+        loss, _ = objective.total(net, torch.from_numpy(x).to(net.embed.weight.device))
+        nats += loss.item()
+        count += x[:, 1:].size
+        n_bytes += size
+    return Score(nats / count, nats / math.log(2) / n_bytes, count, n_bytes)
+
+
+@torch.no_grad()
+def sample(net: Network, tokenizer: Tokenizer, prompt: str, new: int, seed: int = 0) -> dict[str, Any]:
+    """A line of samples.jsonl without its step: how a prompt goes on at temperature 0.8, and the ten likeliest next tokens."""
+    ids = tokenizer.encode(prompt) or [tokenizer.end or 0]
+    prompt_ids: Tensor = torch.tensor([ids], device=net.embed.weight.device)
+    if net.length is not None:
+        new = max(1, min(new, net.length - len(ids)))
+    out = generate(net, prompt_ids, new=new, temperature=0.8, top_p=0.95, seed=seed)
+    top = net(prompt_ids)[0, -1].float().softmax(-1).topk(min(10, tokenizer.vocab))
+    likely = [[tokenizer.show(int(i)), p] for i, p in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
+    return {"prompt": prompt, "text": tokenizer.decode(out.new[0]), "next": likely}

@@ -1,0 +1,67 @@
+"""What a run says of itself: its four logs, and the sentences of its events."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+from cloche.runs import Run
+from cloche.train.recipe import Recipe
+
+Record = dict[str, Any]
+LOGS = ("metrics", "health", "samples", "events")
+
+
+class Journal:
+    """The writer of a run's logs. Every record is on the file before it is handed on as {"log": name, **record}."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def __enter__(self) -> Journal:
+        self.writers = {name: self.run.log(name) for name in LOGS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for writer in self.writers.values():
+            writer.close()
+
+    def log(self, name: str, record: Record) -> Record:
+        self.writers[name].append(record)
+        return {"log": name, **record}
+
+    def event(self, step: int, time: float, kind: str, message: str) -> Record:
+        return self.log("events", {"step": step, "time": round(time, 3), "kind": kind, "message": message})
+
+
+def opening(precision: str, where: str, rates: dict[str, float]) -> str:
+    """How this machine trains, and what MFU is measured against."""
+    best = max(rates, key=rates.__getitem__)
+    speeds = ", ".join(f"{name} {value / 1e9:.0f} GFLOP/s" for name, value in rates.items())
+    return f"training in {precision} on {where}; matrix products run at {speeds}, and MFU is of {best}"
+
+
+def spiked(step: int, loss: float, limit: float) -> str:
+    return f"step {step}: the loss jumped to {loss:.3f} (limit {limit:.3f}); its update was not applied"
+
+
+def not_finite(step: int, loss: float, grad_norm: float, run: Run, recipe: Recipe) -> str:
+    """The sentence that ends a run: what, where, and the mend."""
+    lower = f"--set optimizer.lr={recipe.optimizer.lr / 3:.2g}"
+    if recipe.optimizer.kind == "muon":
+        lower += f" --set optimizer.matrix_lr={recipe.optimizer.matrix_lr / 3:.2g}"
+    saved = run.checkpoints()
+    last = f"the last good checkpoint is {saved[-1].path.name}" if saved else "there is no checkpoint yet"
+    return (
+        f"step {step}: the loss is {loss} and the gradient norm {grad_norm}; the update was not applied and training stopped; "
+        f"{last}; go on from there with a lower rate: cloche resume {run.path} {lower}"
+    )
+
+
+def late(step: int, steps: int, time: float, minutes: float, run: Run) -> str:
+    return (
+        f"stopped at step {step} of {steps}: {minutes:g} minutes were planned and {time / 60:.1f} went by, "
+        f"for the machine got slower; the rest: cloche resume {run.path}"
+    )

@@ -1,0 +1,61 @@
+"""From a recipe as written to a recipe as run: what was left to the machine and the data is decided here, and written down."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from cloche.errors import ClocheError
+from cloche.runs import Run
+from cloche.text import Tokenizer
+from cloche.train.calibrate import calibrate
+from cloche.train.gemm import best_precision, gemm_rates
+from cloche.train.recipe import Recipe
+
+FIXED = ("run.seed", "run.length", "run.batch", "run.minutes")  # what a run cannot change on its way
+
+
+def resolve(recipe: Recipe, run: Run) -> Recipe:
+    """Decides device, threads, precision, the vocabulary of [model] and the number of steps; writes the run's recipe.toml."""
+    changes: dict[str, Any] = {"model.vocab": Tokenizer.load(run.path).vocab}
+    threads = recipe.run.threads or torch.get_num_threads()
+    device = usable_device(recipe.run.device)
+    changes |= {"run.threads": threads, "run.device": device}
+    if recipe.run.precision == "auto":
+        torch.set_num_threads(threads)
+        changes["run.precision"] = best_precision(gemm_rates(device))
+    recipe = recipe.with_set(changes)
+    if recipe.run.steps is None:
+        minutes = recipe.run.minutes
+        recipe = recipe.with_set({"run.steps": calibrate(recipe, run), "run.minutes": minutes})
+    run.write_bytes("recipe.toml", recipe.to_toml().encode())
+    return recipe
+
+
+def usable_device(wanted: str) -> str:
+    """The device to train on: "auto" is the GPU where torch has one. Raises ClocheError for a GPU that is not there."""
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ClocheError('[run] device = "cuda", and torch finds no GPU here; set it to "cpu" or "auto"')
+    return wanted
+
+
+def amend(recipe: Recipe, changes: dict[str, Any], step: int, run: Run) -> Recipe:
+    """The recipe of a run that resumes at `step`, with other settings of [optimizer] or [run]; written to recipe.toml."""
+    for key in changes:
+        if key.split(".")[0] not in ("optimizer", "run") or key in FIXED:
+            raise ClocheError(
+                f"--set {key}: a run that has begun keeps its {key}; only [optimizer] and the rest of [run] may change, "
+                "so start another run for this"
+            )
+    changed = recipe.with_set(changes)
+    if changed.run.steps is None or changed.run.steps <= step:
+        raise ClocheError(
+            f"{run.path} has finished its {step} steps; to train it further: "
+            f"cloche resume {run.path} --set run.steps={2 * step}"
+        )
+    if changes:
+        run.write_bytes("recipe.toml", changed.to_toml().encode())
+    return changed

@@ -1,5 +1,0 @@
-"""Hugging Face checkpoints in and out: one file of names a family."""
-
-from glasshouse.model.huggingface.files import describe, load_network, save_network
-
-__all__ = ["describe", "load_network", "save_network"]
