@@ -125,6 +125,19 @@ def test_every_module_says_what_it_is() -> None:
     assert not silent
 
 
+def test_files_are_written_and_hashed_in_one_place() -> None:
+    alone = re.compile(r"os\.(replace|rename|fsync)\(|file_digest\(|\.fsync\(")
+    wrong = [
+        f"{path.relative_to(PACKAGE)}: {match[0]}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for match in alone.finditer(path.read_text(encoding="utf-8"))
+        if path.relative_to(PACKAGE).as_posix() not in ("files.py", "runs/logs.py", "data/pack.py")  # the last two append
+    ]
+    assert not wrong
+    code = "import sys, cloche.files; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_no_pickle_anywhere() -> None:
     wrong = []
     for path in sorted(PACKAGE.rglob("*.py")):

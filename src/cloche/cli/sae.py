@@ -100,8 +100,8 @@ def report(
     """
     opened, glass = _load(run)
     learned, windows = _dictionary(opened, name), _held_out(opened, glass, tokens)
+    from cloche.files import to_json
     from cloche.interp import activation_density, dictionary_report, sparse_probing
-    from cloche.runs.atomic import to_json
 
     others = _others(opened, learned.trained_on.site)
     asked: list[Callable[[], Finding]] = [lambda: activation_density(glass, windows)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cloche.errors import ClocheError
+from cloche.files import writing_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -155,15 +155,9 @@ def _run(path: Path, time: str | None) -> Table:
 
 
 def _write(path: Path, time: str, t: np.ndarray, model: Model, motion: np.ndarray) -> None:
-    held = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with held.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([time, *model.states])
-            writer.writerows(
-                [f"{value:.10g}" for value in row] for row in [[a, *b] for a, b in zip(t, motion, strict=True)]
-            )
-        os.replace(held, path)
-    finally:
-        held.unlink(missing_ok=True)
+    with writing_file(path) as held, held.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([time, *model.states])
+        writer.writerows(
+            [f"{value:.10g}" for value in row] for row in [[a, *b] for a, b in zip(t, motion, strict=True)]
+        )

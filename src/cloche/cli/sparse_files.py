@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cloche.errors import ClocheError
+from cloche.files import writing_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,10 +60,8 @@ def write(path: Path, signals: Signals) -> None:
 
     if path.exists():
         raise ClocheError(f"{path} is there already, and nothing is overwritten: choose another --out.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    held = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     kind = path.suffix.lower()
-    try:
+    with writing_file(path) as held:
         if kind == ".npy":
             np.save(held, signals.values[0] if len(signals.values) == 1 else signals.values)
         elif kind == ".csv" and signals.rows:
@@ -74,9 +72,6 @@ def write(path: Path, signals: Signals) -> None:
             raise ClocheError(
                 f"{path} cannot hold this signal: give --out the kind of the file that was read, or .npy."
             )
-        os.replace(held, path)
-    finally:
-        held.unlink(missing_ok=True)
 
 
 def pillow():

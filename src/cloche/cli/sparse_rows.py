@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cloche.cli.sparse_files import PICTURES, Signals, changed, pillow, read, write
 from cloche.errors import ClocheError
+from cloche.files import writing_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -191,10 +191,5 @@ def save_picture(path: Path, pixels: np.ndarray) -> None:
 
 def _complete(path: Path, put: Callable[[Path], object]) -> None:
     """Has `put` write under a temporary name beside `path`, then renames."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
+    with writing_file(path) as fresh:
         put(fresh)
-        os.replace(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)

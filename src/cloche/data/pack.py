@@ -13,7 +13,7 @@ import numpy as np
 
 from cloche.data.read import Document
 from cloche.errors import ClocheError
-from cloche.runs.atomic import write_atomically
+from cloche.files import write_atomically
 from cloche.text import Tokenizer
 
 INDEX = "data.json"

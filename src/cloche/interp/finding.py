@@ -15,9 +15,9 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from cloche.errors import ClocheError
+from cloche.files import to_json
 from cloche.interp import views
 from cloche.runs import Run
-from cloche.runs.atomic import to_json
 
 _KEYS = ("instrument", "id", "created", "summary", "checkpoint", "plan", "data")
 

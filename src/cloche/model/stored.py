@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cloche.errors import ClocheError
+from cloche.files import sha256_of, to_json, write_atomically
 
 MANIFEST = "activations.json"
 FORMAT = 1
@@ -61,7 +60,7 @@ class Activations:
     def verify(self) -> None:
         """Raise ClocheError naming the first shard whose bytes are not those that were written."""
         for shard in self.manifest["shards"]:
-            if sha256(self.folder / shard["file"]) != shard["sha256"]:
+            if sha256_of(self.folder / shard["file"]) != shard["sha256"]:
                 raise ClocheError(
                     f"{self.folder / shard['file']} is damaged: its sha256 is not the manifest's; delete the file and run the "
                     "same stream again."
@@ -140,12 +139,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Replace activations.json whole."""
-    aside = folder / f".{MANIFEST}"
-    with aside.open("w", encoding="utf-8") as file:
-        json.dump(manifest, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(folder / MANIFEST)
+    write_atomically(folder / MANIFEST, to_json(manifest, indent=1))
 
 
 def check_shards(folder: Path, manifest: dict[str, Any]) -> None:
@@ -154,12 +148,6 @@ def check_shards(folder: Path, manifest: dict[str, Any]) -> None:
         path = folder / shard["file"]
         if not path.is_file() or path.stat().st_size != shard["bytes"]:
             raise ClocheError(f"{path} is missing or cut short; delete {folder / MANIFEST} and stream again.")
-
-
-def sha256(path: Path) -> str:
-    """The sha256 of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def row_bytes(sites: dict[str, list[int]], dtype: str) -> int:

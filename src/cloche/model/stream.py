@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cloche.errors import ClocheError
+from cloche.files import sha256_of, writing_file
 from cloche.model.checks import check_ids, site_shape
 from cloche.model.edits import Edit
 from cloche.model.sites import Site
@@ -25,7 +25,6 @@ from cloche.model.stored import (
     check_shards,
     read_manifest,
     row_bytes,
-    sha256,
     write_manifest,
 )
 
@@ -192,11 +191,10 @@ def _write(
                 )
         at = end
     name = f"shard-{len(manifest['shards']):05d}.safetensors"
-    aside = folder / f".{name}"
-    save_file(shard, aside)
-    with aside.open("rb") as file:
-        os.fsync(file.fileno())
-    entry = {"file": name, "rows": rows, "batches": len(chosen), "bytes": aside.stat().st_size, "sha256": sha256(aside)}
-    aside.replace(folder / name)
+    with writing_file(folder / name) as aside:
+        save_file(shard, aside)
+        digest = sha256_of(aside)
+    size = (folder / name).stat().st_size
+    entry = {"file": name, "rows": rows, "batches": len(chosen), "bytes": size, "sha256": digest}
     manifest["shards"] = [*manifest["shards"], entry]
     write_manifest(folder, manifest)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cloche.errors import ClocheError
-from cloche.runs.atomic import WRITING, flush_to_disk, sha256_of, temporary_name, to_json
+from cloche.files import sha256_of_all, to_json, writing_folder
 
 MANIFEST = "manifest.json"
 _STEP = re.compile(r"step-(\d{6,})")
@@ -69,49 +66,20 @@ def write_checkpoint(folder: Path, step: int) -> Iterator[Path]:
     """Yields a temporary folder to fill; then makes its manifest, flushes everything and renames it to `step-000500`.
 
     On an exception the temporary folder is removed. Those that killed processes left are removed at the next call; one
-    that a living process still fills is left alone, for it holds a lock on it.
+    that a living process still fills is left alone.
     """
     target = folder / checkpoint_name(step)
     if target.exists():
         raise ClocheError(f"{target} already exists; move it away to write step {step} again")
-    folder.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(folder)
-    temporary = temporary_name(target)
-    temporary.mkdir()
-    lock = os.open(temporary, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with writing_folder(target) as temporary:
         yield temporary
         _seal(temporary, step)
-        os.rename(temporary, target)
-        flush_to_disk(folder)
-    except OSError as error:
-        raise ClocheError(f"cannot write {target}: {error.strerror or error}; free some space and resume") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        os.close(lock)
 
 
 def _seal(folder: Path, step: int) -> None:
-    files = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        flush_to_disk(path)
-        files[path.relative_to(folder).as_posix()] = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+    hashes = sha256_of_all(path for path in folder.rglob("*") if path.is_file())
+    files = {
+        path.relative_to(folder).as_posix(): {"sha256": hashes[path], "bytes": path.stat().st_size}
+        for path in sorted(hashes)
+    }
     (folder / MANIFEST).write_bytes(to_json({"step": step, "files": files}, indent=1))
-    flush_to_disk(folder / MANIFEST)
-    for path in (path for path in folder.rglob("*") if path.is_dir()):
-        flush_to_disk(path)
-    flush_to_disk(folder)
-
-
-def _remove_leftovers(folder: Path) -> None:
-    for path in folder.glob(f"{WRITING}*"):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue
-        else:
-            shutil.rmtree(path, ignore_errors=True)
-        finally:
-            os.close(handle)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -16,8 +15,8 @@ from typing import Any
 
 from cloche import __version__
 from cloche.errors import ClocheError
+from cloche.files import LOCK, locked, to_json, write_atomically
 from cloche.runs import logs
-from cloche.runs.atomic import to_json, write_atomically
 from cloche.runs.checkpoints import Checkpoint, list_checkpoints, step_of, write_checkpoint
 
 FORMAT = 2
@@ -108,12 +107,8 @@ class Run:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        handle = os.open(self.path, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with locked(self.path / LOCK):
             yield
-        finally:
-            os.close(handle)
 
     # ---- logs
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cloche.errors import ClocheError
-from cloche.runs.atomic import to_json, write_atomically
+from cloche.files import to_json, write_atomically
 
 Record = dict[str, Any]
 _LINE = re.compile(rb"[^\n]*\n")  # a torn last line does not match

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from cloche.errors import ClocheError
+from cloche.files import WRITING, sha256_of
 from cloche.runs import logs
-from cloche.runs.atomic import WRITING, sha256_of
 from cloche.runs.checkpoints import MANIFEST, read_manifest, step_of
 
 _RESTORE = "restore it from a copy, or delete the checkpoint"

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cloche.errors import ClocheError
+from cloche.files import sha256_of, writing_folder
 
 WEIGHTS, CARD = "dictionary.safetensors", "dictionary.json"
 
@@ -24,19 +22,10 @@ def write_folder(folder: Path, tensors: dict[str, Tensor], card: dict[str, Any])
     """Writes weights and card, complete or not at all; a dictionary already there is replaced, anything else refused."""
     if folder.exists() and (not folder.is_dir() or any(p.name not in (WEIGHTS, CARD) for p in folder.iterdir())):
         raise ClocheError(f"{folder} holds something other than a dictionary: save to another name.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = folder.with_name(f".writing-{folder.name}-{os.getpid()}")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir()
-    try:
+    with writing_folder(folder, replace=True) as fresh:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, fresh / WEIGHTS)
-        stated = {"format": 1, **card, "torch": torch.__version__, "sha256": _sha256(fresh / WEIGHTS)}
+        stated = {"format": 1, **card, "torch": torch.__version__, "sha256": sha256_of(fresh / WEIGHTS)}
         (fresh / CARD).write_text(json.dumps(stated, indent=1) + "\n", encoding="utf-8")
-        for name in (WEIGHTS, CARD):
-            _flush(fresh / name)
-        _replace(fresh, folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     return folder
 
 
@@ -70,7 +59,7 @@ def need(card: Any, wanted: Iterable[str], path: Path) -> None:
 
 def read_weights(folder: Path, card: dict[str, Any]) -> dict[str, Tensor]:
     """The tensors beside a card. Raises where they are not the ones it describes."""
-    if _sha256(folder / WEIGHTS) != card["sha256"]:
+    if sha256_of(folder / WEIGHTS) != card["sha256"]:
         raise ClocheError(
             f"{folder / WEIGHTS} is not the file {CARD} describes (its sha256 differs): it is half-written or damaged; "
             "train the dictionary again."
@@ -79,25 +68,3 @@ def read_weights(folder: Path, card: dict[str, Any]) -> dict[str, Tensor]:
         return load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise ClocheError(f"{folder / WEIGHTS} cannot be read ({error}): train the dictionary again.") from error
-
-
-def _replace(fresh: Path, folder: Path) -> None:
-    """Puts `fresh` at `folder`. The old dictionary stays whole beside it until the new one stands."""
-    if not folder.exists():
-        fresh.rename(folder)
-        return
-    old = folder.with_name(f".writing-{folder.name}-{os.getpid()}-old")
-    shutil.rmtree(old, ignore_errors=True)
-    folder.rename(old)
-    fresh.rename(folder)
-    shutil.rmtree(old)
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,7 +12,7 @@ import numpy as np
 from tokenizers import Tokenizer as Engine
 
 from cloche.errors import ClocheError
-from cloche.runs.atomic import write_atomically
+from cloche.files import write_atomically
 from cloche.text.token_bytes import keeps_bytes, token_bytes
 
 END_NAMES = (

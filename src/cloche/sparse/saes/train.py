@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cloche.errors import ClocheError
+from cloche.files import writing_file
 from cloche.sparse.saes.fit import DEFAULT, Fit, Record, Training, fit_input
 from cloche.sparse.saes.kinds import TOPK, Kind, settings_of
 from cloche.sparse.saes.module import SAE, Wiring
@@ -217,12 +217,10 @@ def _keep(fit: Fit, identity: dict[str, Any], history: list[Record]) -> None:
     if fit.ranks.rank:
         return
     path = Path(fit.training.save_to or "")
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors, plain = fit.state()
-    fresh = path.with_name(f".writing-{path.name}-{os.getpid()}")
     stated = json.dumps({"identity": identity, "plain": plain, "history": history})
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, fresh, metadata={"state": stated})
-    os.replace(fresh, path)
+    with writing_file(path) as fresh:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, fresh, metadata={"state": stated})
 
 
 def _resumed(fit: Fit, identity: dict[str, Any]) -> list[Record]:

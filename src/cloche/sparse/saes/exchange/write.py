@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cloche.errors import ClocheError
+from cloche.files import writing_folder
 from cloche.sparse.saes.exchange.dense import Dense, from_sae
 from cloche.sparse.saes.exchange.places import hook_of
 from cloche.sparse.saes.exchange.saelens import CFG, WEIGHTS
@@ -39,19 +38,9 @@ def save_saelens(sae: SAE, folder: str | Path) -> Path:
     tensors = {
         name: tensor.detach().to(sae.decoder.dtype).cpu().contiguous() for name, tensor in _tensors(dense).items()
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = folder.with_name(f".writing-{folder.name}-{os.getpid()}")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir()
-    try:
+    with writing_folder(folder) as fresh:
         save_file(tensors, fresh / WEIGHTS)
         (fresh / CFG).write_text(json.dumps(_cfg(sae, architecture), indent=1) + "\n", encoding="utf-8")
-        for name in (CFG, WEIGHTS):
-            with (fresh / name).open("rb") as file:
-                os.fsync(file.fileno())
-        fresh.rename(folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     return folder
 
 
