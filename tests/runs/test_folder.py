@@ -44,10 +44,10 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
 def test_damaged_and_future_runs_are_one_sentence(tmp_path: Path) -> None:
     run = Run.create(tmp_path, RECIPE)
     run.write_json("run.json", {**run.info, "format": 3})
-    with pytest.raises(ClocheError, match="format 3.*upgrade cloche"):
+    with pytest.raises(ClocheError, match=r"format 3.*upgrade cloche"):
         Run.open(tmp_path)
     run.write_json("run.json", {**run.info, "format": 1})
-    with pytest.raises(ClocheError, match="format 1.*earlier version"):
+    with pytest.raises(ClocheError, match=r"format 1.*earlier version"):
         Run.open(tmp_path)
     run.write_bytes("run.json", b'{"format": 2')
     with pytest.raises(ClocheError, match=r"run\.json is not readable"):
