@@ -131,7 +131,8 @@ def test_files_are_written_and_hashed_in_one_place() -> None:
         f"{path.relative_to(PACKAGE)}: {match[0]}"
         for path in sorted(PACKAGE.rglob("*.py"))
         for match in alone.finditer(path.read_text(encoding="utf-8"))
-        if path.relative_to(PACKAGE).as_posix() not in ("files.py", "runs/logs.py", "data/pack.py")  # the last two append
+        if path.relative_to(PACKAGE).as_posix()
+        not in ("files.py", "runs/logs.py", "data/pack.py")  # the last two append
     ]
     assert not wrong
     code = "import sys, cloche.files; sys.exit('torch' in sys.modules)"

@@ -72,12 +72,10 @@ def _run_course(out: Path, recipe: Recipe, as_json: bool) -> None:
 
 def begin(out: Path, recipe: Recipe, screen: Screen) -> Run:
     """Makes a run and takes it through its course. A folder made for what turned out to be impossible is removed again."""
-    import torch
-
     from cloche.runs import Run
+    from cloche.train import check_recipe
 
-    with torch.device("meta"):
-        recipe.model.build(None)  # says now, not after an hour of reading, what cannot be built
+    check_recipe(recipe)  # says now, not after an hour of reading, what cannot be trained
     existed = out.exists()
     run = Run.create(out, recipe.to_toml(), recipe.run.seed, ["cloche", *sys.argv[1:]])
     try:

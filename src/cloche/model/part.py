@@ -12,7 +12,9 @@ from typing import Any, Self
 
 import tomli_w
 
-from cloche.errors import ClocheError
+from cloche.errors import ClocheError, shown
+
+CLOSE = 0.75  # how alike two names must be (difflib's ratio) for one to be proposed in place of the other
 
 
 class Part:
@@ -37,7 +39,7 @@ class Part:
             value, optional = getattr(self, name), type(None) in typing.get_args(hint)
             if isinstance(value, list | dict):
                 raise ClocheError(
-                    f"[{where}.{name}] must be a value that cannot change, such as a tuple, not {value!r}."
+                    f"[{where}.{name}] must be a value that cannot change, such as a tuple, not {shown(value)}."
                 )
             if value is not None or not optional:
                 _typed(value, hint, f"{where}.{name}")
@@ -91,7 +93,9 @@ def part_from_dict(data: dict[str, Any], where: str = "model") -> Any:
         if key == "part":
             continue
         if key not in fields:
-            raise ClocheError(f"[{where}] {name} has no field {key!r}{_nearest(key, fields)}.")
+            raise ClocheError(
+                f"[{where}] {name} has no field {shown(key)}{_elsewhere(key, data, where) or _nearest(key, fields)}."
+            )
         arguments[key] = _typed(value, hints[key], f"{where}.{key}")
     missing = [
         f.name
@@ -107,13 +111,13 @@ def _part_called(name: str, where: str) -> type[Part]:
     known = {cls.__name__ for cls in _subclasses(Part) if dataclasses.is_dataclass(cls)}
     if name not in known:
         raise ClocheError(
-            f"[{where}] names an unknown part {name!r} (a part of your own must be imported first){_nearest(name, known)}."
+            f"[{where}] names an unknown part {shown(name)} (a part of your own must be imported first){_nearest(name, known)}."
         )
     found = [cls for cls in _subclasses(Part) if cls.__name__ == name and dataclasses.is_dataclass(cls)]
     modules = {cls.__module__ for cls in found}
     if len(modules) > 1:
         places = " and ".join(sorted(modules))
-        raise ClocheError(f"[{where}] names {name!r}, and {places} each define a part of that name; rename one.")
+        raise ClocheError(f"[{where}] names {shown(name)}, and {places} each define a part of that name; rename one.")
     return found[-1]  # a notebook cell run again defines its part again: the newest counts
 
 
@@ -132,8 +136,21 @@ def _subclasses(cls: type[Part]) -> list[type[Part]]:
 
 def _nearest(word: str, known: typing.Iterable[str]) -> str:
     by_lower = {name.lower(): name for name in sorted(known)}
-    close = difflib.get_close_matches(word.lower(), by_lower, n=1)
+    close = difflib.get_close_matches(word.lower()[:100], by_lower, n=1, cutoff=CLOSE)
     return f"; did you mean {by_lower[close[0]]!r}?" if close else f"; known are {', '.join(by_lower.values())}"
+
+
+def _elsewhere(key: str, data: dict[str, Any], where: str) -> str:
+    """Where in the parts below this one a field of that name is, as a hint; "" where it is nowhere."""
+    found, tables = [], [(where, data)]
+    while tables:
+        place, table = tables.pop(0)
+        for name, value in table.items():
+            if isinstance(value, dict):
+                tables.append((f"{place}.{name}", value))
+            if name == key and table is not data:
+                found.append(f"{place}.{name}")
+    return f"; did you mean {' or '.join(found[:2])}?" if found else ""
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:
@@ -145,11 +162,11 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         return _typed(value, (matching or options)[0], where)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ClocheError(f"[{where}] must be a list, not {value!r}.")
+            raise ClocheError(f"[{where}] must be a list, not {shown(value)}.")
         return tuple(_typed(item, typing.get_args(hint)[0], f"{where}[{i}]") for i, item in enumerate(value))
     if isinstance(hint, type) and issubclass(hint, Part):
         if not isinstance(value, dict | Part):
-            raise ClocheError(f"[{where}] must be a {hint.__name__}, not {value!r}.")
+            raise ClocheError(f"[{where}] must be a {hint.__name__}, not {shown(value)}.")
         part = part_from_dict(value, where) if isinstance(value, dict) else value
         if not isinstance(part, hint):
             raise ClocheError(f"[{where}] must be a {hint.__name__}, and {type(part).__name__} is none.")
@@ -158,12 +175,14 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         return part
     if origin is typing.Literal:
         if value not in typing.get_args(hint):
-            raise ClocheError(f"[{where}] must be one of {', '.join(map(repr, typing.get_args(hint)))}, not {value!r}.")
+            raise ClocheError(
+                f"[{where}] must be one of {', '.join(map(repr, typing.get_args(hint)))}, not {shown(value)}."
+            )
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, bool) != (hint is bool) or not isinstance(value, hint):
-        raise ClocheError(f"[{where}] must be of type {hint.__name__}, not {value!r}.")
+        raise ClocheError(f"[{where}] must be of type {hint.__name__}, not {shown(value)}.")
     return value
 
 
@@ -182,4 +201,4 @@ def positive(part: Part, **values: int | float | None) -> None:
         if value is not None:
             _typed(value, hints[name], f"{type(part).__name__}.{name}")
         if value is not None and not value > 0:
-            raise ClocheError(f"{type(part).__name__}({name}={value}) must be above zero.")
+            raise ClocheError(f"{type(part).__name__}({name}={shown(value)}) must be above zero.")

@@ -5,6 +5,7 @@ from cloche.train.corpus import prepare_data
 from cloche.train.evaluate import Score, evaluate, sample
 from cloche.train.gemm import best_precision, gemm_rate, gemm_rates
 from cloche.train.health import Health
+from cloche.train.limits import check_fits, check_recipe
 from cloche.train.loop import Trainer
 from cloche.train.muon import Muon
 from cloche.train.objective import NextToken
@@ -21,6 +22,8 @@ __all__ = [
     "Trainer",
     "best_precision",
     "calibrate",
+    "check_fits",
+    "check_recipe",
     "evaluate",
     "gemm_rate",
     "gemm_rates",

@@ -26,6 +26,7 @@ from cloche.train.guard import SpikeGuard
 from cloche.train.health import Health
 from cloche.train.heap import keep_freed_memory
 from cloche.train.journal import Journal, Record
+from cloche.train.limits import check_fits
 from cloche.train.objective import NextToken
 from cloche.train.optimizer import Optimizer
 from cloche.train.pace import Pace
@@ -63,6 +64,7 @@ class Trainer:
         """For a resolved recipe; `start` and `resume` are the doors."""
         r = recipe.run
         assert r.steps is not None and r.threads is not None, "resolve the recipe first"
+        check_fits(recipe)
         torch.set_num_threads(r.threads)
         torch.manual_seed(r.seed)
         keep_freed_memory()

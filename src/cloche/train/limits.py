@@ -1,0 +1,116 @@
+"""Whether a recipe's model can be built and trained on this machine, found out before anything is built or read."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+import torch
+
+from cloche.errors import ClocheError, shown
+from cloche.model import LM
+from cloche.text import Tokenizer
+from cloche.train.recipe import Recipe
+
+LARGEST_SIZE = 2**24  # of any one whole number in [model]
+MOST_BLOCKS = 20_000  # blocks, and experts within them: each is an object of its own
+LARGEST_FLOAT = 1e30  # beyond it float32 arithmetic overflows
+COUNTS = ("depth", "experts")  # fields that repeat what is below them
+STATE = 16  # bytes a parameter takes in training: itself, its gradient, two averages of the optimiser
+GB = 1e9
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raise ClocheError for what cannot be trained on this machine or with the tokenizer at [tokenizer] path."""
+    check_fits(recipe)
+    if recipe.tokenizer.path is not None:
+        check_vocab(recipe, Tokenizer.load(recipe.tokenizer.path).vocab)
+
+
+def check_fits(recipe: Recipe) -> None:
+    """Raise ClocheError, in a sentence that names the settings to lower, for a model this machine has no room to train.
+
+    Memory is compared with a lower bound of what training needs, so that nothing is refused that would fit.
+    """
+    check_sizes(recipe.model)
+    parameters = _parameters(recipe.model)
+    r, tokens = recipe.run, recipe.run.batch * recipe.run.length
+    weights = STATE * parameters
+    # The gradient needs the stream before each block, and the logits of a chunk of tokens.
+    streams = 4.0 * tokens * recipe.model.width * (1 + _blocks(recipe.model.body.to_dict()))
+    logits = 4.0 * min(recipe.objective.chunk, tokens) * recipe.model.vocab
+    memory = _memory(r.device)
+    if weights > memory:
+        raise ClocheError(
+            f"[model] describes {parameters:,} parameters, which take {weights / GB:,.1f} GB to train, and this machine has "
+            f"{memory / GB:,.1f} GB: choose a smaller model.width, model.body.depth or model.vocab"
+        )
+    if weights + streams + logits > memory:
+        raise ClocheError(
+            f"[run] batch = {r.batch:,} and length = {r.length:,} take at least {(weights + streams + logits) / GB:,.1f} GB to "
+            f"train this model, and this machine has {memory / GB:,.1f} GB: choose a smaller run.batch, run.length or "
+            "objective.chunk"
+        )
+
+
+def check_sizes(spec: LM) -> None:
+    """Raise ClocheError naming the first number in the tree that is too large to build with, or not finite."""
+    tree = spec.to_dict()
+    for place, value in _numbers(tree, "model"):
+        if isinstance(value, float) and not abs(value) <= LARGEST_FLOAT:
+            raise ClocheError(f"[{place}] = {value} must be a number between -1e30 and 1e30")
+        if isinstance(value, int) and value > LARGEST_SIZE:
+            raise ClocheError(f"[{place}] = {shown(value)} is too large: it can be at most {LARGEST_SIZE:,}")
+    if (blocks := _blocks(tree)) > MOST_BLOCKS:
+        raise ClocheError(
+            f"[model] describes {blocks:,} blocks and experts, and at most {MOST_BLOCKS:,} are built: choose a smaller "
+            "model.body.depth or number of experts"
+        )
+
+
+def _numbers(value: Any, place: str) -> list[tuple[str, int | float]]:
+    if isinstance(value, dict):
+        return [found for name, item in value.items() for found in _numbers(item, f"{place}.{name}")]
+    if isinstance(value, list):
+        return [found for i, item in enumerate(value) for found in _numbers(item, f"{place}[{i}]")]
+    return [(place, value)] if isinstance(value, int | float) and not isinstance(value, bool) else []
+
+
+def _blocks(value: Any) -> int:
+    """How many modules the fields named in COUNTS ask for, those within each other multiplied."""
+    if isinstance(value, list):
+        return max((_blocks(item) for item in value), default=0)
+    if not isinstance(value, dict):
+        return 0
+    times = math.prod(value[name] for name in COUNTS if isinstance(value.get(name), int))
+    below = sum(_blocks(item) for item in value.values())
+    return times * max(1, below) if any(name in value for name in COUNTS) else below
+
+
+def _parameters(spec: LM) -> int:
+    try:
+        with torch.device("meta"):
+            return sum(parameter.numel() for parameter in spec.build(None).parameters())
+    except (RuntimeError, OverflowError, TypeError, ValueError) as error:
+        what = " ".join(str(error).split())[:200]
+        raise ClocheError(f"[model] cannot be built ({what}): choose smaller sizes") from error
+
+
+def _memory(device: str) -> float:
+    """Bytes of memory of the machine, or of its GPU where that trains."""
+    if device != "cpu" and torch.cuda.is_available():
+        return float(torch.cuda.mem_get_info()[1])
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):  # not told by this system
+        return math.inf
+
+
+def check_vocab(recipe: Recipe, size: int) -> None:
+    """Raise ClocheError where [model] has another vocabulary than the tokenizer at [tokenizer] path."""
+    if recipe.model.vocab != size:
+        raise ClocheError(
+            f"[model] vocab = {recipe.model.vocab:,}, and the tokenizer in {recipe.tokenizer.path} has {size:,} tokens: leave "
+            f"vocab out, or set it to {size}"
+        )
