@@ -1,5 +1,20 @@
-"""The verbs. Each imports the rooms it needs when it is called, so that help costs no torch."""
+"""The commands. Each imports the packages it needs when it is called, so that help costs no torch."""
 
-from cloche.cli.app import main
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The `cloche` command: runs one and exits; 0 done, 1 failed, 2 misused, 130 interrupted."""
+    try:
+        from cloche.cli.app import main as run
+
+        run(argv)
+    except KeyboardInterrupt:  # while the commands were still being imported, or while an error was being reported
+        print("Stopped.", file=sys.stderr)
+        sys.exit(130)
+
 
 __all__ = ["main"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -19,6 +20,7 @@ from cloche.cli.open import open_microscope
 from cloche.cli.sae import sae
 from cloche.cli.sindy import sindy
 from cloche.cli.sparse import sparse
+from cloche.cli.streams import discard_output, flush_output, prepare_streams
 from cloche.cli.verify import verify
 
 # Rich help and pretty exceptions cost more start-up time than everything else together.
@@ -81,19 +83,29 @@ def words(argv: Sequence[str]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The `cloche` command: runs a verb and exits; 0 done, 1 failed, 2 misused, 130 interrupted."""
+    """The `cloche` command: runs one and exits; 0 done, 1 failed, 2 misused, 130 interrupted."""
     argv = sys.argv[1:] if argv is None else argv
     # Read when torch is imported. Threads that spin long at a barrier starve the one they wait for when another process runs
     # beside: training steps then took ten times as long. Spinning briefly, then sleeping, costs nothing alone (docs/log.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    prepare_streams()
     try:
         code = app(words(argv), prog_name="cloche", standalone_mode=False)
-        sys.stdout.flush()
-        if code == INTERRUPTED:  # how typer hands on a Ctrl-C that no verb answered
+        flush_output()
+        if code == INTERRUPTED:  # how typer hands on a Ctrl-C that no command answered
             raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         sys.exit(1)
-    except (Exception, KeyboardInterrupt) as error:
-        sys.exit(report(error, debug="--debug" in argv))
+    except (SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # some libraries raise beside Exception
+        code = report(error, debug="--debug" in argv, as_json="--json" in _before_dashes(argv))
+        with suppress(OSError):
+            flush_output()
+        sys.exit(code)
+
+
+def _before_dashes(argv: Sequence[str]) -> Sequence[str]:
+    return argv[: list(argv).index("--")] if "--" in argv else argv

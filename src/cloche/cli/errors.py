@@ -1,7 +1,14 @@
-"""How a verb ends: one sentence on stderr and an exit code. A traceback is shown only with --debug."""
+"""How a command ends: one sentence on stderr and an exit code. A traceback is shown only with --debug.
+
+0 it did what it was asked; 1 it could not, or found something wrong; 2 the command line is wrong; 130 it was interrupted. With
+--json the sentence is also on stdout, as {"error": ...}.
+"""
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +18,54 @@ from typing import Any
 from cloche.errors import ClocheError
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+LONGEST = 1000  # characters of a sentence: a name in it may be as long as a command line
+DENIED = "may not be read or written: change its permissions, or name another place"
+SYSTEM = {  # what the operating system refuses: what is said of the file
+    errno.EACCES: DENIED,
+    errno.EPERM: DENIED,
+    errno.EROFS: "is on a file system that cannot be written to: name another place",
+    errno.ENOENT: "does not exist: check the name",
+    errno.EEXIST: "exists already, and nothing is overwritten: choose another name",
+    errno.EISDIR: "is a folder, where a file is needed: name a file",
+    errno.ENOTDIR: "leads through a file as if it were a folder: check the path",
+    errno.ENOTEMPTY: "is a folder that is not empty: name another",
+    errno.ENAMETOOLONG: "has too long a name for this file system: choose a shorter one",
+    errno.EILSEQ: "has a name that this file system cannot store: choose another",
+    errno.ELOOP: "is a symbolic link that leads back to itself: name a real file",
+    errno.EINVAL: "cannot be used as a file here: check the name",
+    errno.ETXTBSY: "is a program that is running: name another file",
+    errno.EIO: "could not be read or written because its disk reports an error: copy the files to another disk",
+    errno.ENXIO: "is not an ordinary file: name one",
+    errno.ENODEV: "is not an ordinary file: name one",
+}
+FULL = {
+    errno.ENOSPC: "There is no space left on the disk{where}: free some, or name another place.",
+    errno.EDQUOT: "Your quota on the disk is used up{where}: free some space, or name another place.",
+    errno.EFBIG: "A file would become larger than is allowed here{where}: name another place.",
+    errno.EMFILE: "Too many files are open{where}: allow more with `ulimit -n 4096`.",
+    errno.ENFILE: "The system has too many files open{where}: close other programs.",
+    errno.ENOMEM: "There is not enough memory for this{where}; try a smaller model, batch or length.",
+    errno.EADDRINUSE: "The port is taken by another program: choose another --port, or 0 for a free one.",
+    errno.EADDRNOTAVAIL: "The address is not one of this machine's{where}: choose another.",
+    errno.ECHILD: "A process that was started has gone{where}: try again.",
+    errno.EAGAIN: "The system could not start another process{where}: close other programs.",
+}
+LIBRARIES = {  # the package that raised: what it was reading
+    "safetensors": "A safetensors file",
+    "safetensors_rust": "A safetensors file",
+    "pyarrow": "A parquet file",
+    "zstandard": "A .zst file",
+    "zlib": "A compressed file",
+    "gzip": "A .gz file",
+    "lzma": "A .xz file",
+    "_lzma": "A .xz file",
+    "zipfile": "A .npz or .zip file",
+    "PIL": "A picture",
+    "tomllib": "A TOML file",
+    "json": "A JSON file",
+    "pyo3_runtime": "A tokenizer.json or safetensors file",
+}
+NO_MEMORY = "There is not enough memory for this; try a smaller model, batch or length."
 
 
 class Stopped(Exception):
@@ -30,16 +85,64 @@ def sentence_and_code(error: BaseException) -> tuple[str, int]:
     """What to print about an error, and what to exit with."""
     if isinstance(error, Stopped):
         return str(error), INTERRUPTED
-    if isinstance(error, KeyboardInterrupt) or isinstance(error.__cause__, KeyboardInterrupt):
-        return "Stopped.", INTERRUPTED
-    if isinstance(error, ClocheError):
+    if isinstance(error, ClocheError) and not isinstance(error.__cause__, KeyboardInterrupt):
         return str(error), FAILED
-    if isinstance(error, MemoryError):
-        return "There is not enough memory for this; try a smaller model, batch or length.", FAILED
+    if _was_interrupted(error):
+        return "Stopped.", INTERRUPTED
+    if type(error).__name__ == "Abort" and isinstance(error.__context__, EOFError):  # what typer makes of one
+        error = error.__context__
     if formatted := getattr(error, "format_message", None):  # a wrong command line, as typer sees it
         return f"{formatted().rstrip('.')}; see {_help_of(error)}.", MISUSED
+    if known := _of_the_system(error) or _of_a_library(error):
+        return known, FAILED
     what = " ".join(f"{type(error).__name__}: {error}".split())
     return f"cloche met something it did not expect ({what}); run it again with --debug to see where.", FAILED
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind it: libraries turn it into errors of their own when it falls into their imports."""
+    for _ in range(20):
+        if error is None or isinstance(error, KeyboardInterrupt):
+            break
+        error = error.__cause__ or error.__context__
+    return isinstance(error, KeyboardInterrupt)
+
+
+def _of_the_system(error: BaseException) -> str | None:
+    """What the operating system or Python itself refuses."""
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate" in str(error)):
+        return NO_MEMORY
+    if isinstance(error, OSError) and error.errno is not None:
+        names = [os.fsdecode(n) for n in (error.filename, error.filename2) if isinstance(n, str | bytes | os.PathLike)]
+        if error.errno in FULL:
+            return FULL[error.errno].format(where=f", for {names[0]}" if names else "")
+        if error.errno in SYSTEM:
+            return f"{' or '.join(names) or 'A file that this needs'} {SYSTEM[error.errno]}."
+        return f"The system refuses {names[0] if names else 'this'} ({error.strerror}): check the path and try again."
+    if (isinstance(error, ValueError) and "null byte" in str(error)) or "null character" in str(error):
+        return "A path holds a NUL character, which no file name can: check the path."
+    if isinstance(error, UnicodeEncodeError):
+        return f"{error.object[:80]!r} holds characters that are not UTF-8 and cannot be written: rename it."
+    if isinstance(error, RecursionError):
+        return "Something that was given is nested too deeply to be read: write it flatter."
+    if isinstance(error, OverflowError):
+        return f"A number that was given is too large ({error}): choose a smaller one."
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return (
+            f"The package {error.name.partition('.')[0]} is not installed: pip install {error.name.partition('.')[0]}."
+        )
+    return None
+
+
+def _of_a_library(error: BaseException) -> str | None:
+    """What a library that reads files says of a damaged one."""
+    homes = [kind.__module__.partition(".")[0] for kind in type(error).__mro__]
+    what = next((LIBRARIES[home] for home in homes if home in LIBRARIES), None)
+    if isinstance(error, UnicodeDecodeError):
+        what = "A file that should be UTF-8 text"
+    if isinstance(error, EOFError):
+        what = "A file that ends too early"
+    return f"{what} cannot be read ({error or type(error).__name__}): copy it there again." if what else None
 
 
 def _help_of(error: Any) -> str:
@@ -47,12 +150,22 @@ def _help_of(error: Any) -> str:
     return f"{context.command_path if context else 'cloche'} --help"
 
 
-def report(error: BaseException, debug: bool) -> int:
-    """Prints an error to stderr, after its traceback where `debug` is set; returns the exit code."""
+def report(error: BaseException, debug: bool, as_json: bool = False) -> int:
+    """Prints an error to stderr, after its traceback where `debug` is set, and as JSON to stdout; returns the exit code."""
     sentence, code = sentence_and_code(error)
     if debug:
         import traceback
 
         traceback.print_exception(error)
+    sentence = one_line(sentence)
+    if as_json:
+        print(json.dumps({"error": sentence}, ensure_ascii=False))
     print(sentence, file=sys.stderr)
     return code
+
+
+def one_line(sentence: str) -> str:
+    """The sentence without line ends, terminal codes and lone surrogates, which names can hold; cut where it is very long."""
+    if len(sentence) > LONGEST:
+        sentence = f"{sentence[: LONGEST - 301]} … {sentence[-298:]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence)

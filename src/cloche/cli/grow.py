@@ -7,6 +7,7 @@ run and one that was stopped anywhere.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -89,7 +90,7 @@ def begin(out: Path, recipe: Recipe, screen: Screen) -> Run:
 
 def absolute(paths: list[Path] | None) -> list[str] | None:
     """Paths as the recipe keeps them, so that a run can be resumed from any folder."""
-    return [str(path.expanduser().resolve()) for path in paths] if paths else None
+    return [os.path.abspath(path.expanduser()) for path in paths] if paths else None
 
 
 def settings(sets: list[str] | None) -> dict[str, str]:
