@@ -10,19 +10,24 @@ from planted_run import FEATURES, HEADS, LAYERS, PROMPTS, append, bpb, health, l
 from starlette.testclient import TestClient
 
 from cloche.errors import ClocheError
-from cloche.microscope import columns, make_app
+from cloche.microscope import make_app
+from cloche.microscope.logbook import Logbook
+from cloche.microscope.moments import HEALTH_COLUMNS
+from cloche.microscope.reading import RunFiles, clean
 
 
 def test_history_is_columns_of_known_values(client):
     found = client.get("/api/history").json()
-    assert found["train"]["step"] == list(range(5, 1201, 5))
-    assert found["train"]["loss"][-1] == pytest.approx(loss(1200), rel=1e-6)
-    assert found["train"]["tokens"][0] == 5 * 4096
-    assert found["validation"]["step"] == list(range(100, 1201, 100))
-    assert found["validation"]["val_bpb"] == pytest.approx([bpb(step) for step in range(100, 1201, 100)], rel=1e-6)
+    assert found["train"]["columns"]["step"] == list(range(5, 1201, 5))
+    assert found["train"]["columns"]["loss"][-1] == pytest.approx(loss(1200), rel=1e-6)
+    assert found["train"]["columns"]["tokens"][0] == 5 * 4096
+    assert found["validation"]["columns"]["step"] == list(range(100, 1201, 100))
+    assert found["validation"]["columns"]["val_bpb"] == pytest.approx(
+        [bpb(step) for step in range(100, 1201, 100)], rel=1e-6
+    )
     assert [event["kind"] for event in found["events"]].count("checkpoint") == 4
     assert 0 <= found["age"] < 600
-    assert {len(column) for column in found["train"].values()} == {240}
+    assert {len(column) for column in found["train"]["columns"].values()} == {240}
 
 
 def test_the_run_and_its_neighbour(client):
@@ -33,13 +38,13 @@ def test_the_run_and_its_neighbour(client):
     assert about["question"] == "How does a small model learn to read Python?"
     assert about["data"]["splits"]["train"]["bytes"] == 31_000_000
     second = client.get("/api/history", params={"run": "second"}).json()
-    assert second["train"]["step"][-1] == 900
+    assert second["train"]["columns"]["step"][-1] == 900
 
 
 def test_health_and_samples(client):
     found = client.get("/api/health").json()
     assert found["total"] == 120
-    assert found["records"][-1] == columns.clean(health(1200))
+    assert found["records"][-1] == clean(health(1200))
     assert len(found["records"][0]["attention_entropy"]) == LAYERS
     assert len(found["records"][0]["attention_entropy"][0]) == HEADS
     samples = client.get("/api/samples").json()["records"]
@@ -50,8 +55,8 @@ def test_health_and_samples(client):
 def test_a_long_health_log_is_thinned_but_keeps_its_ends(tmp_path):
     run = plant(tmp_path / "long", steps=10)
     append(run, "health", *[health(step) for step in range(11, 3011)])
-    records = columns.health(run.path / "log")["records"]
-    assert len(records) == columns.HEALTH_COLUMNS
+    records = Logbook(RunFiles(run.path)).health()["records"]
+    assert len(records) == HEALTH_COLUMNS
     assert (records[0]["step"], records[-1]["step"]) == (10, 3010)
 
 
@@ -62,7 +67,7 @@ def test_findings_and_features(client):
         ("features", "resid_post-2"),
     }
     assert {head["of"] for head in heads} == {"def read(self", "resid_post-2"}
-    assert client.get("/api/finding/logit-lens/latest").json()["data"] == columns.clean(lens_data())
+    assert client.get("/api/finding/logit-lens/latest").json()["data"] == clean(lens_data())
     listed = client.get("/api/features/latest").json()
     assert [feature["id"] for feature in listed["features"][:2]] == [7, 0]
     assert len(listed["features"]) == FEATURES
@@ -91,10 +96,9 @@ def test_a_snippet_holds_the_peak_of_a_long_example():
         ("/api/history?run=third", "choose one of first, second"),
         ("/api/finding/logit-lens/none", "it has planted"),
         ("/api/finding/patching/latest", "none yet"),
-        ("/api/features/latest/999", "choose one from the list"),
-        ("/api/stream?from=[]", "give JSON such as"),
+        ("/api/features/latest/999", "ask for it by its number"),
         ("/api/stream?from=%7B%22third%22:%7B%7D%7D", "choose one of first, second"),
-        ("/report", "no report yet"),
+        ("/report", "no report yet: `cloche report"),
     ],
 )
 def test_what_is_not_there_is_one_sentence(client, path, words):
@@ -103,10 +107,27 @@ def test_what_is_not_there_is_one_sentence(client, path, words):
     assert words in answer.json()["error"]
 
 
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/api/stream?from=[]", "give JSON such as"),
+        ("/api/stream?from=" + "[" * 5000, "give JSON such as"),
+        ("/api/stream?from=" + "9" * 5000, "give JSON such as"),
+        ("/api/features/latest/" + "9" * 5000, "by its number"),
+        ("/api/features/latest/²", "by its number"),
+        ("/api/history?x=step&from=a&to=2", "two numbers"),
+    ],
+)
+def test_a_request_out_of_bounds_is_refused(client, path, words):
+    answer = client.get(path)
+    assert answer.status_code == 400
+    assert words in answer.json()["error"]
+
+
 def test_an_empty_run_opens(tmp_path):
     run = plant(tmp_path / "empty", steps=0, finished=False, findings=False)
     with TestClient(make_app(run.path), base_url="http://127.0.0.1") as client:
-        assert client.get("/api/history").json()["train"]["step"] == []
+        assert client.get("/api/history").json()["train"]["columns"]["step"] == []
         assert client.get("/api/health").json()["records"] == []
         assert client.get("/api/findings").json() == {"findings": [], "damaged": []}
         assert client.get("/api/run").json()["checkpoints"] == []
@@ -117,7 +138,7 @@ def test_numbers_that_json_cannot_carry_become_null(tmp_path):
     with open(run.path / "log" / "metrics.jsonl", "a") as file:
         file.write('{"step": 6, "loss": NaN, "grad_norm": Infinity}\n')
     with TestClient(make_app(run.path), base_url="http://127.0.0.1") as client:
-        train = client.get("/api/history").json()["train"]
+        train = client.get("/api/history").json()["train"]["columns"]
     assert train["loss"] == [pytest.approx(metric(5)["loss"], rel=1e-6), None]
     assert train["grad_norm"][1] is None
 
@@ -136,14 +157,18 @@ def test_a_damaged_finding_keeps_nobody_from_the_others(tmp_path):
         assert client.get("/api/finding/logit-lens/torn").status_code == 404
 
 
-def test_a_damaged_log_is_one_sentence(tmp_path):
+def test_a_damaged_log_is_one_sentence_beside_what_can_be_read(tmp_path):
     run = plant(tmp_path / "run", steps=5)
-    with open(run.path / "log" / "metrics.jsonl", "a") as file:
-        file.write("no json\n")
+    for log in ("metrics", "health", "samples", "events"):
+        with open(run.path / "log" / f"{log}.jsonl", "a") as file:
+            file.write("not json\n")
+    append(run, "metrics", metric(10))
     with TestClient(make_app(run.path), base_url="http://127.0.0.1") as client:
-        answer = client.get("/api/history")
-    assert answer.status_code == 404
-    assert "metrics.jsonl" in answer.json()["error"]
+        found = client.get("/api/history").json()
+        assert found["train"]["columns"]["step"] == [5, 10]
+        assert "log/metrics.jsonl has a line that is not a JSON object" in found["damaged"][0]
+        for path in ("/api/health", "/api/samples"):
+            assert "not" in client.get(path).json()["damaged"][0]
 
 
 def test_a_folder_without_a_run_is_one_sentence(tmp_path):

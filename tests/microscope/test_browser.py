@@ -6,7 +6,19 @@ import json
 import re
 
 import pytest
-from planted_run import PROMPTS, append, bpb, loss, metric, plant, sample, validation
+from planted_run import (
+    PROMPTS,
+    add_checkpoint,
+    append,
+    bpb,
+    features_data,
+    loss,
+    metric,
+    plant,
+    sample,
+    validation,
+    write_finding,
+)
 
 from cloche.microscope import drawing
 
@@ -245,22 +257,37 @@ def test_a_run_is_followed_live(page, tmp_path, serving):
     expect(chart(page, "Training loss").locator("output")).to_contain_text("2.718")
 
 
-def test_an_empty_run_says_what_to_type(page, tmp_path, serving):
+def test_an_empty_view_names_the_command_that_fills_it(page, tmp_path, serving):
     run = plant(tmp_path / "empty", steps=0, finished=False, findings=False)
-    page.goto(serving(run.path))
-    expect(page.locator(".empty")).to_contain_text("cloche resume")
-    said = {
-        "growing": "recipe.toml",
-        "health": "health.jsonl",
-        "lens": "No checkpoint yet",
-        "features": "cloche demo",
-    }
-    for view, words in said.items():
-        page.goto(page.url.split("#")[0] + f"#/{view}")
-        expect(page.locator(".empty")).to_contain_text(words)
+    url = serving(run.path)
+    said = dict.fromkeys(("curves", "growing", "health", "lens", "features"), "cloche resume")
+
+    def look(view: str, command: str) -> None:
+        page.goto(f"{url}#/{view}")
+        expect(page.locator(".empty code")).to_have_text(command)
+
+    for view, command in said.items():
+        look(view, f"{command} {run.path}")
     append(run, "metrics", metric(5))
     page.get_by_role("link", name="Curves").click()
     expect(chart(page, "Training loss").locator("output")).to_contain_text(f"{loss(5):.3f}")
+    add_checkpoint(run, 5)
+    look("features", f"cloche sae train {run.path}")
+    run.write_json("dictionaries/resid_post-2/dictionary.json", {"kind": "sae"})
+    expect(page.locator(".empty code")).to_have_text(f"cloche sae features {run.path} resid_post-2")
+    write_finding(run, "features", "new", "Forty.", features_data())
+    expect(page.locator(".features li")).to_have_count(40)
+    append(run, "events", {"step": 5, "time": 1.0, "kind": "finished", "message": "5 steps"})
+    look("growing", f"cloche resume {run.path} --set run.steps=10")
+
+
+def test_the_lens_starts_from_a_prompt_of_the_run(page, tmp_path, serving):
+    run = plant(tmp_path / "run", steps=300, findings=False)
+    page.goto(serving(run.path) + "#/lens")
+    expect(page.get_by_label("prompt")).to_have_value(PROMPTS[0])
+    page.get_by_label("prompt").fill("a note")
+    page.get_by_role("button", name="Run the lens").click()
+    expect(page.locator(".note").filter(has_text="longer than the 512 tokens")).to_be_visible()
 
 
 def test_twenty_thousand_points(page, tmp_path, serving):

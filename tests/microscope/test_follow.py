@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+import shutil
 
 import httpx
 import pytest
 from planted_run import add_checkpoint, append, health, lens_data, metric, plant, sample, write_finding
 
-from cloche.microscope.columns import history
-from cloche.microscope.follow import Follower, as_text, stream
+from cloche.microscope.follow import MOST_BACKLOG_BYTES, Follower, as_text
 from cloche.microscope.library import Library
+from cloche.microscope.logbook import Logbook
+from cloche.microscope.reading import RunFiles
+from cloche.runs.atomic import to_json
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def test_a_torn_line_waits_for_its_end(run):
 
 
 def test_it_goes_on_where_the_history_ended(run):
-    cursors = history(run.path / "log")["cursors"]
+    cursors = Logbook(RunFiles(run.path)).history()["cursors"]
     append(run, "metrics", metric(305), metric(310))
     follower = Follower(Library(run.path), {"live": cursors})
     records = [data["records"] for name, data in follower.poll() if name == "records" and data["log"] == "metrics"]
@@ -87,20 +89,41 @@ def test_logs_that_do_not_exist_yet(tmp_path):
 
 def test_an_event_on_the_wire():
     text = as_text("records", {"n": 1}, {"live": {"metrics": "7-12"}})
-    assert text == 'id: {"live":{"metrics":"7-12"}}\nevent: records\ndata: {"n":1}\n\n'
+    assert text == b'id: {"live":{"metrics":"7-12"}}\nevent: records\ndata: {"n":1}\n\n'
 
 
-def test_a_damaged_log_ends_the_stream_with_a_sentence(run):
+def test_a_damaged_line_is_told_once_and_the_rest_arrives(run):
     follower = follow_from_here(run)
     with open(run.path / "log" / "metrics.jsonl", "a") as file:
-        file.write("no json\n")
+        file.write("not json\n[1]\n" + "[" * 100_000 + "\n" + '{"step": ' + "9" * 5000 + "}\n")
+    append(run, "metrics", metric(305))
+    (records, trouble) = follower.poll()
+    assert [record["step"] for record in records[1]["records"]] == [305]
+    assert (
+        trouble[0] == "trouble" and "log/metrics.jsonl has 4 lines that are not a JSON object" in trouble[1]["message"]
+    )
+    assert follower.poll() == []
 
-    async def collect() -> list[str]:
-        return [event async for event in stream(follower, stopping=lambda: False)]
 
-    events = asyncio.run(collect())
-    assert events[-1].startswith("event: trouble\n")
-    assert "metrics.jsonl" in events[-1]
+def test_a_reader_far_behind_fetches_the_history_again(run):
+    follower = follow_from_here(run)
+    lines = b"".join(to_json(metric(step)) + b"\n" for step in range(301, 3001))
+    with open(run.path / "log" / "metrics.jsonl", "ab") as file:
+        file.write(lines)
+    assert len(lines) > MOST_BACKLOG_BYTES
+    assert follower.poll() == [("behind", {"run": "live", "log": "metrics"})]
+    append(run, "metrics", metric(3001))
+    assert [data["records"][0]["step"] for _, data in follower.poll()] == [3001]
+
+
+def test_a_run_that_is_deleted_while_open_is_a_sentence(run):
+    follower = follow_from_here(run)
+    shutil.rmtree(run.path)
+    events = follower.poll()
+    assert [data["message"] for name, data in events if name == "trouble"] == [
+        f"The run folder {run.path} is gone: it was moved or deleted."
+    ]
+    assert follower.poll() == []
 
 
 def read_event(lines) -> tuple[str, dict, str | None]:

@@ -61,7 +61,8 @@ def test_it_needs_nothing_from_outside(page):
     assert "<script" not in page and "@import" not in page
     assert not re.search(r"url\((?!data:)", page)
     assert len(page.encode()) < 500_000
-    assert "default-src 'none'" in page
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+    assert f'<meta http-equiv="Content-Security-Policy" content="{policy}">' in page
 
 
 def test_it_is_well_formed(page):

@@ -12,8 +12,8 @@ from planted_run import lens_data, plant
 from starlette.testclient import TestClient
 
 from cloche.microscope import make_app, worker
-from cloche.microscope.columns import clean
 from cloche.microscope.guard import TOKEN_HEADER
+from cloche.microscope.reading import clean
 
 LOCAL = "http://127.0.0.1"
 
@@ -91,16 +91,25 @@ def test_what_the_worker_refuses_reaches_the_page(ask):
 )
 def test_questions_that_cannot_be_asked(ask, prompt, checkpoint, words):
     status, said = ask(prompt, checkpoint)
-    assert status == 404
+    assert status == (400 if "prompt" in said["error"] else 404)
     assert words in said["error"]
     assert ask.app.state.worker.pid is None
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"nonsense", b"x" * 100_000])
-def test_bodies_that_are_no_question(ask, body):
-    answer = ask.client.post("/api/lens", content=body, headers={TOKEN_HEADER: ask.app.state.token})
-    assert answer.status_code == 404
-    assert "JSON object" in answer.json()["error"]
+def endless():
+    for _ in range(100):
+        yield b" " * 10_000
+
+
+@pytest.mark.parametrize("path", ["/api/lens", "/api/feature"])
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[]", b"{}", b"nonsense", b"x" * 100_000, b"[" * 60_000, b'{"a":' * 9000, b"9" * 5000, b'"\xff"', endless()],
+)
+def test_bodies_that_are_not_a_question(ask, path, body):
+    answer = ask.client.post(path, content=body, headers={TOKEN_HEADER: ask.app.state.token})
+    assert answer.status_code == 400
+    assert "JSON object" in answer.json()["error"] or "shorten it" in answer.json()["error"]
 
 
 def test_the_server_takes_its_worker_along(first, standin):

@@ -16,6 +16,5 @@ def open_microscope(
 ) -> None:
     """Open a run in the microscope, also while it still trains."""
     from cloche.microscope import serve
-    from cloche.runs import Run
 
-    serve(Run.open(run).path, port=port, open_browser=browser)
+    serve(run, port=port, open_browser=browser)

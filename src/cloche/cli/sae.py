@@ -29,7 +29,6 @@ sae = typer.Typer(
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A dictionary in the run's dictionaries/.")]
 Tokens = Annotated[int, typer.Option(help="Held-out tokens to read.")]
-WINDOW = 256
 
 
 @sae.command()
@@ -194,11 +193,7 @@ def _dictionary(run: Run, name: str) -> SAE:
 
 
 def _held_out(run: Run, glass: Glass, count: int) -> list[Any]:
-    import numpy as np
-
     from cloche.data import PackedTokens
-    from cloche.interp import batched_windows
+    from cloche.interp import held_out_windows
 
-    tokens = PackedTokens.open(run.path, "validation")
-    length = min(WINDOW, glass.net.length or WINDOW, len(tokens))
-    return batched_windows(tokens, np.arange(max(1, min(count, len(tokens)) // length)), length)
+    return held_out_windows(PackedTokens.open(run.path, "validation"), glass.net, count)

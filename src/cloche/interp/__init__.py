@@ -2,6 +2,7 @@
 
 from cloche.interp.density import activation_density
 from cloche.interp.dictionaries import (
+    FeatureReader,
     Look,
     Progress,
     Recovered,
@@ -10,6 +11,7 @@ from cloche.interp.dictionaries import (
     dictionary_report,
     end_to_end,
     features_report,
+    held_out_windows,
     loss_recovered,
     train_dictionary,
 )
@@ -22,6 +24,7 @@ from cloche.interp.route import Place, Route
 from cloche.interp.subject import Subject
 
 __all__ = [
+    "FeatureReader",
     "Finding",
     "Look",
     "Place",
@@ -37,6 +40,7 @@ __all__ = [
     "end_to_end",
     "features_report",
     "harvest",
+    "held_out_windows",
     "logit_lens",
     "look_inside",
     "loss_recovered",

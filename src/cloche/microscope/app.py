@@ -1,33 +1,47 @@
-"""The microscope's web app: JSON over the run folder, one event stream per tab, and one question for the worker."""
+"""The microscope's web app: JSON over the run folder, one event stream per tab, and questions for the worker."""
 
 from __future__ import annotations
 
 import json
+import math
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.routing import Route
 
 from cloche.errors import ClocheError
-from cloche.microscope import columns, features
+from cloche.microscope import features
 from cloche.microscope.asks import Worker
+from cloche.microscope.bounds import Busy, body_of
 from cloche.microscope.follow import Follower, stream
 from cloche.microscope.guard import Guard
 from cloche.microscope.library import Library
+from cloche.microscope.markup import REPORT_POLICY
+from cloche.microscope.reading import BadRequest, parse_json
 
 STATIC = Path(__file__).parent / "static"
+TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".md": "text/markdown"}
 MOST_PROMPT_CHARACTERS = 4000
-MOST_BODY_BYTES = 1 << 16
-# The report is one page with its style inside: it may style itself and nothing more.
-REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
+MOST_STREAMS = 32
+LENS_EXAMPLE = 'The lens needs a JSON object such as {"checkpoint": "step-000500", "prompt": "def "}.'
+FEATURE_EXAMPLE = 'A feature is asked for by a JSON object such as {"finding": "latest", "feature": 7}.'
+
+
+class Json(JSONResponse):
+    """JSON whose text may have anything in it: a lone surrogate, which UTF-8 cannot carry, becomes a question mark."""
+
+    def render(self, content: Any) -> bytes:
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return text.encode("utf-8", "replace")
 
 
 def make_app(
@@ -54,22 +68,46 @@ def make_app(
             Route("/api/findings", findings),
             Route("/api/finding/{instrument}/{ident}", finding),
             Route("/api/features/{ident}", feature_list),
-            Route("/api/features/{ident}/{feature:int}", feature_page),
+            Route("/api/features/{ident}/{feature}", feature_page),
             Route("/api/stream", events),
             Route("/api/lens", lens, methods=["POST"]),
-            Mount("/static", StaticFiles(directory=STATIC)),
+            Route("/api/feature", any_feature, methods=["POST"]),
+            Route("/static/{name:path}", static),
         ],
         middleware=[Middleware(Guard, token=token)],
-        exception_handlers={ClocheError: sentence},
+        exception_handlers={ClocheError: sentence, OSError: unreadable, HTTPException: refused, Exception: unexpected},
         lifespan=lifespan,
     )
     app.state.library, app.state.token, app.state.worker, app.state.stopping = library, token, asker, stopping
+    app.state.followers = WeakSet()
     return app
 
 
+# ---- errors
+
+
 def sentence(_: Request, error: Exception) -> Response:
-    """What a user can cause, as the one sentence the page shows."""
-    return JSONResponse({"error": str(error)}, status_code=404)
+    """What a user can cause, as the one sentence the page shows. A refused body may be unread: the connection ends."""
+    status = getattr(error, "status", 404)
+    return Json({"error": str(error)}, status, headers={} if status == 404 else {"connection": "close"})
+
+
+def unreadable(_: Request, error: Exception) -> Response:
+    """A file that went away or may not be read, between two looks at it."""
+    why = getattr(error, "strerror", None) or type(error).__name__
+    return Json({"error": f"A file of this run cannot be read ({why}): reload the page to look again."}, 404)
+
+
+def refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return Json({"error": f"{error.detail}: there is nothing for this request here."}, error.status_code, error.headers)
+
+
+def unexpected(_: Request, error: Exception) -> Response:
+    return Json({"error": f"The microscope failed here: {type(error).__name__}. Its terminal says where."}, 500)
+
+
+# ---- what a request names
 
 
 def library_of(request: Request) -> Library:
@@ -80,6 +118,22 @@ def run_of(request: Request) -> str | None:
     return request.query_params.get("run")
 
 
+def whole_number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise BadRequest("A feature is named by its number.")
+    return int(text)
+
+
+def bound_of(request: Request, name: str) -> float:
+    try:
+        value = float(request.query_params.get(name, "nan"))
+    except ValueError:
+        value = math.nan
+    if math.isnan(value):
+        raise BadRequest("A window needs two numbers: /api/history?x=step&from=100&to=200.")
+    return value
+
+
 # Plain functions run in Starlette's thread pool, so reading a long log does not hold up the event streams.
 
 
@@ -88,87 +142,130 @@ def index(request: Request) -> Response:
     return HTMLResponse(page.replace("{{token}}", request.app.state.token))
 
 
+# Looked up among what there is: a request's path never becomes a file's.
+STATIC_FILES = {path.relative_to(STATIC).as_posix(): path for path in STATIC.rglob("*") if path.suffix in TYPES}
+
+
+def static(request: Request) -> Response:
+    path = STATIC_FILES.get(request.path_params["name"])
+    if path is None:
+        raise HTTPException(404)
+    return Response(path.read_bytes(), media_type=TYPES[path.suffix])
+
+
 def report(request: Request) -> Response:
-    path = library_of(request).path(run_of(request)) / "report.html"
-    if not path.is_file():
-        raise ClocheError(f"{path.parent.name} has no report yet: `cloche demo` writes one when it ends.")
-    return HTMLResponse(path.read_text(), headers={"content-security-policy": REPORT_POLICY})
+    files = library_of(request).run(run_of(request))
+    page = files.read("report.html")
+    if page is None:
+        raise ClocheError(f"{files.root.name} has no report yet: `cloche report {files.path}` writes it.")
+    return HTMLResponse(page, headers={"content-security-policy": REPORT_POLICY})
 
 
 def about(request: Request) -> Response:
-    return JSONResponse(library_of(request).about(run_of(request)))
+    return Json(library_of(request).about(run_of(request)))
 
 
 def history(request: Request) -> Response:
-    return JSONResponse(columns.history(library_of(request).log(run_of(request))))
+    book = library_of(request).logbook(run_of(request))
+    if "x" not in request.query_params:
+        return Json(book.history())
+    axis = request.query_params["x"]
+    return Json(book.window(axis, bound_of(request, "from"), bound_of(request, "to")))
 
 
 def health(request: Request) -> Response:
-    return JSONResponse(columns.health(library_of(request).log(run_of(request))))
+    return Json(library_of(request).logbook(run_of(request)).health())
 
 
 def samples(request: Request) -> Response:
-    return JSONResponse(columns.samples(library_of(request).log(run_of(request))))
+    return Json(library_of(request).logbook(run_of(request)).samples())
 
 
 def findings(request: Request) -> Response:
     instrument = request.query_params.get("instrument")
-    return JSONResponse(library_of(request).findings(run_of(request), instrument))
+    return Json(library_of(request).findings(run_of(request), instrument))
 
 
 def finding(request: Request) -> Response:
-    return JSONResponse(
-        library_of(request).find(run_of(request), request.path_params["instrument"], request.path_params["ident"])
-    )
+    asked = request.path_params
+    return Json(library_of(request).find(run_of(request), asked["instrument"], asked["ident"]))
 
 
 def feature_list(request: Request) -> Response:
-    found = library_of(request).find(run_of(request), "features", request.path_params["ident"])
-    return JSONResponse(features.listing(found))
+    library, name = library_of(request), run_of(request)
+    found = library.find(name, "features", request.path_params["ident"])
+    return Json(features.listing(found, features.total(library.run(name), found)))
 
 
 def feature_page(request: Request) -> Response:
     found = library_of(request).find(run_of(request), "features", request.path_params["ident"])
-    return JSONResponse(features.page(found, request.path_params["feature"]))
+    return Json(features.page(found, whole_number(request.path_params["feature"])))
 
 
 async def events(request: Request) -> Response:
     """Server-sent events from the cursors in `from`, or, when the browser reconnects, from those of the last event it saw."""
     asked = request.headers.get("last-event-id") or request.query_params.get("from") or "{}"
     library = library_of(request)
+    if len(request.app.state.followers) >= MOST_STREAMS:
+        raise Busy(f"{MOST_STREAMS} event streams are open already: close a tab of the microscope.")
     follower = Follower(library, cursors_from(asked) or {library.home.name: {}})
+    request.app.state.followers.add(follower)
     return StreamingResponse(stream(follower, request.app.state.stopping), media_type="text/event-stream")
 
 
 def cursors_from(text: str) -> dict[str, dict[str, str]]:
     """{run: {log: cursor}} from JSON. ClocheError when it is anything else."""
     try:
-        cursors: Any = json.loads(text)
+        cursors: Any = parse_json(text, "the stream's start")
         whole = isinstance(cursors, dict) and all(
             isinstance(logs, dict) and all(isinstance(c, str) for c in logs.values()) for logs in cursors.values()
         )
-    except ValueError:
+    except ClocheError:
         whole = False
     if not whole:
-        raise ClocheError('The stream cannot start from these cursors: give JSON such as {"first": {"metrics": ""}}.')
+        raise BadRequest('The stream cannot start from these cursors: give JSON such as {"first": {"metrics": ""}}.')
     return cursors
 
 
-async def lens(request: Request) -> Response:
-    """Runs the logit lens: {"checkpoint", "prompt", "run"?} -> {"summary", "checkpoint", "data"}."""
-    body = await request.body() if int(request.headers.get("content-length") or 0) <= MOST_BODY_BYTES else b""
+async def asked_of(request: Request, example: str) -> dict[str, Any]:
+    """The request's body, a JSON object within bounds. BadRequest with the example for anything else."""
     try:
-        asked: Any = json.loads(body)
-        checkpoint, prompt = asked["checkpoint"], asked["prompt"]
-    except (ValueError, KeyError, TypeError):
-        raise ClocheError(
-            'The lens needs a JSON object such as {"checkpoint": "step-000500", "prompt": "def "}.'
-        ) from None
+        asked = parse_json(await body_of(request), "the request")
+    except BadRequest:
+        raise
+    except ClocheError as error:
+        raise BadRequest(f"{example[:-1]} ({error})") from None
+    if not isinstance(asked, dict) or not isinstance(asked.get("run"), str | None):
+        raise BadRequest(example)
+    return asked
+
+
+async def lens(request: Request) -> Response:
+    """Runs the logit lens: {"checkpoint", "prompt", "run"?} -> {"summary", "checkpoint", "notes", "data"}."""
+    asked = await asked_of(request, LENS_EXAMPLE)
+    if "prompt" not in asked or "checkpoint" not in asked:
+        raise BadRequest(LENS_EXAMPLE)
+    prompt = asked["prompt"]
     if not isinstance(prompt, str) or not prompt:
-        raise ClocheError("The lens needs a prompt: type some text.")
+        raise BadRequest("The lens needs a prompt: type some text.")
     if len(prompt) > MOST_PROMPT_CHARACTERS:
-        raise ClocheError(
+        raise BadRequest(
             f"The prompt has {len(prompt)} characters, the lens takes {MOST_PROMPT_CHARACTERS}: shorten it."
         )
-    folder = library_of(request).checkpoint(asked.get("run"), str(checkpoint))
-    return JSONResponse(await request.app.state.worker.ask("lens", checkpoint=str(folder), prompt=prompt))
+    folder = library_of(request).checkpoint(asked.get("run"), str(asked["checkpoint"]))
+    return Json(await request.app.state.worker.ask("lens", checkpoint=str(folder), prompt=prompt))
+
+
+async def any_feature(request: Request) -> Response:
+    """Any feature of a dictionary by its number, listed or not: {"finding", "feature", "run"?} -> its page."""
+    asked = await asked_of(request, FEATURE_EXAMPLE)
+    ident, number = asked.get("finding"), asked.get("feature")
+    if not isinstance(ident, str) or not isinstance(number, int) or isinstance(number, bool):
+        raise BadRequest(FEATURE_EXAMPLE)
+    library, name = library_of(request), asked.get("run")
+    found = library.find(name, "features", ident)
+    known = features.listed(found, number)
+    if known is not None:
+        return Json(known)
+    question = features.question(library, name, found, number)
+    return Json(await request.app.state.worker.ask("feature", **question))

@@ -13,11 +13,13 @@ from collections.abc import Sequence
 from typing import IO, Any
 
 from cloche.errors import ClocheError
-from cloche.microscope.columns import clean
+from cloche.microscope.bounds import Busy
+from cloche.microscope.reading import parse_json
 
 SECONDS_PER_ASK = 120.0
-ANSWERS_KEPT = 64
-MOST_BYTES_PER_ANSWER = 1 << 27
+ANSWER_BYTES_KEPT = 16 << 20
+MOST_BYTES_PER_ANSWER = 1 << 25
+MOST_WAITING = 8
 
 
 class Worker:
@@ -26,11 +28,11 @@ class Worker:
     def __init__(self, seconds: float = SECONDS_PER_ASK, command: Sequence[str] | None = None) -> None:
         self.command = list(command or (sys.executable, "-m", "cloche.microscope.worker"))
         self.seconds = seconds
-        self._answers: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._answers: OrderedDict[str, bytes] = OrderedDict()  # as JSON, a tenth of its size as objects
         self._process: Process | None = None
         self._stderr: IO[bytes] | None = None
         self._lock: asyncio.Lock | None = None
-        self._count = 0
+        self._count, self._waiting = 0, 0
 
     @property
     def pid(self) -> int | None:
@@ -38,20 +40,31 @@ class Worker:
         alive = self._process is not None and self._process.returncode is None
         return self._process.pid if alive and self._process is not None else None
 
-    async def ask(self, ask: str, **arguments: str) -> dict[str, Any]:
-        """The worker's answer; the same question again is answered from memory. Raises ClocheError on failure."""
+    async def ask(self, ask: str, **arguments: str | int) -> dict[str, Any]:
+        """The worker's answer; the same question again is answered from memory. Raises ClocheError on failure, Busy where
+        many questions wait already."""
+        if self._waiting >= MOST_WAITING:
+            raise Busy(f"{MOST_WAITING} questions wait for the model already: ask again when they are answered.")
         # Made here because it must belong to the loop that serves.
         self._lock = self._lock or asyncio.Lock()
         key = json.dumps([ask, arguments], sort_keys=True)
-        async with self._lock:
-            if key not in self._answers:
-                self._answers[key] = await self._ask({"ask": ask, **arguments})
-            self._answers.move_to_end(key)
-            while len(self._answers) > ANSWERS_KEPT:
-                self._answers.popitem(last=False)
-            return self._answers[key]
+        self._waiting += 1
+        try:
+            async with self._lock:
+                line = self._answers.get(key) or await self._ask({"ask": ask, **arguments})
+                self._keep(key, line)
+        finally:
+            self._waiting -= 1
+        reply: dict[str, Any] = parse_json(line, "The worker's answer", MOST_BYTES_PER_ANSWER)
+        return reply["ok"]
 
-    async def _ask(self, request: dict[str, str]) -> dict[str, Any]:
+    def _keep(self, key: str, line: bytes) -> None:
+        self._answers[key] = line
+        self._answers.move_to_end(key)
+        while sum(map(len, self._answers.values())) > ANSWER_BYTES_KEPT:
+            self._answers.popitem(last=False)
+
+    async def _ask(self, request: dict[str, Any]) -> bytes:
         process = await self._started()
         assert process.stdin is not None and process.stdout is not None
         self._count += 1
@@ -65,16 +78,19 @@ class Worker:
             ) from None
         except ConnectionError:
             line = b""
-        except (ValueError, asyncio.CancelledError):
-            # After an endless line, or a question given up before its answer, the two sides are out of step.
+        except ValueError:
+            await self.close()
+            raise ClocheError(f"The {request['ask']} gave an answer that is too long to show.") from None
+        except asyncio.CancelledError:
+            # A question given up before its answer: the two sides are out of step.
             await self.close()
             raise
-        if not line:
+        if not line.endswith(b"\n"):
             raise ClocheError(await self._obituary(request["ask"]))
-        reply = json.loads(line)
+        reply = parse_json(line, "The worker's answer", MOST_BYTES_PER_ANSWER)
         if "error" in reply:
             raise ClocheError(reply["error"])
-        return clean(reply["ok"])
+        return line
 
     async def _started(self) -> Process:
         if self.pid is None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from html import escape
 from typing import Any
 
-from cloche.microscope.columns import thin
 from cloche.microscope.drawing import Scale, bars, css, heat_map, ink_on, legend, lit_tokens, scale_of, visible
+from cloche.microscope.features import listing, whole
+from cloche.microscope.markup import EMPTY, Child, Markup, tag
 from cloche.microscope.measures import place_key, shares
+from cloche.microscope.moments import thin
+from cloche.microscope.reading import words
 
 MAP_COLUMNS = 300
 PROMPTS = 3
@@ -46,22 +48,29 @@ def share(value: float | None) -> str:
     return "–" if value is None else f"{value:.1%}" if value >= 1e-3 or value == 0 else f"{value:.2%}"
 
 
-def samples(records: list[Record]) -> str:
+def section(title: str, lead: Child, *body: Child, class_: str | None = None) -> Markup:
+    """One chapter: its title, a sentence or two, and what it shows."""
+    return tag("section", tag("h2", title), tag("p", lead, class_="lead"), *body, class_=class_)
+
+
+def samples(records: list[Record]) -> Markup:
     """Continuations of the first prompts at some moments from first to last, and what the model expects next at the end."""
     prompts = list(dict.fromkeys(r["prompt"] for r in records))[:PROMPTS]
     blocks = []
     for prompt in prompts:
         mine = [r for r in records if r["prompt"] == prompt]
-        items = "".join(
-            f'<li><small>step {r["step"]:,}</small><p class="sample"><span class="given">{escape(prompt)}</span>'
-            f"<span>{escape(r['text'])}</span></p></li>"
+        items = [
+            tag(
+                "li",
+                tag("small", f"step {r['step']:,}"),
+                tag("p", tag("span", prompt, class_="given"), tag("span", r["text"]), class_="sample"),
+            )
             for r in thin(mine, MOMENTS)
-        )
-        blocks.append(f'<h3><code>{visible(prompt)}</code></h3><ol class="through">{items}</ol>')
+        ]
+        blocks.append([tag("h3", tag("code", visible(prompt))), tag("ol", items, class_="through")])
     if not blocks:
-        return ""
-    lead = "The same prompts, again and again, as it grew."
-    return f'<section class="prompts"><h2>Growing up</h2><p class="lead">{lead}</p>{"".join(blocks)}</section>'
+        return EMPTY
+    return section("Growing up", "The same prompts, again and again, as it grew.", blocks, class_="prompts")
 
 
 @dataclass(frozen=True)
@@ -111,7 +120,7 @@ def grid(records: list[Record], kind: Map) -> tuple[list[list[float | None]], li
     return rows, labels
 
 
-def health(records: list[Record]) -> str:
+def health(records: list[Record]) -> Markup:
     """A heat-map for each measure, layers by steps."""
     figures = []
     for kind in MAPS:
@@ -124,77 +133,80 @@ def health(records: list[Record]) -> str:
         scale = replace(scale, high=max(scale.high, scale.low + kind.span))
         alt = f"{kind.title} by layer and step, between {kind.fmt(scale.low)} and {kind.fmt(scale.high)}."
         drawn = heat_map(rows, labels, scale, alt, tall=max(4, min(24, 150 // len(rows))))
-        ends = f'<p class="span"><span>step {mine[0]["step"]:,}</span><span>step {mine[-1]["step"]:,}</span></p>'
-        figures.append(
-            f'<figure class="panel"><header><h3>{kind.title}</h3>{legend(scale, kind.fmt)}</header>'
-            f'<p class="note">{kind.note}</p>{drawn}{ends}</figure>'
-        )
+        ends = [tag("span", f"step {r['step']:,}") for r in (mine[0], mine[-1])]
+        header = tag("header", tag("h3", kind.title), legend(scale, kind.fmt))
+        note = tag("p", kind.note, class_="note")
+        figures.append(tag("figure", header, note, drawn, tag("p", ends, class_="span"), class_="panel"))
     if not figures:
-        return ""
+        return EMPTY
     lead = "Inside the model while it trained: layers as rows, the last on top, and steps as columns."
-    return f'<section><h2>Health</h2><p class="lead">{lead}</p><div class="panels">{"".join(figures)}</div></section>'
+    return section("Health", lead, tag("div", figures, class_="panels"))
 
 
-def lens(finding: Record) -> str:
+def lens(finding: Record) -> Markup:
     """The logit lens as tables: what each layer would say next, shaded by its probability; the ten likeliest on pointing."""
     data, scale = finding["data"], Scale(0.0, 1.0, root=True)
     starts = range(0, len(data["tokens"]), LENS_COLUMNS)
-    tables = "".join(_lens_table(data, start, start + LENS_COLUMNS, scale) for start in starts)
-    return (
-        f'<section><h2>The logit lens</h2><p class="lead">What each layer would say next if it were the last, '
-        f"the more surely the lighter. {escape(finding.get('summary', ''))}</p>{legend(scale, share)}{tables}"
-        f'<div class="said"><h3>What it says after <code>{visible(data["tokens"][-1])}</code></h3>'
-        f"{bars(data['top'][-1][-1], share)}</div></section>"
+    tables = [_lens_table(data, start, start + LENS_COLUMNS, scale) for start in starts]
+    lead = (
+        "What each layer would say next if it were the last, the more surely the lighter. "
+        f"{words(finding.get('summary'), 2000)}"
     )
+    said = tag("h3", "What it says after ", tag("code", visible(words(data["tokens"][-1], 200))))
+    notes = [tag("p", words(note, 1000), class_="note") for note in notes_of(finding)]
+    after = tag("div", said, bars(data["top"][-1][-1], share), class_="said")
+    return section("The logit lens", lead, legend(scale, share), notes, tables, after)
 
 
-def _lens_table(data: Record, start: int, end: int, scale: Scale) -> str:
+def notes_of(finding: Record) -> list[Any]:
+    """What the instrument adds, such as that the prompt is longer than the model was trained on."""
+    notes = finding.get("notes") or finding["data"].get("notes") or []
+    return notes if isinstance(notes, list) else [notes]
+
+
+def _lens_table(data: Record, start: int, end: int, scale: Scale) -> Markup:
     """The positions from start to end, the last layer on top."""
     tokens = data["tokens"][start:end]
 
-    def cell(ranked: list[list[Any]]) -> str:
+    def cell(ranked: list[list[Any]]) -> Markup:
         token, p = ranked[0]
         t = scale.share(p)
-        tip = escape("\n".join(f"{share(q):>6}  {other!r}" for other, q in ranked))
-        return f'<td style="background:{css(t)};color:{ink_on(t)}" title="{tip}">{visible(token)}</td>'
+        tip = "\n".join(f"{share(q):>6}  {other!r}" for other, q in ranked)
+        return tag("td", visible(token), style=f"background:{css(t)};color:{ink_on(t)}", title=tip)
 
-    rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th>{"".join(cell(ranked) for ranked in top[start:end])}</tr>'
+    rows = [
+        tag("tr", tag("th", words(name, 200), scope="row"), [cell(ranked) for ranked in top[start:end]])
         for name, top in reversed(list(zip(data["layers"], data["top"], strict=True)))
-    )
-    reads = "".join(f'<th scope="col" class="token">{visible(token)}</th>' for token in tokens)
-    foot = f'<tfoot><tr><th scope="row">reads</th>{reads}</tr></tfoot>'
-    return f'<div class="scroll lens-grid"><table><tbody>{rows}</tbody>{foot}</table></div>'
+    ]
+    reads = [tag("th", visible(token), scope="col", class_="token") for token in tokens]
+    foot = tag("tfoot", tag("tr", tag("th", "reads", scope="row"), reads))
+    return tag("div", tag("table", tag("tbody", rows), foot), class_="scroll lens-grid")
 
 
-def features(finding: Record) -> str:
+def features(finding: Record) -> Markup:
     """The most telling features of a dictionary, each with examples in lit tokens and the tokens it makes likelier."""
-    data = finding["data"]
+    data, given = listing(finding), finding["data"]["features"]
+    told = [feature for each in given[:FEATURES] if (feature := whole(each)) is not None]
+    if not told:
+        return EMPTY
+    places = data["places"] or []
     cards = []
-    for feature in data.get("features", [])[:FEATURES]:
-        examples = sorted(feature.get("examples", []), key=lambda e: -max(e["acts"], default=0.0))[:EXAMPLES]
-        lit = "".join(lit_tokens(e["tokens"], e["acts"], feature["max"]) for e in examples)
-        lives = shares(data.get("places") or [], feature.get("shares") or [])
-        cards.append(
-            f"<article><header><h3>Feature {feature['id']}</h3><small>fires on {share(feature['density'])} of tokens</small>"
-            f"</header>{lit}{_says(feature)}{lives}</article>"
-        )
-    if not cards:
-        return ""
-    explained = share(1 - (data.get("fvu") or 0.0))
+    for feature in told:
+        examples = sorted(feature["examples"], key=lambda e: -max(e["acts"], default=0.0))[:EXAMPLES]
+        lit = [lit_tokens(e["tokens"], e["acts"], feature["max"]) for e in examples]
+        fires = tag("small", f"fires on {share(feature['density'])} of tokens")
+        header = tag("header", tag("h3", f"Feature {feature['id']}"), fires)
+        cards.append(tag("article", header, lit, _says(feature), shares(places, feature["shares"] or [])))
     facts = (
-        f"A sparse dictionary on {escape(str(data.get('site')))} explains {explained} of what is there "
-        f"with {data.get('l0') or 0:.3g} features a token. These are the most telling; "
+        f"A sparse dictionary on {data['site']} explains {share(1 - (data['fvu'] or 0.0))} of what is there "
+        f"with {data['l0'] or 0:.3g} features a token. These are the most telling; "
         "a token is lit as strongly as its feature fires."
     )
-    if not any(feature.get("top_logits") for feature in data["features"]):
+    if not any(feature["top_logits"] for feature in told):
         facts += " It writes to no place of the residual stream, so it has no direct effect on the logits."
-    return (
-        f'<section><h2>What it knows</h2><p class="lead">{facts}</p>{place_key(data.get("places") or [])}'
-        f'<div class="cards">{"".join(cards)}</div></section>'
-    )
+    return section("What it knows", facts, place_key(places), tag("div", cards, class_="cards"))
 
 
-def _says(feature: Record) -> str:
-    tokens = "".join(f"<code>{visible(token)}</code>" for token, _ in feature.get("top_logits", [])[:6])
-    return f'<p class="says"><small>makes likelier</small> {tokens}</p>' if tokens else ""
+def _says(feature: Record) -> Markup:
+    tokens = [tag("code", visible(token)) for token, _ in feature["top_logits"][:6]]
+    return tag("p", tag("small", "makes likelier"), " ", tokens, class_="says") if tokens else EMPTY

@@ -14,7 +14,9 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from html import escape
+from typing import Any
+
+from cloche.microscope.markup import Markup, tag
 
 RGB = tuple[int, int, int]
 Format = Callable[[float], str]
@@ -58,8 +60,8 @@ def ink_on(t: float) -> str:
 
 
 def visible(token: str) -> str:
-    """A token as HTML with what cannot be seen made visible."""
-    return escape(token.translate(VISIBLE)) or "∅"
+    """A token with what cannot be seen made visible."""
+    return token.translate(VISIBLE) or "∅"
 
 
 @dataclass(frozen=True)
@@ -103,27 +105,24 @@ def png(rows: Sequence[Sequence[float | None]], scale: Scale) -> bytes:
 
 def heat_map(
     rows: Sequence[Sequence[float | None]], labels: Sequence[str], scale: Scale, alt: str, tall: int = 22
-) -> str:
+) -> Markup:
     """A heat-map as an HTML figure body: the row labels and the enlarged image."""
     uri = base64.b64encode(png(rows, scale)).decode()
-    names = "".join(f"<span>{escape(label)}</span>" for label in labels)
-    height = tall * len(rows)
-    return (
-        f'<div class="map"><div class="rows" style="height:{height}px">{names}</div>'
-        f'<img alt="{escape(alt)}" style="height:{height}px" src="data:image/png;base64,{uri}"></div>'
-    )
+    height = f"height:{tall * len(rows)}px"
+    names = tag("div", [tag("span", label) for label in labels], class_="rows", style=height)
+    return tag("div", names, tag("img", alt=alt, style=height, src=f"data:image/png;base64,{uri}"), class_="map")
 
 
-def legend(scale: Scale, fmt: Format) -> str:
+def legend(scale: Scale, fmt: Format) -> Markup:
     """The colour scale with its ends in words, and its middle where that is not half way."""
 
-    def bar(start: float, end: float) -> str:
+    def bar(start: float, end: float) -> Markup:
         stops = ", ".join(css(start + (end - start) * i / 15) for i in range(16))
-        return f'<i style="background-image:linear-gradient(90deg,{stops})"></i>'
+        return tag("i", style=f"background-image:linear-gradient(90deg,{stops})")
 
     quarter = fmt(scale.low + (scale.high - scale.low) / 4)
-    between = f"{bar(0, 0.5)}<span>{quarter}</span>{bar(0.5, 1)}" if scale.root else bar(0, 1)
-    return f'<span class="legend"><span>{fmt(scale.low)}</span>{between}<span>{fmt(scale.high)}</span></span>'
+    between = [bar(0, 0.5), tag("span", quarter), bar(0.5, 1)] if scale.root else bar(0, 1)
+    return tag("span", tag("span", fmt(scale.low)), between, tag("span", fmt(scale.high)), class_="legend")
 
 
 def ticks(low: float, high: float, about: int = 4) -> list[float]:
@@ -161,7 +160,7 @@ class Plot:
     width: int = 560
     height: int = 210
 
-    def svg(self, x_low: float, x_high: float) -> str:
+    def svg(self, x_low: float, x_high: float) -> Markup:
         """The chart over the given steps, with its last value beside the title."""
         left, right, top, bottom = 48, 10, 8, 22
         values = [y for _, y in self.points]
@@ -170,54 +169,53 @@ class Plot:
         low, high = low - pad, high + pad
         wide, tall = self.width - left - right, self.height - top - bottom
 
-        def x(step: float) -> float:
-            return left + wide * (step - x_low) / ((x_high - x_low) or 1)
+        def x(step: float) -> str:
+            return f"{left + wide * (step - x_low) / ((x_high - x_low) or 1):.1f}"
 
         def y(value: float) -> float:
             return top + tall * (high - value) / (high - low)
 
+        def line(kind: str, x1: str, x2: str, y1: float, y2: float) -> Markup:
+            return tag("line", class_=kind, x1=x1, x2=x2, y1=f"{y1:.1f}", y2=f"{y2:.1f}")
+
         parts = []
         for tick in ticks(low, high):
-            parts.append(
-                f'<line class="grid" x1="{left}" x2="{self.width - right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>'
-            )
-            parts.append(f'<text x="{left - 7}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:.6g}</text>')
+            parts.append(line("grid", str(left), str(self.width - right), y(tick), y(tick)))
+            parts.append(tag("text", f"{tick:.6g}", x=left - 7, y=f"{y(tick) + 4:.1f}", text_anchor="end"))
         for tick in ticks(x_low, x_high, 6):
-            parts.append(f'<text x="{x(tick):.1f}" y="{self.height - 5}" text-anchor="middle">{tick:,.0f}</text>')
-        for mark in self.marks:
-            parts.append(f'<line class="alarm" x1="{x(mark):.1f}" x2="{x(mark):.1f}" y1="{top}" y2="{top + tall}"/>')
-        line = thinned(self.points)
-        parts.append('<polyline points="' + " ".join(f"{x(s):.1f},{y(v):.1f}" for s, v in line) + '"/>')
+            parts.append(tag("text", f"{tick:,.0f}", x=x(tick), y=self.height - 5, text_anchor="middle"))
+        parts += [line("alarm", x(mark), x(mark), top, top + tall) for mark in self.marks]
+        shown = thinned(self.points)
+        parts.append(tag("polyline", points=" ".join(f"{x(s)},{y(v):.1f}" for s, v in shown)))
         if self.dots:
-            for s, v in line:
-                title = f"<title>{self.fmt(v)} at {s:,.0f}</title>"
-                parts.append(f'<circle cx="{x(s):.1f}" cy="{y(v):.1f}" r="2.6">{title}</circle>')
-        head = f'<h3>{self.title}</h3><span class="readout"><b>{self.fmt(values[-1])}</b> {self.unit}</span>'
+            for s, v in shown:
+                title = tag("title", f"{self.fmt(v)} at {s:,.0f}")
+                parts.append(tag("circle", title, cx=x(s), cy=f"{y(v):.1f}", r=2.6))
+        readout = tag("span", tag("b", self.fmt(values[-1])), f" {self.unit}", class_="readout")
         words = f"{self.title}: from {self.fmt(values[0])} to {self.fmt(values[-1])} over steps {x_low:,.0f} to {x_high:,.0f}."
-        return (
-            f'<figure class="chart"><figcaption>{head}</figcaption>'
-            f'<svg viewBox="0 0 {self.width} {self.height}" role="img" aria-label="{escape(words)}">'
-            f"{''.join(parts)}</svg></figure>"
-        )
+        drawn = tag("svg", parts, viewBox=f"0 0 {self.width} {self.height}", role="img", aria_label=words)
+        return tag("figure", tag("figcaption", tag("h3", self.title), readout), drawn, class_="chart")
 
 
-def bars(pairs: Sequence[Sequence], fmt: Format, tone: str = "") -> str:
+def bars(pairs: Sequence[Sequence[Any]], fmt: Format, tone: str = "") -> Markup:
     """Ranked tokens with bars, the largest full width."""
     most = max((abs(value) for _, value in pairs), default=0.0) or 1.0
-    items = "".join(
-        f'<li><code>{visible(token)}</code><i><b style="width:{100 * abs(value) / most:.1f}%"></b></i>'
-        f"<span>{fmt(value)}</span></li>"
-        for token, value in pairs
-    )
-    return f'<ol class="bars {tone}">{items}</ol>'
+
+    def item(token: str, value: float) -> Markup:
+        bar = tag("i", tag("b", style=f"width:{100 * abs(value) / most:.1f}%"))
+        return tag("li", tag("code", visible(token)), bar, tag("span", fmt(value)))
+
+    return tag("ol", [item(token, value) for token, value in pairs], class_=f"bars {tone}")
 
 
-def lit_tokens(tokens: Sequence[str], acts: Sequence[float], most: float) -> str:
+def lit_tokens(tokens: Sequence[str], acts: Sequence[float], most: float) -> Markup:
     """Tokens lit by how strongly a feature answered."""
     spans = []
     for token, act in zip(tokens, acts, strict=False):
         strength = min(1.0, max(0.0, act / most)) if most > 0 else 0.0
-        shown = escape(token.replace("\n", "↵"))
-        lit = f' class="lit" style="--lit:{strength:.2f}" title="{act:.3g}"' if strength > 0.02 else ""
-        spans.append(f"<span{lit}>{shown}</span>")
-    return f'<span class="tokens">{"".join(spans)}</span>'
+        shown = token.replace("\n", "↵")
+        if strength > 0.02:
+            spans.append(tag("span", shown, class_="lit", style=f"--lit:{strength:.2f}", title=f"{act:.3g}"))
+        else:
+            spans.append(tag("span", shown))
+    return tag("span", spans, class_="tokens")

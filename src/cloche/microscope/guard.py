@@ -45,7 +45,7 @@ class Guard:
 
     def refusal(self, method: str, headers: Headers) -> str | None:
         """Why a request is refused, as a sentence; None when it may pass."""
-        if not is_loopback(headers.get("host", "")):
+        if len(headers.getlist("host")) != 1 or not is_loopback(headers["host"]):
             return "The microscope answers only at 127.0.0.1 or localhost: open the address that it printed."
         if method in ("GET", "HEAD"):
             return None
@@ -57,8 +57,11 @@ class Guard:
         return None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":  # there is no WebSocket here
+            await send({"type": "websocket.close", "code": 1008})
             return
 
         async def send_guarded(message: Message) -> None:

@@ -1,153 +1,244 @@
 """The runs a microscope may show: the one it was opened on and those beside it, and what each folder holds.
 
-Every path that a request can name is looked up here among what exists, never built from the request.
+Every path that a request can name is looked up here among what exists, never built from the request, and every file is read
+through `RunFiles`, which refuses what leads outside a run.
 """
 
 from __future__ import annotations
 
-import json
 import threading
-import tomllib
+from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from cloche.errors import ClocheError
-from cloche.microscope.columns import clean
-from cloche.runs import Run
+from cloche.microscope.logbook import Logbook
+from cloche.microscope.reading import MOST_RECIPE_BYTES, RunFiles, parse_json, words
 
-
-def step_names(run_path: Path) -> list[str]:
-    """The names of the complete checkpoints, in order of their steps."""
-    return [checkpoint.name for checkpoint in Run(run_path).checkpoints()]
-
-
-def question(recipe: str) -> str | None:
-    """What the run was to find out, in its recipe's own words; None where the recipe does not say or cannot be read."""
-    try:
-        asked = tomllib.loads(recipe).get("question", {}).get("ask")
-    except (tomllib.TOMLDecodeError, AttributeError):
-        return None  # a recipe that was edited by hand must not keep anyone from looking at the run
-    return asked if isinstance(asked, str) else None
-
-
-def finding_files(run_path: Path) -> list[Path]:
-    """The findings' JSON files, links that lead out of the run left out."""
-    root = (run_path / "findings").resolve()
-    return [p for p in sorted(root.glob("*/*.json")) if p.resolve().is_relative_to(root)]
-
-
-def read_finding(path: Path) -> dict[str, Any]:
-    """A finding's JSON, cleaned. ClocheError when it is not what an instrument writes."""
-    try:
-        found = json.loads(path.read_bytes())
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or not isinstance(found.get("data"), dict):
-        where = f"findings/{path.parent.name}/{path.name}"
-        raise ClocheError(f"{where} cannot be read: move it away, or make the finding again.")
-    return clean(found)
+LOGBOOKS_KEPT = 4
+FINDINGS_KEPT = 4
+FINDING_BYTES_KEPT = 24 << 20
+MOST_FINDINGS = 5000
+MOST_NEIGHBOURS = 500
+MOST_PROMPTS = 3
+Finding = dict[str, Any]
 
 
 class Library:
-    """The run, its neighbours in the same parent folder, and a small cache of the findings that were read."""
+    """The run, its neighbours in the same parent folder, and what was read of them lately."""
 
     def __init__(self, run_path: str | Path) -> None:
-        self.run = Run.open(run_path)
-        self.home = Path(self.run.path).resolve()
-        self._findings: dict[Path, tuple[int, dict[str, Any]]] = {}
-        self._lock = threading.Lock()
+        self.files = RunFiles.open(run_path)
+        self.home = self.files.root
+        self._findings: OrderedDict[Path, tuple[tuple[int, int], Finding]] = OrderedDict()
+        self._heads: dict[Path, tuple[tuple[int, int], Finding]] = {}
+        self._logbooks: OrderedDict[str, Logbook] = OrderedDict()
+        self._lock = threading.RLock()
 
     def names(self) -> list[str]:
         """The runs that can be shown: this one first, then those beside it."""
         beside = []
-        for path in self.home.parent.iterdir():
-            inside = path.resolve().parent == self.home.parent
-            if path != self.home and inside and (path / "run.json").is_file():
+        for path in _children(self.home.parent):
+            inside = not path.is_symlink() or path.resolve().parent == self.home.parent
+            if path != self.home and inside and RunFiles(path).is_inside("run.json") and (path / "run.json").is_file():
                 beside.append(path.name)
-        return [self.home.name, *sorted(beside)]
+        return [self.home.name, *sorted(beside)[:MOST_NEIGHBOURS]]
 
-    def path(self, name: str | None = None) -> Path:
-        """The folder of a run by name. ClocheError when there is none beside the run that was opened."""
+    def run(self, name: str | None = None) -> RunFiles:
+        """A run by name. ClocheError when there is none beside the run that was opened, or its folder is gone."""
         if name is None or name == "" or name == self.home.name:
-            return self.home
+            if not self.home.is_dir():
+                raise ClocheError(f"The run folder {self.home} is gone: it was moved or deleted.")
+            return self.files
         if name not in self.names():
-            raise ClocheError(
-                f"There is no run {name!r} beside {self.home.name}: choose one of {', '.join(self.names())}."
-            )
-        return self.home.parent / name
+            known = ", ".join(self.names()[:20])
+            raise ClocheError(f"There is no run {words(name, 80)!r} beside {self.home.name}: choose one of {known}.")
+        return RunFiles(self.home.parent / name)
 
-    def log(self, name: str | None = None) -> Path:
-        return self.path(name) / "log"
+    def logbook(self, name: str | None = None) -> Logbook:
+        """The logs of a run, kept open for the next question."""
+        files = self.run(name)
+        with self._lock:
+            book = self._logbooks.setdefault(files.root.name, Logbook(files))
+            self._logbooks.move_to_end(files.root.name)
+            while len(self._logbooks) > LOGBOOKS_KEPT:
+                self._logbooks.popitem(last=False)
+        return book
 
     def checkpoint(self, run_name: str | None, checkpoint: str) -> Path:
-        """The folder of a complete checkpoint. ClocheError naming those that exist."""
-        path = self.path(run_name)
-        names = step_names(path)
+        """The folder of a complete checkpoint with no link out of the run. ClocheError naming those that exist."""
+        files = self.run(run_name)
+        names = files.checkpoints()
         if checkpoint not in names:
-            have = f"it has {', '.join(names)}" if names else "it has none yet"
-            raise ClocheError(f"{path.name} has no checkpoint {checkpoint!r}: {have}.")
-        return path / "checkpoints" / checkpoint
+            some = ", ".join(names if len(names) <= 12 else [*names[:5], "…", *names[-5:]])
+            have = f"it has {some}" if names else "it has none yet"
+            raise ClocheError(f"{files.root.name} has no checkpoint {words(checkpoint, 80)!r}: {have}.")
+        files.all_inside(f"checkpoints/{checkpoint}")
+        return files.root / "checkpoints" / checkpoint
 
     def about(self, name: str | None = None) -> dict[str, Any]:
-        """run.json, the recipe, data.json, the checkpoints and the neighbours of a run."""
-        path = self.path(name)
-        run = Run.open(path)
-        data = path / "data" / "data.json"
-        return {
-            "name": path.name,
-            "path": str(path),
-            "info": run.info,
-            "recipe": run.recipe,
-            "question": question(run.recipe),
-            "data": json.loads(data.read_text()) if data.is_file() else None,
-            "checkpoints": step_names(path),
-            "runs": self.names(),
-            "report": (path / "report.html").is_file(),
-        }
+        """run.json, the recipe, data.json, the checkpoints, the dictionaries and the neighbours of a run; under `damaged` a
+        sentence for each of these that cannot be read."""
+        files = self.run(name)
+        recipe = files.recipe()
+        damaged: list[str] = []
 
-    def finding(self, path: Path) -> dict[str, Any]:
-        """A parsed finding, cleaned for JSON, read again only when its file changed. ClocheError when it is damaged."""
-        stamp = path.stat().st_mtime_ns
+        def whole(read: Any, relative: str, *bounds: int) -> Any:
+            try:
+                return read(relative, *bounds)
+            except ClocheError as error:
+                damaged.append(str(error))
+                return None
+
+        told = {
+            "name": files.root.name,
+            "path": str(files.path),
+            "info": whole(files.object, "run.json") or {},
+            "recipe": whole(files.text, "recipe.toml", MOST_RECIPE_BYTES) or "",
+            "question": _question(recipe),
+            "prompts": self._prompts(name, recipe),
+            "data": whole(files.object, "data/data.json"),
+            "checkpoints": files.checkpoints(),
+            "dictionaries": dictionary_names(files),
+            "runs": self.names(),
+            "report": has_file(files, "report.html"),
+        }
+        return told | {"damaged": damaged}
+
+    def _prompts(self, name: str | None, recipe: dict[str, Any]) -> list[str]:
+        """What to ask a model of this run first: the prompts that it was sampled with, which come from its held-out text."""
+        sampled = self.logbook(name).prompts()
+        run = recipe.get("run")
+        listed = run.get("prompts") if isinstance(run, dict) else None
+        written = [p for p in listed if isinstance(p, str) and p] if isinstance(listed, list) else []
+        return [words(prompt, 400) for prompt in (sampled or written)[:MOST_PROMPTS]]
+
+    # ---- findings
+
+    def finding(self, files: RunFiles, relative: str) -> Finding:
+        """A finding, cleaned, read again only when its file changed. ClocheError when it is damaged."""
+        path = files.file(relative)
+        if path is None:
+            raise ClocheError(f"{relative} is gone.")
+        state = path.stat()
+        stamp = (state.st_mtime_ns, state.st_size)
         with self._lock:
             known = self._findings.get(path)
             if known is None or known[0] != stamp:
-                known = (stamp, read_finding(path))
-                self._findings[path] = known
+                known = (stamp, _read_finding(files, relative))
+                if state.st_size <= FINDING_BYTES_KEPT // FINDINGS_KEPT:
+                    self._findings[path] = known
+            if path in self._findings:
+                self._findings.move_to_end(path)
+            while len(self._findings) > FINDINGS_KEPT:
+                self._findings.popitem(last=False)
         return known[1]
 
-    def _newest_first(self, path: Path, instrument: str | None) -> tuple[list[Path], list[str]]:
-        """The files of the findings that can be read, and a sentence for each that cannot."""
+    def _head(self, files: RunFiles, relative: str) -> Finding:
+        """What a list shows of a finding."""
+        path = files.file(relative)
+        if path is None:
+            raise ClocheError(f"{relative} is gone.")
+        state = path.stat()
+        stamp = (state.st_mtime_ns, state.st_size)
+        known = self._heads.get(path)
+        if known is None or known[0] != stamp:
+            found = self.finding(files, relative)
+            data = found["data"]
+            of = words(data.get("prompt") or data.get("dictionary") or path.stem, 300)
+            head: Finding = {"instrument": path.parent.name, "id": path.stem, "of": of}
+            for key in ("created", "summary", "checkpoint", "plan"):
+                head[key] = None if found.get(key) is None else words(found[key], 2000)
+            known = self._heads[path] = (stamp, head)
+        return known[1]
+
+    def _newest_first(self, files: RunFiles, instrument: str | None) -> tuple[list[tuple[str, Finding]], list[str]]:
+        """(file, head) of the findings that can be read, and a sentence for each that cannot."""
         dated, damaged = [], []
-        for file in finding_files(path):
-            if instrument in (None, file.parent.name):
+        for relative in finding_files(files):
+            if instrument in (None, relative.split("/")[1]):
                 try:
-                    dated.append((str(self.finding(file).get("created", "")), file))
-                except ClocheError as error:
+                    head = self._head(files, relative)
+                    dated.append((head["created"] or "", relative, head))
+                except (ClocheError, OSError) as error:
                     damaged.append(str(error))
-        return [file for _, file in sorted(dated, reverse=True)], damaged
+        return [(relative, head) for _, relative, head in sorted(dated, key=lambda d: d[:2], reverse=True)], damaged
+
+    def newest(self, instrument: str, name: str | None = None) -> Iterator[Finding]:
+        """The findings of an instrument that can be read, newest first, each read when it is wanted."""
+        files = self.run(name)
+        for relative, head in self._newest_first(files, instrument)[0]:
+            yield self.finding(files, relative) | {"id": head["id"]}
 
     def findings(self, name: str | None = None, instrument: str | None = None) -> dict[str, Any]:
         """What was found, newest first, without the data: instrument, id, of (prompt or dictionary) and the sentence.
 
         A damaged file keeps nobody from the others: it is told of under `damaged`, a sentence each.
         """
-        keys = ("created", "summary", "checkpoint", "plan")
-        files, damaged = self._newest_first(self.path(name), instrument)
-        heads = []
-        for file in files:
-            found = self.finding(file)
-            of = found["data"].get("prompt") or found["data"].get("dictionary") or file.stem
-            head = {"instrument": file.parent.name, "id": file.stem, "of": of}
-            heads.append(head | {key: found.get(key) for key in keys})
-        return {"findings": heads, "damaged": damaged}
+        found, damaged = self._newest_first(self.run(name), instrument)
+        return {"findings": [head for _, head in found], "damaged": damaged}
 
-    def find(self, name: str | None, instrument: str, ident: str) -> dict[str, Any]:
+    def find(self, name: str | None, instrument: str, ident: str) -> Finding:
         """One finding by instrument and id; `latest` is the newest. ClocheError when there is none."""
-        files, _ = self._newest_first(self.path(name), instrument)
-        for file in files:
-            if ident in ("latest", file.stem):
-                return self.finding(file) | {"id": file.stem}
-        what = f"no {instrument} finding" if ident == "latest" else f"no {instrument} finding {ident!r}"
+        files = self.run(name)
+        found, damaged = self._newest_first(files, instrument)
+        for relative, head in found:
+            if ident in ("latest", head["id"]):
+                return self.finding(files, relative) | {"id": head["id"]}
+        asked = words(instrument, 60)
+        what = f"no {asked} finding" if ident == "latest" else f"no {asked} finding {words(ident, 80)!r}"
+        have = ", ".join(head["id"] for _, head in found[:20]) or "none yet"
         raise ClocheError(
-            f"{self.path(name).name} has {what}: it has {', '.join(f.stem for f in files) or 'none yet'}."
+            f"{files.root.name} has {what}: it has {have}.{' ' if damaged else ''}{' '.join(damaged[:3])}"
         )
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return [path for path, _ in zip(folder.iterdir(), range(20 * MOST_NEIGHBOURS), strict=False)]
+    except OSError:
+        return []
+
+
+def _question(recipe: dict[str, Any]) -> str | None:
+    """What the run was to find out, in its recipe's own words; None where the recipe does not say."""
+    asked = recipe.get("question")
+    said = asked.get("ask") if isinstance(asked, dict) else None
+    return words(said, 1000) if isinstance(said, str) else None
+
+
+def has_file(files: RunFiles, relative: str) -> bool:
+    try:
+        return files.file(relative) is not None
+    except ClocheError:
+        return False
+
+
+def dictionary_names(files: RunFiles) -> list[str]:
+    """The dictionaries of a run that are complete."""
+    found = files.entries("dictionaries")
+    return [e.name for e in found if has_file(files, f"dictionaries/{e.name}/dictionary.json")]
+
+
+def finding_files(files: RunFiles) -> list[str]:
+    """The findings' JSON files, relative to the run; what leads outside is left out."""
+    found = []
+    for folder in files.entries("findings"):
+        for entry in files.entries(f"findings/{folder.name}"):
+            if entry.name.endswith(".json") and not entry.name.startswith("."):
+                found.append(f"findings/{folder.name}/{entry.name}")
+    return found[:MOST_FINDINGS]
+
+
+def _read_finding(files: RunFiles, relative: str) -> Finding:
+    """A finding's JSON, cleaned. ClocheError when it is not what an instrument writes."""
+    wrong = f"{relative} cannot be read: move it away, or make the finding again."
+    data = files.read(relative)
+    try:
+        found = parse_json(data or b"", relative)
+    except ClocheError as error:
+        raise ClocheError(f"{wrong[:-1]} ({error})") from None
+    if not isinstance(found, dict) or not isinstance(found.get("data"), dict):
+        raise ClocheError(wrong)
+    return found

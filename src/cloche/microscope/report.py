@@ -2,167 +2,191 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import statistics
 import struct
-from collections.abc import Iterable
-from html import escape
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cloche.errors import ClocheError
 from cloche.microscope import chapters, units
 from cloche.microscope.drawing import Plot
-from cloche.microscope.library import question
+from cloche.microscope.history import Columns
+from cloche.microscope.library import Library
+from cloche.microscope.logbook import Metrics
+from cloche.microscope.markup import EMPTY, Child, Markup, document, join, tag
+from cloche.microscope.moments import ALARMS
+from cloche.microscope.reading import RunFiles, number, parse_json, words
 from cloche.runs import Run
 
 STATIC = Path(__file__).parent / "static"
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+MOST_HEADER_BYTES = 8 << 20
+# What values of the wrong type or shape raise while they are drawn.
+UNFIT = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 Record = dict[str, Any]
 
 
 def write_report(run_path: str | Path) -> Path:
-    """Writes report.html into a run folder and returns its path. A part that the run does not have yet is left out.
+    """Writes report.html into a run folder and returns its path. A part that the run does not have yet is left out, and one
+    whose files are damaged is a sentence.
 
     Raises ClocheError where there is no run.
     """
-    run = Run.open(run_path)
-    return run.write_bytes("report.html", page(run).encode())
+    text = page(Library(run_path))
+    return Run(run_path).write_bytes("report.html", text.encode())
 
 
-def page(run: Run) -> str:
+def page(library: Library) -> str:
     """The whole report as HTML."""
-    name = Path(run.path).resolve().name
-    metrics, events = run.read_log("metrics"), run.read_log("events")
-    lens = run.findings("logit-lens")
-    features, measured = units.newest(run.findings("features"), run.findings("dictionary"))
-    density, probing = run.findings("activation-density"), run.findings("sparse-probing")
-    parts = [
-        title(run, name, metrics),
-        curves(metrics, events),
-        chapters.samples(run.read_log("samples")),
-        chapters.health(run.read_log("health")),
-        chapters.lens(lens[0]) if lens else "",
-        units.dictionary(measured) if measured else "",
-        chapters.features(features) if features else "",
-        units.probing(probing[0]) if probing else "",
-        units.density(density[0]) if density else "",
-        what_next(run, name),
+    files, book, name = library.files, library.logbook(), library.home.name
+    metrics, about = book.columns(), library.about()
+    shown = book.samples()
+
+    def finding(instrument: str, draw: Callable[[Record], Markup]) -> Markup:
+        found = next(library.newest(instrument), None)
+        return EMPTY if found is None else chapter(f"{instrument} finding", lambda: draw(found))
+
+    told, measured = units.newest(library.newest("features"), library.newest("dictionary"))
+    body = [
+        chapter("title", lambda: title(files, about, metrics)),
+        chapter("curves", lambda: curves(metrics, book.events())),
+        chapter("samples", lambda: chapters.samples(shown["records"])),
+        chapter("health records", lambda: chapters.health(book.health()["records"])),
+        finding("logit-lens", chapters.lens),
+        chapter("dictionary finding", lambda: units.dictionary(measured)) if measured else EMPTY,
+        chapter("features finding", lambda: chapters.features(told)) if told else EMPTY,
+        finding("sparse-probing", units.probing),
+        finding("activation-density", units.density),
+        damage([*about["damaged"], *book.damaged(), *library.findings()["damaged"]]),
+        what_next(files, about, shown["records"]),
     ]
     style = (STATIC / "style.css").read_text() + (STATIC / "report.css").read_text()
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(name)} · cloche</title>\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n<style>\n{style}</style>\n</head>\n<body>\n'
-        + "\n".join(part for part in parts if part)
-        + "\n</body>\n</html>\n"
-    )
+    return document(f"{name} · cloche", style, body)
 
 
-def parameters(run: Run) -> int | None:
+def chapter(what: str, draw: Callable[[], Markup]) -> Markup:
+    """What `draw` gives, or a sentence where the run's files are not as they should be."""
+    try:
+        return draw()
+    except ClocheError as error:
+        why = str(error)
+    except UNFIT:
+        why = f"The {what} cannot be drawn: its file has values of another type or shape than cloche writes."
+    return tag("section", tag("p", why, class_="sentence"))
+
+
+def damage(sentences: list[str]) -> Markup:
+    """What could not be read, a sentence each."""
+    return tag("section", [tag("p", said, class_="sentence") for said in sentences[:20]]) if sentences else EMPTY
+
+
+def parameters(files: RunFiles) -> int | None:
     """How many numbers the last checkpoint's weights hold, from the safetensors header; None before the first checkpoint."""
-    checkpoints = run.checkpoints()
-    if not checkpoints:
+    names = files.checkpoints()
+    file = files.open_file(f"checkpoints/{names[-1]}/model.safetensors") if names else None
+    if file is None:
         return None
-    with open(checkpoints[-1].path / "model.safetensors", "rb") as file:
-        size = file.read(8)
+    with file:
         try:
-            header = json.loads(file.read(struct.unpack("<Q", size)[0]))
-        except (struct.error, ValueError, OverflowError, MemoryError):
+            size = struct.unpack("<Q", file.read(8))[0]
+            header = parse_json(file.read(size), "the header") if size <= MOST_HEADER_BYTES else {}
+            tensors = [tensor["shape"] for name, tensor in header.items() if name != "__metadata__"]
+        except (struct.error, ClocheError, *UNFIT):
             return None  # `cloche verify` is the one to complain about a damaged file
     total = 0
-    for name, tensor in header.items():
+    for shape in tensors:
         count = 1
-        for length in tensor.get("shape", ()) if name != "__metadata__" else (0,):
+        for length in shape:
             count *= length
         total += count
     return total
 
 
-def last_of(records: Iterable[Record], key: str) -> Any:
-    return next((r[key] for r in reversed(list(records)) if r.get(key) is not None), None)
-
-
-def title(run: Run, name: str, metrics: list[Record]) -> str:
-    data_file = Path(run.path) / "data" / "data.json"
-    splits = json.loads(data_file.read_text()).get("splits", {}) if data_file.is_file() else {}
-    train = splits.get("train", {})
-    size, seconds, bpb = parameters(run), last_of(metrics, "time"), last_of(metrics, "val_bpb")
-    of = f" of {chapters.short(size)} parameters" if size else ""
-    on = (
-        f" on {chapters.size(train['bytes'])} of text in {_count(train['documents'], 'document')}"
-        if train.get("bytes")
-        else ""
-    )
-    spent = f", grown in {chapters.duration(seconds)} minutes" if seconds else ""
-    asked = question(run.recipe)
-    story = f"A language model{of}{spent}{on}."
+def title(files: RunFiles, about: Record, metrics: Metrics) -> Markup:
+    splits = (about["data"] or {}).get("splits")
+    train = splits.get("train") if isinstance(splits, dict) else None
+    sizes = {key: number(train.get(key)) for key in ("bytes", "documents")} if isinstance(train, dict) else {}
+    count, seconds, bpb = parameters(files), metrics.train.last("time"), metrics.validation.last("val_bpb")
+    story = "A language model"
+    story += f" of {chapters.short(count)} parameters" if count else ""
+    story += f", grown in {chapters.duration(seconds)} minutes" if seconds else ""
+    if sizes.get("bytes"):
+        story += f" on {chapters.size(int(sizes['bytes'] or 0))} of text"
+        story += f" in {_count(sizes['documents'], 'document')}" if sizes.get("documents") else ""
+    story += "."
     if bpb is not None:
         story += (
             f" It now needs {bpb:.3f} bits for each byte of text that it has never seen; a file of plain bytes needs 8."
         )
-    facts = [
-        ("steps", _shown(last_of(metrics, "step"), "{:,}")),
-        ("loss", _shown(last_of(metrics, "loss"), "{:.3f}", "nats/token")),
+    step = max(
+        (s for s in (metrics.train.last("step"), metrics.validation.last("step")) if s is not None), default=None
+    )
+    facts: list[tuple[str, Child]] = [
+        ("steps", _shown(step, "{:,.0f}")),
+        ("loss", _shown(metrics.train.last("loss"), "{:.3f}", "nats/token")),
         ("validation", _shown(bpb, "{:.3f}", "bits/byte")),
-        ("tokens seen", chapters.short(last_of(metrics, "tokens"))),
-        ("speed", f"{chapters.short(median_of(metrics, 'tokens_per_second'))} <small>tokens/s</small>"),
-        ("MFU", _shown(median_of(metrics, "mfu"), "{:.1%}")),
-        ("seed", str(run.info.get("seed", "–"))),
-        ("begun", escape(str(run.info.get("created", "–"))[:10])),
+        ("tokens seen", chapters.short(metrics.train.last("tokens"))),
+        ("speed", join(chapters.short(usual(metrics.train, "tokens_per_second")), " ", tag("small", "tokens/s"))),
+        ("MFU", _shown(usual(metrics.train, "mfu"), "{:.1%}")),
+        ("seed", words(about["info"].get("seed", "–"), 60)),
+        ("begun", words(about["info"].get("created", "–"), 1000)[:10]),
     ]
-    figures = "".join(f"<div><dt>{label}</dt><dd>{value}</dd></div>" for label, value in facts)
-    return (
-        f'<header class="title"><p class="brand">cloche</p><h1>{escape(name)}</h1>'
-        + (f'<p class="question">{escape(asked)}</p>' if asked else "")
-        + f"<p>{story}</p>"
-        f'<dl class="figures">{figures}</dl></header>'
+    figures = [tag("div", tag("dt", label), tag("dd", value)) for label, value in facts]
+    asked = tag("p", about["question"], class_="question") if about["question"] else EMPTY
+    return tag(
+        "header",
+        tag("p", "cloche", class_="brand"),
+        tag("h1", about["name"]),
+        asked,
+        tag("p", story),
+        tag("dl", figures, class_="figures"),
+        class_="title",
     )
 
 
-def _count(count: int, what: str) -> str:
+def _count(count: Any, what: str) -> str:
     return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
-def median_of(records: Iterable[Record], key: str) -> float | None:
-    """The usual value: a machine that was busy for a moment at the end should not stand for the whole run."""
-    values = [r[key] for r in records if r.get(key) is not None]
+def usual(columns: Columns, key: str) -> float | None:
+    """The median: a machine that was busy for a moment at the end should not stand for the whole run."""
+    values = [value for value in columns.columns[key] if value == value]
     return statistics.median(values) if values else None
 
 
-def _shown(value: Any, form: str, unit: str = "") -> str:
+def _shown(value: float | None, form: str, unit: str = "") -> Child:
     if value is None:
         return "–"
-    return form.format(value) + (f" <small>{unit}</small>" if unit else "")
+    return join(form.format(value), " ", tag("small", unit)) if unit else form.format(value)
 
 
-def curves(metrics: list[Record], events: list[Record]) -> str:
-    def points(key: str) -> list[tuple[float, float]]:
-        return [(r["step"], r[key]) for r in metrics if r.get(key) is not None]
+def curves(metrics: Metrics, events: list[Record]) -> Markup:
+    train, validation = metrics.train.thinned()["columns"], metrics.validation.thinned()["columns"]
 
-    steps = [r["step"] for r in metrics]
-    marks = tuple(e["step"] for e in events if e.get("kind") in ("spike", "nonfinite"))
+    def points(columns: dict[str, list[Any]], key: str) -> list[tuple[float, float]]:
+        return [(x, y) for x, y in zip(columns["step"], columns[key], strict=True) if y is not None]
+
+    steps = train["step"] + validation["step"]
+    alarms = [e for e in events if e["kind"] in ALARMS]
+    marks = tuple(e["step"] for e in alarms if "step" in e)
     plots = [
-        Plot("Training loss", "nats per token", points("loss"), "{:.3f}".format, marks),
-        Plot("Validation", "bits per byte", points("val_bpb"), "{:.3f}".format, marks, dots=True),
-        Plot("Gradient norm", "", points("grad_norm"), "{:.3g}".format, marks),
-        Plot("Learning rate", "", points("lr"), "{:.3g}".format),
+        Plot("Training loss", "nats per token", points(train, "loss"), "{:.3f}".format, marks),
+        Plot("Validation", "bits per byte", points(validation, "val_bpb"), "{:.3f}".format, marks, dots=True),
+        Plot("Gradient norm", "", points(train, "grad_norm"), "{:.3g}".format, marks),
+        Plot("Learning rate", "", points(train, "lr"), "{:.3g}".format),
     ]
-    drawn = "".join(plot.svg(min(steps), max(steps)) for plot in plots if plot.points)
+    drawn = [plot.svg(min(steps), max(steps)) for plot in plots if plot.points]
     if not drawn:
-        return ""
-    alarm = "".join(
-        f"<li>step {e['step']:,}: {escape(e['kind'])}, {escape(e.get('message', ''))}</li>"
-        for e in events
-        if e.get("kind") in ("spike", "nonfinite")
-    )
-    happened = f'<p class="note">The dashed lines mark:</p><ul class="note">{alarm}</ul>' if alarm else ""
-    return f'<section><h2>How it learned</h2><div class="panels">{drawn}</div>{happened}</section>'
+        return EMPTY
+    happened = [tag("li", f"step {e.get('step', 0):,}: {e['kind']}, {e['message']}") for e in alarms]
+    listed = [tag("p", "The dashed lines mark:", class_="note"), tag("ul", happened, class_="note")] if happened else []
+    return tag("section", tag("h2", "How it learned"), tag("div", drawn, class_="panels"), listed)
 
 
-def what_next(run: Run, name: str) -> str:
-    path = shlex.quote(str(run.path))
-    prompt = next((r["prompt"] for r in run.read_log("samples")), "Once")
+def what_next(files: RunFiles, about: Record, samples: list[Record]) -> Markup:
+    path = shlex.quote(str(files.path))
+    prompt = next((record["prompt"] for record in samples), "Once")
     commands = [
         (f"cloche open {path}", "these pages, live and explorable"),
         (f"cloche generate {path} {shlex.quote(prompt)}", "let it write"),
@@ -170,6 +194,10 @@ def what_next(run: Run, name: str) -> str:
         (f"cloche verify {path}", "check every hash"),
     ]
     wide = max(len(command) for command, _ in commands)
-    code = "\n".join(escape(f"{command:{wide}}  # {why}") for command, why in commands)
-    made = f"Made by cloche {escape(str(run.info.get('cloche', '')))} from the run folder {escape(name)} alone."
-    return f'<section class="next"><h2>What to type next</h2><pre><code>{code}</code></pre></section><footer>{made}</footer>'
+    code = "\n".join(f"{command:{wide}}  # {why}" for command, why in commands)
+    version = words(about["info"].get("cloche"), 60)
+    made = f"Made by cloche {version} from the run folder {about['name']} alone."
+    return join(
+        tag("section", tag("h2", "What to type next"), tag("pre", tag("code", code)), class_="next"),
+        tag("footer", made),
+    )

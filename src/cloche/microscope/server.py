@@ -12,6 +12,7 @@ import uvicorn
 from cloche.errors import ClocheError
 from cloche.microscope.app import make_app
 from cloche.microscope.asks import Worker
+from cloche.microscope.bounds import limits
 
 HOST = "127.0.0.1"
 BACKLOG = 128
@@ -40,7 +41,7 @@ def make_server(
     except ClocheError:
         listener.close()
         raise
-    config = uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=2)
+    config = uvicorn.Config(app, log_level="critical", access_log=False, **limits())
     server = uvicorn.Server(config)
     return server, listener, f"http://{HOST}:{listener.getsockname()[1]}/"
 

@@ -6,11 +6,13 @@ from collections.abc import Iterable
 from itertools import chain, islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cloche.errors import ClocheError
 from cloche.interp.dictionaries.firings import Firings, collect_firings
+from cloche.interp.dictionaries.learn import Tokens, batched_windows
 from cloche.interp.dictionaries.telling import logit_effects, telling_order
 from cloche.interp.finding import Finding
 from cloche.interp.harvest import activations
@@ -20,6 +22,7 @@ from cloche.model import Network
 from cloche.sparse import SAE, Report
 
 CONTEXT = (24, 12)  # tokens shown before and after a firing
+WINDOW = 256
 QUANTILES = (0.1, 0.5, 0.9)
 EXAMPLES = {1.0: 5, 0.9: 3, 0.5: 2}  # examples by quantile of a feature's firings; 1.0 are the strongest
 LOGITS, NEIGHBOURS = 10, 5
@@ -31,6 +34,12 @@ STREAM = (
     "mlp_out",
     "resid_post",
 )  # sites that add up to the last residual
+
+
+def held_out_windows(tokens: Tokens, net: Network, count: int) -> list[np.ndarray]:
+    """About `count` tokens from the start of a text, in batches of windows that the model can read."""
+    length = min(WINDOW, net.length or WINDOW, len(tokens))
+    return batched_windows(tokens, np.arange(max(1, min(count, len(tokens)) // length)), length)
 
 
 @torch.no_grad()
@@ -48,31 +57,55 @@ def features_report(
     features: density and maximum [features]. `others` are the models a crosscoder names beside this one. Choose windows the
     dictionary was not trained on, or its FVU flatters it.
     """
-    reader = reader_of(sae, subject.net, others)
-    stream = iter(windows)
-    first = next(stream, None)
-    if first is None:
-        raise ClocheError("There is no text to read features from: give at least one window of two tokens.")
-    batches = activations(subject.net, chain([first], stream), reader.route, others)
-    firings, measured = collect_firings(sae, batches)
-    effects = _effects(subject.net, reader, sae, first)
-    chosen = telling_order(firings, effects, sae.dictionary.unit(), count)
-    pages = _Pages(subject, sae, firings, measured, effects)
-    data = {
-        "dictionary": name,
-        "site": str(reader.route),
-        "places": [str(place) for place in reader.route.writes or reader.route.reads],
-        "tokens_seen": measured.signals,
-        "fvu": measured.fvu,
-        "l0": measured.l0,
-        "dead_share": measured.dead_share,
-        "density_histogram": measured.density_histogram(),
-        "features": [pages.of(i) for i in chosen],
-    }
-    strongest = torch.zeros(sae.features).scatter_reduce_(0, firings.owner, firings.values, "amax")
-    arrays = {"density": measured.density.float(), "maximum": strongest}
-    plan, _ = subject.net.plan(reader.own, [], firings.tokens[None, :1], None)
-    return Finding("features", _summary(subject, sae, data), subject.checkpoint, data, arrays, plan.hash)
+    return FeatureReader(subject, sae, windows, others).finding(name, count)
+
+
+class FeatureReader:
+    """A dictionary read over some text once: after that any feature's page, listed by a finding or not."""
+
+    @torch.no_grad()
+    def __init__(self, subject: Subject, sae: SAE, windows: Iterable[Any], others: Others | None = None) -> None:
+        """The arguments are those of `features_report`."""
+        self.subject, self.sae = subject, sae
+        self.reader = reader_of(sae, subject.net, others)
+        stream = iter(windows)
+        first = next(stream, None)
+        if first is None:
+            raise ClocheError("There is no text to read features from: give at least one window of two tokens.")
+        batches = activations(subject.net, chain([first], stream), self.reader.route, others)
+        self.firings, self.measured = collect_firings(sae, batches)
+        self.effects = _effects(subject.net, self.reader, sae, first)
+        self._pages = _Pages(subject, sae, self.firings, self.measured, self.effects)
+
+    @torch.no_grad()
+    def page(self, feature: int) -> dict[str, Any]:
+        """One feature as a finding's `features` have it, and `tokens_seen`. One that never fired has no examples and no
+        logits. ClocheError for a number that the dictionary does not have."""
+        if not 0 <= feature < self.sae.features:
+            raise ClocheError(f"There is no feature {feature}: the dictionary has {self.sae.features:,}, from 0 on.")
+        return self._pages.of(feature) | {"tokens_seen": self.measured.signals}
+
+    @torch.no_grad()
+    def finding(self, name: str = "", count: int = 40) -> Finding:
+        """The `features` finding of the `count` most telling features."""
+        measured, firings, route = self.measured, self.firings, self.reader.route
+        chosen = telling_order(firings, self.effects, self.sae.dictionary.unit(), count)
+        data = {
+            "dictionary": name,
+            "site": str(route),
+            "places": [str(place) for place in route.writes or route.reads],
+            "tokens_seen": measured.signals,
+            "fvu": measured.fvu,
+            "l0": measured.l0,
+            "dead_share": measured.dead_share,
+            "density_histogram": measured.density_histogram(),
+            "features": [self._pages.of(i) for i in chosen],
+        }
+        strongest = torch.zeros(self.sae.features).scatter_reduce_(0, firings.owner, firings.values, "amax")
+        arrays = {"density": measured.density.float(), "maximum": strongest}
+        plan, _ = self.subject.net.plan(self.reader.own, [], firings.tokens[None, :1], None)
+        summary = _summary(self.subject, self.sae, data)
+        return Finding("features", summary, self.subject.checkpoint, data, arrays, plan.hash)
 
 
 def _effects(net: Network, reader: Reader, sae: SAE, window: Any) -> Tensor | None:
@@ -128,19 +161,20 @@ class _Pages:
 
     def of(self, i: int) -> dict[str, Any]:
         where, values = self.firings.of(i)
-        strongest = float(values.max())
+        fires = len(values) > 0
+        strongest = float(values.max()) if fires else 0.0
         cosine = self.atoms @ self.atoms[i]
         cosine[i] = -torch.inf
         near = cosine.topk(min(NEIGHBOURS, len(cosine) - 1))
-        examples = _choose_examples(self.firings, where, values)
+        examples = _choose_examples(self.firings, where, values) if fires else []
         return {
             "id": i,
             "density": float(self.measured.density[i]),
             "max": strongest,
-            "quantiles": values.quantile(torch.tensor(QUANTILES)).tolist(),
+            "quantiles": values.quantile(torch.tensor(QUANTILES)).tolist() if fires else [0.0] * len(QUANTILES),
             "examples": [_example(self.firings, i, at, quantile, self.words) for at, quantile in examples],
-            "top_logits": self._logits(i, strongest, largest=True),
-            "bottom_logits": self._logits(i, strongest, largest=False),
+            "top_logits": self._logits(i, strongest, largest=True) if fires else [],
+            "bottom_logits": self._logits(i, strongest, largest=False) if fires else [],
             "neighbours": [[j, c] for j, c in zip(near.indices.tolist(), near.values.tolist(), strict=True)],
             "shares": self.shares[i].tolist(),
         }

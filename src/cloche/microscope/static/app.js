@@ -1,9 +1,9 @@
 // The shell: which run, how it is doing, and the five views.
-import { html, render, useEffect } from './vendor/htm-preact.js';
+import { html, render, useEffect, useErrorBoundary } from './vendor/htm-preact.js';
 import { Sentence } from './controls.js';
 import { whole } from './format.js';
 import { link, useRoute } from './route.js';
-import { open, stateOf, stepOf, useStore } from './store.js';
+import { damages, open, stateOf, stepOf, useStore } from './store.js';
 import { Curves } from './curves.js';
 import { Growing } from './growing.js';
 import { Health } from './health.js';
@@ -19,6 +19,13 @@ function Status({ store, run }) {
   const state = stateOf(run);
   const step = stepOf(run);
   return html`<span class=${'status ' + (state.live ? 'live' : '')}>${state.word}${step === undefined ? '' : html` · step <span class="num">${whole(step)}</span>`}</span>`;
+}
+
+// A view whose data are not of the type or shape that cloche writes is a sentence, and the other views stay.
+function Safe({ children }) {
+  const [error, reset] = useErrorBoundary();
+  useEffect(() => { if (error) reset(); }, [location.hash]);
+  return error ? html`<${Sentence} text=${`This view cannot be drawn: a file of the run has values of another type or shape than cloche writes (${error.message}). “cloche verify” lists what is damaged.`} />` : children;
 }
 
 function App() {
@@ -40,7 +47,8 @@ function App() {
       ${run.about.report && html`<a class="report" href="/report">report</a>`}
       <nav aria-label="Views">${Object.entries(VIEWS).map(([key, [text]]) => html`<a key=${key} href=${link(key)} aria-current=${key === chosen ? 'page' : undefined}>${text}</a>`)}</nav>
     </header>
-    <main id="main" tabindex="-1"><h2 class="hidden">${name}</h2><${Sentence} text=${store.error} />${run.damaged.map((text) => html`<${Sentence} key=${text} text=${text} />`)}<${View} state=${state} change=${change} key=${chosen} /></main>`;
+    <main id="main" tabindex="-1"><h2 class="hidden">${name}</h2><${Sentence} text=${store.error} />${damages(run).map((text) => html`<${Sentence} key=${text} text=${text} />`)}
+      ${run.loading && chosen !== 'curves' ? html`<p class="loading">Reading the run…</p>` : html`<${Safe} key=${chosen}><${View} state=${state} change=${change} /></>`}</main>`;
 }
 
 const root = document.getElementById('app');

@@ -1,9 +1,10 @@
 // Curves: how the run is going, and beside another if asked.
 import { html, useEffect } from './vendor/htm-preact.js';
 import { Chart } from './chart.js';
+import { resumeCommand } from './commands.js';
 import { Choice, Empty, Select } from './controls.js';
 import { duration, fixed, number, percent, short, whole } from './format.js';
-import { last, openSecond, stateOf, stepOf, useStore } from './store.js';
+import { last, openSecond, stateOf, stepOf, useStore, useWindow } from './store.js';
 
 const AXES = {
   step: ['step', whole, short], tokens: ['tokens', short, short], flops: ['FLOPs', short, short], time: ['time', duration, duration],
@@ -20,15 +21,18 @@ const TABLE_ROWS = 40;
 const SECONDS = [1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 18000, 36000, 86400];
 const ALARMS = ['spike', 'nonfinite'];
 
-// Exponential moving average without the pull towards the start (Kingma & Ba, 2015, section 3).
-export function smooth(values, weight) {
+// Exponential moving average without the pull towards the start (Kingma & Ba, 2015, section 3). Of a thinned history each
+// kept record stands for all since the one before: their mean counts as often as there are of them.
+export function smooth(values, weight, index, means) {
   if (!weight) return values;
   let mean = 0;
   let mass = 0;
-  return values.map((value) => {
-    if (value === null) return null;
-    mean = weight * mean + (1 - weight) * value;
-    mass = weight * mass + (1 - weight);
+  return values.map((value, i) => {
+    const taken = means ? means[i] : value;
+    if (taken === null) return null;
+    const kept = weight ** (index && i > 0 ? index[i] - index[i - 1] : 1);
+    mean = kept * mean + (1 - kept) * taken;
+    mass = kept * mass + (1 - kept);
     return mean / mass;
   });
 }
@@ -37,8 +41,9 @@ function lines(run, name, panel, axis, weight, second) {
   const from = run[panel.from || 'train'];
   const colour = second ? '--second' : '--first';
   const line = { label: name, colour, x: from[axis], dash: second };
-  if (!weight || !panel.noisy) return [{ ...line, y: from[panel.key], points: panel.points }];
-  return [{ ...line, y: from[panel.key], faint: true, silent: true, dash: false }, { ...line, y: smooth(from[panel.key], weight) }];
+  if (!weight || !panel.noisy) return [{ ...line, y: from[panel.key], points: panel.points && from[axis].length < 400 }];
+  const smoothed = smooth(from[panel.key], weight, from.index, run.means[panel.key]);
+  return [{ ...line, y: from[panel.key], faint: true, silent: true, dash: false }, { ...line, y: smoothed }];
 }
 
 // Events carry a step and a time; on the other axes they stand where the nearest earlier record does.
@@ -86,11 +91,12 @@ function Events({ run }) {
 function AsTable({ run }) {
   const { train, validation } = run;
   const n = train.step.length;
+  const total = run.total;
   const count = Math.min(n, TABLE_ROWS);
   const picked = Array.from({ length: count }, (_, i) => (count > 1 ? Math.round((i * (n - 1)) / (count - 1)) : 0));
   const before = (step) => { const i = validation.step.findLastIndex((s) => s <= step); return i < 0 ? null : validation.val_bpb[i]; };
   return html`<div class="scroll"><table class="data">
-    <caption>${n > count ? `${count} of ${whole(n)} records, evenly spaced; the last is the newest.` : `All ${n} records.`}</caption>
+    <caption>${total > count ? `${count} of ${whole(total)} records, evenly spaced; the last is the newest.` : `All ${total} records.`}</caption>
     <thead><tr>${['step', 'time', 'tokens', 'loss', 'bits/byte', 'gradient norm', 'learning rate', 'tokens/s', 'MFU'].map((h) => html`<th scope="col" key=${h}>${h}</th>`)}</tr></thead>
     <tbody>${picked.map((i) => html`<tr key=${i}><th scope="row">${whole(train.step[i])}</th><td>${duration(train.time[i])}</td><td>${short(train.tokens[i])}</td>
       <td>${fixed(train.loss[i], 3)}</td><td>${fixed(before(train.step[i]), 3)}</td><td>${number(train.grad_norm[i])}</td><td>${number(train.lr[i])}</td>
@@ -104,17 +110,19 @@ export function Curves({ state, change }) {
   const beside = run.about.runs.filter((name) => name !== store.main);
   const compare = beside.includes(state.compare) ? state.compare : '';
   useEffect(() => { openSecond(compare); }, [compare]);
-  if (!run.train.step.length && !run.validation.step.length) {
-    return html`<${Empty} title="No record yet" command=${`cloche resume ${run.about.path}`}>
-      The first line of log/metrics.jsonl appears here by itself, as soon as the run writes it. If nothing is training, start it:</>`;
-  }
   const axis = AXES[state.x] ? state.x : 'step';
   const weight = Math.min(0.99, Math.max(0, Number(state.smooth) || 0));
   const [xName, , xFormat] = AXES[axis];
-  const second = store.runs[compare];
-  const version = `${run.version}/${second ? second.version : ''}/${axis}/${weight}`;
-  const marks = marksOf(run, axis);
   const window = state.from !== undefined && Number(state.from) < Number(state.to) ? [Number(state.from), Number(state.to)] : null;
+  const near = useWindow(run, axis, window);
+  const other = useWindow(store.runs[compare], axis, window);
+  if (!run.train.step.length && !run.validation.step.length) {
+    return html`<${Empty} title="No record yet" command=${resumeCommand(run)}>
+      The first line of log/metrics.jsonl appears here by itself, as soon as the run writes it. If nothing is training, start it:</>`;
+  }
+  const second = store.runs[compare];
+  const version = `${near.version}/${other ? other.version : ''}/${axis}/${weight}`;
+  const marks = marksOf(run, axis);
   const onWindow = (ends) => change(ends ? { from: Number(ends[0].toPrecision(6)), to: Number(ends[1].toPrecision(6)) } : { from: null, to: null });
   return html`
     <${Figures} run=${run} />
@@ -130,10 +138,10 @@ export function Curves({ state, change }) {
     </div>
     ${window && html`<p class="note">Only from ${xFormat(window[0])} to ${xFormat(window[1])}. <button class="quiet" onClick=${() => onWindow(null)}>show all</button></p>`}
     ${second && html`<p class="key"><span class="first">${store.main}</span><span class="second">${compare}</span></p>`}
-    ${state.as === 'table' ? html`<${AsTable} run=${run} />` : html`<div class="panels">
+    ${state.as === 'table' ? html`<${AsTable} run=${near} />` : html`<div class="panels">
       ${PANELS.map((panel) => html`<${Chart} key=${panel.key} title=${panel.title} unit=${panel.unit} xName=${xName} xFormat=${xFormat}
         yFormat=${panel.tick} showFormat=${panel.format} marks=${marks} version=${version} range=${extent(run, second, axis)} window=${window} onWindow=${onWindow} xIncrements=${axis === 'time' ? SECONDS : undefined} smooth=${weight} height=${panel.key === 'loss' || panel.key === 'val_bpb' ? 240 : 170}
-        series=${[...lines(run, store.main, panel, axis, weight, false), ...(second ? lines(second, compare, panel, axis, weight, true) : [])]} />`)}
+        series=${[...lines(near, store.main, panel, axis, weight, false), ...(other ? lines(other, compare, panel, axis, weight, true) : [])]} />`)}
     </div>`}
     <${Events} run=${run} />`;
 }

@@ -1,6 +1,6 @@
 // A dictionary as a whole: what it explains, what its encoder misses, and what the model keeps with it put back.
 import { html } from './vendor/htm-preact.js';
-import { fixed, number, percent, quoted, short, whole } from './format.js';
+import { fixed, number, percent, short, whole } from './format.js';
 import { Lengths } from './measures.js';
 
 // Every dictionary that anything was found of: each features finding with the newest measurement of the same dictionary at the
@@ -21,16 +21,11 @@ export function Command({ children, command }) {
   return html`<p class="note command">${children} <code>${command}</code></p>`;
 }
 
-// The command that a verb of `cloche sae` needs for this dictionary; none for one that was never given a name.
-export function command(verb, run, name) {
-  return name ? `cloche sae ${verb} ${quoted(run.about.path)} ${quoted(name)}` : null;
-}
-
 // What was found with the features and what was measured are of different tokens; the measurement, where there is one, speaks.
 export function Facts({ list, measured }) {
   const data = measured || list;
   const facts = [['dictionary', data.dictionary], ['site', data.site]];
-  if (measured) facts.push(['kind', measured.kind.replace(/-sae$/, '')], ['features', whole(measured.features)]);
+  if (measured) facts.push(['kind', String(measured.kind).replace(/-sae$/, '')], ['features', whole(measured.features)]);
   facts.push(['variance explained', percent(data.fvu === null || data.fvu === undefined ? null : 1 - data.fvu)], ['active per token', fixed(data.l0, 1)],
     ['never active', percent(data.dead_share)], ['tokens read', short(data.tokens_seen)]);
   return html`<dl class="figures">${facts.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;

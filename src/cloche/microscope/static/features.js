@@ -2,12 +2,13 @@
 import { html, useMemo, useState } from './vendor/htm-preact.js';
 import { Bars, Choice, Empty, Select, Sentence, visible } from './controls.js';
 import { Density } from './density.js';
-import { Command, Facts, Measured, command, dictionaries } from './dictionary.js';
+import { featuresCommand, saeCommand } from './commands.js';
+import { Command, Facts, Measured, dictionaries } from './dictionary.js';
 import { fixed, number, oneIn, percent, whole } from './format.js';
 import { PlaceKey, Shares } from './measures.js';
 import { Probing } from './probing.js';
 import { link } from './route.js';
-import { useGet, useStore } from './store.js';
+import { get, post, useAnswer, useGet, useStore } from './store.js';
 
 const PAGE = 60;
 const SORTS = {
@@ -56,6 +57,8 @@ function List({ list, state, change }) {
   const found = useMemo(() => list.features.map((feature, place) => ({ ...feature, place }))
     .filter((f) => !wanted || String(f.id) === wanted || f.top.some((t) => t.toLowerCase().includes(wanted)) || f.example?.tokens.join('').toLowerCase().includes(wanted))
     .sort(SORTS[sort][1]), [list, sort, wanted]);
+  const listed = new Set(list.features.map((f) => f.id));
+  const unlisted = /^\d{1,9}$/.test(wanted) && !listed.has(Number(wanted)) && !(Number(wanted) >= list.total) ? Number(wanted) : null;
   const placed = list.places?.length > 1;
   const silent = list.features.length > 0 && list.features.every((f) => !f.top.length);
   return html`
@@ -63,8 +66,10 @@ function List({ list, state, change }) {
       <${Choice} name="sort" label="first" value=${sort} options=${Object.entries(SORTS).map(([key, [text]]) => [key, text])}
         onChange=${(key) => change({ sort: key === 'telling' ? null : key })} />
       <label class="prompt"><span>find</span><input type="search" value=${state.find || ''} placeholder="a word, or a feature’s number" onInput=${(event) => change({ find: event.target.value }, true)} /></label>
-      <span class="num">${whole(found.length)} of ${whole(list.features.length)}</span>
+      <span class="num">${whole(found.length)} of ${whole(list.features.length)}${list.total > list.features.length ? ` listed, of ${whole(list.total)}` : ''}</span>
     </div>
+    ${unlisted !== null && html`<p class="note">Feature ${unlisted} is not listed. <a href=${link('features', { ...state, feature: unlisted })}>Read feature ${unlisted}</a></p>`}
+    ${!wanted && list.total > list.features.length && html`<p class="note">The most telling ones are listed; any other opens by its number.</p>`}
     ${placed && html`<div class="where"><span>lives in</span><${PlaceKey} places=${list.places} /></div>`}
     ${silent && html`<p class="note">${silence(list)}</p>`}
     <ol class=${`features ${placed ? 'placed' : ''} ${silent ? 'silent' : ''}`}>${found.slice(0, count).map((f) => html`<li key=${f.id}><a href=${link('features', { ...state, feature: f.id })}>
@@ -75,13 +80,14 @@ function List({ list, state, change }) {
       <span class="num density">${percent(f.density, 2)}</span>
     </a></li>`)}</ol>
     ${found.length > count && html`<button class="quiet" onClick=${() => setCount(count + PAGE)}>Show ${Math.min(PAGE, found.length - count)} more</button>`}
-    ${!found.length && html`<p class="note">No feature’s example or logits hold “${state.find}”.</p>`}`;
+    ${!found.length && unlisted === null && html`<p class="note">No listed feature’s example or logits hold “${state.find}”.</p>`}`;
 }
 
 // A dictionary outside the residual stream adds nothing to the logits directly, so there is nothing to draw.
 const silence = (list) => `No direct effect on the logits: ${list.site} writes to no place of the residual stream.`;
 
 function Logits({ feature, list }) {
+  if (!(feature.max > 0)) return null;
   if (!feature.top_logits?.length && !feature.bottom_logits?.length) return html`<h3>What it makes likelier</h3><p class="note">${silence(list)}</p>`;
   return html`<h3>Makes likelier</h3><${Bars} pairs=${feature.top_logits || []} format=${(v) => fixed(v, 2)} label="tokens it makes likelier" />
     <h3>Makes unlikelier</h3><${Bars} pairs=${feature.bottom_logits || []} format=${(v) => fixed(v, 2)} label="tokens it makes unlikelier" tone="cold" />`;
@@ -89,13 +95,12 @@ function Logits({ feature, list }) {
 
 function One({ feature, list, state }) {
   const groups = [...new Map(feature.examples.map((e) => [String(e.quantile), e.quantile])).values()].sort((a, b) => b - a);
-  const known = new Set(list.features.map((f) => f.id));
   return html`
     <nav class="crumbs" aria-label="Features"><a href=${link('features', { ...state, feature: null })}>← all features</a></nav>
     <div class="feature">
       <section class="examples">
         <h2>Feature <span class="num">${feature.id}</span></h2>
-        <p class="lead">Fires on ${percent(feature.density, 2)} of tokens, at most ${number(feature.max)}.</p>
+        <p class="lead">${feature.max > 0 ? `Fires on ${percent(feature.density, 2)} of tokens, at most ${number(feature.max)}.` : 'It never fired.'}${feature.tokens_seen ? html` <small>Read over ${whole(feature.tokens_seen)} held-out tokens.</small>` : ''}</p>
         ${groups.map((q) => html`<div key=${q}><h3>${q >= 1 ? 'Strongest' : `Around the ${Math.round(q * 100)}th percentile`}</h3>
           <ul>${feature.examples.filter((e) => String(e.quantile) === String(q)).map((e, i) => html`<li key=${i}><${Tokens} tokens=${e.tokens} acts=${e.acts} max=${feature.max} />
             <span class="num">${number(Math.max(...e.acts))}</span></li>`)}</ul></div>`)}
@@ -104,7 +109,7 @@ function One({ feature, list, state }) {
         ${list.places?.length > 1 && feature.shares && html`<h3>Lives in</h3><${Shares} places=${list.places} shares=${feature.shares} named=${true} />`}
         <${Logits} feature=${feature} list=${list} />
         <h3>Neighbours</h3><ul class="neighbours">${(feature.neighbours || []).map(([id, cosine]) => html`<li key=${id}>
-          ${known.has(id) ? html`<a href=${link('features', { ...state, feature: id })}>${id}</a>` : html`<span>${id}</span>`} <span class="num">${fixed(cosine, 2)}</span></li>`)}</ul>
+          <a href=${link('features', { ...state, feature: id })}>${id}</a> <span class="num">${fixed(cosine, 2)}</span></li>`)}</ul>
         <${Histogram} histogram=${list.density_histogram} chosen=${feature.density} />
       </aside>
     </div>`;
@@ -114,7 +119,7 @@ function One({ feature, list, state }) {
 function Dictionary({ run, entry, list, measured, state, change, tools }) {
   const name = (measured || list).dictionary;
   const histogram = (list || measured).density_histogram;
-  const [report, read] = [command('report', run, name), command('features', run, name)];
+  const [report, read] = [saeCommand('report', run, name), saeCommand('features', run, name)];
   const drawn = html`<${Histogram} histogram=${histogram} />`;
   return html`
     ${tools}
@@ -131,14 +136,21 @@ function Shelf({ run, state, change, tabs }) {
   const { value: list, error } = useGet(entry.features && `features/${encodeURIComponent(entry.features)}`);
   const { value: measured, error: unmeasured } = useGet(entry.measured ? `finding/dictionary/${encodeURIComponent(entry.measured)}` : null);
   const one = entry.features && state.feature !== undefined;
-  const { value: feature, error: unknown } = useGet(one ? `features/${encodeURIComponent(entry.features)}/${encodeURIComponent(state.feature)}` : null);
+  const asked = one && list ? Number(state.feature) : null;
+  const listed = asked !== null && list.features.some((f) => f.id === asked);
+  // What is not listed is read by the worker, over the run's held-out text.
+  const { value: feature, error: unknown } = useAnswer(asked === null ? null : `${entry.features}/${asked}`, () => (listed
+    ? get(`features/${encodeURIComponent(entry.features)}/${asked}`, { run: run.about.name })
+    : post('feature', { run: run.about.name, finding: entry.features, feature: asked })));
   const wrong = error || unmeasured || unknown;
   if (wrong) return html`<${Sentence} text=${wrong} /><p><a href=${link('features', { ...state, feature: null })}>← all features</a></p>`;
   if ((entry.features && !list) || (entry.measured && !measured)) return html`<p class="loading">Reading the features…</p>`;
-  if (one) return feature ? html`<${One} feature=${feature} list=${list} state=${state} />` : html`<p class="loading">Reading the feature…</p>`;
+  if (one) return feature ? html`<${One} feature=${feature} list=${list} state=${state} />` : html`<p class="loading">${listed ? 'Reading the feature…' : 'Reading the feature over the held-out text; the first one that is not listed takes a while…'}</p>`;
   const choose = shelf.length > 1 && html`<${Select} label="dictionary" value=${entry.id} options=${shelf.map((e) => [e.id, `${e.of} · ${e.checkpoint || ''}`])} onChange=${(finding) => change({ finding })} />`;
+  const unread = run.about.dictionaries.filter((name) => !shelf.some((e) => e.of === name));
   const tools = (tabs || choose) && html`<div class="toolbar">${tabs}${choose}</div>`;
-  return html`<${Dictionary} run=${run} entry=${entry} list=${list} measured=${measured?.data} state=${state} change=${change} tools=${tools} />`;
+  return html`<${Dictionary} run=${run} entry=${entry} list=${list} measured=${measured?.data} state=${state} change=${change} tools=${tools} />
+    ${unread.map((name) => html`<${Command} key=${name} command=${saeCommand('features', run, name)}>The features of ${name} are not read yet:</>`)}`;
 }
 
 // What there is to see, each under a URL of its own: `show` names it.
@@ -153,8 +165,10 @@ export function Features({ state, change }) {
   const run = store.runs[store.main];
   const there = SHOWN.filter(([, , instruments]) => run.findings.some((finding) => instruments.includes(finding.instrument)));
   if (!there.length) {
-    return html`<${Empty} title="No feature yet" command=${`cloche demo`}>
-      Features come from a sparse dictionary trained on a layer’s residuals. The demo trains one when the model is grown, and it appears here by itself:</>`;
+    const [some] = run.about.dictionaries;
+    return html`<${Empty} title="No feature yet" command=${featuresCommand(run)}>${some
+      ? `The dictionary ${some} is trained, and its features are not read yet; they appear here by themselves:`
+      : `Features come from a sparse dictionary trained on a layer’s activations. ${run.about.checkpoints.length ? 'This run has none yet; the next step appears here when it is trained:' : 'It needs a checkpoint first:'}`}</>`;
   }
   const [name, View] = there.find(([key]) => key === state.show) || there[0];
   const tabs = there.length > 1 && html`<${Choice} name="show" label="show" value=${name} options=${there.map(([key]) => [key, key])} onChange=${(key) => change({ show: key === there[0][0] ? null : key })} />`;

@@ -1,5 +1,6 @@
 // Growing up: what the model says to the same prompts as it learns, and what it expects next.
 import { html } from './vendor/htm-preact.js';
+import { resumeCommand } from './commands.js';
 import { Bars, Choice, Empty, Legend, visible } from './controls.js';
 import { percent, whole } from './format.js';
 import { HeatMap } from './heatmap.js';
@@ -24,8 +25,11 @@ export function Growing({ state, change }) {
   const run = store.runs[store.main];
   const prompts = [...new Set(run.samples.map((record) => record.prompt))];
   if (!prompts.length) {
-    return html`<${Empty} title="No sample yet" command='[run]\nprompts = ["def ", "The "]'>
-      The run writes one continuation of each fixed prompt now and then; the first appears here by itself. The prompts stand in recipe.toml:</>`;
+    const silent = /^samples\s*=\s*0\b|^prompts\s*=\s*\[\s*\]/m.test(run.about.recipe);
+    const fill = silent ? resumeCommand(run, 'run.samples=8', 'run.prompts=["The ", "A "]') : resumeCommand(run);
+    return html`<${Empty} title="No sample yet" command=${fill}>${silent
+      ? 'The recipe of this run asks for no samples. Training on with some prompts writes them, and they appear here by themselves:'
+      : 'While it trains, the run writes one continuation of each of its prompts now and then; the first appears here by itself. If nothing is training, go on with it:'}</>`;
   }
   const chosen = Math.min(Math.max(0, Number(state.prompt) || 0), prompts.length - 1);
   const records = run.samples.filter((record) => record.prompt === prompts[chosen]);

@@ -1,6 +1,7 @@
 // Health: what goes on inside, layer by layer, step by step.
 import { html } from './vendor/htm-preact.js';
 import { Chart } from './chart.js';
+import { resumeCommand } from './commands.js';
 import { Empty, Legend } from './controls.js';
 import { number, percent, short, whole } from './format.js';
 import { HeatMap } from './heatmap.js';
@@ -87,8 +88,8 @@ export function Health({ state, change }) {
   const run = store.runs[store.main];
   const records = run.health;
   if (!records.length) {
-    return html`<${Empty} title="No measurement yet" command=${`cloche resume ${run.about.path}`}>
-      The run measures its inside every few steps and writes it to log/health.jsonl; the first record appears here by itself.</>`;
+    return html`<${Empty} title="No measurement yet" command=${resumeCommand(run)}>
+      While it trains, the run measures its inside every few steps and writes it to log/health.jsonl; the first record appears here by itself. If nothing is training, go on with it:</>`;
   }
   const steps = records.map((record) => record.step);
   const pinned = state.step === undefined ? null : steps.findLastIndex((step) => step <= Number(state.step));

@@ -1,5 +1,6 @@
 // The logit lens: what every layer would say next, at every position, if it were the last (nostalgebraist, 2020).
 import { html, useEffect, useRef, useState } from './vendor/htm-preact.js';
+import { resumeCommand } from './commands.js';
 import { Bars, Choice, Empty, Legend, Select, Sentence, visible } from './controls.js';
 import { fixed, percent, whole } from './format.js';
 import { colour, inkOn, share } from './scale.js';
@@ -60,6 +61,9 @@ function Grid({ data, mode, at, onAt, onPin }) {
   </table></div>`;
 }
 
+// What the instrument adds, such as that the prompt is longer than the model was trained on.
+const notesOf = (found) => [found.notes || found.data.notes || []].flat().map(String);
+
 function Shown({ found, state, change }) {
   const data = found.data;
   const [hover, setHover] = useState(null);
@@ -82,7 +86,8 @@ function Shown({ found, state, change }) {
         <p class="note">Entropy ${fixed(data.entropy[at.l][at.p], 2)} nats.${next === undefined ? '' : html` Really next: <code>${visible(next)}</code>, rank ${whole(rank)}.`}</p>
       </aside>
     </div>
-    <p class="summary">${found.summary} <small>${found.checkpoint}</small></p>`;
+    <p class="summary">${found.summary} <small>${found.checkpoint}</small></p>
+    ${notesOf(found).map((note) => html`<p class="note" key=${note}>${note}</p>`)}`;
 }
 
 export function Lens({ state, change }) {
@@ -115,11 +120,11 @@ export function Lens({ state, change }) {
     else change({ prompt, checkpoint, finding: null, at: null });
   };
   const onEnter = (event) => { if (event.key === 'Enter' && !event.shiftKey) { event.preventDefault(); event.target.form.requestSubmit(); } };
-  const prompt = draft.prompt ?? (state.prompt || result.found?.data.prompt || '');
+  const prompt = draft.prompt ?? (state.prompt || result.found?.data.prompt || (stored.length ? '' : run.about.prompts[0]) || '');
   const checkpoint = draft.checkpoint ?? (state.checkpoint || result.found?.checkpoint || last(checkpoints));
   return html`
     <form class="toolbar ask" onSubmit=${submit}>
-      <label class="prompt"><span>prompt</span><textarea name="prompt" rows=${Math.min(8, prompt.split('\n').length)} value=${prompt} placeholder="def read(self, " spellcheck="false"
+      <label class="prompt"><span>prompt</span><textarea name="prompt" rows=${Math.min(8, prompt.split('\n').length)} value=${prompt} placeholder=${run.about.prompts[0] || 'some text'} spellcheck="false"
         aria-description="Enter runs the lens, Shift and Enter begins a new line" onKeyDown=${onEnter} onFocus=${(event) => setDraft({ ...draft, prompt: event.target.value })}
         onInput=${(event) => setDraft({ ...draft, prompt: event.target.value })}></textarea></label>
       <label class="select"><span>checkpoint</span><select name="checkpoint" disabled=${!checkpoints.length} onChange=${(event) => setDraft({ ...draft, checkpoint: event.target.value })}>
@@ -132,8 +137,8 @@ export function Lens({ state, change }) {
     </form>
     <${Sentence} text=${result.error} />
     ${result.found && !result.error && html`<${Shown} found=${result.found} state=${state} change=${change} />`}
-    ${!result.found && !result.error && !result.busy && html`<${Empty} title=${checkpoints.length ? 'Ask a layer what it would say' : 'No checkpoint yet'}>
-      ${checkpoints.length ? 'Type a prompt above and run the lens: each layer then shows what it would say next if it were the last.'
-        : 'The lens needs a checkpoint; the run’s first one appears here by itself.'}</>`}
+    ${!result.found && !result.error && !result.busy && (checkpoints.length
+      ? html`<${Empty} title="Ask a layer what it would say">Run the lens on the prompt above, or on one of your own: each layer then shows what it would say next if it were the last.</>`
+      : html`<${Empty} title="No checkpoint yet" command=${resumeCommand(run)}>The lens needs a checkpoint; the run’s first one appears here by itself. If nothing is training, go on with it:</>`)}
     ${result.busy && !result.found && html`<p class="loading">Loading the model into its own process; the first answer takes some seconds…</p>`}`;
 }

@@ -8,7 +8,7 @@ const CLOCK_SECONDS = 10;
 let waiting = false;
 let source = null;
 
-export const store = { main: null, runs: {}, connected: false, error: null, touched: 0 };
+export const store = { main: null, runs: {}, connected: true, error: null, touched: 0 };
 
 // Many records may arrive at once; the page is drawn once.
 function changed() {
@@ -30,22 +30,24 @@ async function answer(response) {
 }
 
 export async function get(path, query = {}) {
-  const url = `/api/${path}?${new URLSearchParams(query)}`;
-  return answer(await fetch(url).catch(() => { throw new Error(GONE); }));
+  const words = String(new URLSearchParams(query));
+  return answer(await fetch(`/api/${path}${words && '?'}${words}`).catch(() => { throw new Error(GONE); }));
 }
 
-// What the server answers at a path, {value} or {error}; nothing until then, nor while another path is asked. null asks nothing.
-export function useGet(path) {
+// What a question is answered, {value} or {error}; nothing until then, nor while another is asked. Without a key nothing is asked.
+export function useAnswer(key, ask) {
   const [got, set] = useState({});
   useEffect(() => {
-    if (!path) return undefined;
+    if (!key) return undefined;
     let wanted = true;
-    const take = (answered) => { if (wanted) set({ path, ...answered }); };
-    get(path).then((value) => take({ value }), (error) => take({ error: error.message }));
+    const take = (answered) => { if (wanted) set({ key, ...answered }); };
+    ask().then((value) => take({ value }), (error) => take({ error: error.message }));
     return () => { wanted = false; };
-  }, [path]);
-  return got.path === path ? got : {};
+  }, [key]);
+  return got.key === key ? got : {};
 }
+
+export function useGet(path) { return useAnswer(path, () => get(path)); }
 
 export async function post(path, body) {
   const headers = { 'content-type': 'application/json', 'x-cloche-token': token };
@@ -55,45 +57,66 @@ export async function post(path, body) {
 
 const GONE = 'The microscope’s server is gone: start it again with “cloche open”.';
 
-async function read(name) {
-  const query = { run: name };
-  const parts = ['run', 'history', 'health', 'samples', 'findings'].map((part) => get(part, query));
-  const [about, history, health, samples, findings] = await Promise.all(parts);
+// The first chart needs the run and its metrics; the rest is fetched while that is drawn.
+async function begin(name) {
+  const query = name ? { run: name } : {};
+  const [about, history] = await Promise.all([get('run', query), get('history', query)]);
   return {
-    about, train: history.train, validation: history.validation, events: history.events,
-    health: health.records, samples: samples.records, findings: findings.findings, damaged: findings.damaged,
-    cursors: { ...history.cursors, ...health.cursors, ...samples.cursors }, version: 1, heard: history.age === null ? null : Date.now() - 1000 * history.age,
+    about, ...columnsOf(history), events: history.events, health: [], samples: [], findings: [], loading: true,
+    damaged: { run: about.damaged, history: history.damaged }, cursors: history.cursors, version: 1,
+    heard: history.age === null ? null : Date.now() - 1000 * history.age,
   };
 }
 
-export async function open() {
+// `means` holds, of a thinned history, the mean of each noisy measure over the records up to each that was kept.
+export function columnsOf({ train, validation }) {
+  return { train: train.columns, means: train.means, validation: validation.columns, total: train.total };
+}
+
+async function complete(run) {
+  const query = { run: run.about.name };
+  const part = async (name) => {
+    try { return await get(name, query); } catch (error) { return { failed: true, damaged: [error.message] }; }
+  };
+  const [health, samples, findings] = await Promise.all(['health', 'samples', 'findings'].map(part));
+  Object.assign(run, { health: health.records || [], samples: samples.records || [], findings: findings.findings || [], loading: false });
+  Object.assign(run.damaged, { health: health.damaged, samples: samples.damaged, findings: findings.damaged });
+  Object.assign(run.cursors, health.cursors, samples.cursors);
+  run.version += 1;
+}
+
+// A sentence for each thing that could not be read.
+export function damages(run) { return [...new Set(Object.values(run.damaged).flat())].slice(0, 8); }
+
+async function bring(name) {
   try {
-    const about = await get('run');
-    store.main = about.name;
-    store.runs[about.name] = await read(about.name);
-    document.title = `${about.name} · cloche`;
+    const run = await begin(name);
+    store.main = store.main || run.about.name;
+    store.runs[run.about.name] = run;
+    store.error = null;
+    changed();
+    await complete(run);
     follow();
-    setInterval(changed, 1000 * CLOCK_SECONDS); // silence makes no event
   } catch (error) { store.error = error.message; }
   changed();
+}
+
+export async function open() {
+  await bring('');
+  setInterval(changed, 1000 * CLOCK_SECONDS); // silence makes no event
 }
 
 // A second run is read once and then followed by the same stream.
 export async function openSecond(name) {
-  if (!name || store.runs[name]) return;
-  try {
-    store.runs[name] = await read(name);
-    follow();
-  } catch (error) { store.error = error.message; }
-  changed();
+  if (name && !store.runs[name]) await bring(name);
 }
 
+const again = new Set();
 async function reread(name) {
-  try {
-    store.runs[name] = await read(name);
-    follow();
-  } catch (error) { store.error = error.message; }
-  changed();
+  if (again.has(name)) return;
+  again.add(name);
+  await bring(name);
+  again.delete(name);
 }
 
 function follow() {
@@ -109,9 +132,11 @@ function follow() {
   });
   on('records', (run, data) => { run.heard = Date.now(); takers[data.log](run, data.records); });
   on('checkpoints', (run, data) => { run.about.checkpoints = data.checkpoints; });
-  on('findings', (run, data) => { run.findings = data.findings; run.damaged = data.damaged; });
-  source.addEventListener('trouble', (event) => { store.error = JSON.parse(event.data).message; changed(); });
+  on('dictionaries', (run, data) => { run.about.dictionaries = data.dictionaries; });
+  on('findings', (run, data) => { run.findings = data.findings; run.damaged.findings = data.damaged; });
+  on('trouble', (run, data) => { run.damaged.live = [...(run.damaged.live || []), data.message].slice(-4); });
   on('rewritten', (run, data) => reread(data.run));
+  on('behind', (run, data) => reread(data.run));
 }
 
 // Should this stream be opened anew for a second run, it goes on from here and not from the first reading.
@@ -119,14 +144,21 @@ function remember(cursors) {
   for (const [name, logs] of Object.entries(cursors)) if (store.runs[name]) store.runs[name].cursors = logs;
 }
 
-const append = (columns, record) => { for (const key of Object.keys(columns)) columns[key].push(record[key] ?? null); };
+const append = (columns, record) => { for (const key of Object.keys(columns)) if (key !== 'index') columns[key].push(record[key] ?? null); };
+const LONG = 20_000;
 
 const takers = {
   metrics(run, records) {
     for (const record of records) {
-      if ('loss' in record) append(run.train, record);
+      if ('loss' in record) {
+        append(run.train, record);
+        for (const [key, means] of Object.entries(run.means)) means.push(record[key] ?? null);
+        run.train.index.push(run.total);
+        run.total += 1;
+      }
       if ('val_bpb' in record) append(run.validation, record);
     }
+    if (run.train.step.length > LONG) reread(run.about.name); // which thins it
   },
   health(run, records) { run.health.push(...records); },
   samples(run, records) { run.samples.push(...records); },
@@ -142,6 +174,14 @@ export const stepOf = (run) => [last(run.train.step), last(run.validation.step)]
 function patience(run) {
   const { time } = run.train;
   return Math.max(60, time.length > 1 ? (20 * (last(time) - time[0])) / (time.length - 1) : 0);
+}
+
+// A run as seen through a window of an axis: of a history that was thinned, the records in the window are fetched.
+export function useWindow(run, axis, window) {
+  const thinned = run && window && run.train.step.length < run.total;
+  const query = thinned && new URLSearchParams({ run: run.about.name, x: axis, from: window[0], to: window[1] });
+  const { value } = useGet(thinned ? `history?${query}` : null);
+  return value ? { ...run, ...columnsOf(value), version: `${run.version}/${query}` } : run;
 }
 
 // What the run is doing, from its last event and from whether anything arrived lately.

@@ -1,0 +1,100 @@
+"""HTML that cannot forget to escape: text is only ever placed in a page through `tag`, which escapes it.
+
+A `Markup` is not a string. Joined with one it raises, and written into an f-string it gives text that `tag` escapes like any
+other, so that a slip shows as visible angle brackets in the page and never as an element.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+from typing import TypeAlias
+
+# The report is one page with its style inside: it may style itself and show its own images, and nothing more.
+REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+VOID = {"meta", "img", "br"}
+LINKS = {"src", "href"}
+_CONTROLS = dict.fromkeys((*range(9), 11, 12, *range(14, 32), 127), "\ufffd")
+
+
+class Markup:
+    """A piece of HTML. Made by `tag`, `join` and `stylesheet` alone."""
+
+    __slots__ = ("_html",)
+
+    def __init__(self, html: str) -> None:
+        self._html = html
+
+    @property
+    def html(self) -> str:
+        return self._html
+
+    def __bool__(self) -> bool:
+        return bool(self._html)
+
+    def __repr__(self) -> str:
+        return f"Markup({self._html!r})"
+
+
+Child: TypeAlias = "Markup | str | int | float | Iterable[Child] | None"
+Value: TypeAlias = "str | int | float | bool | None"
+EMPTY = Markup("")
+
+
+def text(value: object) -> str:
+    """Escaped text: the one place where what a run folder says becomes HTML. Control characters and lone surrogates, which
+    no page can carry, become U+FFFD."""
+    plain = str(value).encode("utf-8", "replace").decode("utf-8") if _has_surrogate(str(value)) else str(value)
+    return escape(plain.translate(_CONTROLS), quote=False).replace(
+        '"', "&quot;"
+    )  # every attribute stands in double quotes
+
+
+def _has_surrogate(value: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def tag(name: str, /, *children: Child, **attributes: Value) -> Markup:
+    """<name attribute="value">children</name>. Every value and every child that is not a `Markup` is escaped; `None` is left
+    out. `class_` is class, `aria_label` aria-label. Scripts and links to anywhere are refused."""
+    if name in ("script", "iframe", "object", "embed", "link", "base", "form"):
+        raise ValueError(f"a page of the report has no <{name}>")
+    given = "".join(_attribute(key, value) for key, value in attributes.items())
+    inner = "" if name in VOID else join(*children).html + f"</{name}>"
+    return Markup(f"<{name}{given}>{inner}")
+
+
+def _attribute(key: str, value: Value) -> str:
+    if value is None or value is False:
+        return ""
+    name = key.rstrip("_").replace("_", "-")
+    if name.startswith("on") or (name in LINKS and not str(value).startswith("data:image/png;base64,")):
+        raise ValueError(f"a page of the report has no attribute {name}={value!r}")
+    return f' {name}="{text("" if value is True else value)}"'
+
+
+def join(*children: Child) -> Markup:
+    """Markup and texts, one after another."""
+    parts = []
+    for child in children:
+        if isinstance(child, Markup):
+            parts.append(child.html)
+        elif isinstance(child, str | int | float):
+            parts.append(text(child))
+        elif child is not None:
+            parts.append(join(*child).html)
+    return Markup("".join(parts))
+
+
+def document(title: str, style: str, *body: Child) -> str:
+    """A whole page: the only place that writes Markup out as a string. `style` is this package's own stylesheet."""
+    sheet = Markup(f"<style>\n{style}</style>")
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=REPORT_POLICY),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", title),
+        sheet,
+    )
+    return f"<!doctype html>\n{tag('html', head, tag('body', *body), lang='en').html}\n"

@@ -1,0 +1,213 @@
+"""Reading a run folder, whoever wrote it: nothing outside it, nothing without a bound, and one reader of JSON.
+
+Every file that the server, the report and the worker read goes through `RunFiles`, and everything they parse as JSON, a
+request's body too, through `parse_json`. Each refusal is one sentence.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+from cloche.errors import ClocheError
+from cloche.runs import Run
+
+MOST_DEPTH = 40
+MOST_INTEGER = 10**30
+MOST_JSON_BYTES = 32 << 20
+MOST_RECIPE_BYTES = 1 << 18
+MOST_ENTRIES = 20_000
+_STEP = re.compile(r"step-\d{6,18}")
+
+
+class BadRequest(ClocheError):
+    """A request that no answer fits: malformed, too large or out of bounds."""
+
+    status = 400
+
+
+def clean(value: Any, what: str = "a value", depth: int = 0) -> Any:
+    """A JSON value with every non-finite number null. ClocheError for one nested too deep and for huge integers."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, int):
+        if not -MOST_INTEGER < value < MOST_INTEGER:
+            raise ClocheError(f"{what} has a number of more than 30 digits, which cannot be shown.")
+        return value
+    if isinstance(value, list | dict):
+        if depth >= MOST_DEPTH:
+            raise ClocheError(f"{what} is nested more than {MOST_DEPTH} levels deep.")
+        if isinstance(value, list):
+            return [clean(item, what, depth + 1) for item in value]
+        return {str(key): clean(item, what, depth + 1) for key, item in value.items()}
+    return value
+
+
+def parse_json(data: bytes | str, what: str, most: int = MOST_JSON_BYTES) -> Any:
+    """The cleaned JSON value. ClocheError, naming `what`, where it is too large, malformed, nested too deep, or has an
+    integer of more than 30 digits."""
+    if len(data) > most:
+        raise ClocheError(f"{what} has {len(data):,} bytes, and at most {most:,} are read.")
+    try:
+        value = json.loads(data)
+    except RecursionError:
+        raise ClocheError(f"{what} is nested more than {MOST_DEPTH} levels deep.") from None
+    except ValueError:  # malformed, not UTF-8, or an integer with thousands of digits
+        raise ClocheError(f"{what} is not valid JSON.") from None
+    return clean(value, what)
+
+
+class RunFiles:
+    """A run folder to read from. Paths are relative to it; one that leads outside, by a link or by `..`, is refused."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.root = _resolved(self.path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFiles:
+        """Raises ClocheError where there is no run, or one of another format."""
+        files = cls(path)
+        if files.file("run.json") is not None:
+            files.object("run.json")  # deep, huge or malformed: said before `Run` parses it without bounds
+        Run.open(files.path)
+        return files
+
+    def file(self, relative: str) -> Path | None:
+        """Where a regular file is; None when it is missing. ClocheError when it is something else or leads outside."""
+        path = self._inside(relative)
+        try:
+            kind = path.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise ClocheError(f"{self._name(relative)} cannot be read: {error.strerror}.") from None
+        if not stat.S_ISREG(kind):
+            raise ClocheError(f"{self._name(relative)} is not a file: move it away.")
+        return path
+
+    def open_file(self, relative: str) -> BinaryIO | None:
+        """The file opened to read; None when it is missing."""
+        path = self.file(relative)
+        try:
+            return None if path is None else open(path, "rb")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise ClocheError(f"{self._name(relative)} cannot be read: {error.strerror}.") from None
+
+    def read(self, relative: str, most: int = MOST_JSON_BYTES) -> bytes | None:
+        """The whole file; None when it is missing. ClocheError when it has more than `most` bytes."""
+        file = self.open_file(relative)
+        if file is None:
+            return None
+        with file:
+            size = os.fstat(file.fileno()).st_size
+            if size > most:
+                raise ClocheError(f"{self._name(relative)} has {size:,} bytes, and at most {most:,} are read.")
+            return file.read(most)
+
+    def text(self, relative: str, most: int = MOST_JSON_BYTES) -> str | None:
+        data = self.read(relative, most)
+        return None if data is None else data.decode("utf-8", "replace")
+
+    def object(self, relative: str) -> dict[str, Any] | None:
+        """A JSON object, cleaned; None when the file is missing. ClocheError when it is anything else."""
+        data = self.read(relative)
+        if data is None:
+            return None
+        value = parse_json(data, self._name(relative))
+        if not isinstance(value, dict):
+            raise ClocheError(f"{self._name(relative)} is not a JSON object.")
+        return value
+
+    def entries(self, relative: str) -> list[os.DirEntry[str]]:
+        """What a folder has that does not lead outside, by name; [] where it is missing."""
+        try:
+            folder = self._inside(relative)
+            with os.scandir(folder) as found:
+                listed = [entry for entry, _ in zip(found, range(MOST_ENTRIES), strict=False)]
+        except (OSError, ClocheError):
+            return []
+        kept = [e for e in listed if not e.is_symlink() or self.is_inside(f"{relative}/{e.name}")]
+        return sorted(kept, key=lambda entry: entry.name)
+
+    def is_inside(self, relative: str) -> bool:
+        try:
+            self._inside(relative)
+        except ClocheError:
+            return False
+        return True
+
+    def walk(self, relative: str) -> Iterator[str]:
+        """Every file below a folder, links left unfollowed but named."""
+        for folder, folders, names in os.walk(self._inside(relative)):
+            here = Path(folder).relative_to(self.root)
+            yield from (str(here / name) for name in (*names, *folders) if (Path(folder) / name).is_symlink())
+            yield from (str(here / name) for name in names if not (Path(folder) / name).is_symlink())
+
+    def all_inside(self, relative: str) -> None:
+        """Raises ClocheError when any file below a folder leads outside the run, before another library opens it."""
+        for name in self.walk(relative):
+            self._inside(name)
+
+    def checkpoints(self) -> list[str]:
+        """The names of the complete checkpoints, in order of their steps."""
+        names = [entry.name for entry in self.entries("checkpoints") if _STEP.fullmatch(entry.name)]
+        return sorted(filter(self._complete, names), key=lambda name: int(name[5:]))
+
+    def _complete(self, name: str) -> bool:
+        try:
+            manifest = self.object(f"checkpoints/{name}/manifest.json")
+        except ClocheError:
+            return False
+        return manifest is not None and isinstance(manifest.get("files"), dict) and "step" in manifest
+
+    def recipe(self) -> dict[str, Any]:
+        """recipe.toml, parsed; {} where it cannot be: a recipe edited by hand must not keep anyone from looking."""
+        try:
+            return tomllib.loads(self.text("recipe.toml", MOST_RECIPE_BYTES) or "")
+        except (ClocheError, ValueError, RecursionError):
+            return {}
+
+    def _inside(self, relative: str) -> Path:
+        try:
+            path = (self.root / PurePosixPath(relative)).resolve()
+        except (OSError, RuntimeError, ValueError):  # a loop of links, a name too long, a zero byte
+            raise ClocheError(f"{self._name(relative)} cannot be read: its path leads nowhere.") from None
+        if not path.is_relative_to(self.root):
+            raise ClocheError(f"{self._name(relative)} leads outside the run folder, and is not read.")
+        return path
+
+    def _name(self, relative: str) -> str:
+        return f"{self.root.name}/{relative}"
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError):
+        raise ClocheError(f"{path} is not a folder that can be opened.") from None
+
+
+def number(value: Any) -> float | int | None:
+    """A finite number as it is; None for anything else."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    fits = isinstance(value, int) and not isinstance(value, bool) and -MOST_INTEGER < value < MOST_INTEGER
+    return value if fits else None
+
+
+def words(value: Any, most: int = 20_000) -> str:
+    """A text of bounded length; what is not text is written as JSON would write it."""
+    if value is None:
+        return ""
+    text = value if isinstance(value, str) else json.dumps(clean(value))
+    return text if len(text) <= most else text[: most - 1] + "…"
