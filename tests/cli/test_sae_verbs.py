@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,10 +46,33 @@ def test_a_dictionary_is_trained_measured_and_read(call: Call, run: Path, kind: 
     before = (run / "dictionaries/resid_post_1/dictionary.safetensors").read_bytes()
     code, out, err = call("sae", "features", run, "resid_post_1", "--count", 3, "--tokens", 2_000)
     assert code == 0 and out.count(", says ") == 3, err
-    assert Run.open(run).findings("features")[0]["summary"] in out
+    (read,) = Run.open(run).findings("features")
+    assert read["summary"] in out
+    every_feature_opens(run, read, sae.features)
     code, _, err = call("sae", "train", run, "--site", "resid_post[1]", *SMALL)
     assert code == 1 and "nothing is overwritten" in err
     assert (run / "dictionaries/resid_post_1/dictionary.safetensors").read_bytes() == before
+
+
+def every_feature_opens(run: Path, read: dict[str, Any], count: int) -> None:
+    """The microscope's worker gives a page for each number: of a listed feature what the finding says of it."""
+    from cloche.microscope import worker
+
+    asked = {"checkpoint": str(run / "checkpoints/step-000012"), "dictionary": "resid_post_1"}
+    asked["tokens"] = read["data"]["tokens_seen"]
+    pages = [worker.answer({"id": 1, "ask": "feature", **asked, "feature": i}) for i in range(count)]
+    assert [page["ok"]["id"] for page in pages] == list(range(count))
+    assert {page["ok"]["tokens_seen"] for page in pages} == {asked["tokens"]}
+    for feature in read["data"]["features"]:
+        page = pages[feature["id"]]["ok"]
+        assert page["examples"][0]["tokens"] == feature["examples"][0]["tokens"]
+        assert page["density"] == pytest.approx(feature["density"])
+        assert all(0 <= near < count for near, _ in page["neighbours"])
+    assert "has 96, from 0 on" in worker.answer({"id": 2, "ask": "feature", **asked, "feature": count})["error"]
+    (run / "dictionaries/resid_post_1/leak").symlink_to("/etc/hostname")
+    worker.reader.cache_clear()
+    assert "outside" in worker.answer({"id": 3, "ask": "feature", **asked, "feature": 0})["error"]
+    (run / "dictionaries/resid_post_1/leak").unlink()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from cloche.microscope.follow import MOST_BACKLOG_BYTES, Follower, as_text
 from cloche.microscope.library import Library
 from cloche.microscope.logbook import Logbook
 from cloche.microscope.reading import RunFiles
-from cloche.runs.atomic import to_json
 
 
 @pytest.fixture
@@ -107,7 +106,7 @@ def test_a_damaged_line_is_told_once_and_the_rest_arrives(run):
 
 def test_a_reader_far_behind_fetches_the_history_again(run):
     follower = follow_from_here(run)
-    lines = b"".join(to_json(metric(step)) + b"\n" for step in range(301, 3001))
+    lines = b"".join(json.dumps(metric(step)).encode() + b"\n" for step in range(301, 3001))
     with open(run.path / "log" / "metrics.jsonl", "ab") as file:
         file.write(lines)
     assert len(lines) > MOST_BACKLOG_BYTES
