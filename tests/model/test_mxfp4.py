@@ -98,7 +98,7 @@ def _config(value: Any) -> Any:
 FIRST = NAMES[0]
 SPOILT = {
     "another packing": (_config({"quant_method": "gptq"}), r"only mxfp4 is"),
-    "no packing at all": (_config("mxfp4"), r"only mxfp4 is"),
+    "no packing at all": (_config("mxfp4"), "must be an object"),
     "no scales": (
         _tensors(lambda s: {k: v for k, v in s.items() if k != f"{FIRST}_scales"}),
         f"lacks the tensor '{FIRST}'",

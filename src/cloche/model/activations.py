@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import ClocheError, shown
 from cloche.model.part import Part
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -36,6 +36,8 @@ class Shifted(Part):
     def __post_init__(self) -> None:
         self.check_fields(type(self).__name__)
         activation(self.activation)
+        if not abs(self.shift) <= MOST_SHIFT:
+            raise ClocheError(f"Shifted(shift={shown(self.shift)}) must be a number of at most {MOST_SHIFT:,} in size.")
         if not second_moment(self) > FAINTEST:
             raise ClocheError(
                 f"Shifted({self.activation!r}, shift={self.shift}) is zero for every input there is at birth; choose a "
@@ -43,6 +45,7 @@ class Shifted(Part):
             )
 
 
+MOST_SHIFT = 1_000_000  # what is shifted has a deviation of about one
 FAINTEST = 1e-12  # second moment below which an activation says nothing that a matrix could make up for
 
 
@@ -51,8 +54,8 @@ def activation(which: str | Shifted) -> Callable[[Tensor], Tensor]:
     if isinstance(which, Shifted):
         inner, shift = activation(which.activation), which.shift
         return lambda x: inner(x - shift)
-    if which not in ACTIVATIONS:
-        raise ClocheError(f"Unknown activation {which!r}; known are {', '.join(ACTIVATIONS)}.")
+    if not isinstance(which, str) or which not in ACTIVATIONS:
+        raise ClocheError(f"Unknown activation {shown(which)}; known are {', '.join(ACTIVATIONS)}.")
     return ACTIVATIONS[which]
 
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from cloche.errors import ClocheError
+from cloche.errors import ClocheError, shown
 from cloche.model.attention import Mixer
 from cloche.model.context import Context
 from cloche.model.declare import Module
@@ -17,6 +17,7 @@ from cloche.model.norms import Norm, RMSNorm
 from cloche.model.part import Part, positive
 
 BRANCHES = 2  # residual branches a block adds to the stream: mix and map
+DEEPEST = 10_000  # blocks; far beyond any model there is, and still built in seconds
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,8 @@ class Stack(Body):
 
     def __post_init__(self) -> None:
         positive(self, depth=self.depth)
+        if self.depth > DEEPEST:
+            raise ClocheError(f"Stack(depth={shown(self.depth)}) must be at most {DEEPEST:,} blocks.")
         if not self.blocks:
             raise ClocheError("Stack(block=()) holds no block; give at least one.")
 

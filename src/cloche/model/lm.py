@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from cloche.errors import ClocheError
 from cloche.model.bodies import Body
 from cloche.model.declare import Linear, Module
 from cloche.model.norms import Norm, RMSNorm
@@ -96,4 +97,12 @@ class LM(Part):
         from cloche.model.network import Network
 
         self.check_fields()
-        return Network(self, seed)
+        try:
+            return Network(self, seed)
+        except (RuntimeError, TypeError, MemoryError, OverflowError) as error:
+            if not any(word in str(error) for word in ("allocate", "overflow", "size", "memory")):
+                raise
+            raise ClocheError(
+                f"A model of {self.vocab:,} tokens and width {self.width:,} with these layers does not fit into memory; choose "
+                "smaller sizes."
+            ) from None

@@ -18,6 +18,7 @@ from cloche.model.plan import BLANK
 ROUTER_SCALE = (
     0.1  # of the usual initial deviation: routing begins nearly even (Switch Transformer, 2101.03961, section 2.4)
 )
+MOST_EXPERTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class MoE(Map):
         positive(self, experts=self.experts, active=self.active)
         if self.active > self.experts:
             raise ClocheError(f"MoE(experts={self.experts}, active={self.active}): no more than all can be active.")
+        if self.experts > MOST_EXPERTS:
+            raise ClocheError(f"MoE(experts={self.experts}) must be at most {MOST_EXPERTS:,} experts.")
 
     def resolved(self, width: int) -> MoE:
         return dataclasses.replace(self, expert=self.expert.resolved(width))

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import types
 import typing
 from typing import Any, Self
@@ -15,6 +16,9 @@ import tomli_w
 from cloche.errors import ClocheError, shown
 
 CLOSE = 0.75  # how alike two names must be (difflib's ratio) for one to be proposed in place of the other
+
+LARGEST_SIZE = 2**31 - 1  # of anything that is counted: what an axis of a tensor can be
+SMALLEST, LARGEST = 1.2e-38, 3.4e38  # normal numbers of float32, in which every model can be run
 
 
 class Part:
@@ -169,17 +173,16 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
             raise ClocheError(f"[{where}] must be a {hint.__name__}, not {shown(value)}.")
         part = part_from_dict(value, where) if isinstance(value, dict) else value
         if not isinstance(part, hint):
-            raise ClocheError(f"[{where}] must be a {hint.__name__}, and {type(part).__name__} is none.")
+            raise ClocheError(f"[{where}] must be a {hint.__name__}, and {type(part).__name__} is not one.")
         if part is value:
             part.check_fields(where)
         return part
     if origin is typing.Literal:
         if value not in typing.get_args(hint):
-            raise ClocheError(
-                f"[{where}] must be one of {', '.join(map(repr, typing.get_args(hint)))}, not {shown(value)}."
-            )
+            listed = ", ".join(map(repr, typing.get_args(hint)))
+            raise ClocheError(f"[{where}] must be one of {listed}, not {shown(value)}.")
         return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST:
         return float(value)
     if isinstance(value, bool) != (hint is bool) or not isinstance(value, hint):
         raise ClocheError(f"[{where}] must be of type {hint.__name__}, not {shown(value)}.")
@@ -195,10 +198,19 @@ def _could_be(value: Any, option: Any) -> bool:
 
 
 def positive(part: Part, **values: int | float | None) -> None:
-    """Raise unless every named number has its field's type and is above zero: the check most parts make of themselves."""
+    """Raise unless every named number has its field's type, is finite and above zero, and (a whole one) is no more than a
+    tensor's size can be: the check most parts make of themselves. None passes where the field may be None."""
     hints = _hints(type(part))
     for name, value in values.items():
-        if value is not None:
-            _typed(value, hints[name], f"{type(part).__name__}.{name}")
-        if value is not None and not value > 0:
-            raise ClocheError(f"{type(part).__name__}({name}={shown(value)}) must be above zero.")
+        options = (hints[name], *typing.get_args(hints[name]))
+        if value is None and type(None) in options:
+            continue
+        _typed(value, hints[name], f"{type(part).__name__}.{name}")
+        if not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise ClocheError(f"{type(part).__name__}({name}={shown(value)}) must be a finite number above zero.")
+        if float not in options and value > LARGEST_SIZE:
+            raise ClocheError(f"{type(part).__name__}({name}={shown(value)}) must be at most {LARGEST_SIZE:,}.")
+        if not SMALLEST <= value <= LARGEST:
+            raise ClocheError(f"{type(part).__name__}({name}={shown(value)}) is outside what float32 holds.")
+        if float in options:
+            object.__setattr__(part, name, float(value))  # torch takes no whole number beyond 64 bits

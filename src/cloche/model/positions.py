@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import ClocheError, shown
 from cloche.model.declare import Declared, Module
 from cloche.model.part import Part, positive
 from cloche.model.scalings import Scaling
@@ -63,6 +64,8 @@ class RoPE(Position):
             )
         if self.scaling is not None:
             self.scaling.check(size)
+        if not _turns(self, head_size):
+            raise ClocheError(f"{shown(self, 200)} turns heads of {head_size} numbers by angles that are not finite.")
 
     def table(self, positions: Tensor, head_size: int) -> tuple[Tensor, Tensor]:
         size = self.size(head_size)
@@ -75,6 +78,20 @@ class RoPE(Position):
         if self.scaling is not None and self.scaling.strength != 1.0:
             cos, sin = cos * self.scaling.strength, sin * self.scaling.strength
         return torch.cat([cos, cos], -1)[:, :, None], torch.cat([-sin, sin], -1)[:, :, None]
+
+
+@functools.cache
+def _turns(rope: RoPE, head_size: int) -> bool:
+    """Whether the rotations are finite, both within the length that a scaling names and beyond it."""
+    length = getattr(rope.scaling, "length", 1)
+    try:
+        for last in (1, 2 * length):
+            table = rope.table(torch.tensor([[0, last]], device="cpu"), head_size)
+            if not all(bool(part.isfinite().all()) for part in table):
+                return False
+    except (ArithmeticError, ValueError, RuntimeError):
+        return False
+    return True
 
 
 def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:

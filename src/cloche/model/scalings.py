@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cloche.errors import ClocheError
-from cloche.model.part import Part, positive
+from cloche.model.part import LARGEST, SMALLEST, Part, positive
 
 
 class Scaling(Part):
@@ -145,8 +145,9 @@ class LongRoPE(Scaling):
 
     def __post_init__(self) -> None:
         positive(self, length=self.length, attention=self.attention)
-        if any(not isinstance(f, int | float) or not f > 0 for f in (*self.short, *self.long)):
-            raise ClocheError("LongRoPE's factors must be numbers above zero.")
+        self.check_fields(type(self).__name__)
+        if not all(SMALLEST <= factor <= LARGEST for factor in (*self.short, *self.long)):
+            raise ClocheError("LongRoPE's factors must be finite numbers above zero.")
 
     def check(self, size: int) -> None:
         if len(self.short) != size // 2 or len(self.long) != size // 2:

@@ -6,11 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from cloche.errors import ClocheError
+from cloche.errors import ClocheError, shown
 from cloche.model.attention import Attention
 from cloche.model.bodies import Block, Stack
 from cloche.model.huggingface.fields import (
-    IGNORED,
     activation_of,
     check_complete,
     check_config,
@@ -74,7 +73,7 @@ def opened(
     config: dict[str, Any], also: Sequence[str] = (), only: dict[str, Any] | None = None, **defaults: Any
 ) -> dict[str, Any]:
     """The config with its defaults, once every field is known to be understood: ours, `also`, and `only` at these values."""
-    check_config(config, dict.fromkeys((*UNDERSTOOD, *also), ...) | (only or {}), IGNORED)
+    check_config(config, dict.fromkeys((*UNDERSTOOD, *also), ...) | (only or {}))
     check_complete(config, REQUIRED)
     return DEFAULTS | defaults | config
 
@@ -125,9 +124,9 @@ def layer_types(config: dict[str, Any]) -> list[str] | None:
     if types is None:
         return None
     depth = config["num_hidden_layers"]
-    if not isinstance(types, list) or len(types) != depth or set(types) - {LOCAL, GLOBAL}:
+    if len(types) != depth or set(types) - {LOCAL, GLOBAL}:
         raise ClocheError(
-            f"layer_types = {types!r} must name {LOCAL!r} or {GLOBAL!r} for each of the {depth} layers; nothing was loaded."
+            f"layer_types = {shown(types)} must name {LOCAL!r} or {GLOBAL!r} for each of {depth} layers; nothing was loaded."
         )
     return types
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cloche.errors import ClocheError
+from cloche.errors import ClocheError, shown
 from cloche.model.huggingface import (
     gemma2,
     gemma3,
@@ -28,6 +28,7 @@ from cloche.model.huggingface import (
     qwen3,
     qwen3_moe,
 )
+from cloche.model.huggingface.bounds import check_layers, check_sizes
 from cloche.model.huggingface.mxfp4 import Packed, with_packed
 from cloche.model.huggingface.rename import Rename, places, rules, shape_of, to_theirs
 from cloche.model.huggingface.shards import DTYPES, ONE, Stored, catalogue, read_json, write
@@ -72,10 +73,13 @@ def load_network(folder: str | Path, dtype: str | torch.dtype = "float32") -> Ne
     folder = Path(folder)
     config = _read_config(folder)
     tensors = with_packed(catalogue(folder))
+    check_layers(config, len(tensors), folder)
     spec = _spec(config, folder)
+    check_sizes(spec, tensors, folder)
     with torch.device("meta"):  # shapes alone
         net = spec.build(seed=None)
-    family = FAMILIES.get(config.get("model_type", ""))
+    kind = config.get("model_type")
+    family = FAMILIES.get(kind) if isinstance(kind, str) else None
     if family is None:
         found = [Rename(name, (name,)) for name, _ in net.named_parameters()]
     else:
@@ -144,21 +148,23 @@ def _says(family: ModuleType, config: dict[str, Any], spec: LM) -> bool:
 
 
 def _spec(config: dict[str, Any], folder: Path) -> LM:
+    path = folder / "config.json"
     if OWN in config:
-        spec = part_from_dict(config[OWN], f"{folder / 'config.json'}: {OWN}")
+        try:
+            spec = part_from_dict(config[OWN], f"{path}: {OWN}")
+        except RecursionError:
+            raise ClocheError(f"{path}: its parts tree is nested too deeply to be read; restore it.") from None
         if not isinstance(spec, LM):
-            raise ClocheError(f"{folder / 'config.json'}: its parts tree is a {type(spec).__name__}, not an LM.")
+            raise ClocheError(f"{path}: its parts tree is a {type(spec).__name__}, not an LM.")
         return spec
     kind = config.get("model_type")
-    if kind not in FAMILIES:
-        raise ClocheError(
-            f"{folder / 'config.json'}: model_type {kind!r} is not one cloche reads; it reads {', '.join(FAMILIES)}."
-        )
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise ClocheError(f"{path}: model_type {shown(kind)} is not one cloche reads; it reads {', '.join(FAMILIES)}.")
     try:
         spec = FAMILIES[kind].read(config)
         spec.check_fields()
     except ClocheError as error:
-        raise ClocheError(f"{folder / 'config.json'}: {error}") from None
+        raise ClocheError(f"{path}: {error}") from None
     return spec
 
 

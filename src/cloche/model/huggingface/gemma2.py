@@ -24,7 +24,6 @@ ALSO = (
     "final_logit_softcapping",
     "attn_logit_softcapping",
 )
-ONLY = {"use_bidirectional_attention": False}
 DEFAULTS: dict[str, Any] = {
     "num_key_value_heads": 4,
     "head_dim": 256,
@@ -48,16 +47,10 @@ NAMES: dict[str, str | tuple[str, ...]] = {
 
 def read(config: dict[str, Any]) -> LM:
     """The tree of a Gemma 2 config. Raises ClocheError naming a field we do not implement."""
-    config = opened(config, **DEFAULTS)
+    config = decoder.opened(config, ALSO, **DEFAULTS)
     types = decoder.layer_types(config) or alternating(config, 2)
     rope = read_rope(config)
     return model(config, [block(config, rope, kind) for kind in types])
-
-
-def opened(config: dict[str, Any], also: tuple[str, ...] = (), **defaults: Any) -> dict[str, Any]:
-    """The config with its defaults; `use_bidirectional_attention` may also be null."""
-    given = {name: value for name, value in config.items() if name not in ONLY or value is not None}
-    return decoder.opened(given, also=(*ALSO, *also), only=ONLY, **defaults)
 
 
 def alternating(config: dict[str, Any], period: int) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cloche.errors import ClocheError
+from cloche.errors import ClocheError, shown
 from cloche.model.attention import Attention
 from cloche.model.huggingface import decoder, gemma2
 from cloche.model.huggingface.ropes import read_rope, write_rope
@@ -31,7 +31,7 @@ def read(config: dict[str, Any]) -> LM:
     """The tree of a Gemma 3 text config. Raises ClocheError naming a field we do not implement."""
     if config.get("attn_logit_softcapping") is not None:  # transformers reads the field and caps no score
         raise ClocheError("attn_logit_softcapping is not null, which Gemma 3 gives no meaning; nothing was loaded.")
-    config = gemma2.opened(config, also=("sliding_window_pattern", "rope_local_base_freq"), **DEFAULTS)
+    config = decoder.opened(config, (*gemma2.ALSO, "sliding_window_pattern", "rope_local_base_freq"), **DEFAULTS)
     types = decoder.layer_types(config) or gemma2.alternating(config, config["sliding_window_pattern"])
     ropes = {kind: _rope(config, kind) for kind in THETAS}
     return gemma2.model(config, [gemma2.block(config, ropes[kind], kind, qk_norm=True) for kind in types])
@@ -39,7 +39,10 @@ def read(config: dict[str, Any]) -> LM:
 
 def _rope(config: dict[str, Any], kind: str) -> RoPE:
     field, theta = THETAS[kind]
-    given = dict((config.get("rope_parameters") or {}).get(kind) or {})
+    given = (config.get("rope_parameters") or {}).get(kind) or {}
+    if not isinstance(given, dict):
+        raise ClocheError(f"rope_parameters: {kind} = {shown(given)} must be an object; nothing was loaded.")
+    given = dict(given)
     if kind == decoder.GLOBAL:
         given |= config.get("rope_scaling") or {}
     given.setdefault("rope_theta", config.get(field) or theta)

@@ -7,7 +7,7 @@ from typing import Any
 from cloche.errors import ClocheError
 from cloche.model.attention import Attention
 from cloche.model.bodies import Block, Stack
-from cloche.model.huggingface.fields import IGNORED, check_config
+from cloche.model.huggingface.fields import check_config
 from cloche.model.huggingface.rename import Rename
 from cloche.model.lm import LM
 from cloche.model.maps import MLP
@@ -37,13 +37,12 @@ UNDERSTOOD: dict[str, Any] = {
     **dict.fromkeys([*DEFAULTS, "n_inner"], ...),
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,
-    "add_cross_attention": False,
 }
 
 
 def read(config: dict[str, Any]) -> LM:
     """The tree of a GPT-2 config. Raises ClocheError naming a field we do not implement."""
-    check_config(config, UNDERSTOOD, IGNORED)
+    check_config(config, UNDERSTOOD)
     config = DEFAULTS | config
     if config["activation_function"] not in ACTIVATIONS:
         raise ClocheError(

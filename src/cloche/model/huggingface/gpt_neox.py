@@ -9,7 +9,6 @@ from cloche.model.attention import Attention
 from cloche.model.bodies import Block, ParallelBlock, Stack
 from cloche.model.huggingface.decoder import ROPE, blocks_of
 from cloche.model.huggingface.fields import (
-    IGNORED,
     activation_of,
     check_complete,
     check_config,
@@ -50,8 +49,7 @@ NAMES: dict[str, str | tuple[str, ...]] = {
 
 def read(config: dict[str, Any]) -> LM:
     """The tree of a GPT-NeoX config. Raises ClocheError naming a field we do not implement."""
-    only = {"is_decoder": False}
-    check_config(config, dict.fromkeys((*REQUIRED, *ROPE, *DEFAULTS), ...) | only, IGNORED)
+    check_config(config, dict.fromkeys((*REQUIRED, *ROPE, *DEFAULTS), ...))
     check_complete(config, REQUIRED)
     config = {"partial_rotary_factor": config.get("rotary_pct", DEFAULTS["rotary_pct"])} | DEFAULTS | config
     norm = LayerNorm(eps=config["layer_norm_eps"])

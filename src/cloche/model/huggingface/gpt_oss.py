@@ -6,7 +6,7 @@ import dataclasses
 import re
 from typing import Any
 
-from cloche.errors import ClocheError
+from cloche.errors import ClocheError, shown
 from cloche.model.bodies import Block
 from cloche.model.huggingface import decoder, gemma2
 from cloche.model.huggingface.rename import Rename, rules
@@ -61,8 +61,10 @@ def read(config: dict[str, Any]) -> LM:
     """The tree of a GPT-OSS config. Raises ClocheError naming a field we do not implement."""
     config = decoder.opened(config, also=ALSO, **DEFAULTS)
     packing = config.get("quantization_config")
-    if packing and (not isinstance(packing, dict) or packing.get("quant_method") != "mxfp4"):
-        raise ClocheError(f"quantization_config = {packing!r} is not supported (only mxfp4 is); nothing was loaded.")
+    if packing and packing.get("quant_method") != "mxfp4":
+        raise ClocheError(
+            f"quantization_config = {shown(packing)} is not supported (only mxfp4 is); nothing was loaded."
+        )
     rope, norm = read_rope(config, parameters_of(config) or ROPE, theta=150_000.0), decoder.rms(config)
     expert = ClampedGLU(config["intermediate_size"], True, config["swiglu_alpha"], config["swiglu_limit"])
     moe = MoE(config["num_local_experts"], config["num_experts_per_tok"], expert, router_bias=True)

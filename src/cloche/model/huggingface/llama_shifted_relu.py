@@ -25,8 +25,8 @@ def read(config: dict[str, Any]) -> LM:
     """The tree of such a config. Raises ClocheError naming a field we do not implement."""
     config = decoder.opened(config, ALSO, {"hidden_act": ACTIVATION}, hidden_act=ACTIVATION)
     for name in SHIFTS:
-        if type(config.get(name)) not in (int, float):
-            raise ClocheError(f"{name} = {config.get(name)!r} must be a number; nothing was loaded.")
+        if config.get(name) is None:
+            raise ClocheError(f"{name} = None must be a number; nothing was loaded.")
     gate, entry = (float(config[name]) for name in SHIFTS)
     block = Block(
         decoder.attention(config, bias=config.get("attention_bias", False)),

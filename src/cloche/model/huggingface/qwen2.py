@@ -22,7 +22,7 @@ DEFAULTS: dict[str, Any] = {
 
 def read(config: dict[str, Any]) -> LM:
     """The tree of a Qwen2 config. Raises ClocheError naming a field we do not implement."""
-    config = decoder.opened(config, also=WINDOW, only={"use_mrope": False}, **DEFAULTS)
+    config = decoder.opened(config, also=WINDOW, **DEFAULTS)
     blocks = [
         Block(
             decoder.attention(config, mask=decoder.masked(w), bias=True, out_bias=False),

@@ -14,11 +14,12 @@ NAMES: dict[str, str | tuple[str, ...]] = {
     "body.layers.*.mix.q_norm": f"{decoder.LAYER}.self_attn.q_norm",
     "body.layers.*.mix.k_norm": f"{decoder.LAYER}.self_attn.k_norm",
 }
+NORMED = {"use_qk_norm": True}
 
 
 def read(config: dict[str, Any]) -> LM:
     """The tree of a Qwen3 config. Raises ClocheError naming a field we do not implement."""
-    config = decoder.opened(config, also=(*qwen2.WINDOW, "attention_bias"), head_dim=128, **qwen2.DEFAULTS)
+    config = decoder.opened(config, also=(*qwen2.WINDOW, "attention_bias"), only=NORMED, head_dim=128, **qwen2.DEFAULTS)
     norm, bias = decoder.rms(config), config.get("attention_bias", False)
     blocks = [
         Block(decoder.attention(config, mask=decoder.masked(w), bias=bias, qk_norm=norm), decoder.glu(config), norm)

@@ -42,7 +42,7 @@ NAMES = qwen3.NAMES | decoder.expert_names("mlp.gate", "mlp.experts", gate="gate
 
 def read(config: dict[str, Any]) -> LM:
     """The tree of a Qwen3-MoE config. Raises ClocheError naming a field we do not implement."""
-    config = decoder.opened(config, also=ALSO, **DEFAULTS)
+    config = decoder.opened(config, also=ALSO, only=qwen3.NORMED, **DEFAULTS)
     norm, experts = decoder.rms(config), config.get("num_experts", config.get("num_local_experts", 128))
     window = config["sliding_window"] if config["use_sliding_window"] else None
     mix = decoder.attention(config, mask=decoder.masked(window), bias=config["attention_bias"], qk_norm=norm)

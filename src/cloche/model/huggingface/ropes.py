@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from cloche.errors import ClocheError
+from cloche.errors import ClocheError, shown
 from cloche.model.huggingface.fields import check_config
 from cloche.model.positions import RoPE
 from cloche.model.scalings import DynamicScaling, LinearScaling, Llama3Scaling, LongRoPE, Scaling, YaRN
@@ -17,7 +17,7 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
     "linear": (),
     "dynamic": (),
     "llama3": (LENGTH,),
-    "yarn": ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate", LENGTH),
+    "yarn": ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate", "finetuned", LENGTH),
     "longrope": ("factor", "attention_factor", LENGTH),
 }
 NEEDED: dict[str, tuple[str, ...]] = {
@@ -34,9 +34,8 @@ def parameters_of(config: dict[str, Any]) -> dict[str, Any]:
     """The rotary parameters of a config, whichever way it spells them."""
     for name in ("rope_scaling", "rope_parameters"):
         if config.get(name):
-            if not isinstance(config[name], dict):
-                raise ClocheError(f"{name} = {config[name]!r} must be an object; nothing was loaded.")
-            return config[name]
+            given: dict[str, Any] = config[name]
+            return given
     return {}
 
 
@@ -44,8 +43,10 @@ def read_rope(config: dict[str, Any], parameters: dict[str, Any] | None = None, 
     """The encoding a config describes; `theta` where it gives none. Raises ClocheError naming what is not understood."""
     given = parameters_of(config) if parameters is None else parameters
     kind = given.get("rope_type") or given.get("type") or "default"
-    if kind not in NEEDED:
-        raise ClocheError(f"rope_type = {kind!r} is not supported (only {', '.join(NEEDED)} are); nothing was loaded.")
+    if not isinstance(kind, str) or kind not in NEEDED:
+        raise ClocheError(
+            f"rope_type = {shown(kind)} is not supported (only {', '.join(NEEDED)} are); nothing was loaded."
+        )
     check_config(given, dict.fromkeys((*PLAIN, *NEEDED[kind], *OPTIONAL[kind]), ...))
     given = {name: value for name, value in given.items() if value is not None}
     if missing := [name for name in NEEDED[kind] if name not in given]:
@@ -54,8 +55,10 @@ def read_rope(config: dict[str, Any], parameters: dict[str, Any] | None = None, 
     share = given.get("partial_rotary_factor", config.get("partial_rotary_factor"))
     try:
         scaling = _scaling(kind, given, config)
-    except (TypeError, ValueError, ZeroDivisionError):
-        raise ClocheError(f"rope_parameters = {given!r} holds no numbers; nothing was loaded.") from None
+    except (TypeError, ValueError, ArithmeticError):
+        raise ClocheError(
+            f"rope_parameters = {shown(given, 200)} cannot be computed with; nothing was loaded."
+        ) from None
     return RoPE(theta, scaling, None if share in (None, 1, 1.0) else share)
 
 

@@ -42,13 +42,15 @@ class Stored:
     def read_into(self, place: Tensor, item: int | None = None) -> None:
         """Fill `place`, whose numbers in their order are this tensor's (or its item's), in the dtype of `place`.
 
-        Raises ClocheError where that dtype cannot hold a number.
+        Raises ClocheError where that dtype cannot hold a number, and for a number that is none.
         """
         dtype, count = self.dtype, place.numel()
         with self.file.open("rb") as file:
             file.seek(self.start + (item or 0) * count * dtype.itemsize)
             if dtype == place.dtype and place.is_contiguous():
-                self._read(file, place)
+                for part in place.view(-1).split(STAGE // dtype.itemsize):
+                    self._read(file, part)
+                    check_finite(part, self)
                 return
             each = count // len(place)  # numbers in a row of the place
             rows = max(1, STAGE // (each * dtype.itemsize))
@@ -56,6 +58,7 @@ class Stored:
                 part = place[first : first + rows]
                 staged = torch.empty(part.shape, dtype=dtype)
                 self._read(file, staged)
+                check_finite(staged, self)
                 part.copy_(staged)
                 check_reach(staged, part, self)
 
@@ -86,6 +89,16 @@ class Stored:
         # The numpy view shares the tensor's memory: the bytes are read to where they belong.
         if file.readinto(into.view(-1).view(torch.uint8).numpy()) != into.numel() * into.element_size():
             raise ClocheError(f"{self.file} is damaged or cut short; copy it again from its source.")
+
+
+def check_finite(numbers: Tensor, stored: Any) -> None:
+    """Raise for a NaN or an infinity among weights just read; a sum meets each, and costs little more than reading."""
+    if not bool(numbers.sum().isfinite()) and not bool((fine := numbers.isfinite()).all()):
+        kind = "NaN" if bool(numbers.isnan().any()) else "infinity"
+        raise ClocheError(
+            f"{stored.file}: the tensor {stored.name} holds {kind} ({int((~fine).sum()):,} of {numbers.numel():,} numbers read "
+            "together), and every logit would be NaN; take an earlier checkpoint, or copy the file again from its source."
+        )
 
 
 def check_reach(given: Tensor, held: Tensor, stored: Any) -> None:
@@ -145,8 +158,11 @@ def _tensors(path: Path) -> dict[str, Stored]:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))
-    except SafetensorError as error:
-        raise ClocheError(f"{path} is damaged or cut short ({error}); copy it again from its source.") from None
+    except OSError as error:
+        raise ClocheError(f"{path} cannot be read ({error.strerror or error}); allow it, or copy it again.") from None
+    except (SafetensorError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ClocheError(f"{path} is damaged or cut short ({reason}); copy it again from its source.") from None
     header.pop("__metadata__", None)
     return {
         name: Stored(path, name, entry["dtype"], entry["shape"], 8 + length + entry["data_offsets"][0])
@@ -181,8 +197,13 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of the checkpoint."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # not UTF-8, or not JSON
-        raise ClocheError(f"{path} is not JSON ({error}); restore it from its source.") from None
+    except OSError as error:
+        raise ClocheError(f"{path} cannot be read ({error.strerror}); allow it, or copy it again.") from None
+    except RecursionError:
+        raise ClocheError(f"{path} nests its values too deeply to be read; restore it from its source.") from None
+    except ValueError as error:  # not UTF-8, not JSON, or a number of thousands of digits
+        reason = str(error).split(";")[0]
+        raise ClocheError(f"{path} is not JSON that can be read ({reason}); restore it from its source.") from None
     if not isinstance(content, dict):
         raise ClocheError(f"{path} must hold a JSON object; restore it from its source.")
     return content

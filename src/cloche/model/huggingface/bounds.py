@@ -1,0 +1,65 @@
+"""Whether a config speaks of the weights beside it, asked before anything of its sizes is built."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cloche.errors import ClocheError, shown
+from cloche.model.bodies import Stack
+from cloche.model.lm import LM
+from cloche.model.masks import Mask
+from cloche.model.moe import MoE
+from cloche.model.part import Part
+from cloche.model.positions import Position
+
+DEPTHS = ("num_hidden_layers", "n_layer")
+FAR = 16  # times the largest axis of any tensor: sizes beyond are refused here, nearer ones by the shapes they give
+MANY = 50_000  # experts over all layers that are built without asking whether any tensor has an axis of so many
+
+
+def check_layers(config: dict[str, Any], tensors: int, folder: Path) -> None:
+    """Raise for more layers than there are tensors: a list with an entry per layer is made on reading a config."""
+    for name in DEPTHS:
+        depth = config.get(name)
+        if isinstance(depth, int) and depth > tensors:
+            raise ClocheError(
+                f"{folder / 'config.json'}: {name} = {shown(depth)}, and the weights are {tensors:,} tensors; nothing "
+                "was loaded."
+            )
+
+
+def check_sizes(spec: LM, tensors: Mapping[str, Any], folder: Path) -> None:
+    """Raise for a tree that is larger than its weights by far. tensors: anything by name that has a `shape`."""
+    axes = {axis for tensor in tensors.values() for axis in tensor.shape}
+    largest, depth = max(axes, default=0), 1
+    for part in _parts(spec):
+        if isinstance(part, Stack):
+            depth = part.depth
+            if depth > len(tensors):
+                _refuse(folder, f"Stack(depth={depth:,})", f"are {len(tensors):,} tensors")
+        for field in dataclasses.fields(part):  # type: ignore[arg-type]
+            size = getattr(part, field.name)
+            if type(size) is int and size > FAR * largest:
+                _refuse(folder, f"{type(part).__name__}({field.name}={size:,})", f"have no axis beyond {largest:,}")
+        if isinstance(part, MoE) and depth * part.experts > MANY and part.experts not in axes:
+            _refuse(folder, f"MoE(experts={part.experts:,})", "have no axis of so many")
+
+
+def _refuse(folder: Path, asked: str, found: str) -> None:
+    raise ClocheError(f"{folder / 'config.json'} says {asked}, and the weights beside it {found}; nothing was loaded.")
+
+
+def _parts(part: Part) -> Iterator[Part]:
+    """Every part of a tree of ours whose whole numbers are sizes of tensors."""
+    if isinstance(part, Mask | Position):
+        return
+    if type(part).__module__.startswith("cloche."):
+        yield part
+    for field in dataclasses.fields(part):  # type: ignore[arg-type]
+        value = getattr(part, field.name)
+        for inner in value if isinstance(value, tuple) else (value,):
+            if isinstance(inner, Part):
+                yield from _parts(inner)
