@@ -130,6 +130,28 @@ def cannot_write(path: Path, error: BaseException) -> ClocheError:
     return ClocheError(f"cannot write {path}: {reason}; {fix}")
 
 
+def refuse_existing(path: Path, fix: str, read: Iterable[Path] = ()) -> None:
+    """Raise ClocheError where `path` is taken or cannot be made, before the work is done whose result would go there.
+
+    `fix` ends the sentence: "choose another --out". `read` are the files that the work reads.
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    else:
+        if any(file.exists() and path.exists() and path.samefile(file) for file in read):
+            raise ClocheError(f"{path} is the file that is read, and nothing is overwritten: {fix}.")
+        raise ClocheError(f"{path} exists already, and nothing is overwritten: {fix}.")
+    above = next(folder for folder in Path(os.path.abspath(path)).parents if os.path.lexists(folder))
+    if not above.is_dir():
+        raise ClocheError(f"{path} cannot be written, because {above} is a file and not a folder: {fix}.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise ClocheError(f"{path} cannot be written, because nothing may be written in {above}: {fix}.")
+
+
 @contextmanager
 def told(path: Path) -> Iterator[None]:
     """Turns what the system says to a refused write of `path`, directly or through safetensors, into one sentence."""

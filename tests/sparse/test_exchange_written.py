@@ -38,5 +38,5 @@ def test_what_saelens_has_not_is_not_written(tmp_path: Path, rng: torch.Generato
         save_saelens(SAE(Wiring((6, 6)), FEATURES, K, ReLU()), tmp_path / "out")
     assert not any(tmp_path.iterdir())
     save_saelens(ours(ReLU(), rng), tmp_path / "out")
-    with pytest.raises(ClocheError, match="is there already"):
+    with pytest.raises(ClocheError, match="exists already"):
         save_saelens(ours(ReLU(), rng), tmp_path / "out")

@@ -194,10 +194,10 @@ def test_files_that_cannot_be_learned_from(verb: Call, tmp_path: Path, rows: Pat
     (tmp_path / "ragged.csv").write_text("1,2\n3\n")
     (tmp_path / "x.txt").write_text("1")
     for names, said in (
-        (["nan.npy"], "Signal 0 holds NaN"),
+        (["nan.npy"], "holds NaN at [0, 0]"),
         (["flat.npy"], "of which 1 point"),
-        (["words.npy"], "real numbers"),
-        (["ragged.csv"], "Row 2 of"),
+        (["words.npy"], "it holds texts"),
+        (["ragged.csv"], "Line 2 of"),
         (["x.txt"], "is of no kind"),
         (["none.npy"], "There is no file"),
         (["rows.npy", "scene.png"], "other kinds"),
@@ -224,7 +224,7 @@ def test_what_cannot_be_encoded_is_one_sentence(verb: Call, tmp_path: Path, rows
         (("d", "wide.npy", "--out", out), "do not fit a dictionary"),
         (("d", "scene.png", "--out", out), "the dictionary is one of rows"),
         (("d", "rows.npy", "--out", tmp_path / "c.txt"), "is no .npz file"),
-        (("d", "rows.npy", "--out", tmp_path / "there.npz"), "is there already"),
+        (("d", "rows.npy", "--out", tmp_path / "there.npz"), "exists already"),
         (("none", "rows.npy", "--out", out), "has no dictionary.json"),
         (("d", "rows.npy", "--out", out, "--decoded", tmp_path / "b.png"), "cannot hold rows"),
     ):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cloche.errors import ClocheError
+from cloche.files import refuse_existing
 
 if TYPE_CHECKING:
     from cloche.glass import Glass
@@ -65,8 +66,7 @@ def train(
 
     look = Look(site=site, kind=kind, features=features, k=l0, tokens=tokens, skip=skip, end_to_end=end_to_end)
     name = name or dictionary_name(glass, look)
-    if (opened.path / "dictionaries" / name).exists():
-        raise ClocheError(f"{run} has a dictionary {name} already, and nothing is overwritten: choose another --name.")
+    refuse_existing(opened.path / "dictionaries" / name, "choose another --name")
     text, others = PackedTokens.open(opened.path, "train"), _others(opened, site)
     last = ""
     with _together() as first:

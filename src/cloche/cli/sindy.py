@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cloche.cli.tables import read_table
 from cloche.errors import ClocheError
-from cloche.files import writing_file
+from cloche.files import refuse_existing, writing_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +22,7 @@ TIMES = ("t", "time", "year", "date", "step")  # what a column of times is calle
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
+class Columns:
     """Columns of numbers by name, and which of them is the time."""
 
     columns: dict[str, np.ndarray]
@@ -50,13 +51,13 @@ def sindy(
 
     Under each equation stand its terms, how much of the derivative it explains, and the measurement noise supposed.
     """
-    if simulate is not None and simulate.exists():
-        raise ClocheError(f"{simulate} is there already, and nothing is overwritten: choose another --simulate.")
+    if simulate is not None:
+        refuse_existing(simulate, "choose another --simulate", [source])
     if simulate is not None and inputs is not None and delay:
         raise ClocheError("--simulate with both --inputs and --delay is not offered: leave one of them out.")
-    table = _run(source, time) if source.is_dir() else _table(source, time)
-    driven = _split(inputs)
-    states = _split(columns) or [name for name in table.columns if name not in (table.time, *driven)]
+    driven, wanted = _split(inputs), _split(columns)
+    table = _run(source, time) if source.is_dir() else _columns(source, time, [*wanted, *driven] if wanted else [])
+    states = wanted or [name for name in table.columns if name not in (table.time, *driven)]
     for name in (*states, *driven):
         if name not in table.columns:
             raise ClocheError(f"{source} has no column {name!r}; it has {', '.join(table.columns)}.")
@@ -96,28 +97,16 @@ def _lagged(
     return t[delay:], both, None if u is None else u[delay:], [*names, *(f"{name}_lag" for name in names)]
 
 
-def _table(path: Path, time: str | None) -> Table:
-    import numpy as np
-
-    if not path.is_file():
-        raise ClocheError(f"There is no file or run {path}: name a .csv table or a run folder.")
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = (line for line in file if line.strip() and not line.lstrip().startswith("#"))
-        try:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(lines, skipinitialspace=True)]
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise ClocheError(f"{path} is no table of text ({error}): give columns separated by commas.") from None
-    if len(rows) < 2:
-        raise ClocheError(f"{path} has no rows of numbers: give a line of names, then one sample a line.")
-    heading, values = rows[0], []
-    if len(set(heading)) != len(heading) or any(_is_number(name) for name in heading):
-        raise ClocheError(f"{path} begins with {', '.join(heading)}: its first line must name each column, once.")
-    for number, row in enumerate(rows[1:], start=1):
-        if len(row) != len(heading) or not all(_is_number(cell) for cell in row):
-            raise ClocheError(f"Row {number} of {path} does not hold {len(heading)} numbers: mend it or leave it out.")
-        values.append([float(cell) for cell in row])
-    columns = dict(zip(heading, np.array(values).T, strict=True))
-    return Table(columns, _time_of(path, heading, time))
+def _columns(path: Path, time: str | None, wanted: list[str]) -> Columns:
+    """The time and the wanted columns of a table; all that it has where none is wanted."""
+    table = read_table(path)
+    if not table.heading:
+        began = ", ".join(table.rows[0])[:200]
+        raise ClocheError(f"{path} begins with {began}: its first line must name each column, once.")
+    names = [table.names[at] for at in table.numbered]
+    chosen = list(dict.fromkeys([_time_of(path, names, time), *(wanted or names)]))
+    numbers = table.numbers([table.find(name) for name in chosen])
+    return Columns(dict(zip(chosen, numbers.T, strict=True)), chosen[0])
 
 
 def _time_of(path: Path, heading: list[str], asked: str | None) -> str:
@@ -131,15 +120,7 @@ def _time_of(path: Path, heading: list[str], asked: str | None) -> str:
     return found
 
 
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _run(path: Path, time: str | None) -> Table:
+def _run(path: Path, time: str | None) -> Columns:
     """The training loss of a run over its steps, or over --time tokens, or over --time time."""
     import numpy as np
 
@@ -151,7 +132,7 @@ def _run(path: Path, time: str | None) -> Table:
     records = [r for r in Run.open(path).read_log("metrics") if r.get("loss") is not None and r.get(name) is not None]
     if not records:
         raise ClocheError(f"{path} has logged no loss yet: give a run that has trained a while.")
-    return Table({key: np.array([float(r[key]) for r in records]) for key in (name, "loss")}, name)
+    return Columns({key: np.array([float(r[key]) for r in records]) for key in (name, "loss")}, name)
 
 
 def _write(path: Path, time: str, t: np.ndarray, model: Model, motion: np.ndarray) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from cloche.cli.sparse_learn import atoms, encode, learn
 from cloche.errors import ClocheError
+from cloche.files import refuse_existing
 
 sparse = typer.Typer(
     no_args_is_help=True,
@@ -38,8 +39,7 @@ def denoise(
     """
     from cloche.cli.sparse_files import changed, read, write
 
-    if out.exists():
-        raise ClocheError(f"{out} is there already, and nothing is overwritten: choose another --out.")
+    refuse_existing(out, "choose another --out", [signal])
     given = read(signal, column)
     import torch
 

@@ -7,13 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cloche.cli.arrays import read_array
+from cloche.cli.tables import Table, read_table
 from cloche.errors import ClocheError
-from cloche.files import writing_file
+from cloche.files import refuse_existing, writing_file
 
 if TYPE_CHECKING:
     import numpy as np
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+ARRAYS, TABLES = (".npy", ".npz"), (".csv", ".tsv")
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,46 +28,35 @@ class Signals:
 
     values: np.ndarray
     full: float = 1.0
-    rows: tuple[tuple[str, ...], ...] = ()  # of a table, its heading first where it has one
+    table: Table | None = None  # the one whose `column` this is
     column: int = 0
     wide: bool = False
 
 
 def read(path: Path, column: str | None) -> Signals:
-    """The signals in a file. Raises ClocheError for a file that is not there, or holds none."""
-    import numpy as np
-
+    """The picture or series in a file. Raises ClocheError for a file that is not there, or holds none."""
+    kind = path.suffix.lower()
     if not path.is_file():
         raise ClocheError(f"There is no file {path}; name a picture, a .npy array or a .csv table.")
-    kind = path.suffix.lower()
     if kind in PICTURES:
         return _picture(path)
-    if kind == ".csv":
-        return _table(path, column)
-    if kind != ".npy":
-        raise ClocheError(f"{path} is of no kind that is read here: give {', '.join(PICTURES)}, .npy or .csv.")
-    try:
-        values = np.load(path, allow_pickle=False)
-    except ValueError as error:
-        raise ClocheError(f"{path} is no array of numbers ({error}): write it with numpy.save.") from None
-    if values.ndim not in (1, 2) or values.dtype.kind not in "iuf":
-        raise ClocheError(
-            f"{path} holds {values.dtype} of shape {list(values.shape)}: give real numbers, [n] or [h, w]."
-        )
-    return Signals(values[None].astype(np.float64))
+    if kind in TABLES:
+        return _series(read_table(path), column)
+    if kind not in ARRAYS:
+        raise ClocheError(f"{path} is of no kind that is read here: give {', '.join((*PICTURES, *ARRAYS, *TABLES))}.")
+    return Signals(read_array(path, column)[None])
 
 
 def write(path: Path, signals: Signals) -> None:
     """Under a temporary name beside it, then renamed; refuses a path that is taken."""
     import numpy as np
 
-    if path.exists():
-        raise ClocheError(f"{path} is there already, and nothing is overwritten: choose another --out.")
+    refuse_existing(path, "choose another --out")
     kind = path.suffix.lower()
     with writing_file(path) as held:
         if kind == ".npy":
             np.save(held, signals.values[0] if len(signals.values) == 1 else signals.values)
-        elif kind == ".csv" and signals.rows:
+        elif kind in TABLES and signals.table is not None:
             _write_table(held, signals)
         elif kind in PICTURES and signals.values.ndim == 3:
             _write_picture(held, signals)
@@ -91,8 +83,9 @@ def _picture(path: Path) -> Signals:
             deep = image.mode.startswith("I")
             plain = image if deep or image.mode in ("L", "RGB") else image.convert("L" if image.mode == "1" else "RGB")
             values = np.asarray(plain, dtype=np.float64)
-    except OSError as error:
-        raise ClocheError(f"{path} cannot be read as a picture ({error}): give another.") from None
+    except Exception as error:  # Pillow raises a dozen kinds for damaged files
+        what = " ".join(str(error).split())[:200]
+        raise ClocheError(f"{path} cannot be read as a picture ({what}): give another.") from None
     full = 65535.0 if deep else 255.0
     return Signals((values[None] if values.ndim == 2 else np.moveaxis(values, 2, 0)) / full, full)
 
@@ -106,45 +99,24 @@ def _write_picture(path: Path, signals: Signals) -> None:
     pillow().fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, 2)).save(path)
 
 
-def _table(path: Path, column: str | None) -> Signals:
-    import numpy as np
-
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = tuple(
-            tuple(cell.strip() for cell in row) for row in csv.reader(file) if row and not row[0].startswith("#")
-        )
-    if len(rows) < 2:
-        raise ClocheError(f"{path} has no rows of numbers: give one number or more a line.")
-    heading = rows[0] if not all(_number(cell) is not None for cell in rows[0]) else ()
-    names = list(heading) or [str(index) for index in range(len(rows[0]))]
-    if column is None and len(names) > 1:
-        raise ClocheError(f"{path} has several columns ({', '.join(names)}): name one with --column.")
-    if column is not None and column not in names:
-        raise ClocheError(f"{path} has no column {column!r}; it has {', '.join(names)}.")
-    at, values = 0 if column is None else names.index(column), []
-    for number, row in enumerate(rows[1 if heading else 0 :], start=1):
-        found = _number(row[at]) if at < len(row) else None
-        if found is None or not np.isfinite(found):
-            raise ClocheError(
-                f"Row {number} of {path} holds no number in column {names[at]}: fill it in or leave it out."
-            )
-        values.append(found)
-    return Signals(np.array(values)[None], rows=rows, column=at)
-
-
-def _number(cell: str) -> float | None:
-    try:
-        return float(cell)
-    except ValueError:
-        return None
+def _series(table: Table, column: str | None) -> Signals:
+    if column is None and len(table.numbered) > 1:
+        names = ", ".join(table.names[at] for at in table.numbered)
+        raise ClocheError(f"{table.path} has several columns ({names[:300]}): name one with --column.")
+    at = table.numbered[0] if column is None else table.find(column)
+    return Signals(table.numbers([at]).T, table=table, column=at)
 
 
 def _write_table(path: Path, signals: Signals) -> None:
-    rows, values = [list(row) for row in signals.rows], signals.values[0]
-    for row, value in zip(rows[len(rows) - len(values) :], values, strict=True):
-        row[signals.column] = f"{value:.10g}"
+    """The table with other numbers in the column, written as it was read."""
+    table = signals.table
+    assert table is not None, "only a table's column is written into a table"
+    rows = [list(row) for row in table.rows]
+    for row, value in zip(rows, signals.values[0], strict=True):
+        row[signals.column] = f"{value:.10g}".replace(".", "," if table.comma else ".")
     with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
+        writer = csv.writer(file, delimiter=table.separator, lineterminator="\n")
+        writer.writerows([table.heading, *rows] if table.heading else rows)
 
 
 def changed(signals: Signals, values: np.ndarray) -> Signals:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cloche.errors import ClocheError
+from cloche.files import refuse_existing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,8 +48,7 @@ def learn(
     """
     from cloche.cli.sparse_rows import save_picture, signals_of
 
-    if out.exists():
-        raise ClocheError(f"{out} is there already, and nothing is overwritten: choose another --out.")
+    refuse_existing(out, "choose another --out", files)
     learner = _learner(method, atoms, k, passes, seed)
     x, sides = signals_of(files, piece, count, column, seed)
     from cloche.sparse import report
@@ -91,8 +92,10 @@ def encode(
     from cloche.cli.sparse_rows import Coded, save_code, write_rows
 
     for path in (out, decoded):
-        if path is not None and path.exists():
-            raise ClocheError(f"{path} is there already, and nothing is overwritten: choose another name.")
+        if path is not None:
+            refuse_existing(path, "choose another name", [signal])
+    if decoded is not None and os.path.abspath(out) == os.path.abspath(decoded):
+        raise ClocheError(f"--out and --decoded are both {out}: choose two names.")
     if out.suffix.lower() != ".npz":
         raise ClocheError(f"{out} is no .npz file, and codes are kept in one: choose another --out.")
     from cloche.sparse.learners.keep import load_dictionary
@@ -104,9 +107,9 @@ def encode(
     means = x.mean(1, keepdim=True) if card.level else x.new_zeros(len(x), 1)
     code = pursuit.encode(x - means, atoms)
     back = atoms.decode(code) + means
-    save_code(out, code, means[:, 0], coded)
     if decoded is not None:
         write_rows(decoded, coded, back)
+    save_code(out, code, means[:, 0], coded)
     left = float((x - back).square().sum() / (x - means).square().sum().clamp_min(1e-30))
     used = code.active.double().mean() if len(x) else 0.0
     print(f"{out}: {len(x):,} signals by {method}, {used:.1f} atoms each leave {left:.2%} of the energy.")
@@ -126,8 +129,7 @@ def atoms(
     from cloche.sparse.pictures import atoms_of, picture
     from cloche.sparse.transforms import FAMILIES, fitted
 
-    if out.exists():
-        raise ClocheError(f"{out} is there already, and nothing is overwritten: choose another --out.")
+    refuse_existing(out, "choose another --out")
     if Path(source).is_dir():
         from cloche.sparse.learners.keep import load_dictionary
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cloche.cli.sparse_files import PICTURES, Signals, changed, pillow, read, write
+from cloche.cli.arrays import read_array
+from cloche.cli.sparse_files import ARRAYS, PICTURES, TABLES, Signals, changed, pillow, read, write
+from cloche.cli.tables import read_table
 from cloche.errors import ClocheError
 from cloche.files import writing_file
 
@@ -22,60 +23,13 @@ if TYPE_CHECKING:
 
 def contents(path: Path, column: str | None) -> Signals:
     """A file's signals: [channel, h, w] of a picture, [1, n] of a series, or rows [n, d], which have `wide` set."""
-    import numpy as np
-
     kind = path.suffix.lower()
-    if not path.is_file() or kind in PICTURES or (kind == ".csv" and column is not None):
-        return read(path, column)
-    if kind == ".csv":
-        return Signals(_table(path), wide=True)
-    if kind not in (".npy", ".npz"):
-        raise ClocheError(f"{path} is of no kind that is read here: give {', '.join(PICTURES)}, .npy, .npz or .csv.")
-    try:
-        held = np.load(path, allow_pickle=False)
-        values = held if kind == ".npy" else held[_one_of(path, held.files, column)]
-    except (ValueError, OSError) as error:
-        raise ClocheError(f"{path} is no array of numbers ({error}): write it with numpy.save.") from None
-    if values.ndim not in (1, 2) or values.dtype.kind not in "iuf" or 0 in values.shape:
-        raise ClocheError(
-            f"{path} holds {values.dtype} of shape {list(values.shape)}: give real numbers, a series [n] or rows [n, d]."
-        )
-    wide = values.ndim == 2
-    return Signals((values if wide else values[None]).astype(np.float64), wide=wide)
-
-
-def _one_of(path: Path, names: list[str], asked: str | None) -> str:
-    if asked is None and len(names) == 1:
-        return names[0]
-    if asked not in names:
-        raise ClocheError(f"{path} holds the arrays {', '.join(names)}: name one with --column.")
-    return str(asked)
-
-
-def _table(path: Path) -> np.ndarray:
-    import numpy as np
-
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.reader(file) if row and not row[0].startswith("#")]
-    if rows and any(_number(cell) is None for cell in rows[0]):
-        rows = rows[1:]  # the heading
-    numbers = [[_number(cell) for cell in row] for row in rows]
-    if not numbers:
-        raise ClocheError(f"{path} has no rows of numbers: give one signal a line.")
-    for index, found in enumerate(numbers, start=1):
-        if None in found or len(found) != len(numbers[0]):
-            raise ClocheError(
-                f"Row {index} of {path} is not {len(numbers[0])} numbers: every row is a signal, unless --column names "
-                "a series."
-            )
-    return np.array(numbers, dtype=np.float64)
-
-
-def _number(cell: str) -> float | None:
-    try:
-        return float(cell)
-    except ValueError:
-        return None
+    if path.is_file() and kind in TABLES and column is None:
+        return Signals(read_table(path).numbers(), wide=True)
+    if path.is_file() and kind in ARRAYS:
+        values = read_array(path, column)
+        return Signals(values, wide=True) if values.ndim == 2 else Signals(values[None])
+    return read(path, column)
 
 
 def sides_of(given: Signals, piece: int) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from cloche.errors import ClocheError
+from cloche.files import refuse_existing
 from cloche.sparse.dictionary import Dictionary
 from cloche.sparse.saes.exchange import foreign_reader
 from cloche.sparse.saes.files import load_sae
@@ -29,8 +29,7 @@ class Card:
 def save_dictionary(dictionary: Dictionary, folder: str | Path, card: Card = Card()) -> Path:
     """Writes `dictionary` to `folder`, which must not be there yet: complete or not at all."""
     folder = Path(folder)
-    if folder.exists():
-        raise ClocheError(f"{folder} is there already, and nothing is overwritten: choose another folder.")
+    refuse_existing(folder, "choose another folder")
     tensors = {"atoms": dictionary.atoms.detach()}
     if dictionary.bias is not None:
         tensors["bias"] = dictionary.bias.detach()

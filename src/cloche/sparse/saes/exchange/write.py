@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cloche.errors import ClocheError
-from cloche.files import writing_folder
+from cloche.files import refuse_existing, writing_folder
 from cloche.sparse.saes.exchange.dense import Dense, from_sae
 from cloche.sparse.saes.exchange.places import hook_of
 from cloche.sparse.saes.exchange.saelens import CFG, WEIGHTS
@@ -29,8 +29,7 @@ def save_saelens(sae: SAE, folder: str | Path) -> Path:
     hook) stands in the metadata under "cloche". Raises where SAELens has no such dictionary, and where `folder` is there.
     """
     folder = Path(folder)
-    if folder.exists():
-        raise ClocheError(f"{folder} is there already, and nothing is overwritten: choose another folder.")
+    refuse_existing(folder, "choose another folder")
     architecture = _architecture(sae)
     dense = from_sae(sae)
     if architecture.startswith("jumprelu") and "threshold" not in dense.own:

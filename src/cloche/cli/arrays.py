@@ -1,0 +1,81 @@
+"""Arrays in .npy and .npz files: read without ever running what is in them, and refused in a sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cloche.errors import ClocheError, shown
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FIXES = {  # by the kind of the dtype
+    "b": "it holds True and False: save it with .astype(float)",
+    "c": "it holds complex numbers: save its .real, its .imag or its absolute value",
+    "O": "it holds Python objects, which are never read, for they could run anything: save it with .astype(float)",
+    "S": "it holds texts: save it with .astype(float)",
+    "U": "it holds texts: save it with .astype(float)",
+    "M": "it holds dates: save them as numbers, such as days since the first",
+    "m": "it holds durations: save them as numbers of seconds",
+    "V": "it holds records: save each field as an array of its own",
+}
+
+
+def read_array(path: Path, name: str | None = None) -> np.ndarray:
+    """The array in a .npy file, or the one called `name` in a .npz, as float64 [n] or [n, d]; all finite, none empty.
+
+    Raises ClocheError for anything else, naming the file, what is wrong and where.
+    """
+    import numpy as np
+
+    if not path.is_file():
+        raise ClocheError(f"There is no file {path}: name a .npy or .npz array.")
+    try:
+        held: Any = np.load(path, allow_pickle=False)
+        if isinstance(held, np.lib.npyio.NpzFile):
+            with held:
+                values = held[_one_of(path, held.files, name)]
+        else:
+            values = held
+    except ClocheError:
+        raise
+    except MemoryError:
+        raise ClocheError(
+            f"{path} says that it holds more numbers than there is memory for: save a smaller array."
+        ) from None
+    except Exception as error:  # NumPy raises a dozen kinds for damaged files
+        if "pickle" in str(error) or "Object arrays" in str(error):
+            raise ClocheError(f"{path} is no array of numbers: {FIXES['O']}.") from None
+        what = " ".join(str(error).split())[:200]
+        raise ClocheError(f"{path} cannot be read as an array ({what}): write it again with numpy.save.") from None
+    return _checked(path, values)
+
+
+def _one_of(path: Path, names: list[str], asked: str | None) -> str:
+    if asked is None and len(names) == 1:
+        return names[0]
+    if not names:
+        raise ClocheError(f"{path} holds no arrays: write it again with numpy.savez.")
+    if asked not in names:
+        raise ClocheError(f"{path} holds the arrays {', '.join(names)[:300]}: name one with --column.")
+    return str(asked)
+
+
+def _checked(path: Path, values: Any) -> np.ndarray:
+    import numpy as np
+
+    where = f"{path} holds {values.dtype} of shape {list(values.shape)}"
+    if values.dtype.kind not in "iuf":
+        raise ClocheError(f"{where}: {FIXES.get(values.dtype.kind, 'give real numbers')}.")
+    if values.ndim not in (1, 2):
+        fix = "give a series [n], or rows or a picture [n, d]"
+        raise ClocheError(f"{where}, and one or two axes are read: {fix}.")
+    if 0 in values.shape:
+        raise ClocheError(f"{where}: it is empty, so give one that holds numbers.")
+    values = values.astype(np.float64)
+    if not np.isfinite(values).all():
+        at = [int(index) for index in np.argwhere(~np.isfinite(values))[0]]
+        what = "NaN" if np.isnan(values[tuple(at)]) else "an infinite number"
+        raise ClocheError(f"{path} holds {what} at {shown(at)}: fill it in, or leave that stretch out.")
+    return values
