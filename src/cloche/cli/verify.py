@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import typer
 
 from cloche.cli.options import AsJson, RunFolder
+from cloche.cli.streams import emit
 
 
 def verify(run: RunFolder, as_json: AsJson = False) -> None:
@@ -20,7 +20,7 @@ def verify(run: RunFolder, as_json: AsJson = False) -> None:
     problems = runs.verify(run)
     if as_json:
         found = [{"where": problem.where, "what": problem.what, "mend": problem.mend} for problem in problems]
-        print(json.dumps({"run": str(run), "ok": not problems, "problems": found}, indent=1))
+        emit({"run": str(run), "ok": not problems, "problems": found})
     elif problems:
         for problem in problems:
             print(problem)
