@@ -1,6 +1,7 @@
 """What every test stands on: one thread, and the real data beside the checkout."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+# bench/faults.py draws faults for tests and measurements alike.
+sys.path.append(str(Path(__file__).resolve().parents[1] / "bench"))
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

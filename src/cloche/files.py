@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import errno
 import hashlib
+import io
 import json
 import math
 import os
@@ -75,6 +76,14 @@ def remove(path: Path) -> None:
     else:
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+def remove_at_once(folder: Path) -> None:
+    """Removes a folder so that a reader finds it whole or not at all."""
+    aside = temporary_name(folder)
+    with told(folder):
+        os.rename(folder, aside)
+        remove(aside)
 
 
 @cache
@@ -317,7 +326,12 @@ def _plain(value: Any) -> Any:
 def sha256_of(path: Path) -> str:
     """Hexadecimal sha256 of a file's bytes, read in pieces."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of_open(file)
+
+
+def sha256_of_open(file: io.BufferedReader) -> str:
+    """`sha256_of` of a file from where it is read on."""
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_of_all(paths: Iterable[Path]) -> dict[Path, str]:

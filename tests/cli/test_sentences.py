@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from cloche.cli import app as command_line
 from cloche.cli.errors import Stopped, resumable
@@ -105,11 +107,16 @@ def test_an_interrupted_course_says_how_to_go_on() -> None:
 def test_verify_tells_and_fails(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", "")
     with run.new_checkpoint(1) as folder:
-        (folder / "model.safetensors").write_bytes(b"weights")
+        (folder / "model.safetensors").write_bytes(save({"w": np.zeros(3, np.float32)}))
     code, out, _ = call(capsys, "verify", str(run.path))
     assert code == 0
     assert "1 checkpoints" in out
-    (run.path / "checkpoints/step-000001/model.safetensors").write_bytes(b"weightz")
+    (run.path / "notes.txt").write_text("mine")
+    code, out, _ = call(capsys, "verify", str(run.path))
+    assert (code, out.partition(";")[0]) == (0, "note: notes.txt was not written by cloche")
+    (run.path / "notes.txt").unlink()
+    weights = run.path / "checkpoints/step-000001/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"z")
     code, out, err = call(capsys, "verify", str(run.path), "--json")
     report = json.loads(out)
     assert (code, err, report["ok"]) == (1, "", False)

@@ -12,6 +12,9 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors.numpy import save
+
 from cloche.runs import Run
 
 LAYERS, HEADS = 4, 8
@@ -196,7 +199,7 @@ def append(run: Run, log: str, *records: dict[str, Any]) -> None:
 
 def add_checkpoint(run: Run, step: int) -> None:
     with run.new_checkpoint(step) as folder:
-        (folder / "model.safetensors").write_bytes(f"weights of step {step}".encode())
+        (folder / "model.safetensors").write_bytes(save({"weights": np.full(2, step, np.float32)}))
         (folder / "config.json").write_text(json.dumps({"cloche": {}}))
 
 
@@ -220,10 +223,19 @@ def plant(path: Path, steps: int = 1200, finished: bool = True, findings: bool =
         )
     for step in range(300, steps + 1, 300):
         add_checkpoint(run, step)
-        events.append({"step": step, "time": step * 0.25, "kind": "checkpoint", "message": f"step-{step:06d}"})
+        name = f"step-{step:06d}"
+        event = {
+            "step": step,
+            "time": step * 0.25,
+            "kind": "checkpoint",
+            "message": f"saved {name}",
+            "checkpoint": name,
+        }
+        events.append(event)
     if finished:
         events.append({"step": steps, "time": steps * 0.25, "kind": "finished", "message": f"{steps} steps in 5:00"})
     append(run, "events", *sorted(events, key=lambda event: event["step"]))
+    run.anchor_logs()
     run.write_json("data/data.json", {
         "vocab": 4096, "dtype": "uint16", "end": 0, "sources": {"files": 1203, "invalid_utf8": 0},
         "splits": {"train": {"shards": [], "tokens": 9_800_000, "bytes": 31_000_000, "documents": 1142},

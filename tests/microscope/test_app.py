@@ -14,6 +14,11 @@ from cloche.microscope import make_app
 from cloche.microscope.logbook import Logbook
 from cloche.microscope.moments import HEALTH_COLUMNS
 from cloche.microscope.reading import RunFiles, clean
+from cloche.runs import verify
+
+
+def test_the_planted_run_is_as_real_ones_are(first):
+    assert verify(first.path).problems == []
 
 
 def test_history_is_columns_of_known_values(client):

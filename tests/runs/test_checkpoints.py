@@ -1,11 +1,15 @@
 import hashlib
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from cloche.errors import ClocheError
 from cloche.runs import Run, verify
@@ -18,7 +22,7 @@ def run(tmp_path: Path) -> Run:
 
 def write(run: Run, step: int, weights: bytes) -> None:
     with run.new_checkpoint(step) as folder:
-        (folder / "model.safetensors").write_bytes(weights)
+        (folder / "model.safetensors").write_bytes(save({"w": np.frombuffer(weights, np.uint8)}))
         (folder / "deep").mkdir()
         (folder / "deep" / "state.json").write_text("{}")
 
@@ -36,6 +40,7 @@ def test_a_checkpoint_appears_with_the_hash_of_each_file(run: Run) -> None:
     assert checkpoint.manifest == {
         "step": 500,
         "files": {"model.safetensors": {"sha256": hashlib.sha256(b"weights").hexdigest(), "bytes": 7}},
+        "logs": {},
     }
 
 
@@ -63,7 +68,7 @@ def test_a_step_is_written_once(run: Run) -> None:
     write(run, 5, b"first")
     with pytest.raises(ClocheError, match="already exists"):
         write(run, 5, b"second")
-    assert (run.checkpoint(5).path / "model.safetensors").read_bytes() == b"first"
+    assert b"first" in (run.checkpoint(5).path / "model.safetensors").read_bytes()
 
 
 KILLED = """
@@ -86,10 +91,32 @@ def test_kill_9_while_writing_leaves_a_leftover_that_the_next_checkpoint_removes
         assert len(list((run.path / "checkpoints").glob(".*"))) == 1, "a living writer's folder is left alone"
         os.kill(writer.pid, signal.SIGKILL)
     assert [checkpoint.step for checkpoint in run.checkpoints()] == [1, 3]
-    assert verify(run.path) == []
+    assert verify(run.path).problems == []
     write(run, 2, b"two")
     assert sorted(path.name for path in (run.path / "checkpoints").iterdir()) == [
         "step-000001",
         "step-000002",
         "step-000003",
     ]
+
+
+def test_a_checkpoint_says_how_far_each_log_had_come(run: Run) -> None:
+    with run.log("metrics") as log:
+        log.append({"step": 1})
+        write(run, 1, b"one")
+        log.append({"step": 2})
+    (chain,) = re.findall(rb'"step": 1, "chain": "(\w+)"', run.log_path("metrics").read_bytes())
+    assert run.checkpoint(1).manifest["logs"] == {"metrics": {"records": 1, "chain": chain.decode()}}
+
+
+def test_a_checkpoint_that_is_removed_on_purpose_is_not_missed_and_one_that_was_deleted_is(run: Run) -> None:
+    for step in (1, 2):
+        write(run, step, b"%d" % step)
+        with run.log("events") as log:
+            log.append({"step": step, "time": 0.5, "kind": "checkpoint", "checkpoint": f"step-{step:06d}"})
+    run.remove_checkpoint(1)
+    assert [checkpoint.step for checkpoint in run.checkpoints()] == [2]
+    assert verify(run.path).problems == []
+    shutil.rmtree(run.path / "checkpoints/step-000002")
+    (problem,) = verify(run.path).problems
+    assert (problem.where, "saved" in problem.what) == ("checkpoints/step-000002", True)

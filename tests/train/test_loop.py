@@ -50,7 +50,7 @@ def test_a_run_logs_all_that_was_agreed(run):
         (20, "the ", 10),
     ]
     assert kinds(run) == ["start", "checkpoint", "checkpoint", "checkpoint", "checkpoint", "finished"]
-    assert verify(run.path) == []
+    assert verify(run.path).problems == []
 
 
 def test_the_recipe_is_written_as_resolved(new_run):
@@ -72,7 +72,7 @@ def test_minutes_become_steps_before_training_starts(new_run):
     assert resolved.run.steps == trainer.steps > 1
     assert resolved.run.minutes == 0.05
     assert (trainer.step, trainer.batches.state()["step"], run.checkpoints()) == (0, 0, [])
-    assert [p.name for p in run.path.iterdir() if p.name.startswith(".")] == []
+    assert [p.name for p in run.path.iterdir() if p.name.startswith(".") and not p.name.startswith(".lock")] == []
 
 
 def test_a_recipe_run_twice_gives_the_same_bytes(new_run):
@@ -132,7 +132,7 @@ def test_what_is_not_finite_stops_the_run_and_spoils_nothing(run, monkeypatch, v
     assert all(torch.isfinite(p).all() for p in trainer.net.parameters())
     assert all(torch.equal(p, q) for p, q in zip(trainer.net.parameters(), before, strict=True))
     assert run.checkpoint("last").step == 13
-    assert verify(run.path) == []
+    assert verify(run.path).problems == []
 
 
 def test_after_that_it_resumes_with_a_lower_rate(run, monkeypatch):

@@ -46,7 +46,7 @@ def test_killed_and_resumed_ends_in_the_same_bytes(new_run, kind):
     assert fingerprint(broken) == fingerprint(straight)
     assert (resumed.batches.next() == trainer.batches.next()).all()
     assert [c.step for c in broken.checkpoints()] == [c.step for c in straight.checkpoints()]
-    assert verify(broken.path) == []
+    assert verify(broken.path).problems == []
 
 
 def test_killed_before_the_first_checkpoint_starts_again(new_run):

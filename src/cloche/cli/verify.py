@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import typer
 
 from cloche.cli.options import AsJson, RunFolder
-from cloche.cli.streams import emit
 
 
 def verify(run: RunFolder, as_json: AsJson = False) -> None:
     """Check every file of a run against what was written.
 
-    Exits with 1 where something differs: a hash, a missing file, a torn log, two steps with the same weights.
+    Exits with 1 where something is not as it was: a byte of any file, a log's record, a missing file, weights that are not
+    finite, two checkpoints with the same weights. Files that cloche did not write are notes.
     """
     from cloche import runs
 
-    problems = runs.verify(run)
+    found = runs.verify(run)
     if as_json:
-        found = [{"where": problem.where, "what": problem.what, "mend": problem.mend} for problem in problems]
-        emit({"run": str(run), "ok": not problems, "problems": found})
-    elif problems:
-        for problem in problems:
-            print(problem)
+        answer = {
+            "run": str(run),
+            "ok": not found.problems,
+            "problems": [asdict(problem) for problem in found.problems],
+            "notes": [asdict(note) for note in found.notes],
+        }
+        print(json.dumps(answer, indent=1))
     else:
-        print(f"{run}: every file is as it was written ({_contents(run)}).")
-    if problems:
+        for problem in found.problems:
+            print(problem)
+        for note in found.notes:
+            print(f"note: {note}")
+        if not found.problems:
+            print(f"{run}: every file is as it was written ({_contents(run)}).")
+    if found.problems:
         raise typer.Exit(1)
 
 

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from cloche.errors import ClocheError
 from cloche.microscope.reading import RunFiles, parse_json
+from cloche.runs import CHAIN_FIELD
 
 PIECE_BYTES = 1 << 20
 MOST_LINE_BYTES = 1 << 22
@@ -135,6 +136,8 @@ def parse_lines(piece: Piece, damage: Damage) -> list[tuple[int, Record]]:
     try:
         records = json.loads(b"[" + b",".join(piece.lines) + b"]") if piece.lines else []
         if len(records) == len(piece.lines) and all(type(record) is dict for record in records):
+            for record in records:
+                record.pop(CHAIN_FIELD, None)
             return list(zip(piece.starts, records, strict=True))
     except (ValueError, RecursionError):
         pass
@@ -154,7 +157,10 @@ def parse_line(line: bytes) -> Record | None:
         record = parse_json(line, "a line", MOST_LINE_BYTES)
     except ClocheError:
         return None
-    return record if isinstance(record, dict) else None
+    if not isinstance(record, dict):
+        return None
+    record.pop(CHAIN_FIELD, None)
+    return record
 
 
 def lines_at(files: RunFiles, log: str, places: list[tuple[int, int]]) -> Iterator[Record]:

@@ -1,8 +1,9 @@
 """The run folder: create, open, append-only logs, checkpoints, verify."""
 
+from cloche.runs.chain import FIELD as CHAIN_FIELD
 from cloche.runs.checkpoints import Checkpoint
 from cloche.runs.folder import Run
 from cloche.runs.logs import LogWriter, read_from
-from cloche.runs.verify import Problem, verify
+from cloche.runs.verify import Problem, Verification, verify
 
-__all__ = ["Checkpoint", "LogWriter", "Problem", "Run", "read_from", "verify"]
+__all__ = ["CHAIN_FIELD", "Checkpoint", "LogWriter", "Problem", "Run", "Verification", "read_from", "verify"]

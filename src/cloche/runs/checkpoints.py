@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cloche.errors import ClocheError
-from cloche.files import sha256_of_all, to_json, writing_folder
+from cloche.files import sha256_of_all, writing_folder
+from cloche.runs.chain import Anchor
+from cloche.runs.manifest import MANIFEST, Entry, sealed
 
-MANIFEST = "manifest.json"
 _STEP = re.compile(r"step-(\d{6,})")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint. `manifest` is {"step", "files": {name: {"sha256", "bytes"}}}."""
+    """A complete checkpoint. Its manifest says what it consists of, and how far each log had come when it was written:
+    {"step", "files": {name: {"bytes", "sha256"}}, "logs": {name: {"records", "chain"}}}."""
 
     step: int
     path: Path
@@ -55,16 +57,19 @@ def read_manifest(checkpoint: Path) -> dict[str, Any] | None:
     """manifest.json as a dict; None when it is missing or is not what `write_checkpoint` wrote."""
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     whole = isinstance(manifest, dict) and isinstance(manifest.get("files"), dict) and "step" in manifest
-    return manifest if whole else None
+    return {key: value for key, value in manifest.items() if key != "sha256"} if whole else None
 
 
 @contextmanager
-def write_checkpoint(folder: Path, step: int) -> Iterator[Path]:
+def write_checkpoint(
+    folder: Path, step: int, anchors: Callable[[], Mapping[str, Anchor]] = dict[str, Anchor]
+) -> Iterator[Path]:
     """Yields a temporary folder to fill; then makes its manifest, flushes everything and renames it to `step-000500`.
 
+    `anchors` is asked, once the folder is filled, how far the logs have come.
     On an exception the temporary folder is removed. Those that killed processes left are removed at the next call; one
     that a living process still fills is left alone.
     """
@@ -73,13 +78,13 @@ def write_checkpoint(folder: Path, step: int) -> Iterator[Path]:
         raise ClocheError(f"{target} already exists; move it away to write step {step} again")
     with writing_folder(target) as temporary:
         yield temporary
-        _seal(temporary, step)
+        _seal(temporary, step, anchors())
 
 
-def _seal(folder: Path, step: int) -> None:
+def _seal(folder: Path, step: int, anchors: Mapping[str, Anchor]) -> None:
     hashes = sha256_of_all(path for path in folder.rglob("*") if path.is_file())
     files = {
-        path.relative_to(folder).as_posix(): {"sha256": hashes[path], "bytes": path.stat().st_size}
-        for path in sorted(hashes)
+        path.relative_to(folder).as_posix(): Entry.of_file(path, hashes[path]).to_dict() for path in sorted(hashes)
     }
-    (folder / MANIFEST).write_bytes(to_json({"step": step, "files": files}, indent=1))
+    logs = {name: anchor._asdict() for name, anchor in anchors.items()}
+    (folder / MANIFEST).write_bytes(sealed({"step": step, "files": files, "logs": logs}))

@@ -7,17 +7,18 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from cloche import __version__
 from cloche.errors import ClocheError
-from cloche.files import LOCK, locked, to_json, write_atomically
-from cloche.runs import logs
+from cloche.files import LOCK, locked, remove, remove_at_once, to_json, write_atomically, writing_folder
+from cloche.runs import logs, manifest
 from cloche.runs.checkpoints import Checkpoint, list_checkpoints, step_of, write_checkpoint
+from cloche.runs.manifest import Entry
 
 FORMAT = 2
 _LOG_NAME = re.compile(r"[a-z0-9_-]+")
@@ -53,7 +54,6 @@ class Run:
             )
         if run.path.exists() and not run.path.is_dir():
             raise ClocheError(f"{run.path} is a file; name a folder for the run")
-        write_atomically(run.path / "recipe.toml", recipe.encode())
         info = {
             "format": FORMAT,
             "cloche": __version__,
@@ -64,7 +64,10 @@ class Run:
             "parent": parent,
             "commands": [list(command)] if command else [],
         }
-        write_atomically(run.path / "run.json", to_json(info, indent=1))
+        written = to_json(info, indent=1)
+        write_atomically(run.path / "run.json", written)
+        manifest.create(run.path, {"run.json": Entry.of(written)})
+        run.write_bytes("recipe.toml", recipe.encode())
         return run
 
     @classmethod
@@ -103,7 +106,7 @@ class Run:
         with self._locked():
             info = self.info
             info["commands"].append(list(argv))
-            write_atomically(self.path / "run.json", to_json(info, indent=1))
+            self._write("run.json", to_json(info, indent=1))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -117,9 +120,12 @@ class Run:
             raise ClocheError(f"{name!r} cannot name a log; use small letters, digits, - and _")
         return self.path / "log" / f"{name}.jsonl"
 
-    def log(self, name: str) -> logs.LogWriter:
-        """The writer of log/<name>.jsonl. Raises ClocheError while another writer holds it."""
-        return logs.LogWriter(self.log_path(name))
+    def log(self, name: str, notify: Callable[[str], object] = logs.warn) -> logs.LogWriter:
+        """The writer of log/<name>.jsonl. Raises ClocheError while another writer holds it.
+
+        `notify` is given a sentence when the log was deleted or changed while it was being written.
+        """
+        return logs.LogWriter(self.log_path(name), notify)
 
     def read_log(self, name: str) -> list[logs.Record]:
         """All complete records of a log; [] when it is missing. A torn last line is dropped."""
@@ -130,13 +136,22 @@ class Run:
 
         For resuming from the checkpoint of that step. Raises ClocheError while a writer holds a log.
         """
-        return sum(logs.truncate(path, step) for path in sorted((self.path / "log").glob("*.jsonl")))
+        return sum(logs.truncate(path, step, self._forget_anchors) for path in logs.paths(self.path / "log"))
+
+    def anchor_logs(self) -> None:
+        """Writes into manifest.json how far each log has come, so that `verify` notices when any of that is lost."""
+        with self._locked():
+            manifest.set_anchors(self.path, logs.anchors(self.path / "log"))
+
+    def _forget_anchors(self) -> None:
+        with self._locked():
+            manifest.set_anchors(self.path, {})
 
     # ---- checkpoints
 
     def new_checkpoint(self, step: int) -> AbstractContextManager[Path]:
         """A context that yields a folder to fill and makes it checkpoints/step-000500: see `write_checkpoint`."""
-        return write_checkpoint(self.path / "checkpoints", step)
+        return write_checkpoint(self.path / "checkpoints", step, lambda: logs.anchors(self.path / "log"))
 
     def checkpoints(self) -> list[Checkpoint]:
         """The complete checkpoints, by step."""
@@ -159,15 +174,96 @@ class Run:
         steps = ", ".join(str(checkpoint.step) for checkpoint in found)
         raise ClocheError(f"{self.path} has no checkpoint {which}; it has those of steps {steps}")
 
+    def remove_checkpoint(self, which: str | int) -> None:
+        """Removes a checkpoint for good. events.jsonl says so first: `verify` reports one that went in any other way."""
+        checkpoint = self.checkpoint(which)
+        before = self.read_log("events")
+        time = before[-1].get("time") if before else None
+        with self.log("events") as log:
+            event = {"kind": "removed", "checkpoint": checkpoint.name, "message": f"{checkpoint.name} was removed"}
+            log.append({"step": checkpoint.step, "time": time, **event})
+        self.anchor_logs()
+        remove_at_once(checkpoint.path)
+
     # ---- files
 
     def write_bytes(self, relative: str | Path, data: bytes) -> Path:
-        """Writes a file inside the folder, atomically. Raises ClocheError for a path that leads out of it."""
+        """Writes a file inside the folder, atomically, and its hash into manifest.json.
+
+        Raises ClocheError for a path that leads out of the folder.
+        """
+        with self._locked():
+            return self._write(relative, data)
+
+    def _write(self, relative: str | Path, data: bytes) -> Path:
+        target = self._inside(relative)
+        with manifest.recording(self.path, {self._name(target): Entry.of(data)}):
+            write_atomically(target, data)
+        return target
+
+    def _inside(self, relative: str | Path) -> Path:
         target = self.path / relative
         if not target.resolve().is_relative_to(self.path.resolve()) or target.resolve() == self.path.resolve():
             raise ClocheError(f"{relative} leads out of {self.path}; name a file inside the run")
-        write_atomically(target, data)
         return target
+
+    def _name(self, path: Path) -> str:
+        """A path as manifest.json names it."""
+        return path.resolve().relative_to(self.path.resolve()).as_posix()
+
+    @contextmanager
+    def writing_folder(self, relative: str | Path) -> Iterator[Path]:
+        """Yields an empty folder to fill, which then takes the place of the one of that name, its hashes in manifest.json.
+
+        For what consists of several files, such as a dictionary: a reader finds the old or the new, never a mixture. Raises
+        ClocheError where that would remove a file that cloche did not write.
+        """
+        target = self._inside(relative)
+        name = self._name(target)
+        with ExitStack() as settling, writing_folder(target, replace=True) as fresh:
+            yield fresh
+            new = {f"{name}/{file}": entry for file, entry in manifest.entries_in(fresh).items()}
+            settling.enter_context(self._locked())
+            changes = dict.fromkeys(manifest.names_under(self.path, name)) | new
+            foreign = [path for path in target.rglob("*") if not path.is_dir() and self._name(path) not in changes]
+            if foreign:
+                raise ClocheError(
+                    f"{foreign[0]} is not a file that cloche wrote, so {target} is not replaced; name another"
+                )
+            settling.enter_context(manifest.recording(self.path, changes))
+
+    def record(self, *relative: str | Path, known: Mapping[str, str] | None = None) -> None:
+        """Adds files that were written already, or all files of a folder, to manifest.json.
+
+        `known` are hashes that need not be computed again, by path within the run.
+        """
+        known = known or {}
+        found: dict[str, Entry] = {}
+        for path in map(self._inside, relative):
+            within = manifest.plain_files(path) if path.is_dir() else [path]
+            found |= {self._name(file): Entry.of_file(file, known.get(self._name(file))) for file in within}
+        with self._locked():
+            manifest.record(self.path, found)
+
+    def is_recorded(self, relative: str | Path) -> bool:
+        """Whether manifest.json lists a file, or a file in a folder."""
+        return bool(manifest.names_under(self.path, self._name(self._inside(relative))))
+
+    def remove(self, relative: str | Path) -> None:
+        """Removes a file or folder that cloche wrote, such as a finding or a dictionary, and what manifest.json says of it.
+
+        It may have been deleted already: then `verify` no longer misses it. Checkpoints have `remove_checkpoint`.
+        """
+        target = self._inside(relative)
+        name = self._name(target)
+        with self._locked():
+            gone = manifest.names_under(self.path, name)
+            if not gone and not os.path.lexists(target):
+                raise ClocheError(
+                    f"{self.path} has no {relative}; name a file or folder that is listed in its manifest.json"
+                )
+            with manifest.recording(self.path, dict.fromkeys(gone)):
+                remove(target)
 
     def write_json(self, relative: str | Path, value: Any) -> Path:
         """`write_bytes` of the value as strict JSON; non-finite floats become null."""
@@ -183,10 +279,10 @@ class Run:
 def _read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ClocheError(f"{path} is not readable as JSON; `cloche verify` tells what else is damaged") from error
+    except (ValueError, RecursionError) as error:
+        raise ClocheError(f"{path} is not readable as JSON; `cloche verify` says what else is damaged") from error
     if not isinstance(value, dict):
-        raise ClocheError(f"{path} holds no JSON object; `cloche verify` tells what else is damaged")
+        raise ClocheError(f"{path} is not a JSON object; `cloche verify` says what else is damaged")
     return value
 
 

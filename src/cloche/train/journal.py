@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from cloche.errors import ClocheError
 from cloche.runs import Run
 from cloche.train.recipe import Recipe
 
@@ -17,23 +21,49 @@ class Journal:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self._noticed: list[str] = []
+        self._now: tuple[int, float] = (0, 0.0)
 
     def __enter__(self) -> Journal:
-        self.writers = {name: self.run.log(name) for name in LOGS}
+        self.writers = {name: self.run.log(name, self._noticed.append) for name in LOGS}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for writer in self.writers.values():
-            writer.close()
+        try:
+            self._finish()
+        except ClocheError:
+            if error is None:
+                raise
+
+    def _finish(self) -> None:
+        """Closes all logs and writes down how far they have come. What happened to them since the last record is said."""
+        with ExitStack() as closing:
+            for writer in self.writers.values():
+                closing.callback(writer.close)
+            for writer in self.writers.values():
+                writer.check()
+            for record in self.notices():
+                warnings.warn(record["message"], stacklevel=4)
+        self.run.anchor_logs()
 
     def log(self, name: str, record: Record) -> Record:
         self.writers[name].append(record)
         return {"log": name, **record}
 
-    def event(self, step: int, time: float, kind: str, message: str) -> Record:
-        return self.log("events", {"step": step, "time": round(time, 3), "kind": kind, "message": message})
+    def event(self, step: int, time: float, kind: str, message: str, **more: Any) -> Record:
+        self._now = step, time
+        return self.log("events", {"step": step, "time": round(time, 3), "kind": kind, "message": message, **more})
+
+    def notices(self) -> list[Record]:
+        """Events for what happened to the log files themselves since the last call, such as that one was deleted."""
+        noticed, self._noticed[:] = list(self._noticed), []
+        return [self.event(*self._now, "log", message) for message in noticed]
+
+    def saved(self, step: int, time: float, path: Path) -> Record:
+        """The event of a checkpoint. `verify` misses one that is gone by the name here."""
+        return self.event(step, time, "checkpoint", f"saved {path.name}", checkpoint=path.name)
 
 
 def opening(precision: str, where: str, rates: dict[str, float]) -> str:

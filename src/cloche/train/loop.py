@@ -156,9 +156,9 @@ class Trainer:
                     if update.health:
                         records.append(book.log("health", update.health))
                     due = (self.step in when for when in (validate_at, sample_at, save_at))
-                    yield from records + self._look(book, *due)
+                    yield from records + self._look(book, *due) + book.notices()
             except GeneratorExit:
-                self.save()
+                book.saved(self.step, self.pace.time, self.save())
                 book.event(self.step, self.pace.time, "stopped", f"left at step {self.step} of {self.steps}")
                 raise
             yield from self._end(book, fresh=self.step not in validate_at)
@@ -195,8 +195,7 @@ class Trainer:
         if samples:
             records += [book.log("samples", record) for record in self.sample()]
         if save:
-            path = self.save()
-            records.append(book.event(self.step, self.pace.time, "checkpoint", f"saved {path.name}"))
+            records.append(book.saved(self.step, self.pace.time, self.save()))
         return records
 
     def _end(self, book: Journal, fresh: bool) -> list[Record]:

@@ -117,7 +117,8 @@ def train_dictionary(
     )
     _calibrate(sae, reader, shown)
     if Ranks().rank == 0:
-        sae.save(run.path / "dictionaries" / name)
+        with run.writing_folder(f"dictionaries/{name}") as folder:
+            sae.save(folder)
         state.unlink(missing_ok=True)
     return name, sae, shown
 

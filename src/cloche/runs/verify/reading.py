@@ -1,0 +1,52 @@
+"""Reading what may be damaged: never waits on a pipe, never follows a link, never fails in more than one way."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+MOST_JSON = 1 << 30  # bytes of one document
+
+
+class Unreadable(Exception):
+    """Why a file cannot be used, as the end of a sentence that begins with its name."""
+
+
+def opened(path: Path) -> io.BufferedReader:
+    """A plain file open for reading. Raises Unreadable for anything else."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        raise Unreadable("is missing") from None
+    except OSError as error:
+        raise Unreadable(f"cannot be read ({error.strerror})") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise Unreadable("is not a file")
+    return open(handle, "rb")
+
+
+def content(path: Path) -> bytes:
+    """The bytes of a document. Raises Unreadable."""
+    with opened(path) as file:
+        if os.fstat(file.fileno()).st_size > MOST_JSON:
+            raise Unreadable("is too large for what it should be")
+        try:
+            return file.read()
+        except OSError as error:
+            raise Unreadable(f"cannot be read ({error.strerror})") from error
+
+
+def json_object(data: bytes) -> dict[str, Any]:
+    """Raises Unreadable for bytes that are not a JSON object, or one nested or long beyond what can be read."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):  # ValueError: also numbers of thousands of digits
+        value = None
+    if not isinstance(value, dict):
+        raise Unreadable("is not readable as a JSON object")
+    return value
