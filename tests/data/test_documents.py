@@ -6,15 +6,17 @@ import json
 import os
 import random
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
 
 from cloche.data import Document, Report, documents
-from cloche.data.pieces import PIECE, cut
+from cloche.data.reading.pieces import PIECE, cut
 from cloche.errors import ClocheError
 
+FILLER = b"a plain line\n" * 30
 TEXTS = ["eins\n", "zwei é 中\r\n", "\U0001f409 drei\x00\t", "vier"]
 
 
@@ -94,15 +96,18 @@ def test_a_file_of_exactly_one_piece_and_one_byte_around_it():
 
 
 def test_invalid_utf8_is_replaced_and_counted(tmp_path):
-    (tmp_path / "a.txt").write_bytes(b"good \xff bad \xe4\xb8 cut \xef\xbf\xbd real\n")
-    (tmp_path / "b.jsonl").write_bytes(b'{"text": "x\xfe"}\n{"text": "\\ud83d alone \\ud83d\\udc09"}\n')
+    (tmp_path / "a.txt").write_bytes(b"good \xff bad \xe4\xb8 cut \xef\xbf\xbd real\n" + FILLER)
+    (tmp_path / "b.jsonl").write_bytes(
+        b'{"text": "x\xfe"}\n{"text": "\\ud83d alone \\ud83d\\udc09"}\n{"text": "%s"}' % FILLER.replace(b"\n", b"")
+    )
     (tmp_path / "c.txt").write_bytes(b"\xef\xbb\xbfafter a byte order mark")
     report = Report()
     texts = [d.text for d in read(tmp_path, report=report)]
     assert texts == [
-        "good \ufffd bad \ufffd cut \ufffd real\n",
+        "good \ufffd bad \ufffd cut \ufffd real\n" + FILLER.decode(),
         "x\ufffd",
         "\ufffd alone \U0001f409",
+        FILLER.decode().replace("\n", ""),
         "after a byte order mark",
     ]
     assert report.invalid_utf8 == 4
@@ -110,10 +115,11 @@ def test_invalid_utf8_is_replaced_and_counted(tmp_path):
 
 
 def test_invalid_utf8_in_parquet_is_replaced_and_counted(tmp_path):
-    column = pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\3\0\0\0"), pa.py_buffer(b"a\xffb"))
+    offsets = np.array([0, 3, 303], dtype=np.int32)
+    column = pa.StringArray.from_buffers(2, pa.py_buffer(offsets), pa.py_buffer(b"a\xffb" + b"c" * 300))
     pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
     report = Report()
-    assert [d.text for d in read(tmp_path, report=report)] == ["a\ufffdb"]
+    assert [d.text for d in read(tmp_path, report=report)] == ["a\ufffdb", "c" * 300]
     assert report.invalid_utf8 == 1
 
 
@@ -166,7 +172,7 @@ def test_a_malformed_line_is_named(tmp_path):
 
 
 def test_an_endless_line_is_refused_before_it_fills_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("cloche.data.read.LONGEST_LINE", 100)
+    monkeypatch.setattr("cloche.data.reading.records.LONGEST", 100)
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "' + b"x" * 200 + b'"}\n')
     refused(r"a\.jsonl:1 is longer", tmp_path)
 
@@ -184,7 +190,7 @@ def test_a_truncated_file_is_named(tmp_path, name: str):
 
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.zst", "a.parquet"])
 def test_a_file_that_is_not_what_its_name_says_is_named(tmp_path, name: str):
-    (tmp_path / name).write_bytes(b"this is plain text, and long enough to be read as a header")
+    (tmp_path / name).write_bytes(b"\x07\x00 this is neither compressed nor text, and long enough to be a header")
     refused(f"{name} is (truncated or damaged|not a readable parquet file)", tmp_path)
 
 

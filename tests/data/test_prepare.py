@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from cloche.data import PackedTokens, pack, prepare, split_of
+from cloche.data import PackedTokens, pack, prepare
 from cloche.data.pack import write_index
 from cloche.errors import ClocheError
 from cloche.text import Tokenizer, train_bpe
@@ -36,8 +36,11 @@ def test_the_text_comes_back_and_every_number_is_exact(corpus, tmp_path):
     assert json.loads((tmp_path / "run/data/data.json").read_text()) == index
     tok = Tokenizer.load(tmp_path / "run")
     assert (index["vocab"], index["dtype"], index["end"]) == (tok.vocab, "uint16", tok.end)
+    held_out = unpacked(tmp_path / "run", "validation")
+    sides = {"train": [text for text in TEXTS.values() if text not in held_out], "validation": held_out}
+    assert 0.1 <= index["splits"]["validation"]["bytes"] / sum(len(text.encode()) for text in TEXTS.values()) < 0.2
     for split, summary in index["splits"].items():
-        texts = [text for name, text in TEXTS.items() if split_of(name, 0.1) == split]
+        texts = [text for text in TEXTS.values() if text in sides[split]]
         assert texts and unpacked(tmp_path / "run", split) == texts
         assert summary["documents"] == len(texts)
         assert summary["bytes"] == sum(len(text.encode()) for text in texts)
@@ -48,7 +51,8 @@ def test_the_text_comes_back_and_every_number_is_exact(corpus, tmp_path):
         for shard in summary["shards"]:
             data = (tmp_path / "run/data" / shard["file"]).read_bytes()
             assert hashlib.sha256(data).hexdigest() == shard["sha256"] and len(data) == 2 * shard["tokens"]
-    assert index["sources"]["files"] == 40 and index["sources"]["split"] == "10% of the files by hash of their names"
+    assert index["sources"]["files"] == 40 and index["sources"]["formats"] == {"text": 40}
+    assert index["sources"]["split"].startswith(next(name for name in TEXTS if TEXTS[name] in held_out) + ", ")
 
 
 def test_the_tokenizer_never_sees_the_validation_side(corpus, tmp_path):
@@ -93,6 +97,7 @@ def test_a_lone_file_validates_on_its_end(tmp_path):
     prepare([tmp_path / "a.txt"], tmp_path / "run", vocab=300)
     (train,), (validation,) = (unpacked(tmp_path / "run", split) for split in ("train", "validation"))
     assert train + validation == text and 0.05 <= len(validation) / len(text) < 0.051
+    assert validation.startswith("line ")
 
 
 def test_progress_is_told_in_bytes_of_files(corpus, tmp_path):
@@ -152,10 +157,20 @@ def test_a_tokenizer_without_an_end_token_is_refused(corpus, tmp_path):
         prepare([corpus], tmp_path / "run", vocab=Tokenizer.from_dict(no_end, {}))
 
 
-def test_records_that_all_train_get_a_sentence(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"text": "only one"}\n')
-    with pytest.raises(ClocheError, match="No document of the 1 files falls to the validation side"):
-        prepare([tmp_path], tmp_path / "run", vocab=300)
+def test_progress_of_records_begins_with_measuring(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "some words of it"}\n' * 300)
+    (tmp_path / "b.md").write_text("some more\n" * 100)
+    told: list[tuple[str, int, int]] = []
+    index = prepare([tmp_path], tmp_path / "run", vocab=300, on_progress=lambda *now: told.append(now))
+    assert list(dict.fromkeys(stage for stage, _, _ in told)) == ["measuring", "tokenizer", "packing"]
+    assert index["sources"]["formats"] == {"JSON lines": 1, "text": 1}
+    assert all(done <= total == index["sources"]["size"] for _, done, total in told)
+
+
+def test_a_corpus_of_one_byte_gets_a_sentence(tmp_path):
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(ClocheError, match="no text is left to the train side"):
+        prepare([tmp_path], tmp_path / "run", vocab=train_bpe(["abc"], 300))
 
 
 def test_a_full_disk_gets_a_sentence(corpus, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cloche.data import Report, standard_library
-from cloche.data.sources import find_sources
+from cloche.data.reading.sources import find_sources
 from cloche.errors import ClocheError
 
 
@@ -66,7 +66,7 @@ def test_a_glob_picks_any_suffix_on_name_or_path(tree: Path):
 
 def test_a_file_named_outright_is_read_whatever_its_suffix(tree: Path):
     (source,) = find_sources([tree / "c.rst"], None, Report())
-    assert source.kind == "text"
+    assert source.asked_for and source.suffix == ".rst"
 
 
 def test_hidden_names_and_links_are_skipped_and_counted(tree: Path):

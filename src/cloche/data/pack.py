@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cloche.data.read import Document
+from cloche.data.reading import Document
 from cloche.errors import ClocheError
 from cloche.files import write_atomically
 from cloche.text import Tokenizer

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from cloche.data.pack import INDEX, pack, write_index
-from cloche.data.read import Document, read_sources
-from cloche.data.report import Report
-from cloche.data.sources import Source, find_sources
+from cloche.data.reading import Document, Report
+from cloche.data.reading.formats import File
+from cloche.data.reading.read import read_file, read_files, recognised_files
 from cloche.data.split import Validation, plan_split
 from cloche.errors import ClocheError
 from cloche.text import Tokenizer, train_bpe
 
-Progress = Callable[[str, int, int], None]  # stage ("tokenizer", "packing"), bytes of files read, bytes of all files
+Progress = Callable[
+    [str, int, int], None
+]  # stage ("measuring", "tokenizer", "packing"), bytes of files read, bytes of all files
 
 
 def prepare(
@@ -25,28 +28,34 @@ def prepare(
     validation: Validation = 0.05,
     glob: str | None = None,
     field: str = "text",
+    encoding: str | None = None,
     on_progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Packs a corpus into `out`/data, with its tokenizer in `out`; returns the contents of data.json.
 
     `vocab` is the size of the tokenizer to train (on the training documents alone), or a tokenizer to use as it is.
-    `validation` is a share or patterns of file names (see `plan_split`). The corpus is read twice and never held: memory
-    stays under 2 GB whatever its size (bench/corpus_memory.py). A packing that was interrupted is done anew; a finished
-    one is not overwritten. Raises ClocheError for anything about the corpus that cannot be used as it is.
+    `validation` is a share or patterns of file names (see `plan_split`); `glob`, `field` and `encoding` as in `documents`. The
+    corpus is read twice, records and compressed files three times, and never held: memory stays under 2 GB whatever its
+    size (bench/corpus_memory.py). A packing that was interrupted is done anew; a finished one is not overwritten. Raises
+    ClocheError for anything about the corpus that cannot be used as it is.
     """
     folder = Path(out) / "data"
     _make_room(folder)
     report = Report()
-    sources = find_sources(paths, glob, report)
-    split = plan_split(sources, validation, lambda: read_sources(sources, field, Report()))
+    files = list(recognised_files(paths, glob, field, encoding, report))
+    total = report.size
 
-    def divided(stage: str, report: Report) -> Iterator[tuple[str, Document]]:
-        for side, document in split.divide(read_sources(sources, field, report)):
-            yield side, document
+    def told(stage: str, documents: Iterator[Document], report: Report) -> Iterator[Document]:
+        for document in documents:
+            yield document
             if on_progress is not None:
                 on_progress(stage, report.position, total)
 
-    total = report.size
+    split = plan_split(files, validation, _measuring(files, field, told))
+
+    def divided(stage: str, report: Report) -> Iterator[tuple[str, Document]]:
+        return split.divide(told(stage, read_files(files, field, report), report))
+
     if isinstance(vocab, Tokenizer):
         tokenizer = vocab
     else:
@@ -54,7 +63,7 @@ def prepare(
         tokenizer = train_bpe(training, vocab)
     tokenizer.save(out)
     index = pack(divided("packing", report), tokenizer, folder)
-    _require_both_sides(index, sources, split.how)
+    _require_both_sides(index, split.how)
     index["sources"] = report.to_dict() | {"split": split.how}
     write_index(folder, index)
     return index
@@ -71,10 +80,25 @@ def _make_room(folder: Path) -> None:
         raise ClocheError(f"{folder} cannot be written to ({error.strerror}); name another folder.") from error
 
 
-def _require_both_sides(index: dict[str, Any], sources: list[Source], how: str) -> None:
-    for side, other in (("validation", "larger"), ("train", "smaller")):
-        if not index["splits"][side]["tokens"]:
+def _measuring(
+    files: list[File], field: str, told: Callable[[str, Iterator[Document], Report], Iterator[Document]]
+) -> Callable[[File], Iterator[Document]]:
+    """How a file is read to measure it: the documents, with the progress told."""
+    before = dict(
+        zip((file.source.name for file in files), accumulate(file.source.size for file in files), strict=True)
+    )
+    report = Report()
+
+    def read(file: File) -> Iterator[Document]:
+        start = before[file.source.name] - file.source.size
+        return told("measuring", read_file(file, field, report, start), report)
+
+    return read
+
+
+def _require_both_sides(index: dict[str, Any], how: str) -> None:
+    for side in ("validation", "train"):
+        if not index["splits"][side]["bytes"]:
             raise ClocheError(
-                f"No document of the {len(sources)} files falls to the {side} side ({how}); "
-                f"ask for a {other} validation share, or name the validation files."
+                f"The corpus is too small to be divided: no text is left to the {side} side ({how}); add text."
             )

@@ -1,33 +1,112 @@
-"""Which documents are held out for validation: by name, the same on every machine, and no document on both sides."""
+"""Which text is held out for validation: whole files where they fit, else the ends of files; nothing on both sides."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
-from cloche.data.read import Document
-from cloche.data.sources import Source
+import numpy as np
+
+from cloche.data.reading.formats import File
+from cloche.data.reading.pieces import character_end
+from cloche.data.reading.read import Document
 from cloche.errors import ClocheError
 
-Validation = float | Sequence[str]  # a share of the documents, or patterns of file names
+Validation = float | Sequence[str]  # a share of the bytes, or patterns of file names
 
-LARGEST_STAND_IN = 0.2  # share of the corpus that the one file may have that validates when no name falls to validation
-LARGEST_VALIDATION = 0.5
+# Of the share asked for: whole files are held out up to MOST of it, and ends of files where they come to less than LEAST.
+LEAST, MOST = 0.4, 2.0
+WINDOW = 0.2  # of the share: so much earlier may an end begin, to begin with a line or a word
+NAMED = 5  # file names in a sentence
+KEPT, DENSEST = (
+    4 << 20,
+    1 / 16,
+)  # of one file, records are kept to choose from: all of 4 million, of more a sample this dense
 
 
-def split_of(name: str, validation: Validation) -> str:
-    """ "train" or "validation": by a hash of the name against a share, or by shell patterns on the name or its last part.
+@dataclass(frozen=True)
+class Split:
+    """How one corpus is divided; `how` says it in words.
 
-    A record's name ("a.jsonl#17") is hashed whole, so that one file of records serves both sides; patterns see its file.
+    files: names of those held out whole. records: {file: numbers of its records held out}. ends: {document: (first, last)},
+    the bytes between which its held-out end begins.
+    """
+
+    how: str
+    files: frozenset[str] = frozenset()
+    records: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    ends: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    def divide(self, documents: Iterable[Document]) -> Iterator[tuple[str, Document]]:
+        """Each piece with its side, "train" or "validation". A document with a held-out end is cut once into two."""
+        name, place = "", 0
+        for document in documents:
+            if document.name in self.ends:
+                place = place if document.name == name else 0
+                yield from self._cut(document, place)
+                name, place = document.name, place + len(document.text.encode())
+            elif document.file in self.files or document.number in self.records.get(document.file, ()):
+                yield "validation", document
+            else:
+                yield "train", document
+
+    def _cut(self, document: Document, place: int) -> Iterator[tuple[str, Document]]:
+        """The piece, which begins at byte `place` of its document, on one side or with its two parts on both."""
+        data = document.text.encode()
+        earliest, latest = (bound - place for bound in self.ends[document.name])
+        if latest <= 0:
+            yield "validation", document
+        elif latest >= len(data):
+            yield "train", replace(document, last=document.last or latest == len(data))
+        else:
+            at = _boundary(data, max(earliest, 0), latest)
+            yield "train", replace(document, text=data[:at].decode(), last=True)
+            if at < len(data):
+                yield "validation", replace(document, text=data[at:].decode())
+
+
+def _boundary(data: bytes, earliest: int, latest: int) -> int:
+    """Where to cut: after the last line end between the two places, else before the last space, else between characters."""
+    found = data.rfind(b"\n", earliest, latest) + 1
+    found = found or max(0, data.rfind(b" ", earliest, latest)) or character_end(data[:latest])
+    while found == 0 or (found < len(data) and data[found] & 0xC0 == 0x80):
+        found += 1  # into the first character: move behind it
+    return found
+
+
+def plan_split(files: Sequence[File], validation: Validation, read: Callable[[File], Iterable[Document]]) -> Split:
+    """Decides the split of these files.
+
+    Patterns hold out whole files. A share holds out whole files in the order of a hash of their names, skipping those that
+    would bring the total above twice the share, until it is reached; where that comes to less than 0.4 of the share, also that
+    share of every other file: its end, or of a file of records, records chosen in the same way. Bytes are those of
+    the text; `read` is called where the size on disk does not tell them. The order of the files does not matter.
+
+    Raises ClocheError when a pattern matches nothing, a share is not between 0 and 1, or a side would be empty.
     """
     if isinstance(validation, (int, float)):
-        return "validation" if _rank(name) < validation else "train"
-    patterns = (validation,) if isinstance(validation, str) else validation
-    file = name.rpartition("#")[0] or name
-    held_out = any(fnmatchcase(each, pattern) for pattern in patterns for each in (file, file.rpartition("/")[2]))
-    return "validation" if held_out else "train"
+        if not 0 < validation < 1:
+            raise ClocheError(f"A validation share of {validation} is not between 0 and 1; 0.05 holds out a twentieth.")
+        return _plan_share(sorted((_Measured(file, read) for file in files), key=lambda m: m.name), validation)
+    validation = (validation,) if isinstance(validation, str) else tuple(validation)
+    names = [file.source.name for file in files]
+    for pattern in validation:
+        if not any(_matches(name, pattern) for name in names):
+            raise ClocheError(f"No file matches the validation pattern {pattern!r}; the files are {_few(names)}.")
+    if not validation:
+        raise ClocheError("No validation file is named; give a share such as 0.05, or patterns of file names.")
+    held_out = frozenset(name for name in names if any(_matches(name, pattern) for pattern in validation))
+    if len(held_out) == len(names):
+        raise ClocheError("The validation patterns match every file; leave some to train on.")
+    return Split("files that match " + ", ".join(validation), held_out)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Shell patterns see a file's whole name and its last part."""
+    return fnmatchcase(name, pattern) or fnmatchcase(name.rpartition("/")[2], pattern)
 
 
 def _rank(name: str) -> float:
@@ -36,81 +115,94 @@ def _rank(name: str) -> float:
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
-@dataclass(frozen=True)
-class Split:
-    """How one corpus is divided; `how` says it in words."""
+class _Measured:
+    """A file, the bytes of its text, and of its records the numbers, ranks and sizes."""
 
-    validation: Validation
-    how: str
-    stand_in: str | None = None  # the one file that validates when no name's hash falls to validation
-    train_characters: int | None = None  # a lone text file: so many characters train, the rest validates
-
-    def divide(self, documents: Iterable[Document]) -> Iterator[tuple[str, Document]]:
-        """Each piece with its side. A lone text file is cut once, at a line end, into two documents."""
-        if self.train_characters is None:
-            for document in documents:
-                stands_in = document.name == self.stand_in
-                yield "validation" if stands_in else split_of(document.name, self.validation), document
+    def __init__(self, file: File, read: Callable[[File], Iterable[Document]]) -> None:
+        self.name, self.size, self.has_records = file.source.name, 0, file.kind in ("lines", "values", "parquet")
+        self.numbers, self.ranks, self.sizes = array("q"), array("d"), array("q")
+        self._limit = 1.0
+        if file.plain and not self.has_records:
+            self.size = file.source.size
             return
-        left = self.train_characters
-        for document in documents:
-            if left >= len(document.text):
-                left -= len(document.text)
-                yield "train", replace(document, last=document.last or left == 0)
-                continue
-            if left > 0:
-                at = document.text.rfind("\n", 0, left) + 1 or left
-                yield "train", Document(document.name, document.text[:at])
-                document = replace(document, text=document.text[at:])
-                left = 0
-            yield "validation", document
+        record = size = 0
+        for document in read(file):
+            size += len(document.text.encode())
+            record = document.number
+            if document.last:
+                self._add(record, size)
+                size = 0
+        self._add(record, size)  # none is left, unless a document did not end
+
+    def _add(self, record: int, size: int) -> None:
+        self.size += size
+        if self.has_records and size and (rank := _rank(f"{self.name}#{record}")) < self._limit:
+            self.numbers.append(record)
+            self.ranks.append(rank)
+            self.sizes.append(size)
+            if len(self.ranks) > KEPT and self._limit > DENSEST:
+                self._limit /= 2
+                stay = np.frombuffer(self.ranks) < self._limit
+                self.numbers = array("q", np.frombuffer(self.numbers, dtype=np.int64)[stay].tobytes())
+                self.sizes = array("q", np.frombuffer(self.sizes, dtype=np.int64)[stay].tobytes())
+                self.ranks = array("d", np.frombuffer(self.ranks)[stay].tobytes())
 
 
-def plan_split(sources: list[Source], validation: Validation, read: Callable[[], Iterable[Document]]) -> Split:
-    """Decides the split of these files.
-
-    Patterns hold out whole files. A share holds out documents by hash of their name: whole text files, single records. When
-    there is one text file and nothing else, its last share is held out (`read` is called once to measure it); when
-    no text file's hash falls to validation, the file with the least hash among the smaller ones does.
-    Raises ClocheError when a pattern matches nothing, a share is not between 0 and 1, or a side would be empty.
-    """
-    if isinstance(validation, (int, float)):
-        if not 0 < validation < 1:
-            raise ClocheError(f"A validation share of {validation} is not between 0 and 1; 0.05 holds out a twentieth.")
-        return _plan_share(sources, validation, read)
-    validation = (validation,) if isinstance(validation, str) else tuple(validation)
-    names = [source.name for source in sources]
-    for pattern in validation:
-        if all(split_of(name, [pattern]) == "train" for name in names):
-            few = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-            raise ClocheError(f"No file matches the validation pattern {pattern!r}; the files are {few}.")
-    if not validation:
-        raise ClocheError("No validation file is named; give a share such as 0.05, or patterns of file names.")
-    if all(split_of(name, validation) == "validation" for name in names):
-        raise ClocheError("The validation patterns match every file; leave some to train on.")
-    return Split(validation, "files that match " + ", ".join(validation))
+def _choose(ranks: Sequence[float], sizes: Sequence[int], total: int, share: float) -> tuple[list[int], int]:
+    """Which things are held out whole, in order of rank, and how many bytes that is: `share` of `total` or more, to MOST."""
+    most = total * min(MOST * share, (1 + share) / 2)
+    chosen, held = [], 0
+    for i in np.argsort(np.asarray(ranks), kind="stable").tolist():
+        if held + sizes[i] <= most:
+            chosen.append(i)
+            held += sizes[i]
+            if held >= share * total:
+                break
+    return chosen, held
 
 
-def _plan_share(sources: list[Source], share: float, read: Callable[[], Iterable[Document]]) -> Split:
-    percent = f"{100 * share:g}%"
-    if any(source.kind != "text" for source in sources):
-        return Split(share, f"{percent} of the documents by hash of their names")
-    if len(sources) == 1:
-        characters = sum(len(document.text) for document in read())
-        return Split(share, f"the last {percent} of the file", train_characters=int(characters * (1 - share)))
-    total = sum(source.size for source in sources)
-    held_out = [source for source in sources if split_of(source.name, share) == "validation"]
-    if sum(source.size for source in held_out) > LARGEST_VALIDATION * total:
-        raise ClocheError(
-            f"The hash of the names would hold out most of the corpus ({', '.join(s.name for s in held_out[:3])}); "
-            "name the validation files instead."
-        )
-    if held_out:
-        return Split(share, f"{percent} of the files by hash of their names")
-    small = [source for source in sources if 0 < source.size <= LARGEST_STAND_IN * total]
-    if not small:
-        raise ClocheError(
-            f"None of the {len(sources)} files falls to validation by the hash of its name; name the validation files instead."
-        )
-    stand_in = min(small, key=lambda source: _rank(source.name)).name
-    return Split(share, f"the file {stand_in}, least by hash of its name", stand_in=stand_in)
+def _plan_share(files: list[_Measured], share: float) -> Split:
+    files = [file for file in files if file.size]
+    total = sum(file.size for file in files)
+    chosen, held = _choose([_rank(file.name) for file in files], [file.size for file in files], total, share)
+    whole = [files[i].name for i in sorted(chosen)]
+    said = [_few(whole)] if whole else []
+    records: dict[str, frozenset[int]] = {}
+    ends: dict[str, tuple[int, int]] = {}
+    if held < LEAST * share * total:
+        rest = [file for file in files if file.name not in whole]
+        for file in rest:
+            held += _plan_file(file, share, records, ends)
+        cut = [file.name for file in rest if not file.has_records]
+        sampled = [file.name for file in rest if file.has_records]
+        said += [f"the last {100 * share:g}% of {_few(cut)}"] if cut else []
+        said += [f"records of {_few(sampled)} by hash"] if sampled else []
+    return Split(f"{'; '.join(said)} ({held / max(total, 1):.1%} of the bytes)", frozenset(whole), records, ends)
+
+
+def _plan_file(
+    file: _Measured, share: float, records: dict[str, frozenset[int]], ends: dict[str, tuple[int, int]]
+) -> int:
+    """Adds what is held out of one file to `records` and `ends`; about how many bytes that is."""
+    if not file.has_records:
+        ends[file.name] = _end(file.size, share)
+        return file.size - ends[file.name][1]
+    chosen, held = _choose(file.ranks, file.sizes, file.size, share)
+    records[file.name] = frozenset(file.numbers[i] for i in chosen)
+    if held < LEAST * share * file.size:
+        for i in set(range(len(file.sizes))) - set(chosen):
+            end = _end(file.sizes[i], share)
+            ends[f"{file.name}#{file.numbers[i]}"] = end
+            held += file.sizes[i] - end[1]
+    return held
+
+
+def _end(size: int, share: float) -> tuple[int, int]:
+    latest = size - max(1, round(share * size))
+    return latest - round(WINDOW * share * size), latest
+
+
+def _few(names: Sequence[str]) -> str:
+    """The first names in a row, and how many more there are."""
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

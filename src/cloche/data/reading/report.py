@@ -17,6 +17,7 @@ class Report:
     empty: int = 0  # files and records without text, left out
     invalid_utf8: int = 0  # byte sequences (or lone surrogates) that became U+FFFD
     invalid_names: list[str] = field(default_factory=list)
+    formats: dict[str, int] = field(default_factory=dict)  # how files were read ("text", "JSON lines", ...) -> files
     skipped: dict[str, int] = field(default_factory=dict)  # reason -> files or folders not read
     position: int = 0  # bytes of files read so far, as they lie on disk
     size: int = 0  # bytes of all files, as they lie on disk
@@ -25,10 +26,14 @@ class Report:
         """Counts one file or folder that is not read."""
         self.skipped[reason] = self.skipped.get(reason, 0) + 1
 
+    def read_as(self, form: str) -> None:
+        """Counts one file by how it is read."""
+        self.formats[form] = self.formats.get(form, 0) + 1
+
     def invalid(self, name: str, count: int) -> None:
         """Counts replaced byte sequences in the named document."""
         self.invalid_utf8 += count
-        if name not in self.invalid_names and len(self.invalid_names) < NAMED:
+        if count and name not in self.invalid_names and len(self.invalid_names) < NAMED:
             self.invalid_names.append(name)
 
     def to_dict(self) -> dict[str, Any]:

@@ -4,34 +4,39 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from cloche.data.report import Report
+from cloche.data.reading.opening import ARCHIVES, COMPRESSED
+from cloche.data.reading.report import Report
 from cloche.errors import ClocheError
 
 TEXT = (".txt", ".md", ".py")
-RECORDS = (".jsonl", ".parquet")
-COMPRESSED = (".gz", ".zst")
-UNREADABLE = (".bz2", ".xz", ".zip", ".7z", ".tar", ".tgz", ".rar")
+LINES = (".jsonl", ".ndjson", ".jsonlines")
+RECORDS = (*LINES, ".json", ".parquet")
 
 
 @dataclass(frozen=True)
 class Source:
-    """One file: where it lies, its name relative to the corpus root, its size on disk, and how it is read."""
+    """One file: where it lies, its name relative to the corpus root, its size on disk."""
 
     path: Path
     name: str
     size: int
-    kind: str  # "text", ".jsonl" or ".parquet"
+    asked_for: bool  # named outright or by a glob, not merely found in a folder
+
+    @property
+    def suffix(self) -> str:
+        """The last suffix but that of a compression, in lower case."""
+        return Path(_bare(self.path.name)).suffix.lower()
 
 
 def find_sources(paths: Sequence[str | Path], glob: str | None, report: Report) -> list[Source]:
     """The files of a corpus, sorted by name; a name is the path relative to the folder that all `paths` share.
 
-    A file named outright is always read (as text unless it is .jsonl or .parquet). In folders the files with a known suffix are
-    taken, or those whose name matches `glob`; hidden names, __pycache__, links that lead nowhere and second links to the
+    A file named outright is always read. In folders the files with a known suffix are taken, or those whose name matches
+    `glob`; hidden names, __pycache__, links that lead nowhere and second links to the
     same file are skipped and counted. Raises ClocheError for a missing path, an unreadable folder, no file at all.
     """
     paths = [paths] if isinstance(paths, str | Path) else paths
@@ -47,13 +52,19 @@ def find_sources(paths: Sequence[str | Path], glob: str | None, report: Report) 
         for file in _walk(path, report) if path.is_dir() else [path]:
             if path.is_dir() and not _wanted(file.relative_to(path).as_posix(), glob):
                 report.skip("other suffix" if glob is None else "not in glob")
-            elif (source := _source(file, root, explicit=file == path, report=report)) is not None:
+            elif (source := _source(file, root, file == path, glob is not None, report)) is not None:
                 real = os.path.realpath(file)
                 if real in found and found[real].path != file:
                     report.skip("same file twice")
                 found.setdefault(real, source)
+                if source.asked_for:
+                    found[real] = replace(found[real], asked_for=True)
     if not found:
-        wanted = f"matches {glob!r}" if glob else f"ends in {', '.join(TEXT + RECORDS)} (or those with .gz, .zst)"
+        wanted = (
+            f"matches {glob!r}"
+            if glob
+            else f"ends in {', '.join(TEXT + RECORDS)} (or those with {', '.join(COMPRESSED)})"
+        )
         raise ClocheError(f"No file in {', '.join(map(str, given))} {wanted}; name other paths or another glob.")
     sources = sorted(found.values(), key=lambda source: source.name)
     report.files, report.size = len(sources), sum(source.size for source in sources)
@@ -86,18 +97,16 @@ def _wanted(name: str, glob: str | None) -> bool:
 
 
 def _bare(name: str) -> str:
-    """The name without .gz or .zst."""
+    """The name without the suffix of a compression."""
     return name[: name.rindex(".")] if name.lower().endswith(COMPRESSED) else name
 
 
-def _source(file: Path, root: str, explicit: bool, report: Report) -> Source | None:
+def _source(file: Path, root: str, explicit: bool, matched: bool, report: Report) -> Source | None:
     if not file.is_file():
         if explicit:
             raise ClocheError(f"{file} is not a regular file, and it is read twice; save it to a file first.")
         report.skip("no regular file")
         return None
-    if file.suffix.lower() in UNREADABLE:
-        raise ClocheError(f"{file} is an archive of a kind that is not read; unpack it, or pack it as .gz or .zst.")
-    suffix = Path(_bare(file.name)).suffix.lower()
-    kind = suffix if suffix in RECORDS else "text"
-    return Source(file, file.relative_to(root).as_posix(), file.stat().st_size, kind)
+    if file.name.lower().endswith((*ARCHIVES, *(f".tar{each}" for each in COMPRESSED))):
+        raise ClocheError(f"{file} is an archive, which is not read; unpack it, or compress each file by itself.")
+    return Source(file, file.relative_to(root).as_posix(), file.stat().st_size, explicit or matched)
