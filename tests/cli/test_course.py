@@ -71,8 +71,9 @@ def test_generate_goes_on_from_the_prompt(call: Call, grown: Path) -> None:
     assert json.loads(call("generate", grown, "def ", "--new", 12, "--json")[1]) == first
     other = json.loads(call("generate", grown, "def ", "--new", 12, "--json", "--seed", 1)[1])
     assert other["ids"] != first["ids"]
-    early = json.loads(call("generate", grown, "def ", "--new", 12, "--json", "--checkpoint", 0)[1])
-    assert (early["checkpoint"], early["ids"] != first["ids"]) == ("step-000000", True)
+    greedy = ("generate", grown, "def ", "--new", 12, "--json", "--temperature", 0)
+    early, late = (json.loads(call(*greedy, "--checkpoint", step)[1]) for step in (0, "last"))
+    assert early["checkpoint"] == "step-000000" and early["ids"] != late["ids"]
     assert call("generate", grown, "--new", 3)[0] == 0, "without a prompt it begins a text"
 
 

@@ -32,7 +32,12 @@ def pretrain(
     ] = None,
     data: Data = None,
     glob: Annotated[str | None, typer.Option(help="Read the files in folders that match, such as '*.rst'.")] = None,
-    field: Annotated[str | None, typer.Option(help="The field of .jsonl and .parquet that holds the text.")] = None,
+    field: Annotated[
+        str | None, typer.Option(help="The field of JSON records and parquet that holds the text.")
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option(help="The encoding of files that are not UTF-8, such as latin-1, cp1252 or shift_jis.")
+    ] = None,
     minutes: Annotated[float | None, typer.Option(help="Train for about so long.")] = None,
     sets: Sets = None,
     as_json: AsJson = False,
@@ -43,6 +48,7 @@ def pretrain(
     chosen = {
         "data.glob": glob,
         "data.field": field,
+        "data.encoding": encoding,
         "run.minutes": minutes,
         "data.paths": absolute(data),
     }
@@ -145,7 +151,7 @@ def prepare(run: Run, recipe: Recipe, screen: Screen) -> None:
 
     if (run.path / "data" / "data.json").exists():
         return
-    names = {"tokenizer": "reading, for the tokenizer", "packing": "packing tokens"}
+    names = {"measuring": "measuring", "tokenizer": "reading, for the tokenizer", "packing": "packing tokens"}
     with screen.bar("preparing") as update:
         prepare_data(recipe, run, lambda stage, done, total: update(done, total, f"{names[stage]} {done / 1e6:.0f} MB"))
     data = json.loads((run.path / "data" / "data.json").read_bytes())
@@ -154,7 +160,10 @@ def prepare(run: Run, recipe: Recipe, screen: Screen) -> None:
         for side, verb in ((data["splits"]["train"], "train on"), (data["splits"]["validation"], "validate on"))
     )
     sources = data["sources"]
-    screen.say(f"read {sources['files']:,} files: {sides}")
+    forms = {form: count for form, count in sources["formats"].items() if form != "text"}
+    also = f" ({', '.join(f'{count:,} as {form}' for form, count in forms.items())})" if forms else ""
+    screen.say(f"read {sources['files']:,} files{also}: {sides}")
+    screen.say(f"held out for validation: {sources['split']}")
     if sources.get("invalid_utf8"):
         screen.say(f"{sources['invalid_utf8']:,} invalid UTF-8 sequences were replaced; data/data.json names the files")
 

@@ -83,7 +83,10 @@ class DataSection(Section):
     paths: list[str] = []
     glob: str | None = None
     field: str = "text"
-    validation: list[str] = []  # patterns of file names held out; none: a share of the files, by hash of the name
+    encoding: str | None = None  # of files that are not UTF-8 and do not show their encoding, such as "latin-1"
+    validation: list[
+        str
+    ] = []  # patterns of file names held out; none: about a share of the bytes, in whole files or their ends
     validation_share: Real = Field(default=0.05, gt=0, lt=1)
 
 

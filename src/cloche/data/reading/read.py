@@ -65,7 +65,8 @@ def recognised_files(
     paths: Sequence[str | Path], glob: str | None, field: str, encoding: str | None, report: Report
 ) -> Iterator[File]:
     """The files of a corpus and how each is read, as they are asked for; told to the report."""
-    sources, encoding = find_sources(paths, glob, report), checked(encoding)
+    encoding = checked(encoding)
+    sources = find_sources(paths, glob, report)
     for source in sources:
         if (file := recognise(source, field, encoding)) is not None:
             yield file
