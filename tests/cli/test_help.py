@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-VERBS = ("demo", "pretrain", "resume", "generate", "open", "verify", "doctor", "sparse")
+VERBS = ("demo", "pretrain", "resume", "report", "generate", "open", "verify", "doctor", "sindy", "sparse", "sae")
 HEAVY = ("torch", "numpy", "transformers", "tokenizers", "pyarrow", "rich", "starlette", "uvicorn", "safetensors")
 CODE = f"""
 import sys

@@ -17,6 +17,7 @@ from cloche.cli.errors import INTERRUPTED, report
 from cloche.cli.generate import generate
 from cloche.cli.grow import pretrain, resume
 from cloche.cli.open import open_microscope
+from cloche.cli.report import report_run
 from cloche.cli.sae import sae
 from cloche.cli.sindy import sindy
 from cloche.cli.sparse import sparse
@@ -36,14 +37,26 @@ VERBS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "pretrain": pretrain,
     "resume": resume,
+    "report": report_run,
     "generate": generate,
     "open": open_microscope,
     "verify": verify,
     "doctor": doctor,
     "sindy": sindy,
 }
+EXAMPLES = {
+    "demo": "cloche demo --minutes 2",
+    "pretrain": "cloche pretrain --data notes/ books/*.txt --minutes 30 --out runs/mine",
+    "resume": "cloche resume runs/mine --set run.steps=20000",
+    "report": "cloche report runs/mine --out mine.html",
+    "generate": "cloche generate runs/first 'def ' --new 64 --edit 'mlp_out[2].zero()'",
+    "open": "cloche open runs/first",
+    "verify": "cloche verify runs/first --json",
+    "doctor": "cloche doctor",
+    "sindy": "cloche sindy foxes.csv --time year --columns hare,lynx --simulate motion.csv",
+}
 for name, verb in VERBS.items():
-    app.command(name)(verb)
+    app.command(name, epilog=f"Example: {EXAMPLES[name]}")(verb)
 app.add_typer(sparse, name="sparse")
 app.add_typer(sae, name="sae")
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cloche.cli.options import Data, Sets
+from cloche.cli.options import AsJson, Data, Sets
 
 
 def demo(
@@ -15,6 +15,7 @@ def demo(
     minutes: Annotated[float, typer.Option(help="Minutes of training; the whole takes about two more.")] = 5.0,
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder to make.")] = Path("runs/first"),
     sets: Sets = None,
+    as_json: AsJson = False,
 ) -> None:
     """Grow a first model from real text, and look inside."""
     from cloche.cli.grow import absolute, begin, conclude, settings
@@ -23,14 +24,14 @@ def demo(
 
     changes = {"run.minutes": minutes, "run.look": True, "data.paths": absolute(data) or []}
     recipe = Recipe().with_set({**changes, **settings(sets)})
-    screen = Screen()
+    screen = Screen(stderr=as_json)
     folder = free_folder(out)
     if folder != out:
         screen.say(f"{out} already holds a run, which stays as it is; this one goes to {folder}")
     screen.say(f"{recipe.question.ask} Ctrl-C stops at any moment; cloche resume {folder} goes on.")
     run = begin(folder, recipe, screen)
     screen.say(f"The report is {run.path / 'report.html'}")
-    conclude(run, screen, as_json=False)
+    conclude(run, screen, as_json)
 
 
 def free_folder(wanted: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 import typer
 
 from cloche.cli.options import AsJson
+from cloche.cli.streams import emit
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WANTED_GB = 3.0  # of memory and of disk: what `cloche demo` may take
@@ -37,7 +37,7 @@ def doctor(as_json: AsJson = False) -> None:
     checks = [*_software(), *_processor(), *_room(), _browser(), *_speed()]
     if as_json:
         report = {"ok": all(check.ok for check in checks), "checks": [asdict(check) for check in checks]}
-        print(json.dumps(report, indent=1))
+        emit(report)
     else:
         width = max(len(check.name) for check in checks)
         for check in checks:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import codecs
-import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cloche.cli.options import AsJson, RunFolder
+from cloche.cli.streams import emit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +54,7 @@ def generate(
             "edits": edit or [],
             **settings,
         }
-        print(json.dumps(record, ensure_ascii=False))
+        emit(record)
         return
     print(prompt, end="", flush=True)
     for text in spell(tokenizer, tokens):

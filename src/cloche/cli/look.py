@@ -15,10 +15,18 @@ INSTRUMENTS = ("features", "logit-lens")
 
 def look(run: Run, screen: Screen) -> None:
     """Looks into the last checkpoint of a run, unless that was done; leaves dictionaries/, findings/ and report.html."""
+    from cloche.microscope import write_report
+
+    look_inside(run, screen)
+    screen.say("writing report.html")
+    write_report(run.path)
+
+
+def look_inside(run: Run, screen: Screen) -> None:
+    """The part of `look` that needs the model: what it leaves in dictionaries/ and findings/."""
     import torch
 
     import cloche
-    from cloche.microscope import write_report
     from cloche.train import Recipe
 
     recipe = Recipe.parse(run.recipe)
@@ -26,8 +34,6 @@ def look(run: Run, screen: Screen) -> None:
     glass = cloche.load(run)
     if not all(any(f["checkpoint"] == glass.checkpoint for f in run.findings(name)) for name in INSTRUMENTS):
         _use_instruments(run, glass, recipe.run.seed, screen)
-    screen.say("writing report.html")
-    write_report(run.path)
 
 
 def _use_instruments(run: Run, glass: Glass, seed: int, screen: Screen) -> None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cloche.cli.options import AsJson, RunFolder
+from cloche.cli.streams import emit
 from cloche.errors import ClocheError
 from cloche.files import refuse_existing
 
@@ -24,15 +26,14 @@ if TYPE_CHECKING:
 sae = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Sparse autoencoders of a run's activations: train them, measure them, read their features.",
+    help="Train, measure and read sparse autoencoders of a run.",
 )
 
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A dictionary in the run's dictionaries/.")]
 Tokens = Annotated[int, typer.Option(help="Held-out tokens to read.")]
 
 
-@sae.command()
+@sae.command(epilog="Example: cloche sae train runs/first --site 'resid_post[3]' --kind batchtopk --l0 24")
 def train(
     run: RunFolder,
     site: Annotated[
@@ -53,6 +54,7 @@ def train(
         float,
         typer.Option(help="Share of the training repeated by what the model makes of the reconstruction, such as 0.1."),
     ] = 0.0,
+    as_json: AsJson = False,
 ) -> None:
     """Train a dictionary on a site of a run's last checkpoint; it goes to RUN/dictionaries/NAME.
 
@@ -68,21 +70,24 @@ def train(
     name = name or dictionary_name(glass, look)
     refuse_existing(opened.path / "dictionaries" / name, "choose another --name")
     text, others = PackedTokens.open(opened.path, "train"), _others(opened, site)
-    last = ""
+    message = ""
     with _together() as first:
         course = train_dictionary(opened, glass, text, seed, look, name, others)
         if not first:
             list(course)
             return
-        screen = Screen()
+        screen = Screen(stderr=as_json)
         with screen.bar("dictionary") as update:
             for progress in course:
                 update(progress.done, progress.total, progress.message)
-                last = progress.message
-        screen.say(f"{last}; it is in {run}/dictionaries/{name}")
+                message = progress.message
+        if not as_json:
+            screen.say(f"{message}; it is in {run}/dictionaries/{name}")
+            return
+    emit(_trained(opened, name) | {"message": message})
 
 
-@sae.command()
+@sae.command(epilog="Example: cloche sae report runs/first resid_post_3")
 def report(
     run: RunFolder,
     name: Name,
@@ -90,7 +95,7 @@ def report(
     probe: Annotated[
         int, typer.Option(help="Held-out tokens on which few features are probed for what the text says; 0 for none.")
     ] = 10_240,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings' data as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure a dictionary on held-out text; what is found stays in the run, where the microscope shows it.
 
@@ -99,7 +104,6 @@ def report(
     """
     opened, glass = _load(run)
     learned, windows = _dictionary(opened, name), _held_out(opened, glass, tokens)
-    from cloche.files import to_json
     from cloche.interp import activation_density, dictionary_report, sparse_probing
 
     others = _others(opened, learned.trained_on.site)
@@ -116,18 +120,19 @@ def report(
         else:
             findings[-1].save(opened)
     if as_json:
-        print(to_json({finding.instrument: finding.data for finding in findings}, indent=1).decode())
+        emit({finding.instrument: finding.data for finding in findings})
         return
     for finding in findings:
         print(f"{finding.table()}\n{finding.summary}\n")
 
 
-@sae.command()
+@sae.command(epilog="Example: cloche sae features runs/first resid_post_3 --count 100")
 def features(
     run: RunFolder,
     name: Name,
     count: Annotated[int, typer.Option(help="How many, the most telling first.")] = 40,
     tokens: Tokens = 49_152,
+    as_json: AsJson = False,
 ) -> None:
     """Read held-out text with a dictionary and keep its most telling features as a finding that the microscope shows."""
     opened, glass = _load(run)
@@ -136,6 +141,9 @@ def features(
 
     finding = features_report(glass, learned, windows, name, count, _others(opened, learned.trained_on.site))
     finding.save(opened)
+    if as_json:
+        emit({"run": str(run), "finding": finding.id, "summary": finding.summary} | finding.data)
+        return
     for feature in finding.data["features"]:
         says = " ".join(repr(token) for token, _ in feature["top_logits"][:5])
         print(f"{feature['id']:>6}  {feature['density']:>7.2%}  most at {_peak(feature)!r}, says {says}")
@@ -190,6 +198,21 @@ def _dictionary(run: Run, name: str) -> SAE:
             + (f"it has {known}." if known else "train one with `cloche sae train`.")
         )
     return load_sae(folder / name)
+
+
+def _trained(run: Run, name: str) -> dict[str, Any]:
+    """What a dictionary in the run is, as --json reports it."""
+    learned = _dictionary(run, name)
+    return {
+        "run": str(run.path),
+        "dictionary": name,
+        "path": str(run.path / "dictionaries" / name),
+        "site": learned.trained_on.site,
+        "checkpoint": learned.trained_on.checkpoint,
+        "kind": learned.kind.name,
+        "features": learned.features,
+        "l0": learned.l0,
+    }
 
 
 def _held_out(run: Run, glass: Glass, count: int) -> list[Any]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cloche.cli.options import AsJson
+from cloche.cli.streams import emit
 from cloche.cli.tables import read_table
 from cloche.errors import ClocheError
 from cloche.files import refuse_existing, writing_file
@@ -46,10 +48,12 @@ def sindy(
     simulate: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="Write the motion from the first sample.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Find equations of motion: x' as a few terms for each state, with 95% intervals.
+    """Find equations of motion in a table, or in a run's loss.
 
-    Under each equation stand its terms, how much of the derivative it explains, and the measurement noise supposed.
+    x' is given as a few terms for each state, with 95% intervals. Under each equation stand its terms, how much of the
+    derivative it explains, and the measurement noise supposed.
     """
     if simulate is not None:
         refuse_existing(simulate, "choose another --simulate", [source])
@@ -72,10 +76,15 @@ def sindy(
     t, x, u, names = _lagged(t, x, u, states, delay)
     library: Library = Polynomials(degree)
     model = SINDy(library + Fourier(fourier) if fourier else library).fit(x, t, u, names, driven)
+    if simulate is not None:
+        _write(simulate, table.time, t, model, model.simulate(x[0], t, u))
+    if as_json:
+        read = {"source": str(source), "samples": len(t), "time": table.time, "from": t[0], "to": t[-1]}
+        emit(read | _record(model) | {"simulated": None if simulate is None else str(simulate)})
+        return
     print(f"{source}: {len(t):,} samples of {', '.join(names)} over {table.time} = {t[0]:g} to {t[-1]:g}\n")
     print(model)
     if simulate is not None:
-        _write(simulate, table.time, t, model, model.simulate(x[0], t, u))
         print(f"\n{simulate}: the motion from the first sample.")
 
 
@@ -133,6 +142,20 @@ def _run(path: Path, time: str | None) -> Columns:
     if not records:
         raise ClocheError(f"{path} has logged no loss yet: give a run that has trained a while.")
     return Columns({key: np.array([float(r[key]) for r in records]) for key in (name, "loss")}, name)
+
+
+def _record(model: Model) -> dict[str, Any]:
+    states = {}
+    for d, state in enumerate(model.states):
+        terms = {
+            term: {"amount": amount, "low": low, "high": high}
+            for term, amount, (low, high) in zip(
+                model.terms, model.coefficients[:, d], model.intervals[:, d], strict=True
+            )
+            if amount
+        }
+        states[state] = {"terms": terms, "explained": model.explained[d], "noise": model.noise[d]}
+    return {"equations": model.equations(), "states": states}
 
 
 def _write(path: Path, time: str, t: np.ndarray, model: Model, motion: np.ndarray) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cloche.cli.options import AsJson
+from cloche.cli.streams import emit
 from cloche.errors import ClocheError
 from cloche.files import refuse_existing
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cloche.sparse import Dictionary
     from cloche.sparse.learners import Learner
     from cloche.sparse.pursuit import Pursuit
 
@@ -40,20 +44,20 @@ def learn(
     level: Level = None,
     column: Column = None,
     seed: Annotated[int, typer.Option(help="Decides which pieces are drawn, and where the atoms start.")] = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Learn a dictionary from pictures, series or tables.
 
     Of a picture or a series pieces are drawn at random; of a table or an array with two axes every row is a signal. Writes
     dictionary.safetensors, dictionary.json and atoms.png.
     """
-    from cloche.cli.sparse_rows import save_picture, signals_of
+    from cloche.cli.sparse_rows import signals_of
 
     refuse_existing(out, "choose another --out", files)
     learner = _learner(method, atoms, k, passes, seed)
     x, sides = signals_of(files, piece, count, column, seed)
     from cloche.sparse import report
-    from cloche.sparse.learners.keep import PICTURE, Card, save_dictionary
-    from cloche.sparse.pictures import atoms_of, picture
+    from cloche.sparse.learners.keep import Card, save_dictionary
 
     level = bool(sides) if level is None else level
     x = (x - x.mean(1, keepdim=True) if level else x).float()
@@ -62,15 +66,37 @@ def learn(
     took = time.perf_counter() - started
     found = report(encoder, dictionary, x)
     save_dictionary(dictionary, out, Card(sides, level, method, k, len(x)))
+    drawn = _drawn(out, dictionary, sides)
+    if as_json:
+        shares = {"l0": found.l0, "fvu": found.fvu, "dead_share": found.dead_share, "seconds": took}
+        made = {
+            "out": str(out),
+            "method": method,
+            "atoms": dictionary.size,
+            "width": dictionary.width,
+            "signals": len(x),
+        }
+        emit(made | {"sides": list(sides), "level": level, "picture": drawn} | shares)
+        return
     kind = f"pieces of {' x '.join(map(str, sides))}" if sides else f"signals of width {dictionary.width}"
     print(f"{out}: {dictionary.size:,} atoms from {len(x):,} {kind} by {method} in {took:.1f} s.")
     print(
         f"{found.l0:.1f} atoms a signal leave {found.fvu:.2%} of the variance; {found.dead_share:.1%} of the atoms are idle."
     )
+
+
+def _drawn(out: Path, dictionary: Dictionary, sides: tuple[int, ...]) -> str | None:
+    """Draws the atoms into the folder; returns where, or None where pictures cannot be written here, and says so."""
+    from cloche.cli.sparse_rows import save_picture
+    from cloche.sparse.learners.keep import PICTURE
+    from cloche.sparse.pictures import atoms_of, picture
+
     try:
         save_picture(out / PICTURE, picture(atoms_of(dictionary, sides)))
     except ClocheError as error:
-        print(f"No picture of the atoms: {error}")
+        print(f"No picture of the atoms: {error}", file=sys.stderr)
+        return None
+    return str(out / PICTURE)
 
 
 def encode(
@@ -83,6 +109,7 @@ def encode(
     penalty: Annotated[float | None, typer.Option(help="Of the lasso, in units of a correlation.")] = None,
     column: Column = None,
     decoded: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write what the code stands for.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Find sparse codes of a file's signals over a dictionary.
 
@@ -111,7 +138,11 @@ def encode(
         write_rows(decoded, coded, back)
     save_code(out, code, means[:, 0], coded)
     left = float((x - back).square().sum() / (x - means).square().sum().clamp_min(1e-30))
-    used = code.active.double().mean() if len(x) else 0.0
+    used = float(code.active.double().mean()) if len(x) else 0.0
+    if as_json:
+        written = str(decoded) if decoded is not None else None
+        emit({"out": str(out), "decoded": written, "method": method, "signals": len(x), "l0": used, "fvu": left})
+        return
     print(f"{out}: {len(x):,} signals by {method}, {used:.1f} atoms each leave {left:.2%} of the energy.")
 
 
@@ -119,6 +150,7 @@ def atoms(
     source: Annotated[str, typer.Argument(metavar="DICTIONARY", help="A folder, or the name of a fixed dictionary.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the picture goes.")],
     side: Annotated[int, typer.Option(help="Side of the pictures that a fixed dictionary is made for.")] = 64,
+    as_json: AsJson = False,
 ) -> None:
     """Draw the atoms of a dictionary.
 
@@ -142,6 +174,9 @@ def atoms(
             f"There is no folder {source}, nor a fixed dictionary of that name: take one of {', '.join(FAMILIES)}."
         )
     save_picture(out, picture(drawn))
+    if as_json:
+        emit({"out": str(out), "atoms": len(drawn)})
+        return
     print(f"{out}: {len(drawn):,} atoms.")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 
 def prepare_streams() -> None:
@@ -24,6 +25,13 @@ def prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+def emit(record: dict[str, Any]) -> None:
+    """What a command reports with --json: one JSON object on stdout; numbers that are not finite are null."""
+    from cloche.files import to_json
+
+    print(to_json(record, indent=1).decode())
 
 
 def flush_output() -> None:

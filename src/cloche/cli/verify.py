@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import typer
 
 from cloche.cli.options import AsJson, RunFolder
+from cloche.cli.streams import emit
 
 
 def verify(run: RunFolder, as_json: AsJson = False) -> None:
@@ -27,7 +27,7 @@ def verify(run: RunFolder, as_json: AsJson = False) -> None:
             "problems": [asdict(problem) for problem in found.problems],
             "notes": [asdict(note) for note in found.notes],
         }
-        print(json.dumps(answer, indent=1))
+        emit(answer)
     else:
         for problem in found.problems:
             print(problem)

@@ -94,6 +94,7 @@ def document(title: str, style: str, *body: Child) -> str:
         tag("meta", charset="utf-8"),
         tag("meta", http_equiv="Content-Security-Policy", content=REPORT_POLICY),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="generator", content="cloche"),  # by which `cloche report` knows a page it may replace
         tag("title", title),
         sheet,
     )
