@@ -51,7 +51,7 @@ def _use_instruments(run: Run, glass: Glass, seed: int, screen: Screen) -> None:
 def _opening(run: Run, glass: Glass) -> str:
     """How the text that the model never saw begins."""
     from cloche.data import PackedTokens
+    from cloche.train import opening
 
     assert glass.tokenizer is not None, "a run has its tokenizer"
-    held_out = PackedTokens.open(run.path, "validation")
-    return glass.tokenizer.decode([int(token) for token in held_out.window(0, min(LENS_TOKENS, len(held_out)))])
+    return opening(PackedTokens.open(run.path, "validation"), glass.tokenizer, LENS_TOKENS)

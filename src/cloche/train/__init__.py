@@ -10,6 +10,7 @@ from cloche.train.loop import Trainer
 from cloche.train.muon import Muon
 from cloche.train.objective import NextToken
 from cloche.train.optimizer import Optimizer
+from cloche.train.prompts import opening
 from cloche.train.recipe import Recipe
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "evaluate",
     "gemm_rate",
     "gemm_rates",
+    "opening",
     "prepare_data",
     "sample",
 ]

@@ -155,8 +155,9 @@ class RunSection(Section):
     checkpoints: Whole = Field(default=10, ge=1, le=100_000)
     samples: Whole = Field(default=8, ge=0, le=100_000)
     sample_tokens: Whole = Field(default=64, ge=1, le=100_000)
-    prompts: list[str] = ["def ", "import ", "The "]
-    look: bool = False  # look inside once it is grown: a dictionary of features, a logit lens and report.html
+    prompts: list[str] = []  # none: taken from the held-out text, and written here once that is packed
+    # Look inside once it is grown: a dictionary of features, a logit lens and report.html. Unset: where training is short.
+    look: bool | None = None
 
     @model_validator(mode="before")
     @classmethod

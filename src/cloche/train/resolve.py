@@ -6,24 +6,28 @@ from typing import Any
 
 import torch
 
+from cloche.data import PackedTokens
 from cloche.errors import ClocheError
 from cloche.runs import Run
 from cloche.text import Tokenizer
 from cloche.train.calibrate import calibrate
 from cloche.train.gemm import best_precision, gemm_rates
 from cloche.train.limits import check_vocab
+from cloche.train.prompts import held_out_prompts
 from cloche.train.recipe import Recipe
 
 FIXED = ("run.seed", "run.length", "run.batch", "run.minutes")  # what a run cannot change on its way
 
 
 def resolve(recipe: Recipe, run: Run) -> Recipe:
-    """Decides device, threads, precision, the vocabulary of [model] and the number of steps; writes the run's recipe.toml."""
+    """Decides device, threads, precision, prompts, the vocabulary of [model] and the number of steps; writes the run's recipe.toml."""
     tokenizer = Tokenizer.load(run.path)
     if recipe.tokenizer.path is not None:
         check_vocab(recipe, tokenizer.vocab)
     # A tokenizer trained on little text has fewer tokens than were asked for.
     changes: dict[str, Any] = {"model.vocab": tokenizer.vocab}
+    if not recipe.run.prompts:
+        changes["run.prompts"] = held_out_prompts(PackedTokens.open(run.path, "validation"), tokenizer)
     threads = recipe.run.threads or torch.get_num_threads()
     device = usable_device(recipe.run.device)
     changes |= {"run.threads": threads, "run.device": device}
