@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from tiny_run import TINY, weights
 
 from cloche.cli import progress
 from cloche.runs import Run
+from cloche.train import Recipe
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -167,14 +169,15 @@ def test_doctor_reports(call: Call) -> None:
 
 def test_demo_grows_and_looks_and_a_lost_look_is_made_again_by_resume(call: Call, tmp_path: Path, text: Path) -> None:
     """The demo leaves everything; what an interrupt during the looking stage would leave is completed, nothing retrained."""
-    code, out, err = call("demo", "--out", tmp_path / "first", "--data", text, "--set", *TINY)
+    code, out, err = call("demo", "--out", tmp_path / "first", "--data", text, "--set", *TINY, "run.look=true")
     assert code == 0, err
     run = Run.open(tmp_path / "first")
     assert (len(run.findings("features")), len(run.findings("logit-lens"))) == (1, 1)
     assert run.findings("features")[0]["checkpoint"] == "step-000012"
     assert (run.path / "report.html").stat().st_size > 10_000
     assert f"cloche open {run.path}" in out
-    assert f'cloche generate {run.path} "def "' in out
+    prompts = Recipe.parse(run.recipe).run.prompts
+    assert f"cloche generate {run.path} {shlex.quote(prompts[0])}" in out
     assert call("verify", run.path)[0] == 0
 
     grown = weights(run.path)
@@ -197,3 +200,26 @@ def test_a_finished_run_can_be_looked_into_later(call: Call, grown: Path, tmp_pa
     assert call("resume", copy, "--set", "run.look=true")[0] == 0
     assert (copy / "report.html").exists()
     assert weights(copy) == weights(grown)
+
+
+def test_a_short_run_leaves_a_report_unless_told_not_to(call: Call, tmp_path: Path, text: Path) -> None:
+    """Without a word about it, a dictionary, a lens and the page; what a kill during that stage took is made by resume."""
+    unsaid = [word for word in TINY if "look" not in word]
+    words = ("--data", text, "--json", "--set", *unsaid)
+    code, out, err = call("pretrain", "--out", tmp_path / "run", *words)
+    assert code == 0, err
+    run = Run.open(tmp_path / "run")
+    assert json.loads(out)["report"] == str(run.path / "report.html")
+    assert len(run.findings("features")) == len(run.findings("logit-lens")) == 1
+    prompts = Recipe.parse(run.recipe).run.prompts
+    assert prompts and all(prompt == prompt.strip() and len(prompt) <= 32 for prompt in prompts)
+    assert {record["prompt"] for record in run.read_log("samples")} == set(prompts)
+    lens = run.findings("logit-lens")[0]["data"]["prompt"]
+    assert lens == lens.rstrip() and lens.startswith(prompts[0][:8])
+
+    assert call("resume", run.path)[2].count("finished its 12 steps") == 1
+    (run.path / "report.html").unlink()
+    assert call("resume", run.path)[0] == 0 and (run.path / "report.html").exists()
+
+    assert call("pretrain", "--out", tmp_path / "bare", "--no-report", *words)[0] == 0
+    assert not (tmp_path / "bare" / "report.html").exists() and weights(tmp_path / "bare") == weights(run.path)

@@ -14,7 +14,7 @@ TINY = (
         "run.batch=4",
     ),
     *("run.steps=12", "run.validation_tokens=512", "run.sample_tokens=8", "run.threads=1", "run.precision=fp32"),
-    *("run.log_every=2", "run.health_every=4", "run.checkpoints=3"),
+    *("run.log_every=2", "run.health_every=4", "run.checkpoints=3", "run.look=false"),
 )
 
 

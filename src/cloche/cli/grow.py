@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -16,7 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cloche.cli.errors import Stopped, resumable
+from cloche.cli.look import is_done, is_wanted, look
 from cloche.cli.options import AsJson, Data, RunFolder, Sets
+from cloche.cli.streams import emit
 from cloche.errors import ClocheError
 
 if TYPE_CHECKING:
@@ -39,6 +42,14 @@ def pretrain(
         str | None, typer.Option(help="The encoding of files that are not UTF-8, such as latin-1, cp1252 or shift_jis.")
     ] = None,
     minutes: Annotated[float | None, typer.Option(help="Train for about so long.")] = None,
+    report: Annotated[
+        bool | None,
+        typer.Option(
+            "--report/--no-report",
+            help="Look inside at the end: a dictionary, a lens and report.html. By default where training takes 30 minutes "
+            "at most.",
+        ),
+    ] = None,
     sets: Sets = None,
     as_json: AsJson = False,
 ) -> None:
@@ -50,6 +61,7 @@ def pretrain(
         "data.field": field,
         "data.encoding": encoding,
         "run.minutes": minutes,
+        "run.look": report,
         "data.paths": absolute(data),
     }
     changes = {key: value for key, value in chosen.items() if value is not None} | settings(sets)
@@ -119,15 +131,13 @@ def course(run: Run, screen: Screen, changes: dict[str, Any] | None = None) -> N
 
     with resumable(run.path):
         recipe = Recipe.parse(run.recipe, f"{run.path}/recipe.toml").with_set(changes or {})
-        only_looks = recipe.run.look and is_grown(run, recipe) and set(changes or {}) <= {"run.look"}
-        if only_looks:
+        wanted = recipe.run.look or (is_wanted(run, recipe) and bool(run.checkpoints()) and not is_done(run))
+        if wanted and is_grown(run, recipe) and set(changes or {}) <= {"run.look"}:
             run.write_bytes("recipe.toml", recipe.to_toml().encode())
         else:
             grow(run, recipe, screen, changes or {})
-        if recipe.run.look:
-            from cloche.cli.look import look
-
-            look(run, screen)
+        if is_wanted(run, recipe):
+            look(run, recipe, screen)
 
 
 def is_grown(run: Run, recipe: Recipe) -> bool:
@@ -205,10 +215,11 @@ def conclude(run: Run, screen: Screen, as_json: bool) -> None:
     """The last words: what came of it, and what to type next."""
     result = summary(run)
     if as_json:
-        print(json.dumps(result, indent=1))
+        emit(result)
         return
     if result["val_bpb"] is not None:
         screen.say(f"{result['step']:,} steps, {result['val_bpb']:.3f} bits per byte on text it never saw", "bold")
     screen.say("Next:")
-    screen.say(f"  cloche open {run.path}")
-    screen.say(f'  cloche generate {run.path} "def "')
+    screen.say(f"  cloche open {shlex.quote(str(run.path))}")
+    prompt = next((record["prompt"] for record in run.read_log("samples")), "")
+    screen.say(f"  cloche generate {shlex.quote(str(run.path))} {shlex.quote(prompt)}".rstrip())

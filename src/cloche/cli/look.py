@@ -4,22 +4,52 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cloche.errors import ClocheError
+
 if TYPE_CHECKING:
     from cloche.cli.progress import Screen
     from cloche.glass import Glass
     from cloche.runs import Run
+    from cloche.train import Recipe
 
 LENS_TOKENS = 28  # the opening of the held-out text: long enough to have something to foresee
 INSTRUMENTS = ("features", "logit-lens")
+SHORT = 30.0  # minutes: a run that trains for longer is looked into only when asked
 
 
-def look(run: Run, screen: Screen) -> None:
-    """Looks into the last checkpoint of a run, unless that was done; leaves dictionaries/, findings/ and report.html."""
+def is_wanted(run: Run, recipe: Recipe) -> bool:
+    """Whether a run that has finished is looked into: as [run] look says, or where its training was planned to be short."""
+    if recipe.run.look is not None:
+        return recipe.run.look
+    minutes = recipe.run.minutes
+    if minutes is None:
+        minutes = max((record.get("time") or 0.0 for record in run.read_log("metrics")), default=0.0) / 60
+    return minutes <= SHORT
+
+
+def is_done(run: Run) -> bool:
+    """Whether the last checkpoint was looked into and the page was written."""
+    return (run.path / "report.html").exists() and _is_looked_into(run)
+
+
+def look(run: Run, recipe: Recipe, screen: Screen) -> None:
+    """Looks into the last checkpoint of a run, unless that was done; leaves dictionaries/, findings/ and report.html.
+
+    Where it was not asked for, a run that cannot be looked into, such as one of too little text, is no error.
+    """
     from cloche.microscope import write_report
 
-    look_inside(run, screen)
+    problem: ClocheError | None = None
+    try:
+        look_inside(run, screen)
+    except ClocheError as error:
+        problem = error
     screen.say("writing report.html")
     write_report(run.path)
+    if problem is not None and recipe.run.look:
+        raise problem
+    if problem is not None:
+        screen.say(f"The run was not looked into: {problem}")
 
 
 def look_inside(run: Run, screen: Screen) -> None:
@@ -29,11 +59,16 @@ def look_inside(run: Run, screen: Screen) -> None:
     import cloche
     from cloche.train import Recipe
 
+    if _is_looked_into(run):
+        return
     recipe = Recipe.parse(run.recipe)
     torch.set_num_threads(recipe.run.threads or torch.get_num_threads())
-    glass = cloche.load(run)
-    if not all(any(f["checkpoint"] == glass.checkpoint for f in run.findings(name)) for name in INSTRUMENTS):
-        _use_instruments(run, glass, recipe.run.seed, screen)
+    _use_instruments(run, cloche.load(run), recipe.run.seed, screen)
+
+
+def _is_looked_into(run: Run) -> bool:
+    last = run.checkpoint("last").name
+    return all(any(found.get("checkpoint") == last for found in run.findings(name)) for name in INSTRUMENTS)
 
 
 def _use_instruments(run: Run, glass: Glass, seed: int, screen: Screen) -> None:

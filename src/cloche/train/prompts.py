@@ -15,6 +15,7 @@ from cloche.text import Tokenizer
 COUNT = 3
 LONGEST = 32  # characters of a prompt
 SHORTEST = 8  # characters that a first line must have to be the whole prompt
+ALIKE = 12  # characters in which prompts must differ
 READ = 64  # tokens decoded to find one
 SEARCHED = 8192  # tokens in which the beginning of a document is looked for
 TRIES = 8  # documents looked at for each: many begin alike, with a licence or a title
@@ -28,7 +29,8 @@ def held_out_prompts(tokens: PackedTokens, tokenizer: Tokenizer, count: int = CO
         for begin, whole in _beginnings(tokens, number * len(tokens) // count):
             text = _decoded(tokens, tokenizer, begin, READ)
             prompt = cut(text if whole else text[_first_break(text) :])
-            if any(character.isalnum() for character in prompt) and prompt not in found:
+            alike = any(other[:ALIKE] == prompt[:ALIKE] for other in found)
+            if any(character.isalnum() for character in prompt) and not alike:
                 found.append(prompt)
                 break
     return found
@@ -44,7 +46,7 @@ def cut(text: str, longest: int = LONGEST, line: bool = True) -> str:
     """The first line, or the beginning, of a text without blanks around it: whole words of at most `longest` characters."""
     text = text.strip()
     first = text.partition("\n")[0].rstrip()
-    if line and SHORTEST <= len(first):
+    if line and len(first) >= SHORTEST:
         text = first
     if len(text) <= longest:
         return text

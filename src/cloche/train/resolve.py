@@ -20,7 +20,7 @@ FIXED = ("run.seed", "run.length", "run.batch", "run.minutes")  # what a run can
 
 
 def resolve(recipe: Recipe, run: Run) -> Recipe:
-    """Decides device, threads, precision, prompts, the vocabulary of [model] and the number of steps; writes the run's recipe.toml."""
+    """Decides device, threads, precision, prompts, [model] vocab and the number of steps; writes the run's recipe.toml."""
     tokenizer = Tokenizer.load(run.path)
     if recipe.tokenizer.path is not None:
         check_vocab(recipe, tokenizer.vocab)
