@@ -53,6 +53,22 @@ def test_a_run_logs_all_that_was_agreed(run):
     assert verify(run.path).problems == []
 
 
+def test_logs_deleted_under_a_trainer_are_put_back_and_that_is_said(run):
+    said = []
+    for record in Trainer.start(tiny_recipe(), run):
+        if record["log"] == "metrics" and record["step"] == 10:
+            for path in (run.path / "log").glob("*.jsonl"):
+                path.unlink()
+        if record["log"] == "events" and record["kind"] == "log":
+            said.append(record["message"])
+    assert {"metrics", "events"} <= {
+        name for name in ("metrics", "events") for text in said if f"{name}.jsonl was put" in text
+    }
+    assert [r["step"] for r in run.read_log("metrics") if "loss" in r] == [5, 10, 15, 20]
+    assert kinds(run)[-1] == "finished"
+    assert verify(run.path).problems == []
+
+
 def test_the_recipe_is_written_as_resolved(new_run):
     recipe = tiny_recipe(run__precision="auto", tokenizer__vocab=400, model__vocab=400)
     run = new_run("resolved", recipe)

@@ -14,7 +14,7 @@ from rich.text import Text
 Record = dict[str, Any]
 PLAIN_EVERY = 10.0  # seconds between lines that are not redrawn
 SAMPLE_WIDTH = 240  # characters of a sample that are shown
-TOLD = ("spike", "nonfinite", "stopped", "finished", "resume")  # events that are told; the log holds all
+TOLD = ("spike", "nonfinite", "stopped", "finished", "resume", "log")  # events that are told; the log holds all
 
 
 class Screen:
