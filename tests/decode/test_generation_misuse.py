@@ -97,7 +97,10 @@ CASES: dict[str, tuple[Callable[[Network], Any], str]] = {
         "generated tokens are not among them",
     ),
     "too wide": (edit(lambda s, n: s.resid_post[0].add(torch.ones(9))), "does not fit"),
-    "an edit that breaks the logits": (edit(lambda s, n: s.logits.scale(float("nan"))), "logits are not finite"),
+    "an edit that breaks the logits": (
+        edit(lambda s, n: s.logits.apply(lambda x: x * float("nan"))),
+        "logits are not finite",
+    ),
     "more than a session holds": (overfed, "room for 4 tokens; 5 were fed"),
     "prompt and more in one": (fed_together, "Feed the 3 prompt tokens before the new ones"),
 }

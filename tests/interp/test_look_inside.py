@@ -66,7 +66,7 @@ def test_it_leaves_a_dictionary_and_two_findings(first: tuple[Run, list[Progress
     (features,) = run.findings("features")
     (lens,) = run.findings("logit-lens")
     assert features["data"].keys() == FEATURES and features["data"]["dictionary"] == "resid_post_1"
-    assert lens["data"].keys() == {"prompt", "tokens", "layers", "top", "entropy", "rank"}
+    assert lens["data"].keys() == {"prompt", "tokens", "layers", "top", "entropy", "rank", "notes"}
     assert lens["data"]["prompt"] == "the cat sat" == "".join(lens["data"]["tokens"])
     for finding in (features, lens):
         assert (

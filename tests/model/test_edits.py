@@ -10,6 +10,7 @@ import torch
 from combinations import NUMBERS, VOCAB, close, combination, lively, random_ids
 from torch import Tensor
 
+from cloche.errors import ClocheError
 from cloche.model import GLU, LM, Attention, Block, Edit, Network, RMSNorm, RoPE, Site, Stack
 from cloche.model.sites import AXES, WHOLE
 
@@ -226,7 +227,14 @@ def test_gradients_flow_to_a_steering_vector(net: Network) -> None:
         )
         assert d.grad[i].item() == pytest.approx(((up - down) / 2e-2).item(), abs=2e-3, rel=1e-2)
     assert result["resid_post[1]"].requires_grad
-    assert not net.run(IDS, edits=edits).logits.requires_grad
+    with pytest.raises(
+        ClocheError, match=r"requires a gradient, and this pass keeps none; use run\(\.\.\., grad=True\)"
+    ):
+        net.run(IDS, edits=edits)
+    with pytest.raises(ClocheError, match="requires a gradient"):
+        net.sweep(IDS, edits, read=lambda logits: logits[:, -1])
+    with torch.no_grad():  # where it is said that none is wanted
+        assert not net.run(IDS, edits=edits).logits.requires_grad
     net.zero_grad()
 
 

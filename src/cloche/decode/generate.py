@@ -25,13 +25,16 @@ class Generation:
     its stop token included.
 
     saved: what `save=` asked for, over prompt and new tokens alike. logprobs: of each token of `new`, the model's own
-    log-probability (nats, before temperature and cuts); None unless asked for.
+    log-probability (nats, before temperature and cuts); None unless asked for. notes: what is worth knowing of these texts,
+    one sentence each, such as that they outgrew the model's context.
     """
 
     ids: Tensor
     new: list[list[int]]
     saved: Result
     logprobs: list[list[float]] | None = None
+
+    notes: tuple[str, ...] = ()
 
 
 def stream(
@@ -108,7 +111,10 @@ def generate(
         fed = token[:, None]
     if session.plan.saves:
         session.feed(fed)  # the last token's own values, which no further token asked for
-    return Generation(torch.cat([ids, torch.stack(columns, 1)], 1), rows, session.saved(), likely if logprobs else None)
+    whole = torch.cat([ids, torch.stack(columns, 1)], 1)
+    least = 0 if session.pad is None else int(session.pad.min())
+    notes = tuple(net.beyond(whole.shape[1] - least))
+    return Generation(whole, rows, session.saved(), likely if logprobs else None, notes)
 
 
 def _log_probability(logits: Tensor, token: Tensor) -> Tensor:

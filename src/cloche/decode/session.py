@@ -86,7 +86,12 @@ class Session:
             for axis in _growing(key):
                 value = value.narrow(axis, 0, self.start)
             kept[key] = value
-        return Result(None, kept, self.plan, self.net.sites, self.pad)
+        return Result(None, kept, self.plan, self.net.sites, self.pad, notes=self.notes)
+
+    @property
+    def notes(self) -> list[str]:
+        """What is worth knowing of what was fed so far: a text that outgrew the model's context."""
+        return self.net.beyond(self.start - (0 if self.pad is None else int(self.pad.min())))
 
     def _keep(self, key: Key, value: Tensor, start: int, end: int) -> None:
         """Write a site's value for the slots from start to end into its place; of a pattern, later keys stay hidden."""

@@ -50,6 +50,11 @@ class Finding:
         place = "".join(c if c.isalnum() or c in "-_." else "-" for c in self.checkpoint)
         return f"{place or 'model'}-{hashlib.sha256(content).hexdigest()[:10]}"
 
+    @property
+    def notes(self) -> list[str]:
+        """What is worth knowing of the passes it rests on, one sentence each: a text beyond the model's context."""
+        return list(self.data.get("notes", ()))
+
     def save(self, run: Run | str | Path) -> Path:
         """Writes findings/<instrument>/<id>.safetensors and .json into a run; returns the path of the latter."""
         run = run if isinstance(run, Run) else Run.open(run)
@@ -86,4 +91,5 @@ class Finding:
         return views.page(self.instrument, self.summary, self.data)
 
     def __repr__(self) -> str:
-        return f"<{self.instrument} of {self.checkpoint or 'a model'}: {self.summary}>"
+        notes = "".join(f" Note: {note}" for note in self.notes)
+        return f"<{self.instrument} of {self.checkpoint or 'a model'}: {self.summary}{notes}>"

@@ -33,7 +33,7 @@ def logit_lens(subject: Subject, prompt: str | Iterable[int] | Tensor, top: int 
     follows = ids[0, 1:]
     rows = [_read(net.unembed(net.final_norm(result[site]))[0].float(), follows, top) for site in sites]
     arrays = {name: torch.stack([row[name] for row in rows]).cpu() for name in rows[0]}
-    data = _data(subject, text, tokens, [str(site) for site in sites], arrays)
+    data = _data(subject, text, tokens, [str(site) for site in sites], arrays) | {"notes": result.notes}
     plan = result.plan.hash
     return Finding("logit-lens", _summary(data), subject.checkpoint, data, arrays | {"ids": ids[0].cpu()}, plan)
 

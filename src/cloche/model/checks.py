@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import ClocheError, shown
 from cloche.model.edits import Edit, average
 from cloche.model.places import Places
 from cloche.model.result import Result
@@ -99,7 +99,7 @@ def edit_value(edit: Edit, ids: Tensor, net: Network, places: Places) -> Tensor:
     if edit.kind == "noise":
         return noise(edit, shape, places).to(net.embed.weight.device)
     if edit.kind == "clamp":
-        return _clamped(edit, shape).to(net.embed.weight.device)
+        return _finite(edit, _clamped(edit, shape), net).to(net.embed.weight.device)
     if isinstance(value, Result) and edit.kind == "mean":
         source = value[edit.site]
         width = source.shape[1]
@@ -108,9 +108,9 @@ def edit_value(edit: Edit, ids: Tensor, net: Network, places: Places) -> Tensor:
     if isinstance(value, Result):
         value = _from_result(edit, value, pad, shape)
     if not isinstance(value, Tensor):
-        if not isinstance(value, int | float):
+        if not isinstance(value, int | float) or isinstance(value, bool):
             raise ClocheError(f"The edit {edit} takes a tensor or a number; got {type(value).__name__}.")
-        value = torch.tensor(float(value))
+        value = torch.tensor(_number(edit, value))
     if not value.is_floating_point():
         raise ClocheError(f"The edit {edit} takes floating-point values; got {value.dtype}.")
     try:
@@ -126,7 +126,37 @@ def edit_value(edit: Edit, ids: Tensor, net: Network, places: Places) -> Tensor:
         raise ClocheError(
             f"The edit {edit} got shape {list(value.shape)}, which does not fit its site [{axes}] = {shape}."
         )
-    return value.to(device=net.embed.weight.device)
+    return _finite(edit, value, net).to(device=net.embed.weight.device)
+
+
+def _number(edit: Edit, value: int | float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise ClocheError(f"The edit {edit} got {shown(value)}, which no tensor can hold.") from None
+
+
+def _finite(edit: Edit, value: Tensor, net: Network) -> Tensor:
+    """The value itself. Raises ClocheError where it holds what would spread to every logit: NaN, or infinity in the dtype of
+    its site. Scores, which are -inf where a key is hidden, may be."""
+    wide = edit.site.name in ("scores", "pattern")
+    held = value.detach() if wide else value.detach().to(net.embed.weight.dtype)
+    if edit.site.name == "scores" and edit.kind == "replace":
+        held = held.masked_fill(held == -torch.inf, 0.0)
+    if not bool(held.isfinite().all()):
+        wrong = "NaN" if bool(held.isnan().any()) else f"numbers that are infinite in {held.dtype}"
+        raise ClocheError(f"The edit {edit} brings {wrong}; give finite numbers.")
+    return value
+
+
+def check_no_grad(edits: Sequence[Edit], values: Sequence[Tensor]) -> None:
+    """Raise where a tensor asks for a gradient and the pass keeps none; not inside `torch.no_grad()`, where that is said."""
+    for edit, value in zip(edits, values, strict=True):
+        if value.requires_grad and torch.is_grad_enabled():
+            raise ClocheError(
+                f"The edit {edit} brings a tensor that requires a gradient, and this pass keeps none; use run(..., grad=True), "
+                "or give the tensor's .detach()."
+            )
 
 
 def noise(edit: Edit, shape: list[int], places: Places) -> Tensor:
@@ -146,7 +176,8 @@ def noise(edit: Edit, shape: list[int], places: Places) -> Tensor:
 def _clamped(edit: Edit, shape: list[int]) -> Tensor:
     """Unit vectors with the level of each as one number more, [..., width + 1]: an edit brings one tensor."""
     direction, level = edit.value
-    level = torch.tensor(float(level)) if isinstance(level, int | float) and not isinstance(level, bool) else level
+    if isinstance(level, int | float) and not isinstance(level, bool):
+        level = torch.tensor(_number(edit, level))
     for value in (direction, level):
         if not isinstance(value, Tensor) or not value.is_floating_point():
             raise ClocheError(

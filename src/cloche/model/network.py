@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import FunctionType
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from cloche.errors import ClocheError
 from cloche.model.attention import KeyValues
-from cloche.model.checks import check_edits, check_ids, check_pad, edit_value
+from cloche.model.checks import check_edits, check_ids, check_no_grad, check_pad, edit_value
 from cloche.model.context import Context, make_positions
 from cloche.model.declare import Declared, Module, declarations, initialise
 from cloche.model.edits import Edit
@@ -67,6 +68,7 @@ class Network(Module):
         self.final_norm = spec.norm.build(spec.width)
         self.unembed = spec.head.build(spec.width, spec.vocab, self.embed if spec.tied else None)
         self.family: str | None = None  # of the Hugging Face checkpoint it was read from
+        self.context: int | None = None  # tokens of the longest texts it was trained on, or is declared for
         self._compiled: dict[Any, Callable[..., Any]] = {}  # by what is compiled, its plan and its backend
         self._saving: dict[tuple[Any, ...], Plan] = {}  # the plans of runs that only save, by what was asked
         if seed is not None:
@@ -84,6 +86,20 @@ class Network(Module):
     def length(self) -> int | None:
         """Most positions the model knows; None where its position encoding sets no limit."""
         return getattr(self.spec.position, "length", None)
+
+    def beyond(self, tokens: int) -> list[str]:
+        """A sentence where a text of so many tokens is longer than those the model was trained on or is declared for."""
+        if self.context is None or tokens <= self.context:
+            return []
+        return [
+            f"{tokens:,} tokens are more than the {self.context:,} that this model was trained on or declares "
+            f"(max_position_embeddings); what it computes from position {self.context:,} on is extrapolation."
+        ]
+
+    def warn_beyond(self, tokens: int) -> None:
+        """The sentence of `beyond` as a warning, for what gives back tensors or text and has no notes."""
+        for note in self.beyond(tokens):
+            warnings.warn(note, UserWarning, stacklevel=3)
 
     def unembed_weight(self) -> Tensor:
         """[vocab, width]: the matrix that reads logits off the normalised stream."""
@@ -219,12 +235,13 @@ class Network(Module):
         """
         ids = check_ids(ids, self.spec.vocab, self.length, self.embed.weight.device)
         pad = check_pad(pad, ids)
-        plan, inputs = self.plan(save, edits, ids, pad)
+        plan, inputs = self.plan(save, edits, ids, pad, grad=grad)
         stop = END if logits else min(END, plan.last_layer)
         with torch.set_grad_enabled(grad):
             program = self._program(plan, stop, compile)
             out, kept, off = program(ids, pad, inputs)
-        return Result(out, dict(zip(plan.kept, kept, strict=True)), plan, self.sites, pad, off)
+        notes = self.beyond(ids.shape[1] - (0 if pad is None else int(pad.min())))
+        return Result(out, dict(zip(plan.kept, kept, strict=True)), plan, self.sites, pad, off, notes)
 
     def sweep(
         self, ids: Any, edits: Iterable[Any], read: Callable[[Tensor], Any], pad: Any = None, rows: int = 128
@@ -238,6 +255,7 @@ class Network(Module):
         Raises ClocheError for what `run` refuses.
         """
         ids = check_ids(ids, self.spec.vocab, self.length, self.embed.weight.device)
+        self.warn_beyond(ids.shape[1])
         return sweep(self, ids, edits, read, check_pad(pad, ids), rows)
 
     def stream(
@@ -270,8 +288,12 @@ class Network(Module):
         ids: Tensor,
         pad: Tensor | None,
         new: int = 0,
+        grad: bool = False,
     ) -> tuple[Plan, list[Tensor]]:
-        """The plan of these saves and edits for a prompt `ids` followed by `new` generated tokens, and its tensors."""
+        """The plan of these saves and edits for a prompt `ids` followed by `new` generated tokens, and its tensors.
+
+        grad: whether the pass keeps its graph; where it does not, an edit's tensor may not ask for a gradient.
+        """
         asked = (save,) if isinstance(save, str | Site) else tuple(save)
         edits = [edits] if isinstance(edits, Edit) else list(edits)
         if not edits:
@@ -280,7 +302,10 @@ class Network(Module):
         places = Places(ids, pad, new)
         check_edits(edits, self.sites, places)
         plan, carriers = make_plan(saves, edits)
-        return plan, [edit_value(edit, ids, self, places) for edit in carriers]
+        values = [edit_value(edit, ids, self, places) for edit in carriers]
+        if not grad:
+            check_no_grad(carriers, values)
+        return plan, values
 
     def _saves_only(self, asked: tuple[Any, ...]) -> Plan:
         """The plan that saves these sites and edits nothing. It holds for every prompt, so it is made once."""

@@ -65,7 +65,9 @@ class RoPE(Position):
         if self.scaling is not None:
             self.scaling.check(size)
         if not _turns(self, head_size):
-            raise ClocheError(f"{shown(self, 200)} turns heads of {head_size} numbers by angles that are not finite.")
+            raise ClocheError(
+                f"{shown(self, 200)} turns heads of {head_size} numbers by what float32 cannot compute with."
+            )
 
     def table(self, positions: Tensor, head_size: int) -> tuple[Tensor, Tensor]:
         size = self.size(head_size)
@@ -80,6 +82,9 @@ class RoPE(Position):
         return torch.cat([cos, cos], -1)[:, :, None], torch.cat([-sin, sin], -1)[:, :, None]
 
 
+STRONGEST = 1e6  # what q and k, and so squared their scores, are multiplied by at most
+
+
 @functools.cache
 def _turns(rope: RoPE, head_size: int) -> bool:
     """Whether the rotations are finite, both within the length that a scaling names and beyond it."""
@@ -87,7 +92,7 @@ def _turns(rope: RoPE, head_size: int) -> bool:
     try:
         for last in (1, 2 * length):
             table = rope.table(torch.tensor([[0, last]], device="cpu"), head_size)
-            if not all(bool(part.isfinite().all()) for part in table):
+            if not all(bool((part.abs() <= STRONGEST).all()) for part in table):
                 return False
     except (ArithmeticError, ValueError, RuntimeError):
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,10 +30,11 @@ class Result:
         sites: Sites,
         pad: Tensor | None = None,
         off: dict[int | None, Tensor] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         self._logits, self._kept, self._sites = logits, kept, sites
         self.plan, self.pad = plan, pad
-        self._off = off or {}
+        self._off, self._notes = off or {}, list(notes)
 
     @property
     def logits(self) -> Tensor:
@@ -45,11 +47,17 @@ class Result:
 
     @property
     def notes(self) -> list[str]:
-        """What is allowed but worth knowing of this run, one sentence each: edited patterns whose rows no longer sum to one."""
+        """What is allowed but worth knowing of this run, one sentence each: a text beyond the model's context, edited patterns
+        whose rows no longer sum to one, logits that are not numbers."""
+        wrong = self._logits is not None and bool(self._logits.isnan().any())
+        unsummed = [(layer, float(off)) for layer, off in self._off.items() if float(off) > SUMS_TO_ONE]
         return [
-            f"pattern[{layer}] was edited and its rows no longer sum to what a softmax gives (off by up to {float(off):.2g})."
-            for layer, off in self._off.items()
-            if float(off) > SUMS_TO_ONE
+            *self._notes,
+            *(["The logits hold NaN: see which edit or site first does."] if wrong else []),
+            *(
+                f"pattern[{layer}] was edited and its rows no longer sum to what a softmax gives (off by up to {off:.2g})."
+                for layer, off in unsummed
+            ),
         ]
 
     def __getitem__(self, what: Site | Layers | str) -> Tensor:

@@ -65,6 +65,7 @@ def stream(
         "source": _source(net, batches, edits),
         "shards": [],
     }
+    net.warn_beyond(max(torch.as_tensor(batch).shape[-1] for batch in batches))
     manifest = _continued(folder, manifest)
     done = sum(shard["rows"] for shard in manifest["shards"])
     _check_disk(folder, (rows - done) * each)

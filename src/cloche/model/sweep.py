@@ -17,7 +17,7 @@ from torch import Tensor
 from cloche.errors import ClocheError
 from cloche.model.attention import KeyValues
 from cloche.model.bodies import Stack
-from cloche.model.checks import check_edits, edit_value
+from cloche.model.checks import check_edits, check_no_grad, edit_value
 from cloche.model.context import Context, make_positions
 from cloche.model.edits import Edit, average
 from cloche.model.places import Places
@@ -52,7 +52,6 @@ class _Variant:
     slot: int
 
 
-@torch.no_grad()
 def sweep(
     net: Network, ids: Tensor, edits: Iterable[Any], read: Callable[[Tensor], Any], pad: Tensor | None, rows: int
 ) -> Tensor:
@@ -70,6 +69,13 @@ def sweep(
     if not callable(read):
         raise ClocheError(f"read= takes a function of logits [batch, position, vocab]; got {read!r}.")
     variants = _variants(net, ids, edits, pad)
+    return _read_all(net, ids, variants, read, pad, rows)
+
+
+@torch.no_grad()
+def _read_all(
+    net: Network, ids: Tensor, variants: list[_Variant], read: Callable[[Tensor], Any], pad: Tensor | None, rows: int
+) -> Tensor:
     clean = _Clean(net, ids, pad, shared=any(variant.slot for variant in variants))
     found: dict[int, Tensor] = {}
     for slot, together in itertools.groupby(sorted(variants, key=lambda v: (v.slot, v.layer)), lambda v: v.slot):
@@ -121,6 +127,7 @@ def _variant(net: Network, ids: Tensor, places: Places, index: int, element: Any
     check_edits(edits, net.sites, places)
     plan, carriers = make_plan([], edits)
     values = [edit_value(edit, ids, net, places) for edit in carriers]
+    check_no_grad(carriers, values)
     changes: dict[Key, list[_Change]] = {}
     layer, slot = len(net.layers), ids.shape[1]
     for operation in plan.operations:

@@ -74,6 +74,7 @@ class Trainer:
         self.validation = PackedTokens.open(run.path / "data", "validation")
         self.device = usable_device(r.device)
         self.net = recipe.model.build(r.seed).to(self.device)
+        self.net.context = r.length
         self.fast = torch.bfloat16 if r.precision == "bf16" else torch.float32
         self.optimizer = Optimizer(self.net, recipe.optimizer, self.fast)
         self.objective = NextToken(recipe.objective.chunk, recipe.objective.balance)

@@ -94,6 +94,8 @@ def load_network(folder: str | Path, dtype: str | torch.dtype = "float32") -> Ne
     for rule in found:
         for name, place in places(rule, parameters[rule.ours].detach(), rows[rule.ours]):
             tensors[name].read_into(place, rule.item)
+    declared = config.get("max_position_embeddings")
+    net.context = declared if type(declared) is int and declared > 0 else None
     net.family = None if family is None else config["model_type"]
     return net
 
@@ -110,8 +112,15 @@ def save_network(net: Network, folder: str | Path) -> None:
     found = [Rename(name, (name,)) for name in state] if family is None else rules_of(family, net.spec)
     if family is not None:
         config["dtype"] = str(net.embed.weight.dtype).removeprefix("torch.")
+    if net.context is not None and net.length is None and not _stretched(config):
+        config["max_position_embeddings"] = net.context
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     write(folder / ONE, to_theirs(state, found, row_counts(net)))
+
+
+def _stretched(config: dict[str, Any]) -> bool:
+    """Whether the context is one of the numbers that a scaling of positions is computed from."""
+    return (config.get("rope_parameters") or {}).get("rope_type") == "dynamic"
 
 
 def rules_of(family: ModuleType, spec: LM) -> list[Rename]:
