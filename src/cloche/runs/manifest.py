@@ -85,6 +85,8 @@ class Manifest:
         document = unsealed(data)
         if not isinstance(document.get("files"), dict) or set(document) != {"files", "logs"}:
             raise ValueError("it does not list files and logs")
+        if not all(map(is_inside, document["files"])):
+            raise ValueError("it lists a file outside the run")
         files = {path: _parse_entry(value) for path, value in document["files"].items()}
         return cls(files, parse_anchors(document["logs"]))
 
@@ -92,6 +94,11 @@ class Manifest:
         """What a file was last known to be."""
         entry = self.files.get(path)
         return (entry.new or entry.was) if isinstance(entry, Pending) else entry
+
+
+def is_inside(path: str) -> bool:
+    """Whether a path with forward slashes stays in the folder it is relative to."""
+    return all(part not in ("", ".", "..") for part in path.split("/"))
 
 
 def _entry_to_dict(entry: Entry | Pending) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from cloche.runs.chain import Anchor
 from cloche.runs.checkpoints import step_of
-from cloche.runs.manifest import MANIFEST, Entry, parse_anchors, unsealed
+from cloche.runs.manifest import MANIFEST, Entry, is_inside, parse_anchors, unsealed
 from cloche.runs.verify.files import Expected
 from cloche.runs.verify.problem import Problem
 from cloche.runs.verify.reading import Unreadable, content, json_object
@@ -61,7 +61,7 @@ def _document(data: bytes) -> tuple[dict[str, Any], bool]:
 def _take(found: Checkpoints, name: str, document: dict[str, Any]) -> None:
     try:
         step, files = document["step"], document["files"]
-        entries = {file: Entry.parse(entry) for file, entry in files.items() if _is_inside(file)}
+        entries = {file: Entry.parse(entry) for file, entry in files.items() if is_inside(file)}
         anchors = parse_anchors(document["logs"])
         if type(step) is not int or len(entries) < len(files):
             raise ValueError("a step is a number, and files are in the checkpoint")
@@ -74,10 +74,6 @@ def _take(found: Checkpoints, name: str, document: dict[str, Any]) -> None:
         found.problems.append(
             Problem(f"checkpoints/{name}", f"is step {step} by its manifest", "give it back its name")
         )
-
-
-def _is_inside(file: str) -> bool:
-    return not file.startswith("/") and all(part not in ("", ".", "..") for part in file.split("/"))
 
 
 def _unlisted(tree: Tree, folder: str) -> dict[str, Expected]:

@@ -9,12 +9,11 @@ from typing import Any
 
 from cloche.runs.folder import FORMAT
 from cloche.runs.manifest import Entry
-from cloche.runs.verify.files import Expected
+from cloche.runs.verify.files import RESTORE, Expected
 from cloche.runs.verify.problem import Problem
 from cloche.runs.verify.reading import Unreadable, content, json_object
 from cloche.runs.verify.tree import FILE, Tree, shown
 
-RESTORE = "restore it from a copy"
 ALWAYS = ("run.json", "recipe.toml")  # in every run that cloche trained
 _FOLDERS = ("data", "dictionaries", "findings")
 _FILES = ("tokenizer.json", "tokenizer_config.json", "report.html", *ALWAYS)

@@ -11,14 +11,14 @@ from cloche.files import LOCK, REPLACED, WRITING, is_abandoned
 from cloche.runs.folder import FORMAT, Run
 from cloche.runs.manifest import MANIFEST, Manifest
 from cloche.runs.verify import checkpoints, documents
-from cloche.runs.verify.files import Expected, compare, foreign, special
+from cloche.runs.verify.files import RESTORE, Expected, compare, foreign, special
 from cloche.runs.verify.problem import Problem, Verification
 from cloche.runs.verify.reading import Unreadable, content
 from cloche.runs.verify.records import Source, check_log, missing_logs, saved_checkpoints
 from cloche.runs.verify.tree import FILE, FOLDER, Tree, shown
 
 LOGS = ("metrics", "health", "samples", "events")
-_RESTORE = "restore it from a copy; Run.remove is how to remove one"
+_DATA = "restore it from a copy, or delete data/ and resume: it is made again from the same files"
 _OURS = (WRITING, REPLACED, LOCK, ".training-", ".trial-")  # how the names of temporary files begin
 _ATTEMPTS = 3
 
@@ -118,7 +118,7 @@ class _Examination:
             kind = self.tree.kinds[path]
             present.append(stem)
             if kind == FOLDER:
-                yield Problem(shown(path), "is a folder where a log was written", "restore it from a copy")
+                yield Problem(shown(path), "is a folder where a log was written", RESTORE)
             if kind != FILE:
                 continue
             found = list(check_log(self.run / path, shown(path), sources, stem in LOGS))
@@ -141,7 +141,7 @@ class _Examination:
         else:
             for path, entry in self.manifest.files.items():
                 is_weights = path.startswith("dictionaries/") and path.endswith(".safetensors")
-                expected[path] = Expected.of(entry, _RESTORE, is_weights)
+                expected[path] = Expected.of(entry, _DATA if path.startswith("data/") else RESTORE, is_weights)
         self.known |= expected.keys()
         self.known |= {f"checkpoints/{name}/{MANIFEST}" for name in self.tree.children("checkpoints")}
         for path, kind in self.tree.kinds.items():

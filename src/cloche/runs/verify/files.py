@@ -11,8 +11,10 @@ from pathlib import Path
 from cloche.files import sha256_of_open
 from cloche.runs.manifest import Entry, Pending
 from cloche.runs.verify.problem import Problem
-from cloche.runs.verify.reading import Unreadable, opened
+from cloche.runs.verify.reading import MISSING, UNREADABLE, Unreadable, opened
 from cloche.runs.verify.tree import FILE, FOLDER, Tree, shown
+
+RESTORE = "restore it from a copy"
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,12 @@ class Expected:
         entries = (entry.new, entry.was) if isinstance(entry, Pending) else (entry,)
         return cls(entries, fix, is_weights)
 
+    def fix_of(self, what: str) -> str:
+        """How to fix what is wrong with it."""
+        if what.startswith(UNREADABLE):
+            return f"make it readable, or {self.fix}"
+        return f"{self.fix} (Run.remove is how to remove it)" if what == MISSING and self.fix == RESTORE else self.fix
+
 
 def compare(tree: Tree, expected: Mapping[str, Expected], hashes: dict[str, str]) -> Iterator[Problem]:
     """The problems of the expected files; `hashes` receives the sha256 of those that are as they were written."""
@@ -41,7 +49,7 @@ def compare(tree: Tree, expected: Mapping[str, Expected], hashes: dict[str, str]
         else:
             what = _absent(tree, path, expected[path])
         if what:
-            yield Problem(shown(path), what, expected[path].fix)
+            yield Problem(shown(path), what, expected[path].fix_of(what))
 
 
 def _size(tree: Tree, path: str) -> int | None:
@@ -62,7 +70,7 @@ def _absent(tree: Tree, path: str, expected: Expected) -> str | None:
         return "is a folder where a file was written"
     if kind not in (None, FILE) or None in expected.entries:
         return None
-    return None if os.path.lexists(tree.root / path) and kind is None else "is missing"
+    return None if os.path.lexists(tree.root / path) and kind is None else MISSING
 
 
 def _read(path: Path, expected: Expected) -> tuple[str, str | None]:
@@ -83,7 +91,7 @@ def _read(path: Path, expected: Expected) -> tuple[str, str | None]:
     except Unreadable as error:
         return "", str(error)
     except OSError as error:
-        return "", f"cannot be read ({error.strerror})"
+        return "", f"{UNREADABLE} ({error.strerror})"
     if known and sha256 not in {entry.sha256 for entry in known}:
         return sha256, "does not have the bytes that were written (sha256 differs)"
     return sha256, fault

@@ -6,10 +6,14 @@ import io
 import json
 import os
 import stat
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-MOST_JSON = 1 << 30  # bytes of one document
+MOST_JSON = 1 << 28  # bytes of one document
+MOST_LINE = 1 << 24  # bytes of one line of a log
+MISSING, UNREADABLE = "is missing", "cannot be read"
 
 
 class Unreadable(Exception):
@@ -21,13 +25,18 @@ def opened(path: Path) -> io.BufferedReader:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     except FileNotFoundError:
-        raise Unreadable("is missing") from None
+        raise Unreadable(MISSING) from None
     except OSError as error:
-        raise Unreadable(f"cannot be read ({error.strerror})") from error
+        raise Unreadable(f"{UNREADABLE} ({error.strerror})") from error
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise Unreadable("is not a file")
     return open(handle, "rb")
+
+
+def lines(file: io.BufferedReader) -> Iterator[bytes]:
+    """The lines of a file with their ends; one that is too long for memory comes in pieces, which have none."""
+    return iter(partial(file.readline, MOST_LINE), b"")
 
 
 def content(path: Path) -> bytes:

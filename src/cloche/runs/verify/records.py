@@ -10,11 +10,11 @@ from pathlib import Path
 from cloche.errors import ClocheError
 from cloche.runs import chain, logs
 from cloche.runs.chain import DIGITS, LINK_BYTES, Anchor
+from cloche.runs.verify.files import RESTORE
 from cloche.runs.verify.problem import Problem
-from cloche.runs.verify.reading import Unreadable, json_object, opened
+from cloche.runs.verify.reading import MOST_LINE, Unreadable, json_object, lines, opened
 
 Source = tuple[str, Mapping[str, Anchor]]  # what wrote anchors down, and those anchors
-_COPY = "restore it from a copy"
 
 
 @dataclass
@@ -36,10 +36,10 @@ def check_log(path: Path, where: str, sources: Iterable[Source], is_ours: bool) 
     try:
         found = _read(path, {anchor.records for _, anchor in anchors})
     except Unreadable as error:
-        yield Problem(where, str(error), _COPY)
+        yield Problem(where, str(error), RESTORE)
         return
     except OSError as error:
-        yield Problem(where, f"cannot be read ({error.strerror})", _COPY)
+        yield Problem(where, f"cannot be read ({error.strerror})", RESTORE)
         return
     if not anchors and not is_ours and not found.chained:
         yield None
@@ -50,7 +50,7 @@ def check_log(path: Path, where: str, sources: Iterable[Source], is_ours: bool) 
         yield Problem(
             where,
             f"is damaged: record {number:,} (byte {byte:,}) is not as it was written after the one before it{more}",
-            _COPY,
+            RESTORE,
         )
     yield from _missing(where, found, anchors)
     if found.is_torn and not _is_being_written(path):
@@ -61,10 +61,10 @@ def _missing(where: str, found: _Reading, anchors: list[tuple[str, Anchor]]) -> 
     """At most one problem: the first anchor, from the furthest on, that the log does not meet."""
     for source, anchor in anchors:
         if found.records < anchor.records:
-            yield Problem(where, f"has {found.records:,} records where {source} counted {anchor.records:,}", _COPY)
+            yield Problem(where, f"has {found.records:,} records where {source} counted {anchor.records:,}", RESTORE)
             return
         if not found.broken and found.chains.get(anchor.records) != anchor.chain:
-            yield Problem(where, f"does not begin with the {anchor.records:,} records that {source} counted", _COPY)
+            yield Problem(where, f"does not begin with the {anchor.records:,} records that {source} counted", RESTORE)
             return
 
 
@@ -75,7 +75,7 @@ def missing_logs(present: Iterable[str], sources: Iterable[Source]) -> Iterator[
     for records, name, source in sorted(told, reverse=True):
         if name not in there and records:
             there.add(name)
-            yield Problem(f"log/{name}.jsonl", f"is missing: {source} counted {records:,} records", _COPY)
+            yield Problem(f"log/{name}.jsonl", f"is missing: {source} counted {records:,} records", RESTORE)
 
 
 def _read(path: Path, wanted: set[int]) -> _Reading:
@@ -86,12 +86,12 @@ def _read(path: Path, wanted: set[int]) -> _Reading:
     if 0 in wanted:
         found.chains[0] = previous.decode()
     with opened(path) as file:
-        for line in file:
+        for line in lines(file):
             head = line[:-LINK_BYTES]
             follows = sha256(previous + head).hexdigest()[:DIGITS].encode()
             if line[-LINK_BYTES:] == link % follows:
                 found.chained += 1
-            elif not line.endswith(b"\n"):
+            elif not line.endswith(b"\n") and len(line) < MOST_LINE:
                 found.is_torn = True
                 break
             else:
@@ -119,7 +119,7 @@ def saved_checkpoints(events: Path) -> list[str]:
     saved: dict[str, None] = {}
     try:
         with opened(events) as file:
-            for line in file:
+            for line in lines(file):
                 if b'"checkpoint"' not in line:
                     continue
                 try:

@@ -49,7 +49,7 @@ class Tree:
 
     def hidden_by(self, path: str) -> str | None:
         """The link, pipe or unreadable folder on the way to a path, which says by itself why that cannot be reached."""
-        for parent in (str(parent) for parent in PurePosixPath(path).parents):
+        for parent in ("" if parent == PurePosixPath(".") else str(parent) for parent in PurePosixPath(path).parents):
             if parent in self.unreadable or self.kinds.get(parent, FOLDER) not in (FILE, FOLDER):
                 return parent
         return None
