@@ -9,19 +9,17 @@ from typing import Any
 import numpy as np
 
 from cloche.errors import ClocheError
-from cloche.sparse.sindy.library import Array, Library, Polynomials
+from cloche.sparse.sindy.equation import resampled
+from cloche.sparse.sindy.library import Array, Library
 from cloche.sparse.sindy.model import Model
-from cloche.sparse.sindy.regression import Regression, Rows, regression
-from cloche.sparse.sindy.selection import ForwardBackward, Selector, solve
-from cloche.sparse.sindy.selectors import draws
-from cloche.sparse.sindy.series import Series, noise_of, pace, read
+from cloche.sparse.sindy.regression import Noise
+from cloche.sparse.sindy.search import Held, Search
+from cloche.sparse.sindy.selection import ForwardBackward, Selector
+from cloche.sparse.sindy.series import Series, noise_of, read
 from cloche.sparse.sindy.strong import Strong
 from cloche.sparse.sindy.weak import Weak
 
-_ROUNDS = 5  # of weighting and choosing; it mostly stands after two
 _LEAST_NOISE = 1e-3  # of a state's spread: nothing is believed to be measured better, nor quadrature to be exacter
-_INTERVALS = 200  # resamples for the intervals: they need no search, so there may be more of them
-_MOST_TERMS = 2_000
 _LOST = 0.5  # of a state's variance: more noise than that leaves no motion to find an equation for
 
 
@@ -29,14 +27,15 @@ _LOST = 0.5  # of a state's variance: more noise than that leaves no motion to f
 class SINDy:
     """Finds equations of motion x' = f(x, u) as a few terms of a library, from noisy series.
 
-    library: the terms f may have; polynomials up to the second degree unless told.
+    library: the terms f may have. None takes polynomials up to the second degree, and up to the third for the states whose
+    residual those leave larger than the noise.
     form: how the derivative is had: the weak form unless told.
     selector: how terms are chosen; by default the extended Bayesian information criterion along forward and backward paths.
     noise: the measurement noise's standard deviation, of each state or of all; estimated from the series when None.
     resamples: of the windows, for the intervals and the stability of each term; 0 leaves both out (NaN).
     """
 
-    library: Library = field(default_factory=Polynomials)
+    library: Library | None = None
     form: Weak | Strong = field(default_factory=Weak)
     selector: Selector = field(default_factory=ForwardBackward)
     noise: float | tuple[float, ...] | None = None
@@ -53,87 +52,55 @@ class SINDy:
     ) -> Model:
         """The model of the series x [n, states] at the times t [n] (or a step), with known inputs u [n, inputs].
 
-        Lists of arrays are several trajectories of one system. Times may be uneven. Raises ClocheError for series that are
-        too short, never move, hold NaN, or whose windows are fewer than can tell terms apart.
+        Lists of arrays are several trajectories of one system, of any lengths. Times may be uneven. Samples that a masked array
+        masks are left out. The `notes` of the model say what not to trust in its equations: terms that are dependent, and
+        residuals that the noise does not explain. Raises ClocheError for series that are too short, never move, hold NaN, or
+        whose windows are fewer than can tell terms apart.
         """
         series = read(x, t, u)
         names = _named(states, series[0].x.shape[1], "x"), _named(inputs, series[0].u.shape[1], "u")
-        terms = tuple(self.library.names([*names[0], *names[1]]))
-        _check_terms(terms)
         spread = np.concatenate([s.x for s in series]).std(0)
         noise = self._noise(series, spread)
-        _check_motion(names[0], noise, spread)
-        rows = self._rows(series, noise)
-        found = [self._equation(rows, d, noise) for d in range(len(names[0]))]
-        largest = float(np.abs(np.concatenate([s.x for s in series])).max())
-        columns = [np.stack(part, 1) for part in zip(*found, strict=True)]
-        coefficients, low, high, stability, explained = columns
+        _check_motion(names[0], noise.supposed, spread)
+        search = Search.over(series, noise, names, self.form, self.selector)
+        chosen, notes = search.chosen(self.library)
+        lost = sum(s.masked for s in series)
+        left_out = [f"{lost:,} samples are masked and were left out."] if lost else []
+        return self._model(search, chosen, [*left_out, *notes, *search.settle(chosen)])
+
+    def _model(self, search: Search, chosen: list[Held], notes: list[str]) -> Model:
+        largest = max(chosen, key=lambda held: len(held.terms))
+        place = {name: j for j, name in enumerate(largest.terms)}
+        count, states = len(largest.terms), len(chosen)
+        amounts, intervals = np.zeros((count, states)), np.zeros((count, states, 2))
+        stability = np.full((count, states), np.nan)
+        for d, held in enumerate(chosen):
+            at = [place[name] for name in held.terms]
+            amounts[at, d] = held.equation.amounts
+            intervals[at, d], stability[at, d] = resampled(held.equation, self.selector, self.resamples, self.seed)
         return Model(
-            self.library, terms, *names, coefficients, np.stack([low, high], 2), stability, noise, explained[0], largest
+            largest.library,
+            largest.terms,
+            *search.names,
+            amounts,
+            intervals,
+            stability,
+            search.noise.supposed,
+            np.array([held.equation.explained for held in chosen]),
+            np.array([held.equation.misfit for held in chosen]),
+            np.array([held.equation.adequate for held in chosen]),
+            np.abs(np.concatenate([s.x for s in search.series])).max(0),
+            notes,
         )
 
-    def _noise(self, series: Sequence[Series], spread: Array) -> Array:
+    def _noise(self, series: Sequence[Series], spread: Array) -> Noise:
         if self.noise is None:
-            return np.maximum(noise_of(series), _LEAST_NOISE * spread)
+            measured = noise_of(series)
+            return Noise(measured, np.maximum(measured, _LEAST_NOISE * spread))
         given = np.broadcast_to(np.asarray(self.noise, dtype=float), spread.shape)
         if not np.isfinite(given).all() or (given < 0).any():
             raise ClocheError(f"noise is {self.noise}, but must be zero or more, in the units of the states.")
-        return np.maximum(given, _LEAST_NOISE * spread)
-
-    def _rows(self, series: Sequence[Series], noise: Array) -> list[Rows]:
-        everything = np.concatenate([noise, np.zeros(series[0].u.shape[1])])
-        radius = self.form.radius_for(series, pace(series, noise))
-        rows = []
-        for one in series:
-            V, D = self.form.matrices(one, radius)
-            if V.shape[0]:
-                terms, slopes = self.library.unbiased(one.variables, everything), self.library.gradient(one.variables)
-                if not (np.isfinite(terms).all() and np.isfinite(slopes).all()):
-                    raise ClocheError("A term of the library is NaN or infinite on this series: leave that term out.")
-                rows.append(Rows(V, D, V @ terms, -(D @ one.x), slopes, (D @ D.T).toarray()))
-        count = sum(one.V.shape[0] for one in rows)
-        if count < 4:
-            raise ClocheError(
-                f"Only {count} test functions of radius {radius:.4g} fit into the series: measure longer, or ask for a smaller "
-                "radius."
-            )
-        return rows
-
-    def _equation(self, rows: Sequence[Rows], d: int, noise: Array) -> tuple[Array, Array, Array, Array, Array]:
-        problem = regression(rows, d, None, noise)
-        w = solve(problem.gram, problem.moment, self.selector.rich(problem))
-        support: list[int] | None = None
-        for _ in range(_ROUNDS):
-            problem = regression(rows, d, w, noise)
-            found = self.selector.choose(problem)
-            w = solve(problem.gram, problem.moment, np.array(found, dtype=int))
-            if found == support:
-                break
-            support = found
-        explained = _explained(problem, w)
-        if explained <= 0:  # worse than saying nothing: what was fitted is noise
-            w, explained = np.zeros_like(w), 0.0
-        low, high, stability = self._resampled(problem, w)
-        return w, low, high, stability, np.full(len(w), explained)
-
-    def _resampled(self, problem: Regression, w: Array) -> tuple[Array, Array, Array]:
-        """(low, high, stability) [terms] each, from rows drawn again with repeats: weighted rows are nearly independent."""
-        if self.resamples < 1:
-            blank = np.full(len(w), np.nan)
-            return np.where(w != 0, blank, 0), np.where(w != 0, blank, 0), blank
-        support = np.flatnonzero(w)
-        drawn, times = np.zeros((max(_INTERVALS, self.resamples), len(w))), np.zeros(len(w))
-        for i, weights in enumerate(draws(len(problem.target), len(drawn), self.seed)):
-            again = problem.again(weights)
-            drawn[i] = solve(again.gram, again.moment, support)
-            if i < self.resamples:
-                times[self.selector.choose(again)] += 1
-        low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
-        return low, high, times / self.resamples
-
-
-def _explained(problem: Regression, w: Array) -> float:
-    return float(1 - problem.misfit(w) / max(float(problem.target @ problem.target), np.finfo(float).tiny))
+        return Noise(given, np.maximum(given, _LEAST_NOISE * spread))
 
 
 def _named(given: Sequence[str] | None, count: int, letter: str) -> tuple[str, ...]:
@@ -152,11 +119,3 @@ def _check_motion(states: Sequence[str], noise: Array, spread: Array) -> None:
             f"State {states[d]} is mostly noise from one sample to the next (standard deviation {noise[d]:.3g} of "
             f"{spread[d]:.3g}), so no motion can be read from it: sample more finely, or give the noise you know of."
         )
-
-
-def _check_terms(terms: Sequence[str]) -> None:
-    twice = sorted({name for name in terms if terms.count(name) > 1})
-    if twice:
-        raise ClocheError(f"The library holds {twice[0]!r} more than once, so its share is undetermined: keep one.")
-    if len(terms) > _MOST_TERMS:
-        raise ClocheError(f"The library has {len(terms):,} terms, more than {_MOST_TERMS:,}: choose a smaller degree.")

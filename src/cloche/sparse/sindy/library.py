@@ -6,14 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
-from math import factorial
+from math import comb, factorial
 
 import numpy as np
+from scipy.linalg import block_diag
 
 from cloche.errors import ClocheError
 
 Array = np.ndarray
-_STEP = 1e-4  # of a variable's size: the step of a numerical derivative, far above rounding and below any curvature
+_STEP = 1e-4  # of a variable's spread: the step of a numerical derivative, far above rounding and below any curvature
+_STILL = 1e-6  # of a variable's size: what counts as its spread where it hardly moves
 
 
 class Library(ABC):
@@ -46,13 +48,23 @@ class Library(ABC):
 
     def gradient(self, x: Array) -> Array:
         """[variables, n, terms] the derivative of each term in each variable, by central differences unless known."""
-        size = np.maximum(np.abs(x).max(0), np.finfo(float).tiny)
+        size = np.maximum(np.maximum(x.std(0), _STILL * np.abs(x).max(0)), np.finfo(float).tiny)
         slopes = []
         for s in range(x.shape[1]):
             step = np.zeros(x.shape[1])
             step[s] = _STEP * size[s]
             slopes.append((self.values(x + step) - self.values(x - step)) / (2 * step[s]))
         return np.stack(slopes)
+
+    def centred(self, centre: Array, scale: Array) -> tuple[Library, Array]:
+        """(a basis whose functions overlap less, the matrix [basis, terms] that makes the terms of it).
+
+        `centre` and `scale` [variables] are where the series lie and how far they spread. Far from the origin the powers of a
+        variable are nearly the same function (300 K give or take one), and arithmetic on them loses all digits; powers of
+        (v - centre) / scale span the same. A library without such a basis is its own.
+        """
+        count = len(self.names([f"v{i}" for i in range(len(centre))]))
+        return self, np.eye(count)
 
     def __add__(self, other: Library) -> Sum:
         return Sum((*_parts(self), *_parts(other)))
@@ -79,6 +91,31 @@ class Sum(Library):
 
     def gradient(self, x: Array) -> Array:
         return np.concatenate([part.gradient(x) for part in self.parts], 2)
+
+    def centred(self, centre: Array, scale: Array) -> tuple[Library, Array]:
+        bases, matrices = zip(*(part.centred(centre, scale) for part in self.parts), strict=True)
+        return Sum(bases), block_diag(*matrices)
+
+
+@dataclass(frozen=True)
+class _Shifted(Library):
+    """The library's terms of (v - centre) / scale in place of v."""
+
+    library: Library
+    centre: Array
+    scale: Array
+
+    def names(self, variables: Sequence[str]) -> list[str]:
+        return self.library.names([f"({v})" for v in variables])
+
+    def values(self, x: Array) -> Array:
+        return self.library.values((x - self.centre) / self.scale)
+
+    def unbiased(self, x: Array, noise: Array) -> Array:
+        return self.library.unbiased((x - self.centre) / self.scale, noise / self.scale)
+
+    def gradient(self, x: Array) -> Array:
+        return self.library.gradient((x - self.centre) / self.scale) / self.scale[:, None, None]
 
 
 @dataclass(frozen=True)
@@ -126,6 +163,19 @@ class Polynomials(Library):
             lower[:, s] = np.maximum(lower[:, s] - 1, 0)
             slopes.append(_products(powers, lower) * exponents[:, s])
         return np.stack(slopes)
+
+    def centred(self, centre: Array, scale: Array) -> tuple[Library, Array]:
+        """(c + s z)^a = sum over b of (a choose b) c^(a-b) s^b z^b, one such factor for each variable."""
+        basis = Polynomials(self.degree)
+        low, high = basis.exponents(len(centre)), self.exponents(len(centre))
+        matrix = np.ones((len(low), len(high)))
+        for v, (c, s) in enumerate(zip(centre.tolist(), scale.tolist(), strict=True)):
+            powers = [
+                [comb(a, b) * c ** (a - b) * s**b if b <= a else 0.0 for a in range(self.degree + 1)]
+                for b in range(self.degree + 1)
+            ]
+            matrix *= np.array(powers)[low[:, v][:, None], high[:, v][None, :]]
+        return _Shifted(basis, centre, scale), matrix
 
 
 def _hermite(x: Array, noise: Array, degree: int) -> list[Array]:
@@ -208,6 +258,10 @@ class Products(Library):
 
     def values(self, x: Array) -> Array:
         return (self.left.values(x)[:, :, None] * self.right.values(x)[:, None, :]).reshape(len(x), -1)
+
+    def centred(self, centre: Array, scale: Array) -> tuple[Library, Array]:
+        (left, first), (right, second) = self.left.centred(centre, scale), self.right.centred(centre, scale)
+        return Products(left, right), np.kron(first, second)
 
 
 @dataclass(frozen=True)

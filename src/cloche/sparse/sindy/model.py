@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,9 @@ class Model:
     `coefficients` [terms, states]; `intervals` [terms, states, 2], 95% over resampled windows, given the support;
     `stability` [terms, states], the share of resamples in which a search from nothing chose the term (NaN where none was asked
     for); `noise` [states], the standard deviation of the measurement noise supposed; `explained` [states], the share of what
-    the derivatives tell, each window weighted by its noise, that the equation accounts for.
+    the derivatives tell, each window weighted by its noise, that the equation accounts for; `misfit` [states], the residual's
+    variance over the noise's, about one where the equation is true; `adequate` [states], whether noise alone may have left it.
+    `notes` are sentences on what the equations cannot be trusted in: read them.
     """
 
     library: Library
@@ -36,7 +38,10 @@ class Model:
     stability: Array
     noise: Array
     explained: Array
-    largest: float  # magnitude of any state measured
+    misfit: Array
+    adequate: Array
+    largest: Array  # [states] magnitude measured
+    notes: list[str] = field(default_factory=list)
 
     def rhs(self, x: Any, u: Any = None) -> Array:
         """[n, states] (or [states] for one point) the derivative f(x, u) at the points x, with inputs u beside them."""
@@ -66,7 +71,7 @@ class Model:
         def slope(now: float, x: Array) -> Array:
             nonlocal calls
             calls += 1
-            if calls > _MOST_CALLS or not np.abs(x).max() <= _FAR * max(self.largest, 1e-300):
+            if calls > _MOST_CALLS or not (np.abs(x) <= _FAR * self.largest).all():
                 raise _Diverged(now)
             return self.library.values(np.concatenate([x, signal(now)])[None])[0] @ self.coefficients
 
@@ -102,7 +107,9 @@ class Model:
 
     def equations(self, digits: int = 4) -> list[str]:
         """One line a state, as in "x' = -9.99 x + 10.01 y"."""
-        return [_equation(s, self.terms, w, digits) for s, w in zip(self.states, self.coefficients.T, strict=True)]
+        return [
+            f"{s}' = {written(self.terms, w, digits)}" for s, w in zip(self.states, self.coefficients.T, strict=True)
+        ]
 
     def __str__(self) -> str:
         lines = []
@@ -112,8 +119,40 @@ class Model:
                 low, high = self.intervals[j, d]
                 seen = "" if np.isnan(self.stability[j, d]) else f", chosen in {self.stability[j, d]:.0%} of resamples"
                 lines.append(f"    {self.terms[j]}: {self.coefficients[j, d]:.4g}  [{low:.4g}, {high:.4g}]{seen}")
-            lines.append(f"    explains {self.explained[d]:.1%} of {self.states[d]}', noise {self.noise[d]:.3g}")
-        return "\n".join(lines)
+            lines.append(
+                f"    explains {self.explained[d]:.1%} of {self.states[d]}', noise {self.noise[d]:.3g}, "
+                f"residual {self.misfit[d]:.3g} of the noise's variance"
+            )
+        return "\n".join([*lines, *(f"Note: {note}" for note in self.notes)])
+
+    def record(self) -> dict[str, Any]:
+        """What was found as plain values, for JSON; amounts and intervals of an equation's own terms only."""
+        return {
+            "equations": self.equations(),
+            "states": {state: self._state(d) for d, state in enumerate(self.states)},
+            "inputs": list(self.inputs),
+            "terms": list(self.terms),
+            "notes": list(self.notes),
+        }
+
+    def _state(self, d: int) -> dict[str, Any]:
+        found = {}
+        for j in np.flatnonzero(self.coefficients[:, d]).tolist():
+            low, high = (None if np.isnan(end) else float(end) for end in self.intervals[j, d])
+            seen = float(self.stability[j, d])
+            found[self.terms[j]] = {
+                "amount": float(self.coefficients[j, d]),
+                "low": low,
+                "high": high,
+                "stability": None if np.isnan(seen) else seen,
+            }
+        return {
+            "terms": found,
+            "explained": float(self.explained[d]),
+            "noise": float(self.noise[d]),
+            "misfit": float(self.misfit[d]),
+            "adequate": bool(self.adequate[d]),
+        }
 
 
 class _Diverged(Exception):
@@ -121,11 +160,13 @@ class _Diverged(Exception):
         self.time = time
 
 
-def _equation(state: str, terms: Sequence[str], w: Array, digits: int) -> str:
+def written(terms: Sequence[str], amounts: Sequence[float] | Array, digits: int) -> str:
+    """A sum as text, as in "-9.99 x + 10.01 y"; "0" where every amount is zero."""
     text = ""
-    for j in np.flatnonzero(w).tolist():
-        size = f"{abs(w[j]):.{digits}g}"
-        sign = "-" if w[j] < 0 else "+"
-        term = size if terms[j] == "1" else f"{size} {terms[j]}"
-        text += f" {sign} {term}" if text else (f"-{term}" if w[j] < 0 else term)
-    return f"{state}' = {text or '0'}"
+    for name, amount in zip(terms, np.asarray(amounts).tolist(), strict=True):
+        if amount:
+            size = f"{abs(amount):.{digits}g}"
+            sign = "-" if amount < 0 else "+"
+            term = size if name == "1" else f"{size} {name}"
+            text += f" {sign} {term}" if text else (f"-{term}" if amount < 0 else term)
+    return text or "0"

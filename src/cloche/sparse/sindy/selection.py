@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from math import log
 from typing import Protocol
 
@@ -12,58 +14,73 @@ from cloche.sparse.sindy.library import Array
 from cloche.sparse.sindy.regression import Regression
 
 _NEIGHBOURS = 40  # rows: windows a radius apart no longer overlap much
-_COLLINEAR = 1e-11  # of a term's own moment: what the others leave of it when it says nothing new
+_COLLINEAR = 1e-12  # of a term: what the others leave of it when it says nothing new
+_MEANINGLESS = 1e-3  # of chi squared: terms missed by less are not worth comparing
 
 
-def solve(gram: Array, moment: Array, support: Array) -> Array:
+def solve(problem: Regression, support: Array | Sequence[int]) -> Array:
     """[terms] the best amounts of the terms in `support` (indices), zero elsewhere."""
-    w = np.zeros(len(moment))
-    if len(support):
-        scale = np.sqrt(np.maximum(np.diag(gram)[support], np.finfo(float).tiny))
-        inner = gram[np.ix_(support, support)] / np.outer(scale, scale)
-        w[support] = np.linalg.lstsq(inner, moment[support] / scale, rcond=1e-12)[0] / scale
+    w = np.zeros(problem.design.shape[1])
+    chosen = np.array(support, dtype=int)
+    if len(chosen):
+        columns = problem.design[:, chosen]
+        size = np.maximum(np.linalg.norm(columns, axis=0), np.finfo(float).tiny)
+        w[chosen] = np.linalg.lstsq(columns / size, problem.aim, rcond=_COLLINEAR)[0] / size
     return w
-
-
-def _inverse(gram: Array) -> Array:
-    """Of moments with ones on the diagonal; the ridge keeps terms that say the same from dividing by nothing."""
-    return np.linalg.inv(gram + _COLLINEAR * np.eye(len(gram)))
 
 
 @dataclass(frozen=True)
 class Normal:
-    """Moments with each term scaled to one."""
+    """The least squares of a regression with each term scaled to one: design [told, terms], aim [told]."""
 
-    gram: Array
-    moment: Array
+    design: Array
+    aim: Array
 
     @classmethod
     def of(cls, problem: Regression) -> Normal:
-        scale = 1 / np.sqrt(np.maximum(np.diag(problem.gram), np.finfo(float).tiny))
-        return cls(problem.gram * np.outer(scale, scale), problem.moment * scale)
+        size = np.maximum(np.linalg.norm(problem.design, axis=0), np.finfo(float).tiny)
+        return cls(problem.design / size, problem.aim)
 
-    def gains(self, support: list[int]) -> tuple[Array, float]:
-        """([terms] by how much chi squared falls when each term joins the support, by how much the support lowers it)."""
-        if not support:
-            return self.moment**2, 0.0
-        S = np.array(support)
-        inverse = _inverse(self.gram[np.ix_(S, S)])
-        w = inverse @ self.moment[S]
-        others = self.gram[:, S]
-        projected = others @ inverse
-        left = 1 - (projected * others).sum(1)
-        gain = np.where(left > _COLLINEAR, (self.moment - others @ w) ** 2 / np.maximum(left, _COLLINEAR), 0.0)
-        gain[S] = 0
-        return gain, float(w @ self.moment[S])
+    def gains(self, support: Sequence[int]) -> tuple[Array, float]:
+        """([terms] by how much chi squared falls when each term joins the support, by how much the support lowers it).
 
-    def losses(self, support: list[int]) -> Array:
-        """[support] by how much chi squared rises when each of its terms leaves."""
-        S = np.array(support)
-        inverse = _inverse(self.gram[np.ix_(S, S)])
-        rise, own = (inverse @ self.moment[S]) ** 2, np.diag(inverse)
-        return np.where(
-            own > 0, rise / np.where(own > 0, own, 1.0), 0.0
-        )  # not positive: nothing is known of it, so it may go
+        On the design's columns and not on their products: those of a far offset agree in more digits than a square has.
+        """
+        if not len(support):
+            return (self.design.T @ self.aim) ** 2, 0.0
+        chosen = np.array(support)
+        Q = np.linalg.qr(self.design[:, chosen])[0]
+        known = Q.T @ self.aim
+        left = self.design - Q @ (Q.T @ self.design)
+        size = (left**2).sum(0)
+        reach = left.T @ (self.aim - Q @ known)
+        gain = np.where(size > _COLLINEAR**2, reach**2 / np.maximum(size, _COLLINEAR**2), 0.0)
+        gain[chosen] = 0
+        return gain, float(known @ known)
+
+    def fewer(self) -> Iterator[list[int]]:
+        """The supports from all terms down to one, each time without the term that is missed least.
+
+        Of terms that are not missed at all the last goes first: of forms that are equal the library's earlier terms stay.
+        `B` is kept so that B B^T is the inverse of the support's moments.
+        """
+        count = self.design.shape[1]
+        left, sizes, right = np.linalg.svd(self.design, full_matrices=True)
+        inverse = np.full(count, 1 / (_COLLINEAR * max(float(sizes[0]), np.finfo(float).tiny)))
+        inverse[: len(sizes)] = np.minimum(1 / np.maximum(sizes, np.finfo(float).tiny), inverse[: len(sizes)])
+        known = np.zeros(count)
+        known[: len(sizes)] = (left.T @ self.aim)[: len(sizes)]
+        B = right.T * inverse
+        w, support = B @ known, np.arange(count)
+        while len(support):
+            yield support.tolist()
+            size = (B**2).sum(1)
+            missed = w**2 / np.maximum(size, np.finfo(float).tiny)
+            idle = np.flatnonzero(missed < _MEANINGLESS)
+            out = int(idle[-1]) if len(idle) else int(missed.argmin())
+            shares = (B @ B[out]) / max(float(size[out]), np.finfo(float).tiny)
+            w, B = np.delete(w - shares * w[out], out), np.delete(B - np.outer(shares, B[out]), out, 0)
+            support = np.delete(support, out)
 
 
 class Selector(Protocol):
@@ -96,26 +113,19 @@ class ForwardBackward:
     def choose(self, problem: Regression) -> list[int]:
         normal = Normal.of(problem)
         up = self._up(problem, normal)
-        return least_criterion(problem, up + self._down(normal), up[-1], self.strictness)
+        criterion = Criterion.of(problem, up[-1], self.strictness)
+        return _fewer_by_exchange(normal, criterion, criterion.least(up + list(normal.fewer())))
 
     def _up(self, problem: Regression, normal: Normal) -> list[list[int]]:
         support: list[int] = []
         found: list[list[int]] = [[]]
-        for _ in range(min(self.most, len(normal.moment), max(1, len(problem.target) // 3))):
+        for _ in range(min(self.most, normal.design.shape[1], max(1, len(problem.target) // 3))):
             gain, _ = normal.gains(support)
             best = int(gain.argmax())
             if gain[best] <= 0:
                 break
             support = _exchanged(normal, [*support, best])
             found.append(sorted(support))
-        return found
-
-    def _down(self, normal: Normal) -> list[list[int]]:
-        support = list(range(len(normal.moment)))
-        found = []
-        while support:
-            found.append(list(support))
-            support.pop(int(normal.losses(support).argmin()))
         return found
 
 
@@ -135,29 +145,74 @@ def _exchanged(normal: Normal, support: list[int]) -> list[int]:
     return support
 
 
-def least_criterion(problem: Regression, path: list[list[int]], rich: list[int], strictness: float) -> list[int]:
-    """The support in `path` with the least extended Bayesian information criterion (Chen and Chen 2008).
+def _fewer_by_exchange(normal: Normal, criterion: Criterion, support: list[int]) -> list[int]:
+    """The support after exchanges of two of its terms for one, while the criterion falls.
+
+    Where terms are dependent (amounts that sum to one), forms of many terms equal one of few, which no single exchange finds.
+    """
+    score = criterion.of_gain(len(support), normal.gains(support)[1])
+    while len(support) > 1:
+        best = support
+        for pair in combinations(support, 2):
+            rest = [j for j in support if j not in pair]
+            gain, base = normal.gains(rest)
+            new = int(gain.argmax())
+            now = criterion.of_gain(len(rest) + 1, base + float(gain[new]))
+            if now < score - _MEANINGLESS:
+                best, score = sorted([*rest, new]), now
+        if best == support:
+            break
+        support = best
+    return support
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """The extended Bayesian information criterion (Chen and Chen 2008).
 
     chi^2 / dispersion + size (ln rows + 2 strictness ln terms).
     """
-    rows, terms = problem.rows.shape
-    price = log(max(rows, 2)) + 2 * strictness * log(max(terms, 2))
-    dispersion = dispersion_of(problem, rich)
-    normal = Normal.of(problem)
-    supports = [s for s in path if len(s) <= max(1, rows // 3)]
-    scores = [len(s) * price - normal.gains(s)[1] / dispersion for s in supports]
-    return supports[int(np.argmin(scores))]
+
+    problem: Regression
+    price: float
+    dispersion: float
+
+    @classmethod
+    def of(cls, problem: Regression, rich: Sequence[int], strictness: float) -> Criterion:
+        """`rich` is a support rather too large, about which the rows' dispersion is measured."""
+        rows, terms = len(problem.target), problem.design.shape[1]
+        price = log(max(rows, 2)) + 2 * strictness * log(max(terms, 2))
+        return cls(problem, price, dispersion_of(problem, rich))
+
+    def of_gain(self, size: int, gain: float) -> float:
+        """Of a support by how much it lowers chi squared, beside that of no terms at all."""
+        return size * self.price - gain / self.dispersion
+
+    def least(self, path: list[list[int]]) -> list[int]:
+        """The support in `path` for which it is least."""
+        normal, most = Normal.of(self.problem), max(1, len(self.problem.target) // 3)
+        total = float(self.problem.aim @ self.problem.aim)
+        best: list[int] = []
+        score = 0.0
+        for support in sorted((s for s in path if 0 < len(s) <= most), key=len):
+            if self.of_gain(len(support), total) >= score:
+                break  # no support this large can do better
+            now = self.of_gain(len(support), normal.gains(support)[1])
+            if now < score:
+                best, score = support, now
+        return best
 
 
-def dispersion_of(problem: Regression, rich: list[int]) -> float:
+def dispersion_of(problem: Regression, rich: Sequence[int]) -> float:
     """How much more than the measurement noise the rows vary about the rich model; at least one.
 
     Where they do, something moves the states that neither noise nor library explains. It acts through windows that overlap, so
     what it leaves in the rows is correlated, and their excess counts as often as a row has neighbours that repeat it: the sum
     of the residual's autocorrelation, with Bartlett's weights. Without this a random walk has equations of motion.
     """
-    w = solve(problem.gram, problem.moment, np.array(rich, dtype=int))
-    rest = problem.rows @ w - problem.target
+    w = solve(problem, rich)
+    told = problem.told  # the rich model's amounts are noise in other directions, and the rows are not weighted for them
+    rest = problem.rows[:, :told] @ (problem.terms[:told] @ w) - problem.target
     excess = float(rest @ rest) / max(1, len(rest) - len(rich)) - 1
     if excess <= 0:
         return 1.0

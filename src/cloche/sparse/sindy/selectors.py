@@ -9,7 +9,7 @@ import numpy as np
 from cloche.errors import ClocheError
 from cloche.sparse.sindy.library import Array
 from cloche.sparse.sindy.regression import Regression
-from cloche.sparse.sindy.selection import ForwardBackward, Normal, Selector, least_criterion, solve
+from cloche.sparse.sindy.selection import Criterion, ForwardBackward, Normal, Selector, solve
 
 _SHARES = np.geomspace(1e-4, 1, 40)  # of the largest scaled amount: thresholds that are tried when none is given
 
@@ -23,7 +23,7 @@ class _Swept:
         return ForwardBackward().rich(problem)
 
     def _best(self, problem: Regression, path: list[list[int]]) -> list[int]:
-        return least_criterion(problem, [[], *path], self.rich(problem).tolist(), self.strictness)
+        return Criterion.of(problem, self.rich(problem).tolist(), self.strictness).least(path)
 
 
 @dataclass(frozen=True)
@@ -42,17 +42,17 @@ class STLSQ(_Swept):
             raise ClocheError(f"The threshold is {self.threshold:g}, but must be zero or more.")
 
     def choose(self, problem: Regression) -> list[int]:
-        size = np.sqrt(np.maximum(np.diag(problem.gram), np.finfo(float).tiny))
+        size = np.maximum(np.linalg.norm(problem.design, axis=0), np.finfo(float).tiny)
         everything = np.arange(len(size))
         if self.threshold is not None:
             return _thresholded(problem, everything, np.full(len(size), self.threshold))
-        largest = np.abs(solve(problem.gram, problem.moment, everything) * size).max()
+        largest = np.abs(solve(problem, everything) * size).max()
         return self._best(problem, [_thresholded(problem, everything, share * largest / size) for share in _SHARES])
 
 
 def _thresholded(problem: Regression, support: Array, least: Array) -> list[int]:
     while len(support):
-        w = solve(problem.gram, problem.moment, support)
+        w = solve(problem, support)
         kept = support[np.abs(w[support]) >= least[support]]
         if len(kept) == len(support):
             break
@@ -79,16 +79,18 @@ class SR3(_Swept):
 
     def choose(self, problem: Regression) -> list[int]:
         normal = Normal.of(problem)
-        inverse = np.linalg.inv(normal.gram + np.eye(len(normal.moment)) / self.relaxation)
+        moments, moment = normal.design.T @ normal.design, normal.design.T @ normal.aim
+        inverse = np.linalg.inv(moments + np.eye(len(moment)) / self.relaxation)
+        start = np.linalg.lstsq(normal.design, normal.aim, rcond=1e-12)[0]
         if self.penalty is not None:
-            return self._relaxed(normal, inverse, np.sqrt(2 * self.penalty * self.relaxation))
-        top = float(np.abs(np.linalg.lstsq(normal.gram, normal.moment, rcond=1e-12)[0]).max())
-        return self._best(problem, [self._relaxed(normal, inverse, share * top) for share in _SHARES])
+            return self._relaxed(moment, start, inverse, np.sqrt(2 * self.penalty * self.relaxation))
+        top = float(np.abs(start).max())
+        return self._best(problem, [self._relaxed(moment, start, inverse, share * top) for share in _SHARES])
 
-    def _relaxed(self, normal: Normal, inverse: Array, least: float) -> list[int]:
-        u = np.linalg.lstsq(normal.gram, normal.moment, rcond=1e-12)[0]
+    def _relaxed(self, moment: Array, start: Array, inverse: Array, least: float) -> list[int]:
+        u = start
         for _ in range(self.turns):
-            w = inverse @ (normal.moment + u / self.relaxation)
+            w = inverse @ (moment + u / self.relaxation)
             new = np.where(np.abs(w) > least, w, 0.0)
             if np.abs(new - u).max() <= 1e-10 * max(float(np.abs(u).max()), np.finfo(float).tiny):
                 break
@@ -113,11 +115,12 @@ class Greedy(_Swept):
         from cloche.sparse.dictionary import Dictionary
         from cloche.sparse.pursuit import OMP
 
-        norms = np.linalg.norm(problem.rows, axis=0)
+        terms = problem.rows @ problem.terms
+        norms = np.linalg.norm(terms, axis=0)
         told = np.flatnonzero(norms > 0)
         if not len(told):
             return []
-        atoms = Dictionary(torch.from_numpy(np.ascontiguousarray((problem.rows[:, told] / norms[told]).T)))
+        atoms = Dictionary(torch.from_numpy(np.ascontiguousarray((terms[:, told] / norms[told]).T)))
         code = OMP(k=min(self.most, len(told), len(problem.target))).encode(
             torch.from_numpy(problem.target[None]), atoms
         )
@@ -145,7 +148,7 @@ class Stable:
         return self.selector.rich(problem)
 
     def choose(self, problem: Regression) -> list[int]:
-        counts = np.zeros(problem.rows.shape[1])
+        counts = np.zeros(problem.design.shape[1])
         for weights in draws(len(problem.target), self.resamples, self.seed):
             counts[self.selector.choose(problem.again(weights))] += 1
         return np.flatnonzero(counts >= self.share * self.resamples).tolist()

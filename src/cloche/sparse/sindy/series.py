@@ -18,11 +18,15 @@ _DECORRELATED = 0.3  # of the variance: how far apart two samples are that diffe
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """One trajectory: times t [n] (rising), states x [n, s], inputs u [n, m] (m may be 0), float64."""
+    """One trajectory: times t [n] (rising), states x [n, s], inputs u [n, m] (m may be 0), float64.
+
+    `masked` samples were left out, because one of their values was masked.
+    """
 
     t: Array
     x: Array
     u: Array
+    masked: int = 0
 
     @property
     def variables(self) -> Array:
@@ -31,17 +35,24 @@ class Series:
 
     @property
     def even(self) -> bool:
-        """Whether it was sampled at equal steps, to rounding."""
+        """Whether it was sampled at equal steps, to rounding (of times in seconds since 1970, say)."""
         steps = np.diff(self.t)
-        return bool(np.ptp(steps) <= 1e-6 * steps.mean())
+        rounding = 4 * np.finfo(float).eps * float(np.abs(self.t).max())
+        return bool(np.ptp(steps) <= max(1e-6 * float(steps.mean()), rounding))
+
+    @property
+    def step(self) -> float:
+        return float(np.median(np.diff(self.t)))
 
 
 def read(x: Any, t: Any, u: Any = None) -> list[Series]:
     """The trajectories in `x`: an array [n, s] (or [n]) or a list of them; t and u likewise, t also a step for them all.
 
-    Raises ClocheError for shapes that disagree, NaN, times that do not rise, too few samples, and states that never move.
+    A list whose entries are arrays or tables is a list of trajectories, of any lengths; a list of numbers, or of rows of
+    numbers, is one table. Samples that a masked array masks are left out. Raises ClocheError for shapes that disagree, NaN,
+    times that do not rise, too few samples, and states that never move.
     """
-    several = isinstance(x, (list, tuple)) and len(x) > 0 and np.ndim(x[0]) > 0
+    several = _several(x, t)
     states = list(x) if several else [x]
     times = _each(t, several, len(states), "t")
     inputs = _each(u, several, len(states), "u")
@@ -62,10 +73,36 @@ def read(x: Any, t: Any, u: Any = None) -> list[Series]:
     return found
 
 
+def _several(x: Any, t: Any) -> bool:
+    """Whether x is a list of trajectories, and not one table written as a list of its rows."""
+    if not isinstance(x, (list, tuple)) or not x:
+        return False
+    deep = [_depth(entry) for entry in x]
+    if max(deep) >= 2:
+        return True
+    if max(deep) == 0:
+        return False
+    if isinstance(t, (list, tuple)) and any(_depth(entry) for entry in t):
+        return True  # times for each
+    if _depth(t) == 1 and len(t) == len(x):
+        return False  # a time for each row
+    return any(hasattr(entry, "__array__") for entry in x) or len({len(entry) for entry in x}) > 1
+
+
+def _depth(value: Any) -> int:
+    """The number of axes of an array, or of lists in lists as far as their first entries tell."""
+    axes = getattr(value, "ndim", None)
+    if isinstance(axes, int):
+        return axes
+    if isinstance(value, (list, tuple)):
+        return 1 + (_depth(value[0]) if value else 0)
+    return np.ndim(value) if hasattr(value, "__array__") else 0
+
+
 def _each(value: Any, several: bool, count: int, name: str) -> list[Any]:
     if not several:
         return [value]
-    if value is None or np.ndim(value) == 0:
+    if value is None or _depth(value) == 0:
         return [value] * count
     if not isinstance(value, (list, tuple)) or len(value) != count:
         raise ClocheError(f"x is a list of {count} trajectories, so {name} must be a list of {count} as well.")
@@ -74,47 +111,78 @@ def _each(value: Any, several: bool, count: int, name: str) -> list[Any]:
 
 def _one(x: Any, t: Any, u: Any, index: int, several: bool) -> Series:
     where = f"of trajectory {index} " if several else ""
-    states = _table(x, f"x {where}")
+    states, keep = _table(x, f"x {where}")
     n = len(states)
-    if n < SHORTEST:
-        raise ClocheError(
-            f"The series x {where}has {n} samples, and {SHORTEST} or more are needed to tell motion from noise: measure longer."
-        )
-    inputs = np.zeros((n, 0)) if u is None else _table(u, f"u {where}")
+    inputs, known = (np.zeros((n, 0)), np.ones(n, dtype=bool)) if u is None else _table(u, f"u {where}")
     if len(inputs) != n:
         raise ClocheError(f"The inputs u {where}have {len(inputs)} rows and x has {n}: give one row of u a sample.")
-    return Series(_times(t, n, where), states, inputs)
+    times, timed = _times(t, n, where)
+    keep &= known & timed
+    left = int(keep.sum())
+    if left < SHORTEST:
+        masked = f", {n - left} of them masked," if left < n else ""
+        raise ClocheError(
+            f"The series x {where}has {n} samples{masked} and {SHORTEST} or more are needed to tell motion from noise: measure "
+            "longer."
+        )
+    times, states, inputs = times[keep], states[keep], inputs[keep]
+    for table, name in ((states, "x"), (inputs, "u")):
+        wrong = np.flatnonzero(~np.isfinite(table).all(1))
+        if len(wrong):
+            row = int(np.flatnonzero(keep)[wrong[0]])
+            raise ClocheError(
+                f"The series {name} {where}has NaN or infinite numbers, first in row {row}: leave those samples out (steps may "
+                "be uneven), or mask them."
+            )
+    if not np.isfinite(times).all() or not (np.diff(times) > 0).all():
+        raise ClocheError(f"The times t {where}do not rise from sample to sample: sort them, without repeats.")
+    return Series(times, states, inputs, n - left)
 
 
-def _table(values: Any, name: str) -> Array:
-    try:
-        table = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ClocheError(f"The series {name}holds what are not numbers: give an array [samples, states].") from None
+def _table(values: Any, name: str) -> tuple[Array, Array]:
+    """(The values [samples, columns], [samples] whether none of a sample's values is masked)."""
+    table = _numbers(values, name)
     table = table[:, None] if table.ndim == 1 else table
     if table.ndim != 2 or table.shape[1] == 0:
         raise ClocheError(f"The series {name}has shape {list(table.shape)}: give an array [samples, states].")
-    if not np.isfinite(table).all():
-        row = int(np.flatnonzero(~np.isfinite(table).all(1))[0])
+    return table, np.all(_known(values, table), axis=1)
+
+
+def _known(values: Any, table: Array) -> Array:
+    """Which entries of the table are not masked."""
+    masked = (
+        np.ma.getmaskarray(values).reshape(table.shape) if np.ma.isMaskedArray(values) else np.zeros(table.shape, bool)
+    )
+    return ~masked
+
+
+def _numbers(values: Any, name: str) -> Array:
+    try:
+        plain = np.asarray(values)
+        if plain.dtype.kind in "cmM":
+            raise TypeError
+        return np.array(plain, dtype=np.float64)
+    except (TypeError, ValueError, RuntimeError):
         raise ClocheError(
-            f"The series {name}has NaN or infinite numbers, first in row {row}: leave those samples out (steps may be uneven)."
-        )
-    return table
+            f"The series {name}holds what are not numbers, or rows of unlike lengths: give an array [samples, states] of real "
+            "numbers."
+        ) from None
 
 
-def _times(t: Any, n: int, where: str) -> Array:
+def _times(t: Any, n: int, where: str) -> tuple[Array, Array]:
+    """([n] the times, [n] which of them are not masked)."""
     if t is None:
         raise ClocheError("No times were given: give t [samples], or the step between samples.")
-    times = np.asarray(t, dtype=np.float64)
+    times = _numbers(t, f"t {where}")
     if times.ndim == 0:
-        if not times > 0:
+        if not 0 < times < np.inf:
             raise ClocheError(f"The step t is {float(times):g}, but must be above zero.")
-        return np.arange(n) * float(times)
+        return np.arange(n) * float(times), np.ones(n, dtype=bool)
+    if times.shape == (n, 1):
+        times = times[:, 0]
     if times.shape != (n,):
         raise ClocheError(f"The times t {where}have shape {list(times.shape)} and x has {n} samples: give [{n}].")
-    if not np.isfinite(times).all() or not (np.diff(times) > 0).all():
-        raise ClocheError(f"The times t {where}do not rise from sample to sample: sort them, without repeats.")
-    return times
+    return times, _known(t, times)
 
 
 def noise_of(series: Sequence[Series]) -> Array:
@@ -164,8 +232,8 @@ def pace(series: Sequence[Series], noise: Array) -> Array:
 
 
 def _regular(one: Series, step: float) -> Array:
-    """[m, s] the states at equal steps: as they are, or drawn straight between uneven samples."""
-    if one.even:
+    """[m, s] the states at equal steps: as they are, or drawn straight between samples at other times."""
+    if one.even and abs(one.step - step) <= 1e-6 * step:
         return one.x
     grid = np.arange(one.t[0], one.t[-1], step)
     return np.stack([np.interp(grid, one.t, column) for column in one.x.T], 1)

@@ -1,0 +1,177 @@
+"""Libraries held against a series: which one explains it, what is said where none does, and which of equal forms is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from cloche.errors import ClocheError
+from cloche.sparse.sindy.dependence import Forms, relations, sentence
+from cloche.sparse.sindy.equation import Equation, equation, weighed
+from cloche.sparse.sindy.library import Array, Library, Polynomials, term_count
+from cloche.sparse.sindy.model import written
+from cloche.sparse.sindy.regression import Noise, Rows
+from cloche.sparse.sindy.selection import Selector, solve
+from cloche.sparse.sindy.series import Series, pace
+from cloche.sparse.sindy.strong import Strong
+from cloche.sparse.sindy.weak import Weak
+
+_MOST_TERMS = 2_000
+_MOST_UNASKED = 300  # terms of a library that is tried though nobody asked for it
+_LARGEST_DEGREE = 3  # of the polynomials tried unasked
+_HALF = 0.5  # of the misfit: a larger library that does not explain the series either must at least take that away
+_SHOWN = 2  # equal forms of an equation
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """One state's equation in the terms of a library."""
+
+    state: str
+    library: Library
+    terms: tuple[str, ...]
+    equation: Equation
+
+    @property
+    def name(self) -> str:
+        library = self.library
+        return f"Polynomials({library.degree})" if isinstance(library, Polynomials) else "this library"
+
+    def text(self, amounts: Array | None = None) -> str:
+        return f"{self.state}' = {written(self.terms, self.equation.amounts if amounts is None else amounts, 3)}"
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """The series under their windows, against which libraries are held."""
+
+    series: Sequence[Series]
+    windows: Sequence[tuple[csr_array, csr_array, Array]]  # (V, D, D D^T) of each
+    noise: Noise
+    names: tuple[tuple[str, ...], tuple[str, ...]]
+    selector: Selector
+
+    @classmethod
+    def over(
+        cls,
+        series: Sequence[Series],
+        noise: Noise,
+        names: tuple[tuple[str, ...], tuple[str, ...]],
+        form: Weak | Strong,
+        selector: Selector,
+    ) -> Search:
+        paces = pace(series, noise.supposed)
+        radii = [form.radius_for([one], paces) for one in series]
+        windows = [form.matrices(one, radius) for one, radius in zip(series, radii, strict=True)]
+        count = sum(V.shape[0] for V, _ in windows)
+        if count < 4:
+            raise ClocheError(
+                f"Only {count} test functions of radius {max(radii):.4g} fit into the series: measure longer, or ask for a "
+                "smaller radius."
+            )
+        return cls(series, [(V, D, (D @ D.T).toarray()) for V, D in windows], noise, names, selector)
+
+    def chosen(self, library: Library | None) -> tuple[list[Held], list[str]]:
+        """(Each state's equation in the library, or in the smaller of two that explains it; what is to be said of it).
+
+        Where a library fails, a larger one is tried: taken if the choice was left open, and else only named.
+        """
+        asked = Polynomials() if library is None else library
+        found = self.held(asked, range(len(self.names[0])))
+        failed = [d for d, one in enumerate(found) if not one.equation.adequate]
+        larger = self._larger(asked) if failed else None
+        tried = dict(zip(failed, self.held(larger, failed), strict=True)) if larger else {}
+        notes = []
+        for d in failed:
+            second = tried.get(d)
+            if library is None and second is not None and _better(second.equation, found[d].equation):
+                if second.equation.adequate:
+                    notes.append(
+                        f"{second.state}': {found[d].name} cannot explain the data, so {second.name} was taken."
+                    )
+                found[d], second = second, None
+            if not found[d].equation.adequate:
+                notes.append(_failure(found[d], second))
+        return found, notes
+
+    def held(self, library: Library, states: Sequence[int]) -> list[Held]:
+        """The equations of some states, by their indices, in the library's terms."""
+        terms = tuple(library.names([*self.names[0], *self.names[1]]))
+        _check_terms(terms)
+        rows, matrix = self._rows(library)
+        return [
+            Held(self.names[0][d], library, terms, equation(rows, d, self.noise, matrix, self.selector)) for d in states
+        ]
+
+    def settle(self, chosen: list[Held]) -> list[str]:
+        """Puts the preferred of equal forms in place where terms are dependent, and says what else fits as well."""
+        notes, known = [], {}
+        for d, held in enumerate(chosen):
+            if held.terms not in known:
+                known[held.terms] = relations(held.equation.problem, held.terms)
+                if known[held.terms]:
+                    notes.append(sentence(known[held.terms], held.terms))
+            found = held.equation
+            forms = Forms.of(found, self.selector.rich(found.problem).tolist())
+            support = forms.preferred(found.support, held.state, held.terms)
+            if support != found.support:
+                chosen[d] = replace(held, equation=weighed(found.problem, solve(found.problem, support)))
+            others = forms.beside(support) if found.adequate else []
+            if others:
+                shown = " or ".join(held.text(solve(found.problem, form)) for form in others[:_SHOWN])
+                notes.append(f"The data cannot tell {chosen[d].text()} from {shown}.")
+        return notes
+
+    def _rows(self, library: Library) -> tuple[list[Rows], Array]:
+        """(each trajectory's rows in a basis of the terms, the matrix [basis, terms] that makes the terms of it)."""
+        noise = np.concatenate([self.noise.measured, np.zeros(self.series[0].u.shape[1])])
+        points = np.concatenate([one.variables for one in self.series])
+        centre, spread = points.mean(0), points.std(0)
+        scale = np.where(spread > 0, spread, np.where(centre != 0, np.abs(centre), 1.0))
+        basis, matrix = library.centred(centre, scale)
+        rows = []
+        for one, (V, D, DD) in zip(self.series, self.windows, strict=True):
+            if V.shape[0]:
+                terms, slopes = basis.unbiased(one.variables, noise), basis.gradient(one.variables)
+                if not (np.isfinite(terms).all() and np.isfinite(slopes).all()):
+                    raise ClocheError("A term of the library is NaN or infinite on this series: leave that term out.")
+                rows.append(Rows(V, D, V @ terms, -(D @ one.x), slopes, DD))
+        return rows, matrix
+
+    def _larger(self, library: Library) -> Library | None:
+        """Polynomials of the largest degree that is tried unasked, unless the library has them or they are too many."""
+        variables = len(self.names[0]) + len(self.names[1])
+        if isinstance(library, Polynomials) and library.degree >= _LARGEST_DEGREE:
+            return None
+        within = term_count(variables, _LARGEST_DEGREE) <= _MOST_UNASKED
+        return Polynomials(_LARGEST_DEGREE) if within else None
+
+
+def _better(new: Equation, old: Equation) -> bool:
+    return new.adequate or new.misfit < _HALF * old.misfit
+
+
+def _failure(held: Held, second: Held | None) -> str:
+    """What is said of an equation whose residual is more than noise; `second` is a larger library's, if one was tried."""
+    found = held.equation
+    text = (
+        f"{held.state}': {held.name} cannot explain the data: what the equation leaves has {found.misfit:.3g} times the "
+        f"variance of the noise, so do not trust it although it explains {found.explained:.1%}."
+    )
+    if second is not None and second.equation.adequate:
+        return f"{text} Try {second.name}: {second.text()} explains the data."
+    return (
+        f"{text} {f'{second.name} cannot either. ' if second is not None else ''}Try terms of another kind, or more states or "
+        "inputs; or something unmeasured moves the state."
+    )
+
+
+def _check_terms(terms: Sequence[str]) -> None:
+    twice = sorted({name for name in terms if terms.count(name) > 1})
+    if twice:
+        raise ClocheError(f"The library holds {twice[0]!r} more than once, so its share is undetermined: keep one.")
+    if len(terms) > _MOST_TERMS:
+        raise ClocheError(f"The library has {len(terms):,} terms, more than {_MOST_TERMS:,}: choose a smaller degree.")
