@@ -86,7 +86,8 @@ def test_the_strong_form_is_exact_on_cubics() -> None:
 
 def test_taking_the_noise_off_the_moments_takes_the_bias_off() -> None:
     """x' = -x sampled as seldom as its windows allow, with much noise: least squares shrinks the rate, the moments do not."""
-    from cloche.sparse.sindy.regression import Rows, regression
+    from cloche.sparse.sindy.regression import Noise, Rows, regression
+    from cloche.sparse.sindy.selection import solve
     from cloche.sparse.sindy.series import read
 
     library, noise, plain, corrected = Polynomials(1, constant=False), np.array([0.5]), [], []
@@ -98,9 +99,10 @@ def test_taking_the_noise_off_the_moments_takes_the_bias_off() -> None:
             V, D = Weak().matrices(one, 1.2)
             G = V @ library.unbiased(one.x, noise)
             parts.append(Rows(V, D, G, -(D @ one.x), library.gradient(one.x), (D @ D.T).toarray()))
-        problem = regression(parts, 0, np.array([-1.0]), noise)
-        plain.append(problem.rows[:, 0] @ problem.target / (problem.rows[:, 0] @ problem.rows[:, 0]))
-        corrected.append(problem.moment[0] / problem.gram[0, 0])
+        problem = regression(parts, 0, np.array([-1.0]), Noise(noise, noise), np.eye(1))
+        term = problem.rows @ problem.terms[:, 0]
+        plain.append(term @ problem.target / (term @ term))
+        corrected.append(solve(problem, [0])[0])
     error = np.std(corrected) / np.sqrt(len(corrected))
     assert abs(np.mean(corrected) + 1) < 3 * error
     assert abs(np.mean(plain) + 1) > 3 * error

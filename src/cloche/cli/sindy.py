@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -42,7 +42,10 @@ def sindy(
     inputs: Annotated[
         str | None, typer.Option(metavar="A,B", help="Columns that drive the states and are known.")
     ] = None,
-    degree: Annotated[int, typer.Option(help="Largest degree of the polynomials offered.")] = 2,
+    degree: Annotated[
+        int | None,
+        typer.Option(help="Degree of the polynomials offered; by default 2, and 3 where 2 cannot explain a state."),
+    ] = None,
     fourier: Annotated[int, typer.Option(help="Frequencies of sines and cosines offered besides.")] = 0,
     delay: Annotated[int, typer.Option(help="Samples by which a copy of each state lags, as states of their own.")] = 0,
     simulate: Annotated[
@@ -53,7 +56,8 @@ def sindy(
     """Find equations of motion in a table, or in a run's loss.
 
     x' is given as a few terms for each state, with 95% intervals. Under each equation stand its terms, how much of the
-    derivative it explains, and the measurement noise supposed.
+    derivative it explains, the measurement noise supposed, and what the equation leaves beside it. Notes at the end say what
+    not to trust: terms that are dependent, and equations that leave more than noise.
     """
     if simulate is not None:
         refuse_existing(simulate, "choose another --simulate", [source])
@@ -74,13 +78,15 @@ def sindy(
     t, x = table.columns[table.time], np.stack([table.columns[name] for name in states], 1)
     u = np.stack([table.columns[name] for name in driven], 1) if driven else None
     t, x, u, names = _lagged(t, x, u, states, delay)
-    library: Library = Polynomials(degree)
-    model = SINDy(library + Fourier(fourier) if fourier else library).fit(x, t, u, names, driven)
+    library: Library | None = None if degree is None else Polynomials(degree)
+    if fourier:
+        library = (library or Polynomials()) + Fourier(fourier)
+    model = SINDy(library).fit(x, t, u, names, driven)
     if simulate is not None:
         _write(simulate, table.time, t, model, model.simulate(x[0], t, u))
     if as_json:
         read = {"source": str(source), "samples": len(t), "time": table.time, "from": t[0], "to": t[-1]}
-        emit(read | _record(model) | {"simulated": None if simulate is None else str(simulate)})
+        emit(read | model.record() | {"simulated": None if simulate is None else str(simulate)})
         return
     print(f"{source}: {len(t):,} samples of {', '.join(names)} over {table.time} = {t[0]:g} to {t[-1]:g}\n")
     print(model)
@@ -142,20 +148,6 @@ def _run(path: Path, time: str | None) -> Columns:
     if not records:
         raise ClocheError(f"{path} has logged no loss yet: give a run that has trained a while.")
     return Columns({key: np.array([float(r[key]) for r in records]) for key in (name, "loss")}, name)
-
-
-def _record(model: Model) -> dict[str, Any]:
-    states = {}
-    for d, state in enumerate(model.states):
-        terms = {
-            term: {"amount": amount, "low": low, "high": high}
-            for term, amount, (low, high) in zip(
-                model.terms, model.coefficients[:, d], model.intervals[:, d], strict=True
-            )
-            if amount
-        }
-        states[state] = {"terms": terms, "explained": model.explained[d], "noise": model.noise[d]}
-    return {"equations": model.equations(), "states": states}
 
 
 def _write(path: Path, time: str, t: np.ndarray, model: Model, motion: np.ndarray) -> None:

@@ -17,7 +17,7 @@ _VANISHES = 0.05  # of the terms of a relation: what is left where they cancel
 _INDISTINGUISHABLE = 4.0  # of chi squared: forms nearer than two standard deviations are equally likely
 _MOST_TERMS = 60  # among which relations are looked for, low degrees first
 _MOST_RELATIONS = 3  # that are written out
-_ROUNDING = 1e-24  # of a term's square: what is left is rounding
+_ROUNDING = 1e-16  # of the square of what a term varies: what is left is rounding
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,10 @@ class _Columns:
         if self.constant is not None:
             still = self.columns[:, self.constant]
             varies -= still * (still @ varies)
-        size = float(left @ left)
-        if size > _VANISHES**2 * float(varies @ varies):
+        size, full = float(left @ left), float(varies @ varies)
+        if size > _VANISHES**2 * full:
             return False
-        return size < _ROUNDING or float(self.problem.signal @ left**2) < LEAST_SIGNAL * size
+        return size < _ROUNDING * full or float(self.problem.signal @ left**2) < LEAST_SIGNAL * size
 
 
 @dataclass(frozen=True, eq=False)

@@ -65,7 +65,7 @@ class SINDy:
         search = Search.over(series, noise, names, self.form, self.selector)
         chosen, notes = search.chosen(self.library)
         lost = sum(s.masked for s in series)
-        left_out = [f"{lost:,} samples are masked and were left out."] if lost else []
+        left_out = [f"Samples that are masked were left out: {lost:,}."] if lost else []
         return self._model(search, chosen, [*left_out, *notes, *search.settle(chosen)])
 
     def _model(self, search: Search, chosen: list[Held], notes: list[str]) -> Model:

@@ -121,7 +121,7 @@ class Model:
                 lines.append(f"    {self.terms[j]}: {self.coefficients[j, d]:.4g}  [{low:.4g}, {high:.4g}]{seen}")
             lines.append(
                 f"    explains {self.explained[d]:.1%} of {self.states[d]}', noise {self.noise[d]:.3g}, "
-                f"residual {self.misfit[d]:.3g} of the noise's variance"
+                f"residual variance {self.misfit[d]:.3g} times the noise's"
             )
         return "\n".join([*lines, *(f"Note: {note}" for note in self.notes)])
 

@@ -159,7 +159,7 @@ def _failure(held: Held, second: Held | None) -> str:
     found = held.equation
     text = (
         f"{held.state}': {held.name} cannot explain the data: what the equation leaves has {found.misfit:.3g} times the "
-        f"variance of the noise, so do not trust it although it explains {found.explained:.1%}."
+        f"variance of the noise, so do not trust it{f', although it explains {found.explained:.1%}' if found.support else ''}."
     )
     if second is not None and second.equation.adequate:
         return f"{text} Try {second.name}: {second.text()} explains the data."

@@ -211,7 +211,9 @@ def dispersion_of(problem: Regression, rich: Sequence[int]) -> float:
     of the residual's autocorrelation, with Bartlett's weights. Without this a random walk has equations of motion.
     """
     w = solve(problem, rich)
-    told = problem.told  # the rich model's amounts are noise in other directions, and the rows are not weighted for them
+    told = (
+        problem.told
+    )  # the rich model's amounts are noise in other directions, and the rows are not weighted for them
     rest = problem.rows[:, :told] @ (problem.terms[:told] @ w) - problem.target
     excess = float(rest @ rest) / max(1, len(rest) - len(rich)) - 1
     if excess <= 0:

@@ -134,7 +134,9 @@ def _one(x: Any, t: Any, u: Any, index: int, several: bool) -> Series:
                 f"The series {name} {where}has NaN or infinite numbers, first in row {row}: leave those samples out (steps may "
                 "be uneven), or mask them."
             )
-    if not np.isfinite(times).all() or not (np.diff(times) > 0).all():
+    if not np.isfinite(times).all():
+        raise ClocheError(f"The times t {where}have NaN or infinite numbers: leave those samples out, or mask them.")
+    if not (np.diff(times) > 0).all():
         raise ClocheError(f"The times t {where}do not rise from sample to sample: sort them, without repeats.")
     return Series(times, states, inputs, n - left)
 

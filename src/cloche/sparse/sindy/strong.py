@@ -12,6 +12,8 @@ from cloche.errors import ClocheError
 from cloche.sparse.sindy.series import Array, Series
 from cloche.sparse.sindy.weak import Weak
 
+_GAP = 0.25  # of the radius: a polynomial is smooth over a longer gap than a spline
+
 
 @dataclass(frozen=True)
 class Strong:
@@ -39,7 +41,7 @@ class Strong:
 
     def matrices(self, one: Series, radius: float) -> tuple[csr_array, csr_array]:
         """(V, D), both [windows, n]: V f(x) is f smoothed at the centres, and -D x the derivative there."""
-        centres = self._windows().centres(one, radius)
+        centres = self._windows().centres(one, radius, _GAP)
         at = (one.t[None, :] - centres[:, None]) / radius
         weight = np.maximum(1 - np.abs(at) ** 3, 0.0) ** 3
         enough = (weight > 0).sum(1) > self.degree

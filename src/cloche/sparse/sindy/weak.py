@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from cloche.errors import ClocheError
 from cloche.sparse.sindy.series import Array, Series
 
-_GAP = 0.25  # of the radius: a test function over a longer gap in the samples is left out
+_GAP = 0.1  # of the radius: a test function over a longer gap in the samples is left out, for the spline errs there
 _FINE = 6  # points a sample at which test functions are integrated over unevenly sampled series
 
 
@@ -57,8 +57,11 @@ class Weak:
             return phi * step, slope * step
         return self._uneven(one.t, centres, radius)
 
-    def centres(self, one: Series, radius: float) -> Array:
-        """[windows] where the test functions stand: none where the series is shorter than one of them, none over a gap."""
+    def centres(self, one: Series, radius: float, gap: float = _GAP) -> Array:
+        """[windows] where the test functions stand: none where the series is shorter than one of them, none over a gap.
+
+        A gap is a step longer than `gap` radii.
+        """
         start, end = one.t[0], one.t[-1]
         room = end - start - 2 * radius
         if room < 0:
@@ -68,7 +71,7 @@ class Weak:
         )  # more windows than samples say nothing new
         count = int(min(self.most, room / stride + 1))
         centres = np.linspace(start + radius, end - radius, count) if count > 1 else np.array([(start + end) / 2])
-        return centres[_without_gaps(one.t, centres, radius)]
+        return centres[_without_gaps(one.t, centres, radius, gap)]
 
     def _on(self, t: Array, centres: Array, radius: float) -> tuple[csr_array, csr_array]:
         """[windows, times] the test functions and their derivatives, each scaled so that its own integral is one."""
@@ -129,10 +132,10 @@ def _integral(power: int) -> float:
     return value
 
 
-def _without_gaps(t: Array, centres: Array, radius: float) -> Array:
-    """Which test functions see no gap in the samples longer than a quarter of their radius (two steps are never a gap)."""
+def _without_gaps(t: Array, centres: Array, radius: float, gap: float) -> Array:
+    """Which test functions see no gap in the samples longer than `gap` radii (two steps are never a gap)."""
     steps = np.diff(t)
-    wide = np.flatnonzero(steps > max(_GAP * radius, 2.5 * float(np.median(steps))))
+    wide = np.flatnonzero(steps > max(gap * radius, 2.5 * float(np.median(steps))))
     keep = np.ones(len(centres), dtype=bool)
     for i in wide:
         keep &= (centres + radius <= t[i]) | (centres - radius >= t[i + 1])
