@@ -17,7 +17,7 @@ _VANISHES = 0.05  # of the terms of a relation: what is left where they cancel
 _INDISTINGUISHABLE = 4.0  # of chi squared: forms nearer than two standard deviations are equally likely
 _MOST_TERMS = 60  # among which relations are looked for, low degrees first
 _MOST_RELATIONS = 3  # that are written out
-_ROUNDING = 1e-16  # of the square of what a term varies: what is left is rounding
+_ROUNDING = 1e-18  # of the square of what a term varies: what is left is rounding
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,10 @@ def relations(problem: Regression, names: Sequence[str]) -> list[Relation]:
     if problem.told == problem.terms.shape[1]:
         return []
     size = np.linalg.norm(problem.terms, axis=0)
-    seen = _Columns(problem, problem.terms / np.where(size > 0, size, 1.0), names.index("1") if "1" in names else None)
+    scale = np.where(size > 0, size, 1.0)
+    seen = _Columns(
+        problem.terms / scale, problem.basis / scale, problem.noise, names.index("1") if "1" in names else None
+    )
     free: list[int] = []
     found: list[Relation] = []
     for j in np.flatnonzero(size[:_MOST_TERMS] > 0).tolist():
@@ -52,10 +55,11 @@ def relations(problem: Regression, names: Sequence[str]) -> list[Relation]:
 
 @dataclass(frozen=True, eq=False)
 class _Columns:
-    """The terms [directions, terms], each of size one, and which of them is the constant."""
+    """The terms, each of size one: `columns` [directions, terms], and `basis` [basis, terms], in which the `noise` is known."""
 
-    problem: Regression
     columns: Array
+    basis: Array
+    noise: Array
     constant: int | None
 
     def made_of(self, j: int, free: list[int]) -> tuple[list[int], Array] | None:
@@ -83,7 +87,10 @@ class _Columns:
         size, full = float(left @ left), float(varies @ varies)
         if size > _VANISHES**2 * full:
             return False
-        return size < _ROUNDING * full or float(self.problem.signal @ left**2) < LEAST_SIGNAL * size
+        if size < _ROUNDING * full:
+            return True
+        made = self.basis[:, j] - self.basis[:, chosen] @ amounts
+        return size - float(made @ self.noise @ made) < LEAST_SIGNAL * size
 
 
 @dataclass(frozen=True, eq=False)

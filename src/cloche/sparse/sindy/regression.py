@@ -70,7 +70,8 @@ class Regression:
     target: Array
     terms: Array
     told: int
-    signal: Array  # [directions] the share of each that is not noise, falling
+    basis: Array  # [basis, terms] makes the terms of the basis
+    noise: Array  # [basis, basis] the supposed noise's share of the moments of the basis
     inner: Array  # [told, told] the moments of the directions told, the noise taken off
     aim: Array  # [told]
     taken: Array  # [told, told] the noise's share of the moments
@@ -106,15 +107,15 @@ def regression(rows: Sequence[Rows], d: int, w: Array | None, noise: Noise, term
     G, b = np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
     shares, shift = np.sum([p[2] for p in parts], axis=0), np.sum([p[3] for p in parts], axis=0)
     into, back = _directions(G.T @ G)
-    lost, turns = np.linalg.eigh(into.T @ np.tensordot(noise.supposed**2, shares, 1) @ into)  # rising
-    signal = 1 - lost
-    into, back, told = into @ turns, turns.T @ back, int((signal >= LEAST_SIGNAL).sum())
+    supposed = np.tensordot(noise.supposed**2, shares, 1)
+    lost, turns = np.linalg.eigh(into.T @ supposed @ into)  # rising
+    into, back, told = into @ turns, turns.T @ back, int((1 - lost >= LEAST_SIGNAL).sum())
     directions = G @ into
     heard = directions[:, :told]
     taken = into[:, :told].T @ np.tensordot(noise.measured**2, shares, 1) @ into[:, :told]
     moved = noise.measured[d] ** 2 * (into[:, :told].T @ shift)
     inner, aim = heard.T @ heard - taken, heard.T @ b + moved
-    return Regression(directions, b, back @ terms, told, signal, inner, aim, taken, moved)
+    return Regression(directions, b, back @ terms, told, terms, supposed, inner, aim, taken, moved)
 
 
 def _directions(moments: Array) -> tuple[Array, Array]:
