@@ -136,3 +136,24 @@ def test_closed_and_full_streams_and_other_locales(tmp_path: Path) -> None:
     if Path("/dev/full").exists():
         code, err = shell(f"{command} --version > /dev/full")
         assert (code, err.count("\n")) == (1, 1) and "no space left" in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("generate", "run", "--new", 10**30),
+        ("generate", "run", "--seed", -1),
+        ("sae", "train", "run", "--features", 10**30),
+        ("sae", "train", "run", "--end-to-end", 10**30),
+        ("sparse", "learn", "x.npy", "--out", "d", "--atoms", 10**30),
+        ("sparse", "learn", "x.npy", "--out", "d", "--passes", 10**9),
+        ("sparse", "atoms", "curvelet", "--out", "d.png", "--side", 10**9),
+        ("sparse", "denoise", "x.npy", "--out", "y.npy", "--spins", 10**9),
+        ("sindy", "x.csv", "--fourier", 10**9),
+    ],
+)
+def test_a_number_no_machine_can_count_to_is_refused_before_anything_is_read(
+    call: Call, words: tuple[object, ...]
+) -> None:
+    code, _, err = call(*words)
+    assert (code, err.count("\n")) == (2, 1) and "is not in the range" in err and str(words[-2]) in err

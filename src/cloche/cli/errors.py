@@ -65,6 +65,11 @@ LIBRARIES = {  # the package that raised: what it was reading
     "json": "A JSON file",
     "pyo3_runtime": "A tokenizer.json or safetensors file",
 }
+TOO_LARGE = (
+    "Overflow when unpacking",
+    "Exceeds the limit",
+    "must be None or an integer: 0 <= x",
+)  # of a ValueError, TypeError
 NO_MEMORY = "There is not enough memory for this; try a smaller model, batch or length."
 
 
@@ -125,8 +130,8 @@ def _of_the_system(error: BaseException) -> str | None:
         return f"{error.object[:80]!r} holds characters that are not UTF-8 and cannot be written: rename it."
     if isinstance(error, RecursionError):
         return "Something that was given is nested too deeply to be read: write it flatter."
-    if isinstance(error, OverflowError):
-        return f"A number that was given is too large ({error}): choose a smaller one."
+    if isinstance(error, OverflowError) or any(words in str(error) for words in TOO_LARGE):
+        return "A number that was given is too large to count with: choose a smaller one."
     if isinstance(error, ModuleNotFoundError) and error.name:
         return (
             f"The package {error.name.partition('.')[0]} is not installed: pip install {error.name.partition('.')[0]}."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cloche.cli.options import AsJson, RunFolder
+from cloche.cli.options import LARGEST_SEED, AsJson, RunFolder
 from cloche.cli.streams import emit
 
 if TYPE_CHECKING:
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 def generate(
     run: RunFolder,
     prompt: Annotated[str, typer.Argument(help="The text to go on from.")] = "",
-    new: Annotated[int, typer.Option(help="Tokens to write, unless the model ends the text before.")] = 128,
+    new: Annotated[int, typer.Option(max=10**7, help="Tokens to write, unless the model ends the text before.")] = 128,
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.8,
     top_k: Annotated[int | None, typer.Option(help="Draw from so many of the likeliest tokens.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest tokens of this total share.")] = None,
-    seed: Annotated[int, typer.Option(help="The same seed draws the same tokens.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="The same seed draws the same tokens.")] = 0,
     checkpoint: Annotated[str, typer.Option(help='A step, or "last".')] = "last",
     edit: Annotated[
         list[str] | None, typer.Option(help="An edit, such as 'mlp_out[2].zero()'; may be repeated.")

@@ -13,6 +13,7 @@ Data = Annotated[
     list[Path] | None,
     typer.Option("--data", metavar="PATH...", help="Files and folders to read; by default Python's own library."),
 ]
+LARGEST_SEED = 2**53  # what JSON holds exactly
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE...", help="Change the recipe, such as run.batch=8."),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cloche.cli.options import AsJson, RunFolder
+from cloche.cli.options import LARGEST_SEED, AsJson, RunFolder
 from cloche.cli.streams import emit
 from cloche.errors import ClocheError
 from cloche.files import refuse_existing
@@ -44,15 +44,17 @@ def train(
         ),
     ] = None,
     kind: Annotated[str, typer.Option(help="topk, batchtopk, relu, gated or jumprelu.")] = "topk",
-    features: Annotated[int | None, typer.Option(help="By default eight times the width.")] = None,
+    features: Annotated[int | None, typer.Option(max=10**7, help="By default eight times the width.")] = None,
     l0: Annotated[float | None, typer.Option(help="Features active at a token, on average.")] = None,
-    tokens: Annotated[int, typer.Option(help="Tokens of the training text to learn from.")] = 204_800,
+    tokens: Annotated[int, typer.Option(max=10**12, help="Tokens of the training text to learn from.")] = 204_800,
     name: Annotated[str, typer.Option(help="Of the dictionary; by default the site's.")] = "",
-    seed: Annotated[int, typer.Option(help="Decides the text read and the start.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Decides the text read and the start.")] = 0,
     skip: Annotated[bool, typer.Option("--skip", help="A transcoder with a linear map beside its features.")] = False,
     end_to_end: Annotated[
         float,
-        typer.Option(help="Share of the training repeated by what the model makes of the reconstruction, such as 0.1."),
+        typer.Option(
+            max=100, help="Share of the training repeated by what the model makes of the reconstruction, such as 0.1."
+        ),
     ] = 0.0,
     as_json: AsJson = False,
 ) -> None:

@@ -46,7 +46,7 @@ def sindy(
         int | None,
         typer.Option(help="Degree of the polynomials offered; by default 2, and 3 where 2 cannot explain a state."),
     ] = None,
-    fourier: Annotated[int, typer.Option(help="Frequencies of sines and cosines offered besides.")] = 0,
+    fourier: Annotated[int, typer.Option(max=1000, help="Frequencies of sines and cosines offered besides.")] = 0,
     delay: Annotated[int, typer.Option(help="Samples by which a copy of each state lags, as states of their own.")] = 0,
     simulate: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="Write the motion from the first sample.")

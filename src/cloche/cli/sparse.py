@@ -35,7 +35,7 @@ def denoise(
     ] = "wavelet",
     sigma: Annotated[str, typer.Option(help="Noise of a sample, in the file's units, or auto.")] = "auto",
     threshold: Annotated[float, typer.Option(help="Least coefficient kept, in its noise's standard deviations.")] = 3.0,
-    spins: Annotated[int, typer.Option(help="Shifts averaged over along each axis.")] = 1,
+    spins: Annotated[int, typer.Option(max=256, help="Shifts averaged over along each axis.")] = 1,
     column: Annotated[str | None, typer.Option(help="Which column of a table.")] = None,
     as_json: AsJson = False,
 ) -> None:

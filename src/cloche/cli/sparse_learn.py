@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cloche.cli.options import AsJson
+from cloche.cli.options import LARGEST_SEED, AsJson
 from cloche.cli.streams import emit
 from cloche.errors import ClocheError
 from cloche.files import refuse_existing
@@ -35,15 +35,19 @@ BY_PENALTY = ("lasso", "lars")
 def learn(
     files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="Pictures, .npy, .npz or .csv files.")],
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the dictionary goes.")],
-    atoms: Annotated[int, typer.Option(help="How many atoms.")] = 256,
+    atoms: Annotated[int, typer.Option(max=10**7, help="How many atoms.")] = 256,
     method: Annotated[str, typer.Option(help="online, ksvd or itda.")] = "online",
     k: Annotated[int, typer.Option("--k", help="Atoms a signal may use, chosen by OMP.")] = 6,
     piece: Annotated[int, typer.Option(help="Side of the pieces of pictures and series.")] = 8,
-    count: Annotated[int, typer.Option(help="Pieces drawn, from all files together.")] = 20_000,
-    passes: Annotated[int | None, typer.Option(help="Passes over the signals (online), or rounds (ksvd).")] = None,
+    count: Annotated[int, typer.Option(max=10**9, help="Pieces drawn, from all files together.")] = 20_000,
+    passes: Annotated[
+        int | None, typer.Option(max=10_000, help="Passes over the signals (online), or rounds (ksvd).")
+    ] = None,
     level: Level = None,
     column: Column = None,
-    seed: Annotated[int, typer.Option(help="Decides which pieces are drawn, and where the atoms start.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Decides which pieces are drawn, and where the atoms start.")
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Learn a dictionary from pictures, series or tables.
@@ -149,7 +153,7 @@ def encode(
 def atoms(
     source: Annotated[str, typer.Argument(metavar="DICTIONARY", help="A folder, or the name of a fixed dictionary.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the picture goes.")],
-    side: Annotated[int, typer.Option(help="Side of the pictures that a fixed dictionary is made for.")] = 64,
+    side: Annotated[int, typer.Option(max=4096, help="Side of the pictures that a fixed dictionary is made for.")] = 64,
     as_json: AsJson = False,
 ) -> None:
     """Draw the atoms of a dictionary.
