@@ -39,7 +39,10 @@ def test_matching_pursuit_is_its_definition() -> None:
 def test_matching_pursuit_compiled_and_batched_agree(dtype: torch.dtype, steps: int, residual: float) -> None:
     x, dictionary = setting(dtype)
     pursuit = MatchingPursuit(steps, residual)
-    compiled, batched = pursuit.encode(x, dictionary), matching_batched(x, dictionary.atoms, pursuit)
+    compiled, batched = (
+        pursuit.encode(x, dictionary),
+        matching_batched(x, dictionary.atoms, steps, torch.full((len(x),), residual))[0],
+    )
     assert torch.allclose(compiled.dense(), batched.dense(), atol=1e-4 if dtype == torch.float32 else 1e-10)
     left = (x - dictionary.decode(compiled)).norm(dim=1)
     assert residual == 0 or left.max() <= residual * (1 + 1e-4)

@@ -58,7 +58,7 @@ def test_compiled_and_batched_agree(dtype: torch.dtype, k: int | None, residual:
     x, atoms = isotropic_noise(90, 24).to(dtype), isotropic_noise(1_500, 24, seed=1).to(dtype)
     dictionary = Dictionary(torch.nn.functional.normalize(atoms, dim=1))
     compiled = OMP(k, residual).encode(x, dictionary)
-    batched = Code(*omp_batched(x, dictionary.atoms, k or 24, residual), dictionary.size)
+    batched = Code(*omp_batched(x, dictionary.atoms, k or 24, torch.full((len(x),), residual))[:2], dictionary.size)
     assert supports(compiled) == supports(batched)
     assert torch.allclose(compiled.dense(), batched.dense(), atol=1e-3 if dtype == torch.float32 else 1e-9)
 
@@ -89,7 +89,7 @@ def test_a_duplicated_atom_and_a_zero_signal_are_no_trouble() -> None:
     code = OMP(k=12).encode(x, dictionary)
     assert code.active[-1] == 0 and code.active.max() <= 8
     assert torch.allclose(dictionary.decode(code), x, atol=1e-4)
-    batched = Code(*omp_batched(x, dictionary.atoms, 8, 0.0), 60)
+    batched = Code(*omp_batched(x, dictionary.atoms, 8, torch.zeros(len(x)))[:2], 60)
     assert torch.allclose(dictionary.decode(batched), x, atol=1e-4)
 
 

@@ -61,7 +61,7 @@ def test_compiled_and_batched_agree(dtype: torch.dtype, refit: bool) -> None:
     x, dictionary = setting(dtype)
     pursuit = HardThresholdingPursuit(k=5) if refit else IHT(k=5, steps=200)
     compiled = pursuit.encode(x, dictionary).dense()
-    batched = thresholding_batched(x, dictionary.atoms, 5, pursuit.steps, 0.0 if refit else 1e-5, refit)
+    batched = thresholding_batched(x, dictionary.atoms, 5, pursuit.steps, 0.0 if refit else 1e-5, refit)[0].dense()
     same = ((compiled != 0) == (batched != 0)).all(1)
     assert same.double().mean() >= (0.95 if dtype == torch.float32 else 1.0)  # a near tie may fall either way
     assert torch.allclose(compiled[same], batched[same], atol=1e-4 if dtype == torch.float32 else 1e-9)

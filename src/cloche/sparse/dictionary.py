@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from cloche.errors import ClocheError
 from cloche.sparse.code import Code
+from cloche.sparse.scaling import unit_rows
 
 T = TypeVar("T")
 
@@ -24,12 +25,39 @@ class Dictionary:
     bias: Tensor | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.atoms, Tensor):
+            raise ClocheError(
+                f"A dictionary's atoms must be a tensor [atoms, width], and a {type(self.atoms).__name__} was given."
+            )
         if self.atoms.ndim != 2 or 0 in self.atoms.shape:
             raise ClocheError(
                 f"A dictionary's atoms have shape {list(self.atoms.shape)}, but must be [atoms, width], one atom a row."
             )
+        if self.atoms.is_complex():
+            raise ClocheError("A dictionary's atoms are complex numbers: give real ones.")
         if not torch.isfinite(self.atoms).all():
             raise ClocheError("A dictionary's atoms hold NaN or infinite numbers: leave those atoms out.")
+        if self.bias is not None:
+            self._check_bias(self.bias)
+
+    def _check_bias(self, bias: Tensor) -> None:
+        if not isinstance(bias, Tensor) or bias.shape != (self.width,) or bias.is_complex():
+            what = (
+                f"shape {list(bias.shape)} and type {bias.dtype}"
+                if isinstance(bias, Tensor)
+                else f"type {type(bias).__name__}"
+            )
+            raise ClocheError(f"A dictionary's bias has {what}, but must be a tensor of {self.width} real numbers.")
+        if bias.device != self.atoms.device:
+            raise ClocheError(
+                f"A dictionary's bias is on {bias.device} and its atoms on {self.atoms.device}: move one with .to(device)."
+            )
+        if not torch.isfinite(bias).all():
+            raise ClocheError("A dictionary's bias holds NaN or infinite numbers: give finite ones, or none.")
+
+    def __repr__(self) -> str:
+        bias = "" if self.bias is None else ", bias"
+        return f"Dictionary({self.size:,} atoms of width {self.width:,}{bias}, {str(self.atoms.dtype).removeprefix('torch.')})"
 
     @property
     def size(self) -> int:
@@ -55,20 +83,23 @@ class Dictionary:
         """The same in float64, for what single precision cannot settle; kept like the Gram, and keeping its own."""
         if self.atoms.dtype == torch.float64:
             return self
-        bias = None if self.bias is None else self.bias.double()
-        return self._kept("double", lambda: Dictionary(self.atoms.detach().double(), bias))
+        return self._kept("double", self._in_double)
+
+    def _in_double(self) -> Dictionary:
+        return Dictionary(self.atoms.detach().double(), None if self.bias is None else self.bias.detach().double())
 
     def _kept(self, name: str, compute: Callable[[], T]) -> T:
-        version = -1 if self.atoms.is_inference() else self.atoms._version
-        at, value = self.__dict__.get(name, (None, None))
+        # Beside the fields: frozen is about what the dictionary is. Under names of their own: a method's would hide it.
+        version = tuple(-1 if t is None or t.is_inference() else t._version for t in (self.atoms, self.bias))
+        at, value = self.__dict__.get(f"_kept_{name}", (None, None))
         if at != version:
             value = compute()
-            self.__dict__[name] = (version, value)  # beside the fields: frozen is about what the dictionary is
+            self.__dict__[f"_kept_{name}"] = (version, value)
         return value
 
     def unit(self) -> Tensor:
         """[N, d] the atoms, each scaled to norm one (a zero atom stays zero)."""
-        return F.normalize(self.atoms, dim=1)
+        return unit_rows(self.atoms)
 
     def decode(self, code: Code) -> Tensor:
         """[n, d] the signals that `code` stands for: the sum of its atoms times its values, plus the bias."""
@@ -97,5 +128,5 @@ def mean_max_cosine(truth: Tensor, learned: Tensor) -> float:
 
     One when each true atom was found. Random atoms score about sqrt(2 ln N / d), not zero: compare against a control.
     """
-    cosine = F.normalize(truth.double(), dim=1) @ F.normalize(learned.double(), dim=1).T  # [M, N]
+    cosine = unit_rows(truth.double()) @ unit_rows(learned.double()).T  # [M, N]
     return float(cosine.amax(1).mean())

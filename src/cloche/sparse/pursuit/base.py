@@ -20,7 +20,6 @@ from cloche.sparse.dictionary import Dictionary
 
 T = TypeVar("T")
 
-UNIT = 1e-3  # how far from one an atom's norm may be
 LARGEST_GRAM = 2**31  # bytes; a CPU pursuit that can do without takes the Gram-free path beyond
 _SCORES = 2**22  # correlations held at once
 _DENSE = 2**26  # amounts written out at once by a batched pursuit
@@ -52,53 +51,11 @@ class Pursued:
         return self.pursuit.encode(x, self.dictionary)
 
 
-def prepare(x: Tensor, dictionary: Dictionary) -> Tensor:
-    """[n, d] the signals without the bias, in the dictionary's precision. Refuses what no pursuit can take."""
-    if x.ndim != 2 or x.shape[1] != dictionary.width:
-        raise ClocheError(
-            f"Signals of shape {list(x.shape)} do not fit a dictionary of {dictionary.size:,} atoms of width "
-            f"{dictionary.width}: give [n, {dictionary.width}], one signal a row."
-        )
-    if x.device != dictionary.atoms.device:
-        raise ClocheError(
-            f"The signals are on {x.device} and the dictionary's atoms on {dictionary.atoms.device}: "
-            "move one to the other with .to(device)."
-        )
-    if dictionary.atoms.dtype not in (torch.float32, torch.float64):
-        raise ClocheError(
-            f"The dictionary's atoms are {dictionary.atoms.dtype}, but a pursuit needs float32 or float64: "
-            "give Dictionary(atoms.float())."
-        )
-    if not torch.isfinite(x).all():
-        bad = int((~torch.isfinite(x).all(1)).sum())
-        raise ClocheError(f"{bad:,} of {len(x):,} signals hold NaN or infinite numbers: leave those signals out.")
-    norms = dictionary.norms
-    if float((norms - 1).abs().max()) > UNIT:
-        raise ClocheError(
-            f"The dictionary is not normalised: its atoms' norms run from {float(norms.min()):.3g} to "
-            f"{float(norms.max()):.3g}, so the strongest correlation is not the best atom; give "
-            "Dictionary(D.unit(), D.bias), without zero atoms."
-        )
-    centred = x.detach().to(dictionary.atoms.dtype)
-    return centred if dictionary.bias is None else centred - dictionary.bias.to(centred.dtype)
-
-
-def prepare_on_cpu(x: Tensor, dictionary: Dictionary) -> Tensor:
-    """`prepare` for a compiled pursuit without another path: refuses signals that it cannot reach."""
-    signals = prepare(x, dictionary)
-    if signals.device.type != "cpu":
-        raise ClocheError(
-            f"This pursuit runs on a CPU alone, and the signals are on {signals.device}: take FISTA, or move them."
-        )
-    return signals
-
-
 def warn_short(missed: int, n: int, gap: float) -> None:
     """Says that `missed` of n signals did not come within the duality gap."""
     if missed:
         warnings.warn(
-            f"{missed:,} of {n:,} signals did not reach a duality gap of {gap:g} of their energy: ask for a larger gap, or "
-            "give the dictionary in float64.",
+            f"{missed:,} of {n:,} signals did not reach a duality gap of {gap:g} of their energy: ask for a larger gap.",
             stacklevel=4,
         )
 
@@ -132,6 +89,31 @@ def check_amount(name: str, amount: float, *, zero: bool = True) -> None:
 def floor_of(dtype: torch.dtype) -> float:
     """The share of a signal's norm beneath which a correlation is rounding."""
     return 32 * torch.finfo(dtype).eps
+
+
+def doubt_of(dtype: torch.dtype) -> float:
+    """The squared distance of an atom from the span of others of which a Gram of this precision has too few digits."""
+    return 1e4 * torch.finfo(dtype).eps
+
+
+def silence_of(dtype: torch.dtype) -> float:
+    """The share of a signal's energy that may be left without doubt where no atom answers it: single precision may have lost
+    the answer."""
+    return 1e-4 if dtype == torch.float32 else float("inf")
+
+
+def redone(code: Code, doubtful: Tensor, again: Callable[[Tensor], Code]) -> Code:
+    """`code` with the rows that are `doubtful` [n] replaced by again(those rows), which takes and gives float64."""
+    rows = doubtful.nonzero()[:, 0]
+    if len(rows) == 0:
+        return code
+    exact = again(rows)
+    slots = max(code.k, exact.k)
+    indices = torch.nn.functional.pad(code.indices, (0, slots - code.k))
+    values = torch.nn.functional.pad(code.values, (0, slots - code.k))
+    indices[rows] = torch.nn.functional.pad(exact.indices, (0, slots - exact.k))
+    values[rows] = torch.nn.functional.pad(exact.values, (0, slots - exact.k)).to(values.dtype)
+    return Code(indices, values, code.size)
 
 
 def trimmed(indices: Tensor, values: Tensor, size: int) -> Code:
@@ -179,7 +161,7 @@ def by_correlations(x: Tensor, dictionary: Dictionary, kernel: Kernel[T]) -> lis
     step = max(threads, min(512, _SCORES // dictionary.size))
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(x), step):
-            scores = (x[start : start + step] @ dictionary.atoms.T).numpy()
+            scores = as_array(x[start : start + step] @ dictionary.atoms.detach().T)
             edges = np.linspace(0, len(scores), min(threads, len(scores)) + 1).astype(int).tolist()
             rows = [slice(start + a, start + b) for a, b in pairwise(edges)]
             parts = [scores[a:b] for a, b in pairwise(edges)]
@@ -187,9 +169,14 @@ def by_correlations(x: Tensor, dictionary: Dictionary, kernel: Kernel[T]) -> lis
     return given
 
 
-def in_batches(x: Tensor, dictionary: Dictionary, batched: Callable[[Tensor], Code]) -> Code:
-    """The Code of all signals from `batched`, which is given as many at a time as their dense amounts allow."""
-    return joined([batched(piece) for piece in x.split(max(1, _DENSE // dictionary.size)) if len(piece)], dictionary)
+def in_batches(
+    dictionary: Dictionary, batched: Callable[..., tuple[Code, Tensor]], *given: Tensor
+) -> tuple[Code, Tensor]:
+    """What `batched` says of all rows of the tensors `given` (a code, and one truth per row), which it gets as many rows at a
+    time of as their dense amounts allow."""
+    step = max(1, _DENSE // dictionary.size)
+    pieces = [batched(*piece) for piece in zip(*(tensor.split(step) for tensor in given), strict=True)]
+    return joined([code for code, _ in pieces], dictionary), torch.cat([told for _, told in pieces])
 
 
 def as_array(tensor: Tensor) -> np.ndarray:

@@ -37,8 +37,8 @@ def subtract_rows(row, gram, chosen, amounts, used):
 
 
 @numba.njit(inline="always", error_model="numpy")
-def solve_positive(matrix, target, used):
-    """Solves matrix a = target in place for the leading `used` rows by Cholesky; False where it is not positive."""
+def solve_positive(matrix, target, used, least):
+    """Solves matrix a = target in place for the leading `used` rows by Cholesky; False at a squared pivot <= `least`."""
     for j in range(used):
         for i in range(j + 1):
             total = matrix[j, i]
@@ -46,7 +46,7 @@ def solve_positive(matrix, target, used):
                 total -= matrix[j, m] * matrix[i, m]
             if i < j:
                 matrix[j, i] = total / matrix[i, i]
-            elif total <= 1e-10:
+            elif total <= least:
                 return False
             else:
                 matrix[j, j] = math.sqrt(total)
@@ -75,7 +75,7 @@ def _solve_directly(sub, q, amounts, held, penalty):
         target[i] = q[support[i]] - math.copysign(penalty, amounts[support[i]])
         for j in range(i + 1):
             matrix[i, j] = sub[support[i], support[j]]
-    if not solve_positive(matrix, target, used):
+    if not solve_positive(matrix, target, used, 1e-10):
         return False
     for i in range(used):
         if target[i] * amounts[support[i]] <= 0:
@@ -161,13 +161,14 @@ def duality_gap(energy, fitted, used_up, total, penalty, top):
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def lasso_rows(x, gram, scores, penalty, ridge, nonnegative, gap, rounds, gaps):
-    """Overwrites `scores` [n, N] = x D^T with the amounts, and `gaps` [n] with the duality gap over |x|^2."""
+def lasso_rows(x, gram, scores, penalties, ridge, nonnegative, gap, rounds, gaps):
+    """Overwrites `scores` [n, N] = x D^T with the amounts at `penalties` [n], `gaps` [n] with duality gaps over |x|^2."""
     size = gram.shape[0]
     left, q_all = np.empty(size, gram.dtype), np.empty(size, gram.dtype)
     a_all = np.zeros(size)
     for s in range(len(x)):
         q_all[:] = scores[s]
+        penalty = penalties[s]
         energy = 0.0
         for c in range(x.shape[1]):
             energy += float(x[s, c]) * float(x[s, c])

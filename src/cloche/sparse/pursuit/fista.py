@@ -10,7 +10,8 @@ from torch import Tensor
 from cloche.errors import ClocheError
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary
-from cloche.sparse.pursuit.base import Pursuit, check_amount, in_batches, packed, prepare, warn_short
+from cloche.sparse.pursuit.base import Pursuit, check_amount, in_batches, packed, warn_short
+from cloche.sparse.pursuit.signals import prepare
 
 _EVERY = 10  # steps between measurements of the gap
 
@@ -35,52 +36,54 @@ class FISTA(Pursuit):
         if self.steps < 1:
             raise ClocheError(f"FISTA cannot take {self.steps} steps: give it at least one.")
         signals = prepare(x, dictionary)
-        curvature = _curvature(dictionary.atoms)
-        missed = 0
+        atoms = dictionary.atoms.detach()
+        curvature = _curvature(atoms)
 
-        def batched(piece: Tensor) -> Code:
-            nonlocal missed
-            amounts, short = self._descend(piece, dictionary.atoms, curvature)
-            missed += short
-            return packed(amounts)
+        def batched(rows: Tensor, penalty: Tensor) -> tuple[Code, Tensor]:
+            amounts, short = self._descend(rows, penalty, atoms, curvature)
+            return packed(amounts), short
 
-        code = in_batches(signals, dictionary, batched)
-        warn_short(missed, len(signals), self.gap)
-        return code
+        code, short = in_batches(dictionary, batched, signals.rows, signals.setting(self.penalty))
+        warn_short(int(short.sum()), len(signals), self.gap)
+        return signals.restored(code)
 
     @torch.no_grad()
-    def _descend(self, x: Tensor, atoms: Tensor, curvature: float) -> tuple[Tensor, int]:
-        """([n, N] the amounts, how many signals did not reach the gap)."""
+    def _descend(self, x: Tensor, penalty: Tensor, atoms: Tensor, curvature: float) -> tuple[Tensor, Tensor]:
+        """([n, N] the amounts, [n] whether a signal did not reach the gap), each with its own `penalty` [n] in float64."""
         out = x.new_zeros(len(x), len(atoms))
         rows = torch.arange(len(x), device=x.device)
+        short = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        by = (penalty / curvature).to(x.dtype)[:, None]
         a = ahead = out.clone()
         momentum = x.new_ones(len(x), 1)
         for step in range(self.steps + 1):
             if step % _EVERY == 0 or step == self.steps:
                 out[rows] = a
-                going = self._gap(x, atoms, a) > self.gap * x.square().sum(1)
+                going = ~(self._gap(x, penalty, atoms, a) <= self.gap * x.double().square().sum(1))
+                short[rows] = going
                 rows, x, a, ahead, momentum = rows[going], x[going], a[going], ahead[going], momentum[going]
+                penalty, by = penalty[going], by[going]
                 if len(rows) == 0:
                     break
-            after = self._shrunk(ahead + (x - ahead @ atoms) @ atoms.T / curvature, self.penalty / curvature)
+            after = self._shrunk(ahead + (x - ahead @ atoms) @ atoms.T / curvature, by)
             uphill = ((ahead - after) * (after - a)).sum(1, keepdim=True) > 0
             grown = torch.where(uphill, 1.0, (1 + (1 + 4 * momentum.square()).sqrt()) / 2)
             ahead = after + torch.where(uphill, 0.0, (momentum - 1) / grown) * (after - a)
             a, momentum = after, grown
-        return out, len(rows)
+        return out, short
 
-    def _shrunk(self, a: Tensor, by: float) -> Tensor:
-        return (a - by).clamp_min(0) if self.nonnegative else torch.nn.functional.softshrink(a, by)
+    def _shrunk(self, a: Tensor, by: Tensor) -> Tensor:
+        return (a - by).clamp_min_(0) if self.nonnegative else a - a.clamp(-by, by)
 
-    def _gap(self, x: Tensor, atoms: Tensor, a: Tensor) -> Tensor:
+    def _gap(self, x: Tensor, penalty: Tensor, atoms: Tensor, a: Tensor) -> Tensor:
         """[n] duality gaps, with the residual scaled to the best feasible dual point."""
         left = x - a @ atoms
         scores = left @ atoms.T
         top = (scores if self.nonnegative else scores.abs()).amax(1)
         residual, along = left.double().square().sum(1), (left.double() * x.double()).sum(1)
-        feasible = torch.where(top > 0, self.penalty / top, torch.inf)
+        feasible = torch.where(top > 0, penalty / top, torch.inf)
         scale = torch.minimum(feasible, (along / residual.clamp_min(1e-300)).clamp_min(0))
-        primal = 0.5 * residual + self.penalty * a.double().abs().sum(1)
+        primal = 0.5 * residual + penalty * a.double().abs().sum(1)
         return primal - scale * along + 0.5 * scale.square() * residual
 
 

@@ -11,18 +11,12 @@ from torch import Tensor
 from cloche.errors import ClocheError
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary
-from cloche.sparse.pursuit.base import (
-    Pursuit,
-    as_array,
-    by_correlations,
-    check_amount,
-    joined,
-    packed,
-    prepare_on_cpu,
-)
+from cloche.sparse.pursuit import active_set
+from cloche.sparse.pursuit.base import Pursuit, as_array, by_correlations, check_amount, joined, packed
+from cloche.sparse.pursuit.optimality import Denoised, LeastNorm, Minimum, Penalised, unsolved
+from cloche.sparse.pursuit.signals import Signals, prepare_on_cpu
 
 _BENDS = 20  # allowed a path, for each dimension of the signals
-EXACT = 1e-6  # share of a signal's norm that counts as nothing left
 
 
 @dataclass(frozen=True)
@@ -35,8 +29,9 @@ class BasisPursuit(Pursuit):
     nonnegative: bool = False
 
     def encode(self, x: Tensor, dictionary: Dictionary) -> Code:
-        code, left, norms = _walk(x, dictionary, 0.0, 0.0, self.nonnegative)
-        outside = int((left > EXACT * norms).sum())
+        signals = prepare_on_cpu(x, dictionary)
+        goal = LeastNorm(as_array(dictionary.double().atoms), self.nonnegative, np.zeros(len(signals)))
+        code, outside = _walk(signals, dictionary, goal)
         if outside:
             raise ClocheError(
                 f"{outside:,} of {len(x):,} signals are no {'non-negative ' if self.nonnegative else ''}combination of the "
@@ -57,8 +52,9 @@ class BasisPursuitDenoising(Pursuit):
 
     def encode(self, x: Tensor, dictionary: Dictionary) -> Code:
         check_amount("residual", self.residual, zero=False)
-        code, left, norms = _walk(x, dictionary, 0.0, self.residual, self.nonnegative)
-        far = int((left > self.residual + EXACT * norms).sum())
+        signals = prepare_on_cpu(x, dictionary)
+        bounds = as_array(signals.setting(self.residual))
+        code, far = _walk(signals, dictionary, Denoised(as_array(dictionary.double().atoms), self.nonnegative, bounds))
         if far:
             raise ClocheError(
                 f"{far:,} of {len(x):,} signals stay further than {self.residual:g} from every combination of the atoms: ask "
@@ -79,55 +75,75 @@ class LARS(Pursuit):
 
     def encode(self, x: Tensor, dictionary: Dictionary) -> Code:
         check_amount("penalty", self.penalty, zero=False)
-        return _walk(x, dictionary, self.penalty, 0.0, self.nonnegative)[0]
+        signals = prepare_on_cpu(x, dictionary)
+        penalties = as_array(signals.setting(self.penalty))
+        return _walk(signals, dictionary, Penalised(as_array(dictionary.double().atoms), self.nonnegative, penalties))[
+            0
+        ]
 
     def path(self, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Code]:
         """(penalties [m] falling to `penalty`, the Code of the signal x [d] at each); amounts are straight between."""
         check_amount("penalty", self.penalty, zero=False)
-        double = dictionary.double()
-        signal = prepare_on_cpu(x[None] if x.ndim == 1 else x, dictionary).double()
-        if len(signal) != 1:
-            raise ClocheError(f"A path is of one signal, and {len(signal):,} were given: ask for one at a time.")
-        from cloche.sparse.pursuit.homotopy_kernel import homotopy
-
-        most = _BENDS * dictionary.width
-        knots, amounts = np.zeros((most, 1 + dictionary.size)), np.zeros(dictionary.size)
-        q, energy = as_array((signal @ double.atoms.T)[0]), float(signal.square().sum())
-        gram, settings = as_array(double.gram), (dictionary.width, float(self.penalty), 0.0, self.nonnegative, most)
-        bends, *_ = homotopy(q, energy, gram, *settings, amounts, knots)
-        _check_arrived(int(bends < 0), 1)
-        penalties, codes = torch.from_numpy(knots[: bends + 1, 0]), torch.from_numpy(knots[: bends + 1, 1:])
-        moved = torch.ones(len(penalties), dtype=torch.bool)
-        moved[:-1] = penalties[:-1] > penalties[1:]  # joins at one penalty are one bend
-        return penalties[moved], packed(codes[moved])
+        signals = prepare_on_cpu(x[None] if isinstance(x, Tensor) and x.ndim == 1 else x, dictionary)
+        if len(signals) != 1:
+            raise ClocheError(f"A path is of one signal, and {len(signals):,} were given: ask for one at a time.")
+        double, penalty = dictionary.double(), float(signals.setting(self.penalty))
+        atoms, row = as_array(double.atoms), as_array(signals.rows[0].double())
+        penalties, codes = _knots(row, double, penalty, self.nonnegative)
+        if not _is_path(row, atoms, penalties, codes, penalty, self.nonnegative):
+            penalties, codes = active_set.path(atoms, row, penalty, self.nonnegative)
+            if not _is_path(row, atoms, penalties, codes, penalty, self.nonnegative):
+                raise unsolved("The path of the signal")
+        alike = Signals(double.atoms.new_zeros(len(codes), 0), signals.exponent.expand(len(codes)))
+        return alike.unscaled(torch.from_numpy(penalties)), alike.restored(packed(torch.from_numpy(codes)))
 
 
-def _walk(
-    x: Tensor, dictionary: Dictionary, penalty: float, residual: float, nonnegative: bool
-) -> tuple[Code, Tensor, Tensor]:
-    """(the code at the end of each path, norms of the residuals, norms of the signals)."""
-    signals = prepare_on_cpu(x, dictionary).double()
+def _walk(signals: Signals, dictionary: Dictionary, goal: Minimum) -> tuple[Code, int]:
+    """(the code at the end of each path, how many signals have none).
+
+    Every end is checked against the conditions of its optimality. Where it fails them, which takes atoms that are nearly or
+    exactly dependent, the signal is solved by itself and checked again.
+    """
     from cloche.sparse.pursuit.homotopy_kernel import homotopy_rows
 
-    double = dictionary.double()
-    gram, array = as_array(double.gram), as_array(signals)
-    reached = np.zeros((len(x), 3))
+    double, rows_of = dictionary.double(), signals.rows.double()
+    array, gram, most = as_array(rows_of), as_array(double.gram), _BENDS * dictionary.width
+    none = np.zeros(len(signals), bool)
 
     def kernel(rows: slice, scores: np.ndarray) -> Code:
-        most = _BENDS * dictionary.width
-        homotopy_rows(array[rows], gram, scores, float(penalty), float(residual), nonnegative, most, reached[rows])
-        return packed(torch.from_numpy(scores))
+        slopes = np.zeros_like(scores)
+        homotopy_rows(array[rows], gram, scores, *goal.ends(rows), goal.nonnegative, most, slopes)
+        none[rows] = goal.settle(rows, array[rows], scores, slopes @ goal.atoms)
+        code = packed(torch.from_numpy(scores))
+        return Code(code.indices, code.values.to(dictionary.atoms.dtype), code.size)
 
-    code = joined(by_correlations(signals, double, kernel), double)
-    _check_arrived(int((reached[:, 0] < 0).sum()), len(x))
-    left = torch.linalg.vector_norm(signals - Dictionary(double.atoms).decode(code), dim=1)
-    single = Code(code.indices, code.values.to(dictionary.atoms.dtype), code.size)
-    return single, left, torch.linalg.vector_norm(signals, dim=1)
+    code = joined(by_correlations(rows_of, double, kernel), dictionary)
+    return signals.restored(code), int(none.sum())
 
 
-def _check_arrived(lost: int, n: int) -> None:
-    if lost:
-        raise ClocheError(
-            f"The path of {lost:,} of {n:,} signals did not come to its end, most often because of repeated atoms: leave "
-            "duplicates out of the dictionary, or take Lasso."
-        )
+def _knots(x: np.ndarray, dictionary: Dictionary, penalty: float, nonnegative: bool) -> tuple[np.ndarray, np.ndarray]:
+    """(penalties [m], amounts [m, N]) at the bends of one path; none where it did not come to its end."""
+    from cloche.sparse.pursuit.homotopy_kernel import homotopy
+
+    most, size = _BENDS * dictionary.width, dictionary.size
+    knots, amounts, slopes = np.zeros((most, 1 + size)), np.zeros(size), np.zeros(size)
+    gram, q = as_array(dictionary.gram), as_array(dictionary.atoms) @ x
+    settings = (dictionary.width, penalty, 0.0, nonnegative, most)
+    bends = homotopy(q, float(x @ x), gram, *settings, amounts, slopes, knots)
+    penalties, codes = knots[: bends + 1, 0], knots[: bends + 1, 1:]
+    moved = np.ones(len(penalties), bool)
+    moved[:-1] = penalties[:-1] > penalties[1:]  # joins at one penalty are one bend
+    return penalties[moved], codes[moved]
+
+
+def _is_path(
+    x: np.ndarray, atoms: np.ndarray, penalties: np.ndarray, codes: np.ndarray, penalty: float, nonnegative: bool
+) -> bool:
+    """Whether a path comes to its end, and is optimal at every bend and halfway to the next."""
+    if len(penalties) == 0 or penalties[-1] > penalty + 1e-12 * penalties[0]:
+        return False
+    levels = np.concatenate([penalties, (penalties[1:] + penalties[:-1]) / 2])
+    between = np.concatenate([codes, (codes[1:] + codes[:-1]) / 2])
+    goal = Penalised(atoms, nonnegative, levels)
+    rows = np.broadcast_to(x, (len(levels), len(x)))
+    return bool((goal.excess(slice(None), rows, between, rows) <= 0).all())

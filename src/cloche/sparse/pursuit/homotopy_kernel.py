@@ -12,7 +12,7 @@ import math
 import numba
 import numpy as np
 
-DEPENDENT = 1e-11  # squared distance of an atom from the span of others that counts as none
+DEPENDENT = 1e-13  # squared distance of an atom from the span of others that counts as none
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
@@ -87,19 +87,21 @@ def _reach(energy_left, slope, curve, target):
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def homotopy(q, energy, gram, rank, penalty, target, nonnegative, most, a, knots):
+def homotopy(q, energy, gram, rank, penalty, target, nonnegative, most, a, slopes, knots):
     """Walks one signal's path from q = D^T x [N] down to `penalty`, or to a residual of energy `target`.
 
-    At most `rank` atoms are independent.
-    Fills a [N], and as far as it has rows `knots` [m, 1 + N] with the penalty and the amounts at each bend. Returns (bends,
-    penalty reached, energy of the residual); bends is -1 where `most` bends did not bring it there.
+    At most `rank` atoms are independent. Fills a [N], slopes [N] with how the amounts last moved as the penalty fell by one,
+    and as far as it has rows `knots` [m, 1 + N] with the penalty and the amounts at each bend. Returns the bends, or
+    -1 where `most` did not bring it there. What it fills is for the caller to check: atoms that join or leave at
+    the same penalty can lead it astray.
     """
     size = len(q)
     c, pull = q.copy(), np.zeros(size)
     chosen, signs, direction = np.empty(size, np.int64), np.empty(size), np.empty(size)
     barred, factor = np.zeros(size, np.bool_), np.empty((min(rank, size), min(rank, size)))
     a[:] = 0
-    used, bends, gone = 0, 0, -1
+    slopes[:] = 0
+    used, bends = 0, 0
     level = max(np.max(q), 0.0) if nonnegative else np.max(np.abs(q))
     least = 1e-13 * level
     while bends < most:
@@ -111,9 +113,12 @@ def homotopy(q, energy, gram, rank, penalty, target, nonnegative, most, a, knots
             knots[bends, 0] = level
             knots[bends, 1:] = a
         if level <= max(penalty, least) or left <= target:
-            return bends, level, left
+            return bends
         _direction(factor, signs, used, direction)
         _combine(pull, gram, chosen, direction, used)
+        slopes[:] = 0
+        for i in range(used):
+            slopes[chosen[i]] = direction[i]
         fall, joins = _next_to_join(c, pull, level, barred, nonnegative)
         leaves = -1
         for i in range(used):
@@ -134,38 +139,37 @@ def homotopy(q, energy, gram, rank, penalty, target, nonnegative, most, a, knots
             c[n] -= fall * pull[n]
         level -= fall
         bends += 1
-        if gone >= 0:
-            barred[gone] = False
-            gone = -1
         if ends:
             target = math.inf
         elif leaves >= 0:
-            gone = chosen[leaves]
-            a[gone] = 0
-            barred[gone] = True  # for one bend: its correlation is at the penalty now
+            # It may come back, with the other sign at the very next bend. With the same sign it cannot at once: from here on
+            # its correlation falls faster than the penalty. What lay in the span of the atoms may lie outside it now.
+            a[chosen[leaves]] = 0
             for i in range(leaves, used - 1):
                 chosen[i], signs[i] = chosen[i + 1], signs[i + 1]
                 _append(factor, gram, chosen, i)
             used -= 1
+            barred[:] = False
+            for i in range(used):
+                barred[chosen[i]] = True
         elif joins >= 0:
             chosen[used], signs[used] = joins, math.copysign(1.0, c[joins])
-            barred[joins] = True  # for good where it lies in the span of the others
+            barred[joins] = True  # also where it lies in the span of the others, until one of those leaves
             if _append(factor, gram, chosen, used):
                 used += 1
         else:
             target = math.inf
-    return -1, level, left
+    return -1
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def homotopy_rows(x, gram, scores, penalty, residual, nonnegative, most, reached):
-    """Overwrites `scores` [n, N] with the amounts at the end of each path; `reached` [n, 3] is what `homotopy` returns."""
+def homotopy_rows(x, gram, scores, penalty, residual, nonnegative, most, slopes):
+    """Overwrites `scores` [n, N] with the amounts at the end of each path and fills `slopes` [n, N]."""
     a, none = np.empty(gram.shape[0]), np.empty((0, 1 + gram.shape[0]))
     for s in range(len(scores)):
         energy = np.sum(x[s].astype(np.float64) ** 2)
         q = scores[s].astype(np.float64)
-        reached[s, 0], reached[s, 1], reached[s, 2] = homotopy(
-            q, energy, gram, x.shape[1], penalty, residual * residual, nonnegative, most, a, none
-        )
+        target = residual[s] * residual[s]
+        homotopy(q, energy, gram, x.shape[1], penalty[s], target, nonnegative, most, a, slopes[s], none)
         for n in range(len(a)):
             scores[s, n] = a[n]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary
+from cloche.sparse.pursuit import active_set
 from cloche.sparse.pursuit.base import (
     Pursuit,
     as_array,
@@ -17,11 +18,14 @@ from cloche.sparse.pursuit.base import (
     check_amount,
     joined,
     packed,
-    prepare_on_cpu,
+    redone,
     warn_short,
 )
+from cloche.sparse.pursuit.signals import Signals, prepare_on_cpu
 
 ROUNDS = 100  # working sets before a signal is given up
+_SINGLY = 1_000  # signals that may be solved one by one
+_UNSURE = 100  # times the gap that the worst case of a Gram's rounding may come to
 
 
 @dataclass(frozen=True)
@@ -61,17 +65,45 @@ class Lasso(Pursuit):
         return ElasticNet(self.penalty, 0.0, self.nonnegative, self.gap).encode(x, dictionary)
 
 
-def _descend(net: ElasticNet, x: Tensor, dictionary: Dictionary) -> Code:
+def _descend(net: ElasticNet, signals: Signals, dictionary: Dictionary) -> Code:
+    """Descent in the dictionary's precision; in float64 for signals that do not get near enough; then one by one, exactly."""
+    penalties = signals.setting(net.penalty)
+    code, short = _compiled(net, signals.rows, dictionary, penalties)
+    still = torch.zeros_like(short)
+
+    def again(rows: Tensor) -> Code:
+        exact, short = _compiled(net, signals.rows[rows].double(), dictionary.double(), penalties[rows])
+        by_itself = rows[short][:_SINGLY]
+        still[rows[short][_SINGLY:]] = True
+        start = exact.dense()[short].numpy()
+        return redone(exact, short & ~still[rows], lambda _: one_by_one(by_itself, start))
+
+    def one_by_one(rows: Tensor, start: np.ndarray) -> Code:
+        atoms, x = as_array(dictionary.double().atoms), as_array(signals.rows[rows].double())
+        answers = np.zeros((len(x), len(atoms)))
+        for row, penalty in enumerate(penalties[rows].tolist()):
+            answers[row] = active_set.lasso(atoms, x[row], penalty, net.ridge, net.nonnegative, start[row])
+            gap = active_set.duality_gap(atoms, x[row], answers[row], penalty, net.ridge, net.nonnegative)
+            still[rows[row]] = not gap <= net.gap * float(x[row] @ x[row])
+        return packed(torch.from_numpy(answers))
+
+    code = redone(code, short, again)
+    warn_short(int(still.sum()), len(signals), net.gap)
+    return signals.restored(code)
+
+
+def _compiled(net: ElasticNet, x: Tensor, dictionary: Dictionary, penalties: Tensor) -> tuple[Code, Tensor]:
     from cloche.sparse.pursuit.descent_kernel import lasso_rows
 
-    signals, gram = as_array(x), as_array(dictionary.gram)
-    gaps = np.zeros(len(x))
+    signals, gram, penalty, gaps = as_array(x), as_array(dictionary.gram), as_array(penalties), np.zeros(len(x))
+    settings = float(net.ridge), net.nonnegative, float(net.gap)
 
     def kernel(rows: slice, scores: np.ndarray) -> Code:
-        settings = float(net.penalty), float(net.ridge), net.nonnegative, float(net.gap)
-        lasso_rows(signals[rows], gram, scores, *settings, ROUNDS, gaps[rows])
+        lasso_rows(signals[rows], gram, scores, penalty[rows], *settings, ROUNDS, gaps[rows])
         return packed(torch.from_numpy(scores))
 
-    codes = by_correlations(x, dictionary, kernel)
-    warn_short(int((gaps > net.gap).sum()), len(x), net.gap)
-    return joined(codes, dictionary)
+    code = joined(by_correlations(x, dictionary, kernel), dictionary)
+    # The gap was measured with the Gram: its rounding, times the amounts, must not count for more than the gap.
+    rounding = torch.finfo(x.dtype).eps * code.values.double().abs().sum(1).square()
+    energy = x.double().square().sum(1)
+    return code, ~(torch.from_numpy(gaps) <= net.gap) | (rounding > _UNSURE * net.gap * energy)

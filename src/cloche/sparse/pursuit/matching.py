@@ -22,8 +22,10 @@ from cloche.sparse.pursuit.base import (
     in_batches,
     joined,
     packed,
-    prepare,
+    redone,
+    silence_of,
 )
+from cloche.sparse.pursuit.signals import prepare
 
 
 @dataclass(frozen=True)
@@ -42,40 +44,56 @@ class MatchingPursuit(Pursuit):
         if self.steps < 1:
             raise ClocheError(f"Matching pursuit cannot take {self.steps} steps: give it at least one.")
         signals = prepare(x, dictionary)
-        if fits_gram(signals, dictionary):
-            return _compiled(self, signals, dictionary)
-        return in_batches(signals, dictionary, lambda piece: matching_batched(piece, dictionary.atoms, self))
+        rows, tolerance = signals.rows, signals.setting(self.residual)
+        walk = _compiled if fits_gram(rows, dictionary) else _batched
+        code, doubtful = walk(rows, dictionary, self.steps, tolerance)
+
+        def again(chosen: Tensor) -> Code:
+            return _batched(rows[chosen].double(), dictionary.double(), self.steps, tolerance[chosen])[0]
+
+        return signals.restored(redone(code, doubtful, again))
+
+
+def _batched(x: Tensor, dictionary: Dictionary, steps: int, tolerance: Tensor) -> tuple[Code, Tensor]:
+    return in_batches(
+        dictionary, lambda piece, enough: matching_batched(piece, dictionary.atoms, steps, enough), x, tolerance
+    )
 
 
 @torch.no_grad()
-def matching_batched(x: Tensor, atoms: Tensor, pursuit: MatchingPursuit) -> Code:
-    """The same in torch for signals x [n, d], one matrix product a step and no Gram."""
+def matching_batched(x: Tensor, atoms: Tensor, steps: int, tolerance: Tensor) -> tuple[Code, Tensor]:
+    """The same in torch for signals x [n, d], one matrix product a step and no Gram, and [n] whether a signal ended with much
+    left and correlations too small for this precision. `tolerance` [n] are the norms of residuals to stop at."""
     residual, amounts = x.clone(), x.new_zeros(len(x), len(atoms))
-    squares = atoms.square().sum(1)
-    least = floor_of(x.dtype) * torch.linalg.vector_norm(x, dim=1)
-    going = torch.ones_like(least, dtype=torch.bool)
-    for _ in range(pursuit.steps):
+    squares, size = atoms.square().sum(1), torch.linalg.vector_norm(x, dim=1)
+    going = torch.ones_like(size, dtype=torch.bool)
+    doubtful = torch.zeros_like(going)
+    for _ in range(steps):
         scores = residual @ atoms.T
         new = scores.abs().argmax(1, keepdim=True)
-        score = scores.gather(1, new)
-        going &= (torch.linalg.vector_norm(residual, dim=1) > pursuit.residual) & (score[:, 0].abs() > least)
+        score, left = scores.gather(1, new), torch.linalg.vector_norm(residual, dim=1)
+        silent = score[:, 0].abs() <= floor_of(x.dtype) * size
+        going &= left > tolerance
+        doubtful |= going & silent & (score[:, 0] != 0) & (left.square() > silence_of(x.dtype) * size.square())
+        going &= ~silent
         if not bool(going.any()):
             break
         amount = torch.where(going[:, None], score / squares[new], 0)
         amounts.scatter_add_(1, new, amount)
         residual -= amount * atoms[new[:, 0]]
-    return packed(amounts)
+    return packed(amounts), doubtful
 
 
-def _compiled(pursuit: MatchingPursuit, x: Tensor, dictionary: Dictionary) -> Code:
+def _compiled(x: Tensor, dictionary: Dictionary, steps: int, tolerance: Tensor) -> tuple[Code, Tensor]:
     from cloche.sparse.pursuit.matching_kernel import matching_rows
 
-    signals, atoms, gram = as_array(x), as_array(dictionary.atoms), as_array(dictionary.gram)
-    floor = floor_of(x.dtype)
+    signals, atoms, gram, enough = (as_array(given) for given in (x, dictionary.atoms, dictionary.gram, tolerance))
+    doubtful = torch.zeros(len(x), dtype=torch.bool)
+    limits, doubts = (floor_of(x.dtype), silence_of(x.dtype)), doubtful.numpy()
 
     def kernel(rows: slice, scores: np.ndarray) -> Code:
         bits, mask = as_integers(scores)
-        matching_rows(signals[rows], atoms, gram, scores, bits, mask, pursuit.steps, float(pursuit.residual), floor)
+        matching_rows(signals[rows], atoms, gram, scores, bits, mask, steps, enough[rows], *limits, doubts[rows])
         return packed(torch.from_numpy(scores))
 
-    return joined(by_correlations(x, dictionary, kernel), dictionary)
+    return joined(by_correlations(x, dictionary, kernel), dictionary), doubtful

@@ -31,10 +31,11 @@ def residual_energy(signal, atoms, amounts):
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def matching_rows(x, atoms, gram, scores, bits, mask, steps, tolerance, floor):
+def matching_rows(x, atoms, gram, scores, bits, mask, steps, tolerance, floor, silence, doubtful):
     """Overwrites `scores` [n, N] = x D^T with the amounts; `bits` and `mask` as in `omp_rows`.
 
-    A signal ends after `steps`, at a residual of norm `tolerance`, or where no correlation reaches floor * norm of the signal.
+    A signal ends after `steps`, at a residual of norm tolerance[s], or where no correlation reaches floor * norm of the signal;
+    doubtful[s] is true where it ends so with more than `silence` of its energy left.
     """
     size = gram.shape[0]
     tops = np.zeros(LANES, bits.dtype)
@@ -45,18 +46,20 @@ def matching_rows(x, atoms, gram, scores, bits, mask, steps, tolerance, floor):
         energy = 0.0
         for c in range(x.shape[1]):
             energy += float(x[s, c]) * float(x[s, c])
+        enough = tolerance[s] * tolerance[s]
         remaining, least, unsure = energy, floor * math.sqrt(energy), 1e3 * floor * energy
         for _ in range(steps):
-            if remaining <= tolerance * tolerance:
+            if remaining <= enough:
                 break
             new = strongest(bits[s], mask, tops)
             if abs(alpha[new]) <= least:
+                doubtful[s] = alpha[new] != 0 and remaining > silence * energy
                 break
             amount = alpha[new] / gram[new, new]
             amounts[new] += amount
             remaining -= float(amount) * float(alpha[new])
             _move(alpha, gram[new], amount)
-            if tolerance > 0 and remaining < unsure:
+            if enough > 0 and remaining < unsure:
                 remaining = residual_energy(x[s], atoms, amounts)
         for n in range(size):
             alpha[n] = amounts[n]

@@ -11,17 +11,21 @@ from torch import Tensor
 from cloche.errors import ClocheError
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary
+from cloche.sparse.pursuit.active_set import positive_matching
 from cloche.sparse.pursuit.base import (
     Pursuit,
     as_array,
     by_correlations,
     check_amount,
     check_atoms,
+    doubt_of,
     floor_of,
     joined,
     packed,
-    prepare_on_cpu,
+    redone,
+    silence_of,
 )
+from cloche.sparse.pursuit.signals import prepare_on_cpu
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,30 @@ class NonNegativeOMP(Pursuit):
             )
         k = min(check_atoms(self.k, dictionary), dictionary.width)
         signals = prepare_on_cpu(x, dictionary)
-        from cloche.sparse.pursuit.nonnegative_kernel import nonnegative_rows
+        tolerance = signals.setting(self.residual)
+        code, doubtful = _compiled(signals.rows, dictionary, k, tolerance)
 
-        rows_of, atoms, gram = as_array(signals), as_array(dictionary.atoms), as_array(dictionary.gram)
+        def again(rows: Tensor) -> Code:
+            atoms, x = as_array(dictionary.double().atoms), as_array(signals.rows[rows].double())
+            floor = floor_of(torch.float64)
+            exact = [
+                positive_matching(atoms, row, k, float(enough), floor)
+                for row, enough in zip(x, tolerance[rows], strict=True)
+            ]
+            return packed(torch.from_numpy(np.stack(exact)))
 
-        def kernel(rows: slice, scores: np.ndarray) -> Code:
-            nonnegative_rows(rows_of[rows], atoms, gram, scores, k, float(self.residual), floor_of(signals.dtype))
-            return packed(torch.from_numpy(scores))
+        return signals.restored(redone(code, doubtful, again))
 
-        return joined(by_correlations(signals, dictionary, kernel), dictionary)
+
+def _compiled(x: Tensor, dictionary: Dictionary, k: int, tolerance: Tensor) -> tuple[Code, Tensor]:
+    from cloche.sparse.pursuit.nonnegative_kernel import nonnegative_rows
+
+    array, atoms, gram, enough = (as_array(given) for given in (x, dictionary.atoms, dictionary.gram, tolerance))
+    doubtful = torch.zeros(len(x), dtype=torch.bool)
+    limits, doubts = (floor_of(x.dtype), doubt_of(x.dtype), silence_of(x.dtype)), doubtful.numpy()
+
+    def kernel(rows: slice, scores: np.ndarray) -> Code:
+        nonnegative_rows(array[rows], atoms, gram, scores, k, enough[rows], *limits, doubts[rows])
+        return packed(torch.from_numpy(scores))
+
+    return joined(by_correlations(x, dictionary, kernel), dictionary), doubtful

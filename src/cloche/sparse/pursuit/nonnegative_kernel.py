@@ -11,10 +11,10 @@ from cloche.sparse.pursuit.descent_kernel import solve_positive, subtract_rows
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _fit(gram, q, chosen, amounts, used):
+def _fit(gram, q, chosen, amounts, used, doubt):
     """Least squares over the chosen atoms without negative amounts (Lawson & Hanson 1974); returns how many stay, or -1.
 
-    `amounts` must be feasible on entry. -1 where the last atom lies in the span of the others; nothing is changed then.
+    `amounts` must be feasible on entry. -1 where an atom lies nearer than `doubt` (squared) to the span of the others.
     """
     while used > 0:
         matrix, target = np.empty((used, used)), np.empty(used)
@@ -22,7 +22,7 @@ def _fit(gram, q, chosen, amounts, used):
             target[i] = q[chosen[i]]
             for j in range(i + 1):
                 matrix[i, j] = gram[chosen[i], chosen[j]]
-        if not solve_positive(matrix, target, used):
+        if not solve_positive(matrix, target, used, doubt):
             return -1
         share, blocking = 1.0, -1  # how much of the way to the unconstrained solution can be gone, and who stops it
         for i in range(used):
@@ -51,20 +51,22 @@ def _left(signal, atoms, chosen, amounts, used):
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def nonnegative_rows(x, atoms, gram, scores, k, tolerance, floor):
-    """Overwrites `scores` [n, N] = x D^T with the amounts. Signals end by the rules of `omp_rows`, on positive correlations."""
+def nonnegative_rows(x, atoms, gram, scores, k, tolerance, floor, doubt, silence, doubtful):
+    """Overwrites `scores` [n, N] = x D^T with the amounts. Signals end, or are doubtful, by the rules of `omp_rows`, on
+    positive correlations."""
     size = gram.shape[0]
     q, alpha, barred = np.empty(size, gram.dtype), np.empty(size, gram.dtype), np.zeros(size, np.bool_)
     chosen, before, amounts = np.zeros(k + 1, np.int64), np.zeros(k + 1, np.int64), np.zeros(k + 1)
     for s in range(len(x)):
         q[:] = scores[s]
         barred[:] = False
+        enough = tolerance[s] * tolerance[s]
         energy = 0.0
         for c in range(x.shape[1]):
             energy += float(x[s, c]) * float(x[s, c])
         remaining, least, used = energy, floor * math.sqrt(energy), 0
         for _ in range(3 * k):  # atoms may leave again, so the steps are bounded apart from the atoms
-            if used >= k or remaining <= tolerance * tolerance:
+            if used >= k or remaining <= enough:
                 break
             alpha[:] = q
             subtract_rows(alpha, gram, chosen, amounts.astype(gram.dtype), used)
@@ -73,17 +75,21 @@ def nonnegative_rows(x, atoms, gram, scores, k, tolerance, floor):
                 if alpha[n] > least and not barred[n] and (new < 0 or alpha[n] > alpha[new]):
                     new = n
             if new < 0:
+                if silence < 1 and _left(x[s], atoms, chosen, amounts, used) > silence * energy:
+                    for n in range(size):
+                        doubtful[s] = doubtful[s] or (alpha[n] > 0 and not barred[n])
                 break
             barred[new] = True
             before[:used] = chosen[:used]
             chosen[used], amounts[used] = new, 0.0
-            stayed = _fit(gram, q, chosen, amounts, used + 1)
-            if stayed < 0:  # in the span of the others: it stays barred
-                continue
+            stayed = _fit(gram, q, chosen, amounts, used + 1, doubt)
+            if stayed < 0:
+                doubtful[s] = True
+                break
             barred[before[:used]] = False
             used = stayed
             barred[chosen[:used]] = True
-            if tolerance > 0:
+            if enough > 0:
                 remaining = _left(x[s], atoms, chosen, amounts, used)
         scores[s, :] = 0
         for i in range(used):

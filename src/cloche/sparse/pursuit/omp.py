@@ -18,11 +18,15 @@ from cloche.sparse.pursuit.base import (
     by_correlations,
     check_amount,
     check_atoms,
+    doubt_of,
     fits_gram,
     floor_of,
-    prepare,
+    redone,
+    silence_of,
     trimmed,
 )
+from cloche.sparse.pursuit.omp_torch import omp_batched
+from cloche.sparse.pursuit.signals import Signals, prepare
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class OMP(Pursuit):
     Stops at `k` atoms, or where the residual's norm (in the signals' units) is at most `residual`, whichever comes first; at
     least one must be given. A signal that is explained to rounding stops early, and its later slots stay unused. On a CPU it is
     compiled and needs the dictionary's Gram (N^2 numbers; beyond 2 GiB it takes the other path); elsewhere it is
-    batched in torch, without the Gram. Both choose the same atoms up to ties.
+    batched in torch, without the Gram. Both choose the same atoms up to ties. Signals whose atoms are too nearly dependent for
+    the precision are done again in float64, without the Gram.
     """
 
     k: int | None = None
@@ -42,28 +47,39 @@ class OMP(Pursuit):
         check_amount("residual", self.residual)
         if self.k is None and self.residual == 0:
             raise ClocheError("OMP has no rule to stop by: give it k (atoms a signal) or residual (a norm).")
-        k = check_atoms(self.k, dictionary)
+        k = min(check_atoms(self.k, dictionary), dictionary.width)
         signals = prepare(x, dictionary)
-        if fits_gram(signals, dictionary):
-            indices, values = _compiled(signals, dictionary, min(k, dictionary.width), self.residual)
-        else:
-            from cloche.sparse.pursuit.omp_torch import omp_batched
+        tolerance = signals.setting(self.residual)
+        walk = _compiled if fits_gram(signals.rows, dictionary) else _batched
+        code, doubtful = walk(signals, dictionary, k, tolerance)
 
-            indices, values = omp_batched(signals, dictionary.atoms, min(k, dictionary.width), self.residual)
-        return trimmed(indices, values, dictionary.size)
+        def again(rows: Tensor) -> Code:
+            atoms = dictionary.double().atoms
+            indices, values, _ = omp_batched(signals.rows[rows].double(), atoms, k, tolerance[rows])
+            return trimmed(indices, values, dictionary.size)
+
+        return signals.restored(redone(code, doubtful, again))
 
 
-def _compiled(x: Tensor, dictionary: Dictionary, k: int, tolerance: float) -> tuple[Tensor, Tensor]:
+def _batched(signals: Signals, dictionary: Dictionary, k: int, tolerance: Tensor) -> tuple[Code, Tensor]:
+    indices, values, doubtful = omp_batched(signals.rows, dictionary.atoms, k, tolerance)
+    return trimmed(indices, values, dictionary.size), doubtful & (values.dtype != torch.float64)
+
+
+def _compiled(signals: Signals, dictionary: Dictionary, k: int, tolerance: Tensor) -> tuple[Code, Tensor]:
     from cloche.sparse.pursuit.omp_kernel import omp_rows
 
+    x = signals.rows
     indices, values = torch.zeros(len(x), k, dtype=torch.int64), x.new_zeros(len(x), k)
-    signals, atoms, gram = as_array(x), as_array(dictionary.atoms), as_array(dictionary.gram)
-    floor, into_indices, into_values = floor_of(x.dtype), indices.numpy(), values.numpy()
+    doubtful = torch.zeros(len(x), dtype=torch.bool)
+    array, atoms, gram, enough = (as_array(given) for given in (x, dictionary.atoms, dictionary.gram, tolerance))
+    limits = floor_of(x.dtype), doubt_of(x.dtype), silence_of(x.dtype)
+    into = indices.numpy(), values.numpy(), doubtful.numpy()
 
     def kernel(rows: slice, scores: np.ndarray) -> None:
         bits, mask = as_integers(scores)
-        into = into_indices[rows], into_values[rows]
-        omp_rows(signals[rows], atoms, gram, scores, bits, mask, k, float(tolerance), floor, *into)
+        place = (part[rows] for part in into)
+        omp_rows(array[rows], atoms, gram, scores, bits, mask, k, enough[rows], *limits, *place)
 
     by_correlations(x, dictionary, kernel)
-    return indices, values
+    return trimmed(indices, values, dictionary.size), doubtful

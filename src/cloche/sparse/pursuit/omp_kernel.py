@@ -115,12 +115,14 @@ def _residual(signal, atoms, chosen, values, used, left):
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def omp_rows(x, atoms, gram, scores, bits, mask, k, tolerance, floor, indices, values):
+def omp_rows(x, atoms, gram, scores, bits, mask, k, tolerance, floor, doubt, silence, indices, values, doubtful):
     """Codes of the signals x [n, d] into `indices` and `values` [n, k]; `scores` [n, N] = x D^T is overwritten.
 
     `bits` is the memory of `scores` seen as integers of the same size, and `mask` all their bits but the sign.
 
-    A signal ends at k atoms, at a residual of norm `tolerance`, or where no correlation reaches floor * norm of the signal.
+    A signal ends at k atoms, at a residual of norm tolerance[s], or where no correlation reaches floor * norm of the signal.
+    Where the Gram's precision cannot tell what follows it ends too, with doubtful[s] true: at an atom nearer than `doubt`
+    (squared) to the span of those chosen, or with more than `silence` of its energy left and correlations of rounding's size.
     """
     size, width = atoms.shape
     stride = ((size + 15) // 16 | 1) * 16  # rows begin at cache lines, and not a power of two apart
@@ -137,11 +139,12 @@ def omp_rows(x, atoms, gram, scores, bits, mask, k, tolerance, floor, indices, v
             energy += float(x[s, c]) * float(x[s, c])
         least = floor * math.sqrt(energy)
         unsure = 1e3 * floor * energy  # beneath, energy - sum of squares has lost its digits
-        remaining = energy
+        remaining, enough = energy, tolerance[s] * tolerance[s]
         used = 0
-        while used < k and remaining > tolerance * tolerance:
+        while used < k and remaining > enough:
             new = strongest(bits[s], mask, tops)
             if abs(alpha[new]) <= least:
+                doubtful[s] = alpha[new] != 0 and remaining > silence * energy
                 break
             weights[:] = 0
             rest = float(gram[new, new])
@@ -149,9 +152,9 @@ def omp_rows(x, atoms, gram, scores, bits, mask, k, tolerance, floor, indices, v
                 weights[i] = basis[i, new]
                 factor[used, i] = basis[i, new]
                 rest -= factor[used, i] * factor[used, i]
-            if rest <= floor * gram[new, new]:  # the atom lies in the span of those chosen: it can explain nothing
-                alpha[new] = 0
-                continue
+            if rest <= doubt * gram[new, new]:
+                doubtful[s] = True
+                break
             scale = 1.0 / math.sqrt(rest)
             factor[used, used] = math.sqrt(rest)
             targets[used] = alpha[new] * scale
@@ -163,7 +166,7 @@ def omp_rows(x, atoms, gram, scores, bits, mask, k, tolerance, floor, indices, v
                 for start in range(0, size, SPAN):
                     stop = min(start + SPAN, size)
                     _block_update(basis, used - 1, gram[new], weights, factors[0], factors[1], alpha, start, stop)
-            if tolerance > 0 and remaining < unsure:
+            if enough > 0 and remaining < unsure:
                 _solve(factor, targets, used, solved)
                 remaining = _residual(x[s], atoms, chosen, solved, used, left)
         _solve(factor, targets, used, solved)

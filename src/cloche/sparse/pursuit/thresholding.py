@@ -16,12 +16,14 @@ from cloche.sparse.pursuit.base import (
     as_array,
     by_correlations,
     check_atoms,
+    doubt_of,
     fits_gram,
     in_batches,
     joined,
     packed,
-    prepare,
+    redone,
 )
+from cloche.sparse.pursuit.signals import prepare
 
 _SHRINK = 0.01  # as in the compiled kernel
 
@@ -62,48 +64,71 @@ def _encode(pursuit: IHT | HardThresholdingPursuit, x: Tensor, dictionary: Dicti
     if pursuit.steps < 1:
         raise ClocheError(f"Hard thresholding cannot take {pursuit.steps} steps: give it at least one.")
     signals = prepare(x, dictionary)
+    rows, steps = signals.rows, pursuit.steps
     tolerance = 0.0 if isinstance(pursuit, HardThresholdingPursuit) else float(pursuit.tolerance)
-    if not fits_gram(signals, dictionary):
+
+    def batched(x: Tensor, dictionary: Dictionary) -> tuple[Code, Tensor]:
         return in_batches(
-            signals,
-            dictionary,
-            lambda piece: packed(thresholding_batched(piece, dictionary.atoms, k, pursuit.steps, tolerance, refit)),
+            dictionary, lambda piece: thresholding_batched(piece, dictionary.atoms, k, steps, tolerance, refit), x
         )
+
+    if fits_gram(rows, dictionary):
+        code, doubtful = _compiled(rows, dictionary, k, steps, tolerance, refit)
+    else:
+        code, doubtful = batched(rows, dictionary)
+    if dictionary.atoms.dtype == torch.float64 and not fits_gram(rows, dictionary):
+        doubtful = torch.zeros_like(doubtful)  # there is no better
+    return signals.restored(
+        redone(code, doubtful, lambda chosen: batched(rows[chosen].double(), dictionary.double())[0])
+    )
+
+
+def _compiled(
+    x: Tensor, dictionary: Dictionary, k: int, steps: int, tolerance: float, refit: bool
+) -> tuple[Code, Tensor]:
     from cloche.sparse.pursuit.thresholding_kernel import thresholding_rows
 
-    gram = as_array(dictionary.gram)
+    gram, doubtful = as_array(dictionary.gram), torch.zeros(len(x), dtype=torch.bool)
+    doubt, doubts = doubt_of(x.dtype), doubtful.numpy()
 
-    def kernel(_: slice, scores: np.ndarray) -> Code:
-        thresholding_rows(gram, scores, k, pursuit.steps, tolerance, refit)
+    def kernel(rows: slice, scores: np.ndarray) -> Code:
+        thresholding_rows(gram, scores, k, steps, tolerance, refit, doubt, doubts[rows])
         return packed(torch.from_numpy(scores))
 
-    return joined(by_correlations(signals, dictionary, kernel), dictionary)
+    return joined(by_correlations(x, dictionary, kernel), dictionary), doubtful
 
 
 @torch.no_grad()
-def thresholding_batched(x: Tensor, atoms: Tensor, k: int, steps: int, tolerance: float, refit: bool) -> Tensor:
-    """[n, N] the amounts by the same rules in torch, for the signals x [n, d]."""
-    scores = x @ atoms.T
+def thresholding_batched(
+    x: Tensor, atoms: Tensor, k: int, steps: int, tolerance: float, refit: bool
+) -> tuple[Code, Tensor]:
+    """The code by the same rules in torch, for the signals x [n, d], and [n] whether a signal met atoms too nearly dependent
+    for this precision."""
+    atoms = atoms.detach()
+    scores, doubtful = x @ atoms.T, torch.zeros(len(x), dtype=torch.bool, device=x.device)
     support = _largest(scores, k)
     amounts, going = torch.zeros_like(scores), (scores != 0).any(1)
     for _ in range(steps):
         left = (x - amounts @ atoms) @ atoms.T
         gradient = left * (_largest(left, k) if refit else support)
         along = (gradient @ atoms).square().sum(1)
+        steep = gradient.square().sum(1)
+        doubtful |= going & (along <= doubt_of(x.dtype) * steep)
         going = going & (along > 0)
         if not bool(going.any()):
             break
-        step = gradient.square().sum(1) / along.clamp_min(torch.finfo(x.dtype).tiny)
+        step = steep / along.clamp_min(torch.finfo(x.dtype).tiny)
         after, fresh, moved, same = _step(amounts, left, support, atoms, step, k, refit)
         stands = same & (moved.sqrt() <= tolerance * torch.linalg.vector_norm(after, dim=1))
         if refit:
-            after = _refitted(x, atoms, fresh, k)
+            after, dependent = _refitted(x, atoms, fresh, k)
+            doubtful |= going & dependent
             going = going & ((after * scores).sum(1) > (amounts * scores).sum(1))  # else the new atoms explain no more
             stands = same & (amounts != 0).any(1)
         amounts = torch.where(going[:, None], after, amounts)
         support = torch.where(going[:, None], fresh, support)
         going = going & ~stands
-    return amounts
+    return packed(amounts), doubtful
 
 
 def _step(
@@ -129,15 +154,17 @@ def _largest(values: Tensor, k: int) -> Tensor:
     return chosen.scatter_(1, values.abs().topk(k, dim=1).indices, True) & (values != 0)
 
 
-def _refitted(x: Tensor, atoms: Tensor, support: Tensor, k: int) -> Tensor:
-    """[n, N] the least-squares amounts on each row's support."""
+def _refitted(x: Tensor, atoms: Tensor, support: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """([n, N] the least-squares amounts on each row's support, [n] whether its atoms are too nearly dependent for a Gram)."""
     indices = support.to(torch.int8).topk(k, dim=1).indices
     mask = support.gather(1, indices)
     used = atoms[indices] * mask[..., None]  # [n, k, d]
     gram = used @ used.mT + torch.diag_embed((~mask).to(x.dtype))
     target = torch.einsum("nkd,nd->nk", used, x)
     factor, failed = torch.linalg.cholesky_ex(gram)
+    dependent = (failed > 0) | (factor.diagonal(dim1=1, dim2=2).amin(1).square() <= doubt_of(x.dtype))
     solved = torch.cholesky_solve(target[..., None], factor)[..., 0]
-    fallback = torch.linalg.pinv(gram[failed > 0]) @ target[failed > 0][..., None]
-    solved[failed > 0] = fallback[..., 0]
-    return torch.zeros(len(x), len(atoms), dtype=x.dtype, device=x.device).scatter_(1, indices, solved * mask)
+    if bool(dependent.any()):
+        solved[dependent] = torch.einsum("nkd,nd->nk", torch.linalg.pinv(used[dependent].mT), x[dependent])
+    amounts = torch.zeros(len(x), len(atoms), dtype=x.dtype, device=x.device)
+    return amounts.scatter_(1, indices, solved * mask), dependent

@@ -61,15 +61,17 @@ def _change(gram, chosen, amounts, used, others, other_amounts, other_used):
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _refit(gram, q, chosen, amounts, used):
-    """The least-squares amounts on the chosen atoms, where those are independent."""
+def _refit(gram, q, chosen, amounts, used, doubt):
+    """Puts the least-squares amounts on the chosen atoms; False, and nothing put, where those are too nearly dependent."""
     matrix, target = np.empty((used, used)), np.empty(used)
     for i in range(used):
         target[i] = q[chosen[i]]
         for j in range(i + 1):
             matrix[i, j] = gram[chosen[i], chosen[j]]
-    if solve_positive(matrix, target, used):
-        amounts[:used] = target
+    if not solve_positive(matrix, target, used, doubt):
+        return False
+    amounts[:used] = target
+    return True
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -91,8 +93,11 @@ def _move(trial, left, step, chosen, amounts, used):
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def thresholding_rows(gram, scores, k, steps, tolerance, refit):
-    """Overwrites `scores` [n, N] = x D^T with the amounts; `refit` makes it hard-thresholding pursuit."""
+def thresholding_rows(gram, scores, k, steps, tolerance, refit, doubt, doubtful):
+    """Overwrites `scores` [n, N] = x D^T with the amounts; `refit` makes it hard-thresholding pursuit.
+
+    A signal whose next step leans on atoms of squared distance `doubt` or less ends there, with doubtful[s] true.
+    """
     size = gram.shape[0]
     q, left, trial = np.empty(size, gram.dtype), np.empty(size, gram.dtype), np.empty(size, gram.dtype)
     chosen, amounts = np.zeros(k, np.int64), np.zeros(k)
@@ -112,9 +117,11 @@ def thresholding_rows(gram, scores, k, steps, tolerance, refit):
                 for i in range(used):
                     other_amounts[i] = left[chosen[i]]
             along = _along(gram, others, other_amounts, count)
-            if along <= 0:
+            steep = np.sum(other_amounts[:count] * other_amounts[:count])
+            if along <= doubt * steep:
+                doubtful[s] = steep > 0
                 break
-            step = np.sum(other_amounts[:count] * other_amounts[:count]) / along
+            step = steep / along
             while True:
                 _move(trial, left, step, chosen, amounts, used)
                 other_used = _keep(trial, k, others, other_amounts)
@@ -126,7 +133,9 @@ def thresholding_rows(gram, scores, k, steps, tolerance, refit):
                     break
                 step /= 2 * (1 - SHRINK)
             if refit:
-                _refit(gram, q, others, other_amounts, other_used)
+                if not _refit(gram, q, others, other_amounts, other_used, doubt):
+                    doubtful[s] = True
+                    break
                 if _product(q, others, other_amounts, other_used) <= _product(q, chosen, amounts, used):
                     break  # the new atoms explain no more
             moved, _ = _change(gram, chosen, amounts, used, others, other_amounts, other_used)
