@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
@@ -20,6 +21,12 @@ from cloche.text import Tokenizer
 Prompt = str | list[str] | Tensor | list[list[int]]
 
 
+class Written(str):
+    """A text that a model wrote; `notes`: what is worth knowing of it, one sentence each."""
+
+    notes: tuple[str, ...] = ()
+
+
 class Glass:
     """A model to look into: `net`, `tokenizer` (None where the folder holds none) and where they are from.
 
@@ -31,8 +38,8 @@ class Glass:
     ) -> None:
         if tokenizer is not None and tokenizer.vocab > net.spec.vocab:
             raise ClocheError(
-                f"The tokenizer of {name} has {tokenizer.vocab:,} tokens, its model only {net.spec.vocab:,}: they are not of "
-                "one another; put the right tokenizer.json beside the weights."
+                f"The tokenizer of {name} has {tokenizer.vocab:,} tokens and its model only {net.spec.vocab:,}, so they do not "
+                "belong together; put the right tokenizer.json beside the weights."
             )
         self.net = net.eval()
         self.tokenizer = tokenizer
@@ -117,6 +124,8 @@ class Glass:
 
         Ends a text at the tokenizer's end-of-text token. options: temperature (0: greedy), top_k, top_p, min_p, seed, pad;
         stop: token ids and texts (the text written ends before the first of them); with ids also save and logprobs.
+        A text is written in the tokenizer's own tokens: rows of the vocabulary beyond them are never drawn. `notes` of a text
+        or Generation say how probable they were, and what else is worth knowing.
         """
         ids, pad = self.ids(prompt)
         if pad is not None:
@@ -129,11 +138,20 @@ class Glass:
                 "from those."
             )
         stop, ends = self._stops(options.pop("stop", None), texts)
+        if texts and self.unused:
+            options["exclude"] = (*options.get("exclude", ()), *self.unused)
         out = generate(self.net, ids, new, edits, stop=stop, **options)
         if not texts:
             return out
-        written = [self._written(made, ends) for made in out.new]
+        written = [Written(self._written(made, ends)) for made in out.new]
+        for text in written:
+            text.notes = out.notes
         return written[0] if isinstance(prompt, str) else written
+
+    @cached_property
+    def unused(self) -> tuple[int, ...]:
+        """The ids that the model has a row for and the tokenizer no token: padding of the vocabulary."""
+        return () if self.tokenizer is None else self.tokenizer.unused(self.net.spec.vocab)
 
     def _stops(self, stop: Any, texts: bool) -> tuple[Any, list[bytes]]:
         """What `decode.generate` is to stop at, and the texts among it as bytes."""

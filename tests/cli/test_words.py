@@ -8,7 +8,7 @@ import torch
 from cloche.cli.app import words
 from cloche.cli.demo import free_folder
 from cloche.cli.edits import parse_edit
-from cloche.cli.generate import spell
+
 from cloche.cli.grow import settings
 from cloche.errors import ClocheError
 from cloche.model import site

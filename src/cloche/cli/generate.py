@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cloche.glass import Glass
-    from cloche.text import Tokenizer
 
 
 def generate(
@@ -57,7 +55,7 @@ def generate(
         emit(record)
         return
     print(prompt, end="", flush=True)
-    for text in spell(tokenizer, tokens):
+    for text in tokenizer.spell(tokens):
         print(text, end="", flush=True)
     print()
 
@@ -67,17 +65,7 @@ def _tokens(glass: Glass, ids: Tensor, new: int, **how: Any) -> Iterator[int]:
     from cloche.decode import stream
 
     end = glass.tokenizer.end if glass.tokenizer else None
-    for token in stream(glass.net, ids, new=new, **how):
+    for token in stream(glass.net, ids, new=new, exclude=glass.unused, **how):
         if int(token[0]) == end:
             return
         yield int(token[0])
-
-
-def spell(tokenizer: Tokenizer, tokens: Iterator[int]) -> Iterator[str]:
-    """The text of tokens as soon as it is whole: a character may be spread over several tokens."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    for token in tokens:
-        if text := decoder.decode(tokenizer.decode_bytes([token])):
-            yield text
-    if rest := decoder.decode(b"", final=True):
-        yield rest

@@ -26,7 +26,7 @@ class Generation:
 
     saved: what `save=` asked for, over prompt and new tokens alike. logprobs: of each token of `new`, the model's own
     log-probability (nats, before temperature and cuts); None unless asked for. notes: what is worth knowing of these texts,
-    one sentence each, such as that they outgrew the model's context.
+    one sentence each, such as that they outgrew the model's context, or how probable excluded tokens were.
     """
 
     ids: Tensor
@@ -38,20 +38,54 @@ class Generation:
 
 
 def stream(
-    net: Network, ids: Any, new: int = 64, edits: Iterable[Edit] = (), pad: Any = None, **sampling: Any
+    net: Network,
+    ids: Any,
+    new: int = 64,
+    edits: Iterable[Edit] = (),
+    pad: Any = None,
+    notes: list[str] | None = None,
+    **sampling: Any,
 ) -> Iterator[Tensor]:
     """Yield the next token of every row, [batch], `new` times.
 
     ids: [batch, position] token ids. pad: tokens of left padding in each row. edits: applied to the prompt and to every new
-    token whose position they name. sampling: temperature, top_k, top_p, min_p, seed (see Sampling).
+    token whose position they name. notes: a list that holds, once the last token was taken or the stream closed, what is worth
+    knowing of the texts (see Generation). sampling: temperature, top_k, top_p, min_p, exclude, seed (see Sampling).
     """
     ids, session, pick = _begin(net, ids, new, edits, pad, (), sampling)
-    return _tokens(session, ids, new, pick)
+    return _tokens(session, ids, new, pick, [] if notes is None else notes)
+
+
+class _Picker:
+    """Draws tokens from logits [batch, vocab], and remembers how probable the excluded ones were."""
+
+    def __init__(self, how: Sampling, vocab: int, device: torch.device) -> None:
+        if how.exclude and how.exclude[-1] >= vocab:
+            raise ClocheError(f"exclude= names the token {how.exclude[-1]}, outside the vocabulary 0 to {vocab - 1}.")
+        if len(how.exclude) == vocab:
+            raise ClocheError(f"exclude= names all {vocab} tokens of the vocabulary, so none could be drawn.")
+        self._how, self._generator = how, torch.Generator(device=device).manual_seed(how.seed)
+        self._masses: list[Tensor] = []
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        if self._how.exclude:
+            self._masses.append(self._how.excluded_mass(logits).max())
+        return self._how.pick(logits, self._generator)
+
+    def notes(self) -> list[str]:
+        """How much of the probability the excluded tokens had, where there are any."""
+        if not self._masses:
+            return []
+        masses = torch.stack(self._masses)
+        return [
+            f"{len(self._how.exclude):,} token ids were never drawn; the model gave them {float(masses.mean()):.2g} of the "
+            f"probability on average and {float(masses.max()):.2g} at most."
+        ]
 
 
 def _begin(
     net: Network, ids: Any, new: int, edits: Iterable[Edit], pad: Any, save: Any, sampling: dict[str, Any]
-) -> tuple[Tensor, Session, Callable[[Tensor], Tensor]]:
+) -> tuple[Tensor, Session, _Picker]:
     """Everything checked: the prompt, a session that has not begun, and what picks a token from logits."""
     if not isinstance(new, int) or new < 1:
         raise ClocheError(f"new={new!r} must be a whole number of at least one token.")
@@ -59,16 +93,18 @@ def _begin(
     pad = check_pad(pad, ids)
     if any(not block.part.mix.mask.causal for block in net.layers):
         raise ClocheError("This model's mask lets tokens see later ones, so it cannot generate from left to right.")
-    how = sampling_of(sampling)
-    generator = torch.Generator(device=ids.device).manual_seed(how.seed)
-    return ids, Session(net, ids, pad, new, edits, save), lambda logits: how.pick(logits, generator)
+    pick = _Picker(sampling_of(sampling), net.spec.vocab, ids.device)
+    return ids, Session(net, ids, pad, new, edits, save), pick
 
 
-def _tokens(session: Session, ids: Tensor, new: int, pick: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
-    for _ in range(new):
-        token = pick(session.feed(ids))
-        yield token
-        ids = token[:, None]
+def _tokens(session: Session, ids: Tensor, new: int, pick: _Picker, notes: list[str]) -> Iterator[Tensor]:
+    try:
+        for _ in range(new):
+            token = pick(session.feed(ids))
+            yield token
+            ids = token[:, None]
+    finally:
+        notes += [*session.notes, *pick.notes()]
 
 
 def generate(
@@ -113,7 +149,7 @@ def generate(
         session.feed(fed)  # the last token's own values, which no further token asked for
     whole = torch.cat([ids, torch.stack(columns, 1)], 1)
     least = 0 if session.pad is None else int(session.pad.min())
-    notes = tuple(net.beyond(whole.shape[1] - least))
+    notes = (*net.beyond(whole.shape[1] - least), *pick.notes())
     return Generation(whole, rows, session.saved(), likely if logprobs else None, notes)
 
 

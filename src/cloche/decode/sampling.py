@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import ClocheError, shown
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How the next token is drawn. temperature 0 takes the likeliest; top_k, then top_p (Holtzman et al. 2019, 1904.09751),
     then min_p (at least so much of the likeliest token's probability: Nguyen et al. 2024, 2407.01082) narrow the choice;
-    `seed` fixes the draw."""
+    `exclude`: ids that are never drawn; `seed` fixes the draw."""
 
     temperature: float = 0.0
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
     seed: int = 0
+    exclude: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         whole = all(type(n) is int for n in (self.top_k or 1, self.seed))
@@ -38,10 +40,17 @@ class Sampling:
             raise ClocheError(f"top_p={self.top_p} must lie in (0, 1].")
         if self.min_p is not None and not 0 <= self.min_p <= 1:
             raise ClocheError(f"min_p={self.min_p} must lie in [0, 1].")
+        try:
+            excluded = tuple(sorted({operator.index(i) for i in self.exclude}))
+        except TypeError:
+            raise ClocheError(f"exclude= takes a list of token ids; got {shown(self.exclude)}.") from None
+        if excluded and excluded[0] < 0:
+            raise ClocheError(f"exclude= takes token ids from 0 on; got {excluded[0]}.")
+        object.__setattr__(self, "exclude", excluded)
 
     def log_probabilities(self, logits: Tensor) -> Tensor:
         """Log-probabilities [..., vocab] the draw is made from, in fp32; -inf where top-k, top-p or min-p cut."""
-        logits = logits.float()
+        logits = self._without_excluded(logits.float())
         scaled = (logits - logits.amax(-1, keepdim=True)) / (self.temperature or 1.0)  # no overflow at low temperatures
         if self.top_k is not None and self.top_k < scaled.shape[-1]:
             likeliest = scaled.topk(self.top_k).indices  # by index: of equal logits, too, only so many stay
@@ -63,5 +72,15 @@ class Sampling:
                 "The logits are not finite, so no token can be drawn; the weights have diverged, or an edit is too strong."
             )
         if self.temperature == 0:
-            return logits.argmax(-1)
+            return self._without_excluded(logits).argmax(-1)
         return torch.multinomial(self.log_probabilities(logits).exp(), 1, generator=generator)[:, 0]
+
+    def excluded_mass(self, logits: Tensor) -> Tensor:
+        """The probability [batch] that the model itself gives to the excluded ids, under logits [batch, vocab]."""
+        logits = logits.float()
+        return (logits[:, list(self.exclude)].logsumexp(-1) - logits.logsumexp(-1)).exp()
+
+    def _without_excluded(self, logits: Tensor) -> Tensor:
+        if not self.exclude:
+            return logits
+        return logits.index_fill(-1, torch.tensor(self.exclude, device=logits.device), -torch.inf)

@@ -1,4 +1,4 @@
-"""Which bytes each token of a tokenizer.json stands for: the ground of bits per byte, and of showing half a character.
+"""Which bytes each token of a tokenizer.json stands for: the ground of bits per byte, of text, and of showing half a character.
 
 Two families keep every byte, told apart by their decoder: byte level (GPT-2: each byte has a printable stand-in) and byte
 fallback (SentencePiece and this project: a rare byte is the token "<0xE2>"). Others lose the characters they do not know:
@@ -8,34 +8,116 @@ their tokens can be shown, but to count bytes with them is an error, not a guess
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
+Ids = Callable[[str], list[int]]  # how the tokenizer encodes a text, nothing added
+
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_OWN = {
+    "ByteLevel",
+    "ByteFallback",
+    "Metaspace",
+    "Replace",
+    "Strip",
+    "Fuse",
+}  # decoders that `token_bytes` says token by token
 
 
-def token_bytes(tokenizer_json: dict[str, Any], vocab: int) -> list[bytes]:
+def token_bytes(tokenizer_json: dict[str, Any], vocab: int, encode: Ids) -> list[bytes]:
     """The bytes of every id below `vocab`; special tokens and unused ids have none."""
     decoders = _flatten(tokenizer_json.get("decoder"))
     kinds = {part["type"] for part in decoders}
     byte_level, fallback = "ByteLevel" in kinds, "ByteFallback" in kinds
     replacements = _replacements(decoders)
+    ending = word_ending(tokenizer_json)
     table = [b""] * vocab
     for token, i in _vocabulary(tokenizer_json["model"]).items():
         if byte_level:
             table[i] = _from_byte_level(token)
         elif fallback and (match := _BYTE_TOKEN.fullmatch(token)):
             table[i] = bytes([int(match[1], 16)])
+        elif ending and token.endswith(ending):
+            table[i] = token.removesuffix(ending).encode() + b" "
         else:
             table[i] = _replace_all(token, replacements).encode()
-    for added in tokenizer_json.get("added_tokens", []):
-        table[added["id"]] = b"" if added["special"] else added["content"].encode()
+    _put_added_words(tokenizer_json, table, encode)
     return table
 
 
 def keeps_bytes(tokenizer_json: dict[str, Any]) -> bool:
     """Whether every text survives: an unknown character falls back to bytes."""
     kinds = {part["type"] for part in _flatten(tokenizer_json.get("decoder"))}
-    return bool(kinds & {"ByteLevel", "ByteFallback"})
+    return bool(kinds & {"ByteLevel", "ByteFallback"}) and kinds <= _OWN
+
+
+def joins_bytes(tokenizer_json: dict[str, Any]) -> bool:
+    """Whether the text of ids is their bytes one after the other; else the file's own decoder has to be asked (WordPiece)."""
+    decoders = _flatten(tokenizer_json.get("decoder"))
+    patterns = [part["pattern"] for part in decoders if part["type"] == "Replace"]
+    return bool(decoders) and {part["type"] for part in decoders} <= _OWN and all("String" in each for each in patterns)
+
+
+def dropped_spaces(tokenizer_json: dict[str, Any]) -> int:
+    """How many spaces the decoder drops at the start of a text: those that the file puts there before encoding."""
+    for part in _flatten(tokenizer_json.get("decoder")):
+        if part["type"] == "Strip" and part.get("content") == " ":
+            return int(part.get("start", 0))
+        if part["type"] == "Metaspace" and part.get("add_prefix_space", True):
+            return 0 if part.get("prepend_scheme") == "never" else 1
+    return 0
+
+
+def word_ending(tokenizer_json: dict[str, Any]) -> str:
+    """What ends the last token of a word, such as "</w>"; empty for a file that marks words otherwise."""
+    parts = _flatten(tokenizer_json.get("decoder"))
+    return next((str(part.get("suffix") or "") for part in parts if part["type"] == "BPEDecoder"), "")
+
+
+def _put_added_words(tokenizer_json: dict[str, Any], table: list[bytes], encode: Ids) -> None:
+    """Replaces the bytes of added tokens: none for a special one, the spaces that a word swallows beside its own.
+
+    An added word is looked for in the text itself, so it stands for its content as written, stand-ins of bytes included. One
+    that the vocabulary holds, too, may be made of other text by the model: it keeps the meaning it has there, if it has one
+    ("▁▁" is two spaces in Gemma).
+    """
+    vocabulary = _vocabulary(tokenizer_json["model"])
+    spelled = joins_bytes(tokenizer_json)
+    words = {}
+    for added in tokenizer_json.get("added_tokens") or []:
+        i, content = added["id"], added["content"]
+        if added.get("special"):
+            table[i] = b""
+        elif vocabulary.get(content) != i or not _is_made(i, table[i], encode):
+            table[i] = content.encode()
+            if spelled and content.strip() == content and content:
+                words[i] = content
+    for i, content in words.items():
+        table[i] = _with_swallowed(i, content, table, encode)
+
+
+def _is_made(i: int, meaning: bytes, encode: Ids) -> bool:
+    """Whether the model makes this token of the text that its entry in the vocabulary means."""
+    try:
+        return i in encode(f"a{meaning.decode()}a")
+    except UnicodeDecodeError:
+        return False
+
+
+def _with_swallowed(i: int, content: str, table: list[bytes], encode: Ids) -> bytes:
+    """The word with the space it takes with it on either side: what is missing of "a word a" when it is put together again.
+
+    `lstrip` and `rstrip` take spaces along; so does a word that is looked for after normalising, where a space was put before
+    it; and some files drop the space between words and write it with the next.
+    """
+    ids = encode(f"a {content} a")
+    if ids.count(i) != 1:
+        return content.encode()
+    at = ids.index(i)
+    left, right = (b"".join(table[each] for each in part) for part in (ids[:at], ids[at + 1 :]))
+    if not (left.strip().endswith(b"a") and right.strip().startswith(b"a")):
+        return content.encode()
+    return b" " * (not left.endswith(b" ")) + content.encode() + b" " * (not right.startswith(b" "))
 
 
 def _flatten(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import codecs
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer as Engine
 
 from cloche.errors import ClocheError
 from cloche.files import write_atomically
-from cloche.text.token_bytes import keeps_bytes, token_bytes
+from cloche.text import checked
+from cloche.text.token_bytes import dropped_spaces, joins_bytes, keeps_bytes, token_bytes, word_ending
 
 END_NAMES = (
     "<|endoftext|>",
@@ -29,13 +30,19 @@ class Tokenizer:
     Text is always text: "<|endoftext|>" written in a document is spelled in ordinary tokens, never the special one.
     """
 
-    def __init__(self, engine_text: str, settings: dict[str, Any]) -> None:
-        self._text = engine_text
-        self._settings = settings
-        self._engine = Engine.from_str(engine_text)
-        self._engine.no_padding()
-        self._engine.no_truncation()
-        self._engine.encode_special_tokens = True
+    def __init__(self, engine_text: str, settings: dict[str, Any], where: str = "This text") -> None:
+        self._text, self._settings, self._where = engine_text, settings, where
+        self._json = checked.parsed(engine_text, Path(where))
+        self._engine = checked.engine(engine_text, self._json, where)
+        self._named_end = checked.end_token(settings)
+        self._special = {added["id"] for added in self._json.get("added_tokens") or [] if added.get("special")}
+
+    def __repr__(self) -> str:
+        kind = self._json["model"].get("type", "tokenizer") + (", every byte kept" if self._keeps_bytes else "")
+        special = sorted(self._special)
+        names = ", ".join(f"{self._engine.id_to_token(i)!r}={i}" for i in special[:4]) or "none"
+        names += f" and {len(special) - 4} more" if len(special) > 4 else ""
+        return f"Tokenizer({kind}, {self.vocab:,} tokens, end {self.end}, special {names})"
 
     @classmethod
     def from_dict(cls, tokenizer_json: dict[str, Any], settings: dict[str, Any]) -> Tokenizer:
@@ -49,17 +56,12 @@ class Tokenizer:
         """From a folder's tokenizer.json and tokenizer_config.json (which may be absent)."""
         path = Path(folder) / "tokenizer.json"
         try:
-            text = path.read_text(encoding="utf-8")
-            config = path.with_name("tokenizer_config.json")
-            settings = json.loads(config.read_text(encoding="utf-8")) if config.exists() else {}
+            text = checked.read(path)
         except FileNotFoundError:
             raise ClocheError(f"There is no tokenizer.json in {folder}; name a folder that holds one.") from None
-        except (OSError, ValueError) as error:
-            raise ClocheError(f"The tokenizer in {folder} cannot be read ({error}); copy it there again.") from error
-        try:
-            return cls(text, settings)
-        except Exception as error:  # the engine raises bare Exception for a malformed file
-            raise ClocheError(f"{path} is not a tokenizer.json ({error}); copy it there again.") from error
+        config = path.with_name("tokenizer_config.json")
+        settings = checked.parsed(checked.read(config), config) if config.exists() else {}
+        return cls(text, settings, str(path))
 
     def save(self, folder: str | Path) -> None:
         """Writes tokenizer.json and tokenizer_config.json, which transformers' AutoTokenizer opens."""
@@ -80,9 +82,7 @@ class Tokenizer:
     @cached_property
     def end(self) -> int | None:
         """The id that ends a document: the eos_token the settings name, else <|endoftext|> or its kin, else None."""
-        named = self._settings.get("eos_token")
-        named = named["content"] if isinstance(named, dict) else named
-        for token in (named, *END_NAMES):
+        for token in (self._named_end, *END_NAMES):
             if token is not None and (i := self._engine.token_to_id(token)) is not None:
                 return i
         return None
@@ -94,7 +94,8 @@ class Tokenizer:
     def encode_batch(self, texts: list[str], special: bool = True) -> list[list[int]]:
         """The ids of each text, on all cores. ClocheError for a lone surrogate, which is no Unicode text."""
         try:
-            encodings = self._engine.encode_batch_fast(texts, add_special_tokens=special)
+            with checked.panics_named(self._where, ()):
+                encodings = self._engine.encode_batch_fast(texts, add_special_tokens=special)
         except TypeError:  # what the engine says to a lone surrogate
             for text in texts:
                 _refuse_surrogates(text)
@@ -104,15 +105,49 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids, special tokens left out; bytes that are no UTF-8 become U+FFFD.
 
-        The space that a SentencePiece-like file puts before a text is dropped again."""
-        return self._engine.decode(self._checked(ids), skip_special_tokens=True)
+        The space that a SentencePiece-like file puts before a text is dropped again, and so is one that belongs to an added
+        word at the start. What goes on from another text is better put together by `decode_bytes` or `spell`.
+        """
+        ids = self._checked(ids)
+        if not self._joins_bytes:
+            return self._ask_decoder(ids)
+        data = b"".join(self._bytes[i] for i in ids)
+        first = next((i for i in ids if self._bytes[i]), None)
+        drop = max(dropped_spaces(self._json), int(first in self._swallowing))
+        while drop and data.startswith(b" "):
+            data, drop = data[1:], drop - 1
+        return data.decode("utf-8", "replace")
+
+    def spell(self, tokens: Iterable[int]) -> Iterator[str]:
+        """The text of tokens that come one by one, as soon as it is whole: a character may be spread over several.
+
+        Put together it is `decode_bytes` of them all as text.
+        """
+        decoder, made, sent = codecs.getincrementaldecoder("utf-8")("replace"), [], ""
+        for token in tokens:
+            if self._joins_bytes:
+                new = decoder.decode(self._bytes[self._checked([token])[0]])
+            else:
+                made.append(token)
+                whole = self.decode(made)
+                new = whole[len(sent) :] if whole.startswith(sent) else ""
+                sent += new
+            if new:
+                yield new
+        if rest := decoder.decode(b"", final=True):
+            yield rest
+
+    def unused(self, size: int) -> tuple[int, ...]:
+        """The ids below `size` that stand for no token: rows of a model's padded vocabulary, and gaps."""
+        used = set(self._engine.get_vocab(with_added_tokens=True).values())
+        return tuple(i for i in range(size) if i not in used)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The exact bytes the ids stand for, nothing stripped: half a character stays half a character.
 
         With a tokenizer that loses characters (WordPiece), the bytes of `decode`.
         """
-        if not self._keeps_bytes:
+        if not self._joins_bytes:
             return self.decode(ids).encode()
         return b"".join(self._bytes[i] for i in self._checked(ids))
 
@@ -141,17 +176,43 @@ class Tokenizer:
         lengths.flags.writeable = False
         return lengths
 
+    def _ask_decoder(self, ids: list[int]) -> str:
+        """What the file's own decoder makes of the ids; an added word ends like any other word."""
+        ending, spelled = word_ending(self._json), []
+        for i in ids:
+            token = self._engine.id_to_token(i)
+            if token is not None and i not in self._special:
+                spelled.append(token + ending * (i in self._added and not token.endswith(ending or " ")))
+        with checked.panics_named(self._where):
+            if self._engine.decoder is None:
+                return " ".join(spelled)
+            return str(self._engine.decoder.decode(spelled))
+
+    @cached_property
+    def _added(self) -> dict[int, str]:
+        """The added words that are not special."""
+        added = self._json.get("added_tokens") or []
+        return {each["id"]: each["content"] for each in added if not each.get("special")}
+
+    @cached_property
+    def _swallowing(self) -> frozenset[int]:
+        """The added words that take the space before them with them."""
+        return frozenset(
+            i for i, word in self._added.items() if self._bytes[i].startswith(b" ") and not word.startswith(" ")
+        )
+
     @cached_property
     def _bytes(self) -> list[bytes]:
-        return token_bytes(self._json, self.vocab)
+        with checked.panics_named(self._where):
+            return token_bytes(self._json, self.vocab, lambda text: self.encode(text, special=False))
+
+    @cached_property
+    def _joins_bytes(self) -> bool:
+        return joins_bytes(self._json)
 
     @cached_property
     def _keeps_bytes(self) -> bool:
         return keeps_bytes(self._json)
-
-    @cached_property
-    def _json(self) -> dict[str, Any]:
-        return json.loads(self._text)
 
     def _checked(self, ids: Iterable[int]) -> list[int]:
         ids = [int(i) for i in ids]

@@ -59,7 +59,9 @@ def sample(net: Network, tokenizer: Tokenizer, prompt: str, new: int, seed: int 
     prompt_ids: Tensor = torch.tensor([ids], device=net.embed.weight.device)
     if net.length is not None:
         new = max(1, min(new, net.length - len(ids)))
-    out = generate(net, prompt_ids, new=new, temperature=0.8, top_p=0.95, seed=seed)
-    top = net(prompt_ids)[0, -1].float().softmax(-1).topk(min(10, tokenizer.vocab))
+    unused = tokenizer.unused(net.spec.vocab)
+    out = generate(net, prompt_ids, new=new, temperature=0.8, top_p=0.95, seed=seed, exclude=unused)
+    top = net(prompt_ids)[0, -1].float().softmax(-1)[: tokenizer.vocab].topk(min(10, tokenizer.vocab))
     likely = [[tokenizer.show(int(i)), p] for i, p in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
-    return {"prompt": prompt, "text": tokenizer.decode(out.new[0]), "next": likely}
+    text = tokenizer.decode_bytes(out.new[0]).decode("utf-8", "replace")  # goes on from the prompt: no space is dropped
+    return {"prompt": prompt, "text": text, "next": likely}
