@@ -1,5 +1,6 @@
 """A network with its tokenizer: where it is loaded from, what prompts it takes, what it writes."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,6 +70,42 @@ def test_generate_gives_back_what_it_was_given(tokenizer: Tokenizer) -> None:
     assert changed != text
 
 
+def padded(tokenizer: Tokenizer) -> Glass:
+    """A model whose vocabulary has 20 rows that no token uses, and which would draw nothing else."""
+    net = network(vocab=tokenizer.vocab + 20)
+    with torch.no_grad():
+        net.unembed_weight()[tokenizer.vocab :] *= 50
+    return Glass(net, tokenizer)
+
+
+def test_rows_beyond_the_tokenizer_are_never_drawn_as_text(tokenizer: Tokenizer) -> None:
+    glass = padded(tokenizer)
+    for how in (
+        {},
+        {"temperature": 1.0},
+        {"temperature": 1.0, "top_k": 3},
+        {"temperature": 0.7, "top_p": 0.9, "min_p": 0.1},
+    ):
+        text = glass.generate("the cat", new=12, **how)
+        assert isinstance(text, str) and text
+        (note,) = text.notes
+        mass = float(
+            re.fullmatch(r"20 token ids .* gave them (.*)% of the probability on average and .*% at most\.", note)[1]
+        )
+        assert 50 < mass <= 100
+        assert all(len(each.notes) == 1 for each in glass.generate(["the cat", "a dog ran"], new=12, **how))
+    ids = torch.tensor([tokenizer.encode("the cat"), [tokenizer.vocab + 3] * len(tokenizer.encode("the cat"))])
+    out = glass.generate(ids, new=12)  # ids in and ids out stay as they are
+    assert any(i >= tokenizer.vocab for row in out.new for i in row) and out.notes == ()
+    assert "".join(tokenizer.spell(glass.generate(ids[:1], new=8, exclude=glass.unused).new[0])) == glass.generate(
+        "the cat", new=8
+    )
+
+
+def test_a_model_that_fits_its_tokenizer_has_nothing_to_note(tokenizer: Tokenizer) -> None:
+    assert Glass(network(vocab=tokenizer.vocab), tokenizer).generate("the cat", new=4).notes == ()
+
+
 def test_the_story_model_goes_on_with_its_story(shared: Callable[[str], Path]) -> None:
     glass = cloche.load(shared("weights/stories260K/hf"))
     assert glass.name == "stories260K/hf"
@@ -92,7 +129,7 @@ def test_what_cannot_be_loaded_is_said(tmp_path: Path, run: Run, tokenizer: Toke
         load(run, checkpoint=7)
     with pytest.raises(ClocheError, match="is one checkpoint"):
         load(run.path / "checkpoints" / "step-000001", checkpoint=2)
-    with pytest.raises(ClocheError, match="not of one another"):
+    with pytest.raises(ClocheError, match="has 298 tokens and its model only 100"):
         Glass(network(vocab=100), tokenizer)
     with pytest.raises(ClocheError, match="A prompt is a text"):
         Glass(network(), tokenizer).run({"text": "the cat"})

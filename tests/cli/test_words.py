@@ -8,7 +8,6 @@ import torch
 from cloche.cli.app import words
 from cloche.cli.demo import free_folder
 from cloche.cli.edits import parse_edit
-
 from cloche.cli.grow import settings
 from cloche.errors import ClocheError
 from cloche.model import site
@@ -91,15 +90,3 @@ def test_an_edit_along_a_feature_has_its_weight(run: Path) -> None:
 def test_what_is_no_edit_is_one_sentence(run: Path, text: str, said: str) -> None:
     with pytest.raises(ClocheError, match=said):
         parse_edit(text, run)
-
-
-class Bytes:
-    """A tokenizer whose tokens are bytes."""
-
-    def decode_bytes(self, ids: list[int]) -> bytes:
-        return bytes(ids)
-
-
-def test_text_is_spelled_in_whole_characters() -> None:
-    assert list(spell(Bytes(), iter("aé€".encode()))) == ["a", "é", "€"]
-    assert "".join(spell(Bytes(), iter(b"a\xffb\xe2"))) == "a\ufffdb\ufffd"

@@ -72,6 +72,8 @@ CASES: dict[str, tuple[Callable[[Network], Any], str]] = {
         setting(temprature=1.0),
         "no setting 'temprature'; it has temperature, top_k, top_p, min_p, seed",
     ),
+    "exclude past the vocabulary": (setting(exclude=[11]), "the token 11, outside the vocabulary 0 to 10"),
+    "exclude of all": (setting(exclude=range(11)), "all 11 tokens of the vocabulary"),
     "stop as a number": (setting(stop=3), "stop= takes a list of token ids; got 3"),
     "stop as text": (setting(stop=["end"]), "stop= takes a list of token ids"),
     "stop of no token": (setting(stop=[None]), "stop= takes a list of token ids"),

@@ -118,3 +118,26 @@ def test_logits_that_are_not_finite(value: float, temperature: float) -> None:
         Sampling(temperature).pick(torch.tensor([[0.0, 1.0], [value, value]]), torch.Generator())
     banned = torch.tensor([[-math.inf, 0.0]])  # some tokens forbidden is no harm
     assert Sampling(temperature).pick(banned, torch.Generator()).tolist() == [1]
+
+
+def test_excluded_ids_are_never_drawn_and_the_rest_keeps_its_proportions():
+    logits = torch.tensor([[5.0, 4.0, 1.0, 0.0]])
+    how = Sampling(temperature=1.0, exclude=(3, 0, 3))
+    assert how.exclude == (0, 3)
+    expected = torch.tensor([[4.0, 1.0]]).softmax(-1)
+    torch.testing.assert_close(how.log_probabilities(logits).exp()[:, 1:3], expected)
+    assert torch.equal(how.log_probabilities(logits).isneginf(), torch.tensor([[True, False, False, True]]))
+    assert Sampling(exclude=(0,)).pick(logits, torch.Generator()).tolist() == [1]
+    torch.testing.assert_close(how.excluded_mass(logits), logits.softmax(-1)[:, [0, 3]].sum(-1))
+    torch.testing.assert_close(
+        Sampling(temperature=1.0, top_k=1, exclude=(0,)).log_probabilities(logits)[0, 1].exp(), torch.tensor(1.0)
+    )
+
+
+@pytest.mark.parametrize(
+    ("exclude", "says"),
+    [((-1,), "from 0 on"), (("a",), "a list of token ids"), (7, "a list of token ids"), ((1.5,), "token ids")],
+)
+def test_what_cannot_be_excluded_is_said(exclude, says: str):
+    with pytest.raises(ClocheError, match=says):
+        Sampling(exclude=exclude)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -40,7 +41,8 @@ def generate(
     assert tokenizer is not None, "without one, `ids` has refused the prompt"
     edits = [parse_edit(text, run) for text in edit or []]
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-    tokens = _tokens(glass, ids, new, edits=edits, **settings)
+    notes: list[str] = []
+    tokens = _tokens(glass, ids, new, edits=edits, notes=notes, **settings)
     if as_json:
         made = list(tokens)
         text = tokenizer.decode_bytes(made).decode("utf-8", "replace")
@@ -50,6 +52,7 @@ def generate(
             "text": text,
             "ids": made,
             "edits": edit or [],
+            "notes": notes,
             **settings,
         }
         emit(record)
@@ -58,6 +61,8 @@ def generate(
     for text in tokenizer.spell(tokens):
         print(text, end="", flush=True)
     print()
+    for note in notes:
+        typer.echo(note, err=True)
 
 
 def _tokens(glass: Glass, ids: Tensor, new: int, **how: Any) -> Iterator[int]:
@@ -65,7 +70,8 @@ def _tokens(glass: Glass, ids: Tensor, new: int, **how: Any) -> Iterator[int]:
     from cloche.decode import stream
 
     end = glass.tokenizer.end if glass.tokenizer else None
-    for token in stream(glass.net, ids, new=new, exclude=glass.unused, **how):
-        if int(token[0]) == end:
-            return
-        yield int(token[0])
+    with closing(stream(glass.net, ids, new=new, exclude=glass.unused, **how)) as tokens:
+        for token in tokens:
+            if int(token[0]) == end:
+                return
+            yield int(token[0])

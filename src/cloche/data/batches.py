@@ -32,6 +32,10 @@ class Batches:
         self._step = 0
         self.windows_per_epoch = len(tokens) // length
 
+    def __repr__(self) -> str:
+        size = f"{self._batch} windows of {self._length} tokens, {self.windows_per_epoch:,} windows per epoch"
+        return f"Batches({size}, seed {self._seed}, step {self._step:,})"
+
     def next(self) -> np.ndarray:
         """The next batch, int64 [batch, length + 1]: inputs are [:, :-1], targets [:, 1:]."""
         x = self.at(self._step)

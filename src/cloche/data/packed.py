@@ -47,6 +47,9 @@ class PackedTokens:
         shards = [_map(folder / shard["file"], shard["tokens"], dtype) for shard in summary["shards"]]
         return cls(shards, summary, index["end"])
 
+    def __repr__(self) -> str:
+        return f"PackedTokens({len(self):,} tokens, {self.bytes:,} bytes, {self.documents:,} documents)"
+
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 

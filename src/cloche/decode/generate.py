@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,7 @@ def stream(
     pad: Any = None,
     notes: list[str] | None = None,
     **sampling: Any,
-) -> Iterator[Tensor]:
+) -> Generator[Tensor, None, None]:
     """Yield the next token of every row, [batch], `new` times.
 
     ids: [batch, position] token ids. pad: tokens of left padding in each row. edits: applied to the prompt and to every new
@@ -78,8 +78,8 @@ class _Picker:
             return []
         masses = torch.stack(self._masses)
         return [
-            f"{len(self._how.exclude):,} token ids were never drawn; the model gave them {float(masses.mean()):.2g} of the "
-            f"probability on average and {float(masses.max()):.2g} at most."
+            f"{len(self._how.exclude):,} token ids were never drawn; the model gave them {float(masses.mean()):.2%} of the "
+            f"probability on average and {float(masses.max()):.2%} at most."
         ]
 
 
@@ -97,7 +97,7 @@ def _begin(
     return ids, Session(net, ids, pad, new, edits, save), pick
 
 
-def _tokens(session: Session, ids: Tensor, new: int, pick: _Picker, notes: list[str]) -> Iterator[Tensor]:
+def _tokens(session: Session, ids: Tensor, new: int, pick: _Picker, notes: list[str]) -> Generator[Tensor, None, None]:
     try:
         for _ in range(new):
             token = pick(session.feed(ids))

@@ -39,7 +39,7 @@ def parsed(text: str, path: Path) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ClocheError(f"{path} is not JSON ({shown(error, 120)}); copy it there again.") from error
+        raise ClocheError(f"{path} is not JSON ({str(error)[:120]}); copy it there again.") from error
     if not isinstance(found, dict):
         raise ClocheError(f"{path} holds a {type(found).__name__}, not an object; copy it there again.")
     return found
@@ -57,6 +57,11 @@ def engine(text: str, contents: dict[str, Any], where: str) -> Engine:
     if not ids:
         raise ClocheError(f"{where} has an empty vocabulary; copy it there again.")
     return built
+
+
+def decoder_of(built: Engine) -> dict[str, Any] | None:
+    """The engine's decoder as it understood it: files leave out types and defaults."""
+    return None if built.decoder is None else json.loads(built.decoder.__getstate__())
 
 
 def _check(contents: dict[str, Any], where: str) -> None:
@@ -97,12 +102,12 @@ def _check(contents: dict[str, Any], where: str) -> None:
 
 @contextmanager
 def panics_named(where: str, errors: type[Exception] | tuple[()] = Exception) -> Iterator[None]:
-    """Turns what the engine raises for a file it cannot work with into one sentence: `errors`, and its panics, which are not
-    ordinary exceptions."""
+    """Turns what the engine raises for a file it cannot work with into one sentence: `errors`, its bare Exceptions, and its
+    panics, which are not Exceptions at all."""
     try:
         yield
     except BaseException as error:
-        named = isinstance(error, errors) and not isinstance(error, ClocheError)
+        named = type(error) is Exception or (isinstance(error, errors) and not isinstance(error, ClocheError))
         if not named and type(error).__name__ != "PanicException":
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -99,9 +99,10 @@ def _put_added_words(tokenizer_json: dict[str, Any], table: list[bytes], encode:
 def _is_made(i: int, meaning: bytes, encode: Ids) -> bool:
     """Whether the model makes this token of the text that its entry in the vocabulary means."""
     try:
-        return i in encode(f"a{meaning.decode()}a")
+        text = meaning.decode()
     except UnicodeDecodeError:
         return False
+    return any(i in encode(probe) for probe in (text, f"a{text}a", f"({text})"))
 
 
 def _with_swallowed(i: int, content: str, table: list[bytes], encode: Ids) -> bytes:

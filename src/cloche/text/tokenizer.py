@@ -34,11 +34,12 @@ class Tokenizer:
         self._text, self._settings, self._where = engine_text, settings, where
         self._json = checked.parsed(engine_text, Path(where))
         self._engine = checked.engine(engine_text, self._json, where)
+        self._json["decoder"] = checked.decoder_of(self._engine)
         self._named_end = checked.end_token(settings)
         self._special = {added["id"] for added in self._json.get("added_tokens") or [] if added.get("special")}
 
     def __repr__(self) -> str:
-        kind = self._json["model"].get("type", "tokenizer") + (", every byte kept" if self._keeps_bytes else "")
+        kind = type(self._engine.model).__name__ + (", every byte kept" if self._keeps_bytes else "")
         special = sorted(self._special)
         names = ", ".join(f"{self._engine.id_to_token(i)!r}={i}" for i in special[:4]) or "none"
         names += f" and {len(special) - 4} more" if len(special) > 4 else ""
@@ -164,13 +165,14 @@ class Tokenizer:
         """UTF-8 bytes each token stands for, int32 [vocab]; special tokens 0.
 
         Over the ids of a text they sum to its UTF-8 bytes. A file that rewrites text before encoding counts the text as
-        rewritten: SentencePiece-like ones put one space before each text, so theirs sum to one more. ClocheError for a
-        tokenizer that loses characters (WordPiece).
+        rewritten: SentencePiece-like ones put one space before each text, so theirs sum to one more. An added word that takes
+        the spaces beside it along (lstrip, rstrip) counts as one space on that side, however many there were. ClocheError for
+        a tokenizer that loses characters (WordPiece).
         """
         if not self._keeps_bytes:
             raise ClocheError(
-                f"A {self._json['model']['type']} tokenizer without bytes to fall back on loses characters, so its tokens "
-                "have no exact number of bytes; use a byte-level or byte-fallback tokenizer."
+                f"A {type(self._engine.model).__name__} tokenizer without bytes to fall back on loses characters, so its "
+                "tokens have no exact number of bytes; use a byte-level or byte-fallback tokenizer."
             )
         lengths = np.array([len(data) for data in self._bytes], dtype=np.int32)
         lengths.flags.writeable = False
