@@ -156,4 +156,4 @@ def test_a_number_no_machine_can_count_to_is_refused_before_anything_is_read(
     call: Call, words: tuple[object, ...]
 ) -> None:
     code, _, err = call(*words)
-    assert (code, err.count("\n")) == (2, 1) and "is not in the range" in err and str(words[-2]) in err
+    assert (code, err.count("\n")) == (2, 1) and str(words[-2]) in err, err

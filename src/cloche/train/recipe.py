@@ -291,9 +291,11 @@ class Recipe(BaseModel):
 
 
 def _where(changes: dict[str, Any]) -> str:
-    """The changes as they would be typed, long values cut short."""
-    said = (f"{key}={value if isinstance(value, int | float) else shown(value, 60)}" for key, value in changes.items())
-    return "--set " + " ".join(word[:120] for word in said if not word.endswith("=None"))[:400]
+    """The change as it would be typed; of several none, since the sentence names the setting."""
+    if len(changes) != 1:
+        return "--set"
+    ((key, value),) = changes.items()
+    return f"--set {key[:120]}={value if isinstance(value, int | float) else shown(value, 60)}"
 
 
 def _refuse_other_names(values: dict[str, Any], where: str) -> None:
