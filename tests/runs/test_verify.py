@@ -106,8 +106,13 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "step 1",
     ),
     "renamed checkpoint": (lambda run: (run / STEP2).rename(run / "checkpoints/step-000003"), STEP2, "missing"),
-    "deleted checkpoint": (lambda run: shutil.rmtree(run / STEP1), STEP1, "missing: events.jsonl says"),
+    "deleted checkpoint": (lambda run: shutil.rmtree(run / STEP1), STEP1, "missing: it was saved"),
     "deleted checkpoints": (lambda run: shutil.rmtree(run / "checkpoints"), STEP1, "missing"),
+    "deleted checkpoints and events": (
+        lambda run: (shutil.rmtree(run / "checkpoints"), (run / "log/events.jsonl").unlink()),
+        STEP1,
+        "missing",
+    ),
     "folder for a checkpoint": (lambda run: (shutil.rmtree(run / STEP1), (run / STEP1).touch()), STEP1, "missing"),
     "torn log": (
         lambda run: edit(run / "log/events.jsonl", b'finished"', b'finished"\n'),

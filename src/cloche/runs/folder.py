@@ -139,13 +139,14 @@ class Run:
         return sum(logs.truncate(path, step, self._forget_anchors) for path in logs.paths(self.path / "log"))
 
     def anchor_logs(self) -> None:
-        """Writes into manifest.json how far each log has come, so that `verify` notices when any of that is lost."""
+        """Writes into manifest.json how far each log has come and which checkpoints there are, for `verify` to miss what is lost."""
         with self._locked():
-            manifest.set_anchors(self.path, logs.anchors(self.path / "log"))
+            names = [checkpoint.name for checkpoint in self.checkpoints()]
+            manifest.set_anchors(self.path, logs.anchors(self.path / "log"), names)
 
     def _forget_anchors(self) -> None:
         with self._locked():
-            manifest.set_anchors(self.path, {})
+            manifest.set_anchors(self.path, {}, [])
 
     # ---- checkpoints
 
@@ -182,8 +183,8 @@ class Run:
         with self.log("events") as log:
             event = {"kind": "removed", "checkpoint": checkpoint.name, "message": f"{checkpoint.name} was removed"}
             log.append({"step": checkpoint.step, "time": time, **event})
-        self.anchor_logs()
         remove_at_once(checkpoint.path)
+        self.anchor_logs()
 
     # ---- files
 

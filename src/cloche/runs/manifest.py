@@ -1,10 +1,10 @@
 """manifest.json: what every file of a run was written as, so that `verify` can tell whether it still is.
 
-The file in the root covers all that cloche writes outside `checkpoints/` and `log/`, and says how far each log had come when
-its writer last closed it:
+The file in the root covers all that cloche writes outside `checkpoints/` and `log/`, and says how far each log had come, and
+which checkpoints there were, when the trainer last ended:
 
     {"files": {"run.json": {"bytes": 512, "sha256": "..."}, ...}, "logs": {"metrics": {"records": 40, "chain": "..."}},
-     "sha256": of the manifest itself without this field}
+     "checkpoints": ["step-000000", ...], "sha256": of the manifest itself without this field}
 
 A write is announced before it happens: until the file has its name, its entry also says what was there before,
 {"bytes", "sha256", "was": {"bytes", "sha256"} or null}. So a kill at any moment leaves a file that is one of the two that its
@@ -73,22 +73,26 @@ class Manifest:
 
     files: dict[str, Entry | Pending] = field(default_factory=dict)
     logs: dict[str, Anchor] = field(default_factory=dict)
+    checkpoints: list[str] = field(default_factory=list)
 
     def render(self) -> bytes:
         files = {path: _entry_to_dict(self.files[path]) for path in sorted(self.files)}
         logs = {name: self.logs[name]._asdict() for name in sorted(self.logs)}
-        return sealed({"files": files, "logs": logs})
+        return sealed({"files": files, "logs": logs, "checkpoints": self.checkpoints})
 
     @classmethod
     def parse(cls, data: bytes) -> Manifest:
         """Raises ValueError for anything but the bytes that `render` gives."""
         document = unsealed(data)
-        if not isinstance(document.get("files"), dict) or set(document) != {"files", "logs"}:
-            raise ValueError("it does not list files and logs")
+        if not isinstance(document.get("files"), dict) or set(document) != {"files", "logs", "checkpoints"}:
+            raise ValueError("it does not list files, logs and checkpoints")
+        names = document["checkpoints"]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("checkpoints are names")
         if not all(map(is_inside, document["files"])):
             raise ValueError("it lists a file outside the run")
         files = {path: _parse_entry(value) for path, value in document["files"].items()}
-        return cls(files, parse_anchors(document["logs"]))
+        return cls(files, parse_anchors(document["logs"]), names)
 
     def current(self, path: str) -> Entry | None:
         """What a file was last known to be."""
@@ -199,11 +203,11 @@ def record(run: Path, entries: Mapping[str, Entry]) -> None:
         write_atomically(run / MANIFEST, manifest.render())
 
 
-def set_anchors(run: Path, anchors: Mapping[str, Anchor]) -> None:
-    """Says how far the logs have come, in place of what was said before."""
+def set_anchors(run: Path, anchors: Mapping[str, Anchor], checkpoints: list[str]) -> None:
+    """Says how far the logs have come and which checkpoints there are, in place of what was said before."""
     manifest = read(run)
-    if manifest is not None and manifest.logs != anchors:
-        manifest.logs = dict(anchors)
+    if manifest is not None and (manifest.logs, manifest.checkpoints) != (anchors, checkpoints):
+        manifest.logs, manifest.checkpoints = dict(anchors), checkpoints
         write_atomically(run / MANIFEST, manifest.render())
 
 

@@ -83,7 +83,7 @@ def _unlisted(tree: Tree, folder: str) -> dict[str, Expected]:
 
 
 def missing(tree: Tree, saved: Iterable[str]) -> Iterator[Problem]:
-    """Checkpoints that events.jsonl names and that are not there."""
+    """Checkpoints that were saved and are not there."""
     for name in saved:
         path = f"checkpoints/{name}"
         if step_of(name) is None or tree.hidden_by(path) or tree.kinds.get(path) == FOLDER:
@@ -91,8 +91,8 @@ def missing(tree: Tree, saved: Iterable[str]) -> Iterator[Problem]:
         if path in tree.kinds or not os.path.lexists(tree.root / path):
             yield Problem(
                 path,
-                "is missing: events.jsonl says that it was saved",
-                "restore it from a copy; Run.remove_checkpoint is how to remove one",
+                "is missing: it was saved, and not removed with Run.remove_checkpoint",
+                "restore it from a copy",
             )
 
 

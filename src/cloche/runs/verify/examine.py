@@ -127,8 +127,9 @@ class _Examination:
             yield from (problem for problem in found if problem is not None)
         if not self.tree.hidden_by("log/-"):
             yield from missing_logs(present, sources)
-        if self.tree.kinds.get("log/events.jsonl") == FILE:
-            yield from checkpoints.missing(self.tree, saved_checkpoints(self.run / "log/events.jsonl"))
+        saved, removed = saved_checkpoints(self.run / "log/events.jsonl")
+        listed = set(self.manifest.checkpoints) if self.manifest is not None else set()
+        yield from checkpoints.missing(self.tree, sorted(saved | listed - removed))
 
     # ---- files
 

@@ -114,9 +114,10 @@ def _is_being_written(path: Path) -> bool:
         return False
 
 
-def saved_checkpoints(events: Path) -> list[str]:
-    """The names of the checkpoints that events.jsonl says were written and not removed since."""
-    saved: dict[str, None] = {}
+def saved_checkpoints(events: Path) -> tuple[set[str], set[str]]:
+    """The names of the checkpoints that events.jsonl says were written and not removed since, and of those that were."""
+    saved: set[str] = set()
+    removed: set[str] = set()
     try:
         with opened(events) as file:
             for line in lines(file):
@@ -128,9 +129,11 @@ def saved_checkpoints(events: Path) -> list[str]:
                     continue
                 name = event.get("checkpoint")
                 if event.get("kind") == "checkpoint" and isinstance(name, str):
-                    saved[name] = None
+                    saved.add(name)
+                    removed.discard(name)
                 elif event.get("kind") == "removed" and isinstance(name, str):
-                    saved.pop(name, None)
+                    saved.discard(name)
+                    removed.add(name)
     except (Unreadable, OSError):
-        return []
-    return list(saved)
+        pass
+    return saved, removed
