@@ -139,7 +139,7 @@ class Run:
         return sum(logs.truncate(path, step, self._forget_anchors) for path in logs.paths(self.path / "log"))
 
     def anchor_logs(self) -> None:
-        """Writes into manifest.json how far each log has come and which checkpoints there are, for `verify` to miss what is lost."""
+        """Writes down how far each log has come and which checkpoints there are, for `verify` to miss what is lost."""
         with self._locked():
             names = [checkpoint.name for checkpoint in self.checkpoints()]
             manifest.set_anchors(self.path, logs.anchors(self.path / "log"), names)
