@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-import numba
+from cloche.sparse.compiled import kernel
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+@kernel(fastmath=True)
 def update_pairs(atoms, values, left, slots, starts):
     """Each atom and its amounts in turn: one step of the power method on what the other atoms leave of its signals.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-import numba
+from cloche.sparse.compiled import kernel
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+@kernel(fastmath=True)
 def accumulate(indices, values, x, products, targets):
     """products [N, N] += a a^T and targets [N, d] += a x^T over the signals x [n, d] with codes `indices`, `values` [n, k]."""
     slots, width = indices.shape[1], x.shape[1]
@@ -24,7 +24,7 @@ def accumulate(indices, values, x, products, targets):
                 target[c] += v * signal[c]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+@kernel(fastmath=True)
 def update_atoms(atoms, products, targets, least):
     """Each atom in turn to where |x - D a|^2, summed as the sums remember it, is least, and back to norm one.
 

@@ -3,9 +3,6 @@
 Minimises 1/2 |x - D a|^2 + penalty |a|_1 + ridge/2 |a|^2. Descent runs over a small working set of atoms (those in use and the
 worst violators: Johnson & Guestrin 2015); once the signs have settled, the amounts come from one linear system; all atoms are
 looked at only to measure the gap and to find the next violators.
-
-What other files use is inlined: numba's cache looks at one file a function, and functions of one name compiled from two states
-of the source must never meet in a process.
 """
 
 from __future__ import annotations
@@ -14,6 +11,8 @@ import math
 
 import numba
 import numpy as np
+
+from cloche.sparse.compiled import kernel
 
 EPOCHS = 200  # passes over a working set before all atoms are looked at again
 SETTLE = 3  # passes between attempts to solve for the amounts directly
@@ -61,7 +60,7 @@ def solve_positive(matrix, target, used, least):
     return True
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel()
 def _solve_directly(sub, q, amounts, held, penalty):
     """Given the signs, the amounts solve a linear system; taken over only where they keep those signs."""
     used = 0
@@ -85,7 +84,7 @@ def _solve_directly(sub, q, amounts, held, penalty):
     return True
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel()
 def _kept_out(sub, q, amounts, held, penalty, nonnegative, slack):
     """Do all unused atoms of the working set stay unused?"""
     for i in range(held):
@@ -98,7 +97,7 @@ def _kept_out(sub, q, amounts, held, penalty, nonnegative, slack):
     return True
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+@kernel(fastmath=True)
 def _descend(sub, q, amounts, held, penalty, nonnegative, slack):
     """Coordinate descent over the working set until no amount moves by more than `slack`, or solved directly."""
     c = q[:held].copy()  # what is left of each correlation
@@ -143,7 +142,7 @@ def _descend(sub, q, amounts, held, penalty, nonnegative, slack):
                         c[j] -= amounts[i] * row[j]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel()
 def duality_gap(energy, fitted, used_up, total, penalty, top):
     """The gap of amounts a, with c what they leave of the correlations q.
 
@@ -160,7 +159,7 @@ def duality_gap(energy, fitted, used_up, total, penalty, top):
     return 0.5 * residual + penalty * total - scale * along + 0.5 * scale * scale * residual
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel("lasso", seconds=5)
 def lasso_rows(x, gram, scores, penalties, ridge, nonnegative, gap, rounds, gaps):
     """Overwrites `scores` [n, N] = x D^T with the amounts at `penalties` [n], `gaps` [n] with duality gaps over |x|^2."""
     size = gram.shape[0]
@@ -210,7 +209,7 @@ def lasso_rows(x, gram, scores, penalties, ridge, nonnegative, gap, rounds, gaps
             scores[s, n] = a_all[n]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel()
 def _next_working_set(left, a_all, work, amounts, held, penalty, nonnegative):
     """The atoms in use, and the worst of those that ought to be: (atoms, how many, how many are new)."""
     used = 0

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
+
+from cloche.sparse.compiled import kernel
 
 DEPENDENT = 1e-13  # squared distance of an atom from the span of others that counts as none
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+@kernel(fastmath=True)
 def _combine(out, gram, chosen, weights, used):
     """out = the chosen rows of the Gram times their weights."""
     out[:] = 0
@@ -25,7 +26,7 @@ def _combine(out, gram, chosen, weights, used):
             out[n] += weight * row[n]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel()
 def _append(factor, gram, chosen, used):
     """Adds the row of chosen[used] to the Cholesky factor; False where that atom lies in the span of those before it."""
     if used == len(factor):
@@ -43,7 +44,7 @@ def _append(factor, gram, chosen, used):
     return True
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel()
 def _direction(factor, signs, used, direction):
     """How the amounts move as the penalty falls by one."""
     for j in range(used):
@@ -57,7 +58,7 @@ def _direction(factor, signs, used, direction):
         direction[j] /= factor[j, j]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel()
 def _next_to_join(c, pull, level, barred, nonnegative):
     """(how far the penalty falls before an atom joins, that atom or -1)."""
     nearest, atom = math.inf, -1
@@ -75,7 +76,7 @@ def _next_to_join(c, pull, level, barred, nonnegative):
     return nearest, atom
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel()
 def _reach(energy_left, slope, curve, target):
     """The fall at which the residual's energy, energy_left - 2 slope t + curve t^2, is down to `target`; inf if never."""
     if target <= 0:
@@ -86,7 +87,7 @@ def _reach(energy_left, slope, curve, target):
     return (slope - math.sqrt(inner)) / curve
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel("LARS path", seconds=4)
 def homotopy(q, energy, gram, rank, penalty, target, nonnegative, most, a, slopes, knots):
     """Walks one signal's path from q = D^T x [N] down to `penalty`, or to a residual of energy `target`.
 
@@ -162,7 +163,7 @@ def homotopy(q, energy, gram, rank, penalty, target, nonnegative, most, a, slope
     return -1
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel("LARS", seconds=4)
 def homotopy_rows(x, gram, scores, penalty, residual, nonnegative, most, slopes):
     """Overwrites `scores` [n, N] with the amounts at the end of each path and fills `slopes` [n, N]."""
     a, none = np.empty(gram.shape[0]), np.empty((0, 1 + gram.shape[0]))

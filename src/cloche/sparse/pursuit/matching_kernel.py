@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 
+from cloche.sparse.compiled import kernel
 from cloche.sparse.pursuit.omp_kernel import LANES, strongest
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+@kernel(fastmath=True)
 def _move(alpha, row, amount):
     for n in range(len(alpha)):
         alpha[n] -= amount * row[n]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel()
 def residual_energy(signal, atoms, amounts):
     """The squared norm of what the amounts [N] leave of the signal, in double precision."""
     left = signal.astype(np.float64)
@@ -30,7 +30,7 @@ def residual_energy(signal, atoms, amounts):
     return total
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel("matching pursuit", seconds=1)
 def matching_rows(x, atoms, gram, scores, bits, mask, steps, tolerance, floor, silence, doubtful):
     """Overwrites `scores` [n, N] = x D^T with the amounts; `bits` and `mask` as in `omp_rows`.
 

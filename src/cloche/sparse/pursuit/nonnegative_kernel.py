@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 
+from cloche.sparse.compiled import kernel
 from cloche.sparse.pursuit.descent_kernel import solve_positive, subtract_rows
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel()
 def _fit(gram, q, chosen, amounts, used, doubt):
     """Least squares over the chosen atoms without negative amounts (Lawson & Hanson 1974); returns how many stay, or -1.
 
@@ -41,7 +41,7 @@ def _fit(gram, q, chosen, amounts, used, doubt):
     return 0
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel()
 def _left(signal, atoms, chosen, amounts, used):
     left = signal.astype(np.float64)
     for i in range(used):
@@ -50,7 +50,7 @@ def _left(signal, atoms, chosen, amounts, used):
     return np.sum(left * left)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel("non-negative OMP", seconds=4)
 def nonnegative_rows(x, atoms, gram, scores, k, tolerance, floor, doubt, silence, doubtful):
     """Overwrites `scores` [n, N] = x D^T with the amounts. Signals end, or are doubtful, by the rules of `omp_rows`, on
     positive correlations."""

@@ -3,9 +3,6 @@
 With q_j the orthonormalised chosen atoms, row j of `basis` holds D^T q_j, the products of all atoms with q_j. It comes from
 one row of the Gram and the earlier rows of the basis, and these rows hold the Cholesky factor too: L[j, i] = basis[i, chosen
 j]. So a step needs no triangular solve, and the signal itself is read only where its residual must be exact.
-
-What other files use is inlined: numba's cache looks at one file a function, and functions of one name compiled from two states
-of the source must never meet in a process.
 """
 
 from __future__ import annotations
@@ -15,6 +12,8 @@ import math
 import numba
 import numpy as np
 
+from cloche.sparse.compiled import kernel
+
 SPAN = 1024  # atoms updated at once: what is written stays in the first cache
 LANES = (
     64  # atoms n, n + LANES, n + 2 LANES, ... have one largest correlation: found without leaving the registers' lanes
@@ -22,7 +21,7 @@ LANES = (
 UNROLL = 8  # rows of the basis read for each write
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+@kernel(fastmath=True)
 def _block_update(basis, j, row, weights, scale, step, alpha, start, stop):
     """Fills basis[j, start:stop] and moves alpha[start:stop] along it. The last row of the basis is zero.
 
@@ -90,7 +89,7 @@ def strongest(bits, mask, tops):
     return place
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel()
 def _solve(factor, targets, used, values):
     """Solves factor^T values = targets by back substitution."""
     for i in range(used - 1, -1, -1):
@@ -100,7 +99,7 @@ def _solve(factor, targets, used, values):
         values[i] = total / factor[i, i]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel()
 def _residual(signal, atoms, chosen, values, used, left):
     """The squared norm of what `used` atoms leave of the signal, computed from the signal itself."""
     for c in range(len(signal)):
@@ -114,7 +113,7 @@ def _residual(signal, atoms, chosen, values, used, left):
     return total
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel("OMP", seconds=3)
 def omp_rows(x, atoms, gram, scores, bits, mask, k, tolerance, floor, doubt, silence, indices, values, doubtful):
     """Codes of the signals x [n, d] into `indices` and `values` [n, k]; `scores` [n, N] = x D^T is overwritten.
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 
+from cloche.sparse.compiled import kernel
 from cloche.sparse.pursuit.descent_kernel import solve_positive, subtract_rows
 
 SHRINK = 0.01  # c of Blumensath & Davies 2010: how far beneath its bound a step must stay
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel()
 def _along(gram, chosen, amounts, used):
     """a^T G a: the squared norm of the signal that these amounts stand for."""
     total = 0.0
@@ -22,7 +22,7 @@ def _along(gram, chosen, amounts, used):
     return total
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel()
 def _keep(values, k, chosen, amounts):
     """The k largest magnitudes of `values` [N], in the order of their atoms; returns how many are not zero."""
     size = np.abs(values)
@@ -39,7 +39,7 @@ def _keep(values, k, chosen, amounts):
     return used
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel()
 def _change(gram, chosen, amounts, used, others, other_amounts, other_used):
     """(squared norm of the difference of two codes, squared norm of the difference of their signals)."""
     both, steps = np.empty(used + other_used, np.int64), np.empty(used + other_used)
@@ -60,7 +60,7 @@ def _change(gram, chosen, amounts, used, others, other_amounts, other_used):
     return np.sum(steps[:total] * steps[:total]), _along(gram, both, steps, total)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel()
 def _refit(gram, q, chosen, amounts, used, doubt):
     """Puts the least-squares amounts on the chosen atoms; False, and nothing put, where those are too nearly dependent."""
     matrix, target = np.empty((used, used)), np.empty(used)
@@ -74,7 +74,7 @@ def _refit(gram, q, chosen, amounts, used, doubt):
     return True
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel()
 def _product(q, chosen, amounts, used):
     """a^T q: for least-squares amounts, the energy they explain."""
     total = 0.0
@@ -83,7 +83,7 @@ def _product(q, chosen, amounts, used):
     return total
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel()
 def _move(trial, left, step, chosen, amounts, used):
     """trial = a + step * left."""
     for n in range(len(trial)):
@@ -92,7 +92,7 @@ def _move(trial, left, step, chosen, amounts, used):
         trial[chosen[i]] += amounts[i]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel("hard thresholding", seconds=7)
 def thresholding_rows(gram, scores, k, steps, tolerance, refit, doubt, doubtful):
     """Overwrites `scores` [n, N] = x D^T with the amounts; `refit` makes it hard-thresholding pursuit.
 
