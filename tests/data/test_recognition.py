@@ -92,12 +92,15 @@ def test_json_without_records_is_text_where_it_is_named_and_left_out_where_it_is
     settings = json.dumps({"name": "x", "list": [1, 2]}, indent=2)
     (tmp_path / "a.json").write_text(settings)
     (tmp_path / "b.json").write_text("[1, 2, 3]")
+    (tmp_path / "c.json").write_text('{"name": "x"}')
     (tmp_path / "c.txt").write_text("words")
     report = Report()
     assert read(tmp_path, report=report) == ["words"]
-    assert report.skipped == {"JSON without records": 2} and report.files == 1 and report.size == 5
+    assert report.skipped == {"JSON without records": 3} and report.files == 1 and report.size == 5
     report = Report()
     assert read(tmp_path / "a.json", report=report) == [settings] and report.formats == {"JSON as text": 1}
+    refused("its fields are name", tmp_path / "c.json")
+    (tmp_path / "c.json").unlink()
     assert read(tmp_path, glob="*.json") == [settings, "[1, 2, 3]"]
     refused("neither lines nor an array of objects, so it has no field 'story'", tmp_path / "a.json", field="story")
     (tmp_path / "c.txt").unlink()
@@ -162,6 +165,16 @@ def test_a_little_invalid_utf8_is_replaced_and_a_cut_end_is_not_held_against_a_f
         (tmp_path / "a.txt").write_bytes(data)
         assert read(tmp_path / "a.txt", report=report) == [text]
     assert report.invalid_utf8 == 2
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize(
+    "text", ["все счастливые семьи похожи\n", "中文 字符\n", "ไทย ไทย\n", "Hi", "a\tb\r\n", "\U0001f409 \U0001f409"]
+)
+def test_wide_characters_without_a_mark_show_by_their_nuls(tmp_path, encoding: str, text: str):
+    for times in (1, 700):
+        (tmp_path / "a.txt").write_bytes((text * times).encode(encoding))
+        assert read(tmp_path / "a.txt") == [text * times]
 
 
 def test_a_lone_surrogate_in_utf16_is_replaced_and_counted(tmp_path):

@@ -73,8 +73,8 @@ def recognised(head: bytes) -> str | None:
     if _is_utf8(head) and controls.mean() < 0.02:
         return None  # a few NULs in ordinary text
     shares = {encoding: share for encoding in WIDE if (share := _share_of_text(head, encoding)) is not None}
-    best = max(shares, key=lambda encoding: shares[encoding], default=None)
-    return best if best is not None and shares[best] >= 0.98 else None
+    fit = [encoding for encoding, (text, _) in shares.items() if text >= 0.98]
+    return max(fit, key=lambda encoding: shares[encoding][1], default=None)  # the wrong order of bytes has no spaces
 
 
 def _is_utf8(head: bytes) -> bool:
@@ -85,8 +85,8 @@ def _is_utf8(head: bytes) -> bool:
     return True
 
 
-def _share_of_text(head: bytes, encoding: str) -> float | None:
-    """The share of characters that text may hold, NULs none of them; None where the bytes are not of the encoding at all."""
+def _share_of_text(head: bytes, encoding: str) -> tuple[float, float] | None:
+    """The shares of characters that text may hold, NULs none of them, and of ASCII; None for bytes of no such encoding."""
     try:
         text, _ = codecs.getdecoder(encoding)(head[: len(head) // 4 * 4 or len(head) // 2 * 2], "strict")
     except UnicodeDecodeError as error:
@@ -96,7 +96,7 @@ def _share_of_text(head: bytes, encoding: str) -> float | None:
     if not text:
         return None
     good = sum(c in "\t\n\r\f\ufeff" or unicodedata.category(c) not in NO_CHARACTERS for c in text)
-    return good / len(text)
+    return good / len(text), sum(map(str.isascii, text)) / len(text)
 
 
 def is_utf8_throughout(stream: BinaryIO) -> bool:

@@ -83,6 +83,8 @@ def _kind(source: Source, field: str, encoding: str) -> str:
         first = _line(stream)
         if first[:1] == b"{" and (record := _object(first)) is not None:
             second = _line(stream)
+            if not second and field not in record and source.suffix == ".json" and not source.asked_for:
+                return "json"  # settings on one line, found in a folder
             if source.suffix in (*LINES, ".json") or not second or _object(second) is not None:
                 return "lines"
             return "text"
