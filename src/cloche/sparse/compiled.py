@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numba
-from numba.core import config, event
+from numba.core import event
 from numba.core.caching import FunctionCache
 
 from cloche.files import cache_folder
+
+config: Any = numba.config  # its names are made while it runs
 
 _told: dict[Callable[..., Any], tuple[str, float]] = {}  # what is said of the kernels that Python calls
 
