@@ -15,6 +15,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:  # while the commands were still being imported, or while an error was being reported
         print("Stopped.", file=sys.stderr)
         sys.exit(130)
+    finally:
+        # CPython remembers a Ctrl-C that fell into an exec, as libraries use it in their imports, and then ends by the signal
+        # instead of the exit code, although it was caught. An exec that succeeds makes it forget.
+        exec("")
 
 
 __all__ = ["main"]

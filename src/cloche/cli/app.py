@@ -13,7 +13,7 @@ import typer
 from cloche import __version__
 from cloche.cli.demo import demo
 from cloche.cli.doctor import doctor
-from cloche.cli.errors import INTERRUPTED, report
+from cloche.cli.errors import INTERRUPTED, Stopped, noting_interrupts, report
 from cloche.cli.generate import generate
 from cloche.cli.grow import pretrain, resume
 from cloche.cli.open import open_microscope
@@ -23,6 +23,7 @@ from cloche.cli.sindy import sindy
 from cloche.cli.sparse import sparse
 from cloche.cli.streams import discard_output, flush_output, prepare_streams
 from cloche.cli.verify import verify
+from cloche.errors import ClocheError
 
 # Rich help and pretty exceptions cost more start-up time than everything else together.
 app = typer.Typer(
@@ -97,13 +98,14 @@ def words(argv: Sequence[str]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The `cloche` command: runs one and exits; 0 done, 1 failed, 2 misused, 130 interrupted."""
-    argv = sys.argv[1:] if argv is None else argv
+    argv, interrupts = sys.argv[1:] if argv is None else argv, list[int]()
     # Read when torch is imported. Threads that spin long at a barrier starve the one they wait for when another process runs
     # beside: training steps then took ten times as long. Spinning briefly, then sleeping, costs nothing alone (docs/log.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     prepare_streams()
     try:
-        code = app(words(argv), prog_name="cloche", standalone_mode=False)
+        with noting_interrupts() as interrupts:
+            code = app(words(argv), prog_name="cloche", standalone_mode=False)
         flush_output()
         if code == INTERRUPTED:  # how typer hands on a Ctrl-C that no command answered
             raise KeyboardInterrupt
@@ -114,6 +116,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # some libraries raise beside Exception
+        if interrupts and not isinstance(error, ClocheError | Stopped):
+            error = KeyboardInterrupt()  # whatever a library made of it
         code = report(error, debug="--debug" in argv, as_json="--json" in _before_dashes(argv))
         with suppress(OSError):
             flush_output()

@@ -9,10 +9,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from cloche.errors import ClocheError
@@ -84,6 +87,26 @@ def resumable(run: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         raise Stopped(f"Stopped; go on with: cloche resume {run}") from error
+
+
+@contextmanager
+def noting_interrupts() -> Iterator[list[int]]:
+    """Yields a list that grows with each Ctrl-C, which raises KeyboardInterrupt as ever; one that is ignored stays so."""
+    noted: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+        raise KeyboardInterrupt
+
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield noted
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def sentence_and_code(error: BaseException) -> tuple[str, int]:

@@ -174,6 +174,9 @@ def prepare(run: Run, recipe: Recipe, screen: Screen) -> None:
     also = f" ({', '.join(f'{count:,} as {form}' for form, count in forms.items())})" if forms else ""
     screen.say(f"read {sources['files']:,} files{also}: {sides}")
     screen.say(f"held out for validation: {sources['split']}")
+    if recipe.tokenizer.path is None and data["vocab"] < recipe.tokenizer.vocab:
+        asked = f"{recipe.tokenizer.vocab:,} were asked for"
+        screen.say(f"the tokenizer has {data['vocab']:,} tokens, where {asked}: the text has no more to merge")
     if sources.get("invalid_utf8"):
         screen.say(f"{sources['invalid_utf8']:,} invalid UTF-8 sequences were replaced; data/data.json names the files")
 
