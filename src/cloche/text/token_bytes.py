@@ -96,6 +96,16 @@ def _put_added_words(tokenizer_json: dict[str, Any], table: list[bytes], encode:
         table[i] = _with_swallowed(i, content, table, encode)
 
 
+def spaced_after(added: dict[int, str], table: list[bytes], encode: Ids) -> frozenset[int]:
+    """The added words after which the file puts a space of its own, as Llama 2's does before each stretch of text."""
+    found = set()
+    for i, content in added.items():
+        ids = encode(f"a {content} a")
+        if ids.count(i) == 1 and b"".join(table[each] for each in ids[ids.index(i) + 1 :]).startswith(b"  "):
+            found.add(i)
+    return frozenset(found)
+
+
 def _is_made(i: int, meaning: bytes, encode: Ids) -> bool:
     """Whether the model makes this token of the text that its entry in the vocabulary means."""
     try:

@@ -14,7 +14,7 @@ import numpy as np
 from cloche.errors import ClocheError
 from cloche.files import write_atomically
 from cloche.text import checked
-from cloche.text.token_bytes import dropped_spaces, joins_bytes, keeps_bytes, token_bytes, word_ending
+from cloche.text.token_bytes import dropped_spaces, joins_bytes, keeps_bytes, spaced_after, token_bytes, word_ending
 
 END_NAMES = (
     "<|endoftext|>",
@@ -112,7 +112,7 @@ class Tokenizer:
         ids = self._checked(ids)
         if not self._joins_bytes:
             return self._ask_decoder(ids)
-        data = b"".join(self._bytes[i] for i in ids)
+        data = b"".join(self._joined(ids))
         first = next((i for i in ids if self._bytes[i]), None)
         drop = max(dropped_spaces(self._json), int(first in self._swallowing))
         while drop and data.startswith(b" "):
@@ -126,10 +126,10 @@ class Tokenizer:
         """
         decoder, made, sent = codecs.getincrementaldecoder("utf-8")("replace"), [], ""
         for token in tokens:
+            made.append(token)
             if self._joins_bytes:
-                new = decoder.decode(self._bytes[self._checked([token])[0]])
+                new = decoder.decode(list(self._joined(self._checked(made[-2:])))[-1])
             else:
-                made.append(token)
                 whole = self.decode(made)
                 new = whole[len(sent) :] if whole.startswith(sent) else ""
                 sent += new
@@ -150,7 +150,16 @@ class Tokenizer:
         """
         if not self._joins_bytes:
             return self.decode(ids).encode()
-        return b"".join(self._bytes[i] for i in self._checked(ids))
+        return b"".join(self._joined(self._checked(ids)))
+
+    def _joined(self, ids: list[int]) -> Iterator[bytes]:
+        """The bytes of each id; without the space that the file itself puts after an added word."""
+        before = None
+        for i in ids:
+            data = self._bytes[i]
+            inserted = before in self._spaced_after and i not in self._added and data.startswith(b" ")
+            yield data[1:] if inserted else data
+            before = i
 
     def show(self, i: int) -> str:
         """One token for display: space ·, line end ↵, tab →, other control characters \\x0c, lone bytes <0xE2>."""
@@ -166,8 +175,8 @@ class Tokenizer:
 
         Over the ids of a text they sum to its UTF-8 bytes. A file that rewrites text before encoding counts the text as
         rewritten: SentencePiece-like ones put one space before each text, so theirs sum to one more. An added word that takes
-        the spaces beside it along (lstrip, rstrip) counts as one space on that side, however many there were. ClocheError for
-        a tokenizer that loses characters (WordPiece).
+        the spaces beside it along (lstrip, rstrip) counts as one space on that side, however many there were; one after which
+        the file puts a space of its own counts one byte less. ClocheError for a tokenizer that loses characters (WordPiece).
         """
         if not self._keeps_bytes:
             raise ClocheError(
@@ -175,6 +184,7 @@ class Tokenizer:
                 "tokens have no exact number of bytes; use a byte-level or byte-fallback tokenizer."
             )
         lengths = np.array([len(data) for data in self._bytes], dtype=np.int32)
+        lengths[list(self._spaced_after)] -= 1  # the space that comes next is none of the text's
         lengths.flags.writeable = False
         return lengths
 
@@ -202,6 +212,12 @@ class Tokenizer:
         return frozenset(
             i for i, word in self._added.items() if self._bytes[i].startswith(b" ") and not word.startswith(" ")
         )
+
+    @cached_property
+    def _spaced_after(self) -> frozenset[int]:
+        if not (self._added and self._joins_bytes and dropped_spaces(self._json)):
+            return frozenset()
+        return spaced_after(self._added, self._bytes, lambda text: self.encode(text, special=False))
 
     @cached_property
     def _bytes(self) -> list[bytes]:
