@@ -119,3 +119,10 @@ def test_limited_validation_is_spread_and_never_overlaps():
     assert targets[0] == 0 and targets[-1] > 950
     assert sum(size for _, size in found) == byte_lengths[targets].sum()
     assert sum(x.size for x, _ in packed(1009).validation_windows(10, byte_lengths, limit=10**9)) == 100 * 11
+
+
+def test_tokens_and_batches_say_what_they_are():
+    batches = Batches(packed(1003), 10, 7, seed=3)
+    batches.next()
+    assert repr(packed(1003)) == "PackedTokens(1,003 tokens, 2,006 bytes, 1 documents)"
+    assert repr(batches) == "Batches(7 windows of 10 tokens, 100 windows per epoch, seed 3, step 1)"
