@@ -202,6 +202,7 @@ def test_a_finished_run_can_be_looked_into_later(call: Call, grown: Path, tmp_pa
     assert weights(copy) == weights(grown)
 
 
+@pytest.mark.slow
 def test_a_short_run_leaves_a_report_unless_told_not_to(call: Call, tmp_path: Path, text: Path) -> None:
     """Without a word about it, a dictionary, a lens and the page; what a kill during that stage took is made by resume."""
     unsaid = [word for word in TINY if "look" not in word]

@@ -100,8 +100,9 @@ def test_a_reader_that_has_had_enough_hears_no_complaint(tmp_path: Path) -> None
 
 
 def test_an_interrupted_course_says_how_to_go_on() -> None:
-    with pytest.raises(Stopped, match="cloche resume runs/x"), resumable(Path("runs/x")):
-        raise KeyboardInterrupt
+    for end in (KeyboardInterrupt, BrokenPipeError):
+        with pytest.raises(Stopped, match="cloche resume runs/x"), resumable(Path("runs/x")):
+            raise end
 
 
 def test_verify_tells_and_fails(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

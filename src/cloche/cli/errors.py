@@ -82,11 +82,13 @@ class Stopped(Exception):
 
 @contextmanager
 def resumable(run: Path) -> Iterator[None]:
-    """Turns Ctrl-C into the sentence that says how to go on."""
+    """Turns Ctrl-C, and the end of whoever reads the output, into the sentence that says how to go on."""
     try:
         yield
     except KeyboardInterrupt as error:
         raise Stopped(f"Stopped; go on with: cloche resume {run}") from error
+    except BrokenPipeError as error:
+        raise Stopped(f"Stopped, for nobody reads the output any more; go on with: cloche resume {run}") from error
 
 
 @contextmanager
