@@ -1,5 +1,6 @@
 import io
 
+import pytest
 from rich.console import Console
 
 from cloche.cli.progress import Screen
@@ -56,3 +57,15 @@ def test_a_bar_tells_its_stage() -> None:
     with made.bar("packing") as update:
         update(1, 2, "1 MB")
     assert out.getvalue() == "packing …\n"
+
+
+def test_a_reader_that_is_gone_is_an_error_and_not_an_exit() -> None:
+    made = Screen()
+
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    made.console.file = Gone()
+    with pytest.raises(BrokenPipeError):
+        made.say("hello")

@@ -17,11 +17,17 @@ SAMPLE_WIDTH = 240  # characters of a sample that are shown
 TOLD = ("spike", "nonfinite", "stopped", "finished", "resume", "log")  # events that are told; the log holds all
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich would end the process without a word."""
+        raise BrokenPipeError
+
+
 class Screen:
     """Where progress goes. `stderr` keeps stdout free for what a program reads."""
 
     def __init__(self, stderr: bool = False) -> None:
-        self.console = Console(stderr=stderr, highlight=False, markup=False, soft_wrap=True)
+        self.console = _Console(stderr=stderr, highlight=False, markup=False, soft_wrap=True)
         self.live = self.console.is_terminal and not self.console.is_dumb_terminal
 
     def say(self, text: str, style: str = "") -> None:

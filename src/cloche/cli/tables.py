@@ -148,13 +148,15 @@ def _text(path: Path) -> str:
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
     if encoding == "utf-8" and b"\0" in data[:4096]:
         encoding = "utf-16-le" if data[1:2] == b"\0" else "utf-16-be"
+    foreign = False
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError:
-        text = "\0" if encoding != "utf-8" else data.decode("latin-1")
-        print(f"{path} is not UTF-8 and is read as Latin-1.", file=sys.stderr)
+        text, foreign = "\0" if encoding != "utf-8" else data.decode("latin-1"), True
     if any(ord(c) < 32 and c not in "\t\n\r\x0c\x0b\x1c\x1d\x1e" for c in set(text)):
         raise ClocheError(f"{path} is not a table of text: save it as CSV in UTF-8.")
+    if foreign:
+        print(f"{path} is not UTF-8 and is read as Latin-1.", file=sys.stderr)
     return text
 
 
