@@ -29,6 +29,10 @@ class Code:
                 f"{list(self.values.shape)}: give each signal as many indices as values."
             )
 
+    def __repr__(self) -> str:
+        l0 = f", {float(self.active.double().mean()):.3g} used on average" if len(self) else ""
+        return f"Code({len(self):,} signals over {self.size:,} atoms, at most {self.k:,} each{l0})"
+
     def __len__(self) -> int:
         return self.indices.shape[0]
 

@@ -27,6 +27,13 @@ class Report:
     counts: Tensor  # [N] signals that used each atom
     cosine: float | None  # mean max cosine to the planted atoms, where they were given
 
+    def __repr__(self) -> str:
+        cosine = "" if self.cosine is None else f", cosine {self.cosine:.3f}"
+        return (
+            f"Report({self.signals:,} signals, FVU {self.fvu:.3g}, L0 {self.l0:.3g}, "
+            f"{self.dead_share:.1%} of {len(self.counts):,} atoms unused{cosine})"
+        )
+
     @property
     def density(self) -> Tensor:
         """[N] share of the signals that use each atom."""

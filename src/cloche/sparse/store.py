@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from cloche.errors import ClocheError
 from cloche.files import sha256_of, writing_folder
+from cloche.sparse.opened import opened_json, opened_safetensors
 
 WEIGHTS, CARD = "dictionary.safetensors", "dictionary.json"
 
@@ -38,14 +38,9 @@ def read_card(folder: Path) -> dict[str, Any]:
                 "folder of a complete one."
             )
     path = folder / CARD
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ClocheError(
-            f"{path} is not readable as JSON ({error}): it is half-written; train the dictionary again."
-        ) from error
+    card = opened_json(path)
     need(card, ("format", "kind", "sha256"), path)
-    return dict(card)
+    return card
 
 
 def need(card: Any, wanted: Iterable[str], path: Path) -> None:
@@ -64,7 +59,4 @@ def read_weights(folder: Path, card: dict[str, Any]) -> dict[str, Tensor]:
             f"{folder / WEIGHTS} is not the file {CARD} describes (its sha256 differs): it is half-written or damaged; "
             "train the dictionary again."
         )
-    try:
-        return load_file(folder / WEIGHTS)
-    except (SafetensorError, OSError) as error:
-        raise ClocheError(f"{folder / WEIGHTS} cannot be read ({error}): train the dictionary again.") from error
+    return opened_safetensors(folder / WEIGHTS)

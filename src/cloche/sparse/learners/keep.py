@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cloche.files import refuse_existing
 from cloche.sparse.dictionary import Dictionary
+from cloche.sparse.opened import count, counts, flag, real, text
 from cloche.sparse.saes.exchange import foreign_reader
 from cloche.sparse.saes.files import load_sae
 from cloche.sparse.store import CARD, WEIGHTS, need, read_card, read_weights, write_folder
@@ -51,6 +52,9 @@ def load_dictionary(folder: str | Path) -> tuple[Dictionary, Card]:
     need(stated, (field.name for field in fields(Card)), folder / CARD)
     tensors = read_weights(folder, stated)
     need(tensors, ["atoms"], folder / WEIGHTS)
-    dictionary = Dictionary(tensors["atoms"], tensors.get("bias"))
-    given = {field.name: stated[field.name] for field in fields(Card)}
-    return dictionary, Card(**given | {"sides": tuple(given["sides"])})
+    for name, tensor in tensors.items():
+        real(name, tensor, folder / WEIGHTS)
+    dictionary, path = Dictionary(tensors["atoms"], tensors.get("bias")), folder / CARD
+    numbers = {key: count(stated, key, path, least=0) for key in ("k", "signals")}
+    level, method = flag(stated, "level", path), text(stated, "method", path) or ""
+    return dictionary, Card(counts(stated, "sides", path), level, method, **numbers)

@@ -47,6 +47,9 @@ class Pursued:
     pursuit: Pursuit
     dictionary: Dictionary
 
+    def __repr__(self) -> str:
+        return f"{self.pursuit} over {self.dictionary}"
+
     def encode(self, x: Tensor) -> Code:
         return self.pursuit.encode(x, self.dictionary)
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cloche.errors import ClocheError
+from cloche.errors import ClocheError, shown
+from cloche.sparse.opened import count, counts, flag, number, real, shown_all, text
 from cloche.sparse.saes.exchange import foreign_reader
-from cloche.sparse.saes.kinds import KINDS, kind_of, settings_of
+from cloche.sparse.saes.kinds import KINDS, Kind, kind_of, settings_of
 from cloche.sparse.saes.module import SAE, Wiring
 from cloche.sparse.saes.provenance import Provenance
 from cloche.sparse.store import CARD, WEIGHTS, need, read_card, read_weights, write_folder
@@ -41,29 +42,66 @@ def load_sae(folder: str | Path) -> SAE:
     folder = Path(folder)
     if not (folder / CARD).exists() and (read_foreign := foreign_reader(folder)):
         return read_foreign(folder)
-    card = _checked(read_card(folder), folder / CARD)
+    path = folder / CARD
+    card = read_card(folder)
+    wiring, kind = _wiring(card, path), _kind(card, path)
+    features, l0 = count(card, "features", path), number(card, "l0", path)
+    origin = Provenance(text(card, "site", path), text(card, "checkpoint", path), count(card, "tokens", path, least=0))
+    kind.check(features, l0)
     weights = read_weights(folder, card)
-    origin = Provenance(card["site"], card["checkpoint"], card["tokens"])
-    wired = card["wiring"]
-    wiring = Wiring(tuple(wired["reads"]), wired["writes"] and tuple(wired["writes"]), wired["skip"])
-    sae = SAE(wiring, card["features"], card["l0"], kind_of(card["kind"], card["settings"]), trained_on=origin)
-    sae.gain = torch.ones(sae.features) if "gain" in weights else None
+    sides = {"encoder": (features, sum(wiring.reads)), "decoder": (features, sum(wiring.writes or wiring.reads))}
+    stated = {name: tuple(weights[name].shape) == shape for name, shape in sides.items() if name in weights}
+    if len(stated) < len(sides) or not all(stated.values()) or card["width"] != sides["decoder"][1]:
+        raise _differ(folder, card)  # before anything is built: what is stated may be of any size
+    sae = SAE(wiring, features, l0, kind, trained_on=origin)
+    sae.gain = torch.ones(features) if "gain" in weights else None
     expected = {name: tensor.shape for name, tensor in sae.state_dict().items()}
-    if {name: tensor.shape for name, tensor in weights.items()} != expected or card["width"] != sae.width:
-        raise ClocheError(
-            f"The weights in {folder / WEIGHTS} do not have the shapes {CARD} states (width {card['width']}, "
-            f"{card['features']} features): restore both files of one dictionary."
-        )
+    if {name: tensor.shape for name, tensor in weights.items()} != expected:
+        raise _differ(folder, card)
+    for name, tensor in weights.items():
+        real(name, tensor, folder / WEIGHTS)
+    for name in ("scale", "write_scale", "own.window"):
+        if name in weights and not float(weights[name].float().min()) >= 1e-12:
+            raise ClocheError(f"{name} in {folder / WEIGHTS} is not above zero: take an earlier checkpoint of it.")
     sae.load_state_dict(weights)
     return sae
 
 
-def _checked(card: dict[str, Any], path: Path) -> dict[str, Any]:
-    """A card that describes an autoencoder this version reads."""
-    if card["format"] != 1 or card["kind"] not in KINDS:
+def _differ(folder: Path, card: dict[str, Any]) -> ClocheError:
+    return ClocheError(
+        f"The weights in {folder / WEIGHTS} do not have the shapes {CARD} states (width {shown(card['width'])}, "
+        f"{shown(card['features'])} features): restore both files of one dictionary."
+    )
+
+
+def _kind(card: dict[str, Any], path: Path) -> Kind:
+    """The kind that a card states, of those that this version reads."""
+    name, version, settings = card["kind"], card["format"], card.get("settings")
+    if not isinstance(name, str) or name not in KINDS or version != 1:
         raise ClocheError(
-            f"{path} describes a {card['kind']} of format {card['format']}, but this cloche reads "
-            f"{', '.join(KINDS)} of format 1: use the version that wrote it."
+            f"{path} describes a {name if isinstance(name, str) and len(name) < 60 else shown(name)} of format "
+            f"{shown(version)}, but this cloche reads {', '.join(KINDS)} of format 1: use the version that wrote it."
         )
     need(card, ("settings", "l0", "site", "checkpoint", "tokens", "wiring", "width", "features"), path)
-    return card
+    known = {field.name for field in fields(KINDS[name])}
+    if not isinstance(settings, dict) or not set(settings) <= known:
+        raise ClocheError(
+            f"{path} states settings as {shown(settings)}, but a {name} has {shown_all(sorted(known))}: use the version "
+            "that wrote it."
+        )
+    found: dict[str, Any] = {"nested": counts({"nested": settings.get("nested", [])}, "nested", path)}
+    for key in set(settings) - {"nested"}:
+        found[key] = number(settings, key, path)
+        if not 1e-9 <= found[key] <= 1e9:
+            raise ClocheError(
+                f"{path} states {key} as {shown(found[key])}, which is out of all proportion: restore it."
+            )
+    return kind_of(name, found)
+
+
+def _wiring(card: dict[str, Any], path: Path) -> Wiring:
+    need(card, ("wiring",), path)
+    wired = card["wiring"]
+    need(wired, ("reads", "writes", "skip"), path)
+    writes = None if wired["writes"] is None else counts(wired, "writes", path)
+    return Wiring(counts(wired, "reads", path), writes, flag(wired, "skip", path))

@@ -112,6 +112,15 @@ class SAE(nn.Module):
             self.register_buffer("read_centre", torch.zeros(reads))
             self.register_buffer("write_scale", _one_each(self.wiring.writes or ()))
 
+    def __repr__(self) -> str:
+        reads, writes = " + ".join(map(str, self.wiring.reads)), " + ".join(map(str, self.wiring.writes or ()))
+        sites = f"of width {reads}" + (f" to {writes}" if writes else "") + (" with a skip" if self.wiring.skip else "")
+        site = f", trained on {self.trained_on.site}" if self.trained_on.site else ""
+        return (
+            f"SAE({self.kind.name}, {self.features:,} features {sites}, l0 {self.l0:g}, "
+            f"scale {float(self.scale.mean()):.3g}{site})"
+        )
+
     @property
     def width(self) -> int:
         """Of what is reconstructed."""

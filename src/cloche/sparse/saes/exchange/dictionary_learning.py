@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import ClocheError, shown
+from cloche.sparse.opened import checked, count, number, opened_json, opened_torch
 from cloche.sparse.saes.exchange.dense import Dense, to_sae
-from cloche.sparse.saes.exchange.opened import checked, number, opened_json, opened_torch
 from cloche.sparse.saes.exchange.saelens import unknown_l0
 from cloche.sparse.saes.kinds import BatchTopK, Gated, JumpReLU, Kind, ReLU, TopK
 from cloche.sparse.saes.module import SAE, Wiring
@@ -47,6 +47,9 @@ _TENSORS = {
         "r_mag": "gain",
     },
 }
+_OPTIONAL = {
+    "AutoEncoderTopK": ("k", "threshold")
+}  # what early versions kept elsewhere (k in config.json) or not at all
 _UNCENTRED = ("AutoEncoderNew", "JumpReluAutoEncoder")  # the others take the decoder's bias from what they read
 
 
@@ -61,9 +64,10 @@ def read_dictionary_learning(folder: Path) -> SAE:
     path = folder / CONFIG
     trainer = opened_json(path).get("trainer")
     name = trainer.get("dict_class") if isinstance(trainer, dict) else None
-    if not isinstance(trainer, dict) or name not in _KINDS:
+    if not isinstance(trainer, dict) or not isinstance(name, str) or name not in _KINDS:
         raise ClocheError(
-            f"{path} describes no autoencoder of dictionary_learning that is understood here (trainer.dict_class is {name!r}): "
+            f"{path} describes no autoencoder of dictionary_learning that is understood here (trainer.dict_class is "
+            f"{shown(name)}): "
             f"give one of {', '.join(_KINDS)}."
         )
     tensors = _tensors(name, folder / WEIGHTS)
@@ -89,13 +93,15 @@ def _tensors(name: str, path: Path) -> dict[str, Tensor]:
         "number": (),
         "groups": tuple(found["group_sizes"].shape) if "group_sizes" in found else (),
     }
-    return checked(found, {key: shapes.get(role, (features,)) for key, role in roles.items()}, path)
+    wanted = {key: shapes.get(role, (features,)) for key, role in roles.items()}
+    return checked(found, wanted, path, optional=_OPTIONAL.get(name, ()), whole=("k", "group_sizes"))
 
 
 def _dense(name: str, tensors: dict[str, Tensor]) -> Dense:
     by_role = {
         role.removesuffix("t") or role: tensors[key].T if len(role) > 1 and role.endswith("t") else tensors[key]
         for key, role in _TENSORS[name].items()
+        if key in tensors
     }
     own: dict[str, Tensor] = {}
     features, width = by_role["E"].shape
@@ -111,6 +117,9 @@ def _nested(tensors: dict[str, Tensor], features: int, path: Path) -> tuple[int,
     """The leading features that reconstruct alone, of a Matryoshka's groups."""
     if "group_sizes" not in tensors:
         return ()
+    sizes = tensors["group_sizes"]
+    if sizes.ndim != 1 or not bool((sizes == sizes.round()).all()) or not bool((sizes >= 1).all()):
+        raise ClocheError(f"group_sizes in {path} are not numbers of features: restore the file.")
     ends = [int(end) for end in tensors["group_sizes"].cumsum(0)]
     if not ends or ends[-1] != features:
         raise ClocheError(
@@ -123,18 +132,20 @@ def _nested(tensors: dict[str, Tensor], features: int, path: Path) -> tuple[int,
 def _l0(trainer: dict[str, Any], tensors: dict[str, Tensor], folder: Path, features: int) -> float:
     """How many features are active on average, as stated."""
     if "k" in tensors:
-        kept = int(tensors["k"])
+        kept = count({"k": float(tensors["k"])}, "k", folder / WEIGHTS)
         if trainer.get("k", kept) != kept:
             raise ClocheError(
-                f"{folder / CONFIG} states k = {trainer['k']!r}, but {WEIGHTS} was saved with k = {kept}: restore both files "
-                "of one dictionary."
+                f"{folder / CONFIG} states k = {shown(trainer['k'])}, but {WEIGHTS} was saved with k = {kept}: restore "
+                "both files of one dictionary."
             )
         return kept
+    if _KINDS[trainer["dict_class"]] is TopK:
+        return count(trainer, "k", folder / CONFIG)
     if trainer.get("target_l0") is not None:
         return number(trainer, "target_l0", folder / CONFIG)
     return unknown_l0(folder, features)
 
 
 def _origin(trainer: dict[str, Any]) -> Provenance:
-    model, match = trainer.get("lm_name"), _RESIDUAL.fullmatch(str(trainer.get("submodule_name")))
+    model, match = trainer.get("lm_name"), _RESIDUAL.fullmatch(str(trainer.get("submodule_name"))[:200])
     return Provenance(f"resid_post[{match[1]}]" if match else None, model if isinstance(model, str) else None)

@@ -15,7 +15,7 @@ _HOOKS = {
     "attn.hook_z": "z",
 }
 _SITES = {site: hook for hook, site in _HOOKS.items()}
-_HOOK = re.compile(r"blocks\.(\d+)\.([\w.]+)")
+_HOOK = re.compile(r"blocks\.([0-9]{1,6})\.([\w.]+)")
 _SITE = re.compile(r"(\w+)\[(\d+)\](?:\.head\((\d+)\))?")
 _CHANGED = ("center_writing_weights", "fold_ln", "fold_value_biases", "refactor_factored_attn_matrices")
 
@@ -31,7 +31,8 @@ def site_of(hook_name: Any, head: Any = None, model_options: Any = None) -> str 
     site = f"{_HOOKS[match[2]]}[{match[1]}]"
     if head is None:
         return site
-    return f"{site}.head({head})" if match[2] == "attn.hook_z" else None
+    is_head = type(head) is int and 0 <= head < 1 << 16 and match[2] == "attn.hook_z"
+    return f"{site}.head({head})" if is_head else None
 
 
 def hook_of(site: str | None) -> tuple[str, int | None] | None:

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import ClocheError, shown
+from cloche.sparse.opened import checked, count, opened_json, opened_safetensors, real, text
 from cloche.sparse.saes.exchange.dense import Dense, to_sae
 from cloche.sparse.saes.exchange.keys import TRAINING, UNDERSTOOD
-from cloche.sparse.saes.exchange.opened import checked, number, opened_json, opened_safetensors
 from cloche.sparse.saes.exchange.places import site_of
 from cloche.sparse.saes.kinds import BatchTopK, Gated, JumpReLU, Kind, ReLU, TopK
 from cloche.sparse.saes.module import SAE, Wiring
@@ -51,7 +51,7 @@ def read_saelens(folder: Path) -> SAE:
     if cfg["normalize_activations"] == "expected_average_only_in":
         dense = dense.scaled(_scaling_factor(cfg, folder))
     kind = _kind(cfg, path)
-    origin = _origin(cfg["metadata"])
+    origin = _origin(cfg["metadata"], path)
     return to_sae(dense, kind, _l0(cfg, folder, len(dense.bias)), origin)
 
 
@@ -71,12 +71,14 @@ def _current(cfg: dict[str, Any], path: Path) -> dict[str, Any]:
     } | cfg
     activation = given.get("activation_fn") or "relu"
     if activation == "topk" and given["architecture"] in ("standard", "topk"):
-        given |= {"architecture": "topk", "k": (given.get("activation_fn_kwargs") or {}).get("k", given.get("k"))}
+        details = given.get("activation_fn_kwargs")
+        kept = details.get("k", given.get("k")) if isinstance(details, dict) else given.get("k")
+        given |= {"architecture": "topk", "k": kept}
     elif activation != "relu":
         raise _refusal(path, "activation_fn", activation, "no kind here computes")
-    if given["architecture"] not in _KINDS:
+    if not isinstance(given["architecture"], str) or given["architecture"] not in _KINDS:
         raise ClocheError(
-            f"{path} describes a SAELens autoencoder of architecture {given['architecture']!r}, which has no counterpart "
+            f"{path} describes a SAELens autoencoder of architecture {shown(given['architecture'])}, which has no counterpart "
             f"here: give one of {', '.join(_KINDS)}."
         )
     norm = given.get("normalize_activations") or "none"
@@ -107,15 +109,15 @@ def _check_numerics(cfg: dict[str, Any], path: Path) -> None:
 
 def _refusal(path: Path, key: str, value: Any, why: str, mend: str = "") -> ClocheError:
     mend = mend or "use the autoencoder with SAELens"
-    return ClocheError(f"{path} states {key} = {value!r}, which {why}: {mend}.")
+    return ClocheError(f"{path} states {key if len(key) <= 60 else shown(key)} = {shown(value)}, which {why}: {mend}.")
 
 
 def _dense(cfg: dict[str, Any], folder: Path) -> Dense:
     """The weights, with the norms of the decoder's rows folded where the choice is made as if they were."""
     path, architecture = folder / WEIGHTS, cfg["architecture"]
-    reads, features = int(number(cfg, "d_in", folder / CFG)), int(number(cfg, "d_sae", folder / CFG))
+    reads, features = count(cfg, "d_in", folder / CFG), count(cfg, "d_sae", folder / CFG)
     transcodes = architecture in TRANSCODERS
-    writes = int(number(cfg, "d_out", folder / CFG)) if transcodes else reads
+    writes = count(cfg, "d_out", folder / CFG) if transcodes else reads
     own: dict[str, tuple[int, ...]] = {"b_enc": (features,)}
     if architecture == "gated":
         own = dict.fromkeys(("b_gate", "b_mag", "r_mag"), (features,))
@@ -126,7 +128,7 @@ def _dense(cfg: dict[str, Any], folder: Path) -> Dense:
     if architecture in SKIPS:
         own["W_skip"] = (writes, reads)
     shapes = {"W_enc": (reads, features), "W_dec": (features, writes), "b_dec": (writes,), **own}
-    tensors = checked(_tidied(opened_safetensors(path)), shapes, path)
+    tensors = checked(_tidied(opened_safetensors(path), path), shapes, path)
     threshold = tensors.get("threshold", tensors.get("topk_threshold"))
     given: dict[str, Tensor] = {} if threshold is None else {"threshold": threshold.expand(features)}
     if architecture == "gated":
@@ -142,12 +144,12 @@ def _dense(cfg: dict[str, Any], folder: Path) -> Dense:
     return Dense(encoder, bias, decoder, tensors["b_dec"], wiring, centred, given, tensors.get("W_skip"))
 
 
-def _tidied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _tidied(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Without the factors of one that some versions wrote, and with thresholds as later versions write them."""
-    if "scaling_factor" in tensors and bool((tensors["scaling_factor"] == 1).all()):
+    if "scaling_factor" in tensors and bool((real("scaling_factor", tensors["scaling_factor"], path) == 1).all()):
         del tensors["scaling_factor"]
     if "log_threshold" in tensors and "threshold" not in tensors:
-        tensors["threshold"] = tensors.pop("log_threshold").exp()
+        tensors["threshold"] = real("log_threshold", tensors.pop("log_threshold"), path).exp()
     return tensors
 
 
@@ -155,9 +157,9 @@ def _scaling_factor(cfg: dict[str, Any], folder: Path) -> float:
     """What the activations were multiplied by, which SAELens keeps beside a checkpoint and folds into a finished one."""
     path = folder / SCALER
     factor = opened_json(path).get("scaling_factor") if path.is_file() else None
-    if not isinstance(factor, float | int) or not factor > 0 or (folder / WHITENING).exists():
+    if not isinstance(factor, float | int) or not 1e-9 <= factor <= 1e9 or (folder / WHITENING).exists():
         raise ClocheError(
-            f"{folder / CFG} states normalize_activations = {cfg['normalize_activations']!r}, but no {SCALER} beside it "
+            f"{folder / CFG} states normalize_activations = {shown(cfg['normalize_activations'])}, but no {SCALER} beside it "
             'says by which number: write {"scaling_factor": number} there, or take what SAELens saved when it was trained.'
         )
     return float(factor)
@@ -169,7 +171,7 @@ def _kind(cfg: dict[str, Any], path: Path) -> Kind:
     if kind is JumpReLU and cfg["metadata"].get("training_architecture") in _BATCHED:
         kind = BatchTopK
     widths = details.get("matryoshka_widths") if kind is BatchTopK else _ours(cfg["metadata"]).get("nested")
-    if not isinstance(widths or [], list) or not all(isinstance(width, int) for width in widths or ()):
+    if not isinstance(widths or [], list) or not all(type(width) is int for width in widths or ()):
         raise _refusal(path, "matryoshka_widths", widths, "is no list of numbers of features")
     return kind(nested=tuple(width for width in widths or () if width != cfg["d_sae"]))
 
@@ -189,10 +191,10 @@ def _training(cfg: dict[str, Any]) -> dict[str, Any]:
 def _l0(cfg: dict[str, Any], folder: Path, features: int) -> float:
     """How many features are active: as stated, or counted."""
     if cfg["architecture"] == "topk":
-        return number(cfg, "k", folder / CFG)
+        return count(cfg, "k", folder / CFG)
     details = _training(cfg)
     for stated in (_ours(cfg["metadata"]).get("l0"), details.get("k"), details.get("target_l0")):
-        if isinstance(stated, int | float) and 0 < stated <= features:
+        if isinstance(stated, int | float) and stated is not True and 0 < stated <= features:
             return stated
     path = folder / SPARSITY
     if path.is_file():
@@ -213,7 +215,7 @@ def unknown_l0(folder: Path, features: int) -> float:
     return features
 
 
-def _origin(metadata: dict[str, Any]) -> Provenance:
+def _origin(metadata: dict[str, Any], path: Path) -> Provenance:
     options = metadata.get("model_from_pretrained_kwargs")
     head = metadata.get("hook_head_index")
     site = site_of(metadata.get("hook_name"), head, options)
@@ -221,7 +223,7 @@ def _origin(metadata: dict[str, Any]) -> Provenance:
         written = site_of(metadata["hook_name_out"], metadata.get("hook_head_index_out"), options)
         site = f"{site} -> {written}" if site and written else None
     stated, model = _ours(metadata), metadata.get("model_name")
-    tokens = stated.get("tokens")
-    return Provenance(
-        stated.get("site", site), model if isinstance(model, str) else None, tokens if isinstance(tokens, int) else 0
-    )
+    if "site" in stated:
+        site = text(stated, "site", path)
+    tokens = count(stated, "tokens", path, least=0) if "tokens" in stated else 0
+    return Provenance(site, model if isinstance(model, str) else None, tokens)
