@@ -123,20 +123,24 @@ def _is_alive(process: int) -> bool:
 # ---- writing
 
 
-def cannot_write(path: Path, error: BaseException) -> ClocheError:
+class CannotWrite(ClocheError):
+    """The system refused a write: the disk is full, or may not be written to."""
+
+
+def cannot_write(path: Path, error: BaseException) -> CannotWrite:
     """The sentence for a write that the system refused."""
     number = getattr(error, "errno", None)
     found = re.search(r"os error (\d+)", str(error))  # how safetensors names it
     number = int(found[1]) if number is None and found else number
     reason = os.strerror(number) if number else " ".join(str(error).split()) or type(error).__name__
     fixes = {
-        (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "free some space and run the same command again",
+        (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "free some space",
         (errno.EACCES, errno.EPERM, errno.EROFS): "name a folder you may write to",
         (errno.ENAMETOOLONG,): "choose a shorter name",
         (errno.ENOTDIR, errno.EEXIST, errno.EISDIR): "name another place",
     }
     fix = next((fix for numbers, fix in fixes.items() if number in numbers), "check the disk, or name another folder")
-    return ClocheError(f"cannot write {path}: {reason}; {fix}")
+    return CannotWrite(f"cannot write {path}: {reason}; {fix}")
 
 
 def refuse_existing(path: Path, fix: str, read: Iterable[Path] = ()) -> None:
@@ -215,15 +219,29 @@ def write_atomically(path: Path, data: bytes) -> None:
 @contextmanager
 def writing_file(path: Path) -> Iterator[Path]:
     """`write_atomically` for a writer that needs a path: yields one that ends in the same name, to be written there."""
+    with temporary_folder(path) as temporary:  # a folder: writers may put files of their own beside the one they write
+        yield temporary / path.name
+        flush_folder(temporary)
+        move(temporary / path.name, path)
+
+
+def move(file: Path, path: Path) -> None:
+    """Gives a complete file its name, in the place of the one that has it."""
+    with told(path):
+        os.replace(file, path)
+        flush_to_disk(path.parent)
+
+
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Yields an empty folder beside `path`, which is removed at the end; what killed processes left there goes first."""
     temporary = temporary_name(path)
     with told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()  # a folder: writers may put files of their own beside the one they write
+        remove_abandoned(path.parent)
+        temporary.mkdir()
         try:
-            yield temporary / path.name
-            flush_folder(temporary)
-            os.replace(temporary / path.name, path)
-            flush_to_disk(path.parent)
+            yield temporary
         finally:
             remove(temporary)
 
@@ -235,18 +253,18 @@ def writing_folder(folder: Path, replace: bool = False) -> Iterator[Path]:
     A `folder` that is there already is exchanged for the new one where `replace` is set, and raises ClocheError otherwise;
     an empty one may always be filled.
     """
-    temporary = temporary_name(folder)
+    folder = Path(os.path.realpath(folder))  # also where it is a link to one, or "."
+    with temporary_folder(folder) as fresh:
+        yield fresh
+        flush_folder(fresh)
+        put_in_place(fresh, folder, replace)
+
+
+def put_in_place(fresh: Path, folder: Path, replace: bool = False) -> None:
+    """Gives a complete folder its name: see `writing_folder`."""
     with told(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(folder.parent)
-        temporary.mkdir()
-        try:
-            yield temporary
-            flush_folder(temporary)
-            _put(temporary, folder, replace)
-            flush_to_disk(folder.parent)
-        finally:
-            remove(temporary)
+        _put(fresh, folder, replace)
+        flush_to_disk(folder.parent)
 
 
 def _put(fresh: Path, folder: Path, replace: bool) -> None:

@@ -184,23 +184,26 @@ class Glass:
         return text[:cut].decode("utf-8", "replace")
 
 
-def load(where: str | Path | Run, checkpoint: str | int = "last", dtype: str = "float32") -> Glass:
+def load(
+    where: str | Path | Run, checkpoint: str | int = "last", dtype: str = "float32", *, check_files: bool = True
+) -> Glass:
     """A model to look into: from a run (its last checkpoint, or the step or name given), a checkpoint folder, a Hugging Face
     folder, or with `cloche[hub]` from the Hub ("owner/name" where no folder `owner` is here, "hf://owner/name@revision").
 
     The tokenizer is the one beside the weights, else the run's. dtype: of the weights in memory, on the CPU: "float32",
-    "bfloat16", "float16", or "auto" for the one they are stored in.
+    "bfloat16", "float16", or "auto" for the one they are stored in. check_files: compare the weights of a checkpoint with the
+    sha256 that its manifest records; a file is hashed once for as long as it does not change.
     """
     if isinstance(where, str) and (name := hub.named(where)):
         if checkpoint != "last":
             raise ClocheError(
                 f"{name} is one model, so checkpoint={checkpoint!r} cannot be chosen in it; leave it out."
             )
-        return _open(hub.fetch(name), None, dtype, name)
+        return _open(hub.fetch(name), None, dtype, check_files, name)
     folder = where.path if isinstance(where, Run) else Path(where)
     if (folder / "run.json").is_file():
         chosen = Run.open(folder).checkpoint(checkpoint)
-        return _open(chosen.path, folder, dtype)
+        return _open(chosen.path, folder, dtype, check_files)
     if not (folder / "config.json").is_file():
         raise ClocheError(
             f"{folder} holds no model: it has neither run.json (a run) nor config.json (a checkpoint or a Hugging Face "
@@ -211,12 +214,12 @@ def load(where: str | Path | Run, checkpoint: str | int = "last", dtype: str = "
             f"{folder} is one checkpoint, so checkpoint={checkpoint!r} cannot be chosen in it; name its run."
         )
     run = folder.parents[1] if folder.resolve().parent.name == "checkpoints" and len(folder.parents) > 1 else None
-    return _open(folder, run, dtype)
+    return _open(folder, run, dtype, check_files)
 
 
-def _open(folder: Path, run: Path | None, dtype: str, name: str = "") -> Glass:
+def _open(folder: Path, run: Path | None, dtype: str, check_files: bool, name: str = "") -> Glass:
     homes = [home for home in (folder, run) if home is not None and (home / "tokenizer.json").is_file()]
     tokenizer = Tokenizer.load(homes[0]) if homes else None
     owner = folder.resolve().parent if run is None else run.resolve()
-    net = load_network(folder, dtype)
+    net = load_network(folder, dtype, check_files)
     return Glass(net, tokenizer, name or f"{owner.name}/{folder.resolve().name}", folder.resolve().name)

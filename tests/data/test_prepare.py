@@ -118,12 +118,23 @@ def test_an_interrupted_packing_is_recognised_and_done_anew(corpus, tmp_path):
     prepare([corpus], tmp_path / "whole", vocab=400)
     with pytest.raises(KeyboardInterrupt):
         prepare([corpus], tmp_path / "run", vocab=400, on_progress=interrupt)
-    (tmp_path / "run/data/train-00007.bin").write_bytes(b"torn")
+    assert list((tmp_path / "run").iterdir()) == []
     with pytest.raises(ClocheError, match=r"no data\.json, so no corpus was packed there to the end"):
         PackedTokens.open(tmp_path / "run", "train")
     prepare([corpus], tmp_path / "run", vocab=400)
     files = {path.name: path.read_bytes() for path in (tmp_path / "run/data").iterdir()}
     assert files == {path.name: path.read_bytes() for path in (tmp_path / "whole/data").iterdir()}
+
+
+@pytest.mark.parametrize("name", ["data/train-00000.bin", "data/measurements.bin", "tokenizer.json", "data"])
+def test_a_folder_with_files_of_its_own_is_left_alone(corpus, tmp_path, name):
+    file = tmp_path / "run" / name
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"mine")
+    with pytest.raises(ClocheError, match="name another folder"):
+        prepare([corpus], tmp_path / "run", vocab=400)
+    assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == [file]
+    assert file.read_bytes() == b"mine"
 
 
 def test_a_finished_packing_is_not_overwritten(corpus, tmp_path):
@@ -178,13 +189,13 @@ def test_a_full_disk_gets_a_sentence(corpus, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pack._Writer, "add", full)
-    with pytest.raises(ClocheError, match=r"cannot be written to .*No space left"):
+    with pytest.raises(ClocheError, match=r"cannot write .*No space left.*free some space"):
         prepare([corpus], tmp_path / "run", vocab=400)
 
 
 def test_an_out_that_is_a_file_gets_a_sentence(corpus, tmp_path):
     (tmp_path / "run").write_text("in the way")
-    with pytest.raises(ClocheError, match="cannot be written"):
+    with pytest.raises(ClocheError, match="is a file"):
         prepare([corpus], tmp_path / "run", vocab=400)
 
 

@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 from cloche.errors import ClocheError
+from cloche.files import CannotWrite
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 LONGEST = 1000  # characters of a sentence: a name in it may be as long as a command line
@@ -82,11 +83,13 @@ class Stopped(Exception):
 
 @contextmanager
 def resumable(run: Path) -> Iterator[None]:
-    """Turns Ctrl-C, and the end of whoever reads the output, into the sentence that says how to go on."""
+    """Turns Ctrl-C, a disk that is full, and the end of whoever reads the output, into sentences that say how to go on."""
     try:
         yield
     except KeyboardInterrupt as error:
         raise Stopped(f"Stopped; go on with: cloche resume {run}") from error
+    except CannotWrite as error:
+        raise CannotWrite(f"{error}, then go on with: cloche resume {run}") from error
     except BrokenPipeError as error:
         raise Stopped(f"Stopped, for nobody reads the output any more; go on with: cloche resume {run}") from error
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,9 +75,9 @@ def resume(run: RunFolder, sets: Sets = None, as_json: AsJson = False) -> None:
     from cloche.runs import Run
 
     opened = Run.open(run)
-    opened.add_command(["cloche", *sys.argv[1:]])
     screen = Screen(stderr=as_json)
-    course(opened, screen, settings(sets))
+    with opened.training():
+        course(opened, screen, settings(sets), ["cloche", *sys.argv[1:]])
     conclude(opened, screen, as_json)
 
 
@@ -90,19 +90,13 @@ def _run_course(out: Path, recipe: Recipe, as_json: bool) -> None:
 
 
 def begin(out: Path, recipe: Recipe, screen: Screen) -> Run:
-    """Makes a run and takes it through its course. A folder made for what turned out to be impossible is removed again."""
+    """Makes a run and takes it through its course. What turns out to be impossible leaves nothing behind."""
     from cloche.runs import Run
     from cloche.train import check_recipe
 
     check_recipe(recipe)  # says now, not after an hour of reading, what cannot be trained
-    existed = out.exists()
-    run = Run.create(out, recipe.to_toml(), recipe.run.seed, ["cloche", *sys.argv[1:]])
-    try:
+    with Run.making(out, recipe.to_toml(), recipe.run.seed, ["cloche", *sys.argv[1:]]) as run:
         course(run, screen)
-    except ClocheError:
-        if not existed and not run.checkpoints():
-            shutil.rmtree(out)
-        raise
     return run
 
 
@@ -125,8 +119,11 @@ def settings(sets: list[str] | None) -> dict[str, str]:
 # ---- the course
 
 
-def course(run: Run, screen: Screen, changes: dict[str, Any] | None = None) -> None:
-    """Prepares, trains and, where the recipe says so, looks inside; what is done already is not done again."""
+def course(run: Run, screen: Screen, changes: dict[str, Any] | None = None, command: Sequence[str] = ()) -> None:
+    """Prepares, trains and, where the recipe says so, looks inside; what is done already is not done again.
+
+    `command` is the command line to add to run.json, once nothing refuses it.
+    """
     from cloche.train import Recipe
 
     with resumable(run.path):
@@ -135,21 +132,26 @@ def course(run: Run, screen: Screen, changes: dict[str, Any] | None = None) -> N
         if wanted and is_grown(run, recipe) and set(changes or {}) <= {"run.look"}:
             run.write_bytes("recipe.toml", recipe.to_toml().encode())
         else:
-            grow(run, recipe, screen, changes or {})
+            grow(run, recipe, screen, changes or {}, command)
         if is_wanted(run, recipe):
             look(run, recipe, screen)
 
 
 def is_grown(run: Run, recipe: Recipe) -> bool:
-    """Whether the last checkpoint is that of the recipe's last step."""
+    """Whether the recipe's last step is saved, and the log says that training finished with it."""
+    from cloche.train import is_finished
+
     saved = run.checkpoints()
-    return bool(saved) and recipe.run.steps is not None and saved[-1].step >= recipe.run.steps
+    last = saved[-1].step if saved else -1
+    return recipe.run.steps is not None and last >= recipe.run.steps and is_finished(run, last)
 
 
-def grow(run: Run, recipe: Recipe, screen: Screen, changes: dict[str, Any]) -> None:
+def grow(run: Run, recipe: Recipe, screen: Screen, changes: dict[str, Any], command: Sequence[str] = ()) -> None:
     """Data, tokenizer, steps, training. Raises Stopped when the user interrupts, once the checkpoint is saved."""
     prepare(run, recipe, screen)
     trainer = _trainer(run, recipe, screen, changes)
+    if command:
+        run.add_command(command)
     growth = screen.follow(trainer, trainer.steps)
     if trainer.interrupted and growth.ended == "stopped":
         raise Stopped(f"Stopped at step {trainer.step:,}; go on with: cloche resume {run.path}")

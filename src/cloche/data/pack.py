@@ -42,8 +42,6 @@ def pack(divided: Iterable[tuple[str, Document]], tokenizer: Tokenizer, folder: 
                 if document.last:
                     ids.append(tokenizer.end)
                 writers[split].add(ids, document)
-    except OSError as error:
-        raise ClocheError(f"The packed tokens cannot be written to {folder} ({error.strerror}); make room.") from error
     finally:
         for writer in writers.values():
             writer.close()

@@ -13,6 +13,7 @@ from cloche.data.reading.formats import File
 from cloche.data.reading.read import read_file, read_files, recognised_files
 from cloche.data.split import Validation, plan_split
 from cloche.errors import ClocheError
+from cloche.files import WRITING, is_abandoned, writing_folder
 from cloche.text import Tokenizer, train_bpe
 
 Progress = Callable[
@@ -40,7 +41,7 @@ def prepare(
     ClocheError for anything about the corpus that cannot be used as it is.
     """
     folder = Path(out) / "data"
-    _make_room(folder)
+    _require_room(folder, vocab)
     report = Report()
     files = list(recognised_files(paths, glob, field, encoding, report))
     total = report.size
@@ -61,23 +62,32 @@ def prepare(
     else:
         training = (document.text for side, document in divided("tokenizer", Report()) if side == "train")
         tokenizer = train_bpe(training, vocab)
-    tokenizer.save(out)
-    index = pack(divided("packing", report), tokenizer, folder)
-    _require_both_sides(index, split.how)
-    index["sources"] = report.to_dict() | {"split": split.how}
-    write_index(folder, index)
+    with writing_folder(folder) as fresh:
+        index = pack(divided("packing", report), tokenizer, fresh)
+        _require_both_sides(index, split.how)
+        index["sources"] = report.to_dict() | {"split": split.how}
+        write_index(fresh, index)
+        tokenizer.save(out)
     return index
 
 
-def _make_room(folder: Path) -> None:
+def _require_room(folder: Path, vocab: int | Tokenizer) -> None:
+    """Refuses, before anything is touched, a folder with something else in it than what a killed packing left."""
+    if folder.parent.exists() and not folder.parent.is_dir():
+        raise ClocheError(f"{folder.parent} is a file; name a folder.")
     if (folder / INDEX).exists():
         raise ClocheError(f"{folder} already holds a packed corpus; name another folder, or delete this one first.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for torn in folder.glob("*.bin"):
-            torn.unlink()
-    except OSError as error:
-        raise ClocheError(f"{folder} cannot be written to ({error.strerror}); name another folder.") from error
+    if folder.exists() and (not folder.is_dir() or not all(map(is_abandoned, folder.iterdir()))):
+        raise ClocheError(f"{folder} holds something other than a packed corpus; name another folder.")
+    tokenizer = folder.with_name("tokenizer.json")
+    killed = any(
+        map(is_abandoned, folder.parent.glob(f"{WRITING}*-{folder.name}"))
+    )  # between the tokenizer and its data
+    if tokenizer.exists() and not isinstance(vocab, Tokenizer) and not killed:
+        raise ClocheError(
+            f"{folder.parent} has a tokenizer.json already, which training another would overwrite; use it with "
+            "vocab=Tokenizer.load(folder), or name another folder."
+        )
 
 
 def _measuring(

@@ -59,7 +59,11 @@ def read_manifest(checkpoint: Path) -> dict[str, Any] | None:
         manifest = json.loads((checkpoint / MANIFEST).read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
-    whole = isinstance(manifest, dict) and isinstance(manifest.get("files"), dict) and "step" in manifest
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict) or "step" not in manifest:
+        return None
+    entries = manifest["files"].values()
+    whole = all(isinstance(entry, dict) and isinstance(entry.get("sha256"), str) for entry in entries)
+    whole = whole and all(isinstance(entry.get("bytes"), int) for entry in entries)
     return {key: value for key, value in manifest.items() if key != "sha256"} if whole else None
 
 

@@ -15,9 +15,19 @@ from typing import Any
 
 from cloche import __version__
 from cloche.errors import ClocheError
-from cloche.files import LOCK, locked, remove, remove_at_once, to_json, write_atomically, writing_folder
+from cloche.files import (
+    LOCK,
+    CannotWrite,
+    locked,
+    remove,
+    remove_at_once,
+    to_json,
+    write_atomically,
+    writing_folder,
+)
 from cloche.runs import logs, manifest
 from cloche.runs.checkpoints import Checkpoint, list_checkpoints, step_of, write_checkpoint
+from cloche.runs.making import held_for_training, made, undo
 from cloche.runs.manifest import Entry
 
 FORMAT = 2
@@ -43,17 +53,39 @@ class Run:
         command: Sequence[str] = (),
         parent: dict[str, str] | None = None,
     ) -> Run:
-        """Makes the folder with recipe.toml and run.json. Raises ClocheError for a folder that already holds a run.
+        """Makes the folder with recipe.toml and run.json: see `making`."""
+        with cls.making(path, recipe, seed, command, parent) as run:
+            return run
 
-        `parent` is the lineage of a run that starts from another's weights: {"run": ..., "checkpoint": ...}.
+    @classmethod
+    @contextmanager
+    def making(
+        cls,
+        path: Path | str,
+        recipe: str,
+        seed: int = 0,
+        command: Sequence[str] = (),
+        parent: dict[str, str] | None = None,
+    ) -> Iterator[Run]:
+        """Makes the folder with recipe.toml and run.json, and holds it for training until the block ends.
+
+        `parent` is the lineage of a run that starts from another's weights: {"run": ..., "checkpoint": ...}. Raises
+        ClocheError, before anything is touched, for a folder that holds a run or anything else, or that another process is
+        making one in. A ClocheError in the block undoes it all, unless there is something to go on from: a checkpoint, or
+        packed data where it was the disk that ended it.
         """
         run = cls(path)
-        if (run.path / "run.json").exists():
-            raise ClocheError(
-                f"{run.path} already holds a run; resume it with `cloche resume {run.path}`, or name another folder"
-            )
-        if run.path.exists() and not run.path.is_dir():
-            raise ClocheError(f"{run.path} is a file; name a folder for the run")
+        with made(run.path) as is_new:
+            try:
+                run._begin(recipe, seed, command, parent)
+                yield run
+            except ClocheError as error:
+                kept = isinstance(error, CannotWrite) and (run.path / "data").exists()
+                if not kept and not run.checkpoints():
+                    undo(run.path, is_new)
+                raise
+
+    def _begin(self, recipe: str, seed: int, command: Sequence[str], parent: dict[str, str] | None) -> None:
         info = {
             "format": FORMAT,
             "cloche": __version__,
@@ -65,10 +97,13 @@ class Run:
             "commands": [list(command)] if command else [],
         }
         written = to_json(info, indent=1)
-        write_atomically(run.path / "run.json", written)
-        manifest.create(run.path, {"run.json": Entry.of(written)})
-        run.write_bytes("recipe.toml", recipe.encode())
-        return run
+        write_atomically(self.path / "run.json", written)  # first: whose the rest is
+        manifest.create(self.path, {"run.json": Entry.of(written)})
+        self.write_bytes("recipe.toml", recipe.encode())
+
+    def training(self) -> AbstractContextManager[None]:
+        """A context in which no other process may train this run: see `held_for_training`."""
+        return held_for_training(self.path)
 
     @classmethod
     def open(cls, path: Path | str) -> Run:
@@ -89,7 +124,7 @@ class Run:
         """run.json, read anew."""
         if not (self.path / "run.json").is_file():
             raise ClocheError(
-                f"{self.path} is no run: it holds no run.json; name a folder that `cloche pretrain` or `demo` made"
+                f"{self.path} is not a run: it has no run.json; name a folder that `cloche pretrain` or `demo` made"
             )
         return _read_object(self.path / "run.json")
 

@@ -20,13 +20,25 @@ WEIGHTS, CARD = "dictionary.safetensors", "dictionary.json"
 
 def write_folder(folder: Path, tensors: dict[str, Tensor], card: dict[str, Any]) -> Path:
     """Writes weights and card, complete or not at all; a dictionary already there is replaced, anything else refused."""
-    if folder.exists() and (not folder.is_dir() or any(p.name not in (WEIGHTS, CARD) for p in folder.iterdir())):
+    if folder.exists() and not _is_free(folder):
         raise ClocheError(f"{folder} holds something other than a dictionary: save to another name.")
     with writing_folder(folder, replace=True) as fresh:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, fresh / WEIGHTS)
         stated = {"format": 1, **card, "torch": torch.__version__, "sha256": sha256_of(fresh / WEIGHTS)}
         (fresh / CARD).write_text(json.dumps(stated, indent=1) + "\n", encoding="utf-8")
     return folder
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether a folder is empty or holds a dictionary, and nothing else."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {"a file"}
+    if names != {WEIGHTS, CARD}:
+        return not names
+    try:
+        read_card(folder)
+    except ClocheError:
+        return False
+    return True
 
 
 def read_card(folder: Path) -> dict[str, Any]:

@@ -65,11 +65,15 @@ class Tokenizer:
         return cls(text, settings, str(path))
 
     def save(self, folder: str | Path) -> None:
-        """Writes tokenizer.json and tokenizer_config.json, which transformers' AutoTokenizer opens."""
+        """Writes tokenizer.json and tokenizer_config.json, which transformers' AutoTokenizer opens; replaces no others."""
         folder = Path(folder)
         settings = json.dumps(self._settings, ensure_ascii=False, indent=1) + "\n"
-        write_atomically(folder / "tokenizer.json", self._text.encode())
-        write_atomically(folder / "tokenizer_config.json", settings.encode())
+        written = {folder / "tokenizer.json": self._text.encode(), folder / "tokenizer_config.json": settings.encode()}
+        for path, data in written.items():
+            if path.exists() and (not path.is_file() or path.read_bytes() != data):
+                raise ClocheError(f"{path} is there already, and is another; save to another folder, or move it away.")
+        for path, data in written.items():
+            write_atomically(path, data)
 
     @property
     def vocab(self) -> int:

@@ -5,6 +5,7 @@ from cloche.train.corpus import prepare_data
 from cloche.train.evaluate import Score, evaluate, sample
 from cloche.train.gemm import best_precision, gemm_rate, gemm_rates
 from cloche.train.health import Health
+from cloche.train.journal import is_finished
 from cloche.train.limits import check_fits, check_recipe
 from cloche.train.loop import Trainer
 from cloche.train.muon import Muon
@@ -28,6 +29,7 @@ __all__ = [
     "evaluate",
     "gemm_rate",
     "gemm_rates",
+    "is_finished",
     "opening",
     "prepare_data",
     "sample",

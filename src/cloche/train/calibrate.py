@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable
 
+from cloche.files import temporary_folder
 from cloche.runs import Run
 from cloche.train.recipe import Recipe
 from cloche.train.schedule import milestones
@@ -33,7 +33,7 @@ def calibrate(recipe: Recipe, run: Run) -> int:
     health = max(0.0, _least(lambda: trial.update(measure=True), 2) - step)
     validation = _least(trial.validate, 3) * min(r.validation_tokens, len(trial.validation)) / one
     sampling = _least(trial.sample, 2) * r.sample_tokens / trial.recipe.run.sample_tokens
-    with tempfile.TemporaryDirectory(prefix=".trial-", dir=run.path) as scratch:  # on the run's own disk
+    with temporary_folder(run.path / "trial") as scratch:  # on the run's own disk
         start = time.perf_counter()
         trial.save(Run.create(scratch, ""))
         saving = time.perf_counter() - start

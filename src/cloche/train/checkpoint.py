@@ -40,9 +40,12 @@ def save_checkpoint(run: Run, step: int, net: Network, optimizer: Optimizer, sta
 
 
 def restore_checkpoint(checkpoint: Checkpoint, net: Network, optimizer: Optimizer) -> dict[str, Any]:
-    """Puts weights, optimiser state and random generators back in place; returns the rest of the state."""
+    """Puts weights, optimiser state and random generators back in place; returns the rest of the state.
+
+    `require_intact` has compared the files with their hashes.
+    """
     try:
-        net.load_state_dict(load_network(checkpoint.path).state_dict())
+        net.load_state_dict(load_network(checkpoint.path, check_files=False).state_dict())
         optimizer.restore(load_file(checkpoint.path / "optimizer.safetensors"))
         state: dict[str, Any] = json.loads((checkpoint.path / "state.json").read_text(encoding="utf-8"))
     except (RuntimeError, OSError, ValueError, SafetensorError) as error:

@@ -3,45 +3,70 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
+from typing import Any
 
 from cloche.data import prepare, standard_library
 from cloche.data.prepare import Progress
 from cloche.errors import ClocheError
+from cloche.files import WRITING, move, put_in_place, sha256_of, temporary_folder
 from cloche.runs import Run
 from cloche.text import Tokenizer
+from cloche.train.checkpoint import TOKENIZER_FILES
+from cloche.train.intact import shards_of, state_of
 from cloche.train.recipe import Recipe
 
 LEAST_BATCHES = 4  # below this there is nothing to learn from and too little to validate on
+_SHARD = re.compile(r"(train|validation)-\d{5}\.bin")
 
 
 def prepare_data(recipe: Recipe, run: Run, on_progress: Progress | None = None) -> None:
     """Trains or loads the tokenizer and packs the corpus into the run's folder; does nothing where that is done already.
 
-    Raises ClocheError for a corpus of fewer tokens than four batches take.
+    Raises ClocheError, before anything in the run has changed, for a corpus of fewer tokens than four batches take, and where
+    the run has checkpoints and the corpus no longer gives the tokens that they were trained on.
     """
-    if (run.path / "data" / "data.json").exists():
+    data = run.path / "data"
+    if (data / "data.json").exists():
         if not run.is_recorded("data/data.json"):  # killed right after the last file was written
             _record(run)
         return
-    d, t, r = recipe.data, recipe.tokenizer, recipe.run
-    index = prepare(
-        d.paths or standard_library(),
-        run.path,
-        vocab=Tokenizer.load(t.path) if t.path else t.vocab,
-        validation=d.validation or d.validation_share,
-        glob=d.glob,
-        field=d.field,
-        encoding=d.encoding,
-        on_progress=on_progress,
-    )
-    tokens = sum(side["tokens"] for side in index["splits"].values())
-    if tokens < LEAST_BATCHES * r.batch * r.length:
-        (run.path / "data" / "data.json").unlink()  # so that the run does not go on with it
+    foreign = [
+        path.name for path in data.glob("*") if not (_SHARD.fullmatch(path.name) or path.name.startswith(WRITING))
+    ]
+    if foreign:
+        raise ClocheError(
+            f"{data} has no data.json, and contains {foreign[0]}, which does not belong to a packed corpus; move it away"
+        )
+    d, t = recipe.data, recipe.tokenizer
+    with run.training(), temporary_folder(run.path / "prepared") as made:
+        index = prepare(
+            d.paths or standard_library(),
+            made,
+            vocab=Tokenizer.load(t.path) if t.path else t.vocab,
+            validation=d.validation or d.validation_share,
+            glob=d.glob,
+            field=d.field,
+            encoding=d.encoding,
+            on_progress=on_progress,
+        )
+        _require_enough(index, recipe)
+        _require_same(run, made)
+        for name in TOKENIZER_FILES:
+            move(made / name, run.path / name)
+        put_in_place(made / "data", data, replace=True)  # last: who sees data.json finds the tokenizer
+    _record(run)
+
+
+def _require_enough(index: dict[str, Any], recipe: Recipe) -> None:
+    r = recipe.run
+    tokens, least = sum(side["tokens"] for side in index["splits"].values()), LEAST_BATCHES * r.batch * r.length
+    if tokens < least:
         raise ClocheError(
             f"The corpus has {tokens:,} tokens, and {LEAST_BATCHES} batches of {r.batch} windows of {r.length} tokens take "
-            f"{LEAST_BATCHES * r.batch * r.length:,}; give more text, or set a smaller run.batch or run.length."
+            f"{least:,}; give more text, or set a smaller run.batch or run.length."
         )
-    _record(run)
 
 
 def _record(run: Run) -> None:
@@ -50,3 +75,19 @@ def _record(run: Run) -> None:
     shards = [shard for split in index["splits"].values() for shard in split["shards"]]
     known = {f"data/{shard['file']}": shard["sha256"] for shard in shards}
     run.record("data/data.json", "tokenizer.json", "tokenizer_config.json", *known, known=known)
+
+
+def _require_same(run: Run, made: Path) -> None:
+    """Whether a corpus packed again is the one that the checkpoints were trained on."""
+    saved = run.checkpoints()
+    if not saved:
+        return
+    last = saved[-1]
+    files = last.manifest["files"]
+    same_tokenizer = all(files[name]["sha256"] == sha256_of(made / name) for name in TOKENIZER_FILES if name in files)
+    packed = {path.name: sha256 for path, sha256 in shards_of(made / "data", "prepare it again").items()}
+    if not same_tokenizer or state_of(last).get("data", packed) != packed:
+        raise ClocheError(
+            f"{run.path} has lost its data/, and the files it was packed from no longer give the tokens that {last.name} was "
+            "trained on; put the files back as they were, or start another run"
+        )

@@ -66,6 +66,16 @@ class Journal:
         return self.event(step, time, "checkpoint", f"saved {path.name}", checkpoint=path.name)
 
 
+def is_finished(run: Run, step: int) -> bool:
+    """Whether the log says that training finished with this step."""
+    return any(record.get("kind") == "finished" and record.get("step") == step for record in run.read_log("events"))
+
+
+def names_checkpoint(run: Run, step: int) -> bool:
+    """Whether the log names the checkpoint of this step."""
+    return any(record.get("kind") == "checkpoint" and record.get("step") == step for record in run.read_log("events"))
+
+
 def opening(precision: str, where: str, rates: dict[str, float]) -> str:
     """How this machine trains, and what MFU is measured against."""
     best = max(rates, key=rates.__getitem__)

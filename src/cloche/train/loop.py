@@ -16,6 +16,7 @@ import torch
 from cloche.data import Batches, PackedTokens
 from cloche.errors import ClocheError
 from cloche.runs import Run
+from cloche.runs.checkpoints import checkpoint_name
 from cloche.text import Tokenizer
 from cloche.train import journal
 from cloche.train.checkpoint import restore_checkpoint, save_checkpoint
@@ -25,6 +26,7 @@ from cloche.train.gemm import gemm_rates
 from cloche.train.guard import SpikeGuard
 from cloche.train.health import Health
 from cloche.train.heap import keep_freed_memory
+from cloche.train.intact import data_hashes, require_intact, require_untrained
 from cloche.train.journal import Journal, Record
 from cloche.train.limits import check_fits
 from cloche.train.objective import NextToken
@@ -83,6 +85,7 @@ class Trainer:
         self.tokens_per_step = r.length * r.batch
         self.flops_per_step = self.net.flops_per_token(r.length) * self.tokens_per_step
         self.step, self.pace = 0, Pace(0, 0.0)
+        self.resumed: str | None = None  # the name of the checkpoint that it goes on from
         self.losses: list[float] = []  # since the last record
         self._stop = False
 
@@ -91,24 +94,33 @@ class Trainer:
         """A fresh run: its data is prepared unless data/ holds it, and the resolved recipe written to recipe.toml."""
         if run.checkpoints():
             raise ClocheError(f"{run.path} has been trained already; go on with `cloche resume {run.path}`")
-        prepare_data(recipe, run)
-        return cls(resolve(recipe, run), run)
+        with run.training():
+            prepare_data(recipe, run)
+            return cls(resolve(recipe, run), run)
 
     @classmethod
     def resume(cls, run: Run, changes: dict[str, Any] | None = None) -> Trainer:
         """Goes on from the last checkpoint exactly as if the run had never stopped; from the start where there is none.
 
-        `changes` are settings of [optimizer] and [run] to go on with, such as {"optimizer.lr": "0.001"}.
+        `changes` are settings of [optimizer] and [run] to go on with, such as {"optimizer.lr": "0.001"}. Raises ClocheError
+        where a file that it goes on from does not have the bytes that were written (see `require_intact`), or where another
+        process trains the run; nothing has changed then.
         """
         recipe = Recipe.parse(run.recipe, f"{run.path}/recipe.toml")
-        if not run.checkpoints():
-            run.truncate_logs(-1)
-            return cls.start(recipe.with_set(changes or {}), run)
-        last = run.checkpoint("last")
-        trainer = cls(amend(recipe, changes or {}, last.step, run), run)
-        trainer._restore(restore_checkpoint(last, trainer.net, trainer.optimizer))
-        run.truncate_logs(trainer.step)
-        return trainer
+        with run.training():
+            if not run.checkpoints():
+                require_untrained(run)
+                run.truncate_logs(-1)
+                return cls.start(recipe.with_set(changes or {}), run)
+            last = run.checkpoint("last")
+            recipe = amend(recipe, changes or {}, last.step, run)
+            require_intact(run, last)
+            trainer = cls(recipe, run)
+            trainer._restore(restore_checkpoint(last, trainer.net, trainer.optimizer))
+            if changes:  # only now that nothing refuses them
+                run.write_bytes("recipe.toml", recipe.to_toml().encode())
+            run.truncate_logs(trainer.step)
+            return trainer
 
     def stop(self) -> None:
         """Asks the loop to save and end after the step in hand; safe from a signal handler or another thread."""
@@ -130,11 +142,13 @@ class Trainer:
         self.pace = Pace(first, self.pace.earlier)
         deadline = self.pace.time + LATE * 60 * (r.minutes or math.inf) * (self.steps - first) / self.steps
 
-        with Journal(self.run) as book, _interrupts_stop(self):
+        with self.run.training(), Journal(self.run) as book, _interrupts_stop(self):
+            if self.resumed and not journal.names_checkpoint(self.run, first):  # killed between the two
+                yield book.saved(first, self.pace.time, self.run.path / "checkpoints" / self.resumed)
             message = journal.opening(str(r.precision), self._where(), rates)
-            yield book.event(first, self.pace.time, "resume" if first else "start", message)
+            yield book.event(first, self.pace.time, "resume" if self.resumed else "start", message)
             try:
-                if first == 0:
+                if not self.resumed:
                     yield from self._look(book, True, bool(sample_at), True)
                 while self.step < self.steps and not self._stop and self.pace.time < deadline:
                     begin = time.perf_counter()
@@ -159,7 +173,8 @@ class Trainer:
                     due = (self.step in when for when in (validate_at, sample_at, save_at))
                     yield from records + self._look(book, *due) + book.notices()
             except GeneratorExit:
-                book.saved(self.step, self.pace.time, self.save())
+                if not self._is_saved():
+                    book.saved(self.step, self.pace.time, self.save())
                 book.event(self.step, self.pace.time, "stopped", f"left at step {self.step} of {self.steps}")
                 raise
             yield from self._end(book, fresh=self.step not in validate_at)
@@ -209,7 +224,7 @@ class Trainer:
             message = f"stopped at step {self.step} of {self.steps}; the rest: cloche resume {self.run.path}"
         else:
             message = journal.late(self.step, self.steps, self.pace.time, self.recipe.run.minutes or 0.0, self.run)
-        records = self._look(book, fresh, fresh and self.recipe.run.samples > 0, True)
+        records = self._look(book, fresh, fresh and self.recipe.run.samples > 0, not self._is_saved())
         return [*records, book.event(self.step, self.pace.time, "stopped", message)]
 
     def _where(self) -> str:
@@ -275,11 +290,16 @@ class Trainer:
             "steps": self.steps,
             "losses": self.losses,
             "batches": self.batches.state(),
+            "data": data_hashes(self.run),
             "guard": self.guard.state(),
             "health": self.health.state(),
         }
 
+    def _is_saved(self) -> bool:
+        return any(checkpoint.step == self.step for checkpoint in self.run.checkpoints())
+
     def _restore(self, state: dict[str, Any]) -> None:
+        self.resumed = checkpoint_name(state["step"])
         self.step, self.losses = state["step"], state["losses"]
         self.pace = Pace(self.step, state["time"])
         self.batches.restore(state["batches"])

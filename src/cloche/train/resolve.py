@@ -12,6 +12,7 @@ from cloche.runs import Run
 from cloche.text import Tokenizer
 from cloche.train.calibrate import calibrate
 from cloche.train.gemm import best_precision, gemm_rates
+from cloche.train.journal import is_finished
 from cloche.train.limits import check_vocab
 from cloche.train.prompts import held_out_prompts
 from cloche.train.recipe import Recipe
@@ -52,7 +53,7 @@ def usable_device(wanted: str) -> str:
 
 
 def amend(recipe: Recipe, changes: dict[str, Any], step: int, run: Run) -> Recipe:
-    """The recipe of a run that resumes at `step`, with other settings of [optimizer] or [run]; written to recipe.toml."""
+    """The recipe of a run that resumes at `step`, with other settings of [optimizer] or [run]."""
     for key in changes:
         if key.split(".")[0] not in ("optimizer", "run") or key in FIXED:
             raise ClocheError(
@@ -60,11 +61,9 @@ def amend(recipe: Recipe, changes: dict[str, Any], step: int, run: Run) -> Recip
                 "so start another run for this"
             )
     changed = recipe.with_set(changes)
-    if changed.run.steps is None or changed.run.steps <= step:
+    if changed.run.steps is None or changed.run.steps < step or is_finished(run, changed.run.steps):
         raise ClocheError(
             f"{run.path} has finished its {step} steps; to train it further: "
             f"cloche resume {run.path} --set run.steps={2 * step}"
         )
-    if changes:
-        run.write_bytes("recipe.toml", changed.to_toml().encode())
     return changed

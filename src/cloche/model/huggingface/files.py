@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from cloche.errors import ClocheError, shown
+from cloche.files import writing_folder
 from cloche.model.huggingface import (
     gemma2,
     gemma3,
@@ -32,6 +34,7 @@ from cloche.model.huggingface.bounds import check_layers, check_sizes
 from cloche.model.huggingface.mxfp4 import Packed, with_packed
 from cloche.model.huggingface.rename import Rename, places, rules, shape_of, to_theirs
 from cloche.model.huggingface.shards import DTYPES, ONE, Stored, catalogue, read_json, write
+from cloche.model.huggingface.written import CONFIG, require_as_written, require_room
 from cloche.model.lm import LM
 from cloche.model.network import Network
 from cloche.model.part import part_from_dict
@@ -62,15 +65,19 @@ WANTED = {str(dtype).removeprefix("torch."): dtype for kind, dtype in DTYPES.ite
 OWN = "cloche"  # model_type of a tree that no family describes
 
 
-def load_network(folder: str | Path, dtype: str | torch.dtype = "float32") -> Network:
+def load_network(folder: str | Path, dtype: str | torch.dtype = "float32", check_files: bool = True) -> Network:
     """The network of a checkpoint folder, ours or Hugging Face's: config.json and model.safetensors (or its shards).
 
     dtype: of the weights in memory, on the CPU: "float32", "bfloat16", "float16", or "auto" for the one they are stored in.
     Everything is checked against config.json before a weight is read; then each is read straight into its place.
 
+    check_files: where a manifest.json beside the weights records their sha256, compare them with it.
+
     Raises ClocheError for anything missing or not understood.
     """
     folder = Path(folder)
+    if check_files:
+        require_as_written(folder)
     config = _read_config(folder)
     tensors = with_packed(catalogue(folder))
     check_layers(config, len(tensors), folder)
@@ -103,10 +110,12 @@ def load_network(folder: str | Path, dtype: str | torch.dtype = "float32") -> Ne
 def save_network(net: Network, folder: str | Path) -> None:
     """Write config.json and model.safetensors into `folder`, under Hugging Face's names where its architecture exists there.
 
-    Weights are written in the dtype they have. The config always carries the parts tree too, under "cloche".
+    Weights are written in the dtype they have. The config always carries the parts tree too, under "cloche". The files appear
+    complete or not at all; a network that this wrote before is replaced, a tokenizer beside it stays. Raises ClocheError for a
+    folder with anything else in it.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    beside = require_room(folder)
     config, family = describe(net.spec, net.family)
     state = {name: parameter.detach() for name, parameter in net.named_parameters()}
     found = [Rename(name, (name,)) for name in state] if family is None else rules_of(family, net.spec)
@@ -114,8 +123,11 @@ def save_network(net: Network, folder: str | Path) -> None:
         config["dtype"] = str(net.embed.weight.dtype).removeprefix("torch.")
     if net.context is not None and net.length is None and not _stretched(config):
         config["max_position_embeddings"] = net.context
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    write(folder / ONE, to_theirs(state, found, row_counts(net)))
+    with writing_folder(folder, replace=True) as fresh:
+        (fresh / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write(fresh / ONE, to_theirs(state, found, row_counts(net)))
+        for path in beside:
+            shutil.copy2(path, fresh)
 
 
 def _stretched(config: dict[str, Any]) -> bool:

@@ -1,0 +1,121 @@
+"""Whose a folder is: a run is made where nothing else is, held by one process at a time, and undone without a trace."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from cloche.errors import ClocheError
+from cloche.files import LOCK, is_abandoned, locked, remove, remove_abandoned, told
+
+TRAINING = f"{LOCK}-training"
+FILES = ("run.json", "recipe.toml", "tokenizer.json", "tokenizer_config.json", "manifest.json", "report.html")
+FOLDERS = ("data", "log", "checkpoints", "dictionaries", "findings")
+
+_held: dict[
+    tuple[int, str], tuple[ExitStack, list[None]]
+] = {}  # by process and folder: the lock, and one entry a holder
+_guard = threading.Lock()
+
+
+def refuse_taken(folder: Path) -> None:
+    """Raises ClocheError unless a run may be made in `folder`: nothing is there, or nothing but what a killed creation left.
+
+    Nothing is touched.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ClocheError(f"{folder} is a file; name a folder for the run")
+    with told(folder):
+        names = sorted(path.name for path in folder.iterdir() if not _is_left_over(path))
+    if "run.json" in names and _is_run(folder):
+        if set(names) <= {"run.json", "manifest.json"}:  # killed before its recipe was written
+            return
+        raise ClocheError(
+            f"{folder} already holds a run; resume it with `cloche resume {folder}`, or name another folder"
+        )
+    if names:
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        raise ClocheError(
+            f"{folder} holds files that are not of a run ({shown}), and nothing of them is touched; name a new or empty folder"
+        )
+
+
+def _is_left_over(path: Path) -> bool:
+    return path.name.startswith(LOCK) or is_abandoned(path)
+
+
+def _is_run(folder: Path) -> bool:
+    try:
+        info = json.loads((folder / "run.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(info, dict) and "format" in info and "commands" in info
+
+
+@contextmanager
+def held_for_training(folder: Path) -> Iterator[None]:
+    """Keeps other processes from training the run in `folder`, and removes what killed ones were writing in it.
+
+    This process may enter as often as it likes. ClocheError where another has it.
+    """
+    key = (os.getpid(), os.path.realpath(folder))
+    with _guard:
+        if key not in _held:
+            stack = ExitStack()
+            busy = f"another process is training {folder}; wait until it ends, or stop it"
+            stack.enter_context(locked(folder / TRAINING, 0, busy))
+            _held[key] = (stack, [])
+        stack, holders = _held[key]
+        holders.append(None)
+    try:
+        if len(holders) == 1:
+            _clean(folder)
+        yield
+    finally:
+        with _guard:
+            holders.pop()
+            if not holders:
+                del _held[key]
+                stack.close()
+
+
+def _clean(run: Path) -> None:
+    remove_abandoned(run)
+    for name in FOLDERS:
+        remove_abandoned(run / name)
+    for folder in (run / "findings").glob("*/"):
+        remove_abandoned(folder)
+
+
+@contextmanager
+def made(folder: Path) -> Iterator[bool]:
+    """Makes `folder` if it is not there (yields whether), and holds it for training: for filling it with a new run."""
+    refuse_taken(folder)
+    with told(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir()
+            is_new = True
+        except FileExistsError:
+            is_new = False
+    with held_for_training(folder):
+        refuse_taken(folder)  # once more: another process may have been quicker
+        yield is_new
+
+
+def undo(folder: Path, is_new: bool) -> None:
+    """Removes the files of a run that came to nothing, and its folder where it is new and nothing else is in it."""
+    for name in (*FILES, *FOLDERS):
+        remove(folder / name)
+    for path in folder.glob(f"{LOCK}*"):
+        remove(path)
+    if is_new:
+        with contextlib.suppress(OSError):
+            folder.rmdir()

@@ -1,0 +1,107 @@
+"""Whether everything that a training goes on from has the bytes that were written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cloche.errors import ClocheError
+from cloche.files import sha256_of_all
+from cloche.runs import Checkpoint, Run
+from cloche.runs.checkpoints import step_of
+from cloche.train.checkpoint import TOKENIZER_FILES
+
+INDEX = "data.json"
+NEEDED = ("model.safetensors", "config.json", "optimizer.safetensors", "state.json")
+
+
+def require_intact(run: Run, last: Checkpoint) -> None:
+    """Reads every file that resuming from `last` reads, and raises ClocheError for the first that is not as written.
+
+    The checkpoint's files are those of its manifest; the tokenizer is the checkpoint's; the packed tokens are those of
+    data.json, and of the state that the checkpoint keeps. Nothing is written.
+    """
+    _require_newest(run, last)
+    back = f"restore it from a copy, or move {last.path} away to resume from the checkpoint before"
+    written: dict[Path, tuple[str, str]] = {}  # file -> sha256, fix
+    for name in (*NEEDED, *sorted(set(last.manifest["files"]) - set(NEEDED))):
+        entry = last.manifest["files"].get(name)
+        if entry is None:
+            raise ClocheError(f"{last.path / 'manifest.json'} does not list {name}; {back}")
+        written[last.path / name] = (entry["sha256"], back)
+    for name in TOKENIZER_FILES:
+        if name in last.manifest["files"]:
+            fix = f"copy it from {last.path}"
+            written[run.path / name] = (last.manifest["files"][name]["sha256"], fix)
+    again = f"delete {run.path / 'data'} to have the same files packed again"
+    written |= {path: (sha256, again) for path, sha256 in shards_of(run.path / "data", again).items()}
+    _compare(written)
+    _require_same_data(run, last, again)
+
+
+def _require_newest(run: Run, last: Checkpoint) -> None:
+    """A later checkpoint that cannot be read is not passed over in silence."""
+    for folder in sorted((run.path / "checkpoints").glob("step-*")):
+        if (step_of(folder.name) or 0) > last.step:
+            raise ClocheError(
+                f"{folder} has no readable manifest.json; restore it from a copy, or move {folder.name} away to resume from "
+                f"{last.name}"
+            )
+
+
+def require_untrained(run: Run) -> None:
+    """Raises ClocheError where a run without a checkpoint has been trained: starting again would drop its logs."""
+    folders = sorted((run.path / "checkpoints").glob("step-*"))
+    if folders:
+        raise ClocheError(f"{folders[-1]} has no readable manifest.json; restore it from a copy, or move it away")
+    reached = max((int(record.get("step") or 0) for record in run.read_log("metrics")), default=0)
+    if reached > 0:
+        raise ClocheError(
+            f"{run.path} has lost its checkpoints, and its log reaches step {reached}; restore them from a copy, or start "
+            "another run"
+        )
+
+
+def shards_of(folder: Path, fix: str) -> dict[Path, str]:
+    """The sha256 of each shard by data.json; none where it is missing, which opening the tokens reports."""
+    if not (folder / INDEX).exists():
+        return {}
+    try:
+        splits = json.loads((folder / INDEX).read_bytes())["splits"].values()
+        return {folder / str(shard["file"]): str(shard["sha256"]) for split in splits for shard in split["shards"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ClocheError(f"{folder / INDEX} is not readable as a list of shards; {fix}") from None
+
+
+def _compare(written: dict[Path, tuple[str, str]]) -> None:
+    for path, (_, fix) in written.items():
+        if not path.is_file():
+            raise ClocheError(f"{path} is missing; {fix}")
+    try:
+        found = sha256_of_all(written)
+    except OSError as error:
+        raise ClocheError(f"{error.filename} cannot be read ({error.strerror}); make it readable") from error
+    for path, (sha256, fix) in written.items():
+        if found[path] != sha256:
+            raise ClocheError(f"{path} does not have the bytes that were written (its sha256 differs); {fix}")
+
+
+def data_hashes(run: Run) -> dict[str, str]:
+    """What the state of a checkpoint keeps of the packed tokens: the sha256 of each shard by its name."""
+    return {path.name: sha256 for path, sha256 in shards_of(run.path / "data", "prepare it again").items()}
+
+
+def _require_same_data(run: Run, last: Checkpoint, fix: str) -> None:
+    kept = state_of(last).get("data")
+    if isinstance(kept, dict) and (run.path / "data" / INDEX).exists() and kept != data_hashes(run):
+        raise ClocheError(f"{run.path / 'data'} is not what {last.name} was trained on; {fix}")
+
+
+def state_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """state.json of a checkpoint; {} where it cannot be read."""
+    try:
+        state = json.loads((checkpoint.path / "state.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return state if isinstance(state, dict) else {}
