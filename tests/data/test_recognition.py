@@ -213,7 +213,10 @@ def test_what_holds_no_text_is_named(tmp_path, name: str):
     refused("is a binary file|is not UTF-8", tmp_path / "b.txt")
 
 
-@pytest.mark.parametrize("data", [gzip.compress(b"x" * 9999), lzma.compress(b"x" * 9999), bz2.compress(b"x" * 9999)])
+@pytest.mark.parametrize(
+    "data",
+    [pytest.param(library.compress(b"x" * 9999), id=library.__name__) for library in (gzip, lzma, bz2)],
+)
 def test_a_truncated_or_flipped_file_is_named(tmp_path, data: bytes):
     flipped = bytearray(data)
     flipped[len(data) // 2] ^= 0xFF
