@@ -123,7 +123,7 @@ def test_a_folder_without_a_tokenizer_still_takes_ids(shared: Callable[[str], Pa
 
 
 def test_what_cannot_be_loaded_is_said(tmp_path: Path, run: Run, tokenizer: Tokenizer) -> None:
-    with pytest.raises(ClocheError, match="holds no model"):
+    with pytest.raises(ClocheError, match="There is no folder"):
         load(tmp_path / "nowhere")
     with pytest.raises(ClocheError, match="no checkpoint 7; it has those of steps 1, 2"):
         load(run, checkpoint=7)

@@ -24,11 +24,13 @@ _ROOMS: dict[str, tuple[str, ...]] = {
 _HOMES: dict[str, str] = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = ["__version__", *_HOMES]
+_THEIRS = ("AutoModel", "AutoModelForCausalLM", "HookedTransformer", "LanguageModel", "from_pretrained", "pipeline")
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
-        raise AttributeError(f"module 'cloche' has no attribute {name!r}")
+        hint = "; cloche.load(folder) opens a model" if name in _THEIRS else ""
+        raise AttributeError(f"module 'cloche' has no attribute {name!r}{hint}")
     return getattr(import_module(_HOMES[name]), name)
 
 

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import tomllib
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
-import torch
 from torch import Tensor
 
+from cloche.answers import Loss, NextTokens, loss_of, next_of
 from cloche.decode import Generation, generate
 from cloche.decode.generate import check_stop
-from cloche.errors import ClocheError
+from cloche.decode.prompts import encoded, is_texts, read_prompt, read_windows
+from cloche.decode.sampling import Sampling
+from cloche.errors import ClocheError, shown
+from cloche.missing import check_name, nearest, no_model
 from cloche.model import Activations, Edit, Network, Result, Sites, load_network
 from cloche.model.huggingface import hub
 from cloche.runs import Run
 from cloche.text import Tokenizer
+from cloche.words import answering, check_arguments, no_attribute
 
 Prompt = str | list[str] | Tensor | list[list[int]]
+RUN = ("prompt", "save", "edits", "pad", "logits", "grad", "compile")
+STREAM = ("batches", "save", "to", "dtype", "edits", "shard_bytes")
+GENERATE = ("prompt", "new", "edits", "stop", "pad", "save", "logprobs", *Sampling.__dataclass_fields__)
 
 
 class Written(str):
@@ -47,7 +55,21 @@ class Glass:
         self.checkpoint = checkpoint or name
 
     def __repr__(self) -> str:
-        return f"Glass({self.name!r})"
+        words = "no tokenizer" if self.tokenizer is None else f"a tokenizer of {self.tokenizer.vocab:,} tokens"
+        context = "" if self.net.context is None else f", context {self.net.context:,}"
+        return f"<Glass {self.name!r}: {repr(self.net)[1:-1]}, {words}{context}>"
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise no_attribute(
+            "Glass", name, [known for known in dir(Glass) if not known.startswith("_")] + ["net", "tokenizer"]
+        )
+
+    def __call__(self, *prompt: Any, **options: Any) -> Any:
+        raise ClocheError(
+            "A Glass is not called: glass.run(prompt).logits are its logits, glass.generate(prompt) its text."
+        )
 
     @property
     def sites(self) -> Sites:
@@ -60,29 +82,7 @@ class Glass:
         A text is encoded as its tokenizer encodes it, nothing added; an empty one begins at the end-of-text token, as
         documents do in training. Texts of unequal length are padded on the left. Ids pass as they are.
         """
-        if isinstance(prompt, str):
-            return torch.tensor([self._encode(prompt)]), None
-        if isinstance(prompt, list) and prompt and all(isinstance(text, str) for text in prompt):
-            rows = [self._encode(str(text)) for text in prompt]
-            longest = max(map(len, rows))
-            pad = torch.tensor([longest - len(row) for row in rows])
-            return torch.tensor([[0] * (longest - len(row)) + row for row in rows]), pad if bool(pad.any()) else None
-        try:
-            ids = torch.as_tensor(prompt)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ClocheError(
-                f"A prompt is a text, a list of texts, or ids [batch, position]; got {prompt!r}."
-            ) from error
-        return (ids[None] if ids.ndim == 1 else ids), None
-
-    def _encode(self, text: str) -> list[int]:
-        tokenizer = self._tokenizer()
-        ids = tokenizer.encode(text)
-        if ids:
-            return ids
-        if tokenizer.end is None:
-            raise ClocheError("This tokenizer has no end-of-text token to begin an empty prompt with; give a prompt.")
-        return [tokenizer.end]
+        return read_prompt(prompt, self.tokenizer, self.name)
 
     def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -92,13 +92,44 @@ class Glass:
     def tokens(self, prompt: str) -> list[str]:
         """How the model reads a text: its tokens, as shown by `Tokenizer.show`."""
         tokenizer = self._tokenizer()
-        return [tokenizer.show(i) for i in self._encode(prompt)]
+        return [tokenizer.show(i) for i in encoded([prompt], tokenizer)[0]]
 
     def run(self, prompt: Prompt, save: Any = (), edits: Iterable[Edit] | Edit = (), **options: Any) -> Result:
         """One forward pass that saves and edits sites; the arguments of `Network.run`, the prompt also as text."""
+        check_arguments("run", options, RUN)
         ids, pad = self.ids(prompt)
         return self.net.run(ids, save=save, edits=edits, pad=options.pop("pad", pad), **options)
 
+    @answering
+    def loss(self, prompt: Prompt, edits: Iterable[Edit] | Edit = (), pad: Any = None) -> Loss:
+        """How well the model foresees a text, a list of texts, or ids: nats per token and bits per byte.
+
+        Every token but the first of each text is predicted from those before it, under `edits` where there are any. Raises
+        ClocheError for what `run` refuses, and where there is nothing to predict.
+        """
+        ids, own = self.ids(prompt)
+        result = self.net.run(ids, edits=edits, pad=own if pad is None else pad)
+        return loss_of(result.logits, ids, result.pad, self.tokenizer, result.notes)
+
+    @overload
+    def next_tokens(self, prompt: str, top: int = 10, edits: Iterable[Edit] | Edit = ()) -> NextTokens: ...
+    @overload
+    def next_tokens(self, prompt: list[str], top: int = 10, edits: Iterable[Edit] | Edit = ()) -> list[NextTokens]: ...
+    @overload
+    def next_tokens(
+        self, prompt: Tensor | list[list[int]], top: int = 10, edits: Iterable[Edit] | Edit = ()
+    ) -> NextTokens | list[NextTokens]: ...
+
+    @answering
+    def next_tokens(self, prompt: Prompt, top: int = 10, edits: Iterable[Edit] | Edit = ()) -> Any:
+        """The `top` likeliest tokens after a prompt, with their probabilities: it prints as a table. A list of them for a
+        list of texts or several rows of ids."""
+        ids, pad = self.ids(prompt)
+        result = self.net.run(ids, edits=edits, pad=pad)
+        tables = [next_of(row, top, self.tokenizer, result.notes) for row in result.logits[:, -1]]
+        return tables if is_texts(prompt) or len(tables) > 1 else tables[0]
+
+    @answering
     def sweep(
         self, prompt: Prompt, edits: Iterable[Any], read: Callable[[Tensor], Any], pad: Any = None, rows: int = 128
     ) -> Tensor:
@@ -106,8 +137,15 @@ class Glass:
         ids, own = self.ids(prompt)
         return self.net.sweep(ids, edits, read, own if pad is None else pad, rows)
 
-    def stream(self, batches: Sequence[Any], save: Any, to: str | Path, **options: Any) -> Activations:
-        """Write saved sites of many batches of ids to a folder: `Network.stream`, with its options."""
+    def stream(self, batches: Any, save: Any, to: str | Path, **options: Any) -> Activations:
+        """Write saved sites of many batches of ids, or of texts, to a folder: `Network.stream`, with its options.
+
+        Each text is a batch of its own; one longer than the model's context is cut into windows of so many tokens.
+        """
+        check_arguments("stream", options, STREAM)
+        if isinstance(batches, str) or (isinstance(batches, list | tuple) and any(map(_is_text, batches))):
+            lengths = [length for length in (self.net.length, self.net.context) if length is not None]
+            batches = list(read_windows(batches, self.tokenizer, min(lengths, default=None), self.name))
         return self.net.stream(batches, save, to, **options)
 
     @overload
@@ -127,10 +165,11 @@ class Glass:
         A text is written in the tokenizer's own tokens: rows of the vocabulary beyond them are never drawn. `notes` of a text
         or Generation say how probable they were, and what else is worth knowing.
         """
+        check_arguments("generate", options, GENERATE)
         ids, pad = self.ids(prompt)
         if pad is not None:
             options["pad"] = pad
-        texts = isinstance(prompt, str) or (isinstance(prompt, list) and isinstance(prompt[0], str))
+        texts = _is_text(prompt)
         given = sorted({"save", "logprobs"} & set(options))
         if texts and given:
             raise ClocheError(
@@ -184,6 +223,11 @@ class Glass:
         return text[:cut].decode("utf-8", "replace")
 
 
+def _is_text(prompt: Any) -> bool:
+    return isinstance(prompt, str) or is_texts(prompt)
+
+
+@answering
 def load(
     where: str | Path | Run, checkpoint: str | int = "last", dtype: str = "float32", *, check_files: bool = True
 ) -> Glass:
@@ -194,21 +238,21 @@ def load(
     "bfloat16", "float16", or "auto" for the one they are stored in. check_files: compare the weights of a checkpoint with the
     sha256 that its manifest records; a file is hashed once for as long as it does not change.
     """
+    if not isinstance(where, str | Path | Run):
+        raise ClocheError(f"A model is named by its folder, by its name on the Hub, or by a Run; got {shown(where)}.")
+    check_name(where)
     if isinstance(where, str) and (name := hub.named(where)):
         if checkpoint != "last":
             raise ClocheError(
                 f"{name} is one model, so checkpoint={checkpoint!r} cannot be chosen in it; leave it out."
             )
-        return _open(hub.fetch(name), None, dtype, check_files, name)
-    folder = where.path if isinstance(where, Run) else Path(where)
+        return _open(hub.fetch(name, nearest(where)), None, dtype, check_files, name)
+    folder = where.path if isinstance(where, Run) else Path(where).expanduser()
     if (folder / "run.json").is_file():
         chosen = Run.open(folder).checkpoint(checkpoint)
         return _open(chosen.path, folder, dtype, check_files)
     if not (folder / "config.json").is_file():
-        raise ClocheError(
-            f"{folder} holds no model: it has neither run.json (a run) nor config.json (a checkpoint or a Hugging Face "
-            "folder); name one that does."
-        )
+        raise no_model(folder)
     if checkpoint != "last":
         raise ClocheError(
             f"{folder} is one checkpoint, so checkpoint={checkpoint!r} cannot be chosen in it; name its run."
@@ -222,4 +266,15 @@ def _open(folder: Path, run: Path | None, dtype: str, check_files: bool, name: s
     tokenizer = Tokenizer.load(homes[0]) if homes else None
     owner = folder.resolve().parent if run is None else run.resolve()
     net = load_network(folder, dtype, check_files)
+    if net.context is None and run is not None:
+        net.context = _trained_length(run)
     return Glass(net, tokenizer, name or f"{owner.name}/{folder.resolve().name}", folder.resolve().name)
+
+
+def _trained_length(run: Path) -> int | None:
+    """How long the texts were that a run trained on; None where its recipe does not say."""
+    try:
+        length = tomllib.loads((run / "recipe.toml").read_text(encoding="utf-8"))["run"]["length"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return length if type(length) is int and length > 0 else None

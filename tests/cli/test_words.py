@@ -78,7 +78,7 @@ def test_an_edit_along_a_feature_has_its_weight(run: Path) -> None:
     ("text", "said"),
     [
         ("z[2].head(1)", "is no edit"),
-        ("nowhere.zero()", "is no site"),
+        ("nowhere.zero()", "is not a site"),
         ("embed.scale(much)", "no number"),
         ("embed.add(4)", "no direction"),
         ("embed.add(other[3])", "it has resid_post_2"),

@@ -70,7 +70,7 @@ CASES: dict[str, tuple[Callable[[Network], Any], str]] = {
     "seed as text": (setting(temperature=1.0, seed="x"), "top_k and seed whole numbers"),
     "unknown setting": (
         setting(temprature=1.0),
-        "no setting 'temprature'; it has temperature, top_k, top_p, min_p, seed",
+        "no argument 'temprature'; did you mean temperature=?",
     ),
     "exclude past the vocabulary": (setting(exclude=[11]), "the token 11, outside the vocabulary 0 to 10"),
     "exclude of all": (setting(exclude=range(11)), "all 11 tokens of the vocabulary"),

@@ -79,13 +79,13 @@ def test_what_is_here_is_never_asked_for(asked: list, tmp_path: Path) -> None:
     """A folder, a path, a mistyped run in a folder of runs."""
     (tmp_path / "runs").mkdir()
     for where in ("runs/frist", Path("owner/name"), "./owner/name", "owner", "a/b/c"):
-        with pytest.raises(ClocheError, match="holds no model"):
+        with pytest.raises(ClocheError, match="There is no folder"):
             cloche.load(where)
     assert asked == []
 
 
 def test_a_name_that_is_none(asked: list) -> None:
-    with pytest.raises(ClocheError, match="'owner' is no name on the Hugging Face Hub; write owner/name"):
+    with pytest.raises(ClocheError, match="'owner' is not a name on the Hugging Face Hub; write owner/name"):
         cloche.load("hf://owner")
     with pytest.raises(ClocheError, match=r"is one model, so checkpoint=3 cannot be chosen"):
         cloche.load("owner/name", checkpoint=3)
@@ -93,7 +93,7 @@ def test_a_name_that_is_none(asked: list) -> None:
 
 def test_without_the_extra(asked: list, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ClocheError, match=r"owner/name is no folder here; .* pip install 'cloche\[hub\]'\.$"):
+    with pytest.raises(ClocheError, match=r"There is no folder owner/name here.*; .* pip install 'cloche\[hub\]'\.$"):
         cloche.load("owner/name")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
@@ -15,11 +16,15 @@ from cloche.decode.session import Session
 from cloche.errors import ClocheError
 from cloche.model import Edit, Network, Result
 from cloche.model.checks import check_ids, check_pad
+from cloche.words import answering, check_arguments, no_attribute
 
 Stop = Iterable[int] | Callable[[list[int]], bool]
 
 
-@dataclass(frozen=True)
+_answering_sampling = functools.partial(answering, also=tuple(Sampling.__dataclass_fields__))
+
+
+@dataclass(frozen=True, repr=False)
 class Generation:
     """ids: [batch, position + generated], rows that stopped early filled with their stop token. new: each row's own tokens,
     its stop token included.
@@ -36,7 +41,21 @@ class Generation:
 
     notes: tuple[str, ...] = ()
 
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise no_attribute("Generation", name, ("ids", "logprobs", "new", "notes", "saved"))
 
+    def __repr__(self) -> str:
+        written = [len(row) for row in self.new]
+        prompt = self.ids.shape[1] - max(written)
+        kept = ", ".join(map(str, self.saved.plan.saves))
+        told = f"<Generation: {len(written)} rows of {prompt} prompt tokens and {', '.join(map(str, written))} new ones"
+        told += (f"; saved {kept}" if kept else "") + ("; logprobs" if self.logprobs else "") + ">"
+        return "\n".join([told, *(f"Note: {note}" for note in self.notes)])
+
+
+@_answering_sampling
 def stream(
     net: Network,
     ids: Any,
@@ -107,6 +126,7 @@ def _tokens(session: Session, ids: Tensor, new: int, pick: _Picker, notes: list[
         notes += [*session.notes, *pick.notes()]
 
 
+@_answering_sampling
 def generate(
     net: Network,
     ids: Any,
@@ -178,8 +198,5 @@ def check_stop(stop: Any, vocab: int) -> list[int]:
 
 def sampling_of(settings: dict[str, Any]) -> Sampling:
     """A Sampling from keyword settings; ClocheError names one that does not exist."""
-    unknown = set(settings) - set(Sampling.__dataclass_fields__)
-    if unknown:
-        known = ", ".join(Sampling.__dataclass_fields__)
-        raise ClocheError(f"Generation has no setting {min(unknown)!r}; it has {known}.")
+    check_arguments("Sampling", settings, tuple(Sampling.__dataclass_fields__))
     return Sampling(**settings)

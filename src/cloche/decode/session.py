@@ -88,6 +88,11 @@ class Session:
             kept[key] = value
         return Result(None, kept, self.plan, self.net.sites, self.pad, notes=self.notes)
 
+    def __repr__(self) -> str:
+        kept = ", ".join(map(str, self.plan.saves))
+        told = f"<Session: {self.start} of {self.capacity} tokens fed" + (f"; saves {kept}" if kept else "") + ">"
+        return "\n".join([told, *(f"Note: {note}" for note in self.notes)])
+
     @property
     def notes(self) -> list[str]:
         """What is worth knowing of what was fed so far: a text that outgrew the model's context."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from cloche.errors import ClocheError
 from cloche.interp.finding import Finding
 from cloche.interp.route import FIRST
-from cloche.interp.subject import Subject
+from cloche.interp.subject import Subject, windows_of
 from cloche.model import Network, Site
 from cloche.model.activations import activation
 
@@ -29,7 +29,7 @@ SHARES = (0.1, 0.5, 0.9)  # quantiles over tokens
 def activation_density(
     subject: Subject, windows: Iterable[Any], thresholds: Sequence[float] = THRESHOLDS, also: Sequence[str] = ()
 ) -> Finding:
-    """Reads `windows` (batches of ids [batch, position]) twice and says which share of the units is active at a token.
+    """Reads `windows` (batches of ids [batch, position], or texts) twice; says which share of the units is active at a token.
 
     Units: the neurons of every layer's MLP (`mlp_act`, what its output matrix reads), the axes of the residual stream after the
     layer as the control, and the sites named in `also` ("mlp_in"). Active is judged three ways: not exactly zero, and above
@@ -45,7 +45,7 @@ def activation_density(
     if not thresholds or not all(0 < t < 1 for t in thresholds):
         raise ClocheError(f"thresholds={thresholds} must be shares of the RMS between 0 and 1, such as (0.01, 0.1).")
     sites, skipped = _sites(net, also)
-    held = [torch.as_tensor(window) for window in windows]
+    held = list(windows_of(subject, windows))
     rms, tokens = _rms(net, held, sites)
     measures = [_Measure(scale, thresholds) for scale in rms]
     for values in _read(net, held, sites):

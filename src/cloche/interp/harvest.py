@@ -10,26 +10,28 @@ from torch import Tensor
 
 from cloche.errors import ClocheError
 from cloche.interp.route import Others, Route, as_route, rows_without_first
+from cloche.interp.subject import Subject, network_of, windows_of
 from cloche.model import Network, Site
 
 
 @torch.no_grad()
 def activations(
-    net: Network, windows: Iterable[Any], where: Site | Route | str, others: Others | None = None
+    subject: Subject | Network, windows: Iterable[Any], where: Site | Route | str, others: Others | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(ids [batch, position], rows [batch, position, columns]) of a site or a route, batch by batch, in order, in fp32.
 
-    `windows` are batches of token ids; `others` the models a route names beside `net`. Layers after the sites are not run.
+    `windows` are batches of token ids, or, where a Glass is given, texts; `others` the models a route names beside this one.
+    Layers after the sites are not run.
     """
+    net = network_of(subject)
     reader = as_route(where).through(net, others)
-    for window in windows:
-        ids = torch.as_tensor(window, device=net.embed.weight.device)
-        ids = ids.reshape(-1, ids.shape[-1])
+    for window in windows_of(subject, windows):
+        ids = window.to(net.embed.weight.device)
         yield ids, reader.rows(ids)
 
 
 def harvest(
-    net: Network,
+    subject: Subject | Network,
     windows: Iterable[Any],
     where: Site | Route | str,
     buffer: int = 65_536,
@@ -46,7 +48,7 @@ def harvest(
     rng = torch.Generator().manual_seed(seed)
     held: list[Tensor] = []
     count = 0
-    for _, values in activations(net, windows, where, others):
+    for _, values in activations(subject, windows, where, others):
         rows = rows_without_first(values).cpu()
         while len(rows):
             taken, rows = rows[: buffer - count], rows[buffer - count :]

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from statistics import median
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from cloche.errors import ClocheError
 from cloche.interp.finding import Finding
-from cloche.interp.subject import Subject, encode, spell
+from cloche.interp.subject import Subject, encode, several, spell
+
+
+@overload
+def logit_lens(subject: Subject, prompt: list[str] | list[list[int]], top: int = 10) -> list[Finding]: ...
+@overload
+def logit_lens(subject: Subject, prompt: str | Iterable[int] | Tensor, top: int = 10) -> Finding: ...
 
 
 @torch.no_grad()
-def logit_lens(subject: Subject, prompt: str | Iterable[int] | Tensor, top: int = 10) -> Finding:
+def logit_lens(subject: Subject, prompt: Any, top: int = 10) -> Any:
     """Reads the residual stream after the embedding and after every layer through the final norm and the unembedding.
 
     The last row is the model's own prediction, exactly. `data`: docs/architecture.md: `top` tokens with their probabilities,
     entropy in nats, and the rank (1 is first) of the token that really follows. `arrays`: top_ids and top_probabilities
-    [layer, position, top], entropy and rank [layer, position] (rank 0 where nothing follows), ids [position].
+    [layer, position, top], entropy and rank [layer, position] (rank 0 where nothing follows), ids [position]. Of a list of
+    several texts or rows of ids: a finding for each.
     """
+    if (prompts := several(prompt)) is not None:
+        return [logit_lens(subject, each, top) for each in prompts]
     net = subject.net
     vocab = net.spec.vocab
     if not 1 <= top <= vocab:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
 
 from torch import Tensor
 
+from cloche.decode.prompts import is_texts, read_prompt, read_windows
 from cloche.errors import ClocheError
 from cloche.model import Network
+from cloche.model.checks import check_ids
 from cloche.text import Tokenizer
 
 
@@ -23,20 +25,41 @@ class Subject(Protocol):
     def checkpoint(self) -> str: ...
 
 
-def encode(subject: Subject, prompt: str | Iterable[int] | Tensor) -> tuple[str, list[int]]:
-    """A prompt's text and its ids, at least one. Text is encoded as the tokenizer does it, nothing added."""
-    tokenizer = subject.tokenizer
-    if isinstance(prompt, str):
-        if tokenizer is None:
-            raise ClocheError("This model has no tokenizer, so it cannot read text; give token ids instead.")
-        ids = tokenizer.encode(prompt)
-        if not ids and tokenizer.end is None:
-            raise ClocheError("The prompt has no tokens to look at; give some text.")
-        return prompt, ids or [int(tokenizer.end or 0)]
-    ids = prompt.flatten().tolist() if isinstance(prompt, Tensor) else [int(i) for i in prompt]
-    if not ids:
+def encode(subject: Subject, prompt: Any) -> tuple[str, list[int]]:
+    """A prompt's text and its ids, at least one, of a text, a list of one, or ids [position] or [1, position]."""
+    ids, _ = read_prompt(prompt, subject.tokenizer)
+    if not ids.numel():
         raise ClocheError("The prompt has no tokens to look at; give at least one id.")
-    return "".join(spell(tokenizer, ids)), ids
+    ids = check_ids(ids, subject.net.spec.vocab, None, ids.device)
+    if len(ids) > 1:
+        raise ClocheError(f"This looks at one prompt at a time, and {len(ids)} were given; give one.")
+    row: list[int] = ids[0].tolist()
+    return prompt if isinstance(prompt, str) else "".join(spell(subject.tokenizer, row)), row
+
+
+def several(prompt: Any) -> list[Any] | None:
+    """The prompts of a list of texts or of rows of ids, None where it is a single one."""
+    if is_texts(prompt):
+        return list(prompt)
+    rows = (
+        isinstance(prompt, list | tuple)
+        and bool(prompt)
+        and all(isinstance(row, list | tuple | Tensor) for row in prompt)
+    )
+    return list(prompt) if (rows or getattr(prompt, "ndim", 1) == 2) and len(prompt) > 1 else None
+
+
+def network_of(subject: Subject | Network) -> Network:
+    """The network that a Glass, or anything like it, is about; a network is its own."""
+    return subject if isinstance(subject, Network) else subject.net
+
+
+def windows_of(subject: Subject | Network, windows: Any) -> Iterator[Tensor]:
+    """Batches of ids [batch, position] of batches of ids, texts or one text; a text longer than the model's context is cut."""
+    net = network_of(subject)
+    tokenizer = None if isinstance(subject, Network) else subject.tokenizer
+    lengths = [length for length in (net.length, net.context) if length is not None]
+    return read_windows(windows, tokenizer, min(lengths, default=None), "This model")
 
 
 def spell(tokenizer: Tokenizer | None, ids: Iterable[int]) -> list[str]:

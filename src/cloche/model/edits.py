@@ -64,6 +64,22 @@ class Edit:
         place = "" if self.where is None else f" at {self.where}"
         return f"{self.kind} {self.site}{place}"
 
+    def __repr__(self) -> str:
+        return f"<Edit: {self}{_brought(self.function or self.value)}>"
+
+
+def _brought(value: Any) -> str:
+    """What an edit brings, in a few words."""
+    if value is None:
+        return ""
+    if isinstance(value, Tensor):
+        return f" by a tensor {list(value.shape)}"
+    if isinstance(value, tuple):
+        return "".join(_brought(part) for part in value)
+    if isinstance(value, int | float):
+        return f" by {value:g}"
+    return f" by {getattr(value, '__qualname__', type(value).__name__)}"
+
 
 _NO_POSITIONS = 'Positions are an index, a slice, a list, "last" or "new"; {!r} is none of these.'
 

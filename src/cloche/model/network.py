@@ -27,6 +27,7 @@ from cloche.model.sites import Site, Sites
 from cloche.model.stored import Activations
 from cloche.model.stream import SHARD_BYTES, stream, stream_bytes
 from cloche.model.sweep import sweep
+from cloche.words import ATTRIBUTES, answering, no_attribute
 
 Passed = tuple[Tensor | None, tuple[Tensor, ...], dict[int | None, Tensor]]  # logits, kept, patterns' sums
 END = 1 << 30  # a layer number past every layer: run to the end
@@ -47,6 +48,7 @@ class Embedding(Module):
         self.scale, std = scale, std / (scale or 1.0)
         self.weight = self.declare("weight", (vocab, width), Declared(std=std, group="embedding", shard="rows"))
 
+    @answering
     def forward(self, ids: Tensor) -> Tensor:
         rows = nn.functional.embedding(ids, self.weight)
         return rows if self.scale is None else rows * self.scale
@@ -144,6 +146,7 @@ class Network(Module):
 
     # The pass -------------------------------------------------------------------------------------------------------
 
+    @answering
     def forward(self, ids: Tensor) -> Tensor:
         """Logits [batch, position, vocab] of token ids [batch, position]."""
         return self.unembed(self.hidden(ids))
@@ -213,6 +216,7 @@ class Network(Module):
 
     # Looking and editing --------------------------------------------------------------------------------------------
 
+    @answering
     def run(
         self,
         ids: Any,
@@ -243,6 +247,7 @@ class Network(Module):
         notes = self.beyond(ids.shape[1] - (0 if pad is None else int(pad.min())))
         return Result(out, dict(zip(plan.kept, kept, strict=True)), plan, self.sites, pad, off, notes)
 
+    @answering
     def sweep(
         self, ids: Any, edits: Iterable[Any], read: Callable[[Tensor], Any], pad: Any = None, rows: int = 128
     ) -> Tensor:
@@ -258,6 +263,7 @@ class Network(Module):
         self.warn_beyond(ids.shape[1])
         return sweep(self, ids, edits, read, check_pad(pad, ids), rows)
 
+    @answering
     def stream(
         self,
         batches: Sequence[Any],
@@ -346,6 +352,22 @@ class Network(Module):
             named = _with_own_code(cast(FunctionType, program), f"{what[0]}_{what[1].hash}_{next(_numbers)}")
             self._compiled[key] = torch.compile(named, fullgraph=True, backend=backend)
         return self._compiled[key]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name not in ATTRIBUTES:
+                raise
+            raise no_attribute("Network", name, ()) from None
+
+    def __repr__(self) -> str:
+        weight, parameters = self.embed.weight, sum(p.numel() for p in self.parameters())
+        kind = self.family or type(self.layers[0]).__name__.strip("_") + "s"
+        return (
+            f"<Network: {kind}, {len(self.layers)} layers of width {self.spec.width:,}, {self.spec.vocab:,} tokens, "
+            f"{parameters:,} parameters in {str(weight.dtype).removeprefix('torch.')} on {weight.device}>"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_compiled": {}}  # compiled passes read the weights of the network they were made for

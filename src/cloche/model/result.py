@@ -11,6 +11,7 @@ from torch import Tensor
 from cloche.errors import ClocheError
 from cloche.model.plan import Key, Plan
 from cloche.model.sites import AXES, Layers, Site, Sites
+from cloche.words import no_attribute
 
 SUMS_TO_ONE = 1e-3  # as far as fp16 rounds a sum
 
@@ -65,6 +66,18 @@ class Result:
         if isinstance(what, Layers) or (isinstance(what, str) and what.strip().endswith(".all")):
             return torch.stack([self._one(site) for site in found])
         return self._one(found[0])
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise no_attribute("Result", name, ("logits", "notes", "pad", "plan"))
+
+    def __repr__(self) -> str:
+        """What was saved, with its shape; and what is worth knowing."""
+        kept = {str(Site(*key)): list(value.shape) for key, value in self._kept.items()}
+        told = {} if self._logits is None else {"logits": list(self._logits.shape)}
+        shapes = ", ".join(f"{name} {shape}" for name, shape in (told | kept).items()) or "nothing saved"
+        return "\n".join([f"<Result: {shapes}>", *(f"Note: {note}" for note in self.notes)])
 
     def __contains__(self, what: Any) -> bool:
         return all((site.name, site.layer) in self._kept for site in self._sites.resolve(what))

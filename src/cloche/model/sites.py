@@ -15,8 +15,9 @@ from typing import Any
 
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import ClocheError, shown
 from cloche.model.edits import Edit
+from cloche.words import IN_A_BLOCK, IN_THE_MODEL, site_for
 
 STREAM = ("batch", "position", "width")
 HEADS = ("batch", "position", "head", "head_size")
@@ -154,6 +155,9 @@ class Layers:
         """What the site is called in each of them."""
         return self.sites[0].name
 
+    def __repr__(self) -> str:
+        return f"<{self}>"
+
     def __str__(self) -> str:
         layers = [site.layer for site in self.sites]
         unbroken = layers == list(range(len(layers)))
@@ -211,9 +215,19 @@ class Sites:
             raise AttributeError(name)
         return self._entry(name)
 
+    def __repr__(self) -> str:
+        once = [name for name, entry in self._table.items() if isinstance(entry, Site)]
+        counts: dict[str, list[str]] = {}
+        for entry in self._table.values():
+            if isinstance(entry, Layers):
+                counts.setdefault(str(entry).partition(" in ")[2], []).append(entry.name)
+        lines = [f"in {layers}: {', '.join(names)}" for layers, names in counts.items()]
+        return "\n".join([f"<Sites of {len(self._heads)} layers>", *lines, f"once: {', '.join(once)}"])
+
     def _entry(self, name: str) -> Site | Layers:
         if name not in self._table:
-            close = difflib.get_close_matches(name, self._table, n=1)
+            theirs = IN_A_BLOCK.get(name) or IN_THE_MODEL.get(name)
+            close = [theirs] if theirs else difflib.get_close_matches(name, self._table, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(self._table)}."
             raise ClocheError(f"This model has no site {name!r}; {hint}")
         return self._table[name]
@@ -249,7 +263,7 @@ class Sites:
     def _all(self, text: str) -> Layers:
         entry = self._entry(text.strip().removesuffix(".all").strip())
         if not isinstance(entry, Layers):
-            raise ClocheError(f"{text!r} is no site: there is only one {entry}; write {entry}.")
+            raise ClocheError(f"{text!r} is not in layers: there is only one {entry}; write {entry}.")
         return entry
 
 
@@ -259,9 +273,11 @@ _TEXT = re.compile(r"(\w+)(?:\[(\d+)\]|(\.all))?(?:\.head\((\d+)\))?")
 def site(text: str) -> Any:
     """Read a site from its text. `resid_post.all` names no count of layers, so it needs a model: use `net.sites`."""
     match = _TEXT.fullmatch(text.strip())
+    if (not match or match[1] not in AXES) and (ours := site_for(text, AXES)):
+        raise ClocheError(f"{shown(text)} is another library's name; here it is {ours}.")
     if match and match[1] not in AXES and (close := difflib.get_close_matches(match[1], AXES, n=1)):
         raise ClocheError(f"There is no site {match[1]!r}; did you mean {close[0]!r}?")
     if not match or match[1] not in AXES or match[3]:
-        raise ClocheError(f"{text!r} is no site; write one like resid_post[3], z[9].head(6) or logits.")
+        raise ClocheError(f"{shown(text)} is not a site; write one like resid_post[3], z[9].head(6) or logits.")
     found = Site(match[1], None if match[2] is None else int(match[2]))
     return found if match[4] is None else found.head(int(match[4]))

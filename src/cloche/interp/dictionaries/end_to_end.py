@@ -6,34 +6,34 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from cloche.interp.route import FIRST, Others, Reader, Route, as_route, rows_without_first
+from cloche.interp.subject import Subject, network_of, windows_of
 from cloche.model import Network, Site
 from cloche.sparse.saes import Batch
 
 
 def end_to_end(
-    net: Network,
+    subject: Subject | Network,
     windows: Iterable[Any],
     where: Site | Route | str,
     local: float = 0.0,
     others: Others | None = None,
 ) -> Iterator[Batch]:
-    """Batches for `train_sae` and `further_course`, one for each batch of `windows` (ids [batch, position]).
+    """Batches for `train_sae` and `further_course`, one for each batch of `windows` (ids [batch, position], or texts).
 
     The loss of a batch is the Kullback-Leibler divergence, in nats a token, from the model's predictions to those it makes with
     the reconstructions put where the dictionary writes, plus `local` times their share of unexplained variance. A short
     training of this kind after an ordinary one brings most of what a whole one does (Karvonen 2025, 2503.17272). The model
     does not change.
     """
+    net = network_of(subject)
     reader = as_route(where).through(net, others)
     wiring = reader.wiring()
     written = sum(wiring.writes or wiring.reads)
-    for window in windows:
-        ids = torch.as_tensor(window, device=net.embed.weight.device)
-        ids = ids.reshape(-1, ids.shape[-1])
+    for window in windows_of(subject, windows):
+        ids = window.to(net.embed.weight.device)
         rows = rows_without_first(reader.rows(ids))
         yield Batch(rows, _loss(reader, ids, rows[:, -written:], local))
 

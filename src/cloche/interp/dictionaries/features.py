@@ -17,7 +17,7 @@ from cloche.interp.dictionaries.telling import logit_effects, telling_order
 from cloche.interp.finding import Finding
 from cloche.interp.harvest import activations
 from cloche.interp.route import Others, Reader, reader_of
-from cloche.interp.subject import Subject, spell
+from cloche.interp.subject import Subject, spell, windows_of
 from cloche.model import Network
 from cloche.sparse import SAE, Report
 
@@ -51,7 +51,7 @@ def features_report(
     count: int = 40,
     others: Others | None = None,
 ) -> Finding:
-    """Reads `windows` (batches of ids [batch, position]) with the dictionary and shows its `count` most telling features.
+    """Reads `windows` (batches of ids [batch, position], or texts) with a dictionary; shows its `count` most telling features.
 
     `data`: docs/architecture.md. Logits are a feature's direct effect at its strongest firing, in nats. `arrays` cover all
     features: density and maximum [features]. `others` are the models a crosscoder names beside this one. Choose windows the
@@ -68,7 +68,7 @@ class FeatureReader:
         """The arguments are those of `features_report`."""
         self.subject, self.sae = subject, sae
         self.reader = reader_of(sae, subject.net, others)
-        stream = iter(windows)
+        stream = windows_of(subject, windows)
         first = next(stream, None)
         if first is None:
             raise ClocheError("There is no text to read features from: give at least one window of two tokens.")

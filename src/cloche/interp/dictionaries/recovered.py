@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from cloche.errors import ClocheError
 from cloche.interp.route import FIRST, Others, reader_of, rows_without_first
-from cloche.interp.subject import Subject
+from cloche.interp.subject import Subject, windows_of
 from cloche.model import Edit
 from cloche.sparse import SAE
 
@@ -43,8 +43,8 @@ class Recovered:
 
 @torch.no_grad()
 def loss_recovered(subject: Subject, sae: SAE, windows: Iterable[Any], others: Others | None = None) -> Recovered:
-    """Runs `windows` (batches of ids [batch, position]) as they are, with what the dictionary makes of them put where it
-    writes, and with the mean there instead. What it reads is read from the undisturbed pass; what it writes into `others` is
+    """Runs `windows` (batches of ids [batch, position], or texts) as they are, with what the dictionary makes of them put where
+    it writes, and with the mean there instead. What it reads is read from the undisturbed pass; what it writes into `others` is
     not put back. The first position, which dictionaries do not see, is left as it is and not counted.
 
     Raises ClocheError where the dictionary is of another site or width, or there is nothing to predict.
@@ -55,9 +55,8 @@ def loss_recovered(subject: Subject, sae: SAE, windows: Iterable[Any], others: O
     def predictions(edits: list[Edit]) -> Tensor:
         return net.run(ids, edits=edits).logits[:, FIRST:-1].float().log_softmax(-1)
 
-    for window in windows:
-        ids = torch.as_tensor(window, device=net.embed.weight.device)
-        ids = ids.reshape(-1, ids.shape[-1])
+    for window in windows_of(subject, windows):
+        ids = window.to(net.embed.weight.device)
         target, made = (part.to(ids.device) for part in sae.explain(rows_without_first(reader.rows(ids)).cpu())[1:])
         mean = target.mean(0).expand_as(target)
         clean, back, flat = (predictions(edits) for edits in ([], reader.put(made), reader.put(mean)))

@@ -13,7 +13,7 @@ from cloche.interp.dictionaries.recovered import Recovered, loss_recovered
 from cloche.interp.finding import Finding
 from cloche.interp.harvest import activations
 from cloche.interp.route import Others, reader_of, rows_without_first
-from cloche.interp.subject import Subject
+from cloche.interp.subject import Subject, windows_of
 from cloche.sparse import SAE, Report, gap_report
 
 GAP_ROWS = 2_048  # on which pursuits are compared with the encoder
@@ -23,12 +23,12 @@ GAP_ROWS = 2_048  # on which pursuits are compared with the encoder
 def dictionary_report(
     subject: Subject, sae: SAE, windows: Iterable[Any], name: str = "", others: Others | None = None
 ) -> Finding:
-    """Measures a dictionary on `windows` (batches of ids [batch, position]) it was not trained on;
+    """Measures a dictionary on `windows` (batches of ids [batch, position], or texts) it was not trained on;
     `data`: docs/architecture.md.
 
     The gap to a pursuit over the same atoms is measured where the dictionary writes what it reads, on 2,048 activations.
     """
-    windows = list(windows)
+    windows = list(windows_of(subject, windows))
     route = reader_of(sae, subject.net, others).route
     first: list[Tensor] = []
 

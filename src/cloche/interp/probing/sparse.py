@@ -17,7 +17,7 @@ from cloche.interp.finding import Finding
 from cloche.interp.probing.labels import token_labels
 from cloche.interp.probing.probes import Matrix, Probes, Sparse, probe
 from cloche.interp.route import FIRST, reader_of, rows_without_first
-from cloche.interp.subject import Subject
+from cloche.interp.subject import Subject, windows_of
 from cloche.model import Network, Site
 from cloche.sparse import SAE, Code
 
@@ -43,15 +43,15 @@ def sparse_probing(
     Bases: the axes of `site` (where it is None, that of the dictionary), the neurons of the same layer, and the features of
     `sae`, called `name`, where one is given. labels: from token ids [batch, position] to bool [batch, position] by name. How
     units are chosen and probes fitted is said in `probes.probe`; all units at once are the ceiling, labels in disorder the
-    control. Of `windows` (batches of ids [batch, position]) whole ones are held out; memory holds the activations of all, and
-    some 10,000 tokens are enough.
+    control. Of `windows` (batches of ids [batch, position], or texts) whole ones are held out; memory holds the activations of
+    all, and some 10,000 tokens are enough.
 
     `data`: docs/architecture.md. Raises ClocheError for a site that is no vector a token, a dictionary of another site, fewer
     than four windows, and where no label comes often enough.
     """
     net = subject.net
     places = _Places(net, site, sae)
-    ids, window, columns, codes = _read(net, windows, places, sae)
+    ids, window, columns, codes = _read(net, windows_of(subject, windows), places, sae)
     found = _labels(subject, ids, labels)
     train = _train(window, seed)
     names, skipped = _often_enough(found, train)
@@ -112,7 +112,7 @@ def _rows(value: Tensor) -> Tensor:
 
 
 def _read(
-    net: Network, windows: Iterable[Any], places: _Places, sae: SAE | None
+    net: Network, windows: Iterable[Tensor], places: _Places, sae: SAE | None
 ) -> tuple[list[Tensor], Tensor, list[Tensor], list[Code]]:
     """Ids batch by batch, the window of each token, each basis' rows [n, units] and the codes."""
     ids: list[Tensor] = []
@@ -120,8 +120,7 @@ def _read(
     columns: list[list[Tensor]] = [[] for _ in places.bases]
     codes: list[Code] = []
     for given in windows:
-        batch = torch.as_tensor(given).cpu()
-        batch = batch.reshape(-1, batch.shape[-1])
+        batch = given.cpu()
         if not batch[:, FIRST:].numel():
             continue
         result = net.run(batch.to(net.embed.weight.device), save=places.saves, logits=False)

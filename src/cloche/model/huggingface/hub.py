@@ -27,13 +27,14 @@ def named(where: str) -> str | None:
     return where if NAME.fullmatch(where) and not local.exists() and not local.parent.exists() else None
 
 
-def fetch(name: str) -> Path:
+def fetch(name: str, near: str = "") -> Path:
     """The folder of a model of the Hub, "owner/name" or "owner/name@revision": config, safetensors and tokenizer, no code.
 
-    Raises ClocheError without huggingface_hub, and where the model is not there or cannot be reached.
+    near: what to say of folders here that the name might have meant. Raises ClocheError without huggingface_hub, and where the
+    model is not there or cannot be reached.
     """
     if not NAME.fullmatch(name):
-        raise ClocheError(f"{name!r} is no name on the Hugging Face Hub; write owner/name, or owner/name@revision.")
+        raise ClocheError(f"{name!r} is not a name on the Hugging Face Hub; write owner/name, or owner/name@revision.")
     try:
         import huggingface_hub
         from huggingface_hub.errors import (
@@ -44,7 +45,7 @@ def fetch(name: str) -> Path:
         )
     except ImportError:
         raise ClocheError(
-            f"{name} is no folder here; to fetch it from the Hugging Face Hub, pip install 'cloche[hub]'."
+            f"There is no folder {name} here{near}; to fetch it from the Hugging Face Hub, pip install 'cloche[hub]'."
         ) from None
     repository, _, revision = name.partition("@")
     try:
@@ -57,12 +58,12 @@ def fetch(name: str) -> Path:
         ) from None
     except (RepositoryNotFoundError, RevisionNotFoundError):
         raise ClocheError(
-            f"{name} is neither a folder here nor a model that the Hugging Face Hub shows you; check its spelling."
+            f"{name} is neither a folder here{near} nor a model that the Hugging Face Hub shows you; check its spelling."
         ) from None
     except LocalEntryNotFoundError:
         raise ClocheError(
-            f"{name} is neither a folder here nor in the Hub's cache, and the Hugging Face Hub cannot be reached; connect, or "
-            "name a folder."
+            f"{name} is neither a folder here{near} nor in the Hub's cache, and the Hugging Face Hub cannot be reached; "
+            "connect, or name a folder."
         ) from None
     except Exception as error:  # of whichever network library it uses
         reason = (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".")

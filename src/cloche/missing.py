@@ -1,0 +1,91 @@
+"""What to say where there is no model at the place that was named."""
+
+from __future__ import annotations
+
+import difflib
+from importlib.util import find_spec
+from pathlib import Path
+
+from cloche.errors import ClocheError, shown
+
+# Models that the Hub also knows without their owner.
+OWNERS = {
+    "gpt2": "openai-community",
+    "gpt2-medium": "openai-community",
+    "gpt2-large": "openai-community",
+    "gpt2-xl": "openai-community",
+    "distilgpt2": "distilbert",
+}
+LISTED = 5
+
+
+def check_name(where: object) -> None:
+    """Raise for a text that no file system takes as a name."""
+    text = str(where)
+    if "\0" in text or len(text) > 4096 or any(len(part.encode("utf-8", "replace")) > 255 for part in Path(text).parts):
+        raise ClocheError(f"There is no folder {shown(text, 60)}: no folder can have such a name.")
+
+
+def no_model(folder: Path) -> ClocheError:
+    """The error for a place that holds no model: what is there, what is near, and how to name a model of the Hub."""
+    name = shown(str(folder))[1:-1]
+    if folder.is_file():
+        return ClocheError(f"{name} is a file; name the folder that it is in, {folder.parent}.")
+    if folder.is_dir():
+        inside = _models(folder)
+        if inside:
+            hint = f"there are models in it: name {_either([str(folder / n) for n in inside])}."
+        else:
+            hint = "name a run, a checkpoint or a Hugging Face folder."
+        return ClocheError(f"{name} holds no model, neither run.json (a run) nor config.json (a checkpoint); {hint}")
+    return ClocheError(f"There is no folder {name}{_near(folder)}{_hub(folder)}.")
+
+
+def nearest(where: str) -> str:
+    """What to add to an error about a name that is neither a folder nor a model of the Hub."""
+    near = _near(Path(where))
+    return near if "nearest" in near else ""
+
+
+def _near(folder: Path) -> str:
+    """Folders beside the missing one: those of like names, else what is there."""
+    parent = folder.parent
+    while not parent.is_dir() and parent != parent.parent:
+        folder, parent = parent, parent.parent
+    try:
+        names = sorted(entry.name for entry in parent.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    except OSError:
+        return ""
+    if close := difflib.get_close_matches(folder.name, names, n=1):
+        return f" (the nearest name is {parent / close[0]})"
+    where = "here" if str(parent) == "." else f"in {parent}"
+    if not names:
+        return f" (no folders are {where})"
+    return f" (folders {where}: {', '.join(names[:LISTED])}{', ...' if len(names) > LISTED else ''})"
+
+
+def _hub(folder: Path) -> str:
+    """How to have the model from the Hub, where the name could be one's there."""
+    if folder.is_absolute() or len(folder.parts) != 1:
+        return ""
+    owner = OWNERS.get(folder.name)
+    name = f'"{owner}/{folder.name}"' if owner else '"owner/name"'
+    if find_spec("huggingface_hub") is None:
+        return f"; a model of the Hugging Face Hub is named {name}, once pip install 'cloche[hub]' is done"
+    return f"; a model of the Hugging Face Hub is named {name}"
+
+
+def _models(folder: Path) -> list[str]:
+    """Folders within one that hold models, as paths from it; a run's checkpoints as well as a folder of runs."""
+    found: list[str] = []
+    try:
+        for entry in sorted(folder.iterdir()):
+            if entry.is_dir() and any((entry / name).is_file() for name in ("run.json", "config.json")):
+                found.append(entry.name)
+    except OSError:
+        return []
+    return found[-LISTED:]
+
+
+def _either(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"one of {', '.join(names)}"

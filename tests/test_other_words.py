@@ -1,0 +1,149 @@
+"""Words of other libraries are answered with ours, and a model that is not there with what to do."""
+
+import copy
+import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import cloche
+from cloche.decode import Session, generate
+from cloche.errors import ClocheError
+from cloche.glass import Glass, load
+from cloche.model import GLU, LM, Attention, Block, RoPE, Stack, save_network, site
+from cloche.words import ARGUMENTS, ATTRIBUTES, IN_A_BLOCK, IN_THE_MODEL
+
+IDS = torch.arange(6)[None]
+
+
+@pytest.fixture(scope="module")
+def glass() -> Glass:
+    block = Block(mix=Attention(heads=2, position=RoPE()), map=GLU("silu", hidden=24))
+    return Glass(LM(vocab=20, width=16, body=Stack(4, block)).build(seed=0))
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_an_argument_of_another_library_is_answered_with_ours(name: str, glass: Glass) -> None:
+    calls: dict[str, Callable[..., Any]] = {
+        "run": glass.run,
+        "generate": glass.generate,
+        "loss": glass.loss,
+        "sweep": lambda ids, **o: glass.sweep(ids, [glass.sites.z[0].zero()], read=lambda x: x, **o),
+        "stream": lambda ids, **o: glass.stream([ids], "z[0]", "nowhere", **o),
+        "net.run": glass.net.run,
+        "net": glass.net,
+        "decode.generate": lambda ids, **o: generate(glass.net, ids, **o),
+        "load": lambda ids, **o: load("nowhere", **o),
+    }
+    for call in calls.values():
+        with pytest.raises(ClocheError) as caught:
+            call(IDS, **{name: 1})
+        said = str(caught.value)
+        assert f"has no argument {name!r}; {ARGUMENTS[name]}" in said and said.endswith(".")
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_an_attribute_of_another_library_is_answered_with_ours(name: str, glass: Glass) -> None:
+    result, made = glass.run(IDS), glass.generate(IDS, new=2)
+    answered = 0
+    for thing in (glass, glass.net, result, made):
+        if hasattr(thing, name):
+            continue
+        answered += 1
+        with pytest.raises(AttributeError, match=f"has no attribute '{name}'; ") as caught:
+            getattr(thing, name)
+        assert isinstance(caught.value, ClocheError) and ATTRIBUTES[name] in str(caught.value)
+    assert answered >= 2
+
+
+def test_a_typo_is_answered_with_the_nearest_name(glass: Glass) -> None:
+    for act, hint in (
+        (lambda: glass.run(IDS, svae="z[0]"), "save="),
+        (lambda: glass.generate(IDS, temprature=1.0), "temperature="),
+        (lambda: glass.net.run(IDS, edit=[]), "edits="),
+        (lambda: glass.genrate, "'generate'"),
+        (lambda: glass.run(IDS).logit, "'logits'"),
+    ):
+        with pytest.raises(ClocheError, match=f"did you mean {hint}"):
+            act()
+    with pytest.raises(ClocheError, match=r"glass\.run\(prompt\)\.logits"):
+        glass("text")
+
+
+def test_things_that_answer_are_copied_and_kept_as_before(glass: Glass) -> None:
+    result = glass.run(IDS, save="z[0]")
+    for thing in (glass, result, glass.net, glass.sites):
+        assert repr(copy.deepcopy(thing)) == repr(thing)
+        assert repr(pickle.loads(pickle.dumps(thing))) == repr(thing)
+    assert not hasattr(glass, "_anything") and not hasattr(glass.net, "no_such_thing")
+    with pytest.raises(AttributeError, match=r"cloche\.load\(folder\)"):
+        cloche.HookedTransformer  # noqa: B018
+
+
+THEIRS = {
+    "blocks.3.hook_resid_post": "resid_post[3]",
+    "blocks.0.attn.hook_z": "z[0]",
+    "blocks.2.attn.hook_pattern": "pattern[2]",
+    "blocks.1.mlp.hook_post": "mlp_act[1]",
+    "model.layers.3": "resid_post[3]",
+    "model.layers[3].mlp.output": "mlp_out[3]",
+    "model.layers.3.self_attn": "attn_out[3]",
+    "transformer.h.0": "resid_post[0]",
+    "transformer.h.2.mlp": "mlp_out[2]",
+    "gpt_neox.layers.1.attention": "attn_out[1]",
+    "resid_post.3": "resid_post[3]",
+    "hook_embed": "embed",
+    "transformer.wte": "embed",
+    "model.norm": "final_norm",
+    "lm_head": "logits",
+    "hidden_states": "resid_post.all",
+}
+
+
+@pytest.mark.parametrize("text", THEIRS)
+def test_a_place_of_another_library_is_answered_with_ours(text: str, glass: Glass) -> None:
+    for act in (lambda: site(text), lambda: glass.run(IDS, save=[text]), lambda: glass.run(IDS)[text]):
+        with pytest.raises(ClocheError) as caught:
+            act()
+        assert str(caught.value) == f"{text!r} is another library's name; here it is {THEIRS[text]}."
+    glass.run(IDS, save=THEIRS[text])
+    assert {*IN_A_BLOCK.values(), *IN_THE_MODEL.values()} <= {*cloche.model.sites.AXES, "resid_post.all", "pattern.all"}
+
+
+def test_a_missing_model_says_what_to_do(tmp_path: Path, glass: Glass, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    save_network(glass.net, tmp_path / "runs" / "first")
+    (tmp_path / "notes.txt").write_text("")
+    cases: dict[Any, tuple[str, ...]] = {
+        "gpt2": ('named "openai-community/gpt2"', "pip install 'cloche[hub]'", "folders here: runs"),
+        "rums": ("nearest name is runs", "pip install"),
+        "runs": ("name runs/first",),
+        "runs/frist": ("There is no folder runs/frist (the nearest name is runs/first).",),
+        "rnus/first": ("nearest name is runs", "pip install 'cloche[hub]'"),
+        str(tmp_path / "runs" / "frist"): ("nearest name is",),
+        "notes.txt": ("is a file; name the folder",),
+        "runs/first/model.safetensors": ("is a file; name the folder",),
+        "": ("holds no model",),
+        "x" * 5000: ("There is no folder",),
+        "a\0b": ("There is no folder",),
+        None: ("named by its folder",),
+        7: ("named by its folder",),
+    }
+    for where, hints in cases.items():
+        with pytest.raises(ClocheError) as caught:
+            load(where)
+        said = str(caught.value)
+        assert all(hint in said for hint in hints), said
+        assert "\n" not in said and len(said) < 400
+    assert load("runs/first").net.spec.resolved() == glass.net.spec.resolved()
+
+
+def test_a_session_prints_what_was_fed(glass: Glass) -> None:
+    session = Session(glass.net, IDS, None, 4, save="z[1]")
+    session.feed(IDS)
+    assert repr(session) == "<Session: 6 of 10 tokens fed; saves z[1]>"
