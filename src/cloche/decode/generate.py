@@ -123,7 +123,7 @@ def _tokens(session: Session, ids: Tensor, new: int, pick: _Picker, notes: list[
             yield token
             ids = token[:, None]
     finally:
-        notes += [*session.notes, *pick.notes()]
+        notes += [*session.noted(1), *pick.notes()]
 
 
 @_answering_sampling
@@ -168,8 +168,7 @@ def generate(
     if session.plan.saves:
         session.feed(fed)  # the last token's own values, which no further token asked for
     whole = torch.cat([ids, torch.stack(columns, 1)], 1)
-    least = 0 if session.pad is None else int(session.pad.min())
-    notes = (*net.beyond(whole.shape[1] - least), *pick.notes())
+    notes = (*session.noted(whole.shape[1] - session.start), *pick.notes())
     return Generation(whole, rows, session.saved(), likely if logprobs else None, notes)
 
 

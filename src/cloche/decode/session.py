@@ -96,7 +96,11 @@ class Session:
     @property
     def notes(self) -> list[str]:
         """What is worth knowing of what was fed so far: a text that outgrew the model's context."""
-        return self.net.beyond(self.start - (0 if self.pad is None else int(self.pad.min())))
+        return self.noted()
+
+    def noted(self, drawn: int = 0) -> list[str]:
+        """The notes, counting so many tokens that were drawn and not fed."""
+        return self.net.beyond(self.start + drawn - (0 if self.pad is None else int(self.pad.min())))
 
     def _keep(self, key: Key, value: Tensor, start: int, end: int) -> None:
         """Write a site's value for the slots from start to end into its place; of a pattern, later keys stay hidden."""
