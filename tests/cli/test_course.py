@@ -77,9 +77,9 @@ def test_generate_goes_on_from_the_prompt(call: Call, grown: Path) -> None:
     early, late = (json.loads(call(*greedy, "--checkpoint", step)[1]) for step in (0, "last"))
     assert early["checkpoint"] == "step-000000" and early["ids"] != late["ids"]
     assert call("generate", grown, "--new", 3)[0] == 0, "without a prompt it begins a text"
-    code, out, err = call("generate", grown, "def ", "--new", 40, "--json")  # the run's texts are of 32 tokens
-    (note,) = json.loads(out)["notes"]
-    assert code == 0 and err == f"{note}\n" and "than the 32 that this model was trained on" in note
+    long = ("generate", grown, "def ", "--new", 40)  # the run's texts are of 32 tokens
+    (note,) = json.loads(call(*long, "--json")[1])["notes"]
+    assert call(*long)[2] == f"{note}\n" and "than the 32 that this model was trained on" in note
 
 
 def test_generate_under_an_edit(call: Call, grown: Path) -> None:
