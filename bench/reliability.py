@@ -1,0 +1,160 @@
+"""What happens to runs that are killed, doubled, starved and damaged, to files from strangers, and to requests from strangers.
+
+    python bench/reliability.py            about an hour: 100 kills and all the rest, counts in results/reliability.json
+    python bench/reliability.py --quick    a minute or two: 10 kills and a few of each
+
+Everything is drawn by `--seed`; a failure is printed with what was done, and the exit code is 1 if there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from forks import bounded, command, import_everything
+from reliability_kills import Laboratory, deletions, doubles, full_disks, kills, last_line
+from rounds import machine, table, write
+
+MODULES = (
+    *("torch._dynamo", "rich.console", "rich.progress"),  # what torch.optim and the progress lines import late
+    *(
+        "cloche.cli",
+        "cloche.cli.app",
+        "cloche.cli.grow",
+        "cloche.cli.look",
+        "cloche.train",
+        "cloche.interp",
+        "cloche.microscope",
+    ),
+    *(
+        "cloche.data",
+        "cloche.glass",
+        "cloche.runs",
+        "cloche.text",
+        "cloche.sparse",
+        "cloche.sparse.saes",
+        "cloche.sparse.sindy",
+    ),
+)
+COUNTS = {"kills": 100, "doubles": 25, "disks": 25, "deletions": 50, "faults": 300, "files": 600, "requests": 1000}
+QUICK = {"kills": 10, "doubles": 2, "disks": 2, "deletions": 3, "faults": 20, "files": 40, "requests": 60}
+READING = 10  # CPU seconds that reading one small hostile file may take, compilation of nothing included
+MEMORY = 2048  # megabytes it may take
+
+
+def tried(name: str, trials: Iterable[tuple[str, Callable[[], str]]], failures: list[str]) -> dict[str, int]:
+    """Runs the trials of one kind; counts how they ended and prints those that did not hold."""
+    ends: Counter[str] = Counter()
+    begin = time.monotonic()
+    for what, trial in trials:
+        result = trial()
+        ends["held" if result == "held" else "skipped" if result.startswith("skipped") else "failed"] += 1
+        if ends["failed"] and result not in ("held",) and not result.startswith("skipped"):
+            failures.append(f"{name}: {what}: {result}")
+            print(failures[-1], flush=True)
+    tried_all = sum(ends.values()) - ends["skipped"]
+    print(f"{name}: {ends['held']} of {tried_all} held, {time.monotonic() - begin:.0f} s", flush=True)
+    return {"tried": tried_all, "held": ends["held"], "skipped": ends["skipped"]}
+
+
+def faults(lab: Laboratory, count: int, seed: int) -> Iterable[tuple[str, Callable[[], str]]]:
+    """Damage to a finished run, which `verify` must find."""
+    from run_faults import drawn_faults
+
+    for fault in drawn_faults(lab.straight, count, seed):
+
+        def trial(fault=fault) -> str:
+            run = lab.copy("damaged")
+            try:
+                fault.apply(run)
+                outcome = lab.run(bounded(command("verify", run), READING))
+                return (
+                    "held"
+                    if outcome.code == 1 and outcome.clean
+                    else f"verify: exit {outcome.code}: {last_line(outcome)}"
+                )
+            finally:
+                shutil.rmtree(run, ignore_errors=True)
+
+        yield fault.description, trial
+
+
+def files(lab: Laboratory, count: int, seed: int) -> Iterable[tuple[str, Callable[[], str]]]:
+    """Damaged and hostile files, which are read or refused with one sentence."""
+    from hostile_files import hostile
+    from hostile_specimens import specimens
+
+    good = specimens(lab)
+    for specimen in good:  # the control: what nobody has spoiled is read
+        outcome = lab.run(lambda: specimen.read(specimen.path))  # noqa: B023
+        if outcome.code != 0:
+            raise SystemExit(f"{specimen.name} is not read although nothing is wrong with it: {outcome.output}")
+    for what, read in hostile(good, count, lab.place("hostile"), seed):
+
+        def trial(read: Callable[[], object] = read) -> str:
+            outcome = lab.run(bounded(_refusing(read), READING, MEMORY))
+            return "held" if outcome.clean else last_line(outcome) if outcome.code >= 0 else f"signal {-outcome.code}"
+
+        yield what, trial
+
+
+def _refusing(read: Callable[[], object]) -> Callable[[], object]:
+    """`read`, in which a ClocheError of one line is a refusal and every other exception a traceback."""
+
+    def work() -> object:
+        from cloche.errors import ClocheError
+
+        try:
+            return read()
+        except ClocheError as error:
+            if "\n" in str(error).strip() or not str(error).strip():
+                raise AssertionError(f"not one sentence: {error}") from error
+            return None
+
+    return work
+
+
+def requests(lab: Laboratory, count: int, seed: int) -> Iterable[tuple[str, Callable[[], str]]]:
+    """Hostile requests to the microscope over the run that nothing happened to."""
+    from hostile_requests import asked
+
+    return asked(lab, count, seed)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few of each, and no results file")
+    parser.add_argument("--only", choices=list(COUNTS), nargs="+", help="these kinds alone")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--scale", type=float, default=1.0, help="this many times the counts")
+    arguments = parser.parse_args()
+    import_everything(MODULES)
+    counts = {name: max(1, round(arguments.scale * n)) for name, n in (QUICK if arguments.quick else COUNTS).items()}
+    kinds = {
+        "kills": kills,
+        "doubles": doubles,
+        "disks": full_disks,
+        "deletions": deletions,
+        "faults": faults,
+        "files": files,
+        "requests": requests,
+    }
+    failures: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        lab = Laboratory(Path(folder))
+        print(f"a run of {lab.seconds:.1f} CPU seconds and {lab.changes} changes to its folder", flush=True)
+        wanted = arguments.only or list(kinds)
+        found = {name: tried(name, kinds[name](lab, counts[name], arguments.seed), failures) for name in wanted}
+    print(table(["", "tried", "held"], [[name, str(row["tried"]), str(row["held"])] for name, row in found.items()]))
+    if not arguments.quick and not arguments.only:
+        write("reliability", {"machine": machine(), "seed": arguments.seed, "counts": found, "failures": failures})
+    raise SystemExit(bool(failures))
+
+
+if __name__ == "__main__":
+    main()
