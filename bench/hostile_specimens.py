@@ -24,7 +24,10 @@ def specimens(lab: Laboratory) -> list[Specimen]:
     if made.code != 0:
         raise SystemExit(f"the specimens could not be made: {made.output}")
     texts = [Specimen(f"text {path.name}", path, _documents) for path in sorted((folder / "texts").iterdir())]
-    tables = [Specimen(f"table {path.name}", path, _sindy) for path in sorted((folder / "tables").iterdir())]
+    tables = [
+        Specimen(f"table {path.name}", path, _denoise if path.suffix == ".npy" else _sindy)
+        for path in sorted((folder / "tables").iterdir())
+    ]
     return [
         *(*texts, *tables),
         Specimen("tokenizer", folder / "tokenizer", _tokenizer, ("*.json",)),
@@ -90,7 +93,7 @@ def _tables(folder: Path) -> None:
     text = "t,x,y\n" + "".join(",".join(f"{value:.6f}" for value in row) + "\n" for row in rows)
     (folder / "a.csv").write_text(text)
     (folder / "b.csv").write_text(text.replace(",", ";"))
-    np.save(folder / "c.npy", np.array(rows))
+    np.save(folder / "c.npy", np.array(rows)[:, 1])
 
 
 def _documents(path: Path) -> object:
@@ -147,6 +150,10 @@ def _command(*words: object) -> Callable[[Path], object]:
         return command(words[0], path, *words[1:])()
 
     return read
+
+
+def _denoise(path: Path) -> object:
+    return command("sparse", "denoise", path, "--out", path.with_name("clean.npy"))()
 
 
 _sindy = _command("sindy", "--json")

@@ -14,11 +14,16 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from forks import bounded, command, import_everything
 from reliability_kills import Laboratory, deletions, doubles, full_disks, kills, last_line
 from rounds import machine, table, write
+
+if TYPE_CHECKING:
+    from faults import Fault
 
 MODULES = (
     *("torch._dynamo", "rich.console", "rich.progress"),  # what torch.optim and the progress lines import late
@@ -64,20 +69,19 @@ def tried(name: str, trials: Iterable[tuple[str, Callable[[], str]]], failures: 
 
 def faults(lab: Laboratory, count: int, seed: int) -> Iterable[tuple[str, Callable[[], str]]]:
     """Damage to a finished run, which `verify` must find."""
-    from run_faults import drawn_faults
+    from faults import faults as drawn
+    from faults import snapshot
 
-    for fault in drawn_faults(lab.straight, count, seed):
+    before = snapshot(lab.straight)
+    for fault in islice(drawn(lab.straight, seed), count):
 
-        def trial(fault=fault) -> str:
+        def trial(fault: Fault = fault) -> str:
             run = lab.copy("damaged")
             try:
                 fault.apply(run)
                 outcome = lab.run(bounded(command("verify", run), READING))
-                return (
-                    "held"
-                    if outcome.code == 1 and outcome.clean
-                    else f"verify: exit {outcome.code}: {last_line(outcome)}"
-                )
+                right = int(snapshot(run) != before)  # a draw may have changed nothing, and then nothing must be found
+                return "held" if outcome.clean and outcome.code == right else last_line(outcome)
             finally:
                 shutil.rmtree(run, ignore_errors=True)
 
@@ -121,9 +125,27 @@ def _refusing(read: Callable[[], object]) -> Callable[[], object]:
 
 def requests(lab: Laboratory, count: int, seed: int) -> Iterable[tuple[str, Callable[[], str]]]:
     """Hostile requests to the microscope over the run that nothing happened to."""
-    from hostile_requests import asked
+    from hostile_requests import complaint, hostile_requests, send
 
-    return asked(lab, count, seed)
+    address = lab.place("address")
+
+    def serve() -> None:
+        from cloche.microscope.server import make_server
+
+        server, listener, _ = make_server(lab.straight)
+        address.write_text(f"{listener.getsockname()[1]} {server.config.app.state.token}")
+        server.run(sockets=[listener])
+
+    server = lab.start(serve)
+    try:
+        while not address.exists() or not address.read_text():
+            time.sleep(0.05)
+        port, token = address.read_text().split()
+        for request in hostile_requests(seed, count, token):
+            yield str(request)[:300], lambda: complaint(send(int(port), request)) or "held"  # noqa: B023
+    finally:
+        server.kill()
+        server.wait()
 
 
 def main() -> None:

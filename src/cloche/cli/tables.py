@@ -40,7 +40,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _OTHERS = {  # how files begin that are no text
-    b"\x93NUMPY": "a NumPy array: give its name the ending .npy",
+    b"\x93NUMPY": "a NumPy array: end its name in .npy where arrays are read, else save it as CSV",
     b"PK\x03\x04": "a spreadsheet or another zip file: save it as CSV",
     b"\xd0\xcf\x11\xe0": "a spreadsheet: save it as CSV",
     b"\x1f\x8b": "compressed: unpack it first",

@@ -1,0 +1,17 @@
+"""The quick form of bench/reliability.py: kills, doubles, full disks, deletions, damaged and hostile files, hostile requests."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "bench" / "reliability.py"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kinds", ["kills", "doubles disks deletions", "faults files requests"])
+def test_what_happens_to_a_run_loses_nothing(kinds: str) -> None:
+    command = [sys.executable, SCRIPT, "--quick", "--only", *kinds.split()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
