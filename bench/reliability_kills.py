@@ -66,7 +66,7 @@ class Laboratory:
 
     def finished_like_straight(self, run: Path) -> str:
         """Goes on with a run until it is finished; "held", or how it differs from the run that nothing happened to."""
-        again = command("resume", run) if (run / "run.json").exists() else self.pretrain(run)
+        again = command("resume", run) if (run / "recipe.toml").exists() else self.pretrain(run)
         outcome = self.run(again)
         if outcome.code != 0:
             return f"could not go on: {last_line(outcome)}"
@@ -128,7 +128,7 @@ def kills(lab: Laboratory, count: int, seed: int) -> Iterator[tuple[str, Trial]]
             work = lab.pretrain(run)
             for point in points:
                 lab.run(killed_at(work, run, point))
-                work = command("resume", run) if (run / "run.json").exists() else lab.pretrain(run)
+                work = command("resume", run) if (run / "recipe.toml").exists() else lab.pretrain(run)
             return lab.finished_like_straight(run)
 
         yield f"killed before change {' then '.join(map(str, points))}", trial

@@ -1,4 +1,4 @@
-"""The quick form of bench/reliability.py: kills, doubles, full disks, deletions, damaged and hostile files, hostile requests."""
+"""The quick form of bench/reliability.py: kills, doubles, full disks, deletions, faults, hostile files and requests."""
 
 import subprocess
 import sys

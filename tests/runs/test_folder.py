@@ -107,3 +107,11 @@ def test_findings_come_newest_first_and_by_instrument(tmp_path: Path) -> None:
     (tmp_path / "findings/lens/d.json").write_text("{")
     with pytest.raises(ClocheError, match=r"d\.json"):
         run.findings()
+
+
+def test_a_run_that_was_cut_off_before_its_recipe_is_made_again(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", RECIPE)
+    (run.path / "recipe.toml").unlink()
+    with pytest.raises(ClocheError, match="cut off while it was being made; make it again"):
+        _ = run.recipe
+    assert Run.create(run.path, RECIPE).recipe == RECIPE

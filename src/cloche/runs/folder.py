@@ -27,7 +27,7 @@ from cloche.files import (
 )
 from cloche.runs import logs, manifest
 from cloche.runs.checkpoints import Checkpoint, list_checkpoints, step_of, write_checkpoint
-from cloche.runs.making import held_for_training, made, undo
+from cloche.runs.making import held_for_training, is_half_made, made, undo
 from cloche.runs.manifest import Entry
 
 FORMAT = 2
@@ -134,6 +134,10 @@ class Run:
         try:
             return (self.path / "recipe.toml").read_text(encoding="utf-8")
         except FileNotFoundError as error:
+            if is_half_made(self.path):
+                raise ClocheError(
+                    f"{self.path} was cut off while it was being made; make it again with `cloche pretrain --out {self.path}`"
+                ) from error
             raise ClocheError(f"{self.path} has lost its recipe.toml; put it back to go on with this run") from error
 
     def add_command(self, argv: Sequence[str]) -> None:

@@ -32,19 +32,29 @@ def refuse_taken(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise ClocheError(f"{folder} is a file; name a folder for the run")
-    with told(folder):
-        names = sorted(path.name for path in folder.iterdir() if not _is_left_over(path))
+    if is_half_made(folder):
+        return
+    names = _names(folder)
     if "run.json" in names and _is_run(folder):
-        if set(names) <= {"run.json", "manifest.json"}:  # killed before its recipe was written
-            return
         raise ClocheError(
             f"{folder} already holds a run; resume it with `cloche resume {folder}`, or name another folder"
         )
     if names:
-        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        shown = ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         raise ClocheError(
-            f"{folder} holds files that are not of a run ({shown}), and nothing of them is touched; name a new or empty folder"
+            f"{folder} has files that do not belong to a run ({shown}), which stay as they are; name a new or empty folder"
         )
+
+
+def is_half_made(folder: Path) -> bool:
+    """Whether the process that was making a run here was killed before the recipe was written: it can only be made again."""
+    names = _names(folder)
+    return "run.json" in names and names <= {"run.json", "manifest.json"} and _is_run(folder)
+
+
+def _names(folder: Path) -> set[str]:
+    with told(folder):
+        return {path.name for path in folder.iterdir() if not _is_left_over(path)}
 
 
 def _is_left_over(path: Path) -> bool:
