@@ -17,6 +17,7 @@ from cloche.errors import ClocheError, shown
 
 CLOSE = 0.75  # how alike two names must be (difflib's ratio) for one to be proposed in place of the other
 
+DEEPEST_TREE = 64  # parts within parts
 LARGEST_SIZE = 2**31 - 1  # of anything that is counted: what an axis of a tensor can be
 SMALLEST, LARGEST = 1.2e-38, 3.4e38  # normal numbers of float32, in which every model can be run
 
@@ -86,6 +87,8 @@ def part_from_dict(data: dict[str, Any], where: str = "model") -> Any:
 
     Any imported subclass of Part is known by its class name, so a user's own part needs no registration.
     """
+    if where.count(".") > DEEPEST_TREE:
+        raise ClocheError(f"[{where[:80]}...] is nested more than {DEEPEST_TREE} parts deep; write a flatter tree.")
     if not isinstance(data, dict) or not isinstance(data.get("part"), str):
         raise ClocheError(f'[{where}] describes no part: it needs a key `part` naming one, such as part = "LM".')
     name = data["part"]
