@@ -15,6 +15,8 @@ for line in sys.stdin:
         os._exit(3)
     if prompt == "hang":
         time.sleep(60)
+    if prompt and prompt.startswith("wait"):
+        time.sleep(0.15)
     if prompt == "refuse":
         reply = {"id": request["id"], "error": "The prompt has 900 tokens, the model reads 256: shorten it."}
     elif request["ask"] == "feature":

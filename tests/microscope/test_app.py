@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 from planted_run import FEATURES, HEADS, LAYERS, PROMPTS, append, bpb, health, lens_data, loss, metric, plant
@@ -11,6 +13,7 @@ from starlette.testclient import TestClient
 
 from cloche.errors import ClocheError
 from cloche.microscope import make_app
+from cloche.microscope.history import MOST_POINTS
 from cloche.microscope.logbook import Logbook
 from cloche.microscope.moments import HEALTH_COLUMNS
 from cloche.microscope.reading import RunFiles, clean
@@ -204,3 +207,30 @@ def test_a_list_of_features_tells_where_each_lives(measured):
         assert [head["of"] for head in heads if head["instrument"] == "dictionary"] == [
             *("resid_post-2", "bare", "resid_post-2", "resid_post-2")
         ]
+
+
+def test_a_long_history_keeps_its_spikes_and_is_whole_in_a_window(tmp_path):
+    run = plant(tmp_path / "long", steps=0, findings=False)
+    records = [metric(step, 0.3 * math.sin(step)) for step in range(1, 30_001)]
+    records[12_345]["loss"], records[23_456]["grad_norm"], records[20_000]["loss"] = 77.0, 99.0, math.nan
+    append(run, "metrics", *records)
+    with TestClient(make_app(run.path), base_url="http://127.0.0.1") as client:
+        whole = client.get("/api/history")
+        train = whole.json()["train"]
+        assert train["total"] == 30_000 and len(train["columns"]["step"]) <= MOST_POINTS and len(whole.content) < 10**6
+        step, loss_, index = (train["columns"][key] for key in ("step", "loss", "index"))
+        assert (step[0], step[-1], loss_[step.index(12_346)]) == (1, 30_000, 77.0)
+        assert train["columns"]["grad_norm"][step.index(23_457)] == 99.0
+        # The means of the stretches are those of the records, so that smoothing is of all of them.
+        known = [record["loss"] for record in records if not math.isnan(record["loss"])]
+        counts = [b - a for a, b in pairwise([-1, *index])]
+        mean = sum(m * n for m, n in zip(train["means"]["loss"], counts, strict=True)) / 30_000
+        assert mean == pytest.approx(sum(known) / len(known), rel=1e-3)
+        query = {"x": "step", "from": 12_000, "to": 13_000}
+        near = client.get("/api/history", params=query).json()["train"]["columns"]
+        assert near["step"] == list(range(11_999, 13_002))
+        assert near["loss"] == pytest.approx([record["loss"] for record in records[11_998:13_001]])
+        append(run, "metrics", metric(30_001))
+        assert client.get("/api/history").json()["train"]["total"] == 30_001
+        run.truncate_logs(100)
+        assert client.get("/api/history").json()["train"]["total"] == 100

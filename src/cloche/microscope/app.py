@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import secrets
@@ -54,7 +55,10 @@ def make_app(
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        # A long log is read while the browser starts.
+        reading = asyncio.create_task(asyncio.to_thread(library.logbook().columns))
         yield
+        await asyncio.gather(reading, return_exceptions=True)
         await asker.close()
 
     app = Starlette(

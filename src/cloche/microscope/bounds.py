@@ -77,6 +77,13 @@ class BoundedProtocol(H11Protocol):
         super().on_response_complete()
         self._note()
 
+    def send_400_response(self, msg: str) -> None:
+        """Refuses what is not HTTP; after an answer has begun there is no place for another, and the connection ends."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            self.transport.abort()
+
     def connection_lost(self, exc: Exception | None) -> None:
         if self._watch is not None:
             self._watch.cancel()

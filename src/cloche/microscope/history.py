@@ -11,6 +11,7 @@ import math
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 from cloche.microscope.reading import number
@@ -24,6 +25,7 @@ WHOLE = ("step", "tokens", "flops", "val_bytes")
 STRETCHES = 360
 MOST_POINTS = 4000  # up to so many records nothing is left out
 MOST_RECORDS = 2_000_000
+PLAIN = {float, int}
 Column = Sequence[float]
 Record = dict[str, Any]
 
@@ -39,9 +41,11 @@ class Columns:
 
     def take(self, records: Sequence[Record]) -> None:
         """Adds records that have a step; the rest is not something a chart could place."""
-        rows = [row for row in records if number(row.get("step")) is not None][: MOST_RECORDS - len(self)]
+        rows = records
+        if not PLAIN.issuperset(map(type, _values(rows, "step"))):
+            rows = [row for row in records if number(row.get("step")) is not None]
         for key, column in self.columns.items():
-            column.extend(_numbers([row.get(key) for row in rows]))
+            column.extend(_numbers(_values(rows[: MOST_RECORDS - len(column)], key)))
 
     def within(self, axis: str, low: float, high: float) -> tuple[int, int]:
         """The records between two values of an axis, with one more on either side so that lines reach the edges."""
@@ -77,8 +81,16 @@ class Columns:
         return sorted(kept)
 
 
+def _values(rows: Sequence[Record], key: str) -> list[Any]:
+    try:
+        return list(map(itemgetter(key), rows))
+    except KeyError:
+        return [row.get(key) for row in rows]
+
+
 def _numbers(values: list[Any]) -> array[float]:
-    if all(type(value) is float or type(value) is int for value in values):
+    """The values as an array, NaN for what is not a finite number; by one call where all are numbers, as they should be."""
+    if PLAIN.issuperset(map(type, values)):
         try:
             numbers = array("d", values)
             if not (math.inf in numbers or -math.inf in numbers):

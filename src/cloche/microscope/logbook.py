@@ -13,7 +13,7 @@ from cloche.microscope.history import AXES, KEYS, VALIDATION_KEYS, Columns
 from cloche.microscope.lines import Damage, LogLines, Piece, Record, lines_at, parse_lines
 from cloche.microscope.reading import RunFiles, number
 
-Lines = list[tuple[int, int, Record]]  # start, length, record
+DIGITS = 5  # of health, where records are left out anyway
 
 
 class Metrics:
@@ -22,16 +22,17 @@ class Metrics:
     def __init__(self) -> None:
         self.train, self.validation = Columns(KEYS), Columns(VALIDATION_KEYS)
 
-    def take(self, lines: Lines) -> None:
-        self.train.take([record for _, _, record in lines if "loss" in record])
-        self.validation.take([record for _, _, record in lines if "val_bpb" in record])
+    def take(self, piece: Piece, damage: Damage) -> None:
+        records = parse_lines(piece, damage)
+        self.train.take([record for record in records if "loss" in record])
+        self.validation.take([record for record in records if "val_bpb" in record])
 
 
 class Reading:
     """One log and what was kept of it, begun anew when the log was rewritten."""
 
-    def __init__(self, files: RunFiles, log: str, make: Callable[[], Any], parse: bool = True) -> None:
-        self.lines, self.make, self.parse = LogLines(files, log), make, parse
+    def __init__(self, files: RunFiles, log: str, make: Callable[[], Any]) -> None:
+        self.lines, self.make = LogLines(files, log), make
         self.kept, self.damage, self.trouble = make(), Damage(log), ""
 
     def refresh(self) -> Any:
@@ -46,14 +47,8 @@ class Reading:
         if file is not None:
             with file:
                 for piece in self.lines.pieces(file, size, self.damage):
-                    self.kept.take(self._records(piece))
+                    self.kept.take(piece, self.damage)
         return self.kept
-
-    def _records(self, piece: Piece) -> Lines:
-        lengths = dict(zip(piece.starts, map(len, piece.lines), strict=True))
-        if not self.parse:  # the lines that are shown are parsed when they are
-            return [(start, length, {}) for start, length in lengths.items() if length]
-        return [(start, lengths[start], record) for start, record in parse_lines(piece, self.damage)]
 
     @property
     def sentences(self) -> list[str]:
@@ -69,7 +64,7 @@ class Logbook:
         self._metrics = Reading(files, "metrics", Metrics)
         self._events = Reading(files, "events", moments.Events)
         self._samples = Reading(files, "samples", moments.Samples)
-        self._health = Reading(files, "health", moments.Health, parse=False)
+        self._health = Reading(files, "health", moments.Health)
 
     def columns(self) -> Metrics:
         """The metrics as they stand now."""
@@ -106,8 +101,9 @@ class Logbook:
     def health(self) -> dict[str, Any]:
         with self._lock:
             places = self._health.refresh().shown()
-            records = [moments.health(record) for record in lines_at(self.files, "health", places)]
             total = len(self._health.kept.places)
+            digits = DIGITS if total > len(places) else None
+            records = [moments.health(record, digits) for record in lines_at(self.files, "health", places)]
             lost = len(places) - len(records)
             damaged = [f"log/health.jsonl has lines that are not JSON objects; {lost:,} of those shown are left out."]
             told = self._health.sentences + (damaged if lost else [])
@@ -165,6 +161,6 @@ def appended(lines: LogLines, damage: Damage, most: int) -> Iterator[tuple[str, 
             yield "behind", []
             return
         for piece in lines.pieces(file, size, damage):
-            records = [shown(lines.log, record) for _, record in parse_lines(piece, damage)]
+            records = [shown(lines.log, record) for record in parse_lines(piece, damage)]
             if records:
                 yield "records", records

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from cloche.microscope.lines import Damage, Piece, parse_each, parse_lines
 from cloche.microscope.reading import number, words
 
 HEALTH_COLUMNS = 600
@@ -57,13 +58,19 @@ def token_pair(pair: Any) -> list[Any] | None:
     return None if value is None else [words(pair[0], 200), value]
 
 
-def health(record: Record) -> Record:
-    """The record with numbers, lists of numbers and lists of such lists; what is anything else is left out."""
+def health(record: Record, digits: int | None = None) -> Record:
+    """The record with numbers, lists of numbers and lists of such lists; what is anything else is left out. With `digits`
+    the layers' values are shortened to so many, which a map of colours does not show."""
+
+    def value(given: Any) -> float | int | None:
+        found = number(given)
+        return found if digits is None or found is None else float(f"{found:.{digits}g}")
+
     told: Record = {"step": number(record.get("step")) or 0}
     for key in LAYERED:
         if isinstance(record.get(key), list):
-            told[key] = [[number(v) for v in row] if isinstance(row, list) else number(row) for row in record[key]]
-    return told | {key: value for key in NUMBERS if (value := number(record.get(key))) is not None}
+            told[key] = [[value(v) for v in row] if isinstance(row, list) else value(row) for row in record[key]]
+    return told | {key: found for key in NUMBERS if (found := number(record.get(key))) is not None}
 
 
 class Events:
@@ -72,8 +79,8 @@ class Events:
     def __init__(self) -> None:
         self.records: list[Record] = []
 
-    def take(self, lines: Sequence[tuple[int, int, Record]]) -> None:
-        self.records += [event(record) for _, _, record in lines]
+    def take(self, piece: Piece, damage: Damage) -> None:
+        self.records += [event(record) for record in parse_lines(piece, damage)]
         if len(self.records) > 2 * MOST_EVENTS:
             older, newer = self.records[:-MOST_EVENTS], self.records[-MOST_EVENTS:]
             alarms = [e for e in older if e["kind"] in ALARMS]
@@ -89,11 +96,11 @@ class Samples:
         self.places: dict[str, list[Place]] = {}
         self.total = 0
 
-    def take(self, lines: Sequence[tuple[int, int, Record]]) -> None:
-        for start, length, record in lines:
+    def take(self, piece: Piece, damage: Damage) -> None:
+        for place, record in parse_each(piece, damage):
             prompt = words(record.get("prompt"))
             if prompt in self.places or len(self.places) < MOST_PROMPTS:
-                self.places.setdefault(prompt, []).append((start, length))
+                self.places.setdefault(prompt, []).append(place)
             self.total += 1
 
     def shown(self) -> list[Place]:
@@ -107,8 +114,9 @@ class Health:
     def __init__(self) -> None:
         self.places: list[Place] = []
 
-    def take(self, lines: Sequence[tuple[int, int, Record]]) -> None:
-        self.places += [(start, length) for start, length, _ in lines]
+    def take(self, piece: Piece, damage: Damage) -> None:
+        # Parsed when they are shown: a health record is long, and of many only some are.
+        self.places += [place for place in piece.places() if place[1]]
 
     def shown(self) -> list[Place]:
         return thin(self.places, HEALTH_COLUMNS)
