@@ -110,7 +110,7 @@ class Harmless(HTMLParser):
 def assert_harmless(page: str) -> None:
     parser = Harmless()
     parser.feed(page)
-    assert [meta.get("http-equiv") for meta in parser.metas] == [None, "Content-Security-Policy", None]
+    assert [meta.get("http-equiv") for meta in parser.metas] == [None, "Content-Security-Policy", None, None]
     assert parser.metas[1]["content"] == (
         "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
     )
