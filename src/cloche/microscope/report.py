@@ -33,7 +33,9 @@ def write_report(run_path: str | Path) -> Path:
 
     Raises ClocheError where there is no run.
     """
-    text = page(Library(run_path))
+    library = Library(run_path)
+    library.files.file("report.html")  # refused before the page is drawn where something else has its place
+    text = page(library)
     return Run(run_path).write_bytes("report.html", text.encode())
 
 

@@ -163,9 +163,10 @@ def create(run: Path, files: Mapping[str, Entry]) -> None:
 
 def read(run: Path) -> Manifest | None:
     """The manifest as it stands; None where it is missing or is not as it was written."""
+    path = run / MANIFEST
     try:
-        return Manifest.parse((run / MANIFEST).read_bytes())
-    except (OSError, ValueError):
+        return Manifest.parse(path.read_bytes()) if path.is_file() else None  # opening a pipe would wait forever
+    except (OSError, ValueError, RecursionError):
         return None
 
 
