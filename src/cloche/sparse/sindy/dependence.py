@@ -11,7 +11,7 @@ from cloche.sparse.sindy.equation import Equation
 from cloche.sparse.sindy.library import Array
 from cloche.sparse.sindy.model import written
 from cloche.sparse.sindy.regression import LEAST_SIGNAL, Regression
-from cloche.sparse.sindy.selection import Normal, dispersion_of
+from cloche.sparse.sindy.selection import Normal
 
 _VANISHES = 0.05  # of the terms of a relation: what is left where they cancel
 _INDISTINGUISHABLE = 4.0  # of chi squared: forms nearer than two standard deviations are equally likely
@@ -104,10 +104,10 @@ class Forms:
     least: float
 
     @classmethod
-    def of(cls, found: Equation, rich: Sequence[int]) -> Forms:
+    def of(cls, found: Equation) -> Forms:
         normal = Normal.of(found.problem)
         best = normal.gains(found.support)[1]
-        return cls(normal, best - _INDISTINGUISHABLE * dispersion_of(found.problem, rich))
+        return cls(normal, best - _INDISTINGUISHABLE * max(1.0, found.misfit))
 
     def beside(self, support: Sequence[int]) -> list[list[int]]:
         """Those that differ from the support in one term."""

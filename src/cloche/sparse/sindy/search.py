@@ -115,11 +115,13 @@ class Search:
                 if known[held.terms]:
                     notes.append(sentence(known[held.terms], held.terms))
             found = held.equation
-            forms = Forms.of(found, self.selector.rich(found.problem).tolist())
+            if not found.adequate:
+                continue  # which of its forms is given does not matter
+            forms = Forms.of(found)
             support = forms.preferred(found.support, held.state, held.terms)
             if support != found.support:
                 chosen[d] = replace(held, equation=weighed(found.problem, solve(found.problem, support)))
-            others = forms.beside(support) if found.adequate else []
+            others = forms.beside(support)
             if others:
                 shown = " or ".join(held.text(solve(found.problem, form)) for form in others[:_SHOWN])
                 notes.append(f"The data cannot tell {chosen[d].text()} from {shown}.")
