@@ -268,5 +268,19 @@ def test_a_path_over_repeated_atoms_is_optimal_at_every_bend() -> None:
         assert (goal.excess(slice(None), rows, a, rows) <= 1e-9).all() and penalties[-1] <= 1e-3 * (1 + 1e-9)
 
 
+def test_settings_of_other_types_are_refused() -> None:
+    x, dictionary = torch.ones(2, 4), Dictionary(torch.eye(4))
+    for pursuit, sentence in (
+        (OMP(2.5), "k is 2.5, but must be a whole number"),
+        (IHT(True), "k is True"),
+        (MatchingPursuit("3"), "steps is '3'"),
+        (IHT(2, tolerance=float("nan")), "tolerance is nan"),
+        (LARS("0.1"), "penalty is '0.1', but must be a finite number"),
+        (Lasso(10**400), "penalty is a whole number of about 40[01] digits"),
+    ):
+        with pytest.raises(ClocheError, match=sentence):
+            pursuit.encode(x, dictionary)
+
+
 def test_pursuits_are_values() -> None:
     assert all(isinstance(make(1.0), Pursuit) and make(1.0) == make(1.0) for make in EACH)

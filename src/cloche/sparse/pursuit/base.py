@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Integral, Real
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import ClocheError, shown
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary
 
@@ -72,6 +74,7 @@ def check_atoms(k: int | None, dictionary: Dictionary) -> int:
     """The most atoms a signal may use: `k`, or where it is None as many as can be independent."""
     if k is None:
         return min(dictionary.size, dictionary.width)
+    check_whole("k", k)
     if not 1 <= k <= dictionary.size:
         raise ClocheError(
             f"k = {k:,} atoms a signal cannot be chosen from a dictionary of {dictionary.size:,}: choose k between 1 and "
@@ -80,9 +83,17 @@ def check_atoms(k: int | None, dictionary: Dictionary) -> int:
     return k
 
 
+def check_whole(name: str, amount: int) -> None:
+    """Refuses a setting that is no whole number."""
+    if isinstance(amount, bool) or not isinstance(amount, Integral):
+        raise ClocheError(f"{name} is {shown(amount)}, but must be a whole number: choose another {name}.")
+
+
 def check_amount(name: str, amount: float, *, zero: bool = True) -> None:
     """Refuses a setting that is negative, NaN or infinite, or zero unless `zero`."""
-    if not np.isfinite(amount) or amount < 0 or (amount == 0 and not zero):
+    if isinstance(amount, bool) or not isinstance(amount, Real) or not abs(amount) <= sys.float_info.max:
+        raise ClocheError(f"{name} is {shown(amount)}, but must be a finite number: choose another {name}.")
+    if amount < 0 or (amount == 0 and not zero):
         raise ClocheError(
             f"{name} is {amount:g}, but must be a finite number {'of zero or more' if zero else 'above zero'}: "
             f"choose another {name}."

@@ -10,7 +10,7 @@ from torch import Tensor
 from cloche.errors import ClocheError
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary
-from cloche.sparse.pursuit.base import Pursuit, check_amount, in_batches, packed, warn_short
+from cloche.sparse.pursuit.base import Pursuit, check_amount, check_whole, in_batches, packed, warn_short
 from cloche.sparse.pursuit.signals import prepare
 
 _EVERY = 10  # steps between measurements of the gap
@@ -33,6 +33,7 @@ class FISTA(Pursuit):
     def encode(self, x: Tensor, dictionary: Dictionary) -> Code:
         check_amount("penalty", self.penalty, zero=False)
         check_amount("gap", self.gap, zero=False)
+        check_whole("steps", self.steps)
         if self.steps < 1:
             raise ClocheError(f"FISTA cannot take {self.steps} steps: give it at least one.")
         signals = prepare(x, dictionary)

@@ -17,6 +17,7 @@ from cloche.sparse.pursuit.base import (
     as_integers,
     by_correlations,
     check_amount,
+    check_whole,
     fits_gram,
     floor_of,
     in_batches,
@@ -41,6 +42,7 @@ class MatchingPursuit(Pursuit):
 
     def encode(self, x: Tensor, dictionary: Dictionary) -> Code:
         check_amount("residual", self.residual)
+        check_whole("steps", self.steps)
         if self.steps < 1:
             raise ClocheError(f"Matching pursuit cannot take {self.steps} steps: give it at least one.")
         signals = prepare(x, dictionary)

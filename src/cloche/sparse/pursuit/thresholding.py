@@ -15,7 +15,9 @@ from cloche.sparse.pursuit.base import (
     Pursuit,
     as_array,
     by_correlations,
+    check_amount,
     check_atoms,
+    check_whole,
     doubt_of,
     fits_gram,
     in_batches,
@@ -61,8 +63,11 @@ class HardThresholdingPursuit(Pursuit):
 
 def _encode(pursuit: IHT | HardThresholdingPursuit, x: Tensor, dictionary: Dictionary, refit: bool) -> Code:
     k = check_atoms(pursuit.k, dictionary)
+    check_whole("steps", pursuit.steps)
     if pursuit.steps < 1:
         raise ClocheError(f"Hard thresholding cannot take {pursuit.steps} steps: give it at least one.")
+    if isinstance(pursuit, IHT):
+        check_amount("tolerance", pursuit.tolerance)
     signals = prepare(x, dictionary)
     rows, steps = signals.rows, pursuit.steps
     tolerance = 0.0 if isinstance(pursuit, HardThresholdingPursuit) else float(pursuit.tolerance)
