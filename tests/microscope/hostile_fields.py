@@ -100,12 +100,14 @@ def _toml(name: str, section: Any) -> str:
     return f"[{name}]\n{lines}".replace("\\ud800", "?")
 
 
-def single_changes(run: Path, seed: int = 0) -> Iterator[tuple[str, Path_, Callable[[], None]]]:
-    """Each field of each file in turn, made hostile: (file, field, how to write it). The run's `format` stays."""
+def single_changes(run: Path, seed: int = 0, share: float = 1.0) -> Iterator[tuple[str, Path_, Callable[[], None]]]:
+    """Each field of each file in turn, made hostile: (file, field, how to write it). The run's `format` stays.
+
+    With a `share` below 1, that share of them, drawn by the seed."""
     r = random.Random(seed)
     for relative, value in documents(run).items():
         for path in fields(value):
-            if (relative, path) not in (("run.json", ()), ("run.json", ("format",))):
+            if (relative, path) not in (("run.json", ()), ("run.json", ("format",))) and r.random() < share:
                 new = r.choice(TEXTS) + MARK if r.random() < 0.75 else r.choice(OTHERS)
                 yield relative, path, partial(write, run, relative, replaced(value, path, new))
 

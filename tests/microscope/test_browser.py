@@ -309,12 +309,13 @@ def test_what_a_model_writes_is_shown_and_not_run(page, tmp_path, serving):
     assert page.locator("blockquote img, blockquote script").count() == 0
 
 
-def test_the_narrowest_page_does_not_spill(page, url):
-    page.set_viewport_size({"width": 900, "height": 700})
+@pytest.mark.parametrize("width", [900, 390])
+def test_a_narrow_page_does_not_spill(page, url, width):
+    page.set_viewport_size({"width": width, "height": 700})
     for view in ("curves", "growing", "health", "lens", "features", "features?feature=7"):
         page.goto(f"{url}#/{view}")
         page.wait_for_timeout(150)
-        assert page.evaluate("document.documentElement.scrollWidth") <= 900, view
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, view
 
 
 def test_the_report_opens_from_its_file(page, tmp_path):
@@ -326,3 +327,5 @@ def test_the_report_opens_from_its_file(page, tmp_path):
     expect(page.locator(".chart")).to_have_count(4)
     expect(page.locator("article")).to_have_count(10)
     assert page.evaluate("[...document.images].every((image) => image.naturalWidth > 0)")
+    page.set_viewport_size({"width": 390, "height": 700})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390

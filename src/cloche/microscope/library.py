@@ -17,8 +17,7 @@ from cloche.microscope.logbook import Logbook
 from cloche.microscope.reading import MOST_RECIPE_BYTES, RunFiles, parse_json, words
 
 LOGBOOKS_KEPT = 4
-FINDINGS_KEPT = 4
-FINDING_BYTES_KEPT = 24 << 20
+FINDING_BYTES_KEPT = 12 << 20  # of files; as objects they take eight times as much
 MOST_FINDINGS = 5000
 MOST_NEIGHBOURS = 500
 MOST_PROMPTS = 3
@@ -127,11 +126,9 @@ class Library:
             known = self._findings.get(path)
             if known is None or known[0] != stamp:
                 known = (stamp, _read_finding(files, relative))
-                if state.st_size <= FINDING_BYTES_KEPT // FINDINGS_KEPT:
-                    self._findings[path] = known
-            if path in self._findings:
-                self._findings.move_to_end(path)
-            while len(self._findings) > FINDINGS_KEPT:
+                self._findings[path] = known
+            self._findings.move_to_end(path)
+            while sum(size for (_, size), _ in self._findings.values()) > FINDING_BYTES_KEPT:
                 self._findings.popitem(last=False)
         return known[1]
 
