@@ -1,6 +1,6 @@
 """What happens to runs that are killed, doubled, starved and damaged, to files from strangers, and to requests from strangers.
 
-    python bench/reliability.py            about an hour: 100 kills and all the rest, counts in results/reliability.json
+    python bench/reliability.py            about a quarter of an hour: 100 kills and the rest; results/reliability.json
     python bench/reliability.py --quick    a minute or two: 10 kills and a few of each
 
 Everything is drawn by `--seed`; a failure is printed with what was done, and the exit code is 1 if there is one.
@@ -9,18 +9,18 @@ Everything is drawn by `--seed`; a failure is printed with what was done, and th
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from forks import bounded, command, import_everything
 from reliability_kills import Laboratory, deletions, doubles, full_disks, kills, last_line
-from rounds import machine, table, write
+from rounds import RESULTS, machine, table, write
 
 if TYPE_CHECKING:
     from faults import Fault
@@ -52,19 +52,22 @@ READING = 10  # CPU seconds that reading one small hostile file may take, compil
 MEMORY = 2048  # megabytes it may take
 
 
-def tried(name: str, trials: Iterable[tuple[str, Callable[[], str]]], failures: list[str]) -> dict[str, int]:
+def tried(name: str, trials: Iterable[tuple[str, Callable[[], str]]]) -> dict[str, Any]:
     """Runs the trials of one kind; counts how they ended and prints those that did not hold."""
-    ends: Counter[str] = Counter()
+    held, skipped, failures = 0, 0, []
     begin = time.monotonic()
     for what, trial in trials:
         result = trial()
-        ends["held" if result == "held" else "skipped" if result.startswith("skipped") else "failed"] += 1
-        if ends["failed"] and result not in ("held",) and not result.startswith("skipped"):
-            failures.append(f"{name}: {what}: {result}")
-            print(failures[-1], flush=True)
-    tried_all = sum(ends.values()) - ends["skipped"]
-    print(f"{name}: {ends['held']} of {tried_all} held, {time.monotonic() - begin:.0f} s", flush=True)
-    return {"tried": tried_all, "held": ends["held"], "skipped": ends["skipped"]}
+        if result == "held":
+            held += 1
+        elif result.startswith("skipped"):
+            skipped += 1
+        else:
+            failures.append(what)
+            print(f"{name}: {what}: {result}", flush=True)
+    count = held + len(failures)
+    print(f"{name}: {held} of {count} held, {time.monotonic() - begin:.0f} s", flush=True)
+    return {"tried": count, "held": held, "skipped": skipped, "failures": failures}
 
 
 def faults(lab: Laboratory, count: int, seed: int) -> Iterable[tuple[str, Callable[[], str]]]:
@@ -166,16 +169,16 @@ def main() -> None:
         "files": files,
         "requests": requests,
     }
-    failures: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         lab = Laboratory(Path(folder))
         print(f"a run of {lab.seconds:.1f} CPU seconds and {lab.changes} changes to its folder", flush=True)
         wanted = arguments.only or list(kinds)
-        found = {name: tried(name, kinds[name](lab, counts[name], arguments.seed), failures) for name in wanted}
+        found = {name: tried(name, kinds[name](lab, counts[name], arguments.seed)) for name in wanted}
     print(table(["", "tried", "held"], [[name, str(row["tried"]), str(row["held"])] for name, row in found.items()]))
-    if not arguments.quick and not arguments.only:
-        write("reliability", {"machine": machine(), "seed": arguments.seed, "counts": found, "failures": failures})
-    raise SystemExit(bool(failures))
+    if not arguments.quick:
+        before = json.loads((RESULTS / "reliability.json").read_text())["found"] if arguments.only else {}
+        write("reliability", {"machine": machine(), "seed": arguments.seed, "found": before | found})
+    raise SystemExit(any(row["failures"] for row in found.values()))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,11 @@ import gzip
 import io
 import json
 import lzma
+import re
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 
@@ -244,3 +247,19 @@ def test_a_window_above_2_gib_says_what_to_do(tmp_path):
 def test_a_wrong_encoding_gets_the_nearest_name(tmp_path, name: str, says: str):
     (tmp_path / "a.txt").write_text("x")
     refused(says if says != "no text" else "There is no text encoding", tmp_path / "a.txt", encoding=name)
+
+
+def test_a_damaged_parquet_file_is_one_sentence_wherever_it_is_damaged(tmp_path):
+    held = io.BytesIO()
+    pq.write_table(pa.table({"text": [f"A line of text, number {i}." for i in range(400)]}), held)
+    rng, good, said = np.random.default_rng(0), held.getvalue(), []
+    for _ in range(40):
+        data = np.frombuffer(good, np.uint8).copy()
+        data[rng.integers(0, len(data), 50)] ^= np.uint8(1) << rng.integers(0, 8, 50).astype(np.uint8)
+        (tmp_path / "a.parquet").write_bytes(data.tobytes())
+        try:
+            list(documents([tmp_path / "a.parquet"]))
+        except ClocheError as error:
+            said.append(str(error))
+    assert len(said) > 20
+    assert [text for text in said if "\n" in text or not re.search(r"a\.parquet .*[a-z]{3}.*; ", text)] == []

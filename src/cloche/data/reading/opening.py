@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import shutil
 import tempfile
 import zlib
@@ -57,12 +58,13 @@ def damage_named(path: Path) -> Iterator[None]:
         yield
     except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
         raise ClocheError(_why_not_unpacked(path, error)) from error
-    except pa.ArrowException as error:
-        reason = str(error).splitlines()[0]
-        raise ClocheError(f"{path} is not a readable parquet file ({reason}); write it again.") from error
-    except OSError as error:
+    except (pa.ArrowException, OSError) as error:
+        number = getattr(error, "errno", None)
+        if number is None:  # arrow's, also where it is an OSError: what it says may begin with an empty line
+            reason = next((line.strip() for line in str(error).splitlines() if len(line) > 2), "it is damaged")
+            raise ClocheError(f"{path} is not a readable parquet file ({reason}); write it again.") from error
         raise ClocheError(
-            f"{path} cannot be read ({error.strerror or error}); check its permissions and the disk."
+            f"{path} cannot be read ({os.strerror(number)}); check its permissions and the disk."
         ) from error
 
 
