@@ -19,20 +19,31 @@ ALIKE = 12  # characters in which prompts must differ
 READ = 64  # tokens decoded to find one
 SEARCHED = 8192  # tokens in which the beginning of a document is looked for
 TRIES = 8  # documents looked at for each: many begin alike, with a licence or a title
-_BREAK = re.compile(r"\n+|(?<=[.!?])\s+")
+WORDS = 2  # that a prompt has where any has so many: one alone says little of what is asked for
+_WORD = re.compile(r"[^\W\d_]{2,}")
+_BREAK = re.compile(r"\n+|(?<=[.!?])\s+")  # after which a line or a sentence begins
 
 
 def held_out_prompts(tokens: PackedTokens, tokenizer: Tokenizer, count: int = COUNT) -> list[str]:
     """At most `count` different prompts from documents spread evenly over the split; the same from the same data."""
     found: list[str] = []
     for number in range(count):
-        for begin, whole in _beginnings(tokens, number * len(tokens) // count):
-            text = _decoded(tokens, tokenizer, begin, READ)
-            prompt = cut(text if whole else text[_first_break(text) :])
-            alike = any(other[:ALIKE] == prompt[:ALIKE] for other in found)
-            if any(character.isalnum() for character in prompt) and not alike:
-                found.append(prompt)
-                break
+        possible = [
+            prompt
+            for prompt in _possible(tokens, tokenizer, number * len(tokens) // count)
+            if re.search(r"\w", prompt) and not any(other[:ALIKE] == prompt[:ALIKE] for other in found)
+        ]
+        found += [prompt for prompt in possible if len(_WORD.findall(prompt)) >= WORDS][:1] or possible[:1]
+    return found
+
+
+def _possible(tokens: PackedTokens, tokenizer: Tokenizer, start: int) -> list[str]:
+    """What documents at or after `start` begin with; last, the lines and sentences that begin right after `start`."""
+    found = []
+    for begin, whole in _beginnings(tokens, start):
+        text = _decoded(tokens, tokenizer, begin, READ)
+        places = [0] if whole else [match.end() for match in _BREAK.finditer(text)] or [_first_word(text)]
+        found += [cut(text[place:]) for place in places]
     return found
 
 
@@ -68,7 +79,7 @@ def _decoded(tokens: PackedTokens, tokenizer: Tokenizer, begin: int, length: int
     return tokenizer.decode_bytes(ids).decode("utf-8", "ignore")
 
 
-def _first_break(text: str) -> int:
-    """Where the first line or sentence that is whole begins; else the first word."""
-    found = _BREAK.search(text) or re.search(r"\s+", text)
+def _first_word(text: str) -> int:
+    """Where the first whole word of a text begins that was cut anywhere."""
+    found = re.search(r"\s+", text)
     return found.end() if found and found.end() < len(text) else 0
