@@ -31,7 +31,7 @@ BOOK = "It was a bright cold day in April, and the clocks were striking thirteen
     [
         ([BOOK], ["It was a bright cold day in"]),
         (["# Licence\n\nthe first", "# Licence\n\nthe second", "def run(x):\n    pass"], ["def run(x):"]),
-        ([BOOK + "'\\n'\n'specified\\n'\nThe words of a line\n" * 200], [BOOK[:27], "The words of a line"]),
+        ([BOOK + "============\nThe words of a line\n" * 400], [BOOK[:27], "The words of a line"]),
         (["  \n\n", "Hello there", "== ==", "Good bye now"], ["Hello there", "Good bye now"]),
         (["道可道非常道名可名非常名無名天地之始有名萬物之母故常無欲以觀其妙常有欲以觀其徼" * 3], None),
         (["é" * 5], ["ééééé"]),

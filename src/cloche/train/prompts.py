@@ -42,6 +42,8 @@ def _possible(tokens: PackedTokens, tokenizer: Tokenizer, start: int) -> list[st
     found = []
     for begin, whole in _beginnings(tokens, start):
         text = _decoded(tokens, tokenizer, begin, READ)
+        if tokens.end not in tokens.window(begin, min(READ, len(tokens) - begin)):
+            text = re.sub(r"(?<=\s)\S+\Z", "", text)  # a word that may go on
         places = [0] if whole else [match.end() for match in _BREAK.finditer(text)] or [_first_word(text)]
         found += [cut(text[place:]) for place in places]
     return found
