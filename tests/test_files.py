@@ -9,6 +9,7 @@ import pytest
 
 from cloche import files
 from cloche.errors import ClocheError
+from cloche.model.huggingface import known
 
 
 @pytest.fixture
@@ -59,17 +60,17 @@ def test_a_folder_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_hash_is_remembered_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLOCHE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(files.time, "time", lambda: 4e9)  # long after the file was written
+    monkeypatch.setattr(known.time, "time", lambda: 4e9)  # long after the file was written
     file = tmp_path / "file"
     file.write_text("one")
-    first = files.known_sha256(file)
-    monkeypatch.setattr(files, "sha256_of", lambda path: "hashed anew")
-    assert files.known_sha256(file) == first
+    first = known.known_sha256(file)
+    monkeypatch.setattr(known, "sha256_of", lambda path: "hashed anew")
+    assert known.known_sha256(file) == first
     inode = file.stat().st_ino
     file.write_text("two")
     os.utime(file, (1, 1))
     assert file.stat().st_ino == inode
-    assert files.known_sha256(file) == "hashed anew"
+    assert known.known_sha256(file) == "hashed anew"
 
 
 @pytest.mark.parametrize("damage", ["a file", "noise"])
@@ -84,4 +85,4 @@ def test_a_cache_that_cannot_be_used_costs_only_time(
         cache.mkdir()
         (cache / "sha256.txt").write_bytes(os.urandom(5000))
     (tmp_path / "file").write_text("one")
-    assert files.known_sha256(tmp_path / "file") == files.sha256_of(tmp_path / "file")
+    assert known.known_sha256(tmp_path / "file") == files.sha256_of(tmp_path / "file")

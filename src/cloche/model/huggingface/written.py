@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 from cloche.errors import ClocheError
-from cloche.files import is_abandoned, known_sha256, sha256_of
+from cloche.files import is_abandoned, sha256_of
+from cloche.model.huggingface.known import known_sha256
 
 CONFIG, WEIGHTS, MANIFEST = "config.json", "model.safetensors", "manifest.json"
 BESIDE = (  # what may stand beside a network, and stays when it is written again
