@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "cloche"
-MOST_LINES = 400
+MOST_LINES = {True: 400, False: 450}  # of the package; of tests and measurements
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 ROW = re.compile(r"^\| `(?P<room>\w+)` \|(?P<holds>[^|]*)\|(?P<stands_on>[^|]*)\|$", re.MULTILINE)
 
@@ -110,7 +110,7 @@ def test_files_hold_one_idea() -> None:
     long = {
         str(path.relative_to(ROOT)): lines
         for path in sources()
-        if (lines := len(path.read_text().splitlines())) > MOST_LINES
+        if (lines := len(path.read_text().splitlines())) > MOST_LINES[path.is_relative_to(PACKAGE)]
     }
     assert not long
     assert not [str(path.relative_to(ROOT)) for path in sources() if path.stem in FORBIDDEN_NAMES]
