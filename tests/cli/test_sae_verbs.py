@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from cloche.files import locked
 from cloche.runs import Run
 from cloche.sparse import Training, load_sae
 from cloche.sparse.saes import Fit
@@ -115,6 +116,14 @@ def test_a_training_cut_off_goes_on_to_the_same_bytes(call: Call, run: Path, mon
     assert call(*words, "cut")[0] == 0
     whole, cut = ((folder / name / "dictionary.safetensors").read_bytes() for name in ("whole", "cut"))
     assert whole == cut and sorted(p.name for p in folder.iterdir()) == ["cut", "whole"]
+
+
+def test_two_commands_do_not_train_one_dictionary(call: Call, run: Path) -> None:
+    with locked(run / ".lock-dictionary-mine", 0):
+        code, _, err = call("sae", "train", run, "--name", "mine", *SMALL)
+    assert code == 1 and err.count("\n") == 1
+    assert "another process is training the dictionary mine" in err
+    assert call("verify", run)[0] == 0
 
 
 def test_two_processes_under_torchrun_train_what_one_trains(call: Call, run: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +14,7 @@ import typer
 from cloche.cli.options import LARGEST_SEED, AsJson, RunFolder
 from cloche.cli.streams import emit
 from cloche.errors import ClocheError
-from cloche.files import refuse_existing
+from cloche.files import LOCK, locked, refuse_existing
 
 if TYPE_CHECKING:
     from cloche.glass import Glass
@@ -70,10 +70,9 @@ def train(
 
     look = Look(site=site, kind=kind, features=features, k=l0, tokens=tokens, skip=skip, end_to_end=end_to_end)
     name = name or dictionary_name(glass, look)
-    refuse_existing(opened.path / "dictionaries" / name, "choose another --name")
     text, others = PackedTokens.open(opened.path, "train"), _others(opened, site)
     message = ""
-    with _together() as first:
+    with _together() as first, _alone(opened, name) if first else nullcontext():
         course = train_dictionary(opened, glass, text, seed, look, name, others)
         if not first:
             list(course)
@@ -187,6 +186,18 @@ def _together() -> Iterator[bool]:
         yield dist.get_rank() == 0
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def _alone(run: Run, name: str) -> Iterator[None]:
+    """Keeps other processes from training a dictionary of this name in the run; ClocheError where there is one already."""
+    busy = (
+        f"another process is training the dictionary {name} in {run.path}; wait until it ends, or choose another --name"
+    )
+    lock = run.path / f"{LOCK}-dictionary-{name.replace(os.sep, '-')}"
+    with locked(lock, 0, busy):
+        refuse_existing(run.path / "dictionaries" / name, "choose another --name")
+        yield
 
 
 def _dictionary(run: Run, name: str) -> SAE:
