@@ -64,6 +64,11 @@ def remove_abandoned(folder: Path) -> None:
     for path in sorted(folder.glob(f"{WRITING}*")):
         if is_abandoned(path):
             remove(path)
+    recover(folder)
+
+
+def recover(folder: Path) -> None:
+    """Gives what killed processes had set aside in `folder`, to put another in its place, its name back."""
     for path in folder.glob(f"{REPLACED}*"):
         if is_abandoned(path):
             _recover(path)

@@ -2,7 +2,9 @@
 
 import json
 import multiprocessing
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,13 @@ from safetensors import SafetensorError
 from tiny_training import tiny_recipe
 
 import cloche
+from cloche import files
+from cloche.data import PackedTokens
 from cloche.errors import ClocheError
+from cloche.interp import Look, train_dictionary
+from cloche.microscope import write_report
 from cloche.model import save_network
-from cloche.runs import Run, verify
+from cloche.runs import Run, Verification, verify
 from cloche.train import Recipe, Trainer, checkpoint, prepare_data
 from faults import snapshot
 
@@ -97,6 +103,17 @@ def test_what_came_to_nothing_is_undone_and_nothing_of_others(tmp_path):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["mine.txt"]
 
 
+def test_a_page_of_the_users_own_is_not_replaced_by_the_report(finished):
+    page = finished.path / "report.html"
+    page.write_text("mine")
+    with pytest.raises(ClocheError, match="cloche did not write it"):
+        write_report(finished.path)
+    assert page.read_text() == "mine"
+    page.unlink()
+    write_report(finished.path)
+    write_report(finished.path)  # its own may be replaced
+
+
 # ---- one process at a time
 
 
@@ -107,6 +124,20 @@ def test_two_cannot_make_or_train_one_run(tmp_path, finished):
     with finished.training():
         assert "another process is training" in elsewhere(Trainer.resume, finished, {"run.steps": "8"})
     assert elsewhere(Trainer.resume, finished, {"run.steps": "8"}) == "", "the lock ends with its holder"
+
+
+def test_two_cannot_train_one_dictionary(finished):
+    glass, tokens = cloche.load(finished), PackedTokens.open(finished.path, "train")
+
+    def begin(name: str) -> None:
+        next(train_dictionary(finished, glass, tokens, look=Look(tokens=512, shown=256, length=32), name=name))
+
+    first = train_dictionary(finished, glass, tokens, look=Look(tokens=512, shown=256, length=32), name="one")
+    next(first)
+    assert "another process is training the dictionary one" in elsewhere(begin, "one")
+    assert elsewhere(begin, "other") == ""
+    first.close()
+    assert elsewhere(begin, "one") == "", "the lock ends with its holder"
 
 
 # ---- only from the bytes that were written
@@ -188,6 +219,41 @@ def test_a_kill_between_the_last_checkpoint_and_the_end_can_be_finished(new_run,
     assert verify(run.path).problems == []
     with pytest.raises(ClocheError, match="has finished its 4 steps"):
         Trainer.resume(run)
+
+
+@pytest.mark.parametrize("reader", [verify, Run.open])
+def test_a_kill_between_the_two_renames_of_a_replacement_loses_nothing(tmp_path, reader):
+    """Where the system cannot exchange two folders in one step."""
+    run, folder = Run.create(tmp_path / "run", ""), "dictionaries/one"
+
+    def write(text: str) -> None:
+        with run.writing_folder(folder) as fresh:
+            (fresh / "card.json").write_text(text)
+
+    def write_and_die() -> None:
+        rename = os.rename
+
+        def die_at_the_second(one, other) -> None:
+            if Path(one).name.startswith(files.WRITING) and list(run.path.glob(f"dictionaries/{files.REPLACED}*")):
+                os.kill(os.getpid(), signal.SIGKILL)
+            rename(one, other)
+
+        files._exchange = lambda one, other: False
+        os.rename = die_at_the_second
+        write('{"new": 1}')
+
+    write('{"old": 1}')
+    process = multiprocessing.get_context("fork").Process(target=write_and_die)
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert not (run.path / folder).exists()
+    reader(run.path)
+    assert (run.path / folder / "card.json").read_text() == '{"old": 1}'
+    assert verify(run.path).problems == []
+    write('{"new": 2}')
+    assert [path.name for path in (run.path / "dictionaries").iterdir()] == ["one"], "nothing is left behind"
+    assert verify(run.path) == Verification([], [])
 
 
 def test_a_disk_that_fills_up_under_the_weights_is_a_sentence_and_loses_nothing(new_run, monkeypatch):

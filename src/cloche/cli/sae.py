@@ -14,7 +14,7 @@ import typer
 from cloche.cli.options import LARGEST_SEED, AsJson, RunFolder
 from cloche.cli.streams import emit
 from cloche.errors import ClocheError
-from cloche.files import LOCK, locked, refuse_existing
+from cloche.files import refuse_existing
 
 if TYPE_CHECKING:
     from cloche.glass import Glass
@@ -191,11 +191,7 @@ def _together() -> Iterator[bool]:
 @contextmanager
 def _alone(run: Run, name: str) -> Iterator[None]:
     """Keeps other processes from training a dictionary of this name in the run; ClocheError where there is one already."""
-    busy = (
-        f"another process is training the dictionary {name} in {run.path}; wait until it ends, or choose another --name"
-    )
-    lock = run.path / f"{LOCK}-dictionary-{name.replace(os.sep, '-')}"
-    with locked(lock, 0, busy):
+    with run.training_dictionary(name):
         refuse_existing(run.path / "dictionaries" / name, "choose another --name")
         yield
 

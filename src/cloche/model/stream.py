@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cloche.errors import ClocheError
-from cloche.files import sha256_of, writing_file
+from cloche.files import remove_abandoned, sha256_of, writing_file
 from cloche.model.checks import check_ids, site_shape
 from cloche.model.edits import Edit
 from cloche.model.sites import Site
@@ -123,6 +123,7 @@ def _source(net: Network, batches: Sequence[Any], edits: list[Edit]) -> str:
 
 def _continued(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     """The manifest to go on from: what an earlier call of the same stream left, else this one, written down."""
+    remove_abandoned(folder)
     old = read_manifest(folder)
     if old is None:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -19,7 +19,9 @@ from cloche.files import (
     LOCK,
     CannotWrite,
     locked,
+    recover,
     remove,
+    remove_abandoned,
     remove_at_once,
     to_json,
     write_atomically,
@@ -27,7 +29,7 @@ from cloche.files import (
 )
 from cloche.runs import logs, manifest
 from cloche.runs.checkpoints import Checkpoint, list_checkpoints, step_of, write_checkpoint
-from cloche.runs.making import held_for_training, is_half_made, made, undo
+from cloche.runs.making import held_for_dictionary, held_for_training, is_half_made, made, undo
 from cloche.runs.manifest import Entry
 
 FORMAT = 2
@@ -105,6 +107,10 @@ class Run:
         """A context in which no other process may train this run: see `held_for_training`."""
         return held_for_training(self.path)
 
+    def training_dictionary(self, name: str) -> AbstractContextManager[None]:
+        """A context in which no other process may train a dictionary of this name."""
+        return held_for_dictionary(self.path, name)
+
     @classmethod
     def open(cls, path: Path | str) -> Run:
         """Raises ClocheError where there is no run, or one of a later format."""
@@ -117,7 +123,13 @@ class Run:
                 else "it was written by an earlier version: train it again, or load one of its checkpoints as a model"
             )
             raise ClocheError(f"{run.path} is a run of format {written}, and this cloche reads format {FORMAT}; {fix}")
+        run.recover()
         return run
+
+    def recover(self) -> None:
+        """Gives what a killed process was about to replace its name back, where the system cannot exchange two folders."""
+        for folder in (self.path, self.path / "dictionaries"):
+            recover(folder)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -150,6 +162,7 @@ class Run:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         with locked(self.path / LOCK):
+            remove_abandoned(self.path)
             yield
 
     # ---- logs
@@ -230,9 +243,13 @@ class Run:
     def write_bytes(self, relative: str | Path, data: bytes) -> Path:
         """Writes a file inside the folder, atomically, and its hash into manifest.json.
 
-        Raises ClocheError for a path that leads out of the folder.
+        Raises ClocheError for a path that leads out of the folder, and rather than replace a file that cloche did not write.
         """
         with self._locked():
+            target = self._inside(relative)
+            if os.path.lexists(target) and manifest.read(self.path) and not self.is_recorded(relative):
+                raise ClocheError(f"{target} exists already, and cloche did not write it; move it away")
+            remove_abandoned(target.parent)
             return self._write(relative, data)
 
     def _write(self, relative: str | Path, data: bytes) -> Path:

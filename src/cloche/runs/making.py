@@ -17,9 +17,7 @@ TRAINING = f"{LOCK}-training"
 FILES = ("run.json", "recipe.toml", "tokenizer.json", "tokenizer_config.json", "manifest.json", "report.html")
 FOLDERS = ("data", "log", "checkpoints", "dictionaries", "findings")
 
-_held: dict[
-    tuple[int, str], tuple[ExitStack, list[None]]
-] = {}  # by process and folder: the lock, and one entry a holder
+_held: dict[tuple[int, str], tuple[ExitStack, list[None]]] = {}  # by process and lock: one entry per holder
 _guard = threading.Lock()
 
 
@@ -75,19 +73,36 @@ def held_for_training(folder: Path) -> Iterator[None]:
 
     This process may enter as often as it likes. ClocheError where another has it.
     """
-    key = (os.getpid(), os.path.realpath(folder))
+    busy = f"another process is training {folder}; wait until it ends, or stop it"
+    with _held_by_process(folder / TRAINING, busy) as first:
+        if first:
+            _clean(folder)
+        yield
+
+
+@contextmanager
+def held_for_dictionary(folder: Path, name: str) -> Iterator[None]:
+    """The same for a dictionary of this name in the run in `folder`; the run itself may be trained meanwhile."""
+    busy = f"another process is training the dictionary {name} of {folder}; wait until it ends, or choose another name"
+    with _held_by_process(folder / f"{LOCK}-dictionary-{name.replace(os.sep, '-')}", busy) as first:
+        if first:
+            remove_abandoned(folder / "dictionaries")
+        yield
+
+
+@contextmanager
+def _held_by_process(lock: Path, busy: str) -> Iterator[bool]:
+    """Holds a lock for this process, which may enter it more than once; yields whether this is the first time."""
+    key = (os.getpid(), os.path.realpath(lock))
     with _guard:
         if key not in _held:
             stack = ExitStack()
-            busy = f"another process is training {folder}; wait until it ends, or stop it"
-            stack.enter_context(locked(folder / TRAINING, 0, busy))
+            stack.enter_context(locked(lock, 0, busy))
             _held[key] = (stack, [])
         stack, holders = _held[key]
         holders.append(None)
     try:
-        if len(holders) == 1:
-            _clean(folder)
-        yield
+        yield len(holders) == 1
     finally:
         with _guard:
             holders.pop()

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cloche.errors import ClocheError
-from cloche.files import sha256_of, writing_folder
+from cloche.files import recover, sha256_of, writing_folder
 from cloche.sparse.opened import opened_json, opened_safetensors
 
 WEIGHTS, CARD = "dictionary.safetensors", "dictionary.json"
@@ -43,6 +43,8 @@ def _is_free(folder: Path) -> bool:
 
 def read_card(folder: Path) -> dict[str, Any]:
     """What dictionary.json in `folder` states. Raises where a file is missing, or it is not readable or has no kind."""
+    if not folder.exists():
+        recover(folder.parent)  # killed while it was being replaced
     for name in (CARD, WEIGHTS):
         if not (folder / name).is_file():
             raise ClocheError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Generator, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -112,14 +113,15 @@ def train_dictionary(
             f"{name!r} cannot name a dictionary: give one without strokes that does not begin with a dot."
         )
     state = run.path / "dictionaries" / f".training-{name}-{subject.checkpoint.replace('/', '-')}"
-    sae = yield from _learn(
-        _Lesson(reader, windows, look, seed, state), Provenance(str(reader.route), subject.checkpoint)
-    )
-    _calibrate(sae, reader, shown)
-    if Ranks().rank == 0:
-        with run.writing_folder(f"dictionaries/{name}") as folder:
-            sae.save(folder)
-        state.unlink(missing_ok=True)
+    with nullcontext() if Ranks().rank else run.training_dictionary(name):
+        sae = yield from _learn(
+            _Lesson(reader, windows, look, seed, state), Provenance(str(reader.route), subject.checkpoint)
+        )
+        _calibrate(sae, reader, shown)
+        if Ranks().rank == 0:
+            with run.writing_folder(f"dictionaries/{name}") as folder:
+                sae.save(folder)
+            state.unlink(missing_ok=True)
     return name, sae, shown
 
 

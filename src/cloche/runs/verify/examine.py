@@ -26,12 +26,14 @@ _ATTEMPTS = 3
 def verify(path: Path | str) -> Verification:
     """Everything that is wrong with a run folder, one line each. Reads every byte that carries a hash, on all cores.
 
-    Nothing is written, links are not followed, and one problem never hides another. What killed writes left under temporary
-    names is a note. A log that a living writer holds may end in mid-line; a run may be trained meanwhile. Raises ClocheError
-    where there is no run at all, or one of another format.
+    Nothing is written, links are not followed, and one problem never hides another. A folder that a killed process was about
+    to replace gets its name back; what killed writes left under temporary names is a note. A log that a living writer holds
+    may end in mid-line; a run may be trained meanwhile. Raises ClocheError where there is no run at all, or one of another
+    format.
     """
     run = Path(path)
     _require_run(run)
+    Run(run).recover()
     for _ in range(_ATTEMPTS):
         before = _stamp(run)
         found = _Examination(run).result()
