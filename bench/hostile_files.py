@@ -149,7 +149,9 @@ def _odd_value(path: Path, draw: random.Random) -> str:
         import tomli_w
 
         settings = tomllib.loads(data.decode())
-        what = _change(settings, draw, lambda value: (value is not None and not isinstance(value, str)) or value == "x")
+        what = _change(
+            settings, draw, lambda value: value == "x" or not (value in (None, {"": None}) or isinstance(value, str))
+        )
         path.write_bytes(tomli_w.dumps(settings).encode())
         return what
     value = json.loads(data)
