@@ -64,6 +64,15 @@ def test_a_wrong_command_line_is_one_sentence(
     assert "--help" in err
 
 
+@pytest.mark.parametrize("words", [(), ("sae",), ("sparse",)])
+def test_a_command_that_needs_another_shows_its_help_as_help(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    code, out, err = call(capsys, *words)
+    assert (code, out) == (2, "")
+    assert err.startswith("Usage: cloche") and "\nCommands:\n" in err and "\\n" not in err
+
+
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [

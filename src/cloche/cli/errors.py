@@ -185,6 +185,9 @@ def _help_of(error: Any) -> str:
 
 def report(error: BaseException, debug: bool, as_json: bool = False) -> int:
     """Prints an error to stderr, after its traceback where `debug` is set, and as JSON to stdout; returns the exit code."""
+    if type(error).__name__ == "NoArgsIsHelpError":  # `cloche` or `cloche sae` alone: what can be typed after it
+        print(str(error), file=sys.stderr)
+        return MISUSED
     sentence, code = sentence_and_code(error)
     if debug:
         import traceback
