@@ -100,7 +100,7 @@ WRONG = {
     "a\0b": "not a table of text",
     b"\x89PNG\r\n\x1a\n\x00\x00": "not a table of text",
     b"PK\x03\x04....": "save it as CSV",
-    b"\x93NUMPY": "end its name in .npy",
+    b"\x93NUMPY": "rename it to end in .npy",
 }
 
 

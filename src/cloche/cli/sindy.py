@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from cloche.sparse.sindy import Model
 
 TIMES = ("t", "time", "year", "date", "step")  # what a column of times is called when --time does not say
+_UNIT = re.compile(r"\s*[\[(][^\[\]()]*[\])]\s*$")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,10 +67,8 @@ def sindy(
         raise ClocheError("--simulate with both --inputs and --delay is not offered: leave one of them out.")
     driven, wanted = _split(inputs), _split(columns)
     table = _run(source, time) if source.is_dir() else _columns(source, time, [*wanted, *driven] if wanted else [])
+    wanted, driven = ([_named(source, list(table.columns), name) for name in asked] for asked in (wanted, driven))
     states = wanted or [name for name in table.columns if name not in (table.time, *driven)]
-    for name in (*states, *driven):
-        if name not in table.columns:
-            raise ClocheError(f"{source} has no column {name!r}; it has {', '.join(table.columns)}.")
     if not states:
         raise ClocheError(f"{source} has no column besides its time {table.time!r}: there is nothing to explain.")
     import numpy as np
@@ -119,15 +119,30 @@ def _columns(path: Path, time: str | None, wanted: list[str]) -> Columns:
         began = ", ".join(table.rows[0])[:200]
         raise ClocheError(f"{path} begins with {began}: its first line must name each column, once.")
     names = [table.names[at] for at in table.numbered]
+    wanted = [_named(path, names, name) for name in wanted]
     chosen = list(dict.fromkeys([_time_of(path, names, time), *(wanted or names)]))
     numbers = table.numbers([table.find(name) for name in chosen])
     return Columns(dict(zip(chosen, numbers.T, strict=True)), chosen[0])
 
 
+def _without_unit(name: str) -> str:
+    """`time [s]` and `time (s)` as `time`."""
+    return _UNIT.sub("", name).strip()
+
+
+def _named(path: Path, heading: list[str], asked: str) -> str:
+    """The column that is called so, or is but for its unit. Raises ClocheError where none is, or several are."""
+    found = [name for name in heading if name == asked] or [name for name in heading if _without_unit(name) == asked]
+    if len(found) != 1:
+        raise ClocheError(
+            f"{path} has {'no' if not found else 'more than one'} column {asked!r}; it has {', '.join(heading)}."
+        )
+    return found[0]
+
+
 def _time_of(path: Path, heading: list[str], asked: str | None) -> str:
-    if asked is not None and asked not in heading:
-        raise ClocheError(f"{path} has no column {asked!r}; it has {', '.join(heading)}.")
-    found = asked or next((name for name in heading if name.lower() in TIMES), None)
+    asked = None if asked is None else _named(path, heading, asked)
+    found = asked or next((name for name in heading if _without_unit(name).lower() in TIMES), None)
     if found is None:
         raise ClocheError(
             f"{path} has no column called {', '.join(TIMES)}: say which of {', '.join(heading)} with --time."
@@ -140,6 +155,7 @@ def _run(path: Path, time: str | None) -> Columns:
     import numpy as np
 
     from cloche.runs import Run
+    from cloche.sparse.sindy.series import SHORTEST
 
     name = time or "step"
     if name not in ("step", "tokens", "time"):
@@ -147,6 +163,11 @@ def _run(path: Path, time: str | None) -> Columns:
     records = [r for r in Run.open(path).read_log("metrics") if r.get("loss") is not None and r.get(name) is not None]
     if not records:
         raise ClocheError(f"{path} has logged no loss yet: give a run that has trained a while.")
+    if len(records) < SHORTEST:
+        raise ClocheError(
+            f"{path} has logged its loss {len(records)} times, and {SHORTEST} or more are needed to tell motion from noise: "
+            "train longer, or log more often with --set run.log_every=1."
+        )
     return Columns({key: np.array([float(r[key]) for r in records]) for key in (name, "loss")}, name)
 
 

@@ -40,7 +40,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _OTHERS = {  # how files begin that are no text
-    b"\x93NUMPY": "a NumPy array: end its name in .npy where arrays are read, else save it as CSV",
+    b"\x93NUMPY": "a NumPy array: rename it to end in .npy, or save it as CSV",
     b"PK\x03\x04": "a spreadsheet or another zip file: save it as CSV",
     b"\xd0\xcf\x11\xe0": "a spreadsheet: save it as CSV",
     b"\x1f\x8b": "compressed: unpack it first",
@@ -144,6 +144,8 @@ def _text(path: Path) -> str:
     data = path.read_bytes()
     for start, what in _OTHERS.items():
         if data.startswith(start):
+            if path.suffix.lower() == ".npy":
+                what = "a NumPy array, and a table with named columns is needed: save it as CSV"
             raise ClocheError(f"{path} is {what}.")
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
     if encoding == "utf-8" and b"\0" in data[:4096]:
