@@ -54,6 +54,10 @@ def test_a_run_is_not_grown_twice(call: Call, grown: Path, text: Path) -> None:
         (("--set", "run.stepz=4"), "did you mean steps"),
         (("--set", "model.width=33"), "33"),
         (("norecipe.toml",), "there is no recipe at norecipe.toml"),
+        ((".",), "put --data before it"),
+        (("book.txt",), "put --data before it"),
+        (("--minutes", "-1"), "--minutes -1 leaves no time"),
+        (("--minutes", "nan"), "--minutes nan leaves no time"),
     ],
 )
 def test_what_cannot_be_grown_leaves_no_folder(call: Call, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
@@ -61,6 +65,17 @@ def test_what_cannot_be_grown_leaves_no_folder(call: Call, tmp_path: Path, words
     assert (code, err.count("\n")) == (1, 1), out + err
     assert said in err
     assert not (tmp_path / "run").exists()
+
+
+def test_an_edit_that_is_refused_prints_no_prompt(call: Call, grown: Path) -> None:
+    code, out, err = call("generate", grown, "def ", "--edit", "mlp_out[99].zero()")
+    assert (code, out) == (1, "") and "no mlp_out[99]" in err
+
+
+def test_a_run_too_short_for_equations_says_how_to_log_more(call: Call, grown: Path) -> None:
+    code, _, err = call("sindy", grown)
+    assert (code, err.count("\n")) == (1, 1)
+    assert str(grown) in err and "run.log_every=1" in err
 
 
 def test_generate_goes_on_from_the_prompt(call: Call, grown: Path) -> None:

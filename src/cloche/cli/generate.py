@@ -57,8 +57,9 @@ def generate(
         }
         emit(record)
         return
-    print(prompt, end="", flush=True)
-    for text in tokenizer.spell(tokens):
+    texts = tokenizer.spell(tokens)
+    print(prompt + next(texts, ""), end="", flush=True)  # what is refused is refused before anything is printed
+    for text in texts:
         print(text, end="", flush=True)
     print()
     for note in notes:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from cloche.runs import Run
     from cloche.train import Recipe, Trainer
 
+TEXTS = (".txt", ".md", ".py", ".jsonl", ".parquet", ".gz", ".zst")  # what is read, and is no recipe
+
 
 def pretrain(
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder to make.")],
@@ -56,6 +58,10 @@ def pretrain(
     """Grow a model from your text, by a recipe."""
     from cloche.train import Recipe
 
+    if recipe is not None and (recipe.is_dir() or recipe.suffix.lower() in TEXTS):
+        raise ClocheError(f"{recipe} is text to read and no recipe: put --data before it.")
+    if minutes is not None and not minutes > 0:
+        raise ClocheError(f"--minutes {minutes:g} leaves no time to train: give more than 0.")
     chosen = {
         "data.glob": glob,
         "data.field": field,
