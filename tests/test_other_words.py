@@ -15,7 +15,7 @@ from cloche.decode import Session, generate
 from cloche.errors import ClocheError
 from cloche.glass import Glass, load
 from cloche.model import GLU, LM, Attention, Block, RoPE, Stack, save_network, site
-from cloche.words import ARGUMENTS, ATTRIBUTES, IN_A_BLOCK, IN_THE_MODEL
+from cloche.words import ARGUMENTS, ATTRIBUTES, EDITS, IN_A_BLOCK, IN_THE_MODEL
 
 IDS = torch.arange(6)[None]
 
@@ -147,3 +147,22 @@ def test_a_session_prints_what_was_fed(glass: Glass) -> None:
     session = Session(glass.net, IDS, None, 4, save="z[1]")
     session.feed(IDS)
     assert repr(session) == "<Session: 6 of 10 tokens fed; saves z[1]>"
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_a_change_that_another_library_makes_is_answered_with_ours(name: str, glass: Glass) -> None:
+    with pytest.raises(AttributeError, match=f"A Site has no attribute '{name}'; ") as caught:
+        getattr(glass.sites.z[1], name)
+    assert isinstance(caught.value, ClocheError) and EDITS[name] in str(caught.value)
+
+
+def test_a_site_is_still_a_plain_value(glass: Glass) -> None:
+    place = glass.sites.z[1].head(1)
+    assert copy.deepcopy(place) == pickle.loads(pickle.dumps(place)) == place
+    assert not hasattr(place, "__array__")
+
+
+@pytest.mark.parametrize(("text", "said"), [("attn[2]", "'attn_out'"), ("mlp[2]", "'mlp_out'"), ("z[-1]", "number")])
+def test_a_site_that_is_nearly_one_is_told_which(text: str, said: str) -> None:
+    with pytest.raises(ClocheError, match=said):
+        site(text)

@@ -30,6 +30,8 @@ _THEIRS = ("AutoModel", "AutoModelForCausalLM", "HookedTransformer", "LanguageMo
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         hint = "; cloche.load(folder) opens a model" if name in _THEIRS else ""
+        if name == "logit_lens":
+            hint = "; it is cloche.interp.logit_lens(glass, prompt)"
         raise AttributeError(f"module 'cloche' has no attribute {name!r}{hint}")
     return getattr(import_module(_HOMES[name]), name)
 

@@ -6,7 +6,7 @@ import difflib
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ParamSpec, TypeVar
 
 from cloche.errors import ClocheError
@@ -43,10 +43,12 @@ ARGUMENTS: dict[str, str] = {
     "add_special_tokens": "glass.tokenizer.encode(text, special=False) leaves out what its tokenizer.json adds",
     "padding_side": "texts of unequal length are padded on the left",
     "max_new_tokens": "new= is how many tokens to write",
+    "max_tokens": "new= is how many tokens to write",
     "max_length": "new= is how many tokens to write, the prompt not counted",
     "min_new_tokens": "generation ends at stop= or after new= tokens",
     "min_length": "generation ends at stop= or after new= tokens",
     "do_sample": "temperature=0 takes the likeliest token, and any above 0 draws",
+    "k": "next_tokens lists top= of the likeliest tokens, and generate draws from top_k= of them",
     "num_beams": "one token after another is drawn; there is no beam search",
     "num_return_sequences": "repeat the prompt in a list, as in [text] * 5",
     "eos_token_id": "stop= takes token ids and texts",
@@ -75,6 +77,7 @@ ATTRIBUTES: dict[str, str] = {
     "run_with_cache": "run(prompt, save=[sites.resid_post.all]) gives a Result with .logits and what was saved",
     "run_with_hooks": "run(prompt, edits=[sites.resid_post[3].apply(function)]) changes a site",
     "add_hook": "run(prompt, edits=[sites.resid_post[3].apply(function)]) changes a site",
+    "logit_lens": "cloche.interp.logit_lens(glass, prompt) is the lens",
     "hook_points": "the places are listed by sites",
     "hook_dict": "the places are listed by sites",
     "trace": "run(prompt, save=[...], edits=[...]) saves and changes sites",
@@ -92,6 +95,7 @@ ATTRIBUTES: dict[str, str] = {
     "model": "net is the network, and net.layers are its blocks",
     "transformer": "net is the network, and net.layers are its blocks",
     "h": "net.layers are the blocks",
+    "layers": "net.layers are the blocks",
     "lm_head": "net.unembed is the head",
     "unembed_matrix": "net.unembed_weight() is the head's matrix",
     "W_U": "net.unembed_weight() is the head's matrix, [vocab, width]",
@@ -124,6 +128,23 @@ ATTRIBUTES: dict[str, str] = {
     "named_parameters": "glass.net.named_parameters() are the weights",
     "state_dict": "glass.net.state_dict() are the weights",
     "num_parameters": "sum(p.numel() for p in glass.net.parameters())",
+}
+
+# What others call the changes of a site; what is said stands after "a site has no method ...".
+EDITS: dict[str, str] = {
+    "heads": ".head(1) is one head",
+    "ablate": ".zero() puts zeros there, and .mean() its mean",
+    "zero_ablate": ".zero() puts zeros there",
+    "mean_ablate": ".mean() puts its mean there",
+    "set": ".replace(value) puts a value there",
+    "patch": ".replace(result) puts there what another run saved",
+    "steer": ".add(vector) adds a vector",
+    "multiply": ".scale(factor) multiplies",
+    "mul": ".scale(factor) multiplies",
+    "hook": ".apply(function) changes it by a function",
+    "register_forward_hook": ".apply(function) changes it by a function",
+    "save": "name it in run(prompt, save=[...])",
+    "output": "name it in run(prompt, save=[...])",
 }
 
 IN_A_BLOCK = {  # what follows a layer's number in their names of places
@@ -217,10 +238,10 @@ class NoAttribute(ClocheError, AttributeError):
     """An attribute that is not there: for `hasattr` one as any other, for a person a sentence."""
 
 
-def no_attribute(thing: str, name: str, known: Sequence[str]) -> NoAttribute:
+def no_attribute(thing: str, name: str, known: Sequence[str], theirs: Mapping[str, str] = ATTRIBUTES) -> NoAttribute:
     """The error for an attribute that `thing` lacks, with our word for it where another library has it."""
-    if name in ATTRIBUTES:
-        return NoAttribute(f"A {thing} has no attribute {name!r}; {ATTRIBUTES[name]}.")
+    if name in theirs:
+        return NoAttribute(f"A {thing} has no attribute {name!r}; {theirs[name]}.")
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(n for n in known if not n.startswith('_'))}."
     return NoAttribute(f"A {thing} has no attribute {name!r}; {hint}")

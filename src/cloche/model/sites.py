@@ -11,13 +11,13 @@ import operator
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from cloche.errors import ClocheError, shown
 from cloche.model.edits import Edit
-from cloche.words import IN_A_BLOCK, IN_THE_MODEL, site_for
+from cloche.words import EDITS, IN_A_BLOCK, IN_THE_MODEL, no_attribute, site_for
 
 STREAM = ("batch", "position", "width")
 HEADS = ("batch", "position", "head", "head_size")
@@ -47,6 +47,7 @@ AXES: dict[str, tuple[str, ...]] = {
     "final_norm": STREAM,
     "logits": ("batch", "position", "vocab"),
 }
+METHODS = ("replace", "add", "scale", "zero", "mean", "noise", "clamp", "project_out", "apply")  # each makes an edit
 WHOLE = ("embed", "final_norm", "logits")  # once a model, not once a layer
 
 
@@ -83,6 +84,13 @@ class Site:
             return dataclasses.replace(self, head_index=operator.index(index))
         except TypeError:
             raise ClocheError(f"A head of {self} is named by its number; got {index!r}.") from None
+
+    if not TYPE_CHECKING:  # or no misspelt attribute would be found before it runs
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("_"):
+                raise AttributeError(name)
+            raise no_attribute("Site", name, ("head", "axes", *METHODS), EDITS)
 
     def replace(self, value: Any) -> Edit:
         """Put `value` there: a tensor that broadcasts to the site, or a Result that saved the same site."""
@@ -176,7 +184,7 @@ class Layers:
         raise ClocheError(f"There is no {self.name}[{_shown(layer)}]: this model has {self}.")
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("head", "replace", "add", "scale", "zero", "mean", "noise", "clamp", "project_out", "apply"):
+        if name == "head" or name in METHODS:
             raise ClocheError(
                 f"{self.name} is in several layers; say which before .{name}: {self.name}[{self.sites[0].layer}]."
             )
@@ -275,8 +283,12 @@ def site(text: str) -> Any:
     match = _TEXT.fullmatch(text.strip())
     if (not match or match[1] not in AXES) and (ours := site_for(text, AXES)):
         raise ClocheError(f"{shown(text)} is another library's name; here it is {ours}.")
-    if match and match[1] not in AXES and (close := difflib.get_close_matches(match[1], AXES, n=1)):
-        raise ClocheError(f"There is no site {match[1]!r}; did you mean {close[0]!r}?")
+    if match and match[1] not in AXES:
+        theirs = IN_A_BLOCK.get(match[1])
+        if close := [theirs] if theirs in AXES else difflib.get_close_matches(match[1], AXES, n=1):
+            raise ClocheError(f"There is no site {match[1]!r}; did you mean {close[0]!r}?")
+    if re.search(r"\[\s*-\d+\s*\]", text):
+        raise ClocheError(f"{shown(text)} counts from the last layer, which a text cannot: write the layer's number.")
     if not match or match[1] not in AXES or match[3]:
         raise ClocheError(f"{shown(text)} is not a site; write one like resid_post[3], z[9].head(6) or logits.")
     found = Site(match[1], None if match[2] is None else int(match[2]))
