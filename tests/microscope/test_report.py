@@ -56,6 +56,12 @@ def test_it_tells_the_planted_run(page):
         assert title in page
 
 
+def test_what_it_says_to_type_next_is_not_refused(tmp_path, page):
+    assert re.search(r"cloche resume \S+ --set run.steps=2400 +#", page), "a run that has finished needs more steps"
+    stopped = write_report(plant(tmp_path / "run", finished=False).path).read_text()
+    assert re.search(r"cloche resume \S+ +#", stopped)
+
+
 def test_it_needs_nothing_from_outside(page):
     assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", page)
     assert "<script" not in page and "@import" not in page

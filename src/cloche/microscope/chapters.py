@@ -130,7 +130,10 @@ def health(records: list[Record]) -> Markup:
         rows, labels = grid(mine, kind)
         flat = [value for row in rows for value in row]
         scale = scale_of(flat, kind.log, kind.low, kind.high)
-        scale = replace(scale, high=max(scale.high, scale.low + kind.span))
+        if kind.low is None:  # as in the microscope, so that a value has one colour in both
+            scale = replace(scale, low=min(scale.low, scale.high - kind.span))
+        else:
+            scale = replace(scale, high=max(scale.high, scale.low + kind.span))
         alt = f"{kind.title} by layer and step, between {kind.fmt(scale.low)} and {kind.fmt(scale.high)}."
         drawn = heat_map(rows, labels, scale, alt, tall=max(4, min(24, 150 // len(rows))))
         ends = [tag("span", f"step {r['step']:,}") for r in (mine[0], mine[-1])]

@@ -16,7 +16,7 @@ from cloche.microscope.history import Columns
 from cloche.microscope.library import Library
 from cloche.microscope.logbook import Metrics
 from cloche.microscope.markup import EMPTY, Child, Markup, document, join, tag
-from cloche.microscope.moments import ALARMS
+from cloche.microscope.moments import ALARMS, STATES
 from cloche.microscope.reading import RunFiles, number, parse_json, words
 from cloche.runs import Run
 
@@ -61,7 +61,7 @@ def page(library: Library) -> str:
         finding("sparse-probing", units.probing),
         finding("activation-density", units.density),
         damage([*about["damaged"], *book.damaged(), *library.findings()["damaged"]]),
-        what_next(files, about, shown["records"]),
+        what_next(files, about, shown["records"], book.events()),
     ]
     style = (STATIC / "style.css").read_text() + (STATIC / "report.css").read_text()
     return document(f"{name} · cloche", style, body)
@@ -186,13 +186,18 @@ def curves(metrics: Metrics, events: list[Record]) -> Markup:
     return tag("section", tag("h2", "How it learned"), tag("div", drawn, class_="panels"), listed)
 
 
-def what_next(files: RunFiles, about: Record, samples: list[Record]) -> Markup:
+def what_next(files: RunFiles, about: Record, samples: list[Record], events: list[Record]) -> Markup:
     path = shlex.quote(str(files.path))
     prompt = next((record["prompt"] for record in samples), "Once")
+    ended = next((event for event in reversed(events) if event["kind"] in STATES), None)
+    finished = ended is not None and ended["kind"] == "finished"
+    more = (
+        f" --set run.steps={2 * round(ended.get('step') or 100)}" if ended and finished else ""
+    )  # else nothing is left
     commands = [
         (f"cloche open {path}", "these pages, live and explorable"),
         (f"cloche generate {path} {shlex.quote(prompt)}", "let it write"),
-        (f"cloche resume {path}", "let it grow on"),
+        (f"cloche resume {path}{more}", "let it grow on"),
         (f"cloche verify {path}", "check every hash"),
     ]
     wide = max(len(command) for command, _ in commands)
