@@ -63,7 +63,7 @@ function options(props, width, readOut) {
     ],
     series: [{}, ...series.map((s) => ({
       label: s.label, stroke: css(s.colour), width: s.faint ? 1 : 1.75, alpha: s.faint ? 0.28 : 1,
-      dash: s.dash ? [5, 4] : undefined, points: { show: s.points ? true : undefined, size: 5, fill: css('--paper') }, spanGaps: true,
+      dash: s.dash ? [5, 4] : undefined, points: { show: (u, i) => Boolean(s.points) || u.data[i].length === 1, size: 5, fill: css('--paper') }, spanGaps: true,
     }))],
     hooks: { draw: [(u) => drawMarks(u, props().marks || [])], setCursor: [readOut], setSelect: [(u) => select(u, props().onWindow)] },
   };

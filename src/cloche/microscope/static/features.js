@@ -80,7 +80,7 @@ function List({ list, state, change }) {
       <span class="num density">${percent(f.density, 2)}</span>
     </a></li>`)}</ol>
     ${found.length > count && html`<button class="quiet" onClick=${() => setCount(count + PAGE)}>Show ${Math.min(PAGE, found.length - count)} more</button>`}
-    ${!found.length && unlisted === null && html`<p class="note">No listed feature’s example or logits hold “${state.find}”.</p>`}`;
+    ${!found.length && unlisted === null && html`<p class="note">No listed feature’s example or logits hold “${state.find}”.${/^\d+$/.test(wanted) && list.total ? ` Features are numbered 0 to ${whole(list.total - 1)}.` : ''}</p>`}`;
 }
 
 // A dictionary outside the residual stream adds nothing to the logits directly, so there is nothing to draw.
