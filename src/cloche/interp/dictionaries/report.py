@@ -68,7 +68,9 @@ def _summary(data: dict[str, Any], recovered: Recovered) -> str:
     gap = data["gap"]
     encoder = f", {gap['of_encoder']:.3f} of it for want of a better encoder" if gap else ""
     keeps = (
-        "no share of a loss (the mean costs none)" if isnan(recovered.share) else f"{recovered.share:.1%} of its loss"
+        "no share of a loss (the mean costs none)"
+        if isnan(recovered.share)
+        else f"{recovered.share:.1%} of what the mean there costs"
     )
     return (
         f"{data['features']:,} features of {data['site']} leave {data['fvu']:.3f} of the variance{encoder}, with "
