@@ -59,7 +59,7 @@ def pretrain(
     from cloche.train import Recipe
 
     if recipe is not None and (recipe.is_dir() or recipe.suffix.lower() in TEXTS):
-        raise ClocheError(f"{recipe} is text to read and no recipe: put --data before it.")
+        raise ClocheError(f"{recipe} is text, not a recipe: put --data before it.")
     if minutes is not None and not minutes > 0:
         raise ClocheError(f"--minutes {minutes:g} leaves no time to train: give more than 0.")
     chosen = {
