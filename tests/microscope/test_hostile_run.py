@@ -147,6 +147,7 @@ def test_no_field_of_a_run_reaches_the_report_as_markup(run, tmp_path):
             seen += 1
             try:
                 assert_harmless(write_report(run).read_text())
+                (run / "report.html").unlink()  # a manifest that is put back does not know it
             finally:
                 if seen % 16 == 0:
                     for path in ENDPOINTS:
@@ -292,7 +293,7 @@ def test_a_damaged_file_is_a_sentence_and_the_rest_is_shown(tmp_path, damage, fi
         f for f in home.rglob("*") if f.is_file() and f.parent.name not in ("step-000300", "step-000600", "step-000900")
     ]
     with TestClient(make_app(home), base_url=LOCAL) as client:
-        for path in files:
+        for path in sorted(files):
             kept = path.read_bytes()
             DAMAGE[damage](path)
             answers = {name: client.get(name) for name in ENDPOINTS}
@@ -300,6 +301,8 @@ def test_a_damaged_file_is_a_sentence_and_the_rest_is_shown(tmp_path, damage, fi
             told = [a.json()["error"] for a in answers.values() if a.status_code == 404]
             assert all(sentence.endswith((".", ")")) for sentence in told)
             assert_harmless(report_of(home) or markup.document("", ""))
+            if path.name != "report.html":
+                (home / "report.html").unlink(missing_ok=True)  # a manifest that is put back does not know it
             if path.is_dir():
                 path.rmdir()
             else:
