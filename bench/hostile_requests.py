@@ -283,7 +283,7 @@ def complaint(answer: Answer) -> str | None:
 def main() -> None:
     from threading import Thread
 
-    from cloche.microscope.server import make_server
+    from cloche.microscope.serving.server import make_server
 
     parser = argparse.ArgumentParser()
     parser.add_argument("run")

@@ -30,8 +30,8 @@ MODULES = (
     *(
         "cloche.cli",
         "cloche.cli.app",
-        "cloche.cli.grow",
-        "cloche.cli.look",
+        "cloche.cli.running.grow",
+        "cloche.cli.running.inside",
         "cloche.train",
         "cloche.interp",
         "cloche.microscope",
@@ -133,7 +133,7 @@ def requests(lab: Laboratory, count: int, seed: int) -> Iterable[tuple[str, Call
     address = lab.place("address")
 
     def serve() -> None:
-        from cloche.microscope.server import make_server
+        from cloche.microscope.serving.server import make_server
 
         server, listener, _ = make_server(lab.straight)
         address.write_text(f"{listener.getsockname()[1]} {server.config.app.state.token}")

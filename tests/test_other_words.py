@@ -15,6 +15,7 @@ from cloche.decode import Session, generate
 from cloche.errors import ClocheError
 from cloche.glass import Glass, load
 from cloche.model import GLU, LM, Attention, Block, RoPE, Stack, save_network, site
+from cloche.model.sites.vocabulary import AXES
 from cloche.words import ARGUMENTS, ATTRIBUTES, EDITS, IN_A_BLOCK, IN_THE_MODEL
 
 IDS = torch.arange(6)[None]
@@ -111,7 +112,11 @@ def test_a_place_of_another_library_is_answered_with_ours(text: str, glass: Glas
             act()
         assert str(caught.value) == f"{text!r} is another library's name; here it is {THEIRS[text]}."
     glass.run(IDS, save=THEIRS[text])
-    assert {*IN_A_BLOCK.values(), *IN_THE_MODEL.values()} <= {*cloche.model.sites.AXES, "resid_post.all", "pattern.all"}
+    assert {*IN_A_BLOCK.values(), *IN_THE_MODEL.values()} <= {
+        *cloche.model.sites.vocabulary.AXES,
+        "resid_post.all",
+        "pattern.all",
+    }
 
 
 def test_a_missing_model_says_what_to_do(tmp_path: Path, glass: Glass, monkeypatch: pytest.MonkeyPatch) -> None:

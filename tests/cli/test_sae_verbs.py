@@ -57,7 +57,7 @@ def test_a_dictionary_is_trained_measured_and_read(call: Call, run: Path, kind: 
 
 def every_feature_opens(run: Path, read: dict[str, Any], count: int) -> None:
     """The microscope's worker gives a page for each number: of a listed feature what the finding says of it."""
-    from cloche.microscope import worker
+    from cloche.microscope.serving import worker
 
     asked = {"checkpoint": str(run / "checkpoints/step-000012"), "dictionary": "resid_post_1"}
     asked["tokens"] = read["data"]["tokens_seen"]

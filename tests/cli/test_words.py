@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from cloche.cli.app import words
-from cloche.cli.demo import free_folder
 from cloche.cli.edits import parse_edit
-from cloche.cli.grow import settings
+from cloche.cli.running.demo import free_folder
+from cloche.cli.running.grow import settings
 from cloche.errors import ClocheError
 from cloche.model import site
 from cloche.sparse import SAE

@@ -26,7 +26,7 @@ from cloche.model import (
     Stack,
     Window,
 )
-from cloche.model.edits import Span
+from cloche.model.sites.edits import Span
 
 VOCAB, WIDTH, PROMPT, NEW = 19, 12, 5, 7
 GROUPED = Block(mix=Attention(heads=4, kv_heads=2, head_size=4, position=RoPE(theta=40)), map=GLU(hidden=10))

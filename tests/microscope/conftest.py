@@ -15,8 +15,8 @@ from planted_units import plant_units
 from starlette.testclient import TestClient
 
 from cloche.microscope import make_app
-from cloche.microscope.asks import Worker
-from cloche.microscope.server import make_server
+from cloche.microscope.serving.asks import Worker
+from cloche.microscope.serving.server import make_server
 from cloche.runs import Run
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))  # the generators that benchmarks and tests share

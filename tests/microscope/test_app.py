@@ -13,10 +13,10 @@ from starlette.testclient import TestClient
 
 from cloche.errors import ClocheError
 from cloche.microscope import make_app
-from cloche.microscope.history import MOST_POINTS
-from cloche.microscope.logbook import Logbook
-from cloche.microscope.moments import HEALTH_COLUMNS
-from cloche.microscope.reading import RunFiles, clean
+from cloche.microscope.folder.history import MOST_POINTS
+from cloche.microscope.folder.logbook import Logbook
+from cloche.microscope.folder.moments import HEALTH_COLUMNS
+from cloche.microscope.folder.reading import RunFiles, clean
 from cloche.runs import verify
 
 
@@ -87,7 +87,7 @@ def test_findings_and_features(client):
 
 
 def test_a_snippet_holds_the_peak_of_a_long_example():
-    from cloche.microscope.features import SNIPPET_TOKENS, snippet
+    from cloche.microscope.folder.features import SNIPPET_TOKENS, snippet
 
     tokens = [str(i) for i in range(200)]
     for peak in (0, 3, 100, 197, 199):

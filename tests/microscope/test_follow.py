@@ -9,10 +9,10 @@ import httpx
 import pytest
 from planted_run import add_checkpoint, append, health, lens_data, metric, plant, sample, write_finding
 
-from cloche.microscope.follow import MOST_BACKLOG_BYTES, Follower, as_text
+from cloche.microscope.folder.follow import MOST_BACKLOG_BYTES, Follower, as_text
+from cloche.microscope.folder.logbook import Logbook
+from cloche.microscope.folder.reading import RunFiles
 from cloche.microscope.library import Library
-from cloche.microscope.logbook import Logbook
-from cloche.microscope.reading import RunFiles
 
 
 @pytest.fixture

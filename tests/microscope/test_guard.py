@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from cloche.microscope import make_app
 from cloche.microscope.app import STATIC
-from cloche.microscope.guard import TOKEN_HEADER, is_loopback
+from cloche.microscope.serving.guard import TOKEN_HEADER, is_loopback
 
 ASK = {"checkpoint": "step-001200", "prompt": "def "}
 

@@ -15,7 +15,8 @@ from planted_units import plant_units
 from starlette.testclient import TestClient
 
 from cloche.errors import ClocheError
-from cloche.microscope import make_app, markup, write_report
+from cloche.microscope import make_app, write_report
+from cloche.microscope.page import markup
 
 LOCAL = "http://127.0.0.1"
 ENDPOINTS = [

@@ -13,7 +13,8 @@ from planted_run import FEATURES, append, bpb, plant, sample, write_finding
 from planted_units import crosscoder_data, dictionary_data, silent_data
 
 from cloche.errors import ClocheError
-from cloche.microscope import drawing, write_report
+from cloche.microscope import write_report
+from cloche.microscope.page import drawing
 
 VOID = {"meta", "img", "br", "link"}
 

@@ -14,7 +14,7 @@ import pytest
 
 from cloche.errors import ClocheError
 from cloche.microscope import serve
-from cloche.microscope.server import make_server
+from cloche.microscope.serving.server import make_server
 
 
 def test_serve_prints_its_address_and_ends_with_ctrl_c(first):

@@ -11,9 +11,10 @@ import pytest
 from planted_run import lens_data, plant
 from starlette.testclient import TestClient
 
-from cloche.microscope import make_app, worker
-from cloche.microscope.guard import TOKEN_HEADER
-from cloche.microscope.reading import clean
+from cloche.microscope import make_app
+from cloche.microscope.folder.reading import clean
+from cloche.microscope.serving import worker
+from cloche.microscope.serving.guard import TOKEN_HEADER
 
 LOCAL = "http://127.0.0.1"
 

@@ -38,7 +38,7 @@ from cloche.model import (
     YaRN,
     ZeroCenteredRMSNorm,
 )
-from cloche.model.activations import ACTIVATIONS
+from cloche.model.maps.activations import ACTIVATIONS
 
 CHOICES = {
     "heads": [(4, 4), (4, 2), (4, 1), (3, 1)],

@@ -10,7 +10,7 @@ import torch
 from combinations import combination, lively, random_ids
 from torch import Tensor
 
-from cloche.model import sweep as swept
+from cloche.model.passes import sweep as swept
 
 IDS = random_ids(2, 8)
 

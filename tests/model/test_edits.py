@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cloche.errors import ClocheError
 from cloche.model import GLU, LM, Attention, Block, Edit, Network, RMSNorm, RoPE, Site, Stack
-from cloche.model.sites import AXES, WHOLE
+from cloche.model.sites.vocabulary import AXES, WHOLE
 
 T = 6
 IDS = random_ids(2, T)

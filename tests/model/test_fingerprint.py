@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from cloche.model import Site
-from cloche.model.fingerprint import fingerprint
-from cloche.model.plan import make_plan
+from cloche.model.sites.fingerprint import fingerprint
+from cloche.model.sites.plan import make_plan
 
 FACTOR = 2.0
 
@@ -110,7 +110,7 @@ def test_one_that_calls_itself() -> None:
 
 
 def test_the_same_in_another_process() -> None:
-    code = "import torch\nfrom cloche.model.fingerprint import fingerprint\n"
+    code = "import torch\nfrom cloche.model.sites.fingerprint import fingerprint\n"
     code += "w = torch.ones(2)\ndef f(x):\n    return x * w + 3\n"
     runs = [
         subprocess.run(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cloche.errors import ClocheError
 from cloche.model import GLU, LM, Attention, Block, Network, RoPE, ScoredAttention, Stack
-from cloche.model.sites import AXES
+from cloche.model.sites.vocabulary import AXES
 
 T, WIDTH, PAD = 7, 10, [2, 0, 3]
 IDS = random_ids(3, T)

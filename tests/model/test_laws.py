@@ -39,8 +39,8 @@ from cloche.model import (
     load_network,
     save_network,
 )
-from cloche.model.activations import ACTIVATIONS, activation
 from cloche.model.lm import TIED_STD
+from cloche.model.maps.activations import ACTIVATIONS, activation
 
 over_all = pytest.mark.parametrize("number", NUMBERS)
 over_some = pytest.mark.parametrize("number", NUMBERS[::3])

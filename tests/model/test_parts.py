@@ -141,7 +141,7 @@ def test_a_users_own_part_needs_no_registration() -> None:
 def test_two_parts_of_one_name_are_told_apart() -> None:
     clash = dataclasses.dataclass(frozen=True)(type("GLU", (Map,), {"__module__": "elsewhere", "__annotations__": {}}))
     try:
-        with pytest.raises(ClocheError, match=r"cloche\.model\.maps and elsewhere each define"):
+        with pytest.raises(ClocheError, match=r"cloche\.model\.maps\.mlp and elsewhere each define"):
             part_from_dict(TREE.to_dict())
     finally:
         clash.__name__ = "Renamed"

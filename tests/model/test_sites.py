@@ -12,7 +12,7 @@ from combinations import NUMBERS, close, combination, lively, random_ids
 
 from cloche.errors import ClocheError
 from cloche.model import GLU, LM, MLP, Attention, Block, Network, RMSNorm, RoPE, Site, Stack, site
-from cloche.model.sites import AXES
+from cloche.model.sites.vocabulary import AXES
 
 B, T, D, H, K, S, M, V, L = 2, 7, 20, 6, 2, 4, 18, 13, 3
 

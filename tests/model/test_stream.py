@@ -14,7 +14,8 @@ from combinations import VOCAB, lively, random_ids
 from safetensors.torch import load_file, save_file
 
 from cloche.errors import ClocheError
-from cloche.model import GLU, LM, Activations, Attention, Block, Network, RoPE, Stack, stored, stream
+from cloche.model import GLU, LM, Activations, Attention, Block, Network, RoPE, Stack
+from cloche.model.passes import stored, stream
 
 WIDTH, ROW = 10, 10 * 2 + 16 * 2 + 8  # bytes of a row in bf16: resid_post[1], z[0], its token and position
 SAVE = ["resid_post[1]", "z[0]"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cloche.errors import ClocheError
 from cloche.model import GLU, LM, Attention, Block, Full, Network, Result, RoPE, Stack
-from cloche.model.sites import AXES
+from cloche.model.sites.vocabulary import AXES
 
 T, PAD = 9, [2, 0, 1]
 IDS = random_ids(3, T)

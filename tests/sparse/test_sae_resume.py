@@ -146,7 +146,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
-    from cloche.sparse.saes.ranks import Ranks
+    from cloche.ranks import Ranks
 
     ranks = Ranks()
     ranks.rank, ranks.world = 0, 3

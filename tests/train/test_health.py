@@ -5,7 +5,7 @@ import torch
 
 from cloche.model import GLU, LM, MLP, Attention, Block, Causal, Full, MoE, ScoredAttention, Stack, Window
 from cloche.train import Health
-from cloche.train.health import MEMORY, active_units, attention_entropy
+from cloche.train.monitors.health import MEMORY, active_units, attention_entropy
 
 ROWS = torch.tensor([3, 7, 15])
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from cloche.errors import ClocheError
 from cloche.model import GLU, LM, Attention, Block, MoE, Stack, Unembed
 from cloche.train import NextToken
-from cloche.train.objective import HeadLoss
+from cloche.train.objectives.next_token import HeadLoss
 
 TOKENS, WIDTH, VOCAB = 37, 24, 61
 

@@ -6,7 +6,7 @@ from tiny_training import tiny_recipe
 
 from cloche.errors import ClocheError
 from cloche.train import Muon, NextToken, Optimizer
-from cloche.train.muon import orthogonalise
+from cloche.train.optimizers.muon import orthogonalise
 from cloche.train.recipe import OptimizerSection
 
 

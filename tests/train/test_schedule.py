@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from cloche.train.schedule import milestones, rate
+from cloche.train.optimizers.schedule import milestones, rate
 
 
 def rates(shape, steps=100, **settings):

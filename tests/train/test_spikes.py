@@ -3,7 +3,7 @@
 import math
 import random
 
-from cloche.train.guard import SpikeGuard
+from cloche.train.monitors.spikes import SpikeGuard
 
 
 def curve(steps=500, seed=0):

@@ -11,18 +11,18 @@ from typing import Annotated
 import typer
 
 from cloche import __version__
-from cloche.cli.demo import demo
-from cloche.cli.doctor import doctor
 from cloche.cli.errors import INTERRUPTED, Stopped, noting_interrupts, report
-from cloche.cli.generate import generate
-from cloche.cli.grow import pretrain, resume
-from cloche.cli.open import open_microscope
-from cloche.cli.report import report_run
-from cloche.cli.sae import sae
-from cloche.cli.sindy import sindy
-from cloche.cli.sparse import sparse
+from cloche.cli.looking.open import open_microscope
+from cloche.cli.looking.report import report_run
+from cloche.cli.looking.sae import sae
+from cloche.cli.running.demo import demo
+from cloche.cli.running.doctor import doctor
+from cloche.cli.running.generate import generate
+from cloche.cli.running.grow import pretrain, resume
+from cloche.cli.running.verify import verify
+from cloche.cli.signals.sindy import sindy
+from cloche.cli.signals.sparse import sparse
 from cloche.cli.streams import discard_output, flush_output, prepare_streams
-from cloche.cli.verify import verify
 from cloche.errors import ClocheError
 
 # Rich help and pretty exceptions cost more start-up time than everything else together.

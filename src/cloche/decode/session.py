@@ -12,9 +12,9 @@ from torch import Tensor
 from cloche.errors import ClocheError
 from cloche.model import Edit, Network, Plan, Result
 from cloche.model.context import make_positions
-from cloche.model.edits import selected
-from cloche.model.plan import BLANK, Blank, Key, Operation, Tape, narrowed, position_axis, spanned
-from cloche.model.sites import AXES
+from cloche.model.sites.edits import selected
+from cloche.model.sites.plan import BLANK, Blank, Key, Operation, Tape, narrowed, position_axis, spanned
+from cloche.model.sites.vocabulary import AXES
 
 Stepped = tuple[Tensor, tuple[Tensor, ...]]  # logits of what follows, and what was kept
 

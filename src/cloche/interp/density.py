@@ -14,7 +14,7 @@ from cloche.interp.finding import Finding
 from cloche.interp.route import FIRST
 from cloche.interp.subject import Subject, windows_of
 from cloche.model import Network, Site
-from cloche.model.activations import activation
+from cloche.model.maps.activations import activation
 
 NEURONS, STREAM = "mlp_act", "resid_post"
 NOT_ZERO = "not zero"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cloche.errors import ClocheError
 from cloche.model import Edit, Network, Site
-from cloche.model.checks import site_shape
+from cloche.model.sites.checks import site_shape
 from cloche.sparse import SAE, Wiring
 
 FIRST = 1  # positions left out at the start of a window: without context, they are like no others

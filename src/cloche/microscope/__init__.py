@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cloche.microscope.app import make_app
     from cloche.microscope.report import write_report
-    from cloche.microscope.server import serve
+    from cloche.microscope.serving.server import serve
 
 __all__ = ["make_app", "serve", "write_report"]
 

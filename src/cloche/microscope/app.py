@@ -20,14 +20,14 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from cloche.errors import ClocheError
-from cloche.microscope import features
-from cloche.microscope.asks import Worker
-from cloche.microscope.bounds import Busy, body_of
-from cloche.microscope.follow import Follower, stream
-from cloche.microscope.guard import Guard
+from cloche.microscope.folder import features
+from cloche.microscope.folder.follow import Follower, stream
+from cloche.microscope.folder.reading import BadRequest, parse_json
 from cloche.microscope.library import Library
-from cloche.microscope.markup import REPORT_POLICY
-from cloche.microscope.reading import BadRequest, parse_json
+from cloche.microscope.page.markup import REPORT_POLICY
+from cloche.microscope.serving.asks import Worker
+from cloche.microscope.serving.bounds import Busy, body_of
+from cloche.microscope.serving.guard import Guard
 
 STATIC = Path(__file__).parent / "static"
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".md": "text/markdown"}

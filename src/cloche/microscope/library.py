@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from cloche.errors import ClocheError
-from cloche.microscope.logbook import Logbook
-from cloche.microscope.reading import MOST_RECIPE_BYTES, RunFiles, parse_json, words
+from cloche.microscope.folder.logbook import Logbook
+from cloche.microscope.folder.reading import MOST_RECIPE_BYTES, RunFiles, parse_json, words
 
 LOGBOOKS_KEPT = 4
 FINDING_BYTES_KEPT = 12 << 20  # of files; as objects they take eight times as much

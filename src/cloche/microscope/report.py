@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from cloche.errors import ClocheError
-from cloche.microscope import chapters, units
-from cloche.microscope.drawing import Plot
-from cloche.microscope.history import Columns
+from cloche.microscope.folder.history import Columns
+from cloche.microscope.folder.logbook import Metrics
+from cloche.microscope.folder.moments import ALARMS, STATES
+from cloche.microscope.folder.reading import RunFiles, number, parse_json, words
 from cloche.microscope.library import Library
-from cloche.microscope.logbook import Metrics
-from cloche.microscope.markup import EMPTY, Child, Markup, document, join, tag
-from cloche.microscope.moments import ALARMS, STATES
-from cloche.microscope.reading import RunFiles, number, parse_json, words
+from cloche.microscope.page import chapters, units
+from cloche.microscope.page.drawing import Plot
+from cloche.microscope.page.markup import EMPTY, Child, Markup, document, join, tag
 from cloche.runs import Run
 
 STATIC = Path(__file__).parent / "static"

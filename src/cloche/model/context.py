@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cloche.model.masks import Causal, Full, Mask
-from cloche.model.plan import Blank, Tape
-from cloche.model.positions import Position
+from cloche.model.mixers.masks import Causal, Full, Mask
+from cloche.model.positions.encodings import Position
+from cloche.model.sites.plan import Blank, Tape
 
 
 class Context:

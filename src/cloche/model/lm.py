@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from cloche.errors import ClocheError
-from cloche.model.bodies import Body
+from cloche.model.bodies.stack import Body
 from cloche.model.declare import Linear, Module
 from cloche.model.norms import Norm, RMSNorm
-from cloche.model.part import Part, positive
-from cloche.model.positions import EmbeddingPosition
+from cloche.model.positions.encodings import EmbeddingPosition
+from cloche.part import Part, positive
 
 if TYPE_CHECKING:
     from cloche.model.network import Network

@@ -13,20 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from cloche.errors import ClocheError
-from cloche.model.attention import KeyValues
-from cloche.model.checks import check_edits, check_ids, check_no_grad, check_pad, edit_value
 from cloche.model.context import Context, make_positions
 from cloche.model.declare import Declared, Module, declarations, initialise
-from cloche.model.edits import Edit
-from cloche.model.folding import folded
 from cloche.model.lm import LM
-from cloche.model.places import Places
-from cloche.model.plan import BLANK, Blank, Plan, Tape, make_plan
-from cloche.model.result import Result
-from cloche.model.sites import Site, Sites
-from cloche.model.stored import Activations
-from cloche.model.stream import SHARD_BYTES, stream, stream_bytes
-from cloche.model.sweep import sweep
+from cloche.model.mixers.attention import KeyValues
+from cloche.model.passes.folding import folded
+from cloche.model.passes.stored import Activations
+from cloche.model.passes.stream import SHARD_BYTES, stream, stream_bytes
+from cloche.model.passes.sweep import sweep
+from cloche.model.sites.checks import check_edits, check_ids, check_no_grad, check_pad, edit_value
+from cloche.model.sites.edits import Edit
+from cloche.model.sites.places import Places
+from cloche.model.sites.plan import BLANK, Blank, Plan, Tape, make_plan
+from cloche.model.sites.result import Result
+from cloche.model.sites.vocabulary import Site, Sites
 from cloche.words import ATTRIBUTES, answering, no_attribute
 
 Passed = tuple[Tensor | None, tuple[Tensor, ...], dict[int | None, Tensor]]  # logits, kept, patterns' sums

@@ -12,9 +12,9 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from cloche.errors import ClocheError, shown
-from cloche.model.activations import MOST_SHIFT
 from cloche.model.declare import Declared, Module
-from cloche.model.part import Part, positive
+from cloche.model.maps.activations import MOST_SHIFT
+from cloche.part import Part, positive
 
 
 class Norm(Part):

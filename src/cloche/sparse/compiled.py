@@ -81,7 +81,7 @@ def _state() -> str:
     """What the kernels' source and the versions that compile it come to."""
     room = Path(__file__).parent
     told = [numba.__version__, version("llvmlite"), sys.version]
-    sources = [path.read_bytes() for path in sorted(room.glob("*/*_kernel.py"))]
+    sources = [path.read_bytes() for path in sorted(room.rglob("*_kernel.py"))]
     return hashlib.sha256("\n".join(told).encode() + b"".join(sources)).hexdigest()[:16]
 
 

@@ -1,16 +1,16 @@
 """Training: the recipe, the objective, the optimisers, the health of what grows, and the loop."""
 
-from cloche.train.calibrate import calibrate
 from cloche.train.corpus import prepare_data
 from cloche.train.evaluate import Score, evaluate, sample
-from cloche.train.gemm import best_precision, gemm_rate, gemm_rates
-from cloche.train.health import Health
-from cloche.train.journal import is_finished
 from cloche.train.limits import check_fits, check_recipe
 from cloche.train.loop import Trainer
-from cloche.train.muon import Muon
-from cloche.train.objective import NextToken
-from cloche.train.optimizer import Optimizer
+from cloche.train.machine.calibrate import calibrate
+from cloche.train.machine.gemm import best_precision, gemm_rate, gemm_rates
+from cloche.train.monitors.health import Health
+from cloche.train.monitors.journal import is_finished
+from cloche.train.objectives.next_token import NextToken
+from cloche.train.optimizers.muon import Muon
+from cloche.train.optimizers.optimizer import Optimizer
 from cloche.train.prompts import opening
 from cloche.train.recipe import Recipe
 

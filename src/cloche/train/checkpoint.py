@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from cloche.errors import ClocheError
 from cloche.model import Network, load_network, save_network
 from cloche.runs import Checkpoint, Run
-from cloche.train.optimizer import Optimizer
+from cloche.train.optimizers.optimizer import Optimizer
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 

@@ -14,7 +14,7 @@ from cloche.data import PackedTokens
 from cloche.decode import generate
 from cloche.model import Network
 from cloche.text import Tokenizer
-from cloche.train.objective import NextToken
+from cloche.train.objectives.next_token import NextToken
 
 
 @dataclass(frozen=True)

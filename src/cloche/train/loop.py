@@ -18,23 +18,23 @@ from cloche.errors import ClocheError
 from cloche.runs import Run
 from cloche.runs.checkpoints import checkpoint_name
 from cloche.text import Tokenizer
-from cloche.train import journal
 from cloche.train.checkpoint import restore_checkpoint, save_checkpoint
 from cloche.train.corpus import prepare_data
 from cloche.train.evaluate import evaluate, sample
-from cloche.train.gemm import gemm_rates
-from cloche.train.guard import SpikeGuard
-from cloche.train.health import Health
-from cloche.train.heap import keep_freed_memory
 from cloche.train.intact import data_hashes, require_intact, require_untrained
-from cloche.train.journal import Journal, Record
 from cloche.train.limits import check_fits
-from cloche.train.objective import NextToken
-from cloche.train.optimizer import Optimizer
-from cloche.train.pace import Pace
+from cloche.train.machine.gemm import gemm_rates
+from cloche.train.machine.heap import keep_freed_memory
+from cloche.train.monitors import journal
+from cloche.train.monitors.health import Health
+from cloche.train.monitors.journal import Journal, Record
+from cloche.train.monitors.pace import Pace
+from cloche.train.monitors.spikes import SpikeGuard
+from cloche.train.objectives.next_token import NextToken
+from cloche.train.optimizers.optimizer import Optimizer
+from cloche.train.optimizers.schedule import milestones, rate
 from cloche.train.recipe import Recipe
 from cloche.train.resolve import amend, resolve, usable_device
-from cloche.train.schedule import milestones, rate
 
 LATE = 1.15  # a run ends at this many times its minutes: machines can slow down after they were measured
 

@@ -10,10 +10,10 @@ from cloche.data import PackedTokens
 from cloche.errors import ClocheError
 from cloche.runs import Run
 from cloche.text import Tokenizer
-from cloche.train.calibrate import calibrate
-from cloche.train.gemm import best_precision, gemm_rates
-from cloche.train.journal import is_finished
 from cloche.train.limits import check_vocab
+from cloche.train.machine.calibrate import calibrate
+from cloche.train.machine.gemm import best_precision, gemm_rates
+from cloche.train.monitors.journal import is_finished
 from cloche.train.prompts import held_out_prompts
 from cloche.train.recipe import Recipe
 

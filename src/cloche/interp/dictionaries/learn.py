@@ -19,11 +19,11 @@ from cloche.interp.dictionaries.end_to_end import end_to_end
 from cloche.interp.harvest import activations, harvest
 from cloche.interp.route import FIRST, Others, Reader, Route, rows_without_first
 from cloche.interp.subject import Subject
+from cloche.ranks import Ranks
 from cloche.runs import Run
 from cloche.sparse import SAE, Provenance, Training, training_course
 from cloche.sparse.saes import KINDS, further_course
 from cloche.sparse.saes.fit import Record
-from cloche.sparse.saes.ranks import Ranks
 
 HELD = 1 << 30  # bytes of activations held in memory; more are read from the model anew in each pass
 CALIBRATED, FEWEST = 16_384, 2_048  # tokens that a threshold is calibrated on, and of how few it is not

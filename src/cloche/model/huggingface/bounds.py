@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from cloche.errors import ClocheError, shown
-from cloche.model.bodies import Stack
+from cloche.model.bodies.stack import Stack
 from cloche.model.lm import LM
-from cloche.model.masks import Mask
-from cloche.model.moe import MoE
-from cloche.model.part import Part
-from cloche.model.positions import Position
+from cloche.model.maps.moe import MoE
+from cloche.model.mixers.masks import Mask
+from cloche.model.positions.encodings import Position
+from cloche.part import Part
 
 DEPTHS = ("num_hidden_layers", "n_layer")
 FAR = 16  # times the largest axis of any tensor: sizes beyond are refused here, nearer ones by the shapes they give

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from cloche.errors import ClocheError, shown
-from cloche.model.activations import Shifted
 from cloche.model.huggingface.harmless import IGNORED, OFF
-from cloche.model.part import LARGEST, LARGEST_SIZE, SMALLEST
+from cloche.model.maps.activations import Shifted
+from cloche.part import LARGEST, LARGEST_SIZE, SMALLEST
 
 # transformers' names of activations, and ours; of several names for one, the first is written.
 ACTIVATIONS = {

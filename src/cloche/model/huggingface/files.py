@@ -14,7 +14,8 @@ from torch import nn
 
 from cloche.errors import ClocheError, shown
 from cloche.files import writing_folder
-from cloche.model.huggingface import (
+from cloche.model.huggingface.bounds import check_layers, check_sizes
+from cloche.model.huggingface.families import (
     gemma2,
     gemma3,
     gpt2,
@@ -30,14 +31,13 @@ from cloche.model.huggingface import (
     qwen3,
     qwen3_moe,
 )
-from cloche.model.huggingface.bounds import check_layers, check_sizes
 from cloche.model.huggingface.mxfp4 import Packed, with_packed
 from cloche.model.huggingface.rename import Rename, places, rules, shape_of, to_theirs
 from cloche.model.huggingface.shards import DTYPES, ONE, Stored, catalogue, read_json, write
 from cloche.model.huggingface.written import CONFIG, require_as_written, require_room
 from cloche.model.lm import LM
 from cloche.model.network import Network
-from cloche.model.part import part_from_dict
+from cloche.part import part_from_dict
 
 # A family is a module with PREFIX (of its tensors' names, the head's apart), read (config to tree), write (the config that
 # might describe a tree; it is held against the tree here) and NAMES (a table of its tensors, see `rules`) or, where a table

@@ -7,8 +7,8 @@ from typing import Any
 
 from cloche.errors import ClocheError, shown
 from cloche.model.huggingface.fields import check_config
-from cloche.model.positions import RoPE
-from cloche.model.scalings import DynamicScaling, LinearScaling, Llama3Scaling, LongRoPE, Scaling, YaRN
+from cloche.model.positions.encodings import RoPE
+from cloche.model.positions.scalings import DynamicScaling, LinearScaling, Llama3Scaling, LongRoPE, Scaling, YaRN
 
 PLAIN = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
 LENGTH = "original_max_position_embeddings"

@@ -104,7 +104,7 @@ def _walk(signals: Signals, dictionary: Dictionary, goal: Minimum) -> tuple[Code
     Every end is checked against the conditions of its optimality. Where it fails them, which takes atoms that are nearly or
     exactly dependent, the signal is solved by itself and checked again.
     """
-    from cloche.sparse.pursuit.homotopy_kernel import homotopy_rows
+    from cloche.sparse.pursuit.kernels.homotopy_kernel import homotopy_rows
 
     double, rows_of = dictionary.double(), signals.rows.double()
     array, gram, most = as_array(rows_of), as_array(double.gram), _BENDS * dictionary.width
@@ -123,7 +123,7 @@ def _walk(signals: Signals, dictionary: Dictionary, goal: Minimum) -> tuple[Code
 
 def _knots(x: np.ndarray, dictionary: Dictionary, penalty: float, nonnegative: bool) -> tuple[np.ndarray, np.ndarray]:
     """(penalties [m], amounts [m, N]) at the bends of one path; none where it did not come to its end."""
-    from cloche.sparse.pursuit.homotopy_kernel import homotopy
+    from cloche.sparse.pursuit.kernels.homotopy_kernel import homotopy
 
     most, size = _BENDS * dictionary.width, dictionary.size
     knots, amounts, slopes = np.zeros((most, 1 + size)), np.zeros(size), np.zeros(size)

@@ -93,7 +93,7 @@ def _descend(net: ElasticNet, signals: Signals, dictionary: Dictionary) -> Code:
 
 
 def _compiled(net: ElasticNet, x: Tensor, dictionary: Dictionary, penalties: Tensor) -> tuple[Code, Tensor]:
-    from cloche.sparse.pursuit.descent_kernel import lasso_rows
+    from cloche.sparse.pursuit.kernels.descent_kernel import lasso_rows
 
     signals, gram, penalty, gaps = as_array(x), as_array(dictionary.gram), as_array(penalties), np.zeros(len(x))
     settings = float(net.ridge), net.nonnegative, float(net.gap)

@@ -87,7 +87,7 @@ def matching_batched(x: Tensor, atoms: Tensor, steps: int, tolerance: Tensor) ->
 
 
 def _compiled(x: Tensor, dictionary: Dictionary, steps: int, tolerance: Tensor) -> tuple[Code, Tensor]:
-    from cloche.sparse.pursuit.matching_kernel import matching_rows
+    from cloche.sparse.pursuit.kernels.matching_kernel import matching_rows
 
     signals, atoms, gram, enough = (as_array(given) for given in (x, dictionary.atoms, dictionary.gram, tolerance))
     doubtful = torch.zeros(len(x), dtype=torch.bool)

@@ -63,7 +63,7 @@ class NonNegativeOMP(Pursuit):
 
 
 def _compiled(x: Tensor, dictionary: Dictionary, k: int, tolerance: Tensor) -> tuple[Code, Tensor]:
-    from cloche.sparse.pursuit.nonnegative_kernel import nonnegative_rows
+    from cloche.sparse.pursuit.kernels.nonnegative_kernel import nonnegative_rows
 
     array, atoms, gram, enough = (as_array(given) for given in (x, dictionary.atoms, dictionary.gram, tolerance))
     doubtful = torch.zeros(len(x), dtype=torch.bool)

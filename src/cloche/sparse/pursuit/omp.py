@@ -67,7 +67,7 @@ def _batched(signals: Signals, dictionary: Dictionary, k: int, tolerance: Tensor
 
 
 def _compiled(signals: Signals, dictionary: Dictionary, k: int, tolerance: Tensor) -> tuple[Code, Tensor]:
-    from cloche.sparse.pursuit.omp_kernel import omp_rows
+    from cloche.sparse.pursuit.kernels.omp_kernel import omp_rows
 
     x = signals.rows
     indices, values = torch.zeros(len(x), k, dtype=torch.int64), x.new_zeros(len(x), k)

@@ -91,7 +91,7 @@ def _encode(pursuit: IHT | HardThresholdingPursuit, x: Tensor, dictionary: Dicti
 def _compiled(
     x: Tensor, dictionary: Dictionary, k: int, steps: int, tolerance: float, refit: bool
 ) -> tuple[Code, Tensor]:
-    from cloche.sparse.pursuit.thresholding_kernel import thresholding_rows
+    from cloche.sparse.pursuit.kernels.thresholding_kernel import thresholding_rows
 
     gram, doubtful = as_array(dictionary.gram), torch.zeros(len(x), dtype=torch.bool)
     doubt, doubts = doubt_of(x.dtype), doubtful.numpy()

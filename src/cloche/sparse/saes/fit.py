@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cloche.errors import ClocheError
+from cloche.ranks import Ranks
 from cloche.sparse.saes.gathered import Chosen
 from cloche.sparse.saes.kinds import Memory
 from cloche.sparse.saes.module import SAE
-from cloche.sparse.saes.ranks import Ranks
 
 Record = dict[str, float]
 _GAIN = 0.02  # how fast the penalty's weight follows the number of active features, a step

@@ -1,0 +1,68 @@
+"""`cloche report`: a run on one page that needs no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cloche.cli.options import AsJson, RunFolder
+from cloche.cli.streams import emit
+from cloche.errors import ClocheError
+
+MARK = b'<meta name="generator" content="cloche'  # near the beginning of every page that was written here
+HEAD = 2000  # bytes in which it is looked for
+
+
+def report_run(
+    run: RunFolder,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where the page goes; by default RUN/report.html.")
+    ] = None,
+    look: Annotated[
+        bool,
+        typer.Option("--look", help="Look inside first, unless that was done: a dictionary, its features, a lens."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a run as one HTML page that needs no network.
+
+    Its curves, samples, health, lens and features; what the run does not have yet is left out. A page that was written
+    before is replaced; any other file stays, and is an error.
+    """
+    from cloche.cli.progress import Screen
+    from cloche.files import refuse_existing, write_atomically
+    from cloche.microscope import write_report
+    from cloche.microscope.library import Library
+    from cloche.microscope.report import page
+    from cloche.runs import Run
+
+    opened, screen = Run.open(run), Screen(stderr=as_json)
+    target = out or opened.path / "report.html"
+    if not _is_ours(target):
+        refuse_existing(target, "choose another --out")
+    if look:
+        from cloche.cli.running.inside import look_inside
+
+        look_inside(opened, screen)
+    if out is None:
+        write_report(opened.path)
+    else:
+        write_atomically(out, page(Library(opened.path)).encode())
+    if as_json:
+        held = {"checkpoints": len(opened.checkpoints()), "findings": len(opened.findings())}
+        emit({"run": str(run), "report": str(target), "bytes": target.stat().st_size, **held})
+    else:
+        screen.say(f"{target}: open it in any browser.")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is a page that was written here before."""
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return MARK in file.read(HEAD)
+    except OSError as error:
+        raise ClocheError(f"{path} cannot be read ({error.strerror}): choose another --out.") from error

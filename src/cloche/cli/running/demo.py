@@ -1,0 +1,43 @@
+"""`cloche demo`: from nothing to a model one can look into, in a few minutes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cloche.cli.options import AsJson, Data, Sets
+
+
+def demo(
+    data: Data = None,
+    minutes: Annotated[float, typer.Option(help="Minutes of training; the whole takes about two more.")] = 5.0,
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder to make.")] = Path("runs/first"),
+    sets: Sets = None,
+    as_json: AsJson = False,
+) -> None:
+    """Grow a first model from real text, and look inside."""
+    from cloche.cli.progress import Screen
+    from cloche.cli.running.grow import absolute, begin, conclude, settings
+    from cloche.train import Recipe
+
+    changes = {"run.minutes": minutes, "run.look": True, "data.paths": absolute(data) or []}
+    recipe = Recipe().with_set({**changes, **settings(sets)})
+    screen = Screen(stderr=as_json)
+    folder = free_folder(out)
+    if folder != out:
+        screen.say(f"{out} already holds a run, which stays as it is; this one goes to {folder}")
+    screen.say(f"{recipe.question.ask} Ctrl-C stops at any moment; cloche resume {folder} goes on.")
+    run = begin(folder, recipe, screen)
+    screen.say(f"The report is {run.path / 'report.html'}")
+    conclude(run, screen, as_json)
+
+
+def free_folder(wanted: Path) -> Path:
+    """`wanted`, or the first of wanted-2, wanted-3, ... that does not exist or is empty."""
+    number, folder = 1, wanted
+    while folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+    return folder

@@ -1,0 +1,236 @@
+"""`cloche pretrain` and `resume`, and the course they share with `demo`: prepare, grow, look inside.
+
+Each stage leaves its result in the run folder and is skipped where that is already there, so that one course serves a fresh
+run and one that was stopped anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cloche.cli.errors import Stopped, resumable
+from cloche.cli.options import AsJson, Data, RunFolder, Sets
+from cloche.cli.running.inside import is_done, is_wanted, look
+from cloche.cli.streams import emit
+from cloche.errors import ClocheError
+
+if TYPE_CHECKING:
+    from cloche.cli.progress import Screen
+    from cloche.runs import Run
+    from cloche.train import Recipe, Trainer
+
+TEXTS = (".txt", ".md", ".py", ".jsonl", ".parquet", ".gz", ".zst")  # what is read, and is no recipe
+
+
+def pretrain(
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder to make.")],
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="[RECIPE]", help="A .toml file; the demo's by default.")
+    ] = None,
+    data: Data = None,
+    glob: Annotated[str | None, typer.Option(help="Read the files in folders that match, such as '*.rst'.")] = None,
+    field: Annotated[
+        str | None, typer.Option(help="The field of JSON records and parquet that holds the text.")
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option(help="The encoding of files that are not UTF-8, such as latin-1, cp1252 or shift_jis.")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(help="Train for about so long.")] = None,
+    report: Annotated[
+        bool | None,
+        typer.Option(
+            "--report/--no-report",
+            help="Look inside at the end: a dictionary, a lens and report.html. By default where training takes 30 minutes "
+            "at most.",
+        ),
+    ] = None,
+    sets: Sets = None,
+    as_json: AsJson = False,
+) -> None:
+    """Grow a model from your text, by a recipe."""
+    from cloche.train import Recipe
+
+    if recipe is not None and (recipe.is_dir() or recipe.suffix.lower() in TEXTS):
+        raise ClocheError(f"{recipe} is text, not a recipe: put --data before it.")
+    if minutes is not None and not minutes > 0:
+        raise ClocheError(f"--minutes {minutes:g} leaves no time to train: give more than 0.")
+    chosen = {
+        "data.glob": glob,
+        "data.field": field,
+        "data.encoding": encoding,
+        "run.minutes": minutes,
+        "run.look": report,
+        "data.paths": absolute(data),
+    }
+    changes = {key: value for key, value in chosen.items() if value is not None} | settings(sets)
+    start = Recipe.load(recipe) if recipe else Recipe()
+    _run_course(out, start.with_set(changes), as_json)
+
+
+def resume(run: RunFolder, sets: Sets = None, as_json: AsJson = False) -> None:
+    """Go on with a run that was stopped, exactly where it was."""
+    from cloche.cli.progress import Screen
+    from cloche.runs import Run
+
+    opened = Run.open(run)
+    screen = Screen(stderr=as_json)
+    with opened.training():
+        course(opened, screen, settings(sets), ["cloche", *sys.argv[1:]])
+    conclude(opened, screen, as_json)
+
+
+def _run_course(out: Path, recipe: Recipe, as_json: bool) -> None:
+    from cloche.cli.progress import Screen
+
+    screen = Screen(stderr=as_json)
+    run = begin(out, recipe, screen)
+    conclude(run, screen, as_json)
+
+
+def begin(out: Path, recipe: Recipe, screen: Screen) -> Run:
+    """Makes a run and takes it through its course. What turns out to be impossible leaves nothing behind."""
+    from cloche.runs import Run
+    from cloche.train import check_recipe
+
+    check_recipe(recipe)  # says now, not after an hour of reading, what cannot be trained
+    with Run.making(out, recipe.to_toml(), recipe.run.seed, ["cloche", *sys.argv[1:]]) as run:
+        course(run, screen)
+    return run
+
+
+def absolute(paths: list[Path] | None) -> list[str] | None:
+    """Paths as the recipe keeps them, so that a run can be resumed from any folder."""
+    return [os.path.abspath(path.expanduser()) for path in paths] if paths else None
+
+
+def settings(sets: list[str] | None) -> dict[str, str]:
+    """["run.steps=200"] as {"run.steps": "200"}."""
+    found = {}
+    for text in sets or []:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise ClocheError(f"--set {text}: write it as section.key=value, such as run.steps=200.")
+        found[key.strip()] = value.strip()
+    return found
+
+
+# ---- the course
+
+
+def course(run: Run, screen: Screen, changes: dict[str, Any] | None = None, command: Sequence[str] = ()) -> None:
+    """Prepares, trains and, where the recipe says so, looks inside; what is done already is not done again.
+
+    `command` is the command line to add to run.json, once nothing refuses it.
+    """
+    from cloche.train import Recipe
+
+    with resumable(run.path):
+        recipe = Recipe.parse(run.recipe, f"{run.path}/recipe.toml").with_set(changes or {})
+        wanted = recipe.run.look or (is_wanted(run, recipe) and bool(run.checkpoints()) and not is_done(run))
+        if wanted and is_grown(run, recipe) and set(changes or {}) <= {"run.look"}:
+            run.write_bytes("recipe.toml", recipe.to_toml().encode())
+        else:
+            grow(run, recipe, screen, changes or {}, command)
+        if is_wanted(run, recipe):
+            look(run, recipe, screen)
+
+
+def is_grown(run: Run, recipe: Recipe) -> bool:
+    """Whether the recipe's last step is saved, and the log says that training finished with it."""
+    from cloche.train import is_finished
+
+    saved = run.checkpoints()
+    last = saved[-1].step if saved else -1
+    return recipe.run.steps is not None and last >= recipe.run.steps and is_finished(run, last)
+
+
+def grow(run: Run, recipe: Recipe, screen: Screen, changes: dict[str, Any], command: Sequence[str] = ()) -> None:
+    """Data, tokenizer, steps, training. Raises Stopped when the user interrupts, once the checkpoint is saved."""
+    prepare(run, recipe, screen)
+    trainer = _trainer(run, recipe, screen, changes)
+    if command:
+        run.add_command(command)
+    growth = screen.follow(trainer, trainer.steps)
+    if trainer.interrupted and growth.ended == "stopped":
+        raise Stopped(f"Stopped at step {trainer.step:,}; go on with: cloche resume {run.path}")
+
+
+def prepare(run: Run, recipe: Recipe, screen: Screen) -> None:
+    """The tokenizer and the packed corpus, unless they are there."""
+    from cloche.train import prepare_data
+
+    if (run.path / "data" / "data.json").exists():
+        return
+    names = {"measuring": "measuring", "tokenizer": "reading, for the tokenizer", "packing": "packing tokens"}
+    with screen.bar("preparing") as update:
+        prepare_data(recipe, run, lambda stage, done, total: update(done, total, f"{names[stage]} {done / 1e6:.0f} MB"))
+    data = json.loads((run.path / "data" / "data.json").read_bytes())
+    sides = ", ".join(
+        f"{side['tokens']:,} tokens of {side['documents']:,} documents to {verb}"
+        for side, verb in ((data["splits"]["train"], "train on"), (data["splits"]["validation"], "validate on"))
+    )
+    sources = data["sources"]
+    forms = {form: count for form, count in sources["formats"].items() if form != "text"}
+    also = f" ({', '.join(f'{count:,} as {form}' for form, count in forms.items())})" if forms else ""
+    screen.say(f"read {sources['files']:,} files{also}: {sides}")
+    screen.say(f"held out for validation: {sources['split']}")
+    if recipe.tokenizer.path is None and data["vocab"] < recipe.tokenizer.vocab:
+        asked = f"{recipe.tokenizer.vocab:,} were asked for"
+        screen.say(f"the tokenizer has {data['vocab']:,} tokens, where {asked}: the text has no more to merge")
+    if sources.get("invalid_utf8"):
+        screen.say(f"{sources['invalid_utf8']:,} invalid UTF-8 sequences were replaced; data/data.json names the files")
+
+
+def _trainer(run: Run, recipe: Recipe, screen: Screen, changes: dict[str, Any]) -> Trainer:
+    from cloche.train import Trainer
+
+    if recipe.run.steps is None and not run.checkpoints():
+        screen.say(f"measuring how many steps {recipe.run.minutes:g} minutes have room for")
+    trainer = Trainer.resume(run, changes)
+    parameters = sum(parameter.numel() for parameter in trainer.net.parameters())
+    screen.say(f"growing {parameters / 1e6:.1f}M parameters for {trainer.steps:,} steps in {run.path}")
+    return trainer
+
+
+# ---- the end
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """What a run has come to, from its logs."""
+    metrics: dict[str, Any] = {}
+    for record in run.read_log("metrics"):
+        metrics |= record
+    last = run.checkpoint("last")
+    wanted = ("loss", "val_loss", "val_bpb", "tokens", "flops", "tokens_per_second", "mfu")
+    ended = [record["kind"] for record in run.read_log("events") if record["kind"] in ("finished", "stopped")]
+    return {
+        "run": str(run.path),
+        "checkpoint": last.name,
+        "step": last.step,
+        "finished": ended[-1:] == ["finished"],
+        "seconds": metrics.get("time"),
+        **{key: metrics.get(key) for key in wanted},
+        "report": str(run.path / "report.html") if (run.path / "report.html").exists() else None,
+    }
+
+
+def conclude(run: Run, screen: Screen, as_json: bool) -> None:
+    """The last words: what came of it, and what to type next."""
+    result = summary(run)
+    if as_json:
+        emit(result)
+        return
+    if result["val_bpb"] is not None:
+        screen.say(f"{result['step']:,} steps, {result['val_bpb']:.3f} bits per byte on text it never saw", "bold")
+    screen.say("Next:")
+    screen.say(f"  cloche open {shlex.quote(str(run.path))}")
+    prompt = next((record["prompt"] for record in run.read_log("samples")), "")
+    screen.say(f"  cloche generate {shlex.quote(str(run.path))} {shlex.quote(prompt)}".rstrip())

@@ -1,0 +1,1 @@
+"""Commands for signals, images and series."""

@@ -1,0 +1,224 @@
+"""`cloche sparse learn`, `encode` and `atoms`: dictionaries from files, codes over them, and their pictures."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cloche.cli.options import LARGEST_SEED, AsJson
+from cloche.cli.streams import emit
+from cloche.errors import ClocheError
+from cloche.files import refuse_existing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cloche.sparse import Dictionary
+    from cloche.sparse.learners import Learner
+    from cloche.sparse.pursuit import Pursuit
+
+Level = Annotated[
+    bool | None,
+    typer.Option("--level/--no-level", help="Take each signal's mean off first; so with pieces of pictures."),
+]
+Column = Annotated[str | None, typer.Option(help="A series in the column of a table, or which array of an .npz.")]
+METHODS = ("online", "ksvd", "itda")
+PURSUITS = ("omp", "nonnegative-omp", "mp", "iht", "htp", "lasso", "lars", "bpdn")
+BY_PENALTY = ("lasso", "lars")
+
+
+def learn(
+    files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="Pictures, .npy, .npz or .csv files.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the dictionary goes.")],
+    atoms: Annotated[int, typer.Option(max=10**7, help="How many atoms.")] = 256,
+    method: Annotated[str, typer.Option(help="online, ksvd or itda.")] = "online",
+    k: Annotated[int, typer.Option("--k", help="Atoms a signal may use, chosen by OMP.")] = 6,
+    piece: Annotated[int, typer.Option(help="Side of the pieces of pictures and series.")] = 8,
+    count: Annotated[int, typer.Option(max=10**9, help="Pieces drawn, from all files together.")] = 20_000,
+    passes: Annotated[
+        int | None, typer.Option(max=10_000, help="Passes over the signals (online), or rounds (ksvd).")
+    ] = None,
+    level: Level = None,
+    column: Column = None,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Decides which pieces are drawn, and where the atoms start.")
+    ] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Learn a dictionary from pictures, series or tables.
+
+    Of a picture or a series pieces are drawn at random; of a table or an array with two axes every row is a signal. Writes
+    dictionary.safetensors, dictionary.json and atoms.png.
+    """
+    from cloche.cli.signals.rows import signals_of
+
+    refuse_existing(out, "choose another --out", files)
+    learner = _learner(method, atoms, k, passes, seed)
+    x, sides = signals_of(files, piece, count, column, seed)
+    from cloche.sparse import report
+    from cloche.sparse.learners.keep import Card, save_dictionary
+
+    level = bool(sides) if level is None else level
+    x = (x - x.mean(1, keepdim=True) if level else x).float()
+    started = time.perf_counter()
+    dictionary, encoder = learner.fit(x)
+    took = time.perf_counter() - started
+    found = report(encoder, dictionary, x)
+    save_dictionary(dictionary, out, Card(sides, level, method, k, len(x)))
+    drawn = _drawn(out, dictionary, sides)
+    if as_json:
+        shares = {"l0": found.l0, "fvu": found.fvu, "dead_share": found.dead_share, "seconds": took}
+        made = {
+            "out": str(out),
+            "method": method,
+            "atoms": dictionary.size,
+            "width": dictionary.width,
+            "signals": len(x),
+        }
+        emit(made | {"sides": list(sides), "level": level, "picture": drawn} | shares)
+        return
+    kind = f"pieces of {' x '.join(map(str, sides))}" if sides else f"signals of width {dictionary.width}"
+    print(f"{out}: {dictionary.size:,} atoms from {len(x):,} {kind} by {method} in {took:.1f} s.")
+    print(
+        f"{found.l0:.1f} atoms a signal leave {found.fvu:.2%} of the variance; {found.dead_share:.1%} of the atoms are idle."
+    )
+
+
+def _drawn(out: Path, dictionary: Dictionary, sides: tuple[int, ...]) -> str | None:
+    """Draws the atoms into the folder; returns where, or None where pictures cannot be written here, and says so."""
+    from cloche.cli.signals.rows import save_picture
+    from cloche.sparse.learners.keep import PICTURE
+    from cloche.sparse.pictures import atoms_of, picture
+
+    try:
+        save_picture(out / PICTURE, picture(atoms_of(dictionary, sides)))
+    except ClocheError as error:
+        print(f"No picture of the atoms: {error}", file=sys.stderr)
+        return None
+    return str(out / PICTURE)
+
+
+def encode(
+    dictionary: Annotated[Path, typer.Argument(metavar="DICTIONARY", help="A folder that `sparse learn` wrote.")],
+    signal: Annotated[Path, typer.Argument(metavar="SIGNAL", help="A picture, a .npy or .npz array or a .csv table.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the code goes, an .npz file.")],
+    method: Annotated[str, typer.Option(help=f"{', '.join(PURSUITS[:-1])} or {PURSUITS[-1]}.")] = "omp",
+    k: Annotated[int | None, typer.Option("--k", help="Atoms a signal; as many as it was learned with.")] = None,
+    residual: Annotated[float, typer.Option(help="Norm of what may be left of a signal (omp, mp, bpdn).")] = 0.0,
+    penalty: Annotated[float | None, typer.Option(help="Of the lasso, in units of a correlation.")] = None,
+    column: Column = None,
+    decoded: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write what the code stands for.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find sparse codes of a file's signals over a dictionary.
+
+    The code holds indices and values, one row a signal (a value of 0 is an unused slot); with pieces of a picture, which are
+    taken side by side, also their means and the grid they lie on.
+    """
+    from cloche.cli.signals.rows import Coded, save_code, write_rows
+
+    for path in (out, decoded):
+        if path is not None:
+            refuse_existing(path, "choose another name", [signal])
+    if decoded is not None and os.path.abspath(out) == os.path.abspath(decoded):
+        raise ClocheError(f"--out and --decoded are both {out}: choose two names.")
+    if out.suffix.lower() != ".npz":
+        raise ClocheError(f"{out} is no .npz file, and codes are kept in one: choose another --out.")
+    from cloche.sparse.learners.keep import load_dictionary
+
+    atoms, card = load_dictionary(dictionary)
+    pursuit = _pursuit(method, k if k is not None else card.k or None, residual, penalty)
+    coded = Coded.read(signal, column, card.sides)
+    x = coded.rows.to(atoms.atoms.dtype)
+    means = x.mean(1, keepdim=True) if card.level else x.new_zeros(len(x), 1)
+    code = pursuit.encode(x - means, atoms)
+    back = atoms.decode(code) + means
+    if decoded is not None:
+        write_rows(decoded, coded, back)
+    save_code(out, code, means[:, 0], coded)
+    left = float((x - back).square().sum() / (x - means).square().sum().clamp_min(1e-30))
+    used = float(code.active.double().mean()) if len(x) else 0.0
+    if as_json:
+        written = str(decoded) if decoded is not None else None
+        emit({"out": str(out), "decoded": written, "method": method, "signals": len(x), "l0": used, "fvu": left})
+        return
+    print(f"{out}: {len(x):,} signals by {method}, {used:.1f} atoms each leave {left:.2%} of the energy.")
+
+
+def atoms(
+    source: Annotated[str, typer.Argument(metavar="DICTIONARY", help="A folder, or the name of a fixed dictionary.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the picture goes.")],
+    side: Annotated[int, typer.Option(max=4096, help="Side of the pictures that a fixed dictionary is made for.")] = 64,
+    as_json: AsJson = False,
+) -> None:
+    """Draw the atoms of a dictionary.
+
+    All of a learned one; of a fixed one the middle atom of each band. Bandlets follow a picture's geometry, and without one
+    they are wavelets.
+    """
+    from cloche.cli.signals.rows import save_picture
+    from cloche.sparse.pictures import atoms_of, picture
+    from cloche.sparse.transforms import FAMILIES, fitted
+
+    refuse_existing(out, "choose another --out")
+    if Path(source).is_dir():
+        from cloche.sparse.learners.keep import load_dictionary
+
+        found, card = load_dictionary(source)
+        drawn: Tensor = atoms_of(found, card.sides)
+    elif source in FAMILIES:
+        drawn = atoms_of(fitted(source, (side, side)).transform)
+    else:
+        raise ClocheError(
+            f"There is no folder {source}, nor a fixed dictionary of that name: take one of {', '.join(FAMILIES)}."
+        )
+    save_picture(out, picture(drawn))
+    if as_json:
+        emit({"out": str(out), "atoms": len(drawn)})
+        return
+    print(f"{out}: {len(drawn):,} atoms.")
+
+
+def _learner(method: str, atoms: int, k: int, passes: int | None, seed: int) -> Learner:
+    from cloche.sparse.learners import ITDA, KSVD, OnlineDictionaryLearning
+    from cloche.sparse.pursuit import OMP
+
+    code = OMP(k=k)
+    if method == "online":
+        return OnlineDictionaryLearning(atoms, code, passes=5 if passes is None else passes, seed=seed)
+    if method == "ksvd":
+        return KSVD(atoms, code, rounds=15 if passes is None else passes, seed=seed)
+    if method == "itda" and passes is None:
+        return ITDA(atoms, code, seed=seed)
+    if method == "itda":
+        raise ClocheError("ITDA sees every signal once, so it takes no --passes: leave that option out.")
+    raise ClocheError(f"There is no method {method!r}: take one of {', '.join(METHODS)}.")
+
+
+def _pursuit(method: str, k: int | None, residual: float, penalty: float | None) -> Pursuit:
+    from cloche.sparse import pursuit
+
+    if method not in PURSUITS:
+        raise ClocheError(f"There is no method {method!r}: take one of {', '.join(PURSUITS)}.")
+    if method in BY_PENALTY:
+        if penalty is None:
+            raise ClocheError(f"The {method} needs a penalty: give --penalty, in units of a correlation.")
+        return pursuit.Lasso(penalty) if method == "lasso" else pursuit.LARS(penalty)
+    if penalty is not None:
+        raise ClocheError(f"--penalty means nothing to {method}: take {' or '.join(BY_PENALTY)}, or leave it out.")
+    if method == "bpdn":
+        return pursuit.BasisPursuitDenoising(residual)
+    if method == "omp":
+        return pursuit.OMP(k, residual)
+    if method == "nonnegative-omp":
+        return pursuit.NonNegativeOMP(k, residual)
+    if k is None:
+        raise ClocheError(f"{method} needs the number of atoms a signal: give --k.")
+    if method == "mp":
+        return pursuit.MatchingPursuit(k, residual)
+    return pursuit.IHT(k) if method == "iht" else pursuit.HardThresholdingPursuit(k)

@@ -1,0 +1,149 @@
+"""Signals as rows: what `cloche sparse learn` and `encode` make of files, and how codes and signals are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cloche.cli.arrays import read_array
+from cloche.cli.signals.files import ARRAYS, PICTURES, TABLES, Signals, changed, pillow, read, write
+from cloche.cli.tables import read_table
+from cloche.errors import ClocheError
+from cloche.files import writing_file
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from cloche.sparse import Code
+    from cloche.sparse.learners.patches import Tiling
+
+
+def contents(path: Path, column: str | None) -> Signals:
+    """A file's signals: [channel, h, w] of a picture, [1, n] of a series, or rows [n, d], which have `wide` set."""
+    kind = path.suffix.lower()
+    if path.is_file() and kind in TABLES and column is None:
+        return Signals(read_table(path).numbers(), wide=True)
+    if path.is_file() and kind in ARRAYS:
+        values = read_array(path, column)
+        return Signals(values, wide=True) if values.ndim == 2 else Signals(values[None])
+    return read(path, column)
+
+
+def sides_of(given: Signals, piece: int) -> tuple[int, ...]:
+    """The sides of this file's pieces; none where its rows are signals already."""
+    return () if given.wide else (piece,) * (given.values.ndim - 1)
+
+
+def signals_of(
+    files: list[Path], piece: int, count: int, column: str | None, seed: int
+) -> tuple[Tensor, tuple[int, ...]]:
+    """([n, d] rows or pieces of all the files, the sides of the pieces)."""
+    import torch
+
+    from cloche.sparse.learners.patches import draw
+
+    for name, amount in (("--piece", piece), ("--count", count)):
+        if amount < 1:
+            raise ClocheError(f"{name} is {amount}, but must be one or more: choose another.")
+    found = {path: contents(path, column) for path in files}
+    first, sides = files[0], sides_of(found[files[0]], piece)
+    for path, given in found.items():
+        if sides_of(given, piece) != sides or (not sides and given.values.shape[1] != found[first].values.shape[1]):
+            raise ClocheError(
+                f"{path} and {first} hold signals of other kinds or widths: learn from one kind at a time."
+            )
+    if not sides:
+        return torch.from_numpy(_stack([given.values for given in found.values()])), ()
+    drawn = []
+    for index, (path, given) in enumerate(found.items()):
+        share = max(1, count // len(found) + (index < count % len(found)))
+        places = draw(_finite(path, given), sides, share, seed + index)
+        drawn.append(places)
+    return torch.cat(drawn), sides
+
+
+def _stack(rows: list[np.ndarray]) -> np.ndarray:
+    import numpy as np
+
+    return np.concatenate(rows)
+
+
+def _finite(path: Path, given: Signals) -> Tensor:
+    import torch
+
+    values = torch.from_numpy(given.values)
+    if not torch.isfinite(values).all():
+        raise ClocheError(f"{path} holds NaN or infinite numbers: fill them in or leave that stretch out.")
+    return values
+
+
+@dataclass(frozen=True, eq=False)
+class Coded:
+    """A file's signals as rows [n, d] to code, and how pieces lie in it (None: its rows are the signals)."""
+
+    rows: Tensor
+    given: Signals
+    tiling: Tiling | None
+
+    @classmethod
+    def read(cls, path: Path, column: str | None, sides: tuple[int, ...]) -> Coded:
+        """For a dictionary of pieces of `sides`, or of whole rows where there are none."""
+        from cloche.sparse.learners.patches import tiling
+
+        given = contents(path, column)
+        values = _finite(path, given)
+        if given.wide:
+            return cls(values, given, None)
+        if len(sides) != values.ndim - 1:
+            kind = {0: "rows", 1: "pieces of series", 2: "pieces of pictures"}[len(sides)]
+            raise ClocheError(
+                f"{path} is a signal of shape {list(values.shape[1:])}, and the dictionary is one of {kind}: learn one "
+                "from files of this kind."
+            )
+        tiles = tiling(values, sides)
+        return cls(tiles.cut(values), given, tiles)
+
+
+def save_code(path: Path, code: Code, means: Tensor, coded: Coded) -> None:
+    """`indices`, `values` [n, k], `size`, `means` [n]; with pieces `grid` [channels, ...], `sides` and `shape` too."""
+    import numpy as np
+
+    held: dict[str, Any] = {
+        "indices": code.indices.numpy(),
+        "values": code.values.numpy(),
+        "size": np.array(code.size),
+        "means": means.numpy(),
+    }
+    if coded.tiling is not None:
+        held["grid"] = np.array((coded.tiling.channels, *coded.tiling.grid))
+        held["sides"], held["shape"] = np.array(coded.tiling.sides), np.array(coded.tiling.shape)
+    _complete(path, lambda fresh: np.savez_compressed(fresh, **held))
+
+
+def write_rows(path: Path, coded: Coded, rows: Tensor) -> None:
+    """What a code stands for, as a file of the kind that was read (rows: .npy)."""
+    import numpy as np
+
+    if coded.tiling is not None:
+        write(path, changed(coded.given, coded.tiling.join(rows.double()).numpy()))
+    elif path.suffix.lower() != ".npy":
+        raise ClocheError(f"{path} cannot hold rows of numbers: give --decoded a .npy file.")
+    else:
+        _complete(path, lambda fresh: np.save(fresh, rows.numpy()))
+
+
+def save_picture(path: Path, pixels: np.ndarray) -> None:
+    """A grey picture, complete or not at all."""
+    if path.suffix.lower() not in PICTURES:
+        raise ClocheError(f"{path} is no picture: give --out one of {', '.join(PICTURES)}.")
+    image = pillow().fromarray(pixels)
+    _complete(path, image.save)
+
+
+def _complete(path: Path, put: Callable[[Path], object]) -> None:
+    """Has `put` write under a temporary name beside `path`, then renames."""
+    with writing_file(path) as fresh:
+        put(fresh)

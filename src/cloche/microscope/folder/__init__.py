@@ -1,0 +1,1 @@
+"""A run folder as the microscope reads it: bounded, contained and live."""

@@ -1,0 +1,122 @@
+"""What a run said and what happened to it: samples, health and events, as far as a page can show them.
+
+A health record or a sample is kept as the place of its line; only those that are shown are parsed. Every field is brought
+to the type that the page expects, so that a foreign or damaged record cannot break a view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from cloche.microscope.folder.lines import Damage, Piece, parse_each, parse_lines
+from cloche.microscope.folder.reading import number, words
+
+HEALTH_COLUMNS = 600
+SAMPLE_MOMENTS = 200
+MOST_PROMPTS = 40
+MOST_EVENTS = 2000
+ALARMS = ("spike", "nonfinite")
+STATES = ("start", "resume", "stopped", "finished", "nonfinite")
+LAYERED = ("resid_variance", "attention_entropy", "activation_density", "dead_units", "update_ratio")
+NUMBERS = ("logit_norm", "grad_norm")
+Record = dict[str, Any]
+Place = tuple[int, int]
+
+
+def thin(records: Sequence[Any], most: int) -> list[Any]:
+    """At most `most` records, evenly spaced, the last one always among them."""
+    if len(records) <= most:
+        return list(records)
+    last = len(records) - 1
+    return [records[round(i * last / (most - 1))] for i in range(most)]
+
+
+def event(record: Record) -> Record:
+    """{"kind", "message", "step"?, "time"?}"""
+    told: Record = {"kind": words(record.get("kind"), 60), "message": words(record.get("message"), 2000)}
+    return told | {key: value for key in ("step", "time") if (value := number(record.get(key))) is not None}
+
+
+def sample(record: Record) -> Record:
+    """{"step", "prompt", "text", "next"}"""
+    given = record.get("next")
+    pairs = given if isinstance(given, list) else []
+    return {
+        "step": number(record.get("step")) or 0,
+        "prompt": words(record.get("prompt")),
+        "text": words(record.get("text")),
+        "next": [pair for each in pairs[:50] if (pair := token_pair(each)) is not None],
+    }
+
+
+def token_pair(pair: Any) -> list[Any] | None:
+    """[token, number]; None for anything else."""
+    if not isinstance(pair, list) or len(pair) != 2:
+        return None
+    value = number(pair[1])
+    return None if value is None else [words(pair[0], 200), value]
+
+
+def health(record: Record, digits: int | None = None) -> Record:
+    """The record with numbers, lists of numbers and lists of such lists; what is anything else is left out. With `digits`
+    the layers' values are shortened to so many, which a map of colours does not show."""
+
+    def value(given: Any) -> float | int | None:
+        found = number(given)
+        return found if digits is None or found is None else float(f"{found:.{digits}g}")
+
+    told: Record = {"step": number(record.get("step")) or 0}
+    for key in LAYERED:
+        if isinstance(record.get(key), list):
+            told[key] = [[value(v) for v in row] if isinstance(row, list) else value(row) for row in record[key]]
+    return told | {key: found for key in NUMBERS if (found := number(record.get(key))) is not None}
+
+
+class Events:
+    """The events, in order. Of very many the newest stay, those that tell the run's state, and as many alarms."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    def take(self, piece: Piece, damage: Damage) -> None:
+        self.records += [event(record) for record in parse_lines(piece, damage)]
+        if len(self.records) > 2 * MOST_EVENTS:
+            older, newer = self.records[:-MOST_EVENTS], self.records[-MOST_EVENTS:]
+            alarms = [e for e in older if e["kind"] in ALARMS]
+            states = [e for e in older if e["kind"] in STATES and e["kind"] not in ALARMS][-20:]
+            kept = {id(e) for e in (*thin(alarms, MOST_EVENTS // 4), *states)}
+            self.records = [e for e in older if id(e) in kept] + newer
+
+
+class Samples:
+    """Where each sample's line is, by its prompt."""
+
+    def __init__(self) -> None:
+        self.places: dict[str, list[Place]] = {}
+        self.total = 0
+
+    def take(self, piece: Piece, damage: Damage) -> None:
+        for place, record in parse_each(piece, damage):
+            prompt = words(record.get("prompt"))
+            if prompt in self.places or len(self.places) < MOST_PROMPTS:
+                self.places.setdefault(prompt, []).append(place)
+            self.total += 1
+
+    def shown(self) -> list[Place]:
+        """At most some moments of each prompt, evenly spaced, in the order of the log."""
+        return sorted(place for places in self.places.values() for place in thin(places, SAMPLE_MOMENTS))
+
+
+class Health:
+    """Where each health record's line is."""
+
+    def __init__(self) -> None:
+        self.places: list[Place] = []
+
+    def take(self, piece: Piece, damage: Damage) -> None:
+        # Parsed when they are shown: a health record is long, and of many only some are.
+        self.places += [place for place in piece.places() if place[1]]
+
+    def shown(self) -> list[Place]:
+        return thin(self.places, HEALTH_COLUMNS)

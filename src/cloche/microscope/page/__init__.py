@@ -1,0 +1,1 @@
+"""Pages without scripts: the report's HTML and SVG."""

@@ -1,0 +1,130 @@
+"""The process that holds the models: `python -m cloche.microscope.serving.worker`, one JSON object a line in and out.
+
+In:  {"id": 7, "ask": "lens", "checkpoint": "<folder>", "prompt": "..."}
+     {"id": 8, "ask": "feature", "checkpoint": "<folder>", "dictionary": "<name>", "tokens": 48960, "feature": 1203}
+Out: {"id": 7, "ok": {...}} or {"id": 7, "error": "one sentence"}
+
+Started by the server on the first question, so that opening a run never imports torch, and apart from it, so that a
+model that does not fit in memory costs an answer and not the page.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TextIO
+
+from cloche.errors import ClocheError
+from cloche.microscope.folder.reading import RunFiles
+
+MODELS_KEPT = 2
+READERS_KEPT = 1
+ANSWERS_KEPT = 8
+TOKENS, WINDOW = 49_152, 256  # what `cloche sae features` reads
+
+
+def files_of(checkpoint: str) -> RunFiles:
+    """The run of a checkpoint. ClocheError when anything that a model is loaded from leads outside it."""
+    folder = Path(checkpoint)
+    if folder.parent.name != "checkpoints":
+        raise ClocheError(f"{checkpoint} is not a checkpoint of a run.")
+    files = RunFiles(folder.parents[1])
+    files.all_inside(f"checkpoints/{folder.name}")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        files.file(name)
+    return files
+
+
+@lru_cache(maxsize=MODELS_KEPT)
+def load(checkpoint: str) -> Any:
+    import cloche
+
+    files_of(checkpoint)
+    return cloche.load(checkpoint)
+
+
+@lru_cache(maxsize=ANSWERS_KEPT)
+def lens(checkpoint: str, prompt: str) -> dict[str, Any]:
+    """The data of a logit-lens finding (docs/architecture.md) with its one-sentence summary and its notes."""
+    from cloche.interp import logit_lens
+
+    finding = logit_lens(load(checkpoint), prompt)
+    notes = getattr(finding, "notes", None) or finding.data.get("notes") or []
+    return {
+        "summary": finding.summary,
+        "checkpoint": Path(checkpoint).name,
+        "notes": [notes] if isinstance(notes, str) else list(notes),
+        "data": finding.data,
+    }
+
+
+@lru_cache(maxsize=READERS_KEPT)
+def reader(checkpoint: str, dictionary: str, tokens: int) -> Any:
+    """A dictionary of the checkpoint's run, read over about so many of its held-out tokens."""
+    from cloche.data import PackedTokens
+    from cloche.interp import FeatureReader, Route, held_out_windows
+    from cloche.sparse import load_sae
+
+    files, glass = files_of(checkpoint), load(checkpoint)
+    files.all_inside(f"dictionaries/{dictionary}")
+    files.all_inside("data")
+    splits = (files.object("data/data.json") or {}).get("splits") or {}
+    for shard in splits.get("validation", {}).get("shards", []):
+        files.file(f"data/{shard['file']}")
+    sae = load_sae(files.root / "dictionaries" / dictionary)
+    site = sae.trained_on.site
+    named = {place.model for place in Route.parse(site).places} - {""} if site else set()
+    others = {name: load(str(files.root / "checkpoints" / name)).net for name in sorted(named)}
+    text = PackedTokens.open(files.root, "validation")
+    return FeatureReader(glass, sae, held_out_windows(text, glass.net, tokens or TOKENS), others)
+
+
+def feature(checkpoint: str, dictionary: str, tokens: int, feature: int) -> dict[str, Any]:
+    """One feature's page as a `features` finding has it, whether the finding lists it or not. `tokens` is how many the
+    finding read: a window's first token is not among them."""
+    from cloche.interp.route import FIRST
+
+    length = min(WINDOW, load(checkpoint).net.length or WINDOW)
+    page: dict[str, Any] = reader(checkpoint, dictionary, -(-tokens // (length - FIRST)) * length).page(feature)
+    return page
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """The reply to one request. What a user can cause is a sentence; any other failure is one too, its traceback on stderr."""
+    reply: dict[str, Any] = {"id": request.get("id")}
+    asked = {key: value for key, value in request.items() if key not in ("id", "ask")}
+    try:
+        known: dict[str, Callable[..., dict[str, Any]]] = {"lens": lens, "feature": feature}
+        if request.get("ask") not in known:
+            raise ClocheError(f"The worker cannot answer {request.get('ask')!r}: it knows {', '.join(known)}.")
+        reply["ok"] = known[request["ask"]](**asked)
+    except ClocheError as error:
+        reply["error"] = str(error)
+    except Exception as error:  # whatever a model or a prompt can provoke must reach the page as a sentence
+        traceback.print_exc()
+        reply["error"] = f"The {request.get('ask')} failed: {type(error).__name__}: {error}"
+    return reply
+
+
+def work(requests: TextIO, replies: TextIO) -> None:
+    """Answers line by line until the requests end: the server closed them or is gone."""
+    for line in requests:
+        reply = answer(json.loads(line))
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
+
+
+def main() -> None:
+    # A library that prints must not break the protocol: replies get a private handle, and stdout becomes stderr.
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    work(sys.stdin, replies)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Blocks and what is made of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from cloche.errors import ClocheError, shown
+from cloche.model.context import Context
+from cloche.model.declare import Module
+from cloche.model.maps.mlp import Map
+from cloche.model.mixers.attention import Mixer
+from cloche.model.norms import Norm, RMSNorm
+from cloche.part import Part, positive
+
+BRANCHES = 2  # residual branches a block adds to the stream: mix and map
+DEEPEST = 10_000  # blocks; far beyond any model there is, and still built in seconds
+
+
+@dataclass(frozen=True)
+class Block(Part):
+    """x + mix(norm(x)), then x + map(norm(x)): one pre-norm layer.
+
+    post: a norm on what each branch adds to the stream, alone (with `norm=NoNorm()`, OLMo 2) or besides `norm` (Gemma 2).
+    """
+
+    mix: Mixer
+    map: Map
+    norm: Norm = RMSNorm()
+    post: Norm | None = None
+
+    def resolved(self, width: int) -> Block:
+        return dataclasses.replace(self, mix=self.mix.resolved(width), map=self.map.resolved(width))
+
+    def build(self, width: int, std: float) -> _Block:
+        """std: the standard deviation wanted of each branch's update."""
+        return _Block(self, width, std)
+
+
+@dataclass(frozen=True)
+class ParallelBlock(Block):
+    """x + mix(norm(x)) + map(norm(x)), each with a norm of its own: both branches read the same stream (GPT-NeoX, PaLM)."""
+
+    def build(self, width: int, std: float) -> _Block:
+        return _ParallelBlock(self, width, std)
+
+
+class _Block(Module):
+    own_sites: tuple[str, ...] = ("resid_pre", "attn_in", "attn_out", "resid_mid", "mlp_in", "mlp_out", "resid_post")
+
+    def __init__(self, part: Block, width: int, std: float) -> None:
+        super().__init__()
+        self.part = part
+        self.mix_norm = part.norm.build(width)
+        self.mix = part.mix.build(width, std)
+        self.map_norm = part.norm.build(width)
+        self.map = part.map.build(width, std)
+        self.mix_post = part.post.build(width, std) if part.post else None
+        self.map_post = part.post.build(width, std) if part.post else None
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return (*self.own_sites, *getattr(self.mix, "sites", ()), *getattr(self.map, "sites", ()))
+
+    def forward(self, x: Tensor, context: Context, layer: int, state: Any) -> tuple[Tensor, Any]:
+        tape = context.tape
+        x = tape("resid_pre", layer, x)
+        update, state = self._mixed(x, context, layer, state)
+        x = tape("resid_mid", layer, x + update)
+        x = tape("resid_post", layer, x + self._mapped(x, context, layer))
+        return x, state
+
+    def _mixed(self, x: Tensor, context: Context, layer: int, state: Any) -> tuple[Tensor, Any]:
+        update, state = self.mix(context.tape("attn_in", layer, self.mix_norm(x)), context, layer, state)
+        if self.mix_post is not None:
+            update = self.mix_post(update)
+        return context.tape("attn_out", layer, update), state
+
+    def _mapped(self, x: Tensor, context: Context, layer: int) -> Tensor:
+        update, losses = self.map(context.tape("mlp_in", layer, self.map_norm(x)), context, layer)
+        context.collect(losses)
+        if self.map_post is not None:
+            update = self.map_post(update)
+        return context.tape("mlp_out", layer, update)
+
+
+class _ParallelBlock(_Block):
+    own_sites = ("resid_pre", "attn_in", "attn_out", "mlp_in", "mlp_out", "resid_post")
+
+    def forward(self, x: Tensor, context: Context, layer: int, state: Any) -> tuple[Tensor, Any]:
+        x = context.tape("resid_pre", layer, x)
+        update, state = self._mixed(x, context, layer, state)
+        return context.tape("resid_post", layer, x + update + self._mapped(x, context, layer)), state
+
+
+class Body(Part):
+    """What stands between embedding and head.
+
+    `build(width, std)` gives a module with `layers` (its blocks, one a tick) whose forward takes (x, context, states) and
+    returns (x, states). `std` is the standard deviation of the embedded stream.
+    """
+
+    def resolved(self, width: int) -> Self:
+        """With every implied size written out."""
+        return self
+
+    def build(self, width: int, std: float) -> Module:
+        raise TypeError(f"{type(self).__name__} must define build(width, std)")
+
+
+@dataclass(frozen=True)
+class Stack(Body):
+    """`depth` blocks one after the other; several blocks are repeated in turn (local, global, local, ...)."""
+
+    depth: int
+    block: Block | tuple[Block, ...]
+
+    def __post_init__(self) -> None:
+        positive(self, depth=self.depth)
+        if self.depth > DEEPEST:
+            raise ClocheError(f"Stack(depth={shown(self.depth)}) must be at most {DEEPEST:,} blocks.")
+        if not self.blocks:
+            raise ClocheError("Stack(block=()) holds no block; give at least one.")
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        return self.block if isinstance(self.block, tuple) else (self.block,)
+
+    def resolved(self, width: int) -> Stack:
+        blocks = tuple(block.resolved(width) for block in self.blocks)
+        return dataclasses.replace(self, block=blocks if len(blocks) > 1 else blocks[0])
+
+    def build(self, width: int, std: float) -> Module:
+        return _Stack(self, width, std)
+
+
+class _Stack(Module):
+    def __init__(self, part: Stack, width: int, std: float) -> None:
+        super().__init__()
+        # All branches together add as much variance as the embedding brought: 1/sqrt(branches) each.
+        branch = std * (BRANCHES * part.depth) ** -0.5
+        blocks = [part.blocks[i % len(part.blocks)] for i in range(part.depth)]
+        self.layers = nn.ModuleList(block.build(width, branch) for block in blocks)
+
+    def forward(
+        self, x: Tensor, context: Context, states: list[Any] | None, stop: int
+    ) -> tuple[Tensor, list[Any] | None]:
+        """Runs the layers up to and including `stop`."""
+        for layer, block in enumerate(self.layers):
+            if layer > stop:
+                break
+            x, state = block(x, context, layer, None if states is None else states[layer])
+            if states is not None:
+                states[layer] = state
+        return x, states

@@ -1,0 +1,1 @@
+"""One file of names for each Hugging Face family."""

@@ -1,0 +1,63 @@
+"""Gemma 3 checkpoints (the text models): Gemma 2 with normed queries and keys, and a theta for local layers of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cloche.errors import ClocheError, shown
+from cloche.model.huggingface.families import decoder, gemma2
+from cloche.model.huggingface.ropes import read_rope, write_rope
+from cloche.model.lm import LM
+from cloche.model.mixers.attention import Attention
+from cloche.model.mixers.scored import ScoredAttention
+from cloche.model.positions.encodings import RoPE
+
+PREFIX = "model."
+DEFAULTS: dict[str, Any] = gemma2.DEFAULTS | {
+    "final_logit_softcapping": None,
+    "attn_logit_softcapping": None,
+    "max_position_embeddings": 131072,
+    "sliding_window_pattern": 6,
+}
+THETAS = {decoder.LOCAL: ("rope_local_base_freq", 10_000.0), decoder.GLOBAL: ("rope_theta", 1_000_000.0)}
+NAMES: dict[str, str | tuple[str, ...]] = {
+    **gemma2.NAMES,
+    "body.layers.*.mix.q_norm": f"{decoder.LAYER}.self_attn.q_norm",
+    "body.layers.*.mix.k_norm": f"{decoder.LAYER}.self_attn.k_norm",
+}
+
+
+def read(config: dict[str, Any]) -> LM:
+    """The tree of a Gemma 3 text config. Raises ClocheError naming a field we do not implement."""
+    if config.get("attn_logit_softcapping") is not None:  # transformers reads the field and caps no score
+        raise ClocheError("attn_logit_softcapping is not null, which Gemma 3 gives no meaning; nothing was loaded.")
+    config = decoder.opened(config, (*gemma2.ALSO, "sliding_window_pattern", "rope_local_base_freq"), **DEFAULTS)
+    types = decoder.layer_types(config) or gemma2.alternating(config, config["sliding_window_pattern"])
+    ropes = {kind: _rope(config, kind) for kind in THETAS}
+    return gemma2.model(config, [gemma2.block(config, ropes[kind], kind, qk_norm=True) for kind in types])
+
+
+def _rope(config: dict[str, Any], kind: str) -> RoPE:
+    field, theta = THETAS[kind]
+    given = (config.get("rope_parameters") or {}).get(kind) or {}
+    if not isinstance(given, dict):
+        raise ClocheError(f"rope_parameters: {kind} = {shown(given)} must be an object; nothing was loaded.")
+    given = dict(given)
+    if kind == decoder.GLOBAL:
+        given |= config.get("rope_scaling") or {}
+    given.setdefault("rope_theta", config.get(field) or theta)
+    return read_rope(config, given)
+
+
+def write(spec: LM) -> dict[str, Any] | None:
+    """The Gemma 3 config that might describe a tree, None where none can."""
+    config = gemma2.written(spec, "gemma3_text", "Gemma3ForCausalLM")
+    if config is None:
+        return None
+    del config["rope_theta"]
+    config["rope_parameters"] = {kind: {"rope_type": "default", "rope_theta": THETAS[kind][1]} for kind in THETAS}
+    for block, kind in zip(decoder.blocks_of(spec), config["layer_types"], strict=True):
+        mix = block.mix.attention if isinstance(block.mix, ScoredAttention) else block.mix
+        if isinstance(mix, Attention) and isinstance(mix.position, RoPE):
+            config["rope_parameters"][kind] = write_rope(mix.position)["rope_parameters"]
+    return config

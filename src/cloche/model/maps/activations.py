@@ -1,0 +1,75 @@
+"""Activation functions by their usual names, and the gain that undoes each one's effect on variance."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cloche.errors import ClocheError, shown
+from cloche.part import Part
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "relu2": lambda x: F.relu(x).square(),
+    "gelu": F.gelu,
+    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
+    "silu": F.silu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "identity": lambda x: x,
+}
+
+
+@dataclass(frozen=True)
+class Shifted(Part):
+    """f(x - shift): with ReLU, a unit that stays silent until its input passes `shift`."""
+
+    activation: str = "relu"
+    shift: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.check_fields(type(self).__name__)
+        activation(self.activation)
+        if not abs(self.shift) <= MOST_SHIFT:
+            raise ClocheError(f"Shifted(shift={shown(self.shift)}) must be a number of at most {MOST_SHIFT:,} in size.")
+        if not second_moment(self) > FAINTEST:
+            raise ClocheError(
+                f"Shifted({self.activation!r}, shift={self.shift}) is zero for every input there is at birth; choose a "
+                "smaller shift."
+            )
+
+
+MOST_SHIFT = 1_000_000  # what is shifted has a deviation of about one
+FAINTEST = 1e-12  # second moment below which an activation says nothing that a matrix could make up for
+
+
+def activation(which: str | Shifted) -> Callable[[Tensor], Tensor]:
+    """The function of this name, or of this part; ClocheError lists the known names otherwise."""
+    if isinstance(which, Shifted):
+        inner, shift = activation(which.activation), which.shift
+        return lambda x: inner(x - shift)
+    if not isinstance(which, str) or which not in ACTIVATIONS:
+        raise ClocheError(f"Unknown activation {shown(which)}; known are {', '.join(ACTIVATIONS)}.")
+    return ACTIVATIONS[which]
+
+
+@functools.cache
+def second_moment(which: str | Shifted) -> float:
+    """E[f(z)^2] for z standard normal, by Gauss-Hermite quadrature, so that any activation has one."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(200)
+    values = activation(which)(torch.from_numpy(nodes)).numpy()
+    return float((weights * values**2).sum() / np.sqrt(2 * np.pi))
+
+
+def gain(which: str | Shifted) -> float:
+    """1 / sqrt(E[f(z)^2]) for z standard normal: multiply the next layer's weights by it and variance is kept.
+
+    ReLU: sqrt(2), He et al. 2015; SiLU: 1.677.
+    """
+    return second_moment(which) ** -0.5

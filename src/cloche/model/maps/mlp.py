@@ -1,0 +1,154 @@
+"""What a block does to each position alone: MLP and gated MLP."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Self
+
+from torch import Tensor
+
+from cloche.model.context import Context
+from cloche.model.declare import Linear, Module
+from cloche.model.maps.activations import Shifted, activation, gain
+from cloche.part import Part, positive
+
+
+class Map(Part):
+    """A position-wise map.
+
+    `build(width, std)` gives a module whose forward takes (x, context, layer) and returns the update and its auxiliary
+    losses by name. `std` is the standard deviation wanted of the update.
+    """
+
+    def resolved(self, width: int) -> Self:
+        """With every implied size written out."""
+        return self
+
+    def build(self, width: int, std: float) -> Module:
+        raise TypeError(f"{type(self).__name__} must define build(width, std)")
+
+    def idle_weights(self, width: int) -> int:
+        """How many entries of its matrices a token does not meet."""
+        return 0
+
+
+@dataclass(frozen=True)
+class MLP(Map):
+    """W2 f(W1 x): one hidden layer of `hidden` units, 4 * width unless given."""
+
+    activation: str | Shifted = "gelu"
+    hidden: int | None = None
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        positive(self, hidden=self.hidden)
+        activation(self.activation)
+
+    def resolved(self, width: int) -> MLP:
+        return dataclasses.replace(self, hidden=self.hidden or 4 * width)
+
+    def build(self, width: int, std: float) -> Module:
+        return _MLP(self, width, std)
+
+
+@dataclass(frozen=True)
+class GLU(Map):
+    """W2 (f(Wg x) * Wu x), the gated linear unit (Shazeer 2020, 2002.05202); `hidden` 8/3 * width unless given."""
+
+    activation: str | Shifted = "silu"
+    hidden: int | None = None
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        positive(self, hidden=self.hidden)
+        activation(self.activation)
+
+    def resolved(self, width: int) -> GLU:
+        return dataclasses.replace(self, hidden=self.hidden or 8 * width // 3)
+
+    def build(self, width: int, std: float) -> Module:
+        return _GLU(self, width, std)
+
+
+@dataclass(frozen=True)
+class ClampedGLU(Map):
+    """W2 (g sigmoid(slope g) (u + 1)), the gate g = Wg x held below `limit`, u = Wu x between -limit and limit (GPT-OSS,
+    2508.10925); `hidden` 8/3 * width unless given."""
+
+    hidden: int | None = None
+    bias: bool = False
+    slope: float = 1.702
+    limit: float = 7.0
+
+    def __post_init__(self) -> None:
+        positive(self, hidden=self.hidden, slope=self.slope, limit=self.limit)
+
+    def resolved(self, width: int) -> ClampedGLU:
+        return dataclasses.replace(self, hidden=self.hidden or 8 * width // 3)
+
+    def build(self, width: int, std: float) -> Module:
+        return _ClampedGLU(self, width, std)
+
+
+class _MLP(Module):
+    sites = ("mlp_pre", "mlp_act")
+
+    def __init__(self, part: MLP, width: int, std: float) -> None:
+        super().__init__()
+        part = part.resolved(width)
+        hidden = part.hidden
+        assert hidden is not None
+        self.f = activation(part.activation)
+        self.inner = Linear(width, hidden, width**-0.5, part.bias, shard="rows")
+        self.outer = Linear(hidden, width, std * gain(part.activation) * hidden**-0.5, part.bias, shard="columns")
+
+    def forward(self, x: Tensor, context: Context, layer: int) -> tuple[Tensor, dict[str, Tensor]]:
+        pre = context.tape("mlp_pre", layer, self.inner(x))
+        return self.outer(context.tape("mlp_act", layer, self.f(pre))), {}
+
+
+class _GLU(Module):
+    """Site mlp_pre is the gate before its activation; mlp_act the product that the output matrix reads."""
+
+    sites = ("mlp_pre", "mlp_act")
+
+    def __init__(self, part: GLU, width: int, std: float) -> None:
+        super().__init__()
+        part = part.resolved(width)
+        hidden = part.hidden
+        assert hidden is not None
+        self.f = activation(part.activation)
+        self.inner = Linear(width, 2 * hidden, width**-0.5, part.bias, {"gate": hidden, "up": hidden}, shard="rows")
+        self.rows = [hidden, hidden]
+        self.outer = Linear(hidden, width, std * gain(part.activation) * hidden**-0.5, part.bias, shard="columns")
+
+    def forward(self, x: Tensor, context: Context, layer: int) -> tuple[Tensor, dict[str, Tensor]]:
+        gate, up = self.inner.split(x, self.rows)
+        gate = context.tape("mlp_pre", layer, gate)
+        return self.outer(context.tape("mlp_act", layer, self.f(gate) * up)), {}
+
+
+class _ClampedGLU(Module):
+    """Site mlp_pre is the gate before its clamp; mlp_act the product that the output matrix reads."""
+
+    sites = ("mlp_pre", "mlp_act")
+
+    def __init__(self, part: ClampedGLU, width: int, std: float) -> None:
+        super().__init__()
+        part = part.resolved(width)
+        hidden = part.hidden
+        assert hidden is not None
+        self.slope, self.limit = part.slope, part.limit
+        self.inner = Linear(width, 2 * hidden, width**-0.5, part.bias, {"gate": hidden, "up": hidden}, shard="rows")
+        self.rows = [hidden, hidden]
+        # g sigmoid(1.702 g) is nearly GELU, and u + 1 has a second moment of two.
+        scale = gain("gelu") * (2 * hidden) ** -0.5
+        self.outer = Linear(hidden, width, std * scale, part.bias, shard="columns")
+
+    def forward(self, x: Tensor, context: Context, layer: int) -> tuple[Tensor, dict[str, Tensor]]:
+        gate, up = self.inner.split(x, self.rows)
+        gate = context.tape("mlp_pre", layer, gate).clamp(max=self.limit)
+        up = up.clamp(-self.limit, self.limit)
+        act = gate * (gate * self.slope).sigmoid() * (up + 1)
+        return self.outer(context.tape("mlp_act", layer, act)), {}

@@ -1,0 +1,103 @@
+"""Mixture of experts: a router sends each token to a few maps of many."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cloche.errors import ClocheError
+from cloche.model.context import Context
+from cloche.model.declare import Linear, Module
+from cloche.model.maps.mlp import GLU, Map
+from cloche.model.sites.plan import BLANK
+from cloche.part import positive
+
+ROUTER_SCALE = (
+    0.1  # of the usual initial deviation: routing begins nearly even (Switch Transformer, 2101.03961, section 2.4)
+)
+MOST_EXPERTS = 10_000
+
+
+@dataclass(frozen=True)
+class MoE(Map):
+    """The sum of the `active` likeliest of `experts` maps, each times its probability under the router's softmax.
+
+    normalise: the probabilities of the chosen ones sum to one (Mixtral, 2401.04088). The site `router` holds the logits the
+    choice is made from; sites inside an expert, which sees some tokens only, have no name. The auxiliary loss "balance" is
+    experts * sum over them of (tokens sent there / tokens) * (mean probability): `active` where all get the same (2101.03961).
+    """
+
+    experts: int
+    active: int
+    expert: Map = GLU()
+    normalise: bool = True
+    router_bias: bool = False
+
+    def __post_init__(self) -> None:
+        positive(self, experts=self.experts, active=self.active)
+        if self.active > self.experts:
+            raise ClocheError(f"MoE(experts={self.experts}, active={self.active}): no more than all can be active.")
+        if self.experts > MOST_EXPERTS:
+            raise ClocheError(f"MoE(experts={self.experts}) must be at most {MOST_EXPERTS:,} experts.")
+
+    def resolved(self, width: int) -> MoE:
+        return dataclasses.replace(self, expert=self.expert.resolved(width))
+
+    def build(self, width: int, std: float) -> Module:
+        return _MoE(self, width, std)
+
+    def idle_weights(self, width: int) -> int:
+        with torch.device("meta"):
+            expert = self.expert.build(width, 1.0)
+        each = sum(parameter.numel() for parameter in expert.parameters() if parameter.dim() == 2)
+        return (self.experts - self.active) * (each + self.expert.idle_weights(width))
+
+
+class _MoE(Module):
+    sites = ("router",)
+
+    def __init__(self, part: MoE, width: int, std: float) -> None:
+        super().__init__()
+        self.active, self.normalise = part.active, part.normalise
+        self.router = Linear(width, part.experts, ROUTER_SCALE * width**-0.5, part.router_bias)
+        # Even shares of n experts add to a deviation of sqrt(n) share.
+        share = 1 / part.active if part.normalise else 1 / part.experts
+        each = std / (share * part.active**0.5)
+        self.experts = nn.ModuleList(part.expert.build(width, each) for _ in range(part.experts))
+
+    def forward(self, x: Tensor, context: Context, layer: int) -> tuple[Tensor, dict[str, Tensor]]:
+        # Rounded to bf16 a choice between near equals would fall otherwise (selective precision, 2101.03961, section 2.4).
+        with torch.autocast(x.device.type, enabled=False):
+            logits = self.router(x.to(self.router.weight.dtype))
+        logits = context.tape("router", layer, logits)  # [batch, position, expert]
+        probabilities = logits.float().softmax(-1)
+        shares, chosen = probabilities.topk(self.active, -1)
+        if self.normalise:
+            shares = shares / shares.sum(-1, keepdim=True)
+        weights = torch.zeros_like(probabilities).scatter(-1, chosen, shares)
+        inside = Context(context.positions, context.keys, context.start, context.padded, BLANK)
+        mixed = self._all if torch.compiler.is_compiling() else self._chosen
+        out = mixed(x.flatten(0, -2), weights.flatten(0, -2).to(x.dtype), inside, layer).view_as(x)
+        losses = {}
+        if torch.is_grad_enabled():
+            sent = (weights > 0).flatten(0, -2).float().mean(0)
+            losses["balance"] = len(self.experts) * (sent * probabilities.flatten(0, -2).mean(0)).sum()
+        return out, losses
+
+    def _chosen(self, x: Tensor, weights: Tensor, inside: Context, layer: int) -> Tensor:
+        """Each expert on its own tokens: x [token, width], weights [token, expert]."""
+        out = torch.zeros_like(x)
+        for expert, weight in zip(self.experts, weights.unbind(-1), strict=True):
+            tokens = weight.nonzero()[:, 0]
+            if len(tokens):
+                update, _ = expert(x[tokens], inside, layer)
+                out.index_add_(0, tokens, update.to(x.dtype) * weight[tokens, None])
+        return out
+
+    def _all(self, x: Tensor, weights: Tensor, inside: Context, layer: int) -> Tensor:
+        """The same with every expert on every token: one graph, whatever is chosen."""
+        updates = torch.stack([expert(x, inside, layer)[0] for expert in self.experts], -2)  # [token, expert, width]
+        return (updates * weights[..., None]).sum(-2)

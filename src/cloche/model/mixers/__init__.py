@@ -1,0 +1,1 @@
+"""Attention: how positions read one another."""

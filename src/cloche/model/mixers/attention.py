@@ -1,0 +1,192 @@
+"""Softmax attention: multi-head, grouped-query and multi-query, with any position encoding and mask."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cloche.errors import ClocheError
+from cloche.model.context import Context
+from cloche.model.declare import Linear, Module
+from cloche.model.mixers.masks import Causal, Mask
+from cloche.model.norms import Norm
+from cloche.model.positions.encodings import NoPosition, Position, rotate
+from cloche.part import Part, positive
+
+
+class Mixer(Part):
+    """Moves information between positions.
+
+    `build(width, std)` gives a module whose forward takes (x, context, layer, state) and returns (update, state): the
+    cached and the full pass share that one path. `std` is the standard deviation wanted of the update.
+    """
+
+    mask: Mask
+
+    def resolved(self, width: int) -> Self:
+        """With every implied size written out."""
+        return self
+
+    def build(self, width: int, std: float) -> Module:
+        raise TypeError(f"{type(self).__name__} must define build(width, std)")
+
+    def flops_per_token(self, width: int, length: int) -> float:
+        """Forward operations a token costs beyond its weight matrices."""
+        return 0.0
+
+
+@dataclass(frozen=True)
+class Attention(Mixer):
+    """Scaled dot-product attention (Vaswani et al. 2017). kv_heads < heads shares keys and values (2305.13245).
+
+    head_size: width // heads unless given. qk_norm: normalises each query and key head (or, with `AllHeads`, all of them
+    together) before its rotation.
+    bias: on q, k and v; out_bias: on the output, as `bias` unless given.
+    """
+
+    heads: int
+    kv_heads: int | None = None
+    head_size: int | None = None
+    position: Position = NoPosition()
+    mask: Mask = Causal()
+    bias: bool = False
+    out_bias: bool | None = None
+    qk_norm: Norm | None = None
+
+    def __post_init__(self) -> None:
+        positive(self, heads=self.heads, kv_heads=self.kv_heads, head_size=self.head_size)
+        if self.heads % (self.kv_heads or self.heads):
+            raise ClocheError(
+                f"Attention(heads={self.heads}, kv_heads={self.kv_heads}): heads must be a multiple of kv_heads."
+            )
+
+    def size(self, width: int) -> int:
+        """Head size in a model of this width."""
+        if self.head_size is None and width % self.heads:
+            raise ClocheError(
+                f"Attention(heads={self.heads}) does not divide the width {width}; choose another number or give head_size."
+            )
+        return self.head_size or width // self.heads
+
+    def resolved(self, width: int) -> Attention:
+        out_bias = self.bias if self.out_bias is None else self.out_bias
+        return dataclasses.replace(
+            self, kv_heads=self.kv_heads or self.heads, head_size=self.size(width), out_bias=out_bias
+        )
+
+    def build(self, width: int, std: float) -> Module:
+        return DotProduct(self, width, std)
+
+    def flops_per_token(self, width: int, length: int) -> float:
+        # q k^T and pattern v, two operations a multiply-add, without halving for causality (as PaLM counts, 2204.02311).
+        return 4.0 * self.heads * self.size(width) * length
+
+
+@functools.cache
+def fast_bf16_attention() -> bool:
+    """Whether this CPU multiplies bf16 tiles (AMX). Without them the fused kernel's bf16 backward takes three times its
+    fp32 one (docs/log.md), so training widens q, k and v for the attention alone."""
+    return torch.cpu._is_amx_tile_supported()
+
+
+@dataclass
+class KeyValues:
+    """One layer's cache: keys and values [batch, kv_head, capacity, head_size], filled from the left."""
+
+    keys: Tensor
+    values: Tensor
+
+    def extend(self, k: Tensor, v: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        """Write k, v [batch, kv_head, new, head_size] from slot `start` on; returns all that is filled, as views."""
+        end = start + k.shape[2]
+        self.keys[:, :, start:end] = k
+        self.values[:, :, start:end] = v
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+class DotProduct(Module):
+    """The module of an Attention. What changes its scores overrides `scale`, `shaped` and `pattern`."""
+
+    sites = ("q", "k", "v", "scores", "pattern", "z")
+    scale: float | None = None  # what q k^T is multiplied by, size^-0.5 where None
+    explicit = False  # whether the fused kernel cannot say it
+
+    def __init__(self, part: Attention, width: int, std: float) -> None:
+        super().__init__()
+        self.part = part = part.resolved(width)
+        self.size = size = part.size(width)
+        part.position.check(size)
+        self.heads, self.kv_heads = part.heads, part.kv_heads or part.heads
+        blocks = {"q": self.heads * size, "k": self.kv_heads * size, "v": self.kv_heads * size}
+        self.qkv = Linear(width, sum(blocks.values()), width**-0.5, part.bias, blocks, shard="rows")
+        self.out = Linear(
+            self.heads * size, width, std * (self.heads * size) ** -0.5, bool(part.out_bias), shard="columns"
+        )
+        self.q_norm = part.qk_norm.build_heads(self.heads, size) if part.qk_norm else None
+        self.k_norm = part.qk_norm.build_heads(self.kv_heads, size) if part.qk_norm else None
+
+    def new_state(self, batch: int, capacity: int, like: Tensor) -> KeyValues:
+        """An empty cache for `capacity` tokens, with the dtype and device of `like`."""
+        shape = (batch, self.kv_heads, capacity, self.size)
+        return KeyValues(like.new_zeros(shape), like.new_zeros(shape))
+
+    def forward(
+        self, x: Tensor, context: Context, layer: int, state: KeyValues | None
+    ) -> tuple[Tensor, KeyValues | None]:
+        tape = context.tape
+        qk, v = self.qkv.split(x, [(self.heads + self.kv_heads) * self.size, self.kv_heads * self.size])
+        # [batch, position, heads of q, then of k, size] and [batch, position, heads of v, size]
+        qk, v = qk.unflatten(-1, (-1, self.size)), v.unflatten(-1, (-1, self.size))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = qk.split((self.heads, self.kv_heads), dim=2)
+            qk = torch.cat([self.q_norm(q), self.k_norm(k)], 2)
+        table = context.table(self.part.position, self.size)
+        if table is not None:
+            qk = rotate(qk, table)  # q and k in one go
+        q, k = qk.split((self.heads, self.kv_heads), dim=2)
+        q, k, v = tape("q", layer, q), tape("k", layer, k), tape("v", layer, v)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [batch, head, position, size]
+        if state is not None:
+            k, v = state.extend(k, v, context.start)
+        if self.explicit or tape.wants("scores", layer) or tape.wants("pattern", layer):
+            z = self._spelled_out(q, k, v, context, layer)
+        else:
+            z = self._fused(q, k, v, *context.mask(self.part.mask))
+        z = tape("z", layer, z.transpose(1, 2))  # [batch, position, head, size]
+        return self.out(z.flatten(2)), state
+
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor:
+        grouped = self.kv_heads != self.heads
+        if not (q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.requires_grad and not fast_bf16_attention()):
+            return F.scaled_dot_product_attention(
+                q, k, v, mask, is_causal=is_causal, scale=self.scale, enable_gqa=grouped
+            )
+        with torch.autocast("cpu", enabled=False):
+            q, k, v = q.float(), k.float(), v.float()
+            z = F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, scale=self.scale, enable_gqa=grouped)
+        return z.to(torch.bfloat16)
+
+    def _spelled_out(self, q: Tensor, k: Tensor, v: Tensor, context: Context, layer: int) -> Tensor:
+        """The same attention with its scores and pattern made visible; in fp32, as the fused kernel accumulates."""
+        with torch.autocast(q.device.type, enabled=False):  # which would multiply in bf16 whatever the inputs' dtype
+            groups = self.heads // self.kv_heads
+            k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+            scores = self.shaped((q.float() @ k.float().mT) * (self.scale or self.size**-0.5))
+            scores = scores.masked_fill(~context.visible(self.part.mask), -torch.inf)
+            scores = context.tape("scores", layer, scores)
+            pattern = context.tape("pattern", layer, self.pattern(scores))
+            return (pattern @ v.float()).to(v.dtype)
+
+    def shaped(self, scores: Tensor) -> Tensor:
+        """The scores [batch, head, query, key] that the mask and then the softmax act on."""
+        return scores
+
+    def pattern(self, scores: Tensor) -> Tensor:
+        """How much of each key a query reads, from its masked scores."""
+        return scores.softmax(-1)

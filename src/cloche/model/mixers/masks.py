@@ -1,0 +1,91 @@
+"""Who may look at whom: masks as values that compose with & and |."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from cloche.part import Part, positive
+
+
+class Mask(Part):
+    """A rule on absolute positions. Padding is not its business: the pass hides it from every mask."""
+
+    def allows(self, query: Tensor, key: Tensor) -> Tensor:
+        """True where a query may see a key. query: [..., query, 1], key: [..., 1, key]; broadcast to [..., query, key]."""
+        raise TypeError(f"{type(self).__name__} must define allows(query, key)")
+
+    def __and__(self, other: Mask) -> Mask:
+        return Both(self, other)
+
+    def __or__(self, other: Mask) -> Mask:
+        return Either(self, other)
+
+    @property
+    def causal(self) -> bool:
+        """Whether no query ever sees a later key; generation with a cache rests on it."""
+        return False
+
+
+@dataclass(frozen=True)
+class Causal(Mask):
+    """A token sees itself and what came before."""
+
+    def allows(self, query: Tensor, key: Tensor) -> Tensor:
+        return key <= query
+
+    @property
+    def causal(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class Full(Mask):
+    """Every token sees every token."""
+
+    def allows(self, query: Tensor, key: Tensor) -> Tensor:
+        return (key == key) & (query == query)
+
+
+@dataclass(frozen=True)
+class Window(Mask):
+    """A token sees those fewer than `size` positions away, on either side; `Causal() & Window(n)` is a sliding window."""
+
+    size: int
+
+    def __post_init__(self) -> None:
+        positive(self, size=self.size)
+
+    def allows(self, query: Tensor, key: Tensor) -> Tensor:
+        return (query - key).abs() < self.size
+
+
+@dataclass(frozen=True)
+class Both(Mask):
+    """Seen by both masks."""
+
+    first: Mask
+    second: Mask
+
+    def allows(self, query: Tensor, key: Tensor) -> Tensor:
+        return self.first.allows(query, key) & self.second.allows(query, key)
+
+    @property
+    def causal(self) -> bool:
+        return self.first.causal or self.second.causal
+
+
+@dataclass(frozen=True)
+class Either(Mask):
+    """Seen by at least one of two masks."""
+
+    first: Mask
+    second: Mask
+
+    def allows(self, query: Tensor, key: Tensor) -> Tensor:
+        return self.first.allows(query, key) | self.second.allows(query, key)
+
+    @property
+    def causal(self) -> bool:
+        return self.first.causal and self.second.causal

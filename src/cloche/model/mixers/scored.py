@@ -1,0 +1,63 @@
+"""Attention whose scores are scaled, capped or joined by a sink before their softmax."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cloche.model.declare import Declared, Module
+from cloche.model.mixers.attention import Attention, DotProduct, Mixer
+from cloche.model.mixers.masks import Mask
+from cloche.part import positive
+
+
+@dataclass(frozen=True)
+class ScoredAttention(Mixer):
+    """`attention` with its scores changed before their softmax.
+
+    scale: what q k^T is multiplied by, head_size^-0.5 unless given (Gemma). cap: a score s becomes cap tanh(s / cap)
+    (Gemma 2, 2408.00118). sinks: each head has a learned score for a key that holds nothing, so that a row of its pattern sums
+    to less than one (GPT-OSS, 2508.10925). With cap or sinks the pattern of every head exists in memory, as when it is saved.
+    """
+
+    attention: Attention
+    scale: float | None = None
+    cap: float | None = None
+    sinks: bool = False
+
+    def __post_init__(self) -> None:
+        positive(self, scale=self.scale, cap=self.cap)
+
+    @property
+    def mask(self) -> Mask:  # type: ignore[override]
+        """Its attention's mask."""
+        return self.attention.mask
+
+    def resolved(self, width: int) -> ScoredAttention:
+        return dataclasses.replace(self, attention=self.attention.resolved(width))
+
+    def build(self, width: int, std: float) -> Module:
+        return _ScoredAttention(self, width, std)
+
+    def flops_per_token(self, width: int, length: int) -> float:
+        return self.attention.flops_per_token(width, length)
+
+
+class _ScoredAttention(DotProduct):
+    def __init__(self, part: ScoredAttention, width: int, std: float) -> None:
+        super().__init__(part.attention, width, std)
+        self.scale, self.cap = part.scale, part.cap
+        self.explicit = part.cap is not None or part.sinks
+        self.sinks = self.declare("sinks", (self.heads,), Declared(group="vector")) if part.sinks else None
+
+    def shaped(self, scores: Tensor) -> Tensor:
+        return scores if self.cap is None else self.cap * torch.tanh(scores / self.cap)
+
+    def pattern(self, scores: Tensor) -> Tensor:
+        if self.sinks is None:
+            return scores.softmax(-1)
+        sinks = self.sinks.to(scores.dtype)[:, None, None].expand(*scores.shape[:3], 1)
+        return torch.cat([scores, sinks], -1).softmax(-1)[..., :-1]

@@ -1,0 +1,1 @@
+"""Passes over many edits or many texts, and weights folded for comparison."""

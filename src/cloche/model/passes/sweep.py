@@ -1,0 +1,260 @@
+"""Many edits of one prompt in few passes: what an edit leaves untouched is computed once for all of them.
+
+An edit changes nothing below its layer and, where the model is causal, nothing before its position. So one clean pass keeps
+each layer's input, and the edits join a batch as it climbs the layers: at layer l come the rows of the edits that begin there.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from cloche.errors import ClocheError
+from cloche.model.bodies.stack import Stack
+from cloche.model.context import Context, make_positions
+from cloche.model.mixers.attention import KeyValues
+from cloche.model.sites.checks import check_edits, check_no_grad, edit_value
+from cloche.model.sites.edits import Edit, average
+from cloche.model.sites.places import Places
+from cloche.model.sites.plan import Key, Operation, Plan, Tape, altered, make_plan, narrowed, position_axis
+from cloche.model.sites.vocabulary import AXES, Site
+
+if TYPE_CHECKING:
+    from cloche.model.network import Network
+
+TOGETHER = ("apply",)  # kinds that may look at all positions at once
+STARTS = 4  # positions are shared from so many places of the prompt: more would save work and cost passes
+LOGITS_AT_ONCE = 1 << 24  # numbers of the widest tensor, the logits, held at a time (64 MB in fp32)
+
+
+@dataclass(frozen=True)
+class _Change:
+    """One operation with its tensor, and where it falls: an unbroken span of slots, else a mask [batch or 1, slot]."""
+
+    operation: Operation
+    value: Tensor | None
+    span: tuple[int, int] | None
+    mask: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """One element of the sweep: its changes, and the first layer and slot they touch (-1: the embedding)."""
+
+    index: int
+    changes: dict[Key, list[_Change]]
+    layer: int
+    slot: int
+
+
+def sweep(
+    net: Network, ids: Tensor, edits: Iterable[Any], read: Callable[[Tensor], Any], pad: Tensor | None, rows: int
+) -> Tensor:
+    """What `read` makes of the logits [batch, position, vocab] under each element of `edits`: [edit, ...].
+
+    ids and pad are checked already; see `Network.sweep`.
+    """
+    if not isinstance(net.spec.body, Stack):
+        raise ClocheError(
+            f"A sweep climbs the layers of a Stack, and this model's body is a {type(net.spec.body).__name__}; "
+            "run its edits one by one."
+        )
+    if type(rows) is not int or rows < 1:
+        raise ClocheError(f"rows={rows!r} must be a whole number of at least one.")
+    if not callable(read):
+        raise ClocheError(f"read= takes a function of logits [batch, position, vocab]; got {read!r}.")
+    variants = _variants(net, ids, edits, pad)
+    return _read_all(net, ids, variants, read, pad, rows)
+
+
+@torch.no_grad()
+def _read_all(
+    net: Network, ids: Tensor, variants: list[_Variant], read: Callable[[Tensor], Any], pad: Tensor | None, rows: int
+) -> Tensor:
+    clean = _Clean(net, ids, pad, shared=any(variant.slot for variant in variants))
+    found: dict[int, Tensor] = {}
+    for slot, together in itertools.groupby(sorted(variants, key=lambda v: (v.slot, v.layer)), lambda v: v.slot):
+        for wave in _pieces(list(together), max(1, rows // len(ids))):
+            for variant, logits in _logits(net, wave, clean, slot):
+                found[variant.index] = _reading(read, logits)
+    try:
+        return torch.stack([found[i] for i in range(len(variants))])
+    except RuntimeError:
+        shapes = " and ".join(sorted({str(list(value.shape)) for value in found.values()}))
+        raise ClocheError(f"read= must return one shape for every edit; it returned {shapes}.") from None
+
+
+def _reading(read: Callable[[Tensor], Any], logits: Tensor) -> Tensor:
+    value = read(logits)
+    if not isinstance(value, Tensor | int | float):
+        raise ClocheError(f"read= must return a tensor or a number; it returned {type(value).__name__}.")
+    # A copy: what is read is often a view, and a view would keep the whole batch of logits in memory.
+    return value.clone() if isinstance(value, Tensor) else torch.tensor(float(value))
+
+
+def _pieces(variants: list[_Variant], count: int) -> Iterator[list[_Variant]]:
+    for start in range(0, len(variants), count):
+        yield variants[start : start + count]
+
+
+def _variants(net: Network, ids: Tensor, edits: Iterable[Any], pad: Tensor | None) -> list[_Variant]:
+    elements = [edits] if isinstance(edits, Edit) else list(edits)
+    if not elements:
+        raise ClocheError("This sweep has no edits; give at least one.")
+    places = Places(ids, pad)
+    causal = all(block.part.mix.mask.causal and _keeps_keys(block.mix) for block in net.layers)
+    return [
+        _variant(net, ids, places, index, [element] if isinstance(element, Edit) else element, causal)
+        for index, element in enumerate(elements)
+    ]
+
+
+def _keeps_keys(mix: Any) -> bool:
+    return isinstance(mix.new_state(1, 1, torch.empty(0)), KeyValues)
+
+
+def _variant(net: Network, ids: Tensor, places: Places, index: int, element: Any, causal: bool) -> _Variant:
+    if not isinstance(element, list | tuple) or not element:
+        raise ClocheError(
+            f"Each element of a sweep is an edit or a tuple of edits made together; number {index} is {element!r}."
+        )
+    edits = list(element)
+    check_edits(edits, net.sites, places)
+    plan, carriers = make_plan([], edits)
+    values = [edit_value(edit, ids, net, places) for edit in carriers]
+    check_no_grad(carriers, values)
+    changes: dict[Key, list[_Change]] = {}
+    layer, slot = len(net.layers), ids.shape[1]
+    for operation in plan.operations:
+        site, where = operation.site, operation.where
+        alone = operation.kind not in TOGETHER and not operation.own_mean  # each position by itself
+        if where is None:
+            span: tuple[int, int] | None = (0, ids.shape[1])
+        else:
+            span = places.span(where) if alone else None
+        mask = places.mask(where) if span is None else None
+        slot = min(slot, places.first(where) if causal and alone and where is not None else 0)
+        layer = min(layer, _layer(site, len(net.layers)))
+        value = None if operation.input is None else values[operation.input]
+        changes.setdefault((site.name, site.layer), []).append(_Change(operation, value, span, mask))
+    step = -(-ids.shape[1] // STARTS)
+    return _Variant(index, changes, layer, slot // step * step)
+
+
+def _layer(site: Site, depth: int) -> int:
+    if site.layer is not None:
+        return site.layer
+    return -1 if site.name == "embed" else depth
+
+
+class _Clean:
+    """The pass without edits: every layer's input and, where positions are shared, its keys and values and the logits."""
+
+    def __init__(self, net: Network, ids: Tensor, pad: Tensor | None, shared: bool) -> None:
+        self.batch, self.length = ids.shape
+        self.pad, self.device, self.net = pad, ids.device, net
+        depth = len(net.layers)
+        inputs = [Site("embed"), *(Site("resid_pre", i) for i in range(depth)), Site("resid_post", depth - 1)]
+        positions = make_positions(0, self.length, pad, ids.device)
+        self.real = positions >= 0
+        tape = Tape(Plan(tuple(inputs)), [], positions, positions)
+        self.states: list[KeyValues] = net.new_states(*ids.shape) if shared else []
+        if shared:
+            self.logits = net.step(ids, list(self.states), 0, pad, tape)
+        else:
+            net.climb(ids, pad, tape)
+        self.streams = {i - 1: tape.kept[site.name, site.layer] for i, site in enumerate(inputs)}  # by layer, from -1
+
+    def rows(self, layer: int, slot: int, count: int) -> Tensor:
+        """`count` copies of a layer's input from `slot` on."""
+        return self.streams[layer][:, slot:].repeat(count, 1, 1)
+
+    def state(self, layer: int, slot: int, count: int) -> KeyValues | None:
+        """`count` copies of a layer's cache, to be written from `slot` on."""
+        if slot == 0:
+            return None
+        cache = self.states[layer]
+        return KeyValues(cache.keys.repeat(count, 1, 1, 1), cache.values.repeat(count, 1, 1, 1))
+
+    def context(self, slot: int, count: int, tape: Any) -> Context:
+        """The context of `count` copies from `slot` on."""
+        pad = None if self.pad is None else self.pad.repeat(count)
+        keys = make_positions(0, self.length, pad, self.device)
+        return Context(keys[:, slot:], keys, slot, pad is not None, tape)
+
+
+class _WaveTape:
+    """The tape of several variants in one batch: variant i has the rows from i * batch on, and its changes reach no others.
+
+    first: the variant that the values offered begin with.
+    """
+
+    def __init__(self, wave: list[_Variant], clean: _Clean, slot: int) -> None:
+        self.batch, self.slot, self.first, self.real = clean.batch, slot, 0, clean.real
+        self.changes: dict[Key, list[tuple[int, _Change]]] = {}
+        for number, variant in enumerate(wave):
+            for key, changes in variant.changes.items():
+                self.changes.setdefault(key, []).extend((number, change) for change in changes)
+
+    def wants(self, name: str, layer: int | None) -> bool:
+        return (name, layer) in self.changes
+
+    def __call__(self, name: str, layer: int | None, value: Tensor) -> Tensor:
+        if (name, layer) not in self.changes:
+            return value
+        value = value.clone()
+        for number, change in self.changes[name, layer]:
+            row = (number - self.first) * self.batch
+            if 0 <= row < len(value):
+                self._change(change, value.narrow(0, row, self.batch))
+        return value
+
+    def _change(self, change: _Change, old: Tensor) -> None:
+        """Makes one change in place; old: the site's value in the rows of one variant, from `slot` on."""
+        site = change.operation.site
+        chosen, start, end = change.mask, self.slot, self.slot + old.shape[position_axis(AXES[site.name])]
+        if change.span is not None:
+            start, end = change.span
+            old = old.narrow(position_axis(AXES[site.name]), start - self.slot, end - start)
+        if site.head_index is not None:
+            old = old.select(AXES[site.name].index("head"), site.head_index)
+        if change.operation.own_mean:
+            value: Tensor | None = average(old, self.real)
+            old.copy_(altered(change.operation, old, value, chosen))
+            return
+        value = None if change.value is None else narrowed(site, change.value, start, end).to(old.dtype)
+        old.copy_(altered(change.operation, old, value, None if chosen is None else chosen[:, start:]))
+
+
+def _logits(net: Network, wave: list[_Variant], clean: _Clean, slot: int) -> Iterator[tuple[_Variant, Tensor]]:
+    """Each variant of a wave (ordered by layer) with its logits [batch, position, vocab]."""
+    tape = _WaveTape(wave, clean, slot)
+    x = _climbed(net, wave, clean, slot, tape)
+    count = max(1, LOGITS_AT_ONCE // (clean.batch * clean.length * net.spec.vocab))
+    for tape.first in range(0, len(wave), count):
+        part = x[tape.first * clean.batch : (tape.first + count) * clean.batch]
+        logits = tape("logits", None, net.unembed(tape("final_norm", None, net.final_norm(part))))
+        for number, own in enumerate(logits.split(clean.batch), tape.first):
+            yield wave[number], own if slot == 0 else torch.cat([clean.logits[:, :slot], own], 1)
+
+
+def _climbed(net: Network, wave: list[_Variant], clean: _Clean, slot: int, tape: _WaveTape) -> Tensor:
+    """The stream after the last layer, [variant * batch, position from slot on, width]."""
+    depth = len(net.layers)
+    x, count, context = clean.rows(depth, slot, 0), 0, clean.context(slot, 1, tape)
+    for layer in range(wave[0].layer, depth + 1):
+        joining = sum(variant.layer == layer for variant in wave)
+        if joining:
+            x, count = torch.cat([x, clean.rows(layer, slot, joining)]), count + joining
+            if clean.pad is not None:
+                context = clean.context(slot, count, tape)
+        if layer < 0:
+            x = tape("embed", None, x)
+        elif layer < depth:
+            x, _ = net.layers[layer](x, context, layer, clean.state(layer, slot, count))
+    return x

@@ -1,0 +1,139 @@
+"""Where a token stands: encodings that rotate queries and keys, bias the scores, or add to the embedding."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cloche.errors import ClocheError, shown
+from cloche.model.declare import Declared, Module
+from cloche.model.positions.scalings import Scaling
+from cloche.part import Part, positive
+
+
+class Position(Part):
+    """An encoding used inside attention. A subclass overrides what it does and inherits doing nothing of the rest."""
+
+    def check(self, head_size: int) -> None:
+        """Raise ClocheError when a head of this size cannot carry the encoding."""
+
+    def table(self, positions: Tensor, head_size: int) -> tuple[Tensor, Tensor] | None:
+        """(cos, sin), each [batch, position, 1, size], that rotate the first `size` of a head's numbers in q and k; None when
+        nothing rotates.
+
+        positions: [batch, position] absolute positions (padding may be negative). One pass computes it once for all layers.
+        """
+        return None
+
+
+@dataclass(frozen=True)
+class NoPosition(Position):
+    """No encoding: order is known only through the causal mask (Kazemnejad et al. 2023, 2305.19466)."""
+
+
+@dataclass(frozen=True)
+class RoPE(Position):
+    """Rotary embedding (Su et al. 2021, 2104.09864), in the half-split layout of Llama checkpoints.
+
+    scaling: how the frequencies change for texts longer than those first trained on. share: only this share of each head,
+    rounded down, is rotated (GPT-NeoX); the rest knows no order.
+    """
+
+    theta: float = 10_000.0
+    scaling: Scaling | None = None
+    share: float | None = None
+
+    def __post_init__(self) -> None:
+        positive(self, theta=self.theta, share=self.share)
+        if self.share is not None and self.share > 1:
+            raise ClocheError(f"RoPE(share={self.share}) must be at most 1, the whole head.")
+
+    def size(self, head_size: int) -> int:
+        """How many of a head's numbers are rotated."""
+        return head_size if self.share is None else int(head_size * self.share)
+
+    def check(self, head_size: int) -> None:
+        size = self.size(head_size)
+        if size % 2 or not size:
+            raise ClocheError(
+                f"RoPE rotates pairs, and {size} of a head's {head_size} numbers is {'odd' if size else 'none'}; "
+                "choose an even number."
+            )
+        if self.scaling is not None:
+            self.scaling.check(size)
+        if not _turns(self, head_size):
+            raise ClocheError(
+                f"{shown(self, 200)} turns heads of {head_size} numbers by what float32 cannot compute with."
+            )
+
+    def table(self, positions: Tensor, head_size: int) -> tuple[Tensor, Tensor]:
+        size = self.size(head_size)
+        pairs = torch.arange(0, size, 2, device=positions.device, dtype=torch.float32)
+        speeds = self.theta ** (-pairs / size)  # radians a position
+        if self.scaling is not None:
+            speeds = self.scaling.scaled(speeds, self.theta, positions)
+        angles = positions[..., None].float() * speeds  # [batch, position, size / 2]
+        cos, sin = angles.cos(), angles.sin()
+        if self.scaling is not None and self.scaling.strength != 1.0:
+            cos, sin = cos * self.scaling.strength, sin * self.scaling.strength
+        return torch.cat([cos, cos], -1)[:, :, None], torch.cat([-sin, sin], -1)[:, :, None]
+
+
+STRONGEST = 1e6  # what q and k, and so squared their scores, are multiplied by at most
+
+
+@functools.cache
+def _turns(rope: RoPE, head_size: int) -> bool:
+    """Whether the rotations are finite, both within the length that a scaling names and beyond it."""
+    length = getattr(rope.scaling, "length", 1)
+    try:
+        for last in (1, 2 * length):
+            table = rope.table(torch.tensor([[0, last]], device="cpu"), head_size)
+            if not all(bool((part.abs() <= STRONGEST).all()) for part in table):
+                return False
+    except (ArithmeticError, ValueError, RuntimeError):
+        return False
+    return True
+
+
+def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn each pair (i, i + size/2) of x [batch, position, head, size] by its position's angle; a table of a smaller size
+    turns the first numbers alone."""
+    cos, sin = table
+    size = cos.shape[-1]
+    if size < x.shape[-1]:
+        return torch.cat([rotate(x[..., :size], table), x[..., size:]], -1)
+    # Rolling by half swaps the two members of every pair, and its gradient is a roll too: no slices to zero-fill.
+    return torch.addcmul(x * cos.to(x.dtype), x.roll(x.shape[-1] // 2, -1), sin.to(x.dtype))
+
+
+class EmbeddingPosition(Part):
+    """An encoding added to the token embeddings. `build(width)` gives a module from positions to [batch, position, width]."""
+
+    def build(self, width: int, std: float) -> Module:
+        raise TypeError(f"{type(self).__name__} must define build(width, std)")
+
+
+@dataclass(frozen=True)
+class Learned(EmbeddingPosition):
+    """One learned vector for each of the first `length` positions (GPT-2). Later positions do not exist."""
+
+    length: int
+
+    def __post_init__(self) -> None:
+        positive(self, length=self.length)
+
+    def build(self, width: int, std: float) -> Module:
+        return _Learned(self.length, width, std)
+
+
+class _Learned(Module):
+    def __init__(self, length: int, width: int, std: float) -> None:
+        super().__init__()
+        self.weight = self.declare("weight", (length, width), Declared(std=std, group="embedding"))
+
+    def forward(self, positions: Tensor) -> Tensor:
+        return self.weight[positions.clamp(min=0)]

@@ -1,0 +1,231 @@
+"""Every way a run can be asked for wrongly, caught before it starts, each in one sentence."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cloche.errors import ClocheError, shown
+from cloche.model.sites.edits import Edit, average
+from cloche.model.sites.places import Places
+from cloche.model.sites.result import Result
+from cloche.model.sites.vocabulary import AXES, Site, Sites
+
+if TYPE_CHECKING:
+    from cloche.model.network import Network
+
+
+def check_ids(ids: Any, vocab: int, length: int | None, device: torch.device) -> Tensor:
+    """Token ids as a LongTensor [batch, position] on the model's device, every one of them in the vocabulary."""
+    try:
+        tensor = torch.as_tensor(ids, device=device)
+    except (TypeError, ValueError, RuntimeError):
+        raise ClocheError(
+            "Token ids must form a rectangle [batch, position]; pad rows on the left and pass pad=."
+        ) from None
+    if tensor.dim() == 1:
+        tensor = tensor[None]
+    if tensor.dim() != 2 or tensor.numel() == 0:
+        raise ClocheError(
+            f"Token ids must be [batch, position] with at least one token; got shape {tuple(tensor.shape)}."
+        )
+    if not _integers(tensor):
+        raise ClocheError(f"Token ids must be integers; got {tensor.dtype}.")
+    tensor = tensor.long()
+    low, high = tensor.min().item(), tensor.max().item()
+    if low < 0 or high >= vocab:
+        raise ClocheError(f"Token id {low if low < 0 else high} is outside the vocabulary 0 to {vocab - 1}.")
+    if length is not None and tensor.shape[1] > length:
+        raise ClocheError(
+            f"{tensor.shape[1]} tokens are more than the {length} positions this model has; shorten the prompt."
+        )
+    return tensor
+
+
+def _integers(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+
+
+def check_pad(pad: Any, ids: Tensor) -> Tensor | None:
+    """Left padding as a LongTensor [batch], or None where there is none."""
+    if pad is None:
+        return None
+    batch, width = ids.shape
+    try:
+        tensor = torch.as_tensor(pad, device=ids.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise ClocheError(f"pad= needs one whole number a row, [{batch}]; got {pad!r}.") from None
+    if tensor.shape != (batch,) or not _integers(tensor):
+        raise ClocheError(
+            f"pad= needs one whole number a row, [{batch}]; got {tensor.dtype} of shape {tuple(tensor.shape)}."
+        )
+    tensor = tensor.long()
+    if (tensor < 0).any() or (tensor >= width).any():
+        raise ClocheError(
+            f"pad={tensor.tolist()} must lie between 0 and {width - 1}: each row keeps at least one real token."
+        )
+    return tensor if bool((tensor > 0).any()) else None
+
+
+def check_edits(edits: Sequence[Any], sites: Sites, places: Places) -> None:
+    """Raise where an edit names a place this model lacks or positions that no token of this run takes."""
+    for edit in edits:
+        if not isinstance(edit, Edit):
+            raise ClocheError(f"edits= takes values such as net.sites.resid_post[0].add(v); got {edit!r}.")
+        sites.resolve(edit.site)
+        for where in edit.where if isinstance(edit.where, tuple) else (edit.where,):
+            row = None if where is None else places.silent_row(where)
+            if row is not None:
+                raise ClocheError(
+                    f"The edit {edit} would never fire in row {row}: it has positions 0 to {int(places.lengths[row]) - 1}"
+                    + (f" and {places.new} new ones." if places.new else ', and "new" ones only when generating.')
+                )
+    for number, late in enumerate(edits):
+        for early in edits[:number]:
+            if late.overwrites(early) and not bool((places.mask(early.where) & ~places.mask(late.where)).any()):
+                raise ClocheError(
+                    f"The edit {early} has no effect, because {late} comes after it and overwrites all of it; drop one."
+                )
+
+
+def edit_value(edit: Edit, ids: Tensor, net: Network, places: Places) -> Tensor:
+    """The tensor an edit brings, on the model's device, broadcastable to its site."""
+    value, shape, pad = edit.value, site_shape(edit.site, ids, net), places.pad
+    if edit.kind == "noise":
+        return noise(edit, shape, places).to(net.embed.weight.device)
+    if edit.kind == "clamp":
+        return _finite(edit, _clamped(edit, shape), net).to(net.embed.weight.device)
+    if isinstance(value, Result) and edit.kind == "mean":
+        source = value[edit.site]
+        width = source.shape[1]
+        real = torch.arange(width, device=source.device)[None] >= (0 if value.pad is None else value.pad[:, None])
+        value = average(source, real)
+    if isinstance(value, Result):
+        value = _from_result(edit, value, pad, shape)
+    if not isinstance(value, Tensor):
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise ClocheError(f"The edit {edit} takes a tensor or a number; got {type(value).__name__}.")
+        value = torch.tensor(_number(edit, value))
+    if not value.is_floating_point():
+        raise ClocheError(f"The edit {edit} takes floating-point values; got {value.dtype}.")
+    try:
+        fits = torch.broadcast_shapes(value.shape, shape) == torch.Size(shape)
+    except RuntimeError:
+        fits = False
+    if edit.kind == "project_out":
+        fits = fits and value.dim() > 0 and value.shape[-1] == shape[-1]
+        if bool((value.norm(dim=-1) == 0).any()):
+            raise ClocheError(f"The edit {edit} was given a zero vector, which has no direction to project out.")
+    if not fits:
+        axes = ", ".join(edit.site.axes)
+        raise ClocheError(
+            f"The edit {edit} got shape {list(value.shape)}, which does not fit its site [{axes}] = {shape}."
+        )
+    return _finite(edit, value, net).to(device=net.embed.weight.device)
+
+
+def _number(edit: Edit, value: int | float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise ClocheError(f"The edit {edit} got {shown(value)}, which no tensor can hold.") from None
+
+
+def _finite(edit: Edit, value: Tensor, net: Network) -> Tensor:
+    """The value itself. Raises ClocheError where it holds what would spread to every logit: NaN, or infinity in the dtype of
+    its site. Scores, which are -inf where a key is hidden, may be."""
+    wide = edit.site.name in ("scores", "pattern")
+    held = value.detach() if wide else value.detach().to(net.embed.weight.dtype)
+    if edit.site.name == "scores" and edit.kind == "replace":
+        held = held.masked_fill(held == -torch.inf, 0.0)
+    if not bool(held.isfinite().all()):
+        wrong = "NaN" if bool(held.isnan().any()) else f"numbers that are infinite in {held.dtype}"
+        raise ClocheError(f"The edit {edit} brings {wrong}; give finite numbers.")
+    return value
+
+
+def check_no_grad(edits: Sequence[Edit], values: Sequence[Tensor]) -> None:
+    """Raise where a tensor asks for a gradient and the pass keeps none; not inside `torch.no_grad()`, where that is said."""
+    for edit, value in zip(edits, values, strict=True):
+        if value.requires_grad and torch.is_grad_enabled():
+            raise ClocheError(
+                f"The edit {edit} brings a tensor that requires a gradient, and this pass keeps none; use run(..., grad=True), "
+                "or give the tensor's .detach()."
+            )
+
+
+def noise(edit: Edit, shape: list[int], places: Places) -> Tensor:
+    """The numbers of a noise edit, [batch, slot, ...], those of new tokens too; zero on padding."""
+    std, seed = edit.value
+    out = torch.zeros(shape[0], places.width + places.new, *shape[2:])
+    for row in range(shape[0]):
+        skip = 0 if places.pad is None else int(places.pad[row])
+        digest = hashlib.sha256(f"{seed}/{edit.site}/{row}".encode()).digest()
+        # Drawn one after the other, so that more positions never change the earlier ones.
+        draw = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+        values = draw.standard_normal((out.shape[1] - skip, *shape[2:]), dtype=np.float32)
+        out[row, skip:] = std * torch.from_numpy(values)
+    return out
+
+
+def _clamped(edit: Edit, shape: list[int]) -> Tensor:
+    """Unit vectors with the level of each as one number more, [..., width + 1]: an edit brings one tensor."""
+    direction, level = edit.value
+    if isinstance(level, int | float) and not isinstance(level, bool):
+        level = torch.tensor(_number(edit, level))
+    for value in (direction, level):
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            raise ClocheError(
+                f"The edit {edit} takes a floating-point direction and a number or tensor; got {value!r}."
+            )
+    try:
+        lead = torch.broadcast_shapes(direction.shape[:-1], level.shape)
+        fits = (
+            direction.dim() > 0 and direction.shape[-1] == shape[-1] and not bool((direction.norm(dim=-1) == 0).any())
+        )
+        fits = fits and torch.broadcast_shapes(lead, shape[:-1]) == torch.Size(shape[:-1])
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ClocheError(
+            f"The edit {edit} got a direction of shape {list(direction.shape)} and a value of shape {list(level.shape)}; its "
+            f"site is {shape}, so it needs a direction [{shape[-1]}] other than zero and a value for its other axes."
+        )
+    unit = direction / direction.norm(dim=-1, keepdim=True)
+    return torch.cat([unit.expand(*lead, -1), level.to(unit)[..., None].expand(*lead, 1)], -1)
+
+
+def _from_result(edit: Edit, source: Result, pad: Tensor | None, shape: list[int]) -> Tensor:
+    """What another run saved at the edit's site: of the same prompt length and padding, slot for slot."""
+    value = source[edit.site]
+    if value.shape[1:] != torch.Size(shape[1:]) or value.shape[0] not in (1, shape[0]):
+        raise ClocheError(
+            f"The edit {edit} takes its value from a run where the site was {list(value.shape)}, and here it is {shape}; "
+            "run both on prompts of one length."
+        )
+    theirs, ours = (None if p is None else p.tolist() for p in (source.pad, pad))
+    if theirs != ours:
+        raise ClocheError(
+            f"The edit {edit} takes its value from a run with left padding {theirs}, and this run's is {ours}; "
+            "give both prompts the same padding."
+        )
+    return value
+
+
+def site_shape(site: Site, ids: Tensor, net: Network) -> list[int]:
+    """The shape a site has in a pass over `ids`."""
+    spec = net.spec
+    block = net.layers[site.layer] if site.layer is not None else None
+    sizes = {"batch": ids.shape[0], "position": ids.shape[1], "query": ids.shape[1], "key": ids.shape[1]}
+    sizes |= {"width": spec.width, "vocab": spec.vocab}
+    if block is not None:
+        sizes["head"] = getattr(block.mix, "kv_heads" if site.name in ("k", "v") else "heads", 0)
+        sizes["head_size"] = getattr(block.mix, "size", 0)
+        sizes["expert"] = len(getattr(block.map, "experts", ()))
+        sizes["hidden"] = getattr(getattr(block.map, "outer", None), "weight", net.embed.weight).shape[1]
+    return [sizes[axis] for axis in AXES[site.name] if axis in site.axes]

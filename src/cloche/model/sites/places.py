@@ -1,0 +1,53 @@
+"""Where in a batch of prompts each form of position falls."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cloche.model.context import make_positions
+from cloche.model.sites.edits import Where, selected
+
+
+class Places:
+    """The slots of a prompt [batch, position] and of `new` tokens after it; each form of position is worked out once.
+
+    positions: [batch or 1, slot] absolute, negative on padding. lengths: [batch or 1, 1] real tokens of each prompt.
+    """
+
+    def __init__(self, ids: Tensor, pad: Tensor | None, new: int = 0) -> None:
+        batch, width = ids.shape
+        self.pad, self.width, self.new = pad, width, new
+        self.lengths = torch.full((batch, 1), width, device=ids.device) if pad is None else (width - pad)[:, None]
+        self.positions = make_positions(0, width + new, pad, ids.device)
+        self._masks: dict[Where, Tensor] = {}
+        self._spans: dict[Where, tuple[int, int] | None] = {}
+
+    def mask(self, where: Where) -> Tensor:
+        """bool [batch or 1, slot]: the real tokens that `where` names."""
+        if where not in self._masks:
+            self._masks[where] = selected(where, self.positions, self.lengths)
+        return self._masks[where]
+
+    def silent_row(self, where: Where) -> int | None:
+        """The first row in which `where` names no token; None when it names one in each."""
+        silent = ~self.mask(where).any(-1)
+        return int(silent.nonzero()[0]) if bool(silent.any()) else None
+
+    def first(self, where: Where) -> int:
+        """The first slot that `where` names in any row."""
+        span = self.span(where)
+        return span[0] if span is not None else int(self.mask(where).any(0).nonzero()[0])
+
+    def span(self, where: Where) -> tuple[int, int] | None:
+        """(first slot, past the last) where `where` names one unbroken range, the same in every row; else None."""
+        if where not in self._spans:
+            self._spans[where] = self._unbroken(where)
+        return self._spans[where]
+
+    def _unbroken(self, where: Where) -> tuple[int, int] | None:
+        mask = self.mask(where)
+        if not bool((mask == mask[:1]).all()):
+            return None
+        slots = mask[0].nonzero()[:, 0].tolist()
+        return (slots[0], slots[-1] + 1) if slots and slots[-1] - slots[0] + 1 == len(slots) else None

@@ -1,0 +1,203 @@
+"""A plan: which sites a pass saves and edits, frozen and hashable, with no tensor in it.
+
+The tensors of the edits travel beside it as ordinary inputs, so the same plan with another strength is the same program:
+nothing is traced or compiled again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from cloche.model.sites.edits import Edit, Kind, Where, average, changed, selected
+from cloche.model.sites.fingerprint import fingerprint
+from cloche.model.sites.vocabulary import AXES, WHOLE, Site
+
+Key = tuple[str, int | None]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One edit without its tensor; `input` is the index of its tensor among the plan's inputs."""
+
+    site: Site
+    kind: Kind
+    where: Where
+    input: int | None
+    function: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def own_mean(self) -> bool:
+        """Whether it takes the mean of the site itself, and so must see all positions at once."""
+        return self.kind == "mean" and self.input is None
+
+    def __str__(self) -> str:
+        place = "" if self.where is None else f" at {self.where}"
+        name = "" if self.function is None else f" {getattr(self.function, '__qualname__', self.function)}"
+        return f"{self.kind}{name} {self.site}{place}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sites to save and operations to apply, in order. The other fields follow from these two."""
+
+    saves: tuple[Site, ...] = ()
+    operations: tuple[Operation, ...] = ()
+    by_site: dict[Key, tuple[Operation, ...]] = field(init=False, compare=False, repr=False)
+    kept: tuple[Key, ...] = field(init=False, compare=False, repr=False)
+    keeps: frozenset[Key] = field(init=False, compare=False, repr=False)
+    touched: frozenset[Key] = field(init=False, compare=False, repr=False)
+    names: frozenset[str] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # Plain attributes, not cached properties: torch.compile reads them inside the pass.
+        by_site: dict[Key, tuple[Operation, ...]] = {}
+        for operation in self.operations:
+            key = (operation.site.name, operation.site.layer)
+            by_site[key] = (*by_site.get(key, ()), operation)
+        kept = tuple(dict.fromkeys((site.name, site.layer) for site in self.saves))
+        object.__setattr__(self, "by_site", by_site)
+        object.__setattr__(self, "kept", kept)
+        object.__setattr__(self, "keeps", frozenset(kept))
+        object.__setattr__(self, "touched", frozenset(by_site) | frozenset(kept))
+        object.__setattr__(self, "names", frozenset(name for name, _ in self.touched))
+
+    @property
+    def last_layer(self) -> int:
+        """The last layer a pass must run to satisfy the plan; -1 for none, a huge number where the model's end is touched."""
+        if any(name in WHOLE and name != "embed" for name, _ in self.touched):
+            return 1 << 30
+        return max((layer for _, layer in self.touched if layer is not None), default=-1)
+
+    def __str__(self) -> str:
+        return "; ".join([*(f"save {site}" for site in self.saves), *map(str, self.operations)]) or "nothing"
+
+    @property
+    def hash(self) -> str:
+        """First 16 hex digits of the sha256 of the plan's text, and of what its applied functions do (see `fingerprint`)."""
+        told = [str(self), *(fingerprint(o.function) for o in self.operations if o.function is not None)]
+        return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+
+
+def make_plan(saves: list[Site], edits: list[Edit]) -> tuple[Plan, list[Edit]]:
+    """The plan of these sites and edits, and the edits that bring a tensor, in the order of the plan's inputs."""
+    operations: list[Operation] = []
+    carriers: list[Edit] = []
+    for edit in edits:
+        index = None
+        if edit.kind not in ("zero", "apply") and not edit.own_mean:
+            index = len(carriers)
+            carriers.append(edit)
+        operations.append(Operation(edit.site, edit.kind, edit.where, index, edit.function))
+    return Plan(tuple(dict.fromkeys(saves)), tuple(operations)), carriers
+
+
+class Tape:
+    """Carries a plan through one pass: every part offers its values to the tape, which edits and keeps what the plan names."""
+
+    def __init__(
+        self, plan: Plan, inputs: list[Tensor] | tuple[Tensor, ...], positions: Tensor, lengths: Tensor
+    ) -> None:
+        self.plan, self.inputs, self.names = plan, inputs, plan.names
+        self.positions, self.lengths = positions, lengths
+        self.kept: dict[Key, Tensor] = {}
+        self.off: dict[
+            int | None, Tensor
+        ] = {}  # by layer of an edited pattern: how far its rows' sums are from what they were
+
+    def wants(self, name: str, layer: int | None) -> bool:
+        """Whether the plan touches this site: attention asks before it spells its pattern out."""
+        return (name, layer) in self.plan.touched
+
+    def __call__(self, name: str, layer: int | None, value: Tensor) -> Tensor:
+        """Offer a site's value; returns what the rest of the pass must use. What is saved is the value after the edits."""
+        if name not in self.names:  # most offers end here, and a pass makes hundreds
+            return value
+        key = (name, layer)
+        if key not in self.plan.touched:
+            return value
+        offered = value
+        for operation in self.plan.by_site.get(key, ()):
+            value = self._edited(operation, value)
+        if name == "pattern" and key in self.plan.by_site:
+            self.off[layer] = (value.detach().sum(-1) - offered.detach().sum(-1)).abs().amax()
+        if key in self.plan.keeps:
+            self.kept[key] = _own(value)
+        return value
+
+    def _edited(self, operation: Operation, value: Tensor) -> Tensor:
+        site, axes = operation.site, AXES[operation.site.name]
+        index = site.head_index
+        old = value if index is None else value.select(axes.index("head"), index)
+        tensor = None if operation.input is None else self.inputs[operation.input].to(value.dtype)
+        if operation.own_mean:
+            tensor = average(old, self.positions >= 0)
+        chosen = None if operation.where is None else selected(operation.where, self.positions, self.lengths)
+        new = altered(operation, old, tensor, chosen)
+        if index is None:
+            return new
+        slot = torch.tensor([index], device=value.device)
+        return value.index_copy(axes.index("head"), slot, new.unsqueeze(axes.index("head")))
+
+
+def _own(value: Tensor) -> Tensor:
+    """The value itself, or a copy where it is a part of something larger (q of q, k and v), which it would keep in memory."""
+    if torch.compiler.is_compiling() or value.untyped_storage().nbytes() <= value.numel() * value.element_size():
+        return value
+    return value.clone(memory_format=torch.contiguous_format)
+
+
+def altered(operation: Operation, old: Tensor, tensor: Tensor | None, chosen: Tensor | None) -> Tensor:
+    """What an operation makes of a site's value (of its head's alone where it names one).
+
+    chosen: the tokens it touches, bool [batch or 1, position]; None for all.
+    """
+    new = changed(operation.kind, old, tensor, operation.function)
+    if chosen is not None:
+        shape = [1] * old.dim()
+        shape[0], shape[position_axis(operation.site.axes)] = chosen.shape
+        new = torch.where(chosen.view(shape), new, old)
+    if operation.site.name == "scores":
+        new = torch.where(old == -torch.inf, old, new)  # no edit of the scores makes a hidden key seen
+    return new
+
+
+def position_axis(axes: tuple[str, ...]) -> int:
+    """The axis of a site on which its edits' positions are counted: of a pattern, its queries."""
+    return axes.index("query" if "query" in axes else "position")
+
+
+def spanned(site: Site, value: Tensor) -> list[tuple[str, int]]:
+    """The axes on which an edit's tensor has a value for each position, with their dimensions (from the end)."""
+    axes = site.axes
+    found = [(axis, axes.index(axis) - len(axes)) for axis in ("position", "query", "key") if axis in axes]
+    return [(axis, dim) for axis, dim in found if value.dim() >= -dim and value.shape[dim] > 1]
+
+
+def narrowed(site: Site, value: Tensor, start: int, end: int, keys: int | None = None) -> Tensor:
+    """The part of an edit's tensor that belongs to the slots from start to end; of a pattern, to the first `keys` keys."""
+    for axis, dim in spanned(site, value):
+        if axis != "key":
+            value = value.narrow(dim, start, end - start)
+        elif keys is not None:
+            value = value.narrow(dim, 0, keys)
+    return value
+
+
+class Blank:
+    """The tape of a pass that saves and edits nothing."""
+
+    plan = Plan()
+
+    def wants(self, name: str, layer: int | None) -> bool:
+        return False
+
+    def __call__(self, name: str, layer: int | None, value: Tensor) -> Tensor:
+        return value
+
+
+BLANK = Blank()

@@ -1,0 +1,295 @@
+"""The one vocabulary of places in a model: `resid_post[3]`, `z[9].head(6)`, `logits`.
+
+A site is a value. The same object comes from attributes (`net.sites.z[9].head(6)`) and from text (`site("z[9].head(6)")`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import operator
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from cloche.errors import ClocheError, shown
+from cloche.model.sites.edits import Edit
+from cloche.words import EDITS, IN_A_BLOCK, IN_THE_MODEL, no_attribute, site_for
+
+STREAM = ("batch", "position", "width")
+HEADS = ("batch", "position", "head", "head_size")
+PAIRS = ("batch", "head", "query", "key")
+HIDDEN = ("batch", "position", "hidden")
+ROUTED = ("batch", "position", "expert")
+
+# Axes of every site, in the order of the forward pass.
+AXES: dict[str, tuple[str, ...]] = {
+    "embed": STREAM,
+    "resid_pre": STREAM,
+    "attn_in": STREAM,
+    "q": HEADS,
+    "k": HEADS,
+    "v": HEADS,
+    "scores": PAIRS,
+    "pattern": PAIRS,
+    "z": HEADS,
+    "attn_out": STREAM,
+    "resid_mid": STREAM,
+    "mlp_in": STREAM,
+    "router": ROUTED,
+    "mlp_pre": HIDDEN,
+    "mlp_act": HIDDEN,
+    "mlp_out": STREAM,
+    "resid_post": STREAM,
+    "final_norm": STREAM,
+    "logits": ("batch", "position", "vocab"),
+}
+METHODS = ("replace", "add", "scale", "zero", "mean", "noise", "clamp", "project_out", "apply")  # each makes an edit
+WHOLE = ("embed", "final_norm", "logits")  # once a model, not once a layer
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place in one layer, or in the whole model where `layer` is None; one head of it where `head_index` is set."""
+
+    name: str
+    layer: int | None = None
+    head_index: int | None = None
+
+    def __str__(self) -> str:
+        text = self.name if self.layer is None else f"{self.name}[{self.layer}]"
+        return text if self.head_index is None else f"{text}.head({self.head_index})"
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names of the axes of its tensor (without the head axis once a head is chosen)."""
+        axes = AXES[self.name]
+        return axes if self.head_index is None else tuple(axis for axis in axes if axis != "head")
+
+    @property
+    def whole(self) -> Site:
+        """The same site with all its heads."""
+        return dataclasses.replace(self, head_index=None)
+
+    def head(self, index: int) -> Site:
+        """One head of q, k, v, z, scores or pattern."""
+        if "head" not in AXES[self.name]:
+            raise ClocheError(
+                f"The site {self} has no heads; only {', '.join(n for n in AXES if 'head' in AXES[n])} do."
+            )
+        try:
+            return dataclasses.replace(self, head_index=operator.index(index))
+        except TypeError:
+            raise ClocheError(f"A head of {self} is named by its number; got {index!r}.") from None
+
+    if not TYPE_CHECKING:  # or no misspelt attribute would be found before it runs
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("_"):
+                raise AttributeError(name)
+            raise no_attribute("Site", name, ("head", "axes", *METHODS), EDITS)
+
+    def replace(self, value: Any) -> Edit:
+        """Put `value` there: a tensor that broadcasts to the site, or a Result that saved the same site."""
+        return Edit(self, "replace", value)
+
+    def add(self, value: Tensor) -> Edit:
+        """Add `value`, for example a steering vector [width]."""
+        return Edit(self, "add", value)
+
+    def scale(self, factor: float | Tensor) -> Edit:
+        """Multiply by `factor`."""
+        return Edit(self, "scale", factor)
+
+    def zero(self) -> Edit:
+        """Put zeros there: zero ablation."""
+        return Edit(self, "zero")
+
+    def mean(self, value: Tensor | Any = None) -> Edit:
+        """Put the mean over batch and positions there (mean ablation): the site's own in this pass, that of another run whose
+        Result saved it (of any prompts), or a given tensor."""
+        self._each_token("mean")
+        return Edit(self, "mean", value)
+
+    def noise(self, std: float, seed: int = 0) -> Edit:
+        """Add Gaussian noise of standard deviation `std`. It depends on the seed, the site, the row and the position alone, so
+        that cached steps and padding see the same."""
+        self._each_token("noise")
+        if (
+            isinstance(std, bool)
+            or not isinstance(std, int | float)
+            or not 0 < std < float("inf")
+            or type(seed) is not int
+        ):
+            raise ClocheError(f"{self}.noise takes a positive number and a whole seed; got {std!r} and {seed!r}.")
+        return Edit(self, "noise", (float(std), seed))
+
+    def clamp(self, direction: Tensor, value: float | Tensor) -> Edit:
+        """Set the component along `direction` (over the last axis, in units of its unit vector) to `value`: a number, or a
+        tensor that broadcasts to the site without its last axis."""
+        self._each_token("clamp")
+        return Edit(self, "clamp", (direction, value))
+
+    def _each_token(self, method: str) -> None:
+        if "key" in self.axes:
+            raise ClocheError(f"{self} has a row for each pair of tokens, where .{method} means nothing; use .replace.")
+
+    def project_out(self, direction: Tensor) -> Edit:
+        """Remove the component along `direction` (over the last axis)."""
+        return Edit(self, "project_out", direction)
+
+    def apply(self, function: Callable[[Tensor], Tensor]) -> Edit:
+        """Put `function(value)` there; it must keep the shape. It gets a copy, so it may work in place."""
+        if not callable(function):
+            raise ClocheError(f"{self}.apply takes a function of the site's value; got {function!r}.")
+        return Edit(self, "apply", function=function)
+
+
+@dataclass(frozen=True)
+class Layers:
+    """A site in each of several layers. Saving it gives one tensor with a leading layer axis."""
+
+    sites: tuple[Site, ...]
+
+    @property
+    def all(self) -> Layers:
+        return self
+
+    @property
+    def name(self) -> str:
+        """What the site is called in each of them."""
+        return self.sites[0].name
+
+    def __repr__(self) -> str:
+        return f"<{self}>"
+
+    def __str__(self) -> str:
+        layers = [site.layer for site in self.sites]
+        unbroken = layers == list(range(len(layers)))
+        return f"{self.name} in layers {f'0 to {len(layers) - 1}' if unbroken else ', '.join(map(str, layers))}"
+
+    def __getitem__(self, layer: int | slice) -> Any:
+        """The site in one layer (negative from the end), or in a slice of layers. Not every layer need have it."""
+        by_layer = {site.layer: site for site in self.sites}
+        count = max(by_layer) + 1  # type: ignore[operator, type-var]
+        if isinstance(layer, slice):
+            chosen = tuple(by_layer[i] for i in range(*layer.indices(count)) if i in by_layer)
+            if chosen:
+                return Layers(chosen)
+        elif isinstance(layer, int) and (found := by_layer.get(layer + count if layer < 0 else layer)):
+            return found
+        raise ClocheError(f"There is no {self.name}[{_shown(layer)}]: this model has {self}.")
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "head" or name in METHODS:
+            raise ClocheError(
+                f"{self.name} is in several layers; say which before .{name}: {self.name}[{self.sites[0].layer}]."
+            )
+        raise AttributeError(name)
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self.sites)
+
+    def __len__(self) -> int:
+        return len(self.sites)
+
+
+def _shown(layer: Any) -> str:
+    if not isinstance(layer, slice):
+        return repr(layer)
+    return f"{'' if layer.start is None else layer.start}:{'' if layer.stop is None else layer.stop}"
+
+
+class Sites:
+    """The sites of one model, as attributes; built from the sites its own modules declare.
+
+    layers: for each layer the names its block offers. heads: for each layer the number of heads by site name.
+    """
+
+    def __init__(self, layers: list[tuple[str, ...]], heads: list[dict[str, int]]) -> None:
+        self._heads = heads
+        self._table: dict[str, Site | Layers] = {}
+        for name in AXES:
+            if name in WHOLE:
+                self._table[name] = Site(name)
+            elif offered := tuple(Site(name, i) for i, names in enumerate(layers) if name in names):
+                self._table[name] = Layers(offered)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self._entry(name)
+
+    def __repr__(self) -> str:
+        once = [name for name, entry in self._table.items() if isinstance(entry, Site)]
+        counts: dict[str, list[str]] = {}
+        for entry in self._table.values():
+            if isinstance(entry, Layers):
+                counts.setdefault(str(entry).partition(" in ")[2], []).append(entry.name)
+        lines = [f"in {layers}: {', '.join(names)}" for layers, names in counts.items()]
+        return "\n".join([f"<Sites of {len(self._heads)} layers>", *lines, f"once: {', '.join(once)}"])
+
+    def _entry(self, name: str) -> Site | Layers:
+        if name not in self._table:
+            theirs = IN_A_BLOCK.get(name) or IN_THE_MODEL.get(name)
+            close = [theirs] if theirs else difflib.get_close_matches(name, self._table, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(self._table)}."
+            raise ClocheError(f"This model has no site {name!r}; {hint}")
+        return self._table[name]
+
+    def __dir__(self) -> list[str]:
+        return list(self._table)
+
+    def __iter__(self) -> Iterator[Site]:
+        for entry in self._table.values():
+            yield from [entry] if isinstance(entry, Site) else entry.sites
+
+    def resolve(self, what: Any) -> list[Site]:
+        """The sites that `what` names: a Site, Layers, or their text. Raises ClocheError where this model has none such."""
+        if isinstance(what, str):
+            what = self._all(what) if what.strip().endswith(".all") else site(what)
+        if isinstance(what, Layers):
+            return [found for entry in what for found in self.resolve(entry)]
+        if not isinstance(what, Site):
+            raise ClocheError(f"Expected a site such as net.sites.resid_post[0], or its text; got {what!r}.")
+        entry = self._entry(what.name)
+        if isinstance(entry, Layers) and what.layer is None:
+            raise ClocheError(f"The site {what.name} is in every layer; say which: {what.name}[0], or {what.name}.all.")
+        if isinstance(entry, Site) and what.layer is not None:
+            raise ClocheError(f"The site {what.name} is not in a layer; write {what.name}.")
+        if isinstance(entry, Layers) and what.whole not in entry.sites:
+            raise ClocheError(f"There is no {what.whole}: this model has {entry}.")
+        if what.head_index is not None and what.layer is not None:
+            count = self._heads[what.layer][what.name]
+            if not 0 <= what.head_index < count:
+                raise ClocheError(f"There is no {what}: {what.whole} has heads 0 to {count - 1}.")
+        return [what]
+
+    def _all(self, text: str) -> Layers:
+        entry = self._entry(text.strip().removesuffix(".all").strip())
+        if not isinstance(entry, Layers):
+            raise ClocheError(f"{text!r} is not in layers: there is only one {entry}; write {entry}.")
+        return entry
+
+
+_TEXT = re.compile(r"(\w+)(?:\[(\d+)\]|(\.all))?(?:\.head\((\d+)\))?")
+
+
+def site(text: str) -> Any:
+    """Read a site from its text. `resid_post.all` names no count of layers, so it needs a model: use `net.sites`."""
+    match = _TEXT.fullmatch(text.strip())
+    if (not match or match[1] not in AXES) and (ours := site_for(text, AXES)):
+        raise ClocheError(f"{shown(text)} is another library's name; here it is {ours}.")
+    if match and match[1] not in AXES:
+        theirs = IN_A_BLOCK.get(match[1])
+        if close := [theirs] if theirs in AXES else difflib.get_close_matches(match[1], AXES, n=1):
+            raise ClocheError(f"There is no site {match[1]!r}; did you mean {close[0]!r}?")
+    if re.search(r"\[\s*-\d+\s*\]", text):
+        raise ClocheError(f"{shown(text)} counts from the last layer, which a text cannot: write the layer's number.")
+    if not match or match[1] not in AXES or match[3]:
+        raise ClocheError(f"{shown(text)} is not a site; write one like resid_post[3], z[9].head(6) or logits.")
+    found = Site(match[1], None if match[2] is None else int(match[2]))
+    return found if match[4] is None else found.head(int(match[4]))

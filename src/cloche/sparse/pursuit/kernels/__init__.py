@@ -1,0 +1,1 @@
+"""Compiled pursuits of one signal at a time."""
