@@ -113,7 +113,7 @@ def test_a_place_of_another_library_is_answered_with_ours(text: str, glass: Glas
         assert str(caught.value) == f"{text!r} is another library's name; here it is {THEIRS[text]}."
     glass.run(IDS, save=THEIRS[text])
     assert {*IN_A_BLOCK.values(), *IN_THE_MODEL.values()} <= {
-        *cloche.model.sites.vocabulary.AXES,
+        *AXES,
         "resid_post.all",
         "pattern.all",
     }
