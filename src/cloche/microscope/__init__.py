@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["make_app", "serve", "write_report"]
 
 # Lazy, because the worker is a module of this package too and has no use for a web server.
-_HOMES = {"make_app": "app", "serve": "server", "write_report": "report"}
+_HOMES = {"make_app": "app", "serve": "serving.server", "write_report": "report"}
 
 
 def __getattr__(name: str) -> Any:
