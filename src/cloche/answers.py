@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import ArgumentRange, ClocheError, CorpusEmpty
 from cloche.text import Tokenizer
 
 
@@ -62,7 +62,7 @@ def loss_of(logits: Tensor, ids: Tensor, pad: Tensor | None, tokenizer: Tokenize
     told = (real[:, :-1] & real[:, 1:]).expand(len(ids), -1)
     count = int(told.sum())
     if not count:
-        raise ClocheError("There is nothing to predict: give texts of at least two tokens.")
+        raise CorpusEmpty("There is nothing to predict: give texts of at least two tokens.")
     following = ids[:, 1:][told]
     nats = sum(
         float(-row.float().log_softmax(-1).gather(-1, nxt[:, None]).sum(dtype=torch.float64))
@@ -85,7 +85,7 @@ def _bytes(ids: Tensor, tokenizer: Tokenizer | None) -> int | None:
 def next_of(logits: Tensor, top: int, tokenizer: Tokenizer | None, notes: list[str]) -> NextTokens:
     """From logits [vocab] of what follows."""
     if type(top) is not int or not 1 <= top <= len(logits):
-        raise ClocheError(f"top={top!r} must be a whole number from 1 to the model's {len(logits):,} tokens.")
+        raise ArgumentRange(f"top={top!r} must be a whole number from 1 to the model's {len(logits):,} tokens.")
     best = logits.float().softmax(-1).topk(top)
     ids = best.indices.tolist()
     known = 0 if tokenizer is None else tokenizer.vocab

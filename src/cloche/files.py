@@ -27,7 +27,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cloche.errors import ClocheError
+from cloche.errors import FileExists, RunBusy, WriteRefused
 
 WRITING = ".writing-"  # every temporary name starts so; readers skip it
 REPLACED = ".replaced-"  # a folder set aside while another takes its name, where the system cannot exchange the two
@@ -128,11 +128,7 @@ def _is_alive(process: int) -> bool:
 # ---- writing
 
 
-class CannotWrite(ClocheError):
-    """The system refused a write: the disk is full, or may not be written to."""
-
-
-def cannot_write(path: Path, error: BaseException) -> CannotWrite:
+def cannot_write(path: Path, error: BaseException) -> WriteRefused:
     """The sentence for a write that the system refused."""
     number = getattr(error, "errno", None)
     found = re.search(r"os error (\d+)", str(error))  # how safetensors names it
@@ -145,7 +141,7 @@ def cannot_write(path: Path, error: BaseException) -> CannotWrite:
         (errno.ENOTDIR, errno.EEXIST, errno.EISDIR): "name another place",
     }
     fix = next((fix for numbers, fix in fixes.items() if number in numbers), "check the disk, or name another folder")
-    return CannotWrite(f"cannot write {path}: {reason}; {fix}")
+    return WriteRefused(f"cannot write {path}: {reason}; {fix}")
 
 
 def refuse_existing(path: Path, fix: str, read: Iterable[Path] = ()) -> None:
@@ -161,13 +157,13 @@ def refuse_existing(path: Path, fix: str, read: Iterable[Path] = ()) -> None:
         raise cannot_write(path, error) from error
     else:
         if any(file.exists() and path.exists() and path.samefile(file) for file in read):
-            raise ClocheError(f"{path} is the file that is read, and nothing is overwritten: {fix}.")
-        raise ClocheError(f"{path} exists already, and nothing is overwritten: {fix}.")
+            raise FileExists(f"{path} is the file that is read, and nothing is overwritten: {fix}.")
+        raise FileExists(f"{path} exists already, and nothing is overwritten: {fix}.")
     above = next(folder for folder in Path(os.path.abspath(path)).parents if os.path.lexists(folder))
     if not above.is_dir():
-        raise ClocheError(f"{path} cannot be written, because {above} is a file and not a folder: {fix}.")
+        raise WriteRefused(f"{path} cannot be written, because {above} is a file and not a folder: {fix}.")
     if not os.access(above, os.W_OK | os.X_OK):
-        raise ClocheError(f"{path} cannot be written, because nothing may be written in {above}: {fix}.")
+        raise WriteRefused(f"{path} cannot be written, because nothing may be written in {above}: {fix}.")
 
 
 @contextmanager
@@ -274,7 +270,7 @@ def put_in_place(fresh: Path, folder: Path, replace: bool = False) -> None:
 
 def _put(fresh: Path, folder: Path, replace: bool) -> None:
     if folder.is_symlink() or folder.is_file():
-        raise ClocheError(f"{folder} is not a folder; name another place")
+        raise WriteRefused(f"{folder} is not a folder; name another place")
     if sys.platform == "win32" and folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
     try:
@@ -283,7 +279,7 @@ def _put(fresh: Path, folder: Path, replace: bool) -> None:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES) or not folder.is_dir():
             raise
         if not replace:
-            raise ClocheError(f"{folder} is there already, and nothing is overwritten; name another folder") from None
+            raise FileExists(f"{folder} is there already, and nothing is overwritten; name another folder") from None
         if not _exchange(fresh, folder):
             old = temporary_name(folder, REPLACED)
             os.rename(folder, old)
@@ -387,7 +383,7 @@ def locked(path: Path, seconds: float = 30, otherwise: str = "") -> Iterator[Non
         try:
             lock.acquire()
         except Timeout:
-            raise ClocheError(otherwise or f"another process keeps {path} locked; wait for it or stop it") from None
+            raise RunBusy(otherwise or f"another process keeps {path} locked; wait for it or stop it") from None
     try:
         yield
     finally:

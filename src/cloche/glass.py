@@ -15,7 +15,7 @@ from cloche.decode import Generation, generate
 from cloche.decode.generate import check_stop
 from cloche.decode.prompts import encoded, is_texts, read_prompt, read_windows
 from cloche.decode.sampling import Sampling
-from cloche.errors import ClocheError, shown
+from cloche.errors import ArgumentInvalid, TokenizerInvalid, TokenizerMissing, shown
 from cloche.missing import check_name, nearest, no_model
 from cloche.model import Activations, Edit, Network, Result, Sites, load_network
 from cloche.model.huggingface import hub
@@ -45,7 +45,7 @@ class Glass:
         self, net: Network, tokenizer: Tokenizer | None = None, name: str = "model", checkpoint: str = ""
     ) -> None:
         if tokenizer is not None and tokenizer.vocab > net.spec.vocab:
-            raise ClocheError(
+            raise TokenizerInvalid(
                 f"The tokenizer of {name} has {tokenizer.vocab:,} tokens and its model only {net.spec.vocab:,}, so they do not "
                 "belong together; put the right tokenizer.json beside the weights."
             )
@@ -67,7 +67,7 @@ class Glass:
         )
 
     def __call__(self, *prompt: Any, **options: Any) -> Any:
-        raise ClocheError(
+        raise ArgumentInvalid(
             "A Glass is not called: glass.run(prompt).logits are its logits, glass.generate(prompt) its text."
         )
 
@@ -86,7 +86,9 @@ class Glass:
 
     def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
-            raise ClocheError(f"{self.name} has no tokenizer.json, so it cannot read text; give token ids instead.")
+            raise TokenizerMissing(
+                f"{self.name} has no tokenizer.json, so it cannot read text; give token ids instead."
+            )
         return self.tokenizer
 
     def tokens(self, prompt: str) -> list[str]:
@@ -172,7 +174,7 @@ class Glass:
         texts = _is_text(prompt)
         given = sorted({"save", "logprobs"} & set(options))
         if texts and given:
-            raise ClocheError(
+            raise ArgumentInvalid(
                 f"{given[0]}= comes back in a Generation, which text is not given; ids, pad = glass.ids(prompt) and generate "
                 "from those."
             )
@@ -200,10 +202,10 @@ class Glass:
         try:
             given = list(given)
         except TypeError:
-            raise ClocheError(f"stop= takes token ids and texts; got {stop!r}.") from None
+            raise ArgumentInvalid(f"stop= takes token ids and texts; got {stop!r}.") from None
         ends = [item.encode() for item in given if isinstance(item, str)]
         if b"" in ends:
-            raise ClocheError("stop= holds an empty text, which everything ends with; leave it out.")
+            raise ArgumentInvalid("stop= holds an empty text, which everything ends with; leave it out.")
         tokens = [item for item in given if not isinstance(item, str)]
         if texts and not tokens and (ends or stop is None) and self.tokenizer and self.tokenizer.end is not None:
             tokens = [self.tokenizer.end]
@@ -239,11 +241,13 @@ def load(
     sha256 that its manifest records; a file is hashed once for as long as it does not change.
     """
     if not isinstance(where, str | Path | Run):
-        raise ClocheError(f"A model is named by its folder, by its name on the Hub, or by a Run; got {shown(where)}.")
+        raise ArgumentInvalid(
+            f"A model is named by its folder, by its name on the Hub, or by a Run; got {shown(where)}."
+        )
     check_name(where)
     if isinstance(where, str) and (name := hub.named(where)):
         if checkpoint != "last":
-            raise ClocheError(
+            raise ArgumentInvalid(
                 f"{name} is one model, so checkpoint={checkpoint!r} cannot be chosen in it; leave it out."
             )
         return _open(hub.fetch(name, nearest(where)), None, dtype, check_files, name)
@@ -254,7 +258,7 @@ def load(
     if not (folder / "config.json").is_file():
         raise no_model(folder)
     if checkpoint != "last":
-        raise ClocheError(
+        raise ArgumentInvalid(
             f"{folder} is one checkpoint, so checkpoint={checkpoint!r} cannot be chosen in it; name its run."
         )
     run = folder.parents[1] if folder.resolve().parent.name == "checkpoints" and len(folder.parents) > 1 else None

@@ -6,7 +6,7 @@ import difflib
 from importlib.util import find_spec
 from pathlib import Path
 
-from cloche.errors import ClocheError, shown
+from cloche.errors import ClocheError, FileExists, FileMissing, ModelMissing, PathInvalid, shown
 
 # Models that the Hub also knows without their owner.
 OWNERS = {
@@ -23,22 +23,22 @@ def check_name(where: object) -> None:
     """Raise for a text that no file system takes as a name."""
     text = str(where)
     if "\0" in text or len(text) > 4096 or any(len(part.encode("utf-8", "replace")) > 255 for part in Path(text).parts):
-        raise ClocheError(f"There is no folder {shown(text, 60)}: no folder can have such a name.")
+        raise PathInvalid(f"There is no folder {shown(text, 60)}: no folder can have such a name.")
 
 
 def no_model(folder: Path) -> ClocheError:
     """The error for a place that holds no model: what is there, what is near, and how to name a model of the Hub."""
     name = shown(str(folder))[1:-1]
     if folder.is_file():
-        return ClocheError(f"{name} is a file; name the folder that it is in, {folder.parent}.")
+        return FileExists(f"{name} is a file; name the folder that it is in, {folder.parent}.")
     if folder.is_dir():
         inside = _models(folder)
         if inside:
             hint = f"there are models in it: name {_either([str(folder / n) for n in inside])}."
         else:
             hint = "name a run, a checkpoint or a Hugging Face folder."
-        return ClocheError(f"{name} holds no model, neither run.json (a run) nor config.json (a checkpoint); {hint}")
-    return ClocheError(f"There is no folder {name}{_near(folder)}{_hub(folder)}.")
+        return ModelMissing(f"{name} holds no model, neither run.json (a run) nor config.json (a checkpoint); {hint}")
+    return FileMissing(f"There is no folder {name}{_near(folder)}{_hub(folder)}.")
 
 
 def nearest(where: str) -> str:

@@ -13,7 +13,16 @@ from typing import Any, Self
 
 import tomli_w
 
-from cloche.errors import ClocheError, shown
+from cloche.errors import (
+    FieldUnknown,
+    FileTooLarge,
+    PartInvalid,
+    PartUnknown,
+    RecipeInvalid,
+    SettingInvalid,
+    SettingRange,
+    shown,
+)
 
 CLOSE = 0.75  # how alike two names must be (difflib's ratio) for one to be proposed in place of the other
 
@@ -43,7 +52,7 @@ class Part:
         for name, hint in _hints(type(self)).items():
             value, optional = getattr(self, name), type(None) in typing.get_args(hint)
             if isinstance(value, list | dict):
-                raise ClocheError(
+                raise PartInvalid(
                     f"[{where}.{name}] must be a value that cannot change, such as a tuple, not {shown(value)}."
                 )
             if value is not None or not optional:
@@ -61,10 +70,12 @@ class Part:
         try:
             data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise ClocheError(f"This is not TOML ({error}); write the tree as `LM(...).to_toml()` prints it.") from None
+            raise RecipeInvalid(
+                f"This is not TOML ({error}); write the tree as `LM(...).to_toml()` prints it."
+            ) from None
         part = part_from_dict(data)
         if not isinstance(part, cls):
-            raise ClocheError(f"Expected the text of a {cls.__name__}, found a {type(part).__name__}.")
+            raise PartInvalid(f"Expected the text of a {cls.__name__}, found a {type(part).__name__}.")
         return part
 
     @property
@@ -88,9 +99,9 @@ def part_from_dict(data: dict[str, Any], where: str = "model") -> Any:
     Any imported subclass of Part is known by its class name, so a user's own part needs no registration.
     """
     if where.count(".") > DEEPEST_TREE:
-        raise ClocheError(f"[{where[:80]}...] is nested more than {DEEPEST_TREE} parts deep; write a flatter tree.")
+        raise FileTooLarge(f"[{where[:80]}...] is nested more than {DEEPEST_TREE} parts deep; write a flatter tree.")
     if not isinstance(data, dict) or not isinstance(data.get("part"), str):
-        raise ClocheError(f'[{where}] describes no part: it needs a key `part` naming one, such as part = "LM".')
+        raise PartInvalid(f'[{where}] describes no part: it needs a key `part` naming one, such as part = "LM".')
     name = data["part"]
     cls = _part_called(name, where)
     hints = _hints(cls)
@@ -100,7 +111,7 @@ def part_from_dict(data: dict[str, Any], where: str = "model") -> Any:
         if key == "part":
             continue
         if key not in fields:
-            raise ClocheError(
+            raise FieldUnknown(
                 f"[{where}] {name} has no field {shown(key)}{_elsewhere(key, data, where) or _nearest(key, fields)}."
             )
         arguments[key] = _typed(value, hints[key], f"{where}.{key}")
@@ -110,21 +121,21 @@ def part_from_dict(data: dict[str, Any], where: str = "model") -> Any:
         if f.name not in arguments and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise ClocheError(f"[{where}] {name} needs {' and '.join(missing)}; add it.")
+        raise PartInvalid(f"[{where}] {name} needs {' and '.join(missing)}; add it.")
     return cls(**arguments)
 
 
 def _part_called(name: str, where: str) -> type[Part]:
     known = {cls.__name__ for cls in _subclasses(Part) if dataclasses.is_dataclass(cls)}
     if name not in known:
-        raise ClocheError(
+        raise PartUnknown(
             f"[{where}] names an unknown part {shown(name)} (a part of your own must be imported first){_nearest(name, known)}."
         )
     found = [cls for cls in _subclasses(Part) if cls.__name__ == name and dataclasses.is_dataclass(cls)]
     modules = {cls.__module__ for cls in found}
     if len(modules) > 1:
         places = " and ".join(sorted(modules))
-        raise ClocheError(f"[{where}] names {shown(name)}, and {places} each define a part of that name; rename one.")
+        raise PartUnknown(f"[{where}] names {shown(name)}, and {places} each define a part of that name; rename one.")
     return found[-1]  # a notebook cell run again defines its part again: the newest counts
 
 
@@ -169,26 +180,26 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         return _typed(value, (matching or options)[0], where)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ClocheError(f"[{where}] must be a list, not {shown(value)}.")
+            raise SettingInvalid(f"[{where}] must be a list, not {shown(value)}.")
         return tuple(_typed(item, typing.get_args(hint)[0], f"{where}[{i}]") for i, item in enumerate(value))
     if isinstance(hint, type) and issubclass(hint, Part):
         if not isinstance(value, dict | Part):
-            raise ClocheError(f"[{where}] must be a {hint.__name__}, not {shown(value)}.")
+            raise PartInvalid(f"[{where}] must be a {hint.__name__}, not {shown(value)}.")
         part = part_from_dict(value, where) if isinstance(value, dict) else value
         if not isinstance(part, hint):
-            raise ClocheError(f"[{where}] must be a {hint.__name__}, and {type(part).__name__} is not one.")
+            raise PartInvalid(f"[{where}] must be a {hint.__name__}, and {type(part).__name__} is not one.")
         if part is value:
             part.check_fields(where)
         return part
     if origin is typing.Literal:
         if value not in typing.get_args(hint):
             listed = ", ".join(map(repr, typing.get_args(hint)))
-            raise ClocheError(f"[{where}] must be one of {listed}, not {shown(value)}.")
+            raise SettingInvalid(f"[{where}] must be one of {listed}, not {shown(value)}.")
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST:
         return float(value)
     if isinstance(value, bool) != (hint is bool) or not isinstance(value, hint):
-        raise ClocheError(f"[{where}] must be of type {hint.__name__}, not {shown(value)}.")
+        raise SettingInvalid(f"[{where}] must be of type {hint.__name__}, not {shown(value)}.")
     return value
 
 
@@ -210,10 +221,10 @@ def positive(part: Part, **values: int | float | None) -> None:
             continue
         _typed(value, hints[name], f"{type(part).__name__}.{name}")
         if not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise ClocheError(f"{type(part).__name__}({name}={shown(value)}) must be a finite number above zero.")
+            raise SettingRange(f"{type(part).__name__}({name}={shown(value)}) must be a finite number above zero.")
         if float not in options and value > LARGEST_SIZE:
-            raise ClocheError(f"{type(part).__name__}({name}={shown(value)}) must be at most {LARGEST_SIZE:,}.")
+            raise SettingRange(f"{type(part).__name__}({name}={shown(value)}) must be at most {LARGEST_SIZE:,}.")
         if not SMALLEST <= value <= LARGEST:
-            raise ClocheError(f"{type(part).__name__}({name}={shown(value)}) is outside what float32 holds.")
+            raise SettingRange(f"{type(part).__name__}({name}={shown(value)}) is outside what float32 holds.")
         if float in options:
             object.__setattr__(part, name, float(value))  # torch takes no whole number beyond 64 bits

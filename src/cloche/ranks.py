@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import SettingConflict
 
 
 class Ranks:
@@ -19,7 +19,7 @@ class Ranks:
     def share(self, batch: Tensor) -> Tensor:
         """This process's rows of a batch that all have read."""
         if len(batch) % self.world:
-            raise ClocheError(
+            raise SettingConflict(
                 f"A batch of {len(batch):,} signals cannot be shared evenly by {self.world} processes: choose a multiple."
             )
         return batch[self.rank :: self.world]

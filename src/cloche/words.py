@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ParamSpec, TypeVar
 
-from cloche.errors import ClocheError
+from cloche.errors import ArgumentInvalid, ClocheError
 
 # Keyword arguments of transformers, TransformerLens and nnsight; what is said stands after "there is no argument ...".
 ARGUMENTS: dict[str, str] = {
@@ -259,4 +259,6 @@ def check_arguments(function: str, given: Iterable[str], known: Sequence[str]) -
             hint = f"did you mean {close[0]}=?"
         else:
             hint = f"it takes {', '.join(f'{k}=' for k in known)}"
-        raise ClocheError(f"{function} has no argument {name!r}; {hint.rstrip('.')}{'' if hint.endswith('?') else '.'}")
+        raise ArgumentInvalid(
+            f"{function} has no argument {name!r}; {hint.rstrip('.')}{'' if hint.endswith('?') else '.'}"
+        )

@@ -57,9 +57,9 @@ def test_json_of_signals(call: Call, tmp_path: Path) -> None:
 
 def test_an_error_is_json_too(call: Call, tmp_path: Path) -> None:
     code, out, err = call("verify", tmp_path / "nowhere", "--json")
-    assert code == 1 and json.loads(out) == {"error": err.rstrip("\n")}
+    assert code == 1 and json.loads(out) == {"error": err.rstrip("\n"), "code": "RUN-MISSING"}
     code, out, err = call("verify", "--json")
-    assert code == 2 and json.loads(out) == {"error": err.rstrip("\n")}
+    assert code == 2 and json.loads(out) == {"error": err.rstrip("\n"), "code": "ARGUMENT-INVALID"}
     assert call("verify", tmp_path / "nowhere", "--", "--json")[1] == ""
 
 

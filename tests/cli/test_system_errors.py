@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cloche.cli import errors
-from cloche.cli.errors import one_line, sentence_and_code
+from cloche.cli.errors import one_line, sentence_and_status
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -22,7 +22,7 @@ Call = Callable[..., tuple[int, str, str]]
 @pytest.mark.parametrize("number", [*errors.SYSTEM, *errors.FULL, errno.ENOTSUP])
 @pytest.mark.parametrize("name", ["runs/first", None])
 def test_every_error_of_the_system_is_a_sentence(number: int, name: str | None) -> None:
-    sentence, code = sentence_and_code(OSError(number, os.strerror(number), name))
+    sentence, code = sentence_and_status(OSError(number, os.strerror(number), name))
     assert code == 1 and "did not expect" not in sentence and sentence.endswith(".")
     assert name is None or name in sentence or number == errno.EADDRINUSE
 
@@ -65,7 +65,7 @@ def abort(inner: BaseException) -> BaseException:
     ],
 )
 def test_errors_of_libraries_say_what_to_do(error: BaseException, code: int, said: str) -> None:
-    sentence, actual = sentence_and_code(error)
+    sentence, actual = sentence_and_status(error)
     assert actual == code and said in sentence and "did not expect" not in sentence
 
 

@@ -5,7 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cloche.errors import ClocheError, shown
+from cloche.errors import (
+    ArgumentInvalid,
+    ClocheError,
+    CorpusEmpty,
+    FieldUnknown,
+    FileMissing,
+    FileTooLarge,
+    FileUnreadable,
+    FileUnsupported,
+    NotFinite,
+    SignalsShape,
+    shown,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +42,7 @@ def read_array(path: Path, name: str | None = None) -> np.ndarray:
     import numpy as np
 
     if not path.is_file():
-        raise ClocheError(f"There is no file {path}: name a .npy or .npz array.")
+        raise FileMissing(f"There is no file {path}: name a .npy or .npz array.")
     try:
         held: Any = np.load(path, allow_pickle=False)
         if isinstance(held, np.lib.npyio.NpzFile):
@@ -41,14 +53,14 @@ def read_array(path: Path, name: str | None = None) -> np.ndarray:
     except ClocheError:
         raise
     except MemoryError:
-        raise ClocheError(
+        raise FileTooLarge(
             f"{path} says that it holds more numbers than there is memory for: save a smaller array."
         ) from None
     except Exception as error:  # NumPy raises a dozen kinds for damaged files
         if "pickle" in str(error) or "Object arrays" in str(error):
-            raise ClocheError(f"{path} is no array of numbers: {FIXES['O']}.") from None
+            raise FileUnsupported(f"{path} is no array of numbers: {FIXES['O']}.") from None
         what = " ".join(str(error).split())[:200]
-        raise ClocheError(f"{path} cannot be read as an array ({what}): write it again with numpy.save.") from None
+        raise FileUnreadable(f"{path} cannot be read as an array ({what}): write it again with numpy.save.") from None
     return _checked(path, values)
 
 
@@ -56,9 +68,9 @@ def _one_of(path: Path, names: list[str], asked: str | None) -> str:
     if asked is None and len(names) == 1:
         return names[0]
     if not names:
-        raise ClocheError(f"{path} holds no arrays: write it again with numpy.savez.")
+        raise FileUnsupported(f"{path} holds no arrays: write it again with numpy.savez.")
     if asked not in names:
-        raise ClocheError(f"{path} holds the arrays {', '.join(names)[:300]}: name one with --column.")
+        raise FieldUnknown(f"{path} holds the arrays {', '.join(names)[:300]}: name one with --column.")
     return str(asked)
 
 
@@ -67,15 +79,15 @@ def _checked(path: Path, values: Any) -> np.ndarray:
 
     where = f"{path} holds {values.dtype} of shape {list(values.shape)}"
     if values.dtype.kind not in "iuf":
-        raise ClocheError(f"{where}: {FIXES.get(values.dtype.kind, 'give real numbers')}.")
+        raise SignalsShape(f"{where}: {FIXES.get(values.dtype.kind, 'give real numbers')}.")
     if values.ndim not in (1, 2):
         fix = "give a series [n], or rows or a picture [n, d]"
-        raise ClocheError(f"{where}, and one or two axes are read: {fix}.")
+        raise ArgumentInvalid(f"{where}, and one or two axes are read: {fix}.")
     if 0 in values.shape:
-        raise ClocheError(f"{where}: it is empty, so give one that holds numbers.")
+        raise CorpusEmpty(f"{where}: it is empty, so give one that holds numbers.")
     values = values.astype(np.float64)
     if not np.isfinite(values).all():
         at = [int(index) for index in np.argwhere(~np.isfinite(values))[0]]
         what = "NaN" if np.isnan(values[tuple(at)]) else "an infinite number"
-        raise ClocheError(f"{path} holds {what} at {shown(at)}: fill it in, or leave that stretch out.")
+        raise NotFinite(f"{path} holds {what} at {shown(at)}: fill it in, or leave that stretch out.")
     return values

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cloche.errors import ClocheError
+from cloche.errors import DictionaryMissing, EditInvalid, FeatureUnknown
 
 if TYPE_CHECKING:
     from cloche.model import Edit
@@ -28,7 +28,7 @@ def parse_edit(text: str, run: Path) -> Edit:
 
     match = _EDIT.fullmatch(text.strip())
     if not match:
-        raise ClocheError(f"{text!r} is no edit; write one like {EXAMPLES}.")
+        raise EditInvalid(f"{text!r} is no edit; write one like {EXAMPLES}.")
     place, kind, value = site(match["site"]), match["kind"], match["value"].strip()
     if kind == "zero":
         edit = place.zero()
@@ -44,23 +44,23 @@ def _number(value: str, text: str) -> float:
     try:
         return float(value)
     except ValueError:
-        raise ClocheError(f"{value!r} in {text!r} is no number.") from None
+        raise EditInvalid(f"{value!r} in {text!r} is no number.") from None
 
 
 def _direction(value: str, text: str, run: Path) -> Any:
     """A feature's unit direction times its weight, [width]."""
     match = _FEATURE.fullmatch(value)
     if not match:
-        raise ClocheError(f"{value!r} in {text!r} is no direction; write one like 4 * DICTIONARY[17].")
+        raise EditInvalid(f"{value!r} in {text!r} is no direction; write one like 4 * DICTIONARY[17].")
     folder = run / "dictionaries" / match["name"]
     if not folder.is_dir():
         there = ", ".join(sorted(path.name for path in (run / "dictionaries").glob("[!.]*"))) or "none"
-        raise ClocheError(f"{run} has no dictionary {match['name']!r}; it has {there}.")
+        raise DictionaryMissing(f"{run} has no dictionary {match['name']!r}; it has {there}.")
     from cloche.sparse import load_sae
 
     atoms, index = load_sae(folder).decoder.detach(), int(match["index"])
     if index >= len(atoms):
-        raise ClocheError(f"{match['name']} has no feature {index}; it has features 0 to {len(atoms) - 1}.")
+        raise FeatureUnknown(f"{match['name']} has no feature {index}; it has features 0 to {len(atoms) - 1}.")
     return _number(match["weight"] or "1", text) * atoms[index]
 
 
@@ -72,5 +72,5 @@ def _positions(where: str, text: str) -> int | slice | str | list[int]:
             return slice(*(int(bound) if bound.strip() else None for bound in where.split(":")))
         numbers = [int(part) for part in where.strip("[]").split(",")]
     except (ValueError, TypeError):
-        raise ClocheError(f"{where!r} in {text!r} is no position; write last, new, 3, 2:5 or [1, 4].") from None
+        raise EditInvalid(f"{where!r} in {text!r} is no position; write last, new, 3, 2:5 or [1, 4].") from None
     return numbers if where.startswith("[") else numbers[0] if len(numbers) == 1 else numbers

@@ -1,7 +1,7 @@
 """How a command ends: one sentence on stderr and an exit code. A traceback is shown only with --debug.
 
 0 it did what it was asked; 1 it could not, or found something wrong; 2 the command line is wrong; 130 it was interrupted. With
---json the sentence is also on stdout, as {"error": ...}.
+--json the sentence is also on stdout, with the code of its situation (docs/errors.md): {"error": ..., "code": ...}.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from cloche.errors import ClocheError
-from cloche.files import CannotWrite
+from cloche.errors import ArgumentInvalid, ClocheError, FileDamaged, FileUnreadable, OutOfMemory, WriteRefused
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 LONGEST = 1000  # characters of a sentence: a name in it may be as long as a command line
@@ -88,8 +87,8 @@ def resumable(run: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         raise Stopped(f"Stopped; go on with: cloche resume {run}") from error
-    except CannotWrite as error:
-        raise CannotWrite(f"{error}, then go on with: cloche resume {run}") from error
+    except WriteRefused as error:
+        raise WriteRefused(f"{error}, then go on with: cloche resume {run}") from error
     except BrokenPipeError as error:
         raise Stopped(f"Stopped, for nobody reads the output any more; go on with: cloche resume {run}") from error
 
@@ -114,7 +113,7 @@ def noting_interrupts() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def sentence_and_code(error: BaseException) -> tuple[str, int]:
+def sentence_and_status(error: BaseException) -> tuple[str, int]:
     """What to print about an error, and what to exit with."""
     if isinstance(error, Stopped):
         return str(error), INTERRUPTED
@@ -141,9 +140,13 @@ def _was_interrupted(error: BaseException | None) -> bool:
     return isinstance(error, KeyboardInterrupt)
 
 
+def _no_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate" in str(error))
+
+
 def _of_the_system(error: BaseException) -> str | None:
     """What the operating system or Python itself refuses."""
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate" in str(error)):
+    if _no_memory(error):
         return NO_MEMORY
     if isinstance(error, OSError) and error.errno is not None:
         names = [os.fsdecode(n) for n in (error.filename, error.filename2) if isinstance(n, str | bytes | os.PathLike)]
@@ -183,21 +186,33 @@ def _help_of(error: Any) -> str:
     return f"{context.command_path if context else 'cloche'} --help"
 
 
+def code_of(error: BaseException, status: int) -> str:
+    """The code that --json shows: of an error of ours its own, of others that of the nearest situation."""
+    if isinstance(error, ClocheError) and status == FAILED:
+        return error.code
+    if status != FAILED:
+        return {MISUSED: ArgumentInvalid.code, INTERRUPTED: "INTERRUPTED"}[status]
+    if isinstance(error, OSError) and error.errno is not None:
+        return WriteRefused.code if error.errno in FULL else FileUnreadable.code
+    known = [(_of_a_library, FileDamaged), (_of_the_system, OutOfMemory if _no_memory(error) else ArgumentInvalid)]
+    return next((kind.code for tells, kind in known if tells(error)), ClocheError.code)
+
+
 def report(error: BaseException, debug: bool, as_json: bool = False) -> int:
     """Prints an error to stderr, after its traceback where `debug` is set, and as JSON to stdout; returns the exit code."""
     if type(error).__name__ == "NoArgsIsHelpError":  # `cloche` or `cloche sae` alone: what can be typed after it
         print(str(error), file=sys.stderr)
         return MISUSED
-    sentence, code = sentence_and_code(error)
+    sentence, status = sentence_and_status(error)
     if debug:
         import traceback
 
         traceback.print_exception(error)
     sentence = one_line(sentence)
     if as_json:
-        print(json.dumps({"error": sentence}, ensure_ascii=False))
+        print(json.dumps({"error": sentence, "code": code_of(error, status)}, ensure_ascii=False))
     print(sentence, file=sys.stderr)
-    return code
+    return status
 
 
 def one_line(sentence: str) -> str:

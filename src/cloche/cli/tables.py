@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cloche.errors import ClocheError, shown
+from cloche.errors import FieldUnknown, FileMissing, FileTooLarge, NotFinite, RecordInvalid, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,9 +80,9 @@ class Table:
         if count == 1:
             return self.names.index(name)
         if count:
-            raise ClocheError(f"{self.path} has {count} columns called {name!r}: rename all but one.")
+            raise FieldUnknown(f"{self.path} has {count} columns called {name!r}: rename all but one.")
         known = ", ".join(self.names[at] for at in self.numbered)
-        raise ClocheError(f"{self.path} has no column {shown(name)}; it has {known[:300]}.")
+        raise FieldUnknown(f"{self.path} has no column {shown(name)}; it has {known[:300]}.")
 
     def numbers(self, columns: list[int] | None = None) -> np.ndarray:
         """The numbers in these columns, [row, column]; by default all that hold data.
@@ -109,15 +109,15 @@ class Table:
     def _number(self, cell: str, row: int, at: int) -> float:
         where = f"Row {row} of {self.path}, column {self.names[at]!r}"
         if cell.lower() in MISSING:
-            raise ClocheError(f"{where}, has no number: fill it in, or leave that row or column out.")
+            raise RecordInvalid(f"{where}, has no number: fill it in, or leave that row or column out.")
         if (self.comma and _COMMA.fullmatch(cell)) or _POINT.fullmatch(cell):
             value = float(cell.replace(",", "."))
             if math.isfinite(value):
                 return value
         if cell.lower().lstrip("+-") in ("inf", "infinity") or _POINT.fullmatch(cell):
-            raise ClocheError(f"{where}, is {shown(cell, 40)}, which is infinite: leave that row or column out.")
+            raise NotFinite(f"{where}, is {shown(cell, 40)}, which is infinite: leave that row or column out.")
         fix = "write it as plain digits with a decimal point, or leave that row or column out"
-        raise ClocheError(f"{where}, is {shown(cell, 40)}, which is not a number: {fix}.")
+        raise RecordInvalid(f"{where}, is {shown(cell, 40)}, which is not a number: {fix}.")
 
 
 def read_table(path: Path) -> Table:
@@ -128,7 +128,9 @@ def read_table(path: Path) -> Table:
     if stated:
         lines = lines[1:]
     if not lines:
-        raise ClocheError(f"{path} has no rows of numbers: write one sample per line, its numbers separated by commas.")
+        raise RecordInvalid(
+            f"{path} has no rows of numbers: write one sample per line, its numbers separated by commas."
+        )
     separator = stated[1] if stated else _separator(path, lines)
     rows = _split(path, lines, separator)
     rows = _even(path, rows, named=separator in "\t ")
@@ -138,15 +140,15 @@ def read_table(path: Path) -> Table:
 
 def _text(path: Path) -> str:
     if not path.is_file():
-        raise ClocheError(f"There is no file {path}: name a table, such as one in .csv.")
+        raise FileMissing(f"There is no file {path}: name a table, such as one in .csv.")
     if path.stat().st_size > LARGEST:
-        raise ClocheError(f"{path} is larger than 2 GB, and tables are read whole: save it as a .npy array.")
+        raise FileTooLarge(f"{path} is larger than 2 GB, and tables are read whole: save it as a .npy array.")
     data = path.read_bytes()
     for start, what in _OTHERS.items():
         if data.startswith(start):
             if path.suffix.lower() == ".npy":
                 what = "a NumPy array, and a table with named columns is needed: save it as CSV"
-            raise ClocheError(f"{path} is {what}.")
+            raise RecordInvalid(f"{path} is {what}.")
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
     if encoding == "utf-8" and b"\0" in data[:4096]:
         encoding = "utf-16-le" if data[1:2] == b"\0" else "utf-16-be"
@@ -156,7 +158,7 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError:
         text, foreign = "\0" if encoding != "utf-8" else data.decode("latin-1"), True
     if any(ord(c) < 32 and c not in "\t\n\r\x0c\x0b\x1c\x1d\x1e" for c in set(text)):
-        raise ClocheError(f"{path} is not a table of text: save it as CSV in UTF-8.")
+        raise RecordInvalid(f"{path} is not a table of text: save it as CSV in UTF-8.")
     if foreign:
         print(f"{path} is not UTF-8 and is read as Latin-1.", file=sys.stderr)
     return text
@@ -190,7 +192,7 @@ def _split(path: Path, lines: list[str], separator: str) -> list[list[str]]:
         read = csv.reader(io.StringIO("\n".join(lines)), delimiter=separator, skipinitialspace=True)
         return [[cell.strip() for cell in row] for row in read]
     except csv.Error as error:
-        raise ClocheError(f"{path} is not a table ({error}): give every row the same columns.") from None
+        raise RecordInvalid(f"{path} is not a table ({error}): give every row the same columns.") from None
 
 
 def _is_number(cell: str, separator: str) -> bool:
@@ -209,7 +211,7 @@ def _even(path: Path, rows: list[list[str]], named: bool) -> list[list[str]]:
         if len(row) != width:
             if named and number == 2 and all(len(other) == width + 1 for other in rows[1:]):
                 return [["", *rows[0]], *rows[1:]]
-            raise ClocheError(
+            raise RecordInvalid(
                 f"Line {number} of the table in {path} has {len(row)} cells and its first line {width}: give every row "
                 "the same columns."
             )
@@ -223,7 +225,9 @@ def _has_commas(path: Path, rows: list[list[str]], separator: str) -> bool:
     commas = next((cell for row in rows for cell in row if _COMMA.fullmatch(cell)), None)
     points = next((cell for row in rows for cell in row if "." in cell and _POINT.fullmatch(cell)), None)
     if commas and points:
-        raise ClocheError(f"{path} writes decimals with commas ({commas}) and with points ({points}): use one of them.")
+        raise RecordInvalid(
+            f"{path} writes decimals with commas ({commas}) and with points ({points}): use one of them."
+        )
     return commas is not None
 
 
@@ -238,7 +242,7 @@ def _with_heading(table: Table) -> Table:
     if not named and not plain:
         return table
     if not rest:
-        raise ClocheError(f"{table.path} has no rows of numbers: write one sample per line below the heading.")
+        raise RecordInvalid(f"{table.path} has no rows of numbers: write one sample per line below the heading.")
     return replace(table, heading=first, rows=rest)
 
 
@@ -254,4 +258,4 @@ def _with_index(table: Table) -> Table:
         return replace(table, index=0)
     if table.heading[0]:
         return table
-    raise ClocheError(f"The first column of {table.path} has no name: give it one in the heading.")
+    raise FieldUnknown(f"The first column of {table.path} has no name: give it one in the heading.")

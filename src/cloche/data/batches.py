@@ -8,7 +8,7 @@ import numpy as np
 
 from cloche.data.packed import PackedTokens
 from cloche.data.permutation import mix, permuted
-from cloche.errors import ClocheError
+from cloche.errors import ArgumentRange, CorpusEmpty, ResumeRefused
 
 
 class Batches:
@@ -22,9 +22,9 @@ class Batches:
     def __init__(self, tokens: PackedTokens, length: int, batch: int, seed: int = 0) -> None:
         """ClocheError when the split holds less than one batch, `batch` windows of `length` tokens."""
         if length < 1 or batch < 1:
-            raise ClocheError(f"A batch of {batch} windows of {length} tokens is empty; both must be at least 1.")
+            raise ArgumentRange(f"A batch of {batch} windows of {length} tokens is empty; both must be at least 1.")
         if len(tokens) < batch * length + 1:
-            raise ClocheError(
+            raise CorpusEmpty(
                 f"The corpus is smaller than one batch: {len(tokens)} tokens, but {batch} windows of {length} tokens take "
                 f"{batch * length + 1}; give more text, or a smaller batch or length."
             )
@@ -60,7 +60,7 @@ class Batches:
         """Continues exactly where `state` was taken. ClocheError when it was taken from other batches."""
         for key, here in self._identity().items():
             if state.get(key) != here:
-                raise ClocheError(
+                raise ResumeRefused(
                     f"The data cursor was saved with {key} {state.get(key)}, but here it is {here}; "
                     "resume with the same data and recipe."
                 )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cloche.data.reading import Document
-from cloche.errors import ClocheError
+from cloche.errors import TokenizerMissing
 from cloche.files import write_atomically
 from cloche.text import Tokenizer
 
@@ -32,7 +32,7 @@ def pack(divided: Iterable[tuple[str, Document]], tokenizer: Tokenizer, folder: 
     tokens not counted. Raises ClocheError when the tokenizer has no end token or the disk is full.
     """
     if tokenizer.end is None:
-        raise ClocheError("The tokenizer has no end-of-document token; use one that has, such as <|endoftext|>.")
+        raise TokenizerMissing("The tokenizer has no end-of-document token; use one that has, such as <|endoftext|>.")
     dtype = np.dtype("<u2" if tokenizer.vocab < 1 << 16 else "<u4")
     writers = {split: _Writer(folder, split, dtype) for split in SPLITS}
     try:

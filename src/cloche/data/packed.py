@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cloche.data.pack import INDEX
-from cloche.errors import ClocheError
+from cloche.errors import CorpusEmpty, FileDamaged, FileMissing, FileUnreadable
 
 
 class PackedTokens:
@@ -36,13 +36,13 @@ class PackedTokens:
         try:
             index = json.loads((folder / INDEX).read_bytes())
         except FileNotFoundError:
-            raise ClocheError(
+            raise FileMissing(
                 f"{folder} holds no {INDEX}, so no corpus was packed there to the end; prepare it again."
             ) from None
         except (OSError, ValueError) as error:
-            raise ClocheError(f"{folder / INDEX} cannot be read ({error}); prepare the corpus again.") from error
+            raise FileDamaged(f"{folder / INDEX} cannot be read ({error}); prepare the corpus again.") from error
         if split not in index["splits"]:
-            raise ClocheError(f"{folder} has no split {split!r}; it has {', '.join(index['splits'])}.")
+            raise CorpusEmpty(f"{folder} has no split {split!r}; it has {', '.join(index['splits'])}.")
         summary, dtype = index["splits"][split], np.dtype(index["dtype"]).newbyteorder("<")
         shards = [_map(folder / shard["file"], shard["tokens"], dtype) for shard in summary["shards"]]
         return cls(shards, summary, index["end"])
@@ -98,9 +98,9 @@ def _map(path: Path, tokens: int, dtype: np.dtype) -> np.ndarray:
     try:
         size = path.stat().st_size
         if size != tokens * dtype.itemsize:
-            raise ClocheError(
+            raise FileDamaged(
                 f"{path} has {size} bytes, not the {tokens * dtype.itemsize} that {INDEX} names; prepare the corpus again."
             )
         return np.memmap(path, dtype=dtype, mode="r")
     except OSError as error:
-        raise ClocheError(f"{path} cannot be read ({error.strerror}); prepare the corpus again.") from error
+        raise FileUnreadable(f"{path} cannot be read ({error.strerror}); prepare the corpus again.") from error

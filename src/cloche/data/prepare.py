@@ -12,7 +12,7 @@ from cloche.data.reading import Document, Report
 from cloche.data.reading.formats import File
 from cloche.data.reading.read import read_file, read_files, recognised_files
 from cloche.data.split import Validation, plan_split
-from cloche.errors import ClocheError
+from cloche.errors import CorpusEmpty, FileExists, FolderForeign
 from cloche.files import WRITING, is_abandoned, writing_folder
 from cloche.text import Tokenizer, train_bpe
 
@@ -74,17 +74,17 @@ def prepare(
 def _require_room(folder: Path, vocab: int | Tokenizer) -> None:
     """Refuses, before anything is touched, a folder with something else in it than what a killed packing left."""
     if folder.parent.exists() and not folder.parent.is_dir():
-        raise ClocheError(f"{folder.parent} is a file; name a folder.")
+        raise FileExists(f"{folder.parent} is a file; name a folder.")
     if (folder / INDEX).exists():
-        raise ClocheError(f"{folder} already holds a packed corpus; name another folder, or delete this one first.")
+        raise FileExists(f"{folder} already holds a packed corpus; name another folder, or delete this one first.")
     if folder.exists() and (not folder.is_dir() or not all(map(is_abandoned, folder.iterdir()))):
-        raise ClocheError(f"{folder} holds something other than a packed corpus; name another folder.")
+        raise FolderForeign(f"{folder} holds something other than a packed corpus; name another folder.")
     tokenizer = folder.with_name("tokenizer.json")
     killed = any(
         map(is_abandoned, folder.parent.glob(f"{WRITING}*-{folder.name}"))
     )  # between the tokenizer and its data
     if tokenizer.exists() and not isinstance(vocab, Tokenizer) and not killed:
-        raise ClocheError(
+        raise FileExists(
             f"{folder.parent} has a tokenizer.json already, which training another would overwrite; use it with "
             "vocab=Tokenizer.load(folder), or name another folder."
         )
@@ -109,6 +109,6 @@ def _measuring(
 def _require_both_sides(index: dict[str, Any], how: str) -> None:
     for side in ("validation", "train"):
         if not index["splits"][side]["bytes"]:
-            raise ClocheError(
+            raise CorpusEmpty(
                 f"The corpus is too small to be divided: no text is left to the {side} side ({how}); add text."
             )

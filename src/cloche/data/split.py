@@ -13,7 +13,7 @@ import numpy as np
 from cloche.data.reading.formats import File
 from cloche.data.reading.pieces import character_end
 from cloche.data.reading.read import Document
-from cloche.errors import ClocheError
+from cloche.errors import ArgumentInvalid, CorpusEmpty
 
 Validation = float | Sequence[str]  # a share of the bytes, or patterns of file names
 
@@ -89,18 +89,20 @@ def plan_split(files: Sequence[File], validation: Validation, read: Callable[[Fi
     """
     if isinstance(validation, (int, float)):
         if not 0 < validation < 1:
-            raise ClocheError(f"A validation share of {validation} is not between 0 and 1; 0.05 holds out a twentieth.")
+            raise ArgumentInvalid(
+                f"A validation share of {validation} is not between 0 and 1; 0.05 holds out a twentieth."
+            )
         return _plan_share(sorted((_Measured(file, read) for file in files), key=lambda m: m.name), validation)
     validation = (validation,) if isinstance(validation, str) else tuple(validation)
     names = [file.source.name for file in files]
     for pattern in validation:
         if not any(_matches(name, pattern) for name in names):
-            raise ClocheError(f"No file matches the validation pattern {pattern!r}; the files are {_few(names)}.")
+            raise CorpusEmpty(f"No file matches the validation pattern {pattern!r}; the files are {_few(names)}.")
     if not validation:
-        raise ClocheError("No validation file is named; give a share such as 0.05, or patterns of file names.")
+        raise ArgumentInvalid("No validation file is named; give a share such as 0.05, or patterns of file names.")
     held_out = frozenset(name for name in names if any(_matches(name, pattern) for pattern in validation))
     if len(held_out) == len(names):
-        raise ClocheError("The validation patterns match every file; leave some to train on.")
+        raise CorpusEmpty("The validation patterns match every file; leave some to train on.")
     return Split("files that match " + ", ".join(validation), held_out)
 
 

@@ -6,7 +6,7 @@ import os
 import sysconfig
 from pathlib import Path
 
-from cloche.errors import ClocheError
+from cloche.errors import CorpusEmpty
 
 # Its tests are more than half of the library, and many distributions leave them out: without them the corpus is nearly the
 # same everywhere, and samples read like library code rather than like assertions. `encodings` is tables of code points,
@@ -28,5 +28,5 @@ def standard_library() -> list[Path]:
         found += [Path(place, name) for name in files if name.endswith(".py") and not name.startswith(SKIPPED_FILES)]
     found = sorted(path for path in found if path.is_file())
     if not found:
-        raise ClocheError(f"This Python came without its sources (none in {root}); name a corpus with --data.")
+        raise CorpusEmpty(f"This Python came without its sources (none in {root}); name a corpus with --data.")
     return found

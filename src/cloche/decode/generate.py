@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cloche.decode.sampling import Sampling
 from cloche.decode.session import Session
-from cloche.errors import ClocheError
+from cloche.errors import ArgumentInvalid, ArgumentRange, ModelUnsupported, PromptInvalid
 from cloche.model import Edit, Network, Result
 from cloche.model.sites.checks import check_ids, check_pad
 from cloche.words import answering, check_arguments, no_attribute
@@ -80,9 +80,9 @@ class _Picker:
 
     def __init__(self, how: Sampling, vocab: int, device: torch.device) -> None:
         if how.exclude and how.exclude[-1] >= vocab:
-            raise ClocheError(f"exclude= names the token {how.exclude[-1]}, outside the vocabulary 0 to {vocab - 1}.")
+            raise PromptInvalid(f"exclude= names the token {how.exclude[-1]}, outside the vocabulary 0 to {vocab - 1}.")
         if len(how.exclude) == vocab:
-            raise ClocheError(f"exclude= names all {vocab} tokens of the vocabulary, so none could be drawn.")
+            raise ArgumentInvalid(f"exclude= names all {vocab} tokens of the vocabulary, so none could be drawn.")
         self._how, self._generator = how, torch.Generator(device=device).manual_seed(how.seed)
         self._masses: list[Tensor] = []
 
@@ -107,11 +107,13 @@ def _begin(
 ) -> tuple[Tensor, Session, _Picker]:
     """Everything checked: the prompt, a session that has not begun, and what picks a token from logits."""
     if not isinstance(new, int) or new < 1:
-        raise ClocheError(f"new={new!r} must be a whole number of at least one token.")
+        raise ArgumentRange(f"new={new!r} must be a whole number of at least one token.")
     ids = check_ids(ids, net.spec.vocab, net.length, net.embed.weight.device)
     pad = check_pad(pad, ids)
     if any(not block.part.mix.mask.causal for block in net.layers):
-        raise ClocheError("This model's mask lets tokens see later ones, so it cannot generate from left to right.")
+        raise ModelUnsupported(
+            "This model's mask lets tokens see later ones, so it cannot generate from left to right."
+        )
     pick = _Picker(sampling_of(sampling), net.spec.vocab, ids.device)
     return ids, Session(net, ids, pad, new, edits, save), pick
 
@@ -188,10 +190,10 @@ def check_stop(stop: Any, vocab: int) -> list[int]:
     try:
         tokens = [operator.index(token) for token in stop]
     except TypeError:
-        raise ClocheError(f"stop= takes a list of token ids; got {stop!r}.") from None
+        raise ArgumentRange(f"stop= takes a list of token ids; got {stop!r}.") from None
     for token in tokens:
         if not 0 <= token < vocab:
-            raise ClocheError(f"The stop token {token} is outside the vocabulary 0 to {vocab - 1}.")
+            raise PromptInvalid(f"The stop token {token} is outside the vocabulary 0 to {vocab - 1}.")
     return tokens
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeGuard
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError, shown
+from cloche.errors import PromptInvalid, TokenizerMissing, shown
 
 
 class Encoder(Protocol):
@@ -28,10 +28,10 @@ def encoded(texts: list[str], tokenizer: Encoder | None, name: str = "This model
     """The ids of each text as its tokenizer encodes it, nothing added; an empty one begins at the end-of-text token, as
     documents do in training. Raises ClocheError without a tokenizer."""
     if tokenizer is None:
-        raise ClocheError(f"{name} has no tokenizer.json, so it cannot read text; give token ids instead.")
+        raise TokenizerMissing(f"{name} has no tokenizer.json, so it cannot read text; give token ids instead.")
     rows = tokenizer.encode_batch(texts)
     if not all(rows) and tokenizer.end is None:
-        raise ClocheError("This tokenizer has no end-of-text token to begin an empty prompt with; give a prompt.")
+        raise TokenizerMissing("This tokenizer has no end-of-text token to begin an empty prompt with; give a prompt.")
     return [row or [int(tokenizer.end or 0)] for row in rows]
 
 
@@ -60,7 +60,7 @@ def read_windows(
     if isinstance(windows, str):
         windows = [windows]
     if not isinstance(windows, Iterable):
-        raise ClocheError(f"Windows are texts, or batches of ids [batch, position]; got {shown(windows)}.")
+        raise PromptInvalid(f"Windows are texts, or batches of ids [batch, position]; got {shown(windows)}.")
     for window in windows:
         if isinstance(window, str) or is_texts(window):
             for row in encoded([window] if isinstance(window, str) else list(window), tokenizer, name):
@@ -74,4 +74,4 @@ def _tensor(ids: Any, what: str) -> Tensor:
     try:
         return torch.as_tensor(ids)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise ClocheError(f"{what}; got {shown(ids)}.") from error
+        raise PromptInvalid(f"{what}; got {shown(ids)}.") from error

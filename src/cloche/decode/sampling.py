@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError, shown
+from cloche.errors import ArgumentInvalid, ArgumentRange, NotFinite, shown
 
 
 @dataclass(frozen=True)
@@ -31,21 +31,21 @@ class Sampling:
             isinstance(n, bool) or not isinstance(n, int | float)
             for n in (self.temperature, self.top_p or 1, self.min_p or 1)
         ):
-            raise ClocheError(f"{self}: temperature, top_p and min_p are numbers, top_k and seed whole numbers.")
+            raise ArgumentRange(f"{self}: temperature, top_p and min_p are numbers, top_k and seed whole numbers.")
         if not 0 <= self.temperature < float("inf"):
-            raise ClocheError(f"temperature={self.temperature} must be zero (greedy) or a positive number.")
+            raise ArgumentRange(f"temperature={self.temperature} must be zero (greedy) or a positive number.")
         if self.top_k is not None and self.top_k < 1:
-            raise ClocheError(f"top_k={self.top_k} must keep at least one token.")
+            raise ArgumentRange(f"top_k={self.top_k} must keep at least one token.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ClocheError(f"top_p={self.top_p} must lie in (0, 1].")
+            raise ArgumentRange(f"top_p={self.top_p} must lie in (0, 1].")
         if self.min_p is not None and not 0 <= self.min_p <= 1:
-            raise ClocheError(f"min_p={self.min_p} must lie in [0, 1].")
+            raise ArgumentRange(f"min_p={self.min_p} must lie in [0, 1].")
         try:
             excluded = tuple(sorted({operator.index(i) for i in self.exclude}))
         except TypeError:
-            raise ClocheError(f"exclude= takes a list of token ids; got {shown(self.exclude)}.") from None
+            raise ArgumentInvalid(f"exclude= takes a list of token ids; got {shown(self.exclude)}.") from None
         if excluded and excluded[0] < 0:
-            raise ClocheError(f"exclude= takes token ids from 0 on; got {excluded[0]}.")
+            raise ArgumentInvalid(f"exclude= takes token ids from 0 on; got {excluded[0]}.")
         object.__setattr__(self, "exclude", excluded)
 
     def log_probabilities(self, logits: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class Sampling:
     def pick(self, logits: Tensor, generator: torch.Generator) -> Tensor:
         """Token ids [batch] for logits [batch, vocab]. Raises ClocheError where a row of logits has no finite maximum."""
         if not bool(logits.amax(-1).isfinite().all()):
-            raise ClocheError(
+            raise NotFinite(
                 "The logits are not finite, so no token can be drawn; the weights have diverged, or an edit is too strong."
             )
         if self.temperature == 0:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import ArgumentInvalid, ContextExceeded, EditInvalid
 from cloche.model import Edit, Network, Plan, Result
 from cloche.model.context import make_positions
 from cloche.model.sites.edits import selected
@@ -40,7 +40,7 @@ class Session:
     ) -> None:
         batch, length = ids.shape
         if net.length is not None and length + new > net.length:
-            raise ClocheError(
+            raise ContextExceeded(
                 f"{length} prompt tokens and {new} new ones are more than the {net.length} positions this model has; "
                 f"ask for at most {max(0, net.length - length)} new ones."
             )
@@ -62,11 +62,11 @@ class Session:
         """Run ids [batch, count] after what was fed before; logits [batch, vocab] of what follows the last one."""
         start, end = self.start, self.start + ids.shape[1]
         if end > self.capacity:
-            raise ClocheError(
+            raise ContextExceeded(
                 f"This session has room for {self.capacity} tokens; {end} were fed. Give it a larger new=."
             )
         if start < self.prompt < end:
-            raise ClocheError(f"Feed the {self.prompt} prompt tokens before the new ones; this call holds both.")
+            raise ArgumentInvalid(f"Feed the {self.prompt} prompt tokens before the new ones; this call holds both.")
         keys, program, plan = self.positions[:, :end], self._program, self.step_plan
         if start < self.prompt:
             plan = self._firing(start, ids.shape[1])
@@ -143,13 +143,13 @@ class Session:
     def _check_step_shapes(self) -> None:
         for op in self.plan.operations:
             if op.own_mean:
-                raise ClocheError(
+                raise EditInvalid(
                     f"The edit {op} takes the mean of a site over all positions, and those to come are unknown; give it a "
                     "mean, such as a Result of other prompts."
                 )
         for op in self.step_plan.operations:
             if op.kind != "noise" and op.input is not None and spanned(op.site, self.inputs[op.input]):
-                raise ClocheError(
+                raise EditInvalid(
                     f"The edit {op} brings a value for each prompt position, and generated tokens are not among them; "
                     "narrow it to the prompt with .at(slice(0, n)), or give one value for all positions."
                 )

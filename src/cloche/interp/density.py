@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import ArgumentRange, CorpusEmpty, ModelUnsupported, SiteUnsuitable
 from cloche.interp.finding import Finding
 from cloche.interp.route import FIRST
 from cloche.interp.subject import Subject, windows_of
@@ -43,7 +43,7 @@ def activation_density(
     """
     net = subject.net
     if not thresholds or not all(0 < t < 1 for t in thresholds):
-        raise ClocheError(f"thresholds={thresholds} must be shares of the RMS between 0 and 1, such as (0.01, 0.1).")
+        raise ArgumentRange(f"thresholds={thresholds} must be shares of the RMS between 0 and 1, such as (0.01, 0.1).")
     sites, skipped = _sites(net, also)
     held = list(windows_of(subject, windows))
     rms, tokens = _rms(net, held, sites)
@@ -77,7 +77,7 @@ def _sites(net: Network, also: Sequence[str]) -> tuple[list[Site], dict[str, str
     have = {site.layer for site in neurons}
     skipped = {str(layer): type(block.part.map).__name__ for layer, block in enumerate(net.layers) if layer not in have}
     if not neurons:
-        raise ClocheError(
+        raise ModelUnsupported(
             f"No layer of this model has a site {NEURONS} (layer 0 holds {skipped['0']}), so the density of its neurons cannot "
             "be told; choose a model with an MLP or a GLU."
         )
@@ -85,7 +85,7 @@ def _sites(net: Network, also: Sequence[str]) -> tuple[list[Site], dict[str, str
     more = [site for name in names for site in net.sites.resolve(f"{name}.all")]
     wrong = [site for site in more if len(site.axes) != 3]
     if wrong:
-        raise ClocheError(
+        raise SiteUnsuitable(
             f"{wrong[0]} has axes {', '.join(wrong[0].axes)}, and units are one row a token; name sites such as mlp_in."
         )
     return [*neurons, *more], skipped
@@ -108,7 +108,7 @@ def _rms(net: Network, windows: Sequence[Tensor], sites: Sequence[Site]) -> tupl
             squares[i] += float(rows.square().sum(dtype=torch.float64))
             counts[i] += rows.numel()
     if not tokens:
-        raise ClocheError("There is no text to read activations from: give at least one window of two tokens.")
+        raise CorpusEmpty("There is no text to read activations from: give at least one window of two tokens.")
     return [(square / count) ** 0.5 for square, count in zip(squares, counts, strict=True)], tokens
 
 

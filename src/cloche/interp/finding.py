@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import FileUnreadable, InstrumentUnknown
 from cloche.files import to_json
 from cloche.interp import views
 from cloche.runs import Run
@@ -72,10 +72,10 @@ class Finding:
             record = json.loads(path.read_bytes())
             arrays = load_file(path.with_suffix(".safetensors"))
         except (OSError, ValueError, SafetensorError) as error:
-            raise ClocheError(f"The finding {path} cannot be read ({error}); make it again.") from error
+            raise FileUnreadable(f"The finding {path} cannot be read ({error}); make it again.") from error
         missing = [key for key in _KEYS if not isinstance(record, dict) or key not in record]
         if missing:
-            raise ClocheError(f"{path} is no finding: it lacks {', '.join(missing)}; make it again.")
+            raise InstrumentUnknown(f"{path} is no finding: it lacks {', '.join(missing)}; make it again.")
         kept = {key: record[key] for key in _KEYS if key != "id"}
         return cls(arrays=arrays, **kept)
 

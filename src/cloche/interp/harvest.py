@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import ArgumentRange
 from cloche.interp.route import Others, Route, as_route, rows_without_first
 from cloche.interp.subject import Subject, network_of, windows_of
 from cloche.model import Network, Site
@@ -44,7 +44,7 @@ def harvest(
     itself away before it takes more. The same windows and seed give the same stream.
     """
     if buffer < 2:
-        raise ClocheError(f"buffer={buffer} cannot shuffle anything; hold at least 2 activations.")
+        raise ArgumentRange(f"buffer={buffer} cannot shuffle anything; hold at least 2 activations.")
     rng = torch.Generator().manual_seed(seed)
     held: list[Tensor] = []
     count = 0

@@ -9,7 +9,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import ArgumentRange
 from cloche.interp.finding import Finding
 from cloche.interp.subject import Subject, encode, several, spell
 
@@ -34,7 +34,7 @@ def logit_lens(subject: Subject, prompt: Any, top: int = 10) -> Any:
     net = subject.net
     vocab = net.spec.vocab
     if not 1 <= top <= vocab:
-        raise ClocheError(f"top={top} must lie between 1 and the model's {vocab:,} tokens.")
+        raise ArgumentRange(f"top={top} must lie between 1 and the model's {vocab:,} tokens.")
     text, tokens = encode(subject, prompt)
     sites = [net.sites.embed, *net.sites.resid_post]
     ids = torch.tensor([tokens], device=net.embed.weight.device)

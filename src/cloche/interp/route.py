@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import DictionaryMismatch, SiteUnsuitable
 from cloche.model import Edit, Network, Site
 from cloche.model.sites.checks import site_shape
 from cloche.sparse import SAE, Wiring
@@ -88,7 +88,7 @@ class Reader:
         """Refuses a dictionary of other widths than these places have."""
         wanted, found = self.wiring(sae.wiring.skip), sae.wiring
         if wanted != found:
-            raise ClocheError(
+            raise DictionaryMismatch(
                 f"The dictionary of {self.route} is of width {_said(found)}, but {self.route} has width {_said(wanted)} here: "
                 "use it with the model and the sites it was trained on."
             )
@@ -114,7 +114,9 @@ class Reader:
         sites = self.sites[-len(places) :]
         own = [(i, sites[i]) for i, place in enumerate(places) if not place.model]
         if not own:
-            raise ClocheError(f"{self.route} writes nothing into the model looked at: look at the one it is about.")
+            raise DictionaryMismatch(
+                f"{self.route} writes nothing into the model looked at: look at the one it is about."
+            )
         return own
 
     def put(self, made: Tensor) -> list[Edit]:
@@ -128,7 +130,7 @@ class Reader:
             return self.net
         if place.model not in self.others:
             known = ", ".join(self.others) or "none"
-            raise ClocheError(
+            raise DictionaryMismatch(
                 f"{place} is of the model {place.model!r}, which was not given (given were {known}): give it among the others."
             )
         return self.others[place.model]
@@ -136,7 +138,7 @@ class Reader:
     def _site(self, place: Place) -> Site:
         site = self._net(place).sites.resolve(place.site)[0]
         if site.axes[:2] != ("batch", "position"):
-            raise ClocheError(
+            raise SiteUnsuitable(
                 f"{site} has axes {', '.join(site.axes)}; a dictionary is made of vectors, one a position: choose a site such "
                 "as resid_post[1] or z[1]."
             )
@@ -151,7 +153,7 @@ def as_route(where: Site | Route | str) -> Route:
 def reader_of(sae: SAE, net: Network, others: Others | None = None) -> Reader:
     """Reads and writes where a dictionary does, by its own word. Raises where it does not say, or is of other widths."""
     if sae.trained_on.site is None:
-        raise ClocheError(
+        raise DictionaryMismatch(
             "This dictionary does not say which site it was trained on; train it with trained_on=Provenance(site=...)."
         )
     reader = Route.parse(sae.trained_on.site).through(net, others)
@@ -167,7 +169,7 @@ def rows_without_first(rows: Tensor) -> Tensor:
 def _places(text: str, whole: str) -> tuple[Place, ...]:
     parts: Sequence[str] = [part.strip() for part in text.split("+")]
     if not all(parts) or "->" in text:
-        raise ClocheError(
+        raise DictionaryMismatch(
             f"{whole!r} names no places to read and write: write a site, sites joined by +, or what is read -> what is written."
         )
     return tuple(Place(part.rpartition("/")[2], part.rpartition("/")[0]) for part in parts)

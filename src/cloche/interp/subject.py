@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from cloche.decode.prompts import is_texts, read_prompt, read_windows
-from cloche.errors import ClocheError
+from cloche.errors import ArgumentRange, PromptInvalid
 from cloche.model import Network
 from cloche.model.sites.checks import check_ids
 from cloche.text import Tokenizer
@@ -29,10 +29,10 @@ def encode(subject: Subject, prompt: Any) -> tuple[str, list[int]]:
     """A prompt's text and its ids, at least one, of a text, a list of one, or ids [position] or [1, position]."""
     ids, _ = read_prompt(prompt, subject.tokenizer)
     if not ids.numel():
-        raise ClocheError("The prompt has no tokens to look at; give at least one id.")
+        raise ArgumentRange("The prompt has no tokens to look at; give at least one id.")
     ids = check_ids(ids, subject.net.spec.vocab, None, ids.device)
     if len(ids) > 1:
-        raise ClocheError(f"This looks at one prompt at a time, and {len(ids)} were given; give one.")
+        raise PromptInvalid(f"This looks at one prompt at a time, and {len(ids)} were given; give one.")
     row: list[int] = ids[0].tolist()
     return prompt if isinstance(prompt, str) else "".join(spell(subject.tokenizer, row)), row
 

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from cloche.errors import ClocheError
+from cloche.errors import ClocheError, FileMissing
 from cloche.microscope.folder import features
 from cloche.microscope.folder.follow import Follower, stream
 from cloche.microscope.folder.reading import BadRequest, parse_json
@@ -161,7 +161,7 @@ def report(request: Request) -> Response:
     files = library_of(request).run(run_of(request))
     page = files.read("report.html")
     if page is None:
-        raise ClocheError(f"{files.root.name} has no report yet: `cloche report {files.path}` writes it.")
+        raise FileMissing(f"{files.root.name} has no report yet: `cloche report {files.path}` writes it.")
     return HTMLResponse(page, headers={"content-security-policy": REPORT_POLICY})
 
 

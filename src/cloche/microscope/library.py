@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cloche.errors import ClocheError
+from cloche.errors import CheckpointMissing, ClocheError, FileMissing, InstrumentUnknown, RunMissing
 from cloche.microscope.folder.logbook import Logbook
 from cloche.microscope.folder.reading import MOST_RECIPE_BYTES, RunFiles, parse_json, words
 
@@ -48,11 +48,11 @@ class Library:
         """A run by name. ClocheError when there is none beside the run that was opened, or its folder is gone."""
         if name is None or name == "" or name == self.home.name:
             if not self.home.is_dir():
-                raise ClocheError(f"The run folder {self.home} is gone: it was moved or deleted.")
+                raise RunMissing(f"The run folder {self.home} is gone: it was moved or deleted.")
             return self.files
         if name not in self.names():
             known = ", ".join(self.names()[:20])
-            raise ClocheError(f"There is no run {words(name, 80)!r} beside {self.home.name}: choose one of {known}.")
+            raise RunMissing(f"There is no run {words(name, 80)!r} beside {self.home.name}: choose one of {known}.")
         return RunFiles(self.home.parent / name)
 
     def logbook(self, name: str | None = None) -> Logbook:
@@ -72,7 +72,7 @@ class Library:
         if checkpoint not in names:
             some = ", ".join(names if len(names) <= 12 else [*names[:5], "…", *names[-5:]])
             have = f"it has {some}" if names else "it has none yet"
-            raise ClocheError(f"{files.root.name} has no checkpoint {words(checkpoint, 80)!r}: {have}.")
+            raise CheckpointMissing(f"{files.root.name} has no checkpoint {words(checkpoint, 80)!r}: {have}.")
         files.all_inside(f"checkpoints/{checkpoint}")
         return files.root / "checkpoints" / checkpoint
 
@@ -119,7 +119,7 @@ class Library:
         """A finding, cleaned, read again only when its file changed. ClocheError when it is damaged."""
         path = files.file(relative)
         if path is None:
-            raise ClocheError(f"{relative} is gone.")
+            raise FileMissing(f"{relative} is gone.")
         state = path.stat()
         stamp = (state.st_mtime_ns, state.st_size)
         with self._lock:
@@ -136,7 +136,7 @@ class Library:
         """What a list shows of a finding."""
         path = files.file(relative)
         if path is None:
-            raise ClocheError(f"{relative} is gone.")
+            raise FileMissing(f"{relative} is gone.")
         state = path.stat()
         stamp = (state.st_mtime_ns, state.st_size)
         known = self._heads.get(path)
@@ -186,7 +186,7 @@ class Library:
         asked = words(instrument, 60)
         what = f"no {asked} finding" if ident == "latest" else f"no {asked} finding {words(ident, 80)!r}"
         have = ", ".join(head["id"] for _, head in found[:20]) or "none yet"
-        raise ClocheError(
+        raise InstrumentUnknown(
             f"{files.root.name} has {what}: it has {have}.{' ' if damaged else ''}{' '.join(damaged[:3])}"
         )
 
@@ -235,7 +235,7 @@ def _read_finding(files: RunFiles, relative: str) -> Finding:
     try:
         found = parse_json(data or b"", relative)
     except ClocheError as error:
-        raise ClocheError(f"{wrong[:-1]} ({error})") from None
+        raise InstrumentUnknown(f"{wrong[:-1]} ({error})") from None
     if not isinstance(found, dict) or not isinstance(found.get("data"), dict):
-        raise ClocheError(wrong)
+        raise InstrumentUnknown(wrong)
     return found

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import OutOfMemory
 from cloche.model.bodies.stack import Body
 from cloche.model.declare import Linear, Module
 from cloche.model.norms import Norm, RMSNorm
@@ -102,7 +102,7 @@ class LM(Part):
         except (RuntimeError, TypeError, MemoryError, OverflowError) as error:
             if not any(word in str(error) for word in ("allocate", "overflow", "size", "memory")):
                 raise
-            raise ClocheError(
+            raise OutOfMemory(
                 f"A model of {self.vocab:,} tokens and width {self.width:,} with these layers does not fit into memory; choose "
                 "smaller sizes."
             ) from None

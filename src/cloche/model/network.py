@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from cloche.errors import ClocheError
+from cloche.errors import ArgumentInvalid
 from cloche.model.context import Context, make_positions
 from cloche.model.declare import Declared, Module, declarations, initialise
 from cloche.model.lm import LM
@@ -346,7 +346,7 @@ class Network(Module):
         """`program` through torch.compile, in one graph; made once for each (kind, plan, ...) of `what` and each backend."""
         backend = "inductor" if backend is True else backend
         if isinstance(backend, str) and backend not in torch.compiler.list_backends(exclude_tags=()):
-            raise ClocheError(f"{backend!r} is no backend of torch.compile; compile=True takes its usual one.")
+            raise ArgumentInvalid(f"{backend!r} is no backend of torch.compile; compile=True takes its usual one.")
         key = (*what, backend)
         if key not in self._compiled:
             named = _with_own_code(cast(FunctionType, program), f"{what[0]}_{what[1].hash}_{next(_numbers)}")

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from scipy.optimize import brentq
 from torch import Tensor
 
-from cloche.errors import ClocheError, shown
+from cloche.errors import SettingRange, shown
 from cloche.model.declare import Declared, Module
 from cloche.model.maps.activations import MOST_SHIFT
 from cloche.part import Part, positive
@@ -101,7 +101,7 @@ class RectifiedNorm(Norm):
     def __post_init__(self) -> None:
         self.check_fields(type(self).__name__)
         if not 0 <= self.shift <= MOST_SHIFT:
-            raise ClocheError(f"RectifiedNorm(shift={shown(self.shift)}) must be a number from 0 to {MOST_SHIFT:,}.")
+            raise SettingRange(f"RectifiedNorm(shift={shown(self.shift)}) must be a number from 0 to {MOST_SHIFT:,}.")
 
     def build(self, width: int, gain: float = 1.0) -> Module:
         return _RectifiedNorm(self.norm.build(width, _before_rectifying(gain, self.shift)), self.shift)

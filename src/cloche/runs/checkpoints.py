@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cloche.errors import ClocheError
+from cloche.errors import FileExists
 from cloche.files import sha256_of_all, writing_folder
 from cloche.runs.chain import Anchor
 from cloche.runs.manifest import MANIFEST, Entry, sealed
@@ -79,7 +79,7 @@ def write_checkpoint(
     """
     target = folder / checkpoint_name(step)
     if target.exists():
-        raise ClocheError(f"{target} already exists; move it away to write step {step} again")
+        raise FileExists(f"{target} already exists; move it away to write step {step} again")
     with writing_folder(target) as temporary:
         yield temporary
         _seal(temporary, step, anchors())

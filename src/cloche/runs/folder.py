@@ -14,10 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from cloche import __version__
-from cloche.errors import ClocheError
+from cloche.errors import (
+    CheckpointMissing,
+    ClocheError,
+    FileDamaged,
+    FileMissing,
+    FolderForeign,
+    PathInvalid,
+    RunDamaged,
+    RunFormat,
+    RunMissing,
+    WriteRefused,
+)
 from cloche.files import (
     LOCK,
-    CannotWrite,
     locked,
     recover,
     remove,
@@ -82,7 +92,7 @@ class Run:
                 run._begin(recipe, seed, command, parent)
                 yield run
             except ClocheError as error:
-                kept = isinstance(error, CannotWrite) and (run.path / "data").exists()
+                kept = isinstance(error, WriteRefused) and (run.path / "data").exists()
                 if not kept and not run.checkpoints():
                     undo(run.path, is_new)
                 raise
@@ -122,7 +132,7 @@ class Run:
                 if isinstance(written, int) and written > FORMAT
                 else "it was written by an earlier version: train it again, or load one of its checkpoints as a model"
             )
-            raise ClocheError(f"{run.path} is a run of format {written}, and this cloche reads format {FORMAT}; {fix}")
+            raise RunFormat(f"{run.path} is a run of format {written}, and this cloche reads format {FORMAT}; {fix}")
         run.recover()
         return run
 
@@ -135,7 +145,7 @@ class Run:
     def info(self) -> dict[str, Any]:
         """run.json, read anew."""
         if not (self.path / "run.json").is_file():
-            raise ClocheError(
+            raise RunMissing(
                 f"{self.path} is not a run: it has no run.json; name a folder that `cloche pretrain` or `demo` made"
             )
         return _read_object(self.path / "run.json")
@@ -147,10 +157,10 @@ class Run:
             return (self.path / "recipe.toml").read_text(encoding="utf-8")
         except FileNotFoundError as error:
             if is_half_made(self.path):
-                raise ClocheError(
+                raise RunMissing(
                     f"{self.path} was cut off while it was being made; make it again with `cloche pretrain --out {self.path}`"
                 ) from error
-            raise ClocheError(f"{self.path} has lost its recipe.toml; put it back to go on with this run") from error
+            raise RunDamaged(f"{self.path} has lost its recipe.toml; put it back to go on with this run") from error
 
     def add_command(self, argv: Sequence[str]) -> None:
         """Appends a command line to run.json, atomically, also with several processes at it."""
@@ -169,7 +179,7 @@ class Run:
 
     def log_path(self, name: str) -> Path:
         if not _LOG_NAME.fullmatch(name):
-            raise ClocheError(f"{name!r} cannot name a log; use small letters, digits, - and _")
+            raise PathInvalid(f"{name!r} cannot name a log; use small letters, digits, - and _")
         return self.path / "log" / f"{name}.jsonl"
 
     def log(self, name: str, notify: Callable[[str], object] = logs.warn) -> logs.LogWriter:
@@ -217,7 +227,7 @@ class Run:
         """
         found = self.checkpoints()
         if not found:
-            raise ClocheError(f"{self.path} has no checkpoint yet; let it train until its first")
+            raise CheckpointMissing(f"{self.path} has no checkpoint yet; let it train until its first")
         if which == "last":
             return found[-1]
         step = step_of(which) if isinstance(which, str) and not which.isdecimal() else int(which)
@@ -225,7 +235,7 @@ class Run:
             if checkpoint.step == step:
                 return checkpoint
         steps = ", ".join(str(checkpoint.step) for checkpoint in found)
-        raise ClocheError(f"{self.path} has no checkpoint {which}; it has those of steps {steps}")
+        raise CheckpointMissing(f"{self.path} has no checkpoint {which}; it has those of steps {steps}")
 
     def remove_checkpoint(self, which: str | int) -> None:
         """Removes a checkpoint for good. events.jsonl says so first: `verify` reports one that went in any other way."""
@@ -248,7 +258,7 @@ class Run:
         with self._locked():
             target = self._inside(relative)
             if os.path.lexists(target) and manifest.read(self.path) and not self.is_recorded(relative):
-                raise ClocheError(f"{target} exists already, and cloche did not write it; move it away")
+                raise FolderForeign(f"{target} exists already, and cloche did not write it; move it away")
             remove_abandoned(target.parent)
             return self._write(relative, data)
 
@@ -261,7 +271,7 @@ class Run:
     def _inside(self, relative: str | Path) -> Path:
         target = self.path / relative
         if not target.resolve().is_relative_to(self.path.resolve()) or target.resolve() == self.path.resolve():
-            raise ClocheError(f"{relative} leads out of {self.path}; name a file inside the run")
+            raise PathInvalid(f"{relative} leads out of {self.path}; name a file inside the run")
         return target
 
     def _name(self, path: Path) -> str:
@@ -284,7 +294,7 @@ class Run:
             changes = dict.fromkeys(manifest.names_under(self.path, name)) | new
             foreign = [path for path in target.rglob("*") if not path.is_dir() and self._name(path) not in changes]
             if foreign:
-                raise ClocheError(
+                raise FolderForeign(
                     f"{foreign[0]} is not a file that cloche wrote, so {target} is not replaced; name another"
                 )
             settling.enter_context(manifest.recording(self.path, changes))
@@ -316,7 +326,7 @@ class Run:
         with self._locked():
             gone = manifest.names_under(self.path, name)
             if not gone and not os.path.lexists(target):
-                raise ClocheError(
+                raise FileMissing(
                     f"{self.path} has no {relative}; name a file or folder that is listed in its manifest.json"
                 )
             with manifest.recording(self.path, dict.fromkeys(gone)):
@@ -337,9 +347,9 @@ def _read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ClocheError(f"{path} is not readable as JSON; `cloche verify` says what else is damaged") from error
+        raise FileDamaged(f"{path} is not readable as JSON; `cloche verify` says what else is damaged") from error
     if not isinstance(value, dict):
-        raise ClocheError(f"{path} is not a JSON object; `cloche verify` says what else is damaged")
+        raise FileDamaged(f"{path} is not a JSON object; `cloche verify` says what else is damaged")
     return value
 
 

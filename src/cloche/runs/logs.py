@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cloche.errors import ClocheError
+from cloche.errors import ClocheError, FileDamaged, RunBusy, RunDamaged, WriteRefused
 from cloche.files import flush_to_disk, remove, temporary_name, write_atomically
 from cloche.runs import chain
 from cloche.runs.chain import Anchor, Record
@@ -57,7 +57,7 @@ class LogWriter:
                 written += os.write(self._handle, line[written:])
         except OSError as error:
             os.ftruncate(self._handle, self._size)
-            raise ClocheError(
+            raise WriteRefused(
                 f"cannot append to {self.path}: {error.strerror}; free some space and resume the run"
             ) from error
         self._size += len(line)
@@ -88,7 +88,7 @@ class LogWriter:
     def _put_back(self, replaced: bool) -> None:
         """Writes the file that is still open under its name again, and goes on with that."""
         if not self.path.parent.parent.is_dir():
-            raise ClocheError(
+            raise RunDamaged(
                 f"{self.path.parent.parent} was moved or deleted while it was written to; if it was moved, resume it where "
                 "it is now"
             )
@@ -103,7 +103,7 @@ class LogWriter:
             flush_to_disk(self.path.parent)
         except OSError as error:
             remove(temporary)
-            raise ClocheError(
+            raise WriteRefused(
                 f"{self.path} was deleted or replaced while it was written, and cannot be put back: {error.strerror}; "
                 "free some space and resume the run"
             ) from error
@@ -156,19 +156,19 @@ def _open_locked(path: Path) -> int:
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_NOFOLLOW, 0o644)
         except OSError as error:
-            raise ClocheError(
+            raise WriteRefused(
                 f"cannot write {path}: {error.strerror}; a log is a plain file inside the run that you may write to"
             ) from error
         try:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise ClocheError(f"cannot write {path}: it is not a plain file; move it away")
+                raise WriteRefused(f"cannot write {path}: it is not a plain file; move it away")
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # `truncate` may have renamed a new file over the one just opened: then the lock is on a file without a name.
             if path.exists() and os.path.samestat(os.fstat(handle), os.stat(path)):
                 return handle
         except BlockingIOError as error:
             os.close(handle)
-            raise ClocheError(
+            raise RunBusy(
                 f"another process is writing {path}; wait until it ends, or stop it, before writing to this run"
             ) from error
         except ClocheError:
@@ -240,10 +240,10 @@ def _open_plain(path: Path) -> Any:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError as error:
-        raise ClocheError(f"cannot read {path}: {error.strerror}; see `cloche verify`") from error
+        raise FileDamaged(f"cannot read {path}: {error.strerror}; see `cloche verify`") from error
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise ClocheError(f"cannot read {path}: it is not a plain file; see `cloche verify`")
+        raise FileDamaged(f"cannot read {path}: it is not a plain file; see `cloche verify`")
     return open(handle, "rb")
 
 
@@ -282,9 +282,9 @@ def _parse(line: bytes, path: Path, position: int) -> Record:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise ClocheError(f"{path} has a line at byte {position} that is not JSON; see `cloche verify`") from error
+        raise FileDamaged(f"{path} has a line at byte {position} that is not JSON; see `cloche verify`") from error
     if not isinstance(record, dict):
-        raise ClocheError(f"{path} has a line at byte {position} that is not an object; see `cloche verify`")
+        raise FileDamaged(f"{path} has a line at byte {position} that is not an object; see `cloche verify`")
     return record
 
 
@@ -321,7 +321,7 @@ def _require_whole(lines: list[bytes], path: Path) -> None:
     for number, line in enumerate(lines):
         found = chain.stated(line)
         if found is None or found != chain.follow(previous, line[: -chain.LINK_BYTES]):
-            raise ClocheError(
+            raise RunDamaged(
                 f"{path} is not as it was written from record {number + 1} on, so it is not rewritten; restore it from a copy, "
                 "or move it away to begin another"
             )

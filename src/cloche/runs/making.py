@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from cloche.errors import ClocheError
+from cloche.errors import FileExists, FolderForeign, RunExists
 from cloche.files import LOCK, is_abandoned, locked, remove, remove_abandoned, told
 
 TRAINING = f"{LOCK}-training"
@@ -29,17 +29,17 @@ def refuse_taken(folder: Path) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise ClocheError(f"{folder} is a file; name a folder for the run")
+        raise FileExists(f"{folder} is a file; name a folder for the run")
     if is_half_made(folder):
         return
     names = _names(folder)
     if "run.json" in names and _is_run(folder):
-        raise ClocheError(
+        raise RunExists(
             f"{folder} already holds a run; resume it with `cloche resume {folder}`, or name another folder"
         )
     if names:
         shown = ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        raise ClocheError(
+        raise FolderForeign(
             f"{folder} has files that do not belong to a run ({shown}), which stay as they are; name a new or empty folder"
         )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import SignalsShape
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class Code:
 
     def __post_init__(self) -> None:
         if self.indices.shape != self.values.shape or self.indices.ndim != 2:
-            raise ClocheError(
+            raise SignalsShape(
                 f"A code needs indices and values of one shape [n, k], but has {list(self.indices.shape)} and "
                 f"{list(self.values.shape)}: give each signal as many indices as values."
             )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cloche.errors import ClocheError
+from cloche.errors import DeviceUnavailable, DictionaryMismatch, NotFinite, SignalsShape
 from cloche.sparse.code import Code
 from cloche.sparse.scaling import unit_rows
 
@@ -26,17 +26,17 @@ class Dictionary:
 
     def __post_init__(self) -> None:
         if not isinstance(self.atoms, Tensor):
-            raise ClocheError(
+            raise SignalsShape(
                 f"A dictionary's atoms must be a tensor [atoms, width], and a {type(self.atoms).__name__} was given."
             )
         if self.atoms.ndim != 2 or 0 in self.atoms.shape:
-            raise ClocheError(
+            raise SignalsShape(
                 f"A dictionary's atoms have shape {list(self.atoms.shape)}, but must be [atoms, width], one atom a row."
             )
         if self.atoms.is_complex():
-            raise ClocheError("A dictionary's atoms are complex numbers: give real ones.")
+            raise SignalsShape("A dictionary's atoms are complex numbers: give real ones.")
         if not torch.isfinite(self.atoms).all():
-            raise ClocheError("A dictionary's atoms hold NaN or infinite numbers: leave those atoms out.")
+            raise NotFinite("A dictionary's atoms hold NaN or infinite numbers: leave those atoms out.")
         if self.bias is not None:
             self._check_bias(self.bias)
 
@@ -47,13 +47,13 @@ class Dictionary:
                 if isinstance(bias, Tensor)
                 else f"type {type(bias).__name__}"
             )
-            raise ClocheError(f"A dictionary's bias has {what}, but must be a tensor of {self.width} real numbers.")
+            raise SignalsShape(f"A dictionary's bias has {what}, but must be a tensor of {self.width} real numbers.")
         if bias.device != self.atoms.device:
-            raise ClocheError(
+            raise DeviceUnavailable(
                 f"A dictionary's bias is on {bias.device} and its atoms on {self.atoms.device}: move one with .to(device)."
             )
         if not torch.isfinite(bias).all():
-            raise ClocheError("A dictionary's bias holds NaN or infinite numbers: give finite ones, or none.")
+            raise NotFinite("A dictionary's bias holds NaN or infinite numbers: give finite ones, or none.")
 
     def __repr__(self) -> str:
         bias = "" if self.bias is None else ", bias"
@@ -104,7 +104,7 @@ class Dictionary:
     def decode(self, code: Code) -> Tensor:
         """[n, d] the signals that `code` stands for: the sum of its atoms times its values, plus the bias."""
         if code.size != self.size:
-            raise ClocheError(
+            raise DictionaryMismatch(
                 f"A code over {code.size:,} atoms cannot be decoded by a dictionary of {self.size:,}: use the dictionary "
                 "it was encoded with."
             )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import CorpusEmpty, NotSolved
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary, Encoder, mean_max_cosine
 from cloche.sparse.stream import check_activations
@@ -73,10 +73,10 @@ class Tally:
     def report(self, truth: Tensor | None = None) -> Report:
         """What the sums say; `truth` [M, d] are the planted atoms, where they are known."""
         if self.signals == 0:
-            raise ClocheError("There are no activations to report on: harvest some first.")
+            raise CorpusEmpty("There are no activations to report on: harvest some first.")
         variance = self.squares - float(self.total.square().sum()) / self.signals
         if not variance > 0:
-            raise ClocheError(
+            raise NotSolved(
                 "All activations are the same, so no share of their variance can be explained: harvest more."
             )
         return Report(

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cloche.errors import ClocheError, shown
+from cloche.errors import FileMissing, FileTooLarge, FileUnreadable, FolderForeign, NotFinite, WeightsInvalid, shown
 
 _LARGEST_JSON = 16 << 20  # bytes; descriptions have a few thousand
 _LARGEST = 1e12  # of a weight: beyond, products of weights and activations are no numbers
@@ -28,11 +28,11 @@ def opened_json(path: Path) -> dict[str, Any]:
     try:
         stated = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as error:
-        raise ClocheError(
+        raise WeightsInvalid(
             f"{path} is not readable as JSON ({_first(error)}): fetch or save the folder again."
         ) from error
     if not isinstance(stated, dict):
-        raise ClocheError(f"{path} holds no JSON object: fetch or save the folder again.")
+        raise WeightsInvalid(f"{path} holds no JSON object: fetch or save the folder again.")
     return stated
 
 
@@ -41,7 +41,7 @@ def opened_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return dict(load_file(path))
     except Exception as error:  # of the header, the system, or the memory
-        raise ClocheError(f"{path} cannot be read ({_first(error)}): fetch or save the folder again.") from error
+        raise FileUnreadable(f"{path} cannot be read ({_first(error)}): fetch or save the folder again.") from error
 
 
 def opened_torch(path: Path) -> dict[str, Tensor]:
@@ -56,14 +56,16 @@ def opened_torch(path: Path) -> dict[str, Tensor]:
             raise ValueError(f"unpacked it has {unpacked:,} bytes, and torch.save packs nothing")
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds, some of modules not to be named here
-        raise ClocheError(
+        raise FileUnreadable(
             f"{path} cannot be read as tensors alone ({_first(error)}): save the dictionary's state_dict() there."
         ) from error
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise ClocheError(f"{path} holds something other than named tensors: save the dictionary's state_dict() there.")
+        raise FolderForeign(
+            f"{path} holds something other than named tensors: save the dictionary's state_dict() there."
+        )
     for name, tensor in found.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.numel() * tensor.element_size() > size:
-            raise ClocheError(
+            raise WeightsInvalid(
                 f"{shown(name)} in {path} is sparse, quantised, or larger than the file: save plain tensors there."
             )
     return {str(name): tensor for name, tensor in found.items()}
@@ -81,14 +83,14 @@ def checked(
     weights can have. Those named in `whole` may be integers."""
     missing, more = sorted(set(shapes) - set(tensors) - set(optional)), sorted(set(tensors) - set(shapes))
     if missing or more:
-        raise ClocheError(
+        raise WeightsInvalid(
             f"{path} {'lacks' if missing else 'holds'} {shown_all(missing or more)}, "
             f"{'which its description needs' if missing else 'which nothing here understands'}: "
             "restore both files of one autoencoder, or save it with the library that made it."
         )
     for name, shape in shapes.items():
         if name in tensors and tuple(tensors[name].shape) != shape:
-            raise ClocheError(
+            raise WeightsInvalid(
                 f"{name} in {path} has shape {shown(list(tensors[name].shape))}, but its description says {list(shape)}: "
                 "restore both files of one autoencoder."
             )
@@ -98,7 +100,7 @@ def checked(
 def real(name: str, tensor: Tensor, path: Path, whole: bool = False) -> Tensor:
     """`tensor` in float32. Raises where it holds anything but real numbers that weights can be."""
     if tensor.is_complex() or not (tensor.is_floating_point() or (whole and tensor.dtype != torch.bool)):
-        raise ClocheError(
+        raise WeightsInvalid(
             f"{name} in {path} has numbers of type {str(tensor.dtype).removeprefix('torch.')}, but weights are real "
             "floating-point numbers: save it as float32."
         )
@@ -106,10 +108,10 @@ def real(name: str, tensor: Tensor, path: Path, whole: bool = False) -> Tensor:
     if name.endswith("log_threshold"):  # that of zero is -inf
         found = torch.where(found == -torch.inf, 0.0, found)
     if not torch.isfinite(found).all():
-        raise ClocheError(f"{name} in {path} holds NaN or infinite numbers: take an earlier checkpoint of it.")
+        raise NotFinite(f"{name} in {path} holds NaN or infinite numbers: take an earlier checkpoint of it.")
     most = _LARGEST_LOG if name.endswith(_LOGARITHMS) else _LARGEST
     if found.numel() and float(found.abs().max() if most == _LARGEST else found.max()) > most:
-        raise ClocheError(
+        raise WeightsInvalid(
             f"{name} in {path} holds numbers above {most:g}, with which no activation can be encoded: take an earlier "
             "checkpoint of it."
         )
@@ -120,7 +122,7 @@ def number(stated: dict[str, Any], key: str, path: Path) -> float:
     """The finite number that `path` states as `key`."""
     value = stated.get(key)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= 1e300 or math.isnan(value):
-        raise ClocheError(f"{path} states {key} as {shown(value)}, which is no number: save the autoencoder again.")
+        raise WeightsInvalid(f"{path} states {key} as {shown(value)}, which is no number: save the autoencoder again.")
     return value
 
 
@@ -128,7 +130,7 @@ def count(stated: dict[str, Any], key: str, path: Path, least: int = 1) -> int:
     """The whole number, `least` or more and below 2^53, that `path` states as `key`."""
     value = number(stated, key, path)
     if value != int(value) or not least <= value < 2**53:
-        raise ClocheError(
+        raise WeightsInvalid(
             f"{path} states {key} as {shown(stated[key])}, but it must be a whole number of {least} or more: save the "
             "autoencoder again."
         )
@@ -139,7 +141,7 @@ def counts(stated: dict[str, Any], key: str, path: Path) -> tuple[int, ...]:
     """The whole numbers above zero that `path` lists as `key`."""
     values = stated.get(key)
     if not isinstance(values, list):
-        raise ClocheError(f"{path} states {key} as {shown(values)}, which is no list: save the autoencoder again.")
+        raise WeightsInvalid(f"{path} states {key} as {shown(values)}, which is no list: save the autoencoder again.")
     return tuple(count({key: value}, key, path) for value in values)
 
 
@@ -147,7 +149,7 @@ def text(stated: dict[str, Any], key: str, path: Path) -> str | None:
     """The text that `path` states as `key`, or None where it states none."""
     value = stated.get(key)
     if value is not None and not isinstance(value, str):
-        raise ClocheError(f"{path} states {key} as {shown(value)}, which is no text: save the autoencoder again.")
+        raise WeightsInvalid(f"{path} states {key} as {shown(value)}, which is no text: save the autoencoder again.")
     return value
 
 
@@ -155,7 +157,7 @@ def flag(stated: dict[str, Any], key: str, path: Path) -> bool:
     """What `path` states as `key`, true or false."""
     value = stated.get(key)
     if not isinstance(value, bool):
-        raise ClocheError(
+        raise WeightsInvalid(
             f"{path} states {key} as {shown(value)}, which is neither true nor false: save the autoencoder again."
         )
     return value
@@ -171,9 +173,9 @@ def shown_all(names: Iterable[str]) -> str:
 def _check_file(path: Path, most: int) -> None:
     """Refuses what is no file, or has more than `most` bytes."""
     if not path.is_file():
-        raise ClocheError(f"{path} is not a file that is there: fetch or save the folder again.")
+        raise FileMissing(f"{path} is not a file that is there: fetch or save the folder again.")
     if (size := path.stat().st_size) > most:
-        raise ClocheError(
+        raise FileTooLarge(
             f"{path} has {size:,} bytes, more than the {most:,} that such a file or this machine's memory can have: fetch or "
             "save the folder again."
         )

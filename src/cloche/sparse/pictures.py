@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import SignalsShape
 from cloche.sparse.dictionary import Dictionary
 from cloche.sparse.transforms.base import Transform
 
@@ -23,7 +23,7 @@ def atoms_of(source: Dictionary | Transform, sides: tuple[int, ...] = ()) -> Ten
     if isinstance(source, Dictionary):
         sides = sides or (source.width,)
         if math.prod(sides) != source.width:
-            raise ClocheError(f"Atoms of width {source.width} are no pieces of {list(sides)}: give their own sides.")
+            raise SignalsShape(f"Atoms of width {source.width} are no pieces of {list(sides)}: give their own sides.")
         return source.atoms.detach().reshape(-1, *sides)
     return torch.stack([source.atom(band.name) for band in source.layout])
 
@@ -31,7 +31,7 @@ def atoms_of(source: Dictionary | Transform, sides: tuple[int, ...] = ()) -> Ten
 def picture(atoms: Tensor, columns: int | None = None) -> np.ndarray:
     """uint8 [height, width] of atoms [n, h, w], mid-grey at zero, or of curves [n, samples]; each by its largest magnitude."""
     if atoms.ndim not in (2, 3) or 0 in atoms.shape:
-        raise ClocheError(f"Atoms of shape {list(atoms.shape)} cannot be drawn: give [n, samples] or [n, h, w].")
+        raise SignalsShape(f"Atoms of shape {list(atoms.shape)} cannot be drawn: give [n, samples] or [n, h, w].")
     array = atoms.detach().cpu().double().numpy()
     top = np.abs(array).reshape(len(array), -1).max(1)
     array = array / np.where(top > 0, top, 1).reshape(-1, *[1] * (array.ndim - 1))

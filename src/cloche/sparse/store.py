@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import ClocheError, FileDamaged, FolderForeign
 from cloche.files import recover, sha256_of, writing_folder
 from cloche.sparse.opened import opened_json, opened_safetensors
 
@@ -21,7 +21,7 @@ WEIGHTS, CARD = "dictionary.safetensors", "dictionary.json"
 def write_folder(folder: Path, tensors: dict[str, Tensor], card: dict[str, Any]) -> Path:
     """Writes weights and card, complete or not at all; a dictionary already there is replaced, anything else refused."""
     if folder.exists() and not _is_free(folder):
-        raise ClocheError(f"{folder} holds something other than a dictionary: save to another name.")
+        raise FolderForeign(f"{folder} holds something other than a dictionary: save to another name.")
     with writing_folder(folder, replace=True) as fresh:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, fresh / WEIGHTS)
         stated = {"format": 1, **card, "torch": torch.__version__, "sha256": sha256_of(fresh / WEIGHTS)}
@@ -47,7 +47,7 @@ def read_card(folder: Path) -> dict[str, Any]:
         recover(folder.parent)  # killed while it was being replaced
     for name in (CARD, WEIGHTS):
         if not (folder / name).is_file():
-            raise ClocheError(
+            raise FileDamaged(
                 f"{folder} has no {name}, so it holds no dictionary or a half-written one: train it again, or give the "
                 "folder of a complete one."
             )
@@ -61,7 +61,7 @@ def need(card: Any, wanted: Iterable[str], path: Path) -> None:
     """Refuses a card that does not state all that is wanted."""
     missing = [key for key in wanted if not isinstance(card, dict) or key not in card]
     if missing:
-        raise ClocheError(
+        raise FileDamaged(
             f"{path} does not state {', '.join(missing)}: it is half-written; train the dictionary again."
         )
 
@@ -69,7 +69,7 @@ def need(card: Any, wanted: Iterable[str], path: Path) -> None:
 def read_weights(folder: Path, card: dict[str, Any]) -> dict[str, Tensor]:
     """The tensors beside a card. Raises where they are not the ones it describes."""
     if sha256_of(folder / WEIGHTS) != card["sha256"]:
-        raise ClocheError(
+        raise FileDamaged(
             f"{folder / WEIGHTS} is not the file {CARD} describes (its sha256 differs): it is half-written or damaged; "
             "train the dictionary again."
         )

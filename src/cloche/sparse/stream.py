@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import NotFinite, SignalsShape
 
 
 def epochs(activations: Tensor, batch: int, seed: int, among: Tensor | None = None) -> Iterator[Tensor]:
@@ -46,13 +46,13 @@ def rebatch(pieces: Iterable[Tensor], batch: int) -> Iterator[Tensor]:
 def check_activations(piece: Tensor, width: int | None, seen: int = 0) -> None:
     """Refuses a piece of a stream, `seen` rows in, that is not [n, width] (any width where None) or holds NaN or infinities."""
     if piece.ndim != 2 or (width is not None and piece.shape[1] != width):
-        raise ClocheError(
+        raise SignalsShape(
             f"A piece of activations after {seen:,} rows has shape {list(piece.shape)}, but every piece must be "
             f"[n, {width or 'width'}]: stream one site of one model, positions flattened."
         )
     if not torch.isfinite(piece).all():
         bad = int((~torch.isfinite(piece).all(1)).nonzero()[0])
-        raise ClocheError(
+        raise NotFinite(
             f"Activation {seen + bad:,} of the stream holds NaN or infinite numbers: train the dictionary on a checkpoint "
             "from before the model broke."
         )

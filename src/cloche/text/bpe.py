@@ -16,7 +16,7 @@ import numpy as np
 from tokenizers import Regex, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Engine
 
-from cloche.errors import ClocheError
+from cloche.errors import ContextExceeded, CorpusEmpty
 from cloche.text.sample import even_sample
 from cloche.text.splitting import SPLIT_PATTERN
 from cloche.text.tokenizer import Tokenizer
@@ -44,13 +44,13 @@ def train_bpe(texts: Iterable[str], vocab: int = 4096) -> Tokenizer:
     Raises ClocheError when `vocab` is below 259 or there is no text.
     """
     if vocab < SMALLEST_VOCAB:
-        raise ClocheError(
+        raise ContextExceeded(
             f"A vocabulary of {vocab} has no room for <|endoftext|>, 256 bytes and two characters; "
             f"ask for at least {SMALLEST_VOCAB}."
         )
     sample = even_sample(texts, SAMPLE_CHARACTERS)
     if not sample:
-        raise ClocheError("There is no text to train a tokenizer on; name files that hold some.")
+        raise CorpusEmpty("There is no text to train a tokenizer on; name files that hold some.")
     room = vocab - 1 - len(BYTE_TOKENS)
     alphabet = _common_characters(sample, limit=min(ALPHABET_LIMIT, max(2, room // 2)))
     tokens, merges = _learn_merges(_without_rare(sample, alphabet), room, alphabet)

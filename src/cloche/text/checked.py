@@ -11,7 +11,7 @@ from typing import Any
 
 from tokenizers import Tokenizer as Engine
 
-from cloche.errors import ClocheError, shown
+from cloche.errors import ClocheError, FileMissing, FileTooLarge, FileUnreadable, TokenizerInvalid, shown
 
 LARGEST = {"tokenizer.json": 256 << 20, "tokenizer_config.json": 64 << 20}  # bytes; Gemma 3's have 33 MB and 1 MB
 LARGEST_ID = 1 << 24  # tables have a row for every id
@@ -22,16 +22,16 @@ def read(path: Path) -> str:
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
-            raise ClocheError(f"{path} is not a file; put a {path.name} there.")
+            raise FileMissing(f"{path} is not a file; put a {path.name} there.")
         if found.st_size > LARGEST[path.name]:
-            raise ClocheError(
+            raise FileTooLarge(
                 f"{path} has {found.st_size >> 20:,} MB, more than any {path.name} has; copy it there again."
             )
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
-        raise ClocheError(f"{path} cannot be read ({error}); copy it there again.") from error
+        raise FileUnreadable(f"{path} cannot be read ({error}); copy it there again.") from error
 
 
 def parsed(text: str, path: Path) -> dict[str, Any]:
@@ -39,9 +39,9 @@ def parsed(text: str, path: Path) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ClocheError(f"{path} is not JSON ({str(error)[:120]}); copy it there again.") from error
+        raise TokenizerInvalid(f"{path} is not JSON ({str(error)[:120]}); copy it there again.") from error
     if not isinstance(found, dict):
-        raise ClocheError(f"{path} holds a {type(found).__name__}, not an object; copy it there again.")
+        raise TokenizerInvalid(f"{path} holds a {type(found).__name__}, not an object; copy it there again.")
     return found
 
 
@@ -55,7 +55,7 @@ def engine(text: str, contents: dict[str, Any], where: str) -> Engine:
         built.encode_special_tokens = True
         ids = built.get_vocab(with_added_tokens=True)
     if not ids:
-        raise ClocheError(f"{where} has an empty vocabulary; copy it there again.")
+        raise TokenizerInvalid(f"{where} has an empty vocabulary; copy it there again.")
     return built
 
 
@@ -68,11 +68,13 @@ def _check(contents: dict[str, Any], where: str) -> None:
     """What the engine takes for granted, or would build however large it is."""
     model = contents.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict | list):
-        raise ClocheError(f"{where} is not a tokenizer.json (it has no model with a vocabulary); copy it there again.")
+        raise TokenizerInvalid(
+            f"{where} is not a tokenizer.json (it has no model with a vocabulary); copy it there again."
+        )
     vocab = model["vocab"]
     if isinstance(vocab, list):
         if not all(isinstance(each, list) and len(each) == 2 and isinstance(each[0], str) for each in vocab):
-            raise ClocheError(
+            raise TokenizerInvalid(
                 f"{where} is not a tokenizer.json (an entry of its vocabulary is not a token and its score)."
             )
         ids: list[Any] = [len(vocab) - 1]
@@ -80,22 +82,22 @@ def _check(contents: dict[str, Any], where: str) -> None:
         ids = list(vocab.values())
     added = contents.get("added_tokens") or []
     if not isinstance(added, list) or not all(isinstance(each, dict) for each in added):
-        raise ClocheError(
+        raise TokenizerInvalid(
             f"{where} is not a tokenizer.json (its added_tokens are not a list of objects); copy it there again."
         )
     for each in added:
         if not isinstance(each.get("content"), str):
-            raise ClocheError(f"{where} has an added token without content; copy it there again.")
+            raise TokenizerInvalid(f"{where} has an added token without content; copy it there again.")
         ids.append(each.get("id"))
     for i in ids:
         if not isinstance(i, int) or isinstance(i, bool) or not 0 <= i < LARGEST_ID:
-            raise ClocheError(
+            raise TokenizerInvalid(
                 f"{where} gives a token the id {shown(i)}, which is not a whole number from 0 to {LARGEST_ID - 1:,}."
             )
     for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
         part = contents.get(name)
         if part is not None and not isinstance(part, dict):
-            raise ClocheError(
+            raise TokenizerInvalid(
                 f"{where} is not a tokenizer.json (its {name} is a {type(part).__name__}); copy it there again."
             )
 
@@ -111,7 +113,7 @@ def panics_named(where: str, errors: type[Exception] | tuple[()] = Exception) ->
         if not named and type(error).__name__ != "PanicException":
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ClocheError(f"{where} is not a tokenizer.json ({reason}); copy it there again.") from error
+        raise TokenizerInvalid(f"{where} is not a tokenizer.json ({reason}); copy it there again.") from error
 
 
 def end_token(settings: dict[str, Any]) -> str | None:
@@ -119,5 +121,5 @@ def end_token(settings: dict[str, Any]) -> str | None:
     named = settings.get("eos_token")
     named = named.get("content") if isinstance(named, dict) else named
     if named is not None and not isinstance(named, str):
-        raise ClocheError(f"The eos_token of tokenizer_config.json is {shown(named)}, not a token; repair it.")
+        raise TokenizerInvalid(f"The eos_token of tokenizer_config.json is {shown(named)}, not a token; repair it.")
     return named

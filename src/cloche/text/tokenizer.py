@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cloche.errors import ClocheError
+from cloche.errors import FileExists, FileMissing, TextEncoding, TokenizerInvalid
 from cloche.files import write_atomically
 from cloche.text import checked
 from cloche.text.token_bytes import dropped_spaces, joins_bytes, keeps_bytes, spaced_after, token_bytes, word_ending
@@ -59,7 +59,7 @@ class Tokenizer:
         try:
             text = checked.read(path)
         except FileNotFoundError:
-            raise ClocheError(f"There is no tokenizer.json in {folder}; name a folder that holds one.") from None
+            raise FileMissing(f"There is no tokenizer.json in {folder}; name a folder that holds one.") from None
         config = path.with_name("tokenizer_config.json")
         settings = checked.parsed(checked.read(config), config) if config.exists() else {}
         return cls(text, settings, str(path))
@@ -71,7 +71,7 @@ class Tokenizer:
         written = {folder / "tokenizer.json": self._text.encode(), folder / "tokenizer_config.json": settings.encode()}
         for path, data in written.items():
             if path.exists() and (not path.is_file() or path.read_bytes() != data):
-                raise ClocheError(f"{path} is there already, and is another; save to another folder, or move it away.")
+                raise FileExists(f"{path} is there already, and is another; save to another folder, or move it away.")
         for path, data in written.items():
             write_atomically(path, data)
 
@@ -183,7 +183,7 @@ class Tokenizer:
         the file puts a space of its own counts one byte less. ClocheError for a tokenizer that loses characters (WordPiece).
         """
         if not self._keeps_bytes:
-            raise ClocheError(
+            raise TokenizerInvalid(
                 f"A {type(self._engine.model).__name__} tokenizer without bytes to fall back on loses characters, so its "
                 "tokens have no exact number of bytes; use a byte-level or byte-fallback tokenizer."
             )
@@ -240,7 +240,9 @@ class Tokenizer:
         ids = [int(i) for i in ids]
         for i in ids:
             if not 0 <= i < self.vocab:
-                raise ClocheError(f"Token {i} is outside this tokenizer's vocabulary of {self.vocab}; ids run from 0.")
+                raise TokenizerInvalid(
+                    f"Token {i} is outside this tokenizer's vocabulary of {self.vocab}; ids run from 0."
+                )
         return ids
 
 
@@ -249,7 +251,7 @@ def _refuse_surrogates(text: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         where = text[max(0, error.start - 20) : error.end + 20]
-        raise ClocheError(f"A lone surrogate in {where!r} is not Unicode text; replace it first.") from None
+        raise TextEncoding(f"A lone surrogate in {where!r} is not Unicode text; replace it first.") from None
 
 
 _SIGNS = {" ": "·", "\n": "↵", "\t": "→"}

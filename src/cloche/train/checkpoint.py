@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from cloche.errors import ClocheError
+from cloche.errors import ResumeRefused
 from cloche.model import Network, load_network, save_network
 from cloche.runs import Checkpoint, Run
 from cloche.train.optimizers.optimizer import Optimizer
@@ -25,7 +25,7 @@ def save_checkpoint(run: Run, step: int, net: Network, optimizer: Optimizer, sta
     """Writes checkpoints/step-..., atomically. Raises ClocheError rather than save weights that are not finite."""
     for name, parameter in net.named_parameters():
         if not torch.isfinite(parameter).all():
-            raise ClocheError(
+            raise ResumeRefused(
                 f"step {step}: {name} holds values that are not finite, so no checkpoint is written; "
                 f"resume the last good one with a lower rate: cloche resume {run.path} --set optimizer.lr=..."
             )
@@ -49,7 +49,7 @@ def restore_checkpoint(checkpoint: Checkpoint, net: Network, optimizer: Optimize
         optimizer.restore(load_file(checkpoint.path / "optimizer.safetensors"))
         state: dict[str, Any] = json.loads((checkpoint.path / "state.json").read_text(encoding="utf-8"))
     except (RuntimeError, OSError, ValueError, SafetensorError) as error:
-        raise ClocheError(
+        raise ResumeRefused(
             f"{checkpoint.path} cannot be resumed ({str(error).splitlines()[0]}); `cloche verify` tells what is damaged, "
             "and moving this checkpoint away resumes the one before"
         ) from error

@@ -9,7 +9,7 @@ from typing import Any
 
 from cloche.data import prepare, standard_library
 from cloche.data.prepare import Progress
-from cloche.errors import ClocheError
+from cloche.errors import CorpusEmpty, FolderForeign, RunDamaged
 from cloche.files import WRITING, move, put_in_place, sha256_of, temporary_folder
 from cloche.runs import Run
 from cloche.text import Tokenizer
@@ -36,7 +36,7 @@ def prepare_data(recipe: Recipe, run: Run, on_progress: Progress | None = None) 
         path.name for path in data.glob("*") if not (_SHARD.fullmatch(path.name) or path.name.startswith(WRITING))
     ]
     if foreign:
-        raise ClocheError(
+        raise FolderForeign(
             f"{data} has no data.json, and contains {foreign[0]}, which does not belong to a packed corpus; move it away"
         )
     d, t = recipe.data, recipe.tokenizer
@@ -63,7 +63,7 @@ def _require_enough(index: dict[str, Any], recipe: Recipe) -> None:
     r = recipe.run
     tokens, least = sum(side["tokens"] for side in index["splits"].values()), LEAST_BATCHES * r.batch * r.length
     if tokens < least:
-        raise ClocheError(
+        raise CorpusEmpty(
             f"The corpus has {tokens:,} tokens, and {LEAST_BATCHES} batches of {r.batch} windows of {r.length} tokens take "
             f"{least:,}; give more text, or set a smaller run.batch or run.length."
         )
@@ -87,7 +87,7 @@ def _require_same(run: Run, made: Path) -> None:
     same_tokenizer = all(files[name]["sha256"] == sha256_of(made / name) for name in TOKENIZER_FILES if name in files)
     packed = {path.name: sha256 for path, sha256 in shards_of(made / "data", "prepare it again").items()}
     if not same_tokenizer or state_of(last).get("data", packed) != packed:
-        raise ClocheError(
+        raise RunDamaged(
             f"{run.path} has lost its data/, and the files it was packed from no longer give the tokens that {last.name} was "
             "trained on; put the files back as they were, or start another run"
         )

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cloche.errors import ClocheError
+from cloche.errors import FileUnreadable, RunDamaged
 from cloche.files import sha256_of_all
 from cloche.runs import Checkpoint, Run
 from cloche.runs.checkpoints import step_of
@@ -28,7 +28,7 @@ def require_intact(run: Run, last: Checkpoint) -> None:
     for name in (*NEEDED, *sorted(set(last.manifest["files"]) - set(NEEDED))):
         entry = last.manifest["files"].get(name)
         if entry is None:
-            raise ClocheError(f"{last.path / 'manifest.json'} does not list {name}; {back}")
+            raise RunDamaged(f"{last.path / 'manifest.json'} does not list {name}; {back}")
         written[last.path / name] = (entry["sha256"], back)
     for name in TOKENIZER_FILES:
         if name in last.manifest["files"]:
@@ -44,7 +44,7 @@ def _require_newest(run: Run, last: Checkpoint) -> None:
     """A later checkpoint that cannot be read is not passed over in silence."""
     for folder in sorted((run.path / "checkpoints").glob("step-*")):
         if (step_of(folder.name) or 0) > last.step:
-            raise ClocheError(
+            raise RunDamaged(
                 f"{folder} has no readable manifest.json; restore it from a copy, or move {folder.name} away to resume from "
                 f"{last.name}"
             )
@@ -54,10 +54,10 @@ def require_untrained(run: Run) -> None:
     """Raises ClocheError where a run without a checkpoint has been trained: starting again would drop its logs."""
     folders = sorted((run.path / "checkpoints").glob("step-*"))
     if folders:
-        raise ClocheError(f"{folders[-1]} has no readable manifest.json; restore it from a copy, or move it away")
+        raise RunDamaged(f"{folders[-1]} has no readable manifest.json; restore it from a copy, or move it away")
     reached = max((int(record.get("step") or 0) for record in run.read_log("metrics")), default=0)
     if reached > 0:
-        raise ClocheError(
+        raise RunDamaged(
             f"{run.path} has lost its checkpoints, and its log reaches step {reached}; restore them from a copy, or start "
             "another run"
         )
@@ -71,20 +71,20 @@ def shards_of(folder: Path, fix: str) -> dict[Path, str]:
         splits = json.loads((folder / INDEX).read_bytes())["splits"].values()
         return {folder / str(shard["file"]): str(shard["sha256"]) for split in splits for shard in split["shards"]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise ClocheError(f"{folder / INDEX} is not readable as a list of shards; {fix}") from None
+        raise RunDamaged(f"{folder / INDEX} is not readable as a list of shards; {fix}") from None
 
 
 def _compare(written: dict[Path, tuple[str, str]]) -> None:
     for path, (_, fix) in written.items():
         if not path.is_file():
-            raise ClocheError(f"{path} is missing; {fix}")
+            raise RunDamaged(f"{path} is missing; {fix}")
     try:
         found = sha256_of_all(written)
     except OSError as error:
-        raise ClocheError(f"{error.filename} cannot be read ({error.strerror}); make it readable") from error
+        raise FileUnreadable(f"{error.filename} cannot be read ({error.strerror}); make it readable") from error
     for path, (sha256, fix) in written.items():
         if found[path] != sha256:
-            raise ClocheError(f"{path} does not have the bytes that were written (its sha256 differs); {fix}")
+            raise RunDamaged(f"{path} does not have the bytes that were written (its sha256 differs); {fix}")
 
 
 def data_hashes(run: Run) -> dict[str, str]:
@@ -95,7 +95,7 @@ def data_hashes(run: Run) -> dict[str, str]:
 def _require_same_data(run: Run, last: Checkpoint, fix: str) -> None:
     kept = state_of(last).get("data")
     if isinstance(kept, dict) and (run.path / "data" / INDEX).exists() and kept != data_hashes(run):
-        raise ClocheError(f"{run.path / 'data'} is not what {last.name} was trained on; {fix}")
+        raise RunDamaged(f"{run.path / 'data'} is not what {last.name} was trained on; {fix}")
 
 
 def state_of(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from cloche.errors import ClocheError, shown
+from cloche.errors import OutOfMemory, SettingInvalid, TokenizerInvalid, shown
 from cloche.model import LM
 from cloche.text import Tokenizer
 from cloche.train.recipe import Recipe
@@ -42,12 +42,12 @@ def check_fits(recipe: Recipe) -> None:
     logits = 4.0 * min(recipe.objective.chunk, tokens) * recipe.model.vocab
     memory = _memory(r.device)
     if weights > memory:
-        raise ClocheError(
+        raise OutOfMemory(
             f"[model] describes {parameters:,} parameters, which take {weights / GB:,.1f} GB to train, and this machine has "
             f"{memory / GB:,.1f} GB: choose a smaller model.width, model.body.depth or model.vocab"
         )
     if weights + streams + logits > memory:
-        raise ClocheError(
+        raise OutOfMemory(
             f"[run] batch = {r.batch:,} and length = {r.length:,} take at least {(weights + streams + logits) / GB:,.1f} GB to "
             f"train this model, and this machine has {memory / GB:,.1f} GB: choose a smaller run.batch, run.length or "
             "objective.chunk"
@@ -59,11 +59,11 @@ def check_sizes(spec: LM) -> None:
     tree = spec.to_dict()
     for place, value in _numbers(tree, "model"):
         if isinstance(value, float) and not abs(value) <= LARGEST_FLOAT:
-            raise ClocheError(f"[{place}] = {value} must be a number between -1e30 and 1e30")
+            raise SettingInvalid(f"[{place}] = {value} must be a number between -1e30 and 1e30")
         if isinstance(value, int) and value > LARGEST_SIZE:
-            raise ClocheError(f"[{place}] = {shown(value)} is too large: it can be at most {LARGEST_SIZE:,}")
+            raise SettingInvalid(f"[{place}] = {shown(value)} is too large: it can be at most {LARGEST_SIZE:,}")
     if (blocks := _blocks(tree)) > MOST_BLOCKS:
-        raise ClocheError(
+        raise OutOfMemory(
             f"[model] describes {blocks:,} blocks and experts, and at most {MOST_BLOCKS:,} are built: choose a smaller "
             "model.body.depth or number of experts"
         )
@@ -94,7 +94,7 @@ def _parameters(spec: LM) -> int:
             return sum(parameter.numel() for parameter in spec.build(None).parameters())
     except (RuntimeError, OverflowError, TypeError, ValueError) as error:
         what = " ".join(str(error).split())[:200]
-        raise ClocheError(f"[model] cannot be built ({what}): choose smaller sizes") from error
+        raise OutOfMemory(f"[model] cannot be built ({what}): choose smaller sizes") from error
 
 
 def _memory(device: str) -> float:
@@ -110,7 +110,7 @@ def _memory(device: str) -> float:
 def check_vocab(recipe: Recipe, size: int) -> None:
     """Raise ClocheError where [model] has another vocabulary than the tokenizer at [tokenizer] path."""
     if recipe.model.vocab != size:
-        raise ClocheError(
+        raise TokenizerInvalid(
             f"[model] vocab = {recipe.model.vocab:,}, and the tokenizer in {recipe.tokenizer.path} has {size:,} tokens: leave "
             f"vocab out, or set it to {size}"
         )

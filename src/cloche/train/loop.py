@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from cloche.data import Batches, PackedTokens
-from cloche.errors import ClocheError
+from cloche.errors import NotFinite, RunExists
 from cloche.runs import Run
 from cloche.runs.checkpoints import checkpoint_name
 from cloche.text import Tokenizer
@@ -93,7 +93,7 @@ class Trainer:
     def start(cls, recipe: Recipe, run: Run) -> Trainer:
         """A fresh run: its data is prepared unless data/ holds it, and the resolved recipe written to recipe.toml."""
         if run.checkpoints():
-            raise ClocheError(f"{run.path} has been trained already; go on with `cloche resume {run.path}`")
+            raise RunExists(f"{run.path} has been trained already; go on with `cloche resume {run.path}`")
         with run.training():
             prepare_data(recipe, run)
             return cls(resolve(recipe, run), run)
@@ -160,7 +160,7 @@ class Trainer:
                             self.step + 1, update.loss, update.grad_norm, self.run, self.recipe
                         )
                         book.event(self.step + 1, self.pace.time, "nonfinite", message)
-                        raise ClocheError(message)
+                        raise NotFinite(message)
                     # All records of a step are on the disk before the first is yielded: the caller may never come back.
                     records = []
                     if not update.applied:

@@ -6,7 +6,7 @@ import re
 import tomllib
 from typing import Any
 
-from cloche.errors import ClocheError, shown
+from cloche.errors import FileTooLarge, RecipeInvalid, SettingInvalid, shown
 
 LARGEST_FILE = 64_000_000  # characters: room for the paths of a million files
 LONGEST = 10_000  # characters of one text
@@ -18,19 +18,19 @@ _NAME = re.compile(r"[\w-]+")
 def read_toml(text: str, where: str) -> dict[str, Any]:
     """The values of TOML text. Raises ClocheError, which begins with `where`, for what is not TOML or is out of bounds."""
     if len(text) > LARGEST_FILE:
-        raise ClocheError(f"{where} has {len(text):,} characters, and a recipe has at most {LARGEST_FILE:,}")
+        raise FileTooLarge(f"{where} has {len(text):,} characters, and a recipe has at most {LARGEST_FILE:,}")
     too_deep = f"{where} nests more than {DEEPEST} tables or lists in each other: write it flatter"
     # Parsers take time quadratic in the length of a dotted key, so these are counted first.
     if any(_has_deep_key(line) for line in text.splitlines() if line.count(".") >= DEEPEST):
-        raise ClocheError(too_deep)
+        raise FileTooLarge(too_deep)
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ClocheError(f"{where} is not TOML: {_short(str(error))}") from error
+        raise RecipeInvalid(f"{where} is not TOML: {_short(str(error))}") from error
     except RecursionError:
-        raise ClocheError(too_deep) from None
+        raise FileTooLarge(too_deep) from None
     except ValueError:  # more digits than Python turns into a number
-        raise ClocheError(f"{where} has a number of thousands of digits: write numbers of at most 64 bits") from None
+        raise FileTooLarge(f"{where} has a number of thousands of digits: write numbers of at most 64 bits") from None
     check_plain(values, where)
     return values
 
@@ -47,17 +47,17 @@ def _has_deep_key(line: str) -> bool:
 def value_of(text: str, where: str) -> Any:
     """What `--set key=text` means: a TOML value where it is one ("200", "[1, 2]"), else the text itself."""
     if text.count(".") >= DEEPEST and _has_deep_key(text):
-        raise ClocheError(f"{where} nests more than {DEEPEST} tables or lists in each other: write it flatter")
+        raise FileTooLarge(f"{where} nests more than {DEEPEST} tables or lists in each other: write it flatter")
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
     except RecursionError:
-        raise ClocheError(
+        raise FileTooLarge(
             f"{where} nests more than {DEEPEST} tables or lists in each other: write it flatter"
         ) from None
     except ValueError:
-        raise ClocheError(f"{where} is a number of thousands of digits: give one of at most 64 bits") from None
+        raise FileTooLarge(f"{where} is a number of thousands of digits: give one of at most 64 bits") from None
 
 
 def check_plain(values: dict[str, Any], where: str) -> None:
@@ -67,11 +67,11 @@ def check_plain(values: dict[str, Any], where: str) -> None:
         place, value, depth = left.pop()
         if isinstance(value, dict | list | tuple):
             if depth > DEEPEST:
-                raise ClocheError(f"{where} nests more than {DEEPEST} tables or lists in each other: write it flatter")
+                raise FileTooLarge(f"{where} nests more than {DEEPEST} tables or lists in each other: write it flatter")
             items = value.items() if isinstance(value, dict) else ((f"[{i}]", item) for i, item in enumerate(value))
             left += [(_within(place, str(name)), item, depth + 1) for name, item in items]
         elif isinstance(value, int) and abs(value) > LARGEST:
-            raise ClocheError(f"{where}: {place} is {shown(value)}, and a number here has at most 64 bits")
+            raise SettingInvalid(f"{where}: {place} is {shown(value)}, and a number here has at most 64 bits")
         elif isinstance(value, str):
             _check_text(value, f"{where}: {place}")
 
@@ -83,11 +83,11 @@ def _within(place: str, name: str) -> str:
 
 def _check_text(text: str, where: str) -> None:
     if len(text) > LONGEST:
-        raise ClocheError(f"{where} has {len(text):,} characters, and a text here has at most {LONGEST:,}")
+        raise FileTooLarge(f"{where} has {len(text):,} characters, and a text here has at most {LONGEST:,}")
     if "\0" in text:
-        raise ClocheError(f"{where} = {shown(text)} holds a NUL character: leave it out")
+        raise RecipeInvalid(f"{where} = {shown(text)} holds a NUL character: leave it out")
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise ClocheError(
+        raise RecipeInvalid(
             f"{where} = {shown(text)} is not UTF-8, as a recipe must be: rename the file, or write it in UTF-8"
         )
 

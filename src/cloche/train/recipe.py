@@ -23,7 +23,16 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from cloche.errors import ClocheError, shown
+from cloche.errors import (
+    ClocheError,
+    FileMissing,
+    FileTooLarge,
+    FileUnreadable,
+    RecipeInvalid,
+    SettingInvalid,
+    SettingMoved,
+    shown,
+)
 from cloche.model import GLU, LM, Attention, Block, Causal, RMSNorm, RoPE, Stack, part_from_dict
 from cloche.text import Tokenizer
 from cloche.text.bpe import SMALLEST_VOCAB
@@ -218,7 +227,7 @@ class Recipe(BaseModel):
             given = Tokenizer.load(path).vocab if isinstance(path, str) else size or DEFAULT_VOCAB
             model = {**model, "vocab": given}  # type: ignore[dict-item]
         if isinstance(size, int) and isinstance(given, int) and given != size:
-            raise ClocheError(
+            raise SettingInvalid(
                 f"[model] vocab = {shown(given)} and [tokenizer] vocab = {shown(size)} differ, and they are the same number: "
                 "leave one of them out"
             )
@@ -229,12 +238,12 @@ class Recipe(BaseModel):
         """Reads a .toml file. Raises ClocheError where it cannot be read or is no recipe."""
         try:
             if not Path(path).is_file():
-                raise ClocheError(f"there is no recipe at {path}; name a .toml file")
+                raise FileMissing(f"there is no recipe at {path}; name a .toml file")
             if Path(path).stat().st_size > 4 * LARGEST_FILE:
-                raise ClocheError(f"{path} is too large for a recipe; name a .toml file")
+                raise FileTooLarge(f"{path} is too large for a recipe; name a .toml file")
             text = Path(path).read_text(encoding="utf-8-sig")
         except (OSError, ValueError) as error:
-            raise ClocheError(f"{path} cannot be read as a recipe ({error}); name a .toml file in UTF-8") from error
+            raise FileUnreadable(f"{path} cannot be read as a recipe ({error}); name a .toml file in UTF-8") from error
         return cls.parse(text, str(path))
 
     @classmethod
@@ -249,9 +258,9 @@ class Recipe(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise ClocheError(f"{where}: {sentence(error.errors()[0], cls)}") from error
+            raise SettingInvalid(f"{where}: {sentence(error.errors()[0], cls)}") from error
         except ClocheError as error:  # of the model's parts
-            raise ClocheError(f"{where}: {error}") from error
+            raise SettingInvalid(f"{where}: {error}") from error
 
     def with_set(self, changes: dict[str, Any]) -> Recipe:
         """A copy with dotted keys changed: {"run.steps": 200}. Text is read as TOML where it is TOML ("200", "[1, 2]").
@@ -270,12 +279,12 @@ class Recipe(BaseModel):
         for key, value in changes.items():
             *path, last = key.split(".")
             if not path:
-                raise ClocheError(f"--set {key}: write it as section.key=value, such as run.steps=200")
+                raise RecipeInvalid(f"--set {key}: write it as section.key=value, such as run.steps=200")
             table: Any = values
             for name in path:
                 table = table.setdefault(name, {}) if isinstance(table, dict) else None
             if not isinstance(table, dict):
-                raise ClocheError(f"--set {key}: {'.'.join(path)} is a value, not a section; write section.key=value")
+                raise RecipeInvalid(f"--set {key}: {'.'.join(path)} is a value, not a section; write section.key=value")
             table[last] = value_of(value, f"--set {key}") if isinstance(value, str) else value
             if table[last] is None:
                 del table[last]
@@ -304,7 +313,7 @@ def _refuse_other_names(values: dict[str, Any], where: str) -> None:
         fields = LM.__dataclass_fields__ if section == "model" else SECTIONS.get(section, {})
         for key in keys if isinstance(keys, dict) and section in Recipe.model_fields else ():
             if key not in fields and key in ELSEWHERE:
-                raise ClocheError(f"{where}: [{section}] has no key {key!r}; here it is called {ELSEWHERE[key]}")
+                raise SettingMoved(f"{where}: [{section}] has no key {key!r}; here it is called {ELSEWHERE[key]}")
 
 
 def sentence(error: ErrorDetails, recipe: type[Recipe]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from cloche.data import PackedTokens
-from cloche.errors import ClocheError
+from cloche.errors import DeviceUnavailable, ResumeRefused, RunFinished
 from cloche.runs import Run
 from cloche.text import Tokenizer
 from cloche.train.limits import check_vocab
@@ -48,7 +48,7 @@ def usable_device(wanted: str) -> str:
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise ClocheError('[run] device = "cuda", and torch finds no GPU here; set it to "cpu" or "auto"')
+        raise DeviceUnavailable('[run] device = "cuda", and torch finds no GPU here; set it to "cpu" or "auto"')
     return wanted
 
 
@@ -56,13 +56,13 @@ def amend(recipe: Recipe, changes: dict[str, Any], step: int, run: Run) -> Recip
     """The recipe of a run that resumes at `step`, with other settings of [optimizer] or [run]."""
     for key in changes:
         if key.split(".")[0] not in ("optimizer", "run") or key in FIXED:
-            raise ClocheError(
+            raise ResumeRefused(
                 f"--set {key}: a run that has begun keeps its {key}; only [optimizer] and the rest of [run] may change, "
                 "so start another run for this"
             )
     changed = recipe.with_set(changes)
     if changed.run.steps is None or changed.run.steps < step or is_finished(run, changed.run.steps):
-        raise ClocheError(
+        raise RunFinished(
             f"{run.path} has finished its {step} steps; to train it further: "
             f"cloche resume {run.path} --set run.steps={2 * step}"
         )

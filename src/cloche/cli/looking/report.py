@@ -9,7 +9,7 @@ import typer
 
 from cloche.cli.options import AsJson, RunFolder
 from cloche.cli.streams import emit
-from cloche.errors import ClocheError
+from cloche.errors import FileUnreadable
 
 MARK = b'<meta name="generator" content="cloche'  # near the beginning of every page that was written here
 HEAD = 2000  # bytes in which it is looked for
@@ -65,4 +65,4 @@ def _is_ours(path: Path) -> bool:
         with path.open("rb") as file:
             return MARK in file.read(HEAD)
     except OSError as error:
-        raise ClocheError(f"{path} cannot be read ({error.strerror}): choose another --out.") from error
+        raise FileUnreadable(f"{path} cannot be read ({error.strerror}): choose another --out.") from error

@@ -13,7 +13,7 @@ import typer
 
 from cloche.cli.options import LARGEST_SEED, AsJson, RunFolder
 from cloche.cli.streams import emit
-from cloche.errors import ClocheError
+from cloche.errors import ClocheError, DictionaryMissing
 from cloche.files import refuse_existing
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def _dictionary(run: Run, name: str) -> SAE:
     folder = run.path / "dictionaries"
     if not (folder / name).is_dir():
         known = ", ".join(sorted(p.name for p in folder.glob("*/"))) if folder.is_dir() else ""
-        raise ClocheError(
+        raise DictionaryMissing(
             f"{run.path} has no dictionary {name!r}: "
             + (f"it has {known}." if known else "train one with `cloche sae train`.")
         )

@@ -20,7 +20,7 @@ from cloche.cli.errors import Stopped, resumable
 from cloche.cli.options import AsJson, Data, RunFolder, Sets
 from cloche.cli.running.inside import is_done, is_wanted, look
 from cloche.cli.streams import emit
-from cloche.errors import ClocheError
+from cloche.errors import ArgumentRange, RecipeInvalid, SettingConflict
 
 if TYPE_CHECKING:
     from cloche.cli.progress import Screen
@@ -59,9 +59,9 @@ def pretrain(
     from cloche.train import Recipe
 
     if recipe is not None and (recipe.is_dir() or recipe.suffix.lower() in TEXTS):
-        raise ClocheError(f"{recipe} is text, not a recipe: put --data before it.")
+        raise SettingConflict(f"{recipe} is text, not a recipe: put --data before it.")
     if minutes is not None and not minutes > 0:
-        raise ClocheError(f"--minutes {minutes:g} leaves no time to train: give more than 0.")
+        raise ArgumentRange(f"--minutes {minutes:g} leaves no time to train: give more than 0.")
     chosen = {
         "data.glob": glob,
         "data.field": field,
@@ -117,7 +117,7 @@ def settings(sets: list[str] | None) -> dict[str, str]:
     for text in sets or []:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise ClocheError(f"--set {text}: write it as section.key=value, such as run.steps=200.")
+            raise RecipeInvalid(f"--set {text}: write it as section.key=value, such as run.steps=200.")
         found[key.strip()] = value.strip()
     return found
 

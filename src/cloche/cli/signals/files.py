@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cloche.cli.arrays import read_array
 from cloche.cli.tables import Table, read_table
-from cloche.errors import ClocheError
+from cloche.errors import ExtraMissing, FieldUnknown, FileMissing, FileUnreadable, FileUnsupported, SettingConflict
 from cloche.files import refuse_existing, writing_file
 
 if TYPE_CHECKING:
@@ -37,13 +37,15 @@ def read(path: Path, column: str | None) -> Signals:
     """The picture or series in a file. Raises ClocheError for a file that is not there, or holds none."""
     kind = path.suffix.lower()
     if not path.is_file():
-        raise ClocheError(f"There is no file {path}; name a picture, a .npy array or a .csv table.")
+        raise FileMissing(f"There is no file {path}; name a picture, a .npy array or a .csv table.")
     if kind in PICTURES:
         return _picture(path)
     if kind in TABLES:
         return _series(read_table(path), column)
     if kind not in ARRAYS:
-        raise ClocheError(f"{path} is of no kind that is read here: give {', '.join((*PICTURES, *ARRAYS, *TABLES))}.")
+        raise FileUnsupported(
+            f"{path} is of no kind that is read here: give {', '.join((*PICTURES, *ARRAYS, *TABLES))}."
+        )
     return Signals(read_array(path, column)[None])
 
 
@@ -61,7 +63,7 @@ def write(path: Path, signals: Signals) -> None:
         elif kind in PICTURES and signals.values.ndim == 3:
             _write_picture(held, signals)
         else:
-            raise ClocheError(
+            raise SettingConflict(
                 f"{path} cannot hold this signal: give --out the kind of the file that was read, or .npy."
             )
 
@@ -70,7 +72,7 @@ def pillow():
     try:
         from PIL import Image
     except ImportError:
-        raise ClocheError("Pictures need Pillow: pip install 'cloche[images]', or give a .npy array.") from None
+        raise ExtraMissing("Pictures need Pillow: pip install 'cloche[images]', or give a .npy array.") from None
     return Image
 
 
@@ -85,7 +87,7 @@ def _picture(path: Path) -> Signals:
             values = np.asarray(plain, dtype=np.float64)
     except Exception as error:  # Pillow raises a dozen kinds for damaged files
         what = " ".join(str(error).split())[:200]
-        raise ClocheError(f"{path} cannot be read as a picture ({what}): give another.") from None
+        raise FileUnreadable(f"{path} cannot be read as a picture ({what}): give another.") from None
     full = 65535.0 if deep else 255.0
     return Signals((values[None] if values.ndim == 2 else np.moveaxis(values, 2, 0)) / full, full)
 
@@ -102,7 +104,7 @@ def _write_picture(path: Path, signals: Signals) -> None:
 def _series(table: Table, column: str | None) -> Signals:
     if column is None and len(table.numbered) > 1:
         names = ", ".join(table.names[at] for at in table.numbered)
-        raise ClocheError(f"{table.path} has several columns ({names[:300]}): name one with --column.")
+        raise FieldUnknown(f"{table.path} has several columns ({names[:300]}): name one with --column.")
     at = table.numbered[0] if column is None else table.find(column)
     return Signals(table.numbers([at]).T, table=table, column=at)
 

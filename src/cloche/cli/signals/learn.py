@@ -12,7 +12,7 @@ import typer
 
 from cloche.cli.options import LARGEST_SEED, AsJson
 from cloche.cli.streams import emit
-from cloche.errors import ClocheError
+from cloche.errors import ClocheError, FileExists, FileMissing, PartUnknown, SettingConflict
 from cloche.files import refuse_existing
 
 if TYPE_CHECKING:
@@ -126,9 +126,9 @@ def encode(
         if path is not None:
             refuse_existing(path, "choose another name", [signal])
     if decoded is not None and os.path.abspath(out) == os.path.abspath(decoded):
-        raise ClocheError(f"--out and --decoded are both {out}: choose two names.")
+        raise FileExists(f"--out and --decoded are both {out}: choose two names.")
     if out.suffix.lower() != ".npz":
-        raise ClocheError(f"{out} is no .npz file, and codes are kept in one: choose another --out.")
+        raise SettingConflict(f"{out} is no .npz file, and codes are kept in one: choose another --out.")
     from cloche.sparse.learners.keep import load_dictionary
 
     atoms, card = load_dictionary(dictionary)
@@ -174,7 +174,7 @@ def atoms(
     elif source in FAMILIES:
         drawn = atoms_of(fitted(source, (side, side)).transform)
     else:
-        raise ClocheError(
+        raise FileMissing(
             f"There is no folder {source}, nor a fixed dictionary of that name: take one of {', '.join(FAMILIES)}."
         )
     save_picture(out, picture(drawn))
@@ -196,21 +196,21 @@ def _learner(method: str, atoms: int, k: int, passes: int | None, seed: int) -> 
     if method == "itda" and passes is None:
         return ITDA(atoms, code, seed=seed)
     if method == "itda":
-        raise ClocheError("ITDA sees every signal once, so it takes no --passes: leave that option out.")
-    raise ClocheError(f"There is no method {method!r}: take one of {', '.join(METHODS)}.")
+        raise SettingConflict("ITDA sees every signal once, so it takes no --passes: leave that option out.")
+    raise PartUnknown(f"There is no method {method!r}: take one of {', '.join(METHODS)}.")
 
 
 def _pursuit(method: str, k: int | None, residual: float, penalty: float | None) -> Pursuit:
     from cloche.sparse import pursuit
 
     if method not in PURSUITS:
-        raise ClocheError(f"There is no method {method!r}: take one of {', '.join(PURSUITS)}.")
+        raise PartUnknown(f"There is no method {method!r}: take one of {', '.join(PURSUITS)}.")
     if method in BY_PENALTY:
         if penalty is None:
-            raise ClocheError(f"The {method} needs a penalty: give --penalty, in units of a correlation.")
+            raise SettingConflict(f"The {method} needs a penalty: give --penalty, in units of a correlation.")
         return pursuit.Lasso(penalty) if method == "lasso" else pursuit.LARS(penalty)
     if penalty is not None:
-        raise ClocheError(f"--penalty means nothing to {method}: take {' or '.join(BY_PENALTY)}, or leave it out.")
+        raise SettingConflict(f"--penalty means nothing to {method}: take {' or '.join(BY_PENALTY)}, or leave it out.")
     if method == "bpdn":
         return pursuit.BasisPursuitDenoising(residual)
     if method == "omp":
@@ -218,7 +218,7 @@ def _pursuit(method: str, k: int | None, residual: float, penalty: float | None)
     if method == "nonnegative-omp":
         return pursuit.NonNegativeOMP(k, residual)
     if k is None:
-        raise ClocheError(f"{method} needs the number of atoms a signal: give --k.")
+        raise SettingConflict(f"{method} needs the number of atoms a signal: give --k.")
     if method == "mp":
         return pursuit.MatchingPursuit(k, residual)
     return pursuit.IHT(k) if method == "iht" else pursuit.HardThresholdingPursuit(k)

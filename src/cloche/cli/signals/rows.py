@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cloche.cli.arrays import read_array
 from cloche.cli.signals.files import ARRAYS, PICTURES, TABLES, Signals, changed, pillow, read, write
 from cloche.cli.tables import read_table
-from cloche.errors import ClocheError
+from cloche.errors import ArgumentRange, EditInvalid, NotFinite, SettingConflict, SignalsShape
 from cloche.files import writing_file
 
 if TYPE_CHECKING:
@@ -47,12 +47,12 @@ def signals_of(
 
     for name, amount in (("--piece", piece), ("--count", count)):
         if amount < 1:
-            raise ClocheError(f"{name} is {amount}, but must be one or more: choose another.")
+            raise ArgumentRange(f"{name} is {amount}, but must be one or more: choose another.")
     found = {path: contents(path, column) for path in files}
     first, sides = files[0], sides_of(found[files[0]], piece)
     for path, given in found.items():
         if sides_of(given, piece) != sides or (not sides and given.values.shape[1] != found[first].values.shape[1]):
-            raise ClocheError(
+            raise SignalsShape(
                 f"{path} and {first} hold signals of other kinds or widths: learn from one kind at a time."
             )
     if not sides:
@@ -76,7 +76,7 @@ def _finite(path: Path, given: Signals) -> Tensor:
 
     values = torch.from_numpy(given.values)
     if not torch.isfinite(values).all():
-        raise ClocheError(f"{path} holds NaN or infinite numbers: fill them in or leave that stretch out.")
+        raise NotFinite(f"{path} holds NaN or infinite numbers: fill them in or leave that stretch out.")
     return values
 
 
@@ -99,7 +99,7 @@ class Coded:
             return cls(values, given, None)
         if len(sides) != values.ndim - 1:
             kind = {0: "rows", 1: "pieces of series", 2: "pieces of pictures"}[len(sides)]
-            raise ClocheError(
+            raise EditInvalid(
                 f"{path} is a signal of shape {list(values.shape[1:])}, and the dictionary is one of {kind}: learn one "
                 "from files of this kind."
             )
@@ -130,7 +130,7 @@ def write_rows(path: Path, coded: Coded, rows: Tensor) -> None:
     if coded.tiling is not None:
         write(path, changed(coded.given, coded.tiling.join(rows.double()).numpy()))
     elif path.suffix.lower() != ".npy":
-        raise ClocheError(f"{path} cannot hold rows of numbers: give --decoded a .npy file.")
+        raise SettingConflict(f"{path} cannot hold rows of numbers: give --decoded a .npy file.")
     else:
         _complete(path, lambda fresh: np.save(fresh, rows.numpy()))
 
@@ -138,7 +138,7 @@ def write_rows(path: Path, coded: Coded, rows: Tensor) -> None:
 def save_picture(path: Path, pixels: np.ndarray) -> None:
     """A grey picture, complete or not at all."""
     if path.suffix.lower() not in PICTURES:
-        raise ClocheError(f"{path} is no picture: give --out one of {', '.join(PICTURES)}.")
+        raise SettingConflict(f"{path} is no picture: give --out one of {', '.join(PICTURES)}.")
     image = pillow().fromarray(pixels)
     _complete(path, image.save)
 

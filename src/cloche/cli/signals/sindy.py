@@ -13,7 +13,7 @@ import typer
 from cloche.cli.options import AsJson
 from cloche.cli.streams import emit
 from cloche.cli.tables import read_table
-from cloche.errors import ClocheError
+from cloche.errors import ArgumentInvalid, ArgumentRange, FieldUnknown, RecordInvalid, SettingConflict
 from cloche.files import refuse_existing, writing_file
 
 if TYPE_CHECKING:
@@ -64,13 +64,13 @@ def sindy(
     if simulate is not None:
         refuse_existing(simulate, "choose another --simulate", [source])
     if simulate is not None and inputs is not None and delay:
-        raise ClocheError("--simulate with both --inputs and --delay is not offered: leave one of them out.")
+        raise SettingConflict("--simulate with both --inputs and --delay is not offered: leave one of them out.")
     driven, wanted = _split(inputs), _split(columns)
     table = _run(source, time) if source.is_dir() else _columns(source, time, [*wanted, *driven] if wanted else [])
     wanted, driven = ([_named(source, list(table.columns), name) for name in asked] for asked in (wanted, driven))
     states = wanted or [name for name in table.columns if name not in (table.time, *driven)]
     if not states:
-        raise ClocheError(f"{source} has no column besides its time {table.time!r}: there is nothing to explain.")
+        raise FieldUnknown(f"{source} has no column besides its time {table.time!r}: there is nothing to explain.")
     import numpy as np
 
     from cloche.sparse.sindy import Fourier, Library, Polynomials, SINDy
@@ -105,7 +105,7 @@ def _lagged(
     import numpy as np
 
     if not 0 <= delay < len(t):
-        raise ClocheError(f"--delay {delay} does not fit {len(t)} samples: give 0 or a few samples.")
+        raise ArgumentRange(f"--delay {delay} does not fit {len(t)} samples: give 0 or a few samples.")
     if not delay:
         return t, x, u, names
     both = np.concatenate([x[delay:], x[:-delay]], 1)
@@ -117,7 +117,7 @@ def _columns(path: Path, time: str | None, wanted: list[str]) -> Columns:
     table = read_table(path)
     if not table.heading:
         began = ", ".join(table.rows[0])[:200]
-        raise ClocheError(f"{path} begins with {began}: its first line must name each column, once.")
+        raise RecordInvalid(f"{path} begins with {began}: its first line must name each column, once.")
     names = [table.names[at] for at in table.numbered]
     wanted = [_named(path, names, name) for name in wanted]
     chosen = list(dict.fromkeys([_time_of(path, names, time), *(wanted or names)]))
@@ -134,7 +134,7 @@ def _named(path: Path, heading: list[str], asked: str) -> str:
     """The column that is called so, or is but for its unit. Raises ClocheError where none is, or several are."""
     found = [name for name in heading if name == asked] or [name for name in heading if _without_unit(name) == asked]
     if len(found) != 1:
-        raise ClocheError(
+        raise FieldUnknown(
             f"{path} has {'no' if not found else 'more than one'} column {asked!r}; it has {', '.join(heading)}."
         )
     return found[0]
@@ -144,7 +144,7 @@ def _time_of(path: Path, heading: list[str], asked: str | None) -> str:
     asked = None if asked is None else _named(path, heading, asked)
     found = asked or next((name for name in heading if _without_unit(name).lower() in TIMES), None)
     if found is None:
-        raise ClocheError(
+        raise FieldUnknown(
             f"{path} has no column called {', '.join(TIMES)}: say which of {', '.join(heading)} with --time."
         )
     return found
@@ -159,12 +159,12 @@ def _run(path: Path, time: str | None) -> Columns:
 
     name = time or "step"
     if name not in ("step", "tokens", "time"):
-        raise ClocheError(f"A run's loss is measured over step, tokens or time, not {name!r}: choose one of these.")
+        raise ArgumentInvalid(f"A run's loss is measured over step, tokens or time, not {name!r}: choose one of these.")
     records = [r for r in Run.open(path).read_log("metrics") if r.get("loss") is not None and r.get(name) is not None]
     if not records:
-        raise ClocheError(f"{path} has logged no loss yet: give a run that has trained a while.")
+        raise RecordInvalid(f"{path} has logged no loss yet: give a run that has trained a while.")
     if len(records) < SHORTEST:
-        raise ClocheError(
+        raise RecordInvalid(
             f"{path} has logged its loss {len(records)} times, and {SHORTEST} or more are needed to tell motion from noise: "
             "train longer, or log more often with --set run.log_every=1."
         )

@@ -10,7 +10,7 @@ import typer
 from cloche.cli.options import AsJson
 from cloche.cli.signals.learn import atoms, encode, learn
 from cloche.cli.streams import emit
-from cloche.errors import ClocheError
+from cloche.errors import ArgumentInvalid
 from cloche.files import refuse_existing
 
 sparse = typer.Typer(
@@ -75,4 +75,4 @@ def _amount(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ClocheError(f"--sigma {text!r} is no number: give one, or auto.") from None
+        raise ArgumentInvalid(f"--sigma {text!r} is no number: give one, or auto.") from None

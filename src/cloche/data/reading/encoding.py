@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from cloche.data.reading.report import Report
-from cloche.errors import ClocheError
+from cloche.errors import TextEncoding
 
 UTF8 = "utf-8"
 # In this order: the mark of UTF-16 begins that of UTF-32.
@@ -51,7 +51,7 @@ def checked(encoding: str | None) -> str | None:
     names = sorted({*aliases, *aliases.values()} - {"hex_codec", "base64_codec", "rot_13"})
     near = difflib.get_close_matches(encoding[:40].lower().replace("-", "_"), names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else "name one such as latin-1, cp1252, shift_jis or utf-16."
-    raise ClocheError(f"There is no text encoding {encoding[:40]!r}; {hint}")
+    raise TextEncoding(f"There is no text encoding {encoding[:40]!r}; {hint}")
 
 
 def mark(head: bytes) -> bytes:
@@ -142,12 +142,12 @@ class Tally:
         """Raises ClocheError when more than 1% of what was read is invalid or NUL; called at the file's end."""
         if self._invalid > MOST_INVALID * self.size:
             name = "UTF-8" if self.encoding == UTF8 else self.encoding
-            raise ClocheError(
+            raise TextEncoding(
                 f"{self._invalid / self.size:.1%} of {self.path} is not {name}; name its encoding with --encoding "
                 "(encoding= in Python), such as latin-1, cp1252 or shift_jis, or leave the file out."
             )
         if self._nuls > MOST_INVALID * self.size:
-            raise ClocheError(
+            raise TextEncoding(
                 f"{self.path} is a binary file ({self._nuls / self.size:.0%} of it is NUL bytes), or text in an encoding that "
                 "has to be named with --encoding (encoding= in Python), such as utf-16-le; otherwise leave it out."
             )

@@ -14,7 +14,7 @@ from cloche.data.reading.encoding import MARKS, UTF8, Tally, Transcoded, is_utf8
 from cloche.data.reading.opening import damage_named, opened
 from cloche.data.reading.report import Report
 from cloche.data.reading.sources import LINES, Source
-from cloche.errors import ClocheError
+from cloche.errors import ClocheError, FieldUnknown
 
 HEAD = 1 << 16  # bytes in which an encoding shows
 FORMS = {"text": "text", "lines": "JSON lines", "values": "JSON records", "parquet": "parquet", "json": "JSON as text"}
@@ -56,7 +56,7 @@ def recognise(source: Source, field: str, encoding: str | None) -> File | None:
     if kind == "json" and not source.asked_for:
         return None
     if kind == "json" and field != "text":
-        raise ClocheError(
+        raise FieldUnknown(
             f"{source.path} is JSON, but neither lines nor an array of objects, so it has no field {field!r}; "
             "write one object a line."
         )

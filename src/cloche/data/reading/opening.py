@@ -19,7 +19,7 @@ import pyarrow as pa
 import zstandard
 
 from cloche.data.reading.encoding import recognised
-from cloche.errors import ClocheError
+from cloche.errors import FileDamaged, FileUnreadable, FileUnsupported
 
 COMPRESSED = (".gz", ".zst", ".xz", ".bz2")
 ARCHIVES = (".zip", ".7z", ".tar", ".tgz", ".txz", ".tbz2", ".rar")
@@ -57,13 +57,13 @@ def damage_named(path: Path) -> Iterator[None]:
     try:
         yield
     except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
-        raise ClocheError(_why_not_unpacked(path, error)) from error
+        raise FileUnsupported(_why_not_unpacked(path, error)) from error
     except (pa.ArrowException, OSError) as error:
         number = getattr(error, "errno", None)
         if number is None:  # arrow's, also where it is an OSError: what it says may begin with an empty line
             reason = next((line.strip() for line in str(error).splitlines() if len(line) > 2), "it is damaged")
-            raise ClocheError(f"{path} is not a readable parquet file ({reason}); write it again.") from error
-        raise ClocheError(
+            raise FileUnsupported(f"{path} is not a readable parquet file ({reason}); write it again.") from error
+        raise FileUnreadable(
             f"{path} cannot be read ({os.strerror(number)}); check its permissions and the disk."
         ) from error
 
@@ -94,13 +94,13 @@ def opened(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
         head = content.peek(512)[:512]
         for magic, what in FOREIGN.items():
             if head.startswith(magic) and not _is_text(head):
-                raise ClocheError(
+                raise FileUnsupported(
                     f"{path} is {what}, which is not read; save what it holds as text, .jsonl or parquet."
                 )
         if head[257:262] == b"ustar":
-            raise ClocheError(f"{path} is a tar archive, which is not read; unpack it.")
+            raise FileUnsupported(f"{path} is a tar archive, which is not read; unpack it.")
         if content is raw and path.suffix.lower() in COMPRESSED and not (_is_text(head) or recognised(head)):
-            raise ClocheError(
+            raise FileDamaged(
                 f"{path} is truncated or damaged (it is not compressed as its name says); copy it there again."
             )
         try:

@@ -18,7 +18,7 @@ from cloche.data.reading.opening import damage_named, opened_for_seeking
 from cloche.data.reading.pieces import PIECE, cut
 from cloche.data.reading.report import Report
 from cloche.data.reading.sources import find_sources
-from cloche.errors import ClocheError
+from cloche.errors import CorpusEmpty, FieldUnknown
 
 ROWS = 32  # parquet rows read at once: few enough for rows that hold whole books
 
@@ -75,7 +75,7 @@ def recognised_files(
         report.files -= 1
         report.size -= source.size
     if not report.files:
-        raise ClocheError(
+        raise CorpusEmpty(
             "The .json files found hold no records; name those to be read as text outright, or with a glob."
         )
 
@@ -89,7 +89,7 @@ def read_files(files: Iterable[File], field: str, report: Report) -> Iterator[Do
         finished += file.source.size
     if not report.documents:
         few = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        raise ClocheError(f"The corpus is empty: {len(names)} files hold no text ({few}); name other files.")
+        raise CorpusEmpty(f"The corpus is empty: {len(names)} files hold no text ({few}); name other files.")
 
 
 def read_file(file: File, field: str, report: Report, finished: int = 0) -> Iterator[Document]:
@@ -146,7 +146,7 @@ def _parquet(file: File, field: str, report: Report, finished: int) -> Iterator[
     with opened_for_seeking(source.path) as content, pq.ParquetFile(content, buffer_size=PIECE) as table:
         columns = table.schema_arrow.names
         if field not in columns:
-            raise ClocheError(
+            raise FieldUnknown(
                 f"{source.path} has no column {field!r}; its columns are {records.names(columns)}: "
                 "name one of them as the field (--field)."
             )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
 from cloche.data.reading.pieces import character_end
-from cloche.errors import ClocheError
+from cloche.errors import FieldUnknown, FileTooLarge, RecordInvalid
 
 Decode = Callable[[bytes], str]
 
@@ -21,7 +21,7 @@ def lines(stream: BinaryIO, path: str) -> Iterator[tuple[int, bytes]]:
     while line := stream.readline(LONGEST):
         number += 1
         if len(line) == LONGEST:
-            raise ClocheError(f"{path}:{number} is longer than 64 MB; write its record in several shorter ones.")
+            raise FileTooLarge(f"{path}:{number} is longer than 64 MB; write its record in several shorter ones.")
         if line := line.removeprefix(b"\xef\xbb\xbf").strip():
             yield number, line
 
@@ -41,13 +41,13 @@ def values(stream: BinaryIO, decode: Decode, path: str) -> Iterator[tuple[int, d
         if in_array and scan.next() == ",":
             scan.skip()
         elif in_array and scan.next() != "]":
-            raise ClocheError(
+            raise RecordInvalid(
                 f"{path} is not JSON: after its record {number} there is neither a comma nor the end; repair it."
             )
     if in_array:
         scan.skip()
         if scan.next():
-            raise ClocheError(f"{path} is not JSON: something follows its array of {number} records; repair it.")
+            raise RecordInvalid(f"{path} is not JSON: something follows its array of {number} records; repair it.")
 
 
 class _Scan:
@@ -77,14 +77,14 @@ class _Scan:
             except (ValueError, RecursionError) as error:
                 held = len(self._text) - self._at
                 if held >= LONGEST:
-                    raise ClocheError(
+                    raise FileTooLarge(
                         f"{where} is longer than 64 MB or not JSON; write it in several shorter ones."
                     ) from error
                 if not self._may_be_cut(error) or not self._more(max(BLOCK, held)):
-                    raise ClocheError(f"{where} is not JSON ({error}); repair or delete it.") from error
+                    raise RecordInvalid(f"{where} is not JSON ({error}); repair or delete it.") from error
                 continue
             if not isinstance(value, dict):
-                raise ClocheError(f"{where} is a {type(value).__name__}, not an object with fields; repair it.")
+                raise RecordInvalid(f"{where} is a {type(value).__name__}, not an object with fields; repair it.")
             return value
 
     def _may_be_cut(self, error: Exception) -> bool:
@@ -109,21 +109,21 @@ def parsed(line: str, where: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise ClocheError(f"{where} is not JSON ({error}); repair or delete that line.") from error
+        raise RecordInvalid(f"{where} is not JSON ({error}); repair or delete that line.") from error
     if not isinstance(record, dict):
-        raise ClocheError(f"{where} holds a {type(record).__name__}, not an object with fields; repair that line.")
+        raise RecordInvalid(f"{where} holds a {type(record).__name__}, not an object with fields; repair that line.")
     return record
 
 
 def text_of(record: dict[str, Any], field: str, where: str) -> str:
     """The text in a field, empty for null. ClocheError for a field that is missing, which names those there, or not text."""
     if field not in record:
-        raise ClocheError(
+        raise FieldUnknown(
             f"{where} has no field {field!r}; its fields are {names(record)}: name one of them as the field (--field)."
         )
     text = record[field]
     if text is not None and not isinstance(text, str):
-        raise ClocheError(f"Field {field!r} of {where} holds a {type(text).__name__}, not text; name another field.")
+        raise FieldUnknown(f"Field {field!r} of {where} holds a {type(text).__name__}, not text; name another field.")
     return text or ""
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cloche.data.reading.opening import ARCHIVES, COMPRESSED
 from cloche.data.reading.report import Report
-from cloche.errors import ClocheError
+from cloche.errors import ArgumentRange, CorpusEmpty, FileMissing, FileUnreadable, FileUnsupported
 
 TEXT = (".txt", ".md", ".py")
 LINES = (".jsonl", ".ndjson", ".jsonlines")
@@ -42,10 +42,10 @@ def find_sources(paths: Sequence[str | Path], glob: str | None, report: Report) 
     paths = [paths] if isinstance(paths, str | Path) else paths
     given = [Path(os.path.abspath(os.path.expanduser(path))) for path in paths]
     if not given:
-        raise ClocheError("No corpus is named; give at least one file or folder.")
+        raise ArgumentRange("No corpus is named; give at least one file or folder.")
     for path in given:
         if not os.path.exists(path):
-            raise ClocheError(f"There is no file or folder {path}; check its spelling.")
+            raise FileMissing(f"There is no file or folder {path}; check its spelling.")
     root = os.path.commonpath([path if path.is_dir() else path.parent for path in given])
     found: dict[str, Source] = {}
     for path in given:
@@ -65,7 +65,7 @@ def find_sources(paths: Sequence[str | Path], glob: str | None, report: Report) 
             if glob
             else f"ends in {', '.join(TEXT + RECORDS)} (or those with {', '.join(COMPRESSED)})"
         )
-        raise ClocheError(f"No file in {', '.join(map(str, given))} {wanted}; name other paths or another glob.")
+        raise CorpusEmpty(f"No file in {', '.join(map(str, given))} {wanted}; name other paths or another glob.")
     sources = sorted(found.values(), key=lambda source: source.name)
     report.files, report.size = len(sources), sum(source.size for source in sources)
     return sources
@@ -73,7 +73,7 @@ def find_sources(paths: Sequence[str | Path], glob: str | None, report: Report) 
 
 def _walk(folder: Path, report: Report) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
-        raise ClocheError(f"The folder {error.filename} cannot be read ({error.strerror}); change its permissions.")
+        raise FileUnreadable(f"The folder {error.filename} cannot be read ({error.strerror}); change its permissions.")
 
     for place, folders, files in os.walk(folder, onerror=refuse):
         for name in sorted(folders):
@@ -104,9 +104,9 @@ def _bare(name: str) -> str:
 def _source(file: Path, root: str, explicit: bool, matched: bool, report: Report) -> Source | None:
     if not file.is_file():
         if explicit:
-            raise ClocheError(f"{file} is not a regular file, and it is read twice; save it to a file first.")
+            raise FileUnsupported(f"{file} is not a regular file, and it is read twice; save it to a file first.")
         report.skip("no regular file")
         return None
     if file.name.lower().endswith((*ARCHIVES, *(f".tar{each}" for each in COMPRESSED))):
-        raise ClocheError(f"{file} is an archive, which is not read; unpack it, or compress each file by itself.")
+        raise FileUnsupported(f"{file} is an archive, which is not read; unpack it, or compress each file by itself.")
     return Source(file, file.relative_to(root).as_posix(), file.stat().st_size, explicit or matched)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import ClocheError, CorpusEmpty, FeatureUnknown
 from cloche.interp.dictionaries.firings import Firings, collect_firings
 from cloche.interp.dictionaries.learn import Tokens, batched_windows
 from cloche.interp.dictionaries.telling import logit_effects, telling_order
@@ -71,7 +71,7 @@ class FeatureReader:
         stream = windows_of(subject, windows)
         first = next(stream, None)
         if first is None:
-            raise ClocheError("There is no text to read features from: give at least one window of two tokens.")
+            raise CorpusEmpty("There is no text to read features from: give at least one window of two tokens.")
         batches = activations(subject.net, chain([first], stream), self.reader.route, others)
         self.firings, self.measured = collect_firings(sae, batches)
         self.effects = _effects(subject.net, self.reader, sae, first)
@@ -82,7 +82,7 @@ class FeatureReader:
         """One feature as a finding's `features` have it, and `tokens_seen`. One that never fired has no examples and no
         logits. ClocheError for a number that the dictionary does not have."""
         if not 0 <= feature < self.sae.features:
-            raise ClocheError(f"There is no feature {feature}: the dictionary has {self.sae.features:,}, from 0 on.")
+            raise FeatureUnknown(f"There is no feature {feature}: the dictionary has {self.sae.features:,}, from 0 on.")
         return self._pages.of(feature) | {"tokens_seen": self.measured.signals}
 
     @torch.no_grad()

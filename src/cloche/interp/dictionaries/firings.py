@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cloche.errors import ClocheError
+from cloche.errors import CorpusEmpty
 from cloche.interp.route import FIRST, rows_without_first
 from cloche.sparse import SAE, Code, Report
 from cloche.sparse.metrics import Tally
@@ -59,7 +59,7 @@ def collect_firings(sae: SAE, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple
         tally.add(target, reconstruction, code)
         codes.append(Code(code.indices.to(torch.int32), code.values, code.size))
     if tally.signals == 0:
-        raise ClocheError("There is no text to read features from: give at least one window of two tokens.")
+        raise CorpusEmpty("There is no text to read features from: give at least one window of two tokens.")
     lengths = torch.cat([torch.full((len(batch),), batch.shape[1]) for batch in ids])
     window = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
     first = lengths.cumsum(0) - lengths

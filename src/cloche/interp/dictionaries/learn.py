@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import ArgumentRange, CorpusEmpty, PartUnknown, PathInvalid, SettingConflict
 from cloche.interp.dictionaries.end_to_end import end_to_end
 from cloche.interp.harvest import activations, harvest
 from cloche.interp.route import FIRST, Others, Reader, Route, rows_without_first
@@ -65,9 +65,9 @@ class Look:
 
     def __post_init__(self) -> None:
         if min(self.tokens, self.passes, self.batch, self.count, self.features or 1) < 1 or self.features == 0:
-            raise ClocheError(f"{self} counts something below 1: raise tokens, passes, batch, count or features.")
+            raise ArgumentRange(f"{self} counts something below 1: raise tokens, passes, batch, count or features.")
         if not 0 <= self.end_to_end < float("inf"):
-            raise ClocheError(f"end_to_end={self.end_to_end} is no share of a training: give 0 or more, such as 0.1.")
+            raise ArgumentRange(f"end_to_end={self.end_to_end} is no share of a training: give 0 or more, such as 0.1.")
 
 
 DEFAULT = Look()
@@ -103,13 +103,13 @@ def train_dictionary(
     """
     if f"{look.kind}-sae" not in KINDS:
         known = ", ".join(kind.removesuffix("-sae") for kind in KINDS)
-        raise ClocheError(f"There is no kind of dictionary called {look.kind!r}: choose among {known}.")
+        raise PartUnknown(f"There is no kind of dictionary called {look.kind!r}: choose among {known}.")
     _check_ranks(look)
     reader = _route(subject, look).through(subject.net, others)
     windows, shown = _windows(tokens, subject, look, seed)
     name = name or dictionary_name(subject, look)
     if name != Path(name).name or name.startswith("."):
-        raise ClocheError(
+        raise PathInvalid(
             f"{name!r} cannot name a dictionary: give one without strokes that does not begin with a dot."
         )
     state = run.path / "dictionaries" / f".training-{name}-{subject.checkpoint.replace('/', '-')}"
@@ -129,7 +129,7 @@ def _check_ranks(look: Look) -> None:
     """Refuses what several processes cannot do together, before they begin."""
     world = Ranks().world
     if world > 1 and (look.end_to_end > 0 or look.batch % world):
-        raise ClocheError(
+        raise SettingConflict(
             f"{world} processes cannot share {'end-to-end training' if look.end_to_end > 0 else f'batches of {look.batch:,}'}: "
             "run it in one, or in a number that divides the batch."
         )
@@ -163,7 +163,7 @@ def _windows(tokens: Tokens, subject: Subject, look: Look, seed: int) -> tuple[l
     """Batches of windows [batch, length] to learn from and, none of them the same, to show; chosen by `seed`."""
     length = min(look.length, subject.net.length or look.length, len(tokens) // 2)
     if length < 2:
-        raise ClocheError(
+        raise CorpusEmpty(
             f"A text of {len(tokens):,} tokens is too short to look into a model with; give it more text."
         )
     order = np.random.default_rng(seed).permutation(len(tokens) // length)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cloche.errors import ClocheError
+from cloche.errors import CorpusEmpty
 from cloche.interp.route import FIRST, Others, reader_of, rows_without_first
 from cloche.interp.subject import Subject, windows_of
 from cloche.model import Edit
@@ -66,5 +66,5 @@ def loss_recovered(subject: Subject, sae: SAE, windows: Iterable[Any], others: O
         sums[3] += float((clean.exp() * (clean - back)).sum())
         tokens += len(targets)
     if not tokens:
-        raise ClocheError("There is no text to predict: give at least one window of three tokens.")
+        raise CorpusEmpty("There is no text to predict: give at least one window of three tokens.")
     return Recovered(tokens, *(sums / tokens).tolist())

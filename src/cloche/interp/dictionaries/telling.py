@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import ModelUnsupported
 from cloche.interp.dictionaries.firings import Firings
 from cloche.model import LayerNorm, Network, NoNorm
 
@@ -25,7 +25,7 @@ def logit_effects(net: Network, directions: Tensor, typical: Tensor) -> Tensor:
         effects = directions @ net.unembed_weight().detach().T
         return effects.sub_(effects.mean(1, keepdim=True))
     if not hasattr(net.final_norm, "gain"):
-        raise ClocheError(
+        raise ModelUnsupported(
             f"The final norm is a {type(net.spec.norm).__name__}, through which nothing has a direct effect that is linear; "
             "effects on the logits are known for RMSNorm, LayerNorm and NoNorm."
         )

@@ -10,7 +10,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import TokenizerMissing
 from cloche.interp.subject import Subject, spell
 
 KEYWORDS = frozenset(keyword.kwlist)
@@ -26,7 +26,7 @@ def token_labels(subject: Subject, ids: Tensor) -> dict[str, Tensor]:
     """
     tokenizer = subject.tokenizer
     if tokenizer is None:
-        raise ClocheError("This model has no tokenizer, so its tokens have no text to take labels from.")
+        raise TokenizerMissing("This model has no tokenizer, so its tokens have no text to take labels from.")
     ids = ids.reshape(-1, ids.shape[-1]).cpu()
     kinds = ids.unique()
     texts = spell(tokenizer, kinds.tolist())

@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from scipy.stats import rankdata
 
-from cloche.errors import ClocheError
+from cloche.errors import ArgumentRange, NotFinite, SignalsShape
 
 Array = NDArray[np.float64]
 Matrix = Any  # [n, units]: a float32 array, or a scipy sparse array
@@ -63,21 +63,21 @@ def probe(
     the others. Raises ClocheError where a label does not come on both sides in both classes, or a k is not in 1 to 64.
     """
     if not ks or min(ks) < 1 or max(ks) > POOL:
-        raise ClocheError(f"ks={tuple(ks)} must be numbers of units from 1 to {POOL}.")
+        raise ArgumentRange(f"ks={tuple(ks)} must be numbers of units from 1 to {POOL}.")
     if x.shape[0] != len(labels) or len(train) != len(labels) or labels.ndim != 2:
-        raise ClocheError(
+        raise SignalsShape(
             f"Probing needs rows that agree: x has {x.shape[0]}, labels {list(labels.shape)}, train {len(train)}; give labels "
             "[n, label] and train [n] for x [n, units]."
         )
     for side in (train, ~train):
         counts = labels[side].sum(0)
         if not side.any() or (counts == 0).any() or (counts == side.sum()).any():
-            raise ClocheError(
+            raise SignalsShape(
                 "Every label needs both classes among the rows to fit to and among those held out; leave rarer labels out."
             )
     units = _Units(x, train)
     if not np.isfinite(units.mean).all():
-        raise ClocheError(
+        raise NotFinite(
             f"Unit {int(np.argmin(np.isfinite(units.mean)))} holds a value that is no number; mend what made it."
         )
     dense = _dense(units, labels[train])

@@ -12,7 +12,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import CorpusEmpty, DictionaryMismatch, SettingConflict, SignalsShape, SiteUnsuitable
 from cloche.interp.finding import Finding
 from cloche.interp.probing.labels import token_labels
 from cloche.interp.probing.probes import Matrix, Probes, Sparse, probe
@@ -83,7 +83,7 @@ class _Places:
 
     def __init__(self, net: Network, site: Site | str | None, sae: SAE | None) -> None:
         if site is None and sae is None:
-            raise ClocheError("Nothing says where to probe: give a site, or a dictionary, which names its own.")
+            raise SettingConflict("Nothing says where to probe: give a site, or a dictionary, which names its own.")
         self.reads: list[Site] = []
         if sae is not None and (site is None or sae.trained_on.site is not None):
             reader = reader_of(sae, net)
@@ -91,9 +91,11 @@ class _Places:
         self.site = net.sites.resolve(site)[0] if site is not None else self.reads[-1]
         if self.reads and self.site not in self.reads:
             known = ", ".join(map(str, self.reads))
-            raise ClocheError(f"The dictionary reads {known}, so it says nothing of {self.site}; leave the site out.")
+            raise DictionaryMismatch(
+                f"The dictionary reads {known}, so it says nothing of {self.site}; leave the site out."
+            )
         if self.site.axes[:2] != ("batch", "position"):
-            raise ClocheError(
+            raise SiteUnsuitable(
                 f"{self.site} has axes {', '.join(self.site.axes)}, and a probe reads one vector a token: choose a site such "
                 "as resid_post[1]."
             )
@@ -132,7 +134,7 @@ def _read(
         for kept, place in zip(columns, places.bases, strict=True):
             kept.append(_rows(result[place]))
     if sum(map(len, ids)) < 4:
-        raise ClocheError("There is too little text to probe: give at least four windows of two tokens.")
+        raise CorpusEmpty("There is too little text to probe: give at least four windows of two tokens.")
     return ids, torch.cat(window), [torch.cat(rows) for rows in columns], codes
 
 
@@ -142,7 +144,7 @@ def _labels(subject: Subject, ids: Sequence[Tensor], labels: Labels) -> dict[str
     for batch, part in zip(ids, parts, strict=True):
         wrong = [name for name, label in part.items() if label.shape != batch.shape or label.dtype != torch.bool]
         if wrong or part.keys() != parts[0].keys() or not part:
-            raise ClocheError(
+            raise SignalsShape(
                 f"The labels {wrong or [*part]} are not one bool for each token: give the same names for all ids, each "
                 f"{list(batch.shape)}."
             )
@@ -167,7 +169,7 @@ def _often_enough(found: dict[str, Any], train: Any) -> tuple[list[str], dict[st
             skipped[name] = f"one class comes {least} times on one side"
     names = [name for name in found if name not in skipped]
     if not names:
-        raise ClocheError(
+        raise CorpusEmpty(
             f"No label comes {FEWEST} times in both classes on both sides ({', '.join(found)}): give more windows, or other "
             "labels."
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from cloche.errors import ClocheError
+from cloche.errors import ClocheError, DictionaryMissing, FeatureUnknown
 from cloche.microscope.folder.moments import token_pair
 from cloche.microscope.folder.reading import RunFiles, number, parse_json, words
 from cloche.microscope.library import Library, has_file
@@ -107,7 +107,7 @@ def page(finding: Finding, ident: int) -> dict[str, Any]:
     """`listed`. ClocheError when the feature is not among those that were reported."""
     found = listed(finding, ident)
     if found is None:
-        raise ClocheError(f"Feature {ident} is not among those that this finding reports: ask for it by its number.")
+        raise FeatureUnknown(f"Feature {ident} is not among those that this finding reports: ask for it by its number.")
     return found
 
 
@@ -134,7 +134,7 @@ def question(library: Library, run: str | None, finding: Finding, number: int) -
     name, checkpoint = data.get("dictionary"), finding.get("checkpoint")
     home = f"dictionaries/{name}"
     if not isinstance(name, str) or not name or "/" in name or not has_file(files, f"{home}/dictionary.json"):
-        raise ClocheError(
+        raise DictionaryMissing(
             f"Feature {number} is not among those that this finding lists, and its dictionary {words(name, 80)!r} is not in "
             f"{files.root.name}/dictionaries: choose one from the list."
         )

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from cloche.errors import ClocheError
+from cloche.errors import ClocheError, InstrumentUnknown
 from cloche.microscope.folder import moments
 from cloche.microscope.folder.history import AXES, KEYS, VALIDATION_KEYS, Columns
 from cloche.microscope.folder.lines import Damage, LogLines, Piece, Record, lines_at, parse_lines
@@ -92,7 +92,7 @@ class Logbook:
     def window(self, axis: str, low: float, high: float) -> dict[str, Any]:
         """The metrics between two values of an axis (step, time, tokens, flops), thinned on their own."""
         if axis not in AXES:
-            raise ClocheError(f"There is no axis {axis!r}: choose one of {', '.join(AXES)}.")
+            raise InstrumentUnknown(f"There is no axis {axis!r}: choose one of {', '.join(AXES)}.")
         metrics = self.columns()
         with self._lock:
             parts = {"train": metrics.train, "validation": metrics.validation}

@@ -16,7 +16,15 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from cloche.errors import ClocheError
+from cloche.errors import (
+    ArgumentInvalid,
+    ClocheError,
+    FileDamaged,
+    FileTooLarge,
+    FileUnreadable,
+    PathInvalid,
+    RunMissing,
+)
 from cloche.runs import Run
 
 MOST_DEPTH = 40
@@ -27,7 +35,7 @@ MOST_ENTRIES = 20_000
 _STEP = re.compile(r"step-\d{6,18}")
 
 
-class BadRequest(ClocheError):
+class BadRequest(ArgumentInvalid):
     """A request that no answer fits: malformed, too large or out of bounds."""
 
     status = 400
@@ -39,11 +47,11 @@ def clean(value: Any, what: str = "a value", depth: int = 0) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, int):
         if not -MOST_INTEGER < value < MOST_INTEGER:
-            raise ClocheError(f"{what} has a number of more than 30 digits, which cannot be shown.")
+            raise FileTooLarge(f"{what} has a number of more than 30 digits, which cannot be shown.")
         return value
     if isinstance(value, list | dict):
         if depth >= MOST_DEPTH:
-            raise ClocheError(f"{what} is nested more than {MOST_DEPTH} levels deep.")
+            raise FileTooLarge(f"{what} is nested more than {MOST_DEPTH} levels deep.")
         if isinstance(value, list):
             return [clean(item, what, depth + 1) for item in value]
         return {str(key): clean(item, what, depth + 1) for key, item in value.items()}
@@ -54,13 +62,13 @@ def parse_json(data: bytes | str, what: str, most: int = MOST_JSON_BYTES) -> Any
     """The cleaned JSON value. ClocheError, naming `what`, where it is too large, malformed, nested too deep, or has an
     integer of more than 30 digits."""
     if len(data) > most:
-        raise ClocheError(f"{what} has {len(data):,} bytes, and at most {most:,} are read.")
+        raise FileTooLarge(f"{what} has {len(data):,} bytes, and at most {most:,} are read.")
     try:
         value = json.loads(data)
     except RecursionError:
-        raise ClocheError(f"{what} is nested more than {MOST_DEPTH} levels deep.") from None
+        raise FileTooLarge(f"{what} is nested more than {MOST_DEPTH} levels deep.") from None
     except ValueError:  # malformed, not UTF-8, or an integer with thousands of digits
-        raise ClocheError(f"{what} is not valid JSON.") from None
+        raise FileDamaged(f"{what} is not valid JSON.") from None
     return clean(value, what)
 
 
@@ -88,9 +96,9 @@ class RunFiles:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise ClocheError(f"{self._name(relative)} cannot be read: {error.strerror}.") from None
+            raise FileUnreadable(f"{self._name(relative)} cannot be read: {error.strerror}.") from None
         if not stat.S_ISREG(kind):
-            raise ClocheError(f"{self._name(relative)} is not a file: move it away.")
+            raise FileDamaged(f"{self._name(relative)} is not a file: move it away.")
         return path
 
     def open_file(self, relative: str) -> BinaryIO | None:
@@ -101,7 +109,7 @@ class RunFiles:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise ClocheError(f"{self._name(relative)} cannot be read: {error.strerror}.") from None
+            raise FileUnreadable(f"{self._name(relative)} cannot be read: {error.strerror}.") from None
 
     def read(self, relative: str, most: int = MOST_JSON_BYTES) -> bytes | None:
         """The whole file; None when it is missing. ClocheError when it has more than `most` bytes."""
@@ -111,7 +119,7 @@ class RunFiles:
         with file:
             size = os.fstat(file.fileno()).st_size
             if size > most:
-                raise ClocheError(f"{self._name(relative)} has {size:,} bytes, and at most {most:,} are read.")
+                raise FileTooLarge(f"{self._name(relative)} has {size:,} bytes, and at most {most:,} are read.")
             return file.read(most)
 
     def text(self, relative: str, most: int = MOST_JSON_BYTES) -> str | None:
@@ -125,7 +133,7 @@ class RunFiles:
             return None
         value = parse_json(data, self._name(relative))
         if not isinstance(value, dict):
-            raise ClocheError(f"{self._name(relative)} is not a JSON object.")
+            raise FileDamaged(f"{self._name(relative)} is not a JSON object.")
         return value
 
     def entries(self, relative: str) -> list[os.DirEntry[str]]:
@@ -181,9 +189,9 @@ class RunFiles:
         try:
             path = (self.root / PurePosixPath(relative)).resolve()
         except (OSError, RuntimeError, ValueError):  # a loop of links, a name too long, a zero byte
-            raise ClocheError(f"{self._name(relative)} cannot be read: its path leads nowhere.") from None
+            raise PathInvalid(f"{self._name(relative)} cannot be read: its path leads nowhere.") from None
         if not path.is_relative_to(self.root):
-            raise ClocheError(f"{self._name(relative)} leads outside the run folder, and is not read.")
+            raise PathInvalid(f"{self._name(relative)} leads outside the run folder, and is not read.")
         return path
 
     def _name(self, relative: str) -> str:
@@ -194,7 +202,7 @@ def _resolved(path: Path) -> Path:
     try:
         return path.resolve()
     except (OSError, RuntimeError, ValueError):
-        raise ClocheError(f"{path} is not a folder that can be opened.") from None
+        raise RunMissing(f"{path} is not a folder that can be opened.") from None
 
 
 def number(value: Any) -> float | int | None:

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import IO, Any
 
-from cloche.errors import ClocheError
+from cloche.errors import WorkerFailed
 from cloche.microscope.folder.reading import parse_json
 from cloche.microscope.serving.bounds import Busy
 
@@ -73,23 +73,23 @@ class Worker:
             line = await asyncio.wait_for(process.stdout.readline(), self.seconds)
         except TimeoutError:
             await self.close()
-            raise ClocheError(
+            raise WorkerFailed(
                 f"The {request['ask']} took longer than {self.seconds:.0f} seconds and was stopped: try a shorter prompt."
             ) from None
         except ConnectionError:
             line = b""
         except ValueError:
             await self.close()
-            raise ClocheError(f"The {request['ask']} gave an answer that is too long to show.") from None
+            raise WorkerFailed(f"The {request['ask']} gave an answer that is too long to show.") from None
         except asyncio.CancelledError:
             # A question given up before its answer: the two sides are out of step.
             await self.close()
             raise
         if not line.endswith(b"\n"):
-            raise ClocheError(await self._obituary(request["ask"]))
+            raise WorkerFailed(await self._obituary(request["ask"]))
         reply = parse_json(line, "The worker's answer", MOST_BYTES_PER_ANSWER)
         if "error" in reply:
-            raise ClocheError(reply["error"])
+            raise WorkerFailed(reply["error"])
         return line
 
     async def _started(self) -> Process:

@@ -9,7 +9,7 @@ from threading import Timer
 
 import uvicorn
 
-from cloche.errors import ClocheError
+from cloche.errors import ClocheError, SettingConflict
 from cloche.microscope.app import make_app
 from cloche.microscope.serving.asks import Worker
 from cloche.microscope.serving.bounds import limits
@@ -27,7 +27,7 @@ def listen(port: int) -> socket.socket:
         listener.listen(BACKLOG)  # from here on a browser that is quicker than the server waits and is not refused
     except (OSError, OverflowError) as error:
         listener.close()
-        raise ClocheError(f"Port {port} cannot be used ({error}): choose another, or 0 for any free one.") from None
+        raise SettingConflict(f"Port {port} cannot be used ({error}): choose another, or 0 for any free one.") from None
     return listener
 
 

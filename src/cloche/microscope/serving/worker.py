@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TextIO
 
-from cloche.errors import ClocheError
+from cloche.errors import CheckpointMissing, ClocheError, WorkerFailed
 from cloche.microscope.folder.reading import RunFiles
 
 MODELS_KEPT = 2
@@ -32,7 +32,7 @@ def files_of(checkpoint: str) -> RunFiles:
     """The run of a checkpoint. ClocheError when anything that a model is loaded from leads outside it."""
     folder = Path(checkpoint)
     if folder.parent.name != "checkpoints":
-        raise ClocheError(f"{checkpoint} is not a checkpoint of a run.")
+        raise CheckpointMissing(f"{checkpoint} is not a checkpoint of a run.")
     files = RunFiles(folder.parents[1])
     files.all_inside(f"checkpoints/{folder.name}")
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -101,7 +101,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     try:
         known: dict[str, Callable[..., dict[str, Any]]] = {"lens": lens, "feature": feature}
         if request.get("ask") not in known:
-            raise ClocheError(f"The worker cannot answer {request.get('ask')!r}: it knows {', '.join(known)}.")
+            raise WorkerFailed(f"The worker cannot answer {request.get('ask')!r}: it knows {', '.join(known)}.")
         reply["ok"] = known[request["ask"]](**asked)
     except ClocheError as error:
         reply["error"] = str(error)

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from cloche.errors import ClocheError, shown
+from cloche.errors import ArgumentRange, SettingRange, shown
 from cloche.model.context import Context
 from cloche.model.declare import Module
 from cloche.model.maps.mlp import Map
@@ -121,9 +121,9 @@ class Stack(Body):
     def __post_init__(self) -> None:
         positive(self, depth=self.depth)
         if self.depth > DEEPEST:
-            raise ClocheError(f"Stack(depth={shown(self.depth)}) must be at most {DEEPEST:,} blocks.")
+            raise SettingRange(f"Stack(depth={shown(self.depth)}) must be at most {DEEPEST:,} blocks.")
         if not self.blocks:
-            raise ClocheError("Stack(block=()) holds no block; give at least one.")
+            raise ArgumentRange("Stack(block=()) holds no block; give at least one.")
 
     @property
     def blocks(self) -> tuple[Block, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cloche.errors import ClocheError, shown
+from cloche.errors import WeightsInvalid, shown
 from cloche.model.bodies.stack import Stack
 from cloche.model.lm import LM
 from cloche.model.maps.moe import MoE
@@ -25,7 +25,7 @@ def check_layers(config: dict[str, Any], tensors: int, folder: Path) -> None:
     for name in DEPTHS:
         depth = config.get(name)
         if isinstance(depth, int) and depth > tensors:
-            raise ClocheError(
+            raise WeightsInvalid(
                 f"{folder / 'config.json'}: {name} = {shown(depth)}, and the weights are {tensors:,} tensors; nothing "
                 "was loaded."
             )
@@ -49,7 +49,9 @@ def check_sizes(spec: LM, tensors: Mapping[str, Any], folder: Path) -> None:
 
 
 def _refuse(folder: Path, asked: str, found: str) -> None:
-    raise ClocheError(f"{folder / 'config.json'} says {asked}, and the weights beside it {found}; nothing was loaded.")
+    raise WeightsInvalid(
+        f"{folder / 'config.json'} says {asked}, and the weights beside it {found}; nothing was loaded."
+    )
 
 
 def _parts(part: Part) -> Iterator[Part]:

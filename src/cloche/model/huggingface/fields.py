@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cloche.errors import ClocheError, shown
+from cloche.errors import FileMissing, ModelUnsupported, shown
 from cloche.model.huggingface.harmless import IGNORED, OFF
 from cloche.model.maps.activations import Shifted
 from cloche.part import LARGEST, LARGEST_SIZE, SMALLEST
@@ -67,13 +67,13 @@ def check_kinds(config: dict[str, Any]) -> None:
         kind, null = KIND_OF.get(name, ("", True))
         if kind and not (value is None and null) and not _is(kind, value):
             reach = f" of at most {LARGEST_SIZE:,}" if kind.startswith("a whole number") else ""
-            raise ClocheError(f"{name} = {shown(value)} must be {kind}{reach}; nothing was loaded.")
+            raise ModelUnsupported(f"{name} = {shown(value)} must be {kind}{reach}; nothing was loaded.")
 
 
 def activation_of(config: dict[str, Any], field: str = "hidden_act") -> str:
     """Our name of the activation in `field`."""
     if config[field] not in ACTIVATIONS:
-        raise ClocheError(f"{field} = {shown(config[field])} is not supported; nothing was loaded.")
+        raise ModelUnsupported(f"{field} = {shown(config[field])} is not supported; nothing was loaded.")
     return ACTIVATIONS[config[field]]
 
 
@@ -89,14 +89,16 @@ def check_config(config: dict[str, Any], understood: dict[str, Any]) -> None:
         if key in understood:
             only = understood[key]
             if only is not ... and value != only:
-                raise ClocheError(f"{key} = {shown(value)} is not supported (only {only!r} is); nothing was loaded.")
+                raise ModelUnsupported(
+                    f"{key} = {shown(value)} is not supported (only {only!r} is); nothing was loaded."
+                )
         elif key in OFF:
             if value not in OFF[key]:
-                raise ClocheError(
+                raise ModelUnsupported(
                     f"{key} = {shown(value)} is not supported here (only {OFF[key][0]!r} is); nothing was loaded."
                 )
         elif key not in IGNORED and not key.startswith("_"):
-            raise ClocheError(
+            raise ModelUnsupported(
                 f"the field {key!r} ({shown(value)}) is not understood, and might change the model; nothing was loaded."
             )
     check_kinds({key: value for key, value in config.items() if key in understood})
@@ -106,4 +108,4 @@ def check_complete(config: dict[str, Any], required: tuple[str, ...]) -> None:
     """Raise for a field without which the architecture is not known."""
     missing = [key for key in required if config.get(key) is None]
     if missing:
-        raise ClocheError(f"the field {missing[0]!r} is missing, so the model is not known; nothing was loaded.")
+        raise FileMissing(f"the field {missing[0]!r} is missing, so the model is not known; nothing was loaded.")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cloche.errors import ClocheError, shown
+from cloche.errors import ClocheError, FileDamaged, FileTooLarge, ModelMissing, ModelUnsupported, WeightsInvalid, shown
 from cloche.files import writing_folder
 from cloche.model.huggingface.bounds import check_layers, check_sizes
 from cloche.model.huggingface.families import (
@@ -174,18 +174,20 @@ def _spec(config: dict[str, Any], folder: Path) -> LM:
         try:
             spec = part_from_dict(config[OWN], f"{path}: {OWN}")
         except RecursionError:
-            raise ClocheError(f"{path}: its parts tree is nested too deeply to be read; restore it.") from None
+            raise FileTooLarge(f"{path}: its parts tree is nested too deeply to be read; restore it.") from None
         if not isinstance(spec, LM):
-            raise ClocheError(f"{path}: its parts tree is a {type(spec).__name__}, not an LM.")
+            raise WeightsInvalid(f"{path}: its parts tree is a {type(spec).__name__}, not an LM.")
         return spec
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
-        raise ClocheError(f"{path}: model_type {shown(kind)} is not one cloche reads; it reads {', '.join(FAMILIES)}.")
+        raise ModelUnsupported(
+            f"{path}: model_type {shown(kind)} is not one cloche reads; it reads {', '.join(FAMILIES)}."
+        )
     try:
         spec = FAMILIES[kind].read(config)
         spec.check_fields()
     except ClocheError as error:
-        raise ClocheError(f"{path}: {error}") from None
+        raise ModelUnsupported(f"{path}: {error}") from None
     return spec
 
 
@@ -200,7 +202,7 @@ def _drop_head(tensors: dict[str, Tensors], found: list[Rename]) -> None:
     embedding = next(tensors.get(rule.theirs[0]) for rule in found if rule.ours == "embed.weight")
     for head in (tensors.pop(f"{name}.weight", None) for name in HEADS):
         if isinstance(head, Stored) and isinstance(embedding, Stored) and not head.same(embedding):
-            raise ClocheError(
+            raise WeightsInvalid(
                 f"{head.file}: {head.name} is not the embedding's matrix, and the config says that they are one; set "
                 "tie_word_embeddings to false, or take the tensor out."
             )
@@ -227,17 +229,17 @@ def _check(
         for name, place in places(rule, parameters[rule.ours], rows[rule.ours]):
             asked.add(name)
             if name not in tensors:
-                raise ClocheError(
+                raise FileDamaged(
                     f"{folder} lacks the tensor {name!r} that its config promises; the checkpoint is not whole."
                 )
             shape = [*([stacks[name]] if rule.item is not None else []), *shape_of(rule, place)]
             stored = tensors[name]
             if stored.shape != shape:
-                raise ClocheError(
+                raise WeightsInvalid(
                     f"{stored.file}: {name} has shape {stored.shape}, and the config asks for {shape}; nothing was loaded."
                 )
     if left := sorted(tensors.keys() - asked):
-        raise ClocheError(
+        raise WeightsInvalid(
             f"{tensors[left[0]].file} holds a tensor {left[0]!r} that its config does not explain; nothing was loaded."
         )
 
@@ -247,11 +249,15 @@ def _dtype(wanted: str | torch.dtype, tensors: dict[str, Tensors], folder: Path)
     stored = {str(tensor.dtype).removeprefix("torch."): tensor.dtype for tensor in tensors.values()}
     if wanted == "auto":
         if len(stored) > 1:
-            raise ClocheError(f"{folder} stores weights in {' and '.join(sorted(stored))}; name one of them as dtype=.")
+            raise ModelUnsupported(
+                f"{folder} stores weights in {' and '.join(sorted(stored))}; name one of them as dtype=."
+            )
         return next(iter(stored.values()))
     chosen = WANTED.get(wanted, wanted) if isinstance(wanted, str) else wanted
     if chosen not in WANTED.values():
-        raise ClocheError(f"dtype={wanted!r} is none of {', '.join(map(repr, [*WANTED, 'auto']))}; name one of these.")
+        raise ModelUnsupported(
+            f"dtype={wanted!r} is none of {', '.join(map(repr, [*WANTED, 'auto']))}; name one of these."
+        )
     return chosen  # type: ignore[return-value]
 
 
@@ -269,5 +275,5 @@ def _materialise(net: nn.Module, dtype: torch.dtype) -> None:
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
-        raise ClocheError(f"{folder} holds no config.json; name a run, a checkpoint or a Hugging Face model folder.")
+        raise ModelMissing(f"{folder} holds no config.json; name a run, a checkpoint or a Hugging Face model folder.")
     return read_json(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from cloche.errors import ClocheError
+from cloche.errors import ExtraMissing, HubUnavailable
 
 SCHEME = "hf://"
 NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(?:@[\w./-]+)?")  # owner/name, or owner/name@revision
@@ -34,7 +34,9 @@ def fetch(name: str, near: str = "") -> Path:
     model is not there or cannot be reached.
     """
     if not NAME.fullmatch(name):
-        raise ClocheError(f"{name!r} is not a name on the Hugging Face Hub; write owner/name, or owner/name@revision.")
+        raise HubUnavailable(
+            f"{name!r} is not a name on the Hugging Face Hub; write owner/name, or owner/name@revision."
+        )
     try:
         import huggingface_hub
         from huggingface_hub.errors import (
@@ -44,7 +46,7 @@ def fetch(name: str, near: str = "") -> Path:
             RevisionNotFoundError,
         )
     except ImportError:
-        raise ClocheError(
+        raise ExtraMissing(
             f"There is no folder {name} here{near}; to fetch it from the Hugging Face Hub, pip install 'cloche[hub]'."
         ) from None
     repository, _, revision = name.partition("@")
@@ -53,18 +55,18 @@ def fetch(name: str, near: str = "") -> Path:
             huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=list(FILES))
         )
     except GatedRepoError:
-        raise ClocheError(
+        raise HubUnavailable(
             f"{repository} asks for its terms to be accepted; do so on huggingface.co, then run `hf auth login`."
         ) from None
     except (RepositoryNotFoundError, RevisionNotFoundError):
-        raise ClocheError(
+        raise HubUnavailable(
             f"{name} is neither a folder here{near} nor a model that the Hugging Face Hub shows you; check its spelling."
         ) from None
     except LocalEntryNotFoundError:
-        raise ClocheError(
+        raise HubUnavailable(
             f"{name} is neither a folder here{near} nor in the Hub's cache, and the Hugging Face Hub cannot be reached; "
             "connect, or name a folder."
         ) from None
     except Exception as error:  # of whichever network library it uses
         reason = (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".")
-        raise ClocheError(f"{name} could not be fetched from the Hugging Face Hub ({reason}); try again.") from None
+        raise HubUnavailable(f"{name} could not be fetched from the Hugging Face Hub ({reason}); try again.") from None

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import WeightsInvalid
 from cloche.model.huggingface.shards import STAGE, Stored, check_reach
 
 BLOCKS, SCALES = "_blocks", "_scales"
@@ -31,7 +31,7 @@ class Packed:
         shape = self.blocks.shape
         good = {self.blocks.kind, self.scales.kind} == {"U8"} and len(shape) == 4 and shape[-1] * 2 == GROUP
         if not good or shape[:-1] != self.scales.shape:
-            raise ClocheError(
+            raise WeightsInvalid(
                 f"{self.file}: {self.blocks.name} {self.blocks.kind} {shape} and {self.scales.name} {self.scales.kind} "
                 f"{self.scales.shape} are not MXFP4 weights, [item, row, group, 16] and [item, row, group]; nothing was loaded."
             )
@@ -69,7 +69,7 @@ class Packed:
             packed = self.blocks.bytes_at(start * groups * GROUP // 2, count * groups * GROUP // 2)
             scales = self.scales.bytes_at(start * groups, count * groups)
             if bool((scales == NAN).any()):
-                raise ClocheError(f"{self.scales.file}: {self.scales.name} holds a scale that is no number.")
+                raise WeightsInvalid(f"{self.scales.file}: {self.scales.name} holds a scale that is no number.")
             values = unpacked(packed.view(-1, GROUP // 2), scales)
             part.copy_(values.view(part.shape))
             check_reach(values.view(part.shape), part, self)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from cloche.errors import ClocheError, shown
+from cloche.errors import ModelUnsupported, shown
 from cloche.model.huggingface.fields import check_config
 from cloche.model.positions.encodings import RoPE
 from cloche.model.positions.scalings import DynamicScaling, LinearScaling, Llama3Scaling, LongRoPE, Scaling, YaRN
@@ -44,19 +44,19 @@ def read_rope(config: dict[str, Any], parameters: dict[str, Any] | None = None, 
     given = parameters_of(config) if parameters is None else parameters
     kind = given.get("rope_type") or given.get("type") or "default"
     if not isinstance(kind, str) or kind not in NEEDED:
-        raise ClocheError(
+        raise ModelUnsupported(
             f"rope_type = {shown(kind)} is not supported (only {', '.join(NEEDED)} are); nothing was loaded."
         )
     check_config(given, dict.fromkeys((*PLAIN, *NEEDED[kind], *OPTIONAL[kind]), ...))
     given = {name: value for name, value in given.items() if value is not None}
     if missing := [name for name in NEEDED[kind] if name not in given]:
-        raise ClocheError(f"rope_type = {kind!r} needs the field {missing[0]!r}; nothing was loaded.")
+        raise ModelUnsupported(f"rope_type = {kind!r} needs the field {missing[0]!r}; nothing was loaded.")
     theta = given.get("rope_theta") or config.get("rope_theta") or theta
     share = given.get("partial_rotary_factor", config.get("partial_rotary_factor"))
     try:
         scaling = _scaling(kind, given, config)
     except (TypeError, ValueError, ArithmeticError):
-        raise ClocheError(
+        raise ModelUnsupported(
             f"rope_parameters = {shown(given, 200)} cannot be computed with; nothing was loaded."
         ) from None
     return RoPE(theta, scaling, None if share in (None, 1, 1.0) else share)

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import FileDamaged, FileExists, FileMissing, FileUnreadable, NotFinite, WeightsInvalid
 
 ONE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -33,7 +33,7 @@ class Stored:
     def dtype(self) -> torch.dtype:
         """Its dtype. Raises ClocheError for what is not floating-point weights."""
         if self.kind not in DTYPES:
-            raise ClocheError(
+            raise WeightsInvalid(
                 f"{self.file}: {self.name} holds {self.kind}, not floating-point weights ({', '.join(DTYPES)}); nothing was "
                 "loaded."
             )
@@ -88,14 +88,14 @@ class Stored:
     def _read(self, file: Any, into: Tensor) -> None:
         # The numpy view shares the tensor's memory: the bytes are read to where they belong.
         if file.readinto(into.view(-1).view(torch.uint8).numpy()) != into.numel() * into.element_size():
-            raise ClocheError(f"{self.file} is damaged or cut short; copy it again from its source.")
+            raise FileDamaged(f"{self.file} is damaged or cut short; copy it again from its source.")
 
 
 def check_finite(numbers: Tensor, stored: Any) -> None:
     """Raise for a NaN or an infinity among weights just read; a sum meets each, and costs little more than reading."""
     if not bool(numbers.sum().isfinite()) and not bool((fine := numbers.isfinite()).all()):
         kind = "NaN" if bool(numbers.isnan().any()) else "infinity"
-        raise ClocheError(
+        raise NotFinite(
             f"{stored.file}: the tensor {stored.name} holds {kind} ({int((~fine).sum()):,} of {numbers.numel():,} numbers read "
             "together), and every logit would be NaN; take an earlier checkpoint, or copy the file again from its source."
         )
@@ -104,7 +104,7 @@ def check_finite(numbers: Tensor, stored: Any) -> None:
 def check_reach(given: Tensor, held: Tensor, stored: Any) -> None:
     """Raise where numbers became infinite in the dtype that holds them."""
     if held.dtype == torch.float16 and given.dtype != torch.float16 and bool((held.isinf() & ~given.isinf()).any()):
-        raise ClocheError(
+        raise NotFinite(
             f"{stored.file}: {stored.name} holds numbers beyond what float16 reaches (65,504); load it in bfloat16 or float32."
         )
 
@@ -121,28 +121,28 @@ def catalogue(folder: Path) -> dict[str, Stored]:
     if not isinstance(named, dict) or not all(
         isinstance(n, str) and Path(n).name == n and len(n) < 200 for n in named.values()
     ):
-        raise ClocheError(f"{index} must hold a weight_map of tensor names to file names; restore it from its source.")
+        raise FileDamaged(f"{index} must hold a weight_map of tensor names to file names; restore it from its source.")
     found: dict[str, Stored] = {}
     for file in sorted(set(named.values())):
         if not (folder / file).is_file():
-            raise ClocheError(
+            raise FileMissing(
                 f"{folder / file} is missing, and {INDEX} says that it holds {sum(f == file for f in named.values())} tensors; "
                 "copy it from the model's source."
             )
         tensors = _tensors(folder / file)
         if twice := sorted(tensors.keys() & found.keys()):
-            raise ClocheError(
+            raise WeightsInvalid(
                 f"The tensor {twice[0]!r} is in {found[twice[0]].file} and in {folder / file}, and only one can count; restore "
                 "the shards from their source."
             )
         found |= tensors
     for name, file in named.items():
         if name not in found or found[name].file.name != file:
-            raise ClocheError(
+            raise WeightsInvalid(
                 f"{index} says that {file} holds the tensor {name!r}, and it does not; restore the shards from their source."
             )
     if (folder / ONE).is_file() and ONE not in named.values():
-        raise ClocheError(
+        raise FileExists(
             f"{folder} holds both {ONE} and shards with an index, and which of them counts is not known; move one away."
         )
     return found
@@ -151,7 +151,7 @@ def catalogue(folder: Path) -> dict[str, Stored]:
 def _tensors(path: Path) -> dict[str, Stored]:
     """The tensors of one file, by name."""
     if not path.is_file():
-        raise ClocheError(f"{path} is missing; weights are read from safetensors files only.")
+        raise FileMissing(f"{path} is missing; weights are read from safetensors files only.")
     try:
         with safe_open(
             path, "pt"
@@ -161,10 +161,12 @@ def _tensors(path: Path) -> dict[str, Stored]:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))
     except OSError as error:
-        raise ClocheError(f"{path} cannot be read ({error.strerror or error}); allow it, or copy it again.") from None
+        raise FileUnreadable(
+            f"{path} cannot be read ({error.strerror or error}); allow it, or copy it again."
+        ) from None
     except (SafetensorError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ClocheError(f"{path} is damaged or cut short ({reason}); copy it again from its source.") from None
+        raise FileDamaged(f"{path} is damaged or cut short ({reason}); copy it again from its source.") from None
     header.pop("__metadata__", None)
     return {
         name: Stored(path, name, entry["dtype"], entry["shape"], 8 + length + entry["data_offsets"][0])
@@ -200,12 +202,12 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ClocheError(f"{path} cannot be read ({error.strerror}); allow it, or copy it again.") from None
+        raise FileUnreadable(f"{path} cannot be read ({error.strerror}); allow it, or copy it again.") from None
     except RecursionError:
-        raise ClocheError(f"{path} nests its values too deeply to be read; restore it from its source.") from None
+        raise FileDamaged(f"{path} nests its values too deeply to be read; restore it from its source.") from None
     except ValueError as error:  # not UTF-8, not JSON, or a number of thousands of digits
         reason = str(error).split(";")[0]
-        raise ClocheError(f"{path} is not JSON that can be read ({reason}); restore it from its source.") from None
+        raise FileDamaged(f"{path} is not JSON that can be read ({reason}); restore it from its source.") from None
     if not isinstance(content, dict):
-        raise ClocheError(f"{path} must hold a JSON object; restore it from its source.")
+        raise FileDamaged(f"{path} must hold a JSON object; restore it from its source.")
     return content

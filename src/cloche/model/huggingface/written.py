@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from cloche.errors import ClocheError
+from cloche.errors import FileDamaged, FileExists, FolderForeign
 from cloche.files import is_abandoned, sha256_of
 from cloche.model.huggingface.known import known_sha256
 
@@ -24,13 +24,13 @@ def require_room(folder: Path) -> list[Path]:
     if not folder.exists():
         return []
     if not folder.is_dir():
-        raise ClocheError(f"{folder} is a file; name a folder for the network.")
+        raise FileExists(f"{folder} is a file; name a folder for the network.")
     found = [path for path in folder.iterdir() if not is_abandoned(path)]
     others = sorted(path.name for path in found if path.name not in (*BESIDE, CONFIG, WEIGHTS))
     if not others and any(path.name in (CONFIG, WEIGHTS) for path in found) and not _is_own(folder / CONFIG):
         others = [CONFIG]
     if others:
-        raise ClocheError(
+        raise FolderForeign(
             f"{folder} holds something other than a network that cloche wrote ({', '.join(others[:3])}), and nothing of it is "
             "overwritten; name another folder."
         )
@@ -57,7 +57,7 @@ def require_as_written(folder: Path) -> None:
     for name, sha256 in written.items():
         path = folder / name
         if path.is_file() and known_sha256(path) != sha256 and sha256_of(path) != sha256:
-            raise ClocheError(
+            raise FileDamaged(
                 f"{path} does not have the bytes that were written (its sha256 is not that of {MANIFEST}); restore it from a "
                 "copy, or load it as it is with check_files=False."
             )

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cloche.errors import ClocheError, shown
+from cloche.errors import PartUnknown, SettingRange, shown
 from cloche.part import Part
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -37,9 +37,11 @@ class Shifted(Part):
         self.check_fields(type(self).__name__)
         activation(self.activation)
         if not abs(self.shift) <= MOST_SHIFT:
-            raise ClocheError(f"Shifted(shift={shown(self.shift)}) must be a number of at most {MOST_SHIFT:,} in size.")
+            raise SettingRange(
+                f"Shifted(shift={shown(self.shift)}) must be a number of at most {MOST_SHIFT:,} in size."
+            )
         if not second_moment(self) > FAINTEST:
-            raise ClocheError(
+            raise SettingRange(
                 f"Shifted({self.activation!r}, shift={self.shift}) is zero for every input there is at birth; choose a "
                 "smaller shift."
             )
@@ -55,7 +57,7 @@ def activation(which: str | Shifted) -> Callable[[Tensor], Tensor]:
         inner, shift = activation(which.activation), which.shift
         return lambda x: inner(x - shift)
     if not isinstance(which, str) or which not in ACTIVATIONS:
-        raise ClocheError(f"Unknown activation {shown(which)}; known are {', '.join(ACTIVATIONS)}.")
+        raise PartUnknown(f"Unknown activation {shown(which)}; known are {', '.join(ACTIVATIONS)}.")
     return ACTIVATIONS[which]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cloche.errors import ClocheError
+from cloche.errors import SettingConflict, SettingRange
 from cloche.model.context import Context
 from cloche.model.declare import Linear, Module
 from cloche.model.maps.mlp import GLU, Map
@@ -39,9 +39,9 @@ class MoE(Map):
     def __post_init__(self) -> None:
         positive(self, experts=self.experts, active=self.active)
         if self.active > self.experts:
-            raise ClocheError(f"MoE(experts={self.experts}, active={self.active}): no more than all can be active.")
+            raise SettingConflict(f"MoE(experts={self.experts}, active={self.active}): no more than all can be active.")
         if self.experts > MOST_EXPERTS:
-            raise ClocheError(f"MoE(experts={self.experts}) must be at most {MOST_EXPERTS:,} experts.")
+            raise SettingRange(f"MoE(experts={self.experts}) must be at most {MOST_EXPERTS:,} experts.")
 
     def resolved(self, width: int) -> MoE:
         return dataclasses.replace(self, expert=self.expert.resolved(width))

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import SettingConflict
 from cloche.model.context import Context
 from cloche.model.declare import Linear, Module
 from cloche.model.mixers.masks import Causal, Mask
@@ -62,14 +62,14 @@ class Attention(Mixer):
     def __post_init__(self) -> None:
         positive(self, heads=self.heads, kv_heads=self.kv_heads, head_size=self.head_size)
         if self.heads % (self.kv_heads or self.heads):
-            raise ClocheError(
+            raise SettingConflict(
                 f"Attention(heads={self.heads}, kv_heads={self.kv_heads}): heads must be a multiple of kv_heads."
             )
 
     def size(self, width: int) -> int:
         """Head size in a model of this width."""
         if self.head_size is None and width % self.heads:
-            raise ClocheError(
+            raise SettingConflict(
                 f"Attention(heads={self.heads}) does not divide the width {width}; choose another number or give head_size."
             )
         return self.head_size or width // self.heads

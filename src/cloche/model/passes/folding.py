@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from cloche.errors import ClocheError
+from cloche.errors import ModelUnsupported
 from cloche.model.bodies.stack import Block, Stack
 from cloche.model.declare import Linear
 from cloche.model.lm import LM, Unembed
@@ -46,7 +46,7 @@ def folded(net: Network) -> Network:
 def _roomy(spec: LM) -> LM:
     """The spec with every bias that folding needs, and a head matrix of its own."""
     if not isinstance(spec.body, Stack) or not isinstance(spec.head, Unembed):
-        raise ClocheError(
+        raise ModelUnsupported(
             f"folded() knows a Stack with an Unembed head, and this model has {type(spec.body).__name__} and "
             f"{type(spec.head).__name__}."
         )
@@ -58,7 +58,7 @@ def _roomy(spec: LM) -> LM:
 
 def _roomy_block(block: Block) -> Block:
     if type(block.mix) not in (Attention, ScoredAttention) or type(block.map) not in (MLP, GLU, ClampedGLU):
-        raise ClocheError(
+        raise ModelUnsupported(
             f"folded() knows attention with an MLP or a GLU, and a block here has {type(block.mix).__name__} and "
             f"{type(block.map).__name__}."
         )
@@ -87,7 +87,7 @@ def _fold(part: Norm, norm: nn.Module, reader: Linear) -> None:
     if isinstance(part, NoNorm):
         return
     if not isinstance(part, RMSNorm | LayerNorm):
-        raise ClocheError(f"folded() knows RMSNorm and LayerNorm, and this model has {type(part).__name__}.")
+        raise ModelUnsupported(f"folded() knows RMSNorm and LayerNorm, and this model has {type(part).__name__}.")
     weight: Any = norm.weight
     one = 0.0 if isinstance(part, ZeroCenteredRMSNorm) else 1.0
     matrix, gain = reader.weight.double(), weight.double() + (1.0 - one)

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import ArgumentRange, FileDamaged, FileMissing, FileUnsupported, SiteNotSaved
 from cloche.files import sha256_of, to_json, write_atomically
 
 MANIFEST = "activations.json"
@@ -45,10 +45,10 @@ class Activations:
         folder = Path(folder)
         manifest = read_manifest(folder)
         if manifest is None:
-            raise ClocheError(f"{folder} holds no activations: it has no {MANIFEST}; net.stream(..., to=) writes one.")
+            raise FileMissing(f"{folder} holds no activations: it has no {MANIFEST}; net.stream(..., to=) writes one.")
         done = sum(shard["rows"] for shard in manifest["shards"])
         if done < manifest["rows"]:
-            raise ClocheError(
+            raise FileDamaged(
                 f"{folder} is half written ({done:,} of {manifest['rows']:,} rows); run the same stream again to finish it."
             )
         check_shards(folder, manifest)
@@ -61,7 +61,7 @@ class Activations:
         """Raise ClocheError naming the first shard whose bytes are not those that were written."""
         for shard in self.manifest["shards"]:
             if sha256_of(self.folder / shard["file"]) != shard["sha256"]:
-                raise ClocheError(
+                raise FileDamaged(
                     f"{self.folder / shard['file']} is damaged: its sha256 is not the manifest's; delete the file and run the "
                     "same stream again."
                 )
@@ -74,11 +74,11 @@ class Activations:
         rows at a time, which is all that it holds in memory.
         """
         if any(type(n) is not int or n < 1 for n in (size, buffer)):
-            raise ClocheError(f"size={size!r} and buffer={buffer!r} must be whole numbers of at least one.")
+            raise ArgumentRange(f"size={size!r} and buffer={buffer!r} must be whole numbers of at least one.")
         names = [str(w) for w in (what if isinstance(what, list) else [what])]
         for name in names:
             if name not in self.sites and name not in OWN:
-                raise ClocheError(f"{self.folder} holds no {name!r}; it has {', '.join([*self.sites, *OWN])}.")
+                raise SiteNotSaved(f"{self.folder} holds no {name!r}; it has {', '.join([*self.sites, *OWN])}.")
         return self._batches(names, isinstance(what, list), size, seed, max(size, buffer))
 
     def _batches(self, names: list[str], several: bool, size: int, seed: int | None, buffer: int) -> Iterator[Any]:
@@ -115,7 +115,7 @@ class Activations:
             with safe_open(self.folder / file, framework="pt") as shard:
                 return [shard.get_slice(name)[start:end] for name in names]
         except (OSError, SafetensorError) as error:
-            raise ClocheError(f"{self.folder / file} cannot be read ({error}); run the same stream again.") from None
+            raise FileDamaged(f"{self.folder / file} cannot be read ({error}); run the same stream again.") from None
 
 
 def _given(tensors: list[Tensor], names: list[str], several: bool) -> Any:
@@ -131,9 +131,9 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise ClocheError(f"{path} cannot be read ({error}); delete the folder and stream again.") from None
+        raise FileDamaged(f"{path} cannot be read ({error}); delete the folder and stream again.") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise ClocheError(f"{path} is not of format {FORMAT}; read it with the version that wrote it.")
+        raise FileUnsupported(f"{path} is not of format {FORMAT}; read it with the version that wrote it.")
     return cast(dict[str, Any], manifest)
 
 
@@ -147,7 +147,7 @@ def check_shards(folder: Path, manifest: dict[str, Any]) -> None:
     for shard in manifest["shards"]:
         path = folder / shard["file"]
         if not path.is_file() or path.stat().st_size != shard["bytes"]:
-            raise ClocheError(f"{path} is missing or cut short; delete {folder / MANIFEST} and stream again.")
+            raise FileDamaged(f"{path} is missing or cut short; delete {folder / MANIFEST} and stream again.")
 
 
 def row_bytes(sites: dict[str, list[int]], dtype: str) -> int:

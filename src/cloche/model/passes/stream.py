@@ -12,7 +12,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import (
+    ArgumentInvalid,
+    ArgumentRange,
+    FolderForeign,
+    NotFinite,
+    OutOfMemory,
+    ResumeRefused,
+    SiteUnsuitable,
+)
 from cloche.files import remove_abandoned, sha256_of, writing_file
 from cloche.model.passes.stored import (
     DTYPES,
@@ -53,7 +61,7 @@ def stream(
     """See `Network.stream`."""
     sites, edits = _sites(net, save, dtype), [edits] if isinstance(edits, Edit) else list(edits)
     if type(shard_bytes) is not int or shard_bytes < 1:
-        raise ClocheError(f"shard_bytes={shard_bytes!r} must be a whole number of at least one.")
+        raise ArgumentRange(f"shard_bytes={shard_bytes!r} must be a whole number of at least one.")
     rows, each, folder = _rows(batches), row_bytes(sites, dtype), Path(to)
     manifest: dict[str, Any] = {
         "format": FORMAT,
@@ -78,25 +86,25 @@ def stream(
 def _sites(net: Network, save: Any, dtype: str) -> dict[str, list[int]]:
     """The shape of one row of every site to save, by its text."""
     if dtype not in DTYPES:
-        raise ClocheError(f"dtype={dtype!r} must be one of {', '.join(DTYPES)}.")
+        raise ArgumentInvalid(f"dtype={dtype!r} must be one of {', '.join(DTYPES)}.")
     named = [site for what in ([save] if isinstance(save, str | Site) else save) for site in net.sites.resolve(what)]
     if not named:
-        raise ClocheError("save= names no site; give at least one, such as net.sites.resid_post[0].")
+        raise ArgumentRange("save= names no site; give at least one, such as net.sites.resid_post[0].")
     one_token = torch.zeros(1, 1, dtype=torch.long)
     for site in named:
         if "key" in site.axes:
-            raise ClocheError(f"stream writes one row a token, and {site} has one for each pair; save it with run.")
+            raise SiteUnsuitable(f"stream writes one row a token, and {site} has one for each pair; save it with run.")
     return {str(site): site_shape(site, one_token, net)[2:] for site in named}
 
 
 def _rows(batches: Any) -> int:
     if not hasattr(batches, "__len__") or not hasattr(batches, "__getitem__"):
-        raise ClocheError(
+        raise ArgumentInvalid(
             f"stream takes a list of batches of ids [batch, position] (anything with a length, so that bytes are known and a "
             f"kill can be resumed); got {type(batches).__name__}."
         )
     if len(batches) == 0:
-        raise ClocheError("stream was given no batches; give at least one.")
+        raise ArgumentRange("stream was given no batches; give at least one.")
     return sum(torch.as_tensor(batches[i]).numel() for i in range(len(batches)))
 
 
@@ -127,17 +135,17 @@ def _continued(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     old = read_manifest(folder)
     if old is None:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ClocheError(f"{folder} already holds something else; give an empty or new folder for activations.")
+            raise FolderForeign(f"{folder} already holds something else; give an empty or new folder for activations.")
         folder.mkdir(parents=True, exist_ok=True)
         write_manifest(folder, manifest)
         return manifest
     if (old["sites"], old["dtype"]) != (manifest["sites"], manifest["dtype"]):
-        raise ClocheError(
+        raise ResumeRefused(
             f"{folder} was begun with {_shown(old)}, and this call saves {_shown(manifest)}; give another folder, or the same "
             "sites as before."
         )
     if old["source"] != manifest["source"]:
-        raise ClocheError(
+        raise ResumeRefused(
             f"{folder} was begun with other weights, texts or edits than these; give another folder, or the same as before."
         )
     check_shards(folder, old)
@@ -151,7 +159,7 @@ def _shown(manifest: dict[str, Any]) -> str:
 def _check_disk(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed and needed + SPARE > free:
-        raise ClocheError(
+        raise OutOfMemory(
             f"These activations need {needed / 1e9:,.2f} GB and the disk of {folder} has {free / 1e9:,.2f} GB free; save fewer "
             "sites or texts, or a smaller dtype."
         )
@@ -187,7 +195,7 @@ def _write(
         for name in manifest["sites"]:
             shard[name][at:end] = result[name].flatten(0, 1)
             if not bool(shard[name][at:end].isfinite().all()):
-                raise ClocheError(
+                raise NotFinite(
                     f"{name} has values that {manifest['dtype']} cannot hold (batch {i}); use bfloat16 or float32, or look "
                     "whether the weights have diverged."
                 )

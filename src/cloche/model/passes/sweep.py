@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import ArgumentInvalid, ArgumentRange, ModelUnsupported
 from cloche.model.bodies.stack import Stack
 from cloche.model.context import Context, make_positions
 from cloche.model.mixers.attention import KeyValues
@@ -60,14 +60,14 @@ def sweep(
     ids and pad are checked already; see `Network.sweep`.
     """
     if not isinstance(net.spec.body, Stack):
-        raise ClocheError(
+        raise ModelUnsupported(
             f"A sweep climbs the layers of a Stack, and this model's body is a {type(net.spec.body).__name__}; "
             "run its edits one by one."
         )
     if type(rows) is not int or rows < 1:
-        raise ClocheError(f"rows={rows!r} must be a whole number of at least one.")
+        raise ArgumentRange(f"rows={rows!r} must be a whole number of at least one.")
     if not callable(read):
-        raise ClocheError(f"read= takes a function of logits [batch, position, vocab]; got {read!r}.")
+        raise ArgumentInvalid(f"read= takes a function of logits [batch, position, vocab]; got {read!r}.")
     variants = _variants(net, ids, edits, pad)
     return _read_all(net, ids, variants, read, pad, rows)
 
@@ -86,13 +86,13 @@ def _read_all(
         return torch.stack([found[i] for i in range(len(variants))])
     except RuntimeError:
         shapes = " and ".join(sorted({str(list(value.shape)) for value in found.values()}))
-        raise ClocheError(f"read= must return one shape for every edit; it returned {shapes}.") from None
+        raise ArgumentInvalid(f"read= must return one shape for every edit; it returned {shapes}.") from None
 
 
 def _reading(read: Callable[[Tensor], Any], logits: Tensor) -> Tensor:
     value = read(logits)
     if not isinstance(value, Tensor | int | float):
-        raise ClocheError(f"read= must return a tensor or a number; it returned {type(value).__name__}.")
+        raise ArgumentInvalid(f"read= must return a tensor or a number; it returned {type(value).__name__}.")
     # A copy: what is read is often a view, and a view would keep the whole batch of logits in memory.
     return value.clone() if isinstance(value, Tensor) else torch.tensor(float(value))
 
@@ -105,7 +105,7 @@ def _pieces(variants: list[_Variant], count: int) -> Iterator[list[_Variant]]:
 def _variants(net: Network, ids: Tensor, edits: Iterable[Any], pad: Tensor | None) -> list[_Variant]:
     elements = [edits] if isinstance(edits, Edit) else list(edits)
     if not elements:
-        raise ClocheError("This sweep has no edits; give at least one.")
+        raise ArgumentRange("This sweep has no edits; give at least one.")
     places = Places(ids, pad)
     causal = all(block.part.mix.mask.causal and _keeps_keys(block.mix) for block in net.layers)
     return [
@@ -120,7 +120,7 @@ def _keeps_keys(mix: Any) -> bool:
 
 def _variant(net: Network, ids: Tensor, places: Places, index: int, element: Any, causal: bool) -> _Variant:
     if not isinstance(element, list | tuple) or not element:
-        raise ClocheError(
+        raise ArgumentInvalid(
             f"Each element of a sweep is an edit or a tuple of edits made together; number {index} is {element!r}."
         )
     edits = list(element)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError, shown
+from cloche.errors import SettingConflict, SettingRange, shown
 from cloche.model.declare import Declared, Module
 from cloche.model.positions.scalings import Scaling
 from cloche.part import Part, positive
@@ -49,7 +49,7 @@ class RoPE(Position):
     def __post_init__(self) -> None:
         positive(self, theta=self.theta, share=self.share)
         if self.share is not None and self.share > 1:
-            raise ClocheError(f"RoPE(share={self.share}) must be at most 1, the whole head.")
+            raise SettingRange(f"RoPE(share={self.share}) must be at most 1, the whole head.")
 
     def size(self, head_size: int) -> int:
         """How many of a head's numbers are rotated."""
@@ -58,14 +58,14 @@ class RoPE(Position):
     def check(self, head_size: int) -> None:
         size = self.size(head_size)
         if size % 2 or not size:
-            raise ClocheError(
+            raise SettingConflict(
                 f"RoPE rotates pairs, and {size} of a head's {head_size} numbers is {'odd' if size else 'none'}; "
                 "choose an even number."
             )
         if self.scaling is not None:
             self.scaling.check(size)
         if not _turns(self, head_size):
-            raise ClocheError(
+            raise SettingConflict(
                 f"{shown(self, 200)} turns heads of {head_size} numbers by what float32 cannot compute with."
             )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import SettingConflict, SettingRange
 from cloche.part import LARGEST, SMALLEST, Part, positive
 
 
@@ -57,7 +57,7 @@ class DynamicScaling(Scaling):
 
     def check(self, size: int) -> None:
         if size < 4:
-            raise ClocheError("DynamicScaling needs at least 4 rotated numbers a head; choose larger heads.")
+            raise SettingConflict("DynamicScaling needs at least 4 rotated numbers a head; choose larger heads.")
 
     def scaled(self, speeds: Tensor, theta: float, positions: Tensor) -> Tensor:
         reached = (positions.max() + 1).clamp(min=self.length)
@@ -78,7 +78,7 @@ class Llama3Scaling(Scaling):
     def __post_init__(self) -> None:
         positive(self, factor=self.factor, low=self.low, high=self.high, length=self.length)
         if self.low >= self.high:
-            raise ClocheError(f"Llama3Scaling(low={self.low}, high={self.high}): low must be below high.")
+            raise SettingConflict(f"Llama3Scaling(low={self.low}, high={self.high}): low must be below high.")
 
     def scaled(self, speeds: Tensor, theta: float, positions: Tensor) -> Tensor:
         turns = self.length * speeds / (2 * math.pi)  # in the length first trained on
@@ -147,11 +147,11 @@ class LongRoPE(Scaling):
         positive(self, length=self.length, attention=self.attention)
         self.check_fields(type(self).__name__)
         if not all(SMALLEST <= factor <= LARGEST for factor in (*self.short, *self.long)):
-            raise ClocheError("LongRoPE's factors must be finite numbers above zero.")
+            raise SettingRange("LongRoPE's factors must be finite numbers above zero.")
 
     def check(self, size: int) -> None:
         if len(self.short) != size // 2 or len(self.long) != size // 2:
-            raise ClocheError(f"LongRoPE needs {size // 2} short and as many long factors, one a rotated pair.")
+            raise SettingConflict(f"LongRoPE needs {size // 2} short and as many long factors, one a rotated pair.")
 
     @property
     def strength(self) -> float:

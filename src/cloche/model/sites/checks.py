@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError, shown
+from cloche.errors import ArgumentRange, ContextExceeded, EditInvalid, PromptInvalid, SiteUnsuitable, shown
 from cloche.model.sites.edits import Edit, average
 from cloche.model.sites.places import Places
 from cloche.model.sites.result import Result
@@ -25,23 +25,23 @@ def check_ids(ids: Any, vocab: int, length: int | None, device: torch.device) ->
     try:
         tensor = torch.as_tensor(ids, device=device)
     except (TypeError, ValueError, RuntimeError):
-        raise ClocheError(
+        raise PromptInvalid(
             "Token ids must form a rectangle [batch, position]; pad rows on the left and pass pad=."
         ) from None
     if tensor.dim() == 1:
         tensor = tensor[None]
     if tensor.dim() != 2 or tensor.numel() == 0:
-        raise ClocheError(
+        raise PromptInvalid(
             f"Token ids must be [batch, position] with at least one token; got shape {tuple(tensor.shape)}."
         )
     if not _integers(tensor):
-        raise ClocheError(f"Token ids must be integers; got {tensor.dtype}.")
+        raise PromptInvalid(f"Token ids must be integers; got {tensor.dtype}.")
     tensor = tensor.long()
     low, high = tensor.min().item(), tensor.max().item()
     if low < 0 or high >= vocab:
-        raise ClocheError(f"Token id {low if low < 0 else high} is outside the vocabulary 0 to {vocab - 1}.")
+        raise PromptInvalid(f"Token id {low if low < 0 else high} is outside the vocabulary 0 to {vocab - 1}.")
     if length is not None and tensor.shape[1] > length:
-        raise ClocheError(
+        raise ContextExceeded(
             f"{tensor.shape[1]} tokens are more than the {length} positions this model has; shorten the prompt."
         )
     return tensor
@@ -59,14 +59,14 @@ def check_pad(pad: Any, ids: Tensor) -> Tensor | None:
     try:
         tensor = torch.as_tensor(pad, device=ids.device)
     except (TypeError, ValueError, RuntimeError):
-        raise ClocheError(f"pad= needs one whole number a row, [{batch}]; got {pad!r}.") from None
+        raise PromptInvalid(f"pad= needs one whole number a row, [{batch}]; got {pad!r}.") from None
     if tensor.shape != (batch,) or not _integers(tensor):
-        raise ClocheError(
+        raise PromptInvalid(
             f"pad= needs one whole number a row, [{batch}]; got {tensor.dtype} of shape {tuple(tensor.shape)}."
         )
     tensor = tensor.long()
     if (tensor < 0).any() or (tensor >= width).any():
-        raise ClocheError(
+        raise ArgumentRange(
             f"pad={tensor.tolist()} must lie between 0 and {width - 1}: each row keeps at least one real token."
         )
     return tensor if bool((tensor > 0).any()) else None
@@ -76,19 +76,19 @@ def check_edits(edits: Sequence[Any], sites: Sites, places: Places) -> None:
     """Raise where an edit names a place this model lacks or positions that no token of this run takes."""
     for edit in edits:
         if not isinstance(edit, Edit):
-            raise ClocheError(f"edits= takes values such as net.sites.resid_post[0].add(v); got {edit!r}.")
+            raise EditInvalid(f"edits= takes values such as net.sites.resid_post[0].add(v); got {edit!r}.")
         sites.resolve(edit.site)
         for where in edit.where if isinstance(edit.where, tuple) else (edit.where,):
             row = None if where is None else places.silent_row(where)
             if row is not None:
-                raise ClocheError(
+                raise EditInvalid(
                     f"The edit {edit} would never fire in row {row}: it has positions 0 to {int(places.lengths[row]) - 1}"
                     + (f" and {places.new} new ones." if places.new else ', and "new" ones only when generating.')
                 )
     for number, late in enumerate(edits):
         for early in edits[:number]:
             if late.overwrites(early) and not bool((places.mask(early.where) & ~places.mask(late.where)).any()):
-                raise ClocheError(
+                raise EditInvalid(
                     f"The edit {early} has no effect, because {late} comes after it and overwrites all of it; drop one."
                 )
 
@@ -109,10 +109,10 @@ def edit_value(edit: Edit, ids: Tensor, net: Network, places: Places) -> Tensor:
         value = _from_result(edit, value, pad, shape)
     if not isinstance(value, Tensor):
         if not isinstance(value, int | float) or isinstance(value, bool):
-            raise ClocheError(f"The edit {edit} takes a tensor or a number; got {type(value).__name__}.")
+            raise EditInvalid(f"The edit {edit} takes a tensor or a number; got {type(value).__name__}.")
         value = torch.tensor(_number(edit, value))
     if not value.is_floating_point():
-        raise ClocheError(f"The edit {edit} takes floating-point values; got {value.dtype}.")
+        raise EditInvalid(f"The edit {edit} takes floating-point values; got {value.dtype}.")
     try:
         fits = torch.broadcast_shapes(value.shape, shape) == torch.Size(shape)
     except RuntimeError:
@@ -120,10 +120,10 @@ def edit_value(edit: Edit, ids: Tensor, net: Network, places: Places) -> Tensor:
     if edit.kind == "project_out":
         fits = fits and value.dim() > 0 and value.shape[-1] == shape[-1]
         if bool((value.norm(dim=-1) == 0).any()):
-            raise ClocheError(f"The edit {edit} was given a zero vector, which has no direction to project out.")
+            raise EditInvalid(f"The edit {edit} was given a zero vector, which has no direction to project out.")
     if not fits:
         axes = ", ".join(edit.site.axes)
-        raise ClocheError(
+        raise SiteUnsuitable(
             f"The edit {edit} got shape {list(value.shape)}, which does not fit its site [{axes}] = {shape}."
         )
     return _finite(edit, value, net).to(device=net.embed.weight.device)
@@ -133,7 +133,7 @@ def _number(edit: Edit, value: int | float) -> float:
     try:
         return float(value)
     except OverflowError:
-        raise ClocheError(f"The edit {edit} got {shown(value)}, which no tensor can hold.") from None
+        raise EditInvalid(f"The edit {edit} got {shown(value)}, which no tensor can hold.") from None
 
 
 def _finite(edit: Edit, value: Tensor, net: Network) -> Tensor:
@@ -145,7 +145,7 @@ def _finite(edit: Edit, value: Tensor, net: Network) -> Tensor:
         held = held.masked_fill(held == -torch.inf, 0.0)
     if not bool(held.isfinite().all()):
         wrong = "NaN" if bool(held.isnan().any()) else f"numbers that are infinite in {held.dtype}"
-        raise ClocheError(f"The edit {edit} brings {wrong}; give finite numbers.")
+        raise EditInvalid(f"The edit {edit} brings {wrong}; give finite numbers.")
     return value
 
 
@@ -153,7 +153,7 @@ def check_no_grad(edits: Sequence[Edit], values: Sequence[Tensor]) -> None:
     """Raise where a tensor asks for a gradient and the pass keeps none; not inside `torch.no_grad()`, where that is said."""
     for edit, value in zip(edits, values, strict=True):
         if value.requires_grad and torch.is_grad_enabled():
-            raise ClocheError(
+            raise EditInvalid(
                 f"The edit {edit} brings a tensor that requires a gradient, and this pass keeps none; use run(..., grad=True), "
                 "or give the tensor's .detach()."
             )
@@ -180,7 +180,7 @@ def _clamped(edit: Edit, shape: list[int]) -> Tensor:
         level = torch.tensor(_number(edit, level))
     for value in (direction, level):
         if not isinstance(value, Tensor) or not value.is_floating_point():
-            raise ClocheError(
+            raise EditInvalid(
                 f"The edit {edit} takes a floating-point direction and a number or tensor; got {value!r}."
             )
     try:
@@ -192,7 +192,7 @@ def _clamped(edit: Edit, shape: list[int]) -> Tensor:
     except RuntimeError:
         fits = False
     if not fits:
-        raise ClocheError(
+        raise SiteUnsuitable(
             f"The edit {edit} got a direction of shape {list(direction.shape)} and a value of shape {list(level.shape)}; its "
             f"site is {shape}, so it needs a direction [{shape[-1]}] other than zero and a value for its other axes."
         )
@@ -204,13 +204,13 @@ def _from_result(edit: Edit, source: Result, pad: Tensor | None, shape: list[int
     """What another run saved at the edit's site: of the same prompt length and padding, slot for slot."""
     value = source[edit.site]
     if value.shape[1:] != torch.Size(shape[1:]) or value.shape[0] not in (1, shape[0]):
-        raise ClocheError(
+        raise EditInvalid(
             f"The edit {edit} takes its value from a run where the site was {list(value.shape)}, and here it is {shape}; "
             "run both on prompts of one length."
         )
     theirs, ours = (None if p is None else p.tolist() for p in (source.pad, pad))
     if theirs != ours:
-        raise ClocheError(
+        raise EditInvalid(
             f"The edit {edit} takes its value from a run with left padding {theirs}, and this run's is {ours}; "
             "give both prompts the same padding."
         )

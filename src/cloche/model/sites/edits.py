@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import EditInvalid
 
 if TYPE_CHECKING:
     from cloche.model.sites.vocabulary import Site
@@ -91,20 +91,20 @@ def _is_index(value: Any) -> bool:
 def _hashable(positions: Any) -> Where:
     if isinstance(positions, str):
         if positions not in ("last", "new"):
-            raise ClocheError(_NO_POSITIONS.format(positions))
+            raise EditInvalid(_NO_POSITIONS.format(positions))
         return positions
     if isinstance(positions, slice):
         bounds = (positions.start, positions.stop, positions.step)
         if not all(bound is None or _is_index(bound) for bound in bounds):
-            raise ClocheError(_NO_POSITIONS.format(positions))
+            raise EditInvalid(_NO_POSITIONS.format(positions))
         if positions.step is not None and positions.step < 1:
-            raise ClocheError(f"An edit's slice steps forward; its step {positions.step} is below one.")
+            raise EditInvalid(f"An edit's slice steps forward; its step {positions.step} is below one.")
         return Span(*bounds)
     if isinstance(positions, list | tuple) and positions and all(map(_is_index, positions)):
         return tuple(positions)
     if _is_index(positions):
         return positions
-    raise ClocheError(_NO_POSITIONS.format(positions))
+    raise EditInvalid(_NO_POSITIONS.format(positions))
 
 
 def selected(where: Where, positions: Tensor, lengths: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ def changed(kind: Kind, old: Tensor, value: Tensor | None, function: Callable[[T
         new = function(old.clone())  # its own copy: a function that works in place must not reach what was saved before
         if not isinstance(new, Tensor) or new.shape != old.shape:
             got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
-            raise ClocheError(
+            raise EditInvalid(
                 f"An applied function must return a tensor of shape {tuple(old.shape)}; it returned {got}."
             )
         return new.to(old.dtype)

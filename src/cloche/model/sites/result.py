@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import SiteNotSaved
 from cloche.model.sites.plan import Key, Plan
 from cloche.model.sites.vocabulary import AXES, Layers, Site, Sites
 from cloche.words import no_attribute
@@ -41,7 +41,7 @@ class Result:
     def logits(self) -> Tensor:
         """[batch, position, vocab]"""
         if self._logits is None:
-            raise ClocheError(
+            raise SiteNotSaved(
                 "This run stopped before the logits (logits=False); run it again without that to have them."
             )
         return self._logits
@@ -85,6 +85,6 @@ class Result:
     def _one(self, site: Site) -> Tensor:
         key = (site.name, site.layer)
         if key not in self._kept:
-            raise ClocheError(f"{site.whole} was not saved in this run; add it to save=[...].")
+            raise SiteNotSaved(f"{site.whole} was not saved in this run; add it to save=[...].")
         value = self._kept[key]
         return value if site.head_index is None else value.select(AXES[site.name].index("head"), site.head_index)

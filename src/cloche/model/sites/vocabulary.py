@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from cloche.errors import ClocheError, shown
+from cloche.errors import EditInvalid, SiteUnknown, SiteUnsuitable, shown
 from cloche.model.sites.edits import Edit
 from cloche.words import EDITS, IN_A_BLOCK, IN_THE_MODEL, no_attribute, site_for
 
@@ -77,13 +77,13 @@ class Site:
     def head(self, index: int) -> Site:
         """One head of q, k, v, z, scores or pattern."""
         if "head" not in AXES[self.name]:
-            raise ClocheError(
+            raise SiteUnknown(
                 f"The site {self} has no heads; only {', '.join(n for n in AXES if 'head' in AXES[n])} do."
             )
         try:
             return dataclasses.replace(self, head_index=operator.index(index))
         except TypeError:
-            raise ClocheError(f"A head of {self} is named by its number; got {index!r}.") from None
+            raise SiteUnknown(f"A head of {self} is named by its number; got {index!r}.") from None
 
     if not TYPE_CHECKING:  # or no misspelt attribute would be found before it runs
 
@@ -124,7 +124,7 @@ class Site:
             or not 0 < std < float("inf")
             or type(seed) is not int
         ):
-            raise ClocheError(f"{self}.noise takes a positive number and a whole seed; got {std!r} and {seed!r}.")
+            raise EditInvalid(f"{self}.noise takes a positive number and a whole seed; got {std!r} and {seed!r}.")
         return Edit(self, "noise", (float(std), seed))
 
     def clamp(self, direction: Tensor, value: float | Tensor) -> Edit:
@@ -135,7 +135,9 @@ class Site:
 
     def _each_token(self, method: str) -> None:
         if "key" in self.axes:
-            raise ClocheError(f"{self} has a row for each pair of tokens, where .{method} means nothing; use .replace.")
+            raise SiteUnsuitable(
+                f"{self} has a row for each pair of tokens, where .{method} means nothing; use .replace."
+            )
 
     def project_out(self, direction: Tensor) -> Edit:
         """Remove the component along `direction` (over the last axis)."""
@@ -144,7 +146,7 @@ class Site:
     def apply(self, function: Callable[[Tensor], Tensor]) -> Edit:
         """Put `function(value)` there; it must keep the shape. It gets a copy, so it may work in place."""
         if not callable(function):
-            raise ClocheError(f"{self}.apply takes a function of the site's value; got {function!r}.")
+            raise EditInvalid(f"{self}.apply takes a function of the site's value; got {function!r}.")
         return Edit(self, "apply", function=function)
 
 
@@ -181,11 +183,11 @@ class Layers:
                 return Layers(chosen)
         elif isinstance(layer, int) and (found := by_layer.get(layer + count if layer < 0 else layer)):
             return found
-        raise ClocheError(f"There is no {self.name}[{_shown(layer)}]: this model has {self}.")
+        raise SiteUnknown(f"There is no {self.name}[{_shown(layer)}]: this model has {self}.")
 
     def __getattr__(self, name: str) -> Any:
         if name == "head" or name in METHODS:
-            raise ClocheError(
+            raise SiteUnsuitable(
                 f"{self.name} is in several layers; say which before .{name}: {self.name}[{self.sites[0].layer}]."
             )
         raise AttributeError(name)
@@ -237,7 +239,7 @@ class Sites:
             theirs = IN_A_BLOCK.get(name) or IN_THE_MODEL.get(name)
             close = [theirs] if theirs else difflib.get_close_matches(name, self._table, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(self._table)}."
-            raise ClocheError(f"This model has no site {name!r}; {hint}")
+            raise SiteUnknown(f"This model has no site {name!r}; {hint}")
         return self._table[name]
 
     def __dir__(self) -> list[str]:
@@ -254,24 +256,24 @@ class Sites:
         if isinstance(what, Layers):
             return [found for entry in what for found in self.resolve(entry)]
         if not isinstance(what, Site):
-            raise ClocheError(f"Expected a site such as net.sites.resid_post[0], or its text; got {what!r}.")
+            raise SiteUnknown(f"Expected a site such as net.sites.resid_post[0], or its text; got {what!r}.")
         entry = self._entry(what.name)
         if isinstance(entry, Layers) and what.layer is None:
-            raise ClocheError(f"The site {what.name} is in every layer; say which: {what.name}[0], or {what.name}.all.")
+            raise SiteUnknown(f"The site {what.name} is in every layer; say which: {what.name}[0], or {what.name}.all.")
         if isinstance(entry, Site) and what.layer is not None:
-            raise ClocheError(f"The site {what.name} is not in a layer; write {what.name}.")
+            raise SiteUnknown(f"The site {what.name} is not in a layer; write {what.name}.")
         if isinstance(entry, Layers) and what.whole not in entry.sites:
-            raise ClocheError(f"There is no {what.whole}: this model has {entry}.")
+            raise SiteUnknown(f"There is no {what.whole}: this model has {entry}.")
         if what.head_index is not None and what.layer is not None:
             count = self._heads[what.layer][what.name]
             if not 0 <= what.head_index < count:
-                raise ClocheError(f"There is no {what}: {what.whole} has heads 0 to {count - 1}.")
+                raise SiteUnknown(f"There is no {what}: {what.whole} has heads 0 to {count - 1}.")
         return [what]
 
     def _all(self, text: str) -> Layers:
         entry = self._entry(text.strip().removesuffix(".all").strip())
         if not isinstance(entry, Layers):
-            raise ClocheError(f"{text!r} is not in layers: there is only one {entry}; write {entry}.")
+            raise SiteUnknown(f"{text!r} is not in layers: there is only one {entry}; write {entry}.")
         return entry
 
 
@@ -282,14 +284,14 @@ def site(text: str) -> Any:
     """Read a site from its text. `resid_post.all` names no count of layers, so it needs a model: use `net.sites`."""
     match = _TEXT.fullmatch(text.strip())
     if (not match or match[1] not in AXES) and (ours := site_for(text, AXES)):
-        raise ClocheError(f"{shown(text)} is another library's name; here it is {ours}.")
+        raise SiteUnknown(f"{shown(text)} is another library's name; here it is {ours}.")
     if match and match[1] not in AXES:
         theirs = IN_A_BLOCK.get(match[1])
         if close := [theirs] if theirs in AXES else difflib.get_close_matches(match[1], AXES, n=1):
-            raise ClocheError(f"There is no site {match[1]!r}; did you mean {close[0]!r}?")
+            raise SiteUnknown(f"There is no site {match[1]!r}; did you mean {close[0]!r}?")
     if re.search(r"\[\s*-\d+\s*\]", text):
-        raise ClocheError(f"{shown(text)} counts from the last layer, which a text cannot: write the layer's number.")
+        raise SiteUnknown(f"{shown(text)} counts from the last layer, which a text cannot: write the layer's number.")
     if not match or match[1] not in AXES or match[3]:
-        raise ClocheError(f"{shown(text)} is not a site; write one like resid_post[3], z[9].head(6) or logits.")
+        raise SiteUnknown(f"{shown(text)} is not a site; write one like resid_post[3], z[9].head(6) or logits.")
     found = Site(match[1], None if match[2] is None else int(match[2]))
     return found if match[4] is None else found.head(int(match[4]))

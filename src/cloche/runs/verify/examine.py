@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from cloche.errors import ClocheError
+from cloche.errors import ClocheError, RunMissing
 from cloche.files import LOCK, REPLACED, WRITING, is_abandoned
 from cloche.runs.folder import FORMAT, Run
 from cloche.runs.manifest import MANIFEST, Manifest
@@ -44,12 +44,10 @@ def verify(path: Path | str) -> Verification:
 
 def _require_run(run: Path) -> None:
     if not run.is_dir():
-        raise ClocheError(f"there is no folder {run}; name a run folder")
+        raise RunMissing(f"there is no folder {run}; name a run folder")
     names = ("run.json", MANIFEST, "recipe.toml", "checkpoints", "log")
     if not any(os.path.lexists(run / name) for name in names):
-        raise ClocheError(
-            f"{run} is not a run: it has no run.json; name a folder that `cloche pretrain` or `demo` made"
-        )
+        raise RunMissing(f"{run} is not a run: it has no run.json; name a folder that `cloche pretrain` or `demo` made")
     if not os.path.lexists(run / MANIFEST) and (run / "run.json").is_file():
         try:
             written = Run(run).info.get("format")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cloche.errors import ClocheError
+from cloche.errors import CorpusEmpty, DeviceUnavailable, DictionaryMismatch, NotFinite, SettingRange, SignalsShape
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary
 from cloche.sparse.pursuit.base import Pursued
@@ -35,19 +35,21 @@ def checked(piece: Tensor | np.ndarray, width: int | None = None, seen: int = 0)
     tensor = torch.from_numpy(piece) if isinstance(piece, np.ndarray) and piece.dtype.kind in "iuf" else piece
     if not isinstance(tensor, Tensor) or tensor.ndim != 2 or tensor.is_complex() or tensor.shape[1] == 0:
         what = f"{list(piece.shape)} of {piece.dtype}" if hasattr(piece, "shape") else type(piece).__name__
-        raise ClocheError(f"Signals to learn from are {what}: give real numbers [n, d], one signal a row.")
+        raise SignalsShape(f"Signals to learn from are {what}: give real numbers [n, d], one signal a row.")
     if width is not None and tensor.shape[1] != width:
-        raise ClocheError(
+        raise SignalsShape(
             f"A piece of the signals after {seen:,} has width {tensor.shape[1]}, and those before it {width}: give "
             "pieces of one width."
         )
     if tensor.device.type != "cpu":
-        raise ClocheError(f"Dictionaries are learned on a CPU, and the signals are on {tensor.device}: move them.")
+        raise DeviceUnavailable(
+            f"Dictionaries are learned on a CPU, and the signals are on {tensor.device}: move them."
+        )
     tensor = tensor.detach() if tensor.dtype == torch.float64 else tensor.detach().float()
     finite = torch.isfinite(tensor).all(1)
     if not finite.all():
         bad = int((~finite).nonzero()[0])
-        raise ClocheError(f"Signal {seen + bad:,} holds NaN or infinite numbers: leave such signals out.")
+        raise NotFinite(f"Signal {seen + bad:,} holds NaN or infinite numbers: leave such signals out.")
     return tensor
 
 
@@ -59,7 +61,7 @@ def gathered(signals: Signals) -> Tensor:
     for piece in signals:
         pieces.append(checked(piece, pieces[0].shape[1] if pieces else None, sum(map(len, pieces))))
     if not pieces:
-        raise ClocheError("There are no signals to learn a dictionary from: the stream was empty.")
+        raise CorpusEmpty("There are no signals to learn a dictionary from: the stream was empty.")
     return torch.cat(pieces)
 
 
@@ -89,7 +91,7 @@ def streamed(pieces: Iterable[Tensor | np.ndarray], first: int, batch: int) -> I
 def check_count(name: str, count: int) -> None:
     """Refuses a setting that must be a count of one or more."""
     if count < 1:
-        raise ClocheError(f"{name} is {count}, but must be one or more: choose another {name}.")
+        raise SettingRange(f"{name} is {count}, but must be one or more: choose another {name}.")
 
 
 def first_atoms(x: Tensor, atoms: int, seed: int) -> Tensor:
@@ -105,7 +107,7 @@ def first_atoms(x: Tensor, atoms: int, seed: int) -> Tensor:
         fresh = new_directions(some, chosen)
         chosen = torch.cat([chosen, some[fresh]])[:atoms]
     if len(chosen) < atoms:
-        raise ClocheError(
+        raise SignalsShape(
             f"{atoms:,} atoms cannot be learned from {len(x):,} signals of which {len(chosen):,} point in directions of "
             "their own: ask for fewer atoms, or give more signals."
         )
@@ -127,7 +129,7 @@ def new_directions(candidates: Tensor, atoms: Tensor, alike: float = ALIKE) -> T
 def started_from(start: Dictionary, atoms: int, x: Tensor) -> Tensor:
     """[atoms, d] a copy of the atoms of `start`, of norm one, in the precision of the signals."""
     if start.atoms.shape != (atoms, x.shape[1]):
-        raise ClocheError(
+        raise DictionaryMismatch(
             f"The dictionary to start from is {list(start.atoms.shape)}, but {atoms:,} atoms of width {x.shape[1]} are to "
             "be learned: start from one of that shape."
         )

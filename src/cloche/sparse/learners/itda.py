@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cloche.errors import ClocheError
+from cloche.errors import CorpusEmpty, SettingConflict, SettingRange
 from cloche.sparse.dictionary import Dictionary
 from cloche.sparse.learners.base import (
     ALIKE,
@@ -51,7 +51,7 @@ class ITDA:
         check_count("atoms", self.atoms)
         check_count("batch", self.batch)
         if self.threshold is not None and not 0 < self.threshold < 1:
-            raise ClocheError(
+            raise SettingRange(
                 f"threshold is {self.threshold:g}, but is a share of a signal's energy: choose one between 0 and 1."
             )
         rng = torch.Generator().manual_seed(self.seed)
@@ -68,7 +68,7 @@ class ITDA:
             if dictionary.size == self.atoms:
                 break
         if dictionary is None:
-            raise ClocheError("There are no signals to learn a dictionary from: the stream was empty.")
+            raise CorpusEmpty("There are no signals to learn a dictionary from: the stream was empty.")
         return dictionary, self.pursuit.over(dictionary)
 
     def _batches(self, signals: Signals) -> tuple[Iterator[Tensor], int]:
@@ -77,7 +77,7 @@ class ITDA:
             batch = max(self.batch, 2 * x.shape[1])  # the first of them starts the dictionary
             return shuffled(x, batch, 1, self.seed), -(-len(x) // batch)
         if self.threshold is None:
-            raise ClocheError(
+            raise SettingConflict(
                 "The length of a stream is not known, so its atoms cannot be shared out: give ITDA a threshold."
             )
         return streamed(signals, 1, self.batch), 0

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import CorpusEmpty, SettingRange
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary
 from cloche.sparse.learners.base import (
@@ -54,7 +54,7 @@ class OnlineDictionaryLearning:
         for name in ("atoms", "passes", "batch"):
             check_count(name, getattr(self, name))
         if not self.forget >= 0:
-            raise ClocheError(f"forget is {self.forget:g}, but must be zero or more: choose another forget.")
+            raise SettingRange(f"forget is {self.forget:g}, but must be zero or more: choose another forget.")
         batches, first = self._batches(signals)
         fitting = Fitting(self, self._start(first))
         for batch in batches:
@@ -70,7 +70,7 @@ class OnlineDictionaryLearning:
         pieces = streamed(signals, self.atoms if self.start is None else 1, self.batch)
         first = next(pieces, None)
         if first is None:
-            raise ClocheError("There are no signals to learn a dictionary from: the stream was empty.")
+            raise CorpusEmpty("There are no signals to learn a dictionary from: the stream was empty.")
         return chain([first], pieces), first
 
     def _start(self, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import SignalsShape
 
 Sides = tuple[int, ...]
 
@@ -72,7 +72,7 @@ def _fitting(whole: Tensor, sides: Sides) -> Tensor:
     if whole.ndim != len(sides) + 1 or any(
         n < side or side < 1 for n, side in zip(whole.shape[1:], sides, strict=False)
     ):
-        raise ClocheError(
+        raise SignalsShape(
             f"Pieces of {' x '.join(map(str, sides))} cannot be taken from a signal of shape {list(whole.shape[1:])}: choose "
             "smaller pieces, with as many sides."
         )

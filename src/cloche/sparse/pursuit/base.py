@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError, shown
+from cloche.errors import SettingRange, shown
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary
 
@@ -76,7 +76,7 @@ def check_atoms(k: int | None, dictionary: Dictionary) -> int:
         return min(dictionary.size, dictionary.width)
     check_whole("k", k)
     if not 1 <= k <= dictionary.size:
-        raise ClocheError(
+        raise SettingRange(
             f"k = {k:,} atoms a signal cannot be chosen from a dictionary of {dictionary.size:,}: choose k between 1 and "
             f"{dictionary.size:,}."
         )
@@ -86,15 +86,15 @@ def check_atoms(k: int | None, dictionary: Dictionary) -> int:
 def check_whole(name: str, amount: int) -> None:
     """Refuses a setting that is no whole number."""
     if isinstance(amount, bool) or not isinstance(amount, Integral):
-        raise ClocheError(f"{name} is {shown(amount)}, but must be a whole number: choose another {name}.")
+        raise SettingRange(f"{name} is {shown(amount)}, but must be a whole number: choose another {name}.")
 
 
 def check_amount(name: str, amount: float, *, zero: bool = True) -> None:
     """Refuses a setting that is negative, NaN or infinite, or zero unless `zero`."""
     if isinstance(amount, bool) or not isinstance(amount, Real) or not abs(amount) <= sys.float_info.max:
-        raise ClocheError(f"{name} is {shown(amount)}, but must be a finite number: choose another {name}.")
+        raise SettingRange(f"{name} is {shown(amount)}, but must be a finite number: choose another {name}.")
     if amount < 0 or (amount == 0 and not zero):
-        raise ClocheError(
+        raise SettingRange(
             f"{name} is {amount:g}, but must be a finite number {'of zero or more' if zero else 'above zero'}: "
             f"choose another {name}."
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import SettingRange
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary
 from cloche.sparse.pursuit.base import Pursuit, check_amount, check_whole, in_batches, packed, warn_short
@@ -35,7 +35,7 @@ class FISTA(Pursuit):
         check_amount("gap", self.gap, zero=False)
         check_whole("steps", self.steps)
         if self.steps < 1:
-            raise ClocheError(f"FISTA cannot take {self.steps} steps: give it at least one.")
+            raise SettingRange(f"FISTA cannot take {self.steps} steps: give it at least one.")
         signals = prepare(x, dictionary)
         atoms = dictionary.atoms.detach()
         curvature = _curvature(atoms)

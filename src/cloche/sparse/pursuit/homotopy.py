@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import NotSolved, SignalsShape
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary
 from cloche.sparse.pursuit import active_set
@@ -33,7 +33,7 @@ class BasisPursuit(Pursuit):
         goal = LeastNorm(as_array(dictionary.double().atoms), self.nonnegative, np.zeros(len(signals)))
         code, outside = _walk(signals, dictionary, goal)
         if outside:
-            raise ClocheError(
+            raise NotSolved(
                 f"{outside:,} of {len(x):,} signals are no {'non-negative ' if self.nonnegative else ''}combination of the "
                 f"{dictionary.size:,} atoms, so no code gives them back exactly: take BasisPursuitDenoising(residual=...)."
             )
@@ -56,7 +56,7 @@ class BasisPursuitDenoising(Pursuit):
         bounds = as_array(signals.setting(self.residual))
         code, far = _walk(signals, dictionary, Denoised(as_array(dictionary.double().atoms), self.nonnegative, bounds))
         if far:
-            raise ClocheError(
+            raise NotSolved(
                 f"{far:,} of {len(x):,} signals stay further than {self.residual:g} from every combination of the atoms: ask "
                 "for a larger residual, or add atoms."
             )
@@ -86,7 +86,7 @@ class LARS(Pursuit):
         check_amount("penalty", self.penalty, zero=False)
         signals = prepare_on_cpu(x[None] if isinstance(x, Tensor) and x.ndim == 1 else x, dictionary)
         if len(signals) != 1:
-            raise ClocheError(f"A path is of one signal, and {len(signals):,} were given: ask for one at a time.")
+            raise SignalsShape(f"A path is of one signal, and {len(signals):,} were given: ask for one at a time.")
         double, penalty = dictionary.double(), float(signals.setting(self.penalty))
         atoms, row = as_array(double.atoms), as_array(signals.rows[0].double())
         penalties, codes = _knots(row, double, penalty, self.nonnegative)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import SettingRange
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary
 from cloche.sparse.pursuit.base import (
@@ -44,7 +44,7 @@ class MatchingPursuit(Pursuit):
         check_amount("residual", self.residual)
         check_whole("steps", self.steps)
         if self.steps < 1:
-            raise ClocheError(f"Matching pursuit cannot take {self.steps} steps: give it at least one.")
+            raise SettingRange(f"Matching pursuit cannot take {self.steps} steps: give it at least one.")
         signals = prepare(x, dictionary)
         rows, tolerance = signals.rows, signals.setting(self.residual)
         walk = _compiled if fits_gram(rows, dictionary) else _batched

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import SettingConflict
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary
 from cloche.sparse.pursuit.base import (
@@ -46,7 +46,7 @@ class OMP(Pursuit):
     def encode(self, x: Tensor, dictionary: Dictionary) -> Code:
         check_amount("residual", self.residual)
         if self.k is None and self.residual == 0:
-            raise ClocheError("OMP has no rule to stop by: give it k (atoms a signal) or residual (a norm).")
+            raise SettingConflict("OMP has no rule to stop by: give it k (atoms a signal) or residual (a norm).")
         k = min(check_atoms(self.k, dictionary), dictionary.width)
         signals = prepare(x, dictionary)
         tolerance = signals.setting(self.residual)

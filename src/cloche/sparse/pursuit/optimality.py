@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cloche.errors import ClocheError
+from cloche.errors import ClocheError, NotSolved
 from cloche.sparse.pursuit import active_set
 
 EXACT = 1e-6  # share of a signal's norm that counts as nothing left
@@ -16,7 +16,7 @@ _ROUNDING = 64 * float(np.finfo(np.float64).eps)  # for each unit of |a|_1
 
 
 def unsolved(what: str) -> ClocheError:
-    return ClocheError(
+    return NotSolved(
         f"{what} could not be solved to its optimum, most often because of repeated atoms: leave duplicates out of the "
         "dictionary, or take Lasso."
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import ArgumentInvalid, DeviceUnavailable, DictionaryMismatch, NotFinite, SignalsShape
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary
 from cloche.sparse.scaling import exponents, shifted
@@ -42,7 +42,7 @@ class Signals:
         over = ~torch.isfinite(values).all(1)
         under = (code.values != 0).any(1) & ~(values != 0).any(1)
         if bool((over | under).any()):
-            raise ClocheError(
+            raise NotFinite(
                 f"The codes of {int((over | under).sum()):,} of {len(self):,} signals have amounts too "
                 f"{'large' if bool(over.any()) else 'small'} for {str(values.dtype).removeprefix('torch.')}: "
                 f"scale the signals{', or give the dictionary in float64' if values.dtype == torch.float32 else ''}."
@@ -58,7 +58,7 @@ def prepare(x: Tensor, dictionary: Dictionary) -> Signals:
     if dictionary.bias is not None:
         centred = centred - dictionary.bias.detach().to(centred.dtype)
         if not torch.isfinite(centred).all():
-            raise ClocheError("Signals less the dictionary's bias are too large to be numbers: scale both.")
+            raise NotFinite("Signals less the dictionary's bias are too large to be numbers: scale both.")
     exponent = exponents(centred)
     return Signals(shifted(centred, -exponent).to(atoms.dtype), exponent)
 
@@ -67,7 +67,7 @@ def prepare_on_cpu(x: Tensor, dictionary: Dictionary) -> Signals:
     """`prepare` for a compiled pursuit without another path: refuses signals that it cannot reach."""
     signals = prepare(x, dictionary)
     if signals.rows.device.type != "cpu":
-        raise ClocheError(
+        raise DeviceUnavailable(
             f"This pursuit runs on a CPU alone, and the signals are on {signals.rows.device}: take FISTA, or move them."
         )
     return signals
@@ -75,30 +75,30 @@ def prepare_on_cpu(x: Tensor, dictionary: Dictionary) -> Signals:
 
 def _check(x: Tensor, dictionary: Dictionary) -> None:
     if not isinstance(x, Tensor):
-        raise ClocheError(f"Signals must be a tensor [n, {dictionary.width}], and a {type(x).__name__} was given.")
+        raise SignalsShape(f"Signals must be a tensor [n, {dictionary.width}], and a {type(x).__name__} was given.")
     if x.ndim != 2 or x.shape[1] != dictionary.width:
-        raise ClocheError(
+        raise DictionaryMismatch(
             f"Signals of shape {list(x.shape)} do not fit a dictionary of {dictionary.size:,} atoms of width "
             f"{dictionary.width}: give [n, {dictionary.width}], one signal per row."
         )
     if x.device != dictionary.atoms.device:
-        raise ClocheError(
+        raise DeviceUnavailable(
             f"The signals are on {x.device} and the dictionary's atoms on {dictionary.atoms.device}: "
             "move one to the other with .to(device)."
         )
     if x.is_complex():
-        raise ClocheError("The signals are complex numbers, but a pursuit needs real ones: give their real part.")
+        raise SignalsShape("The signals are complex numbers, but a pursuit needs real ones: give their real part.")
     if dictionary.atoms.dtype not in (torch.float32, torch.float64):
-        raise ClocheError(
+        raise ArgumentInvalid(
             f"The dictionary's atoms are {dictionary.atoms.dtype}, but a pursuit needs float32 or float64: "
             "give Dictionary(atoms.float())."
         )
     if not torch.isfinite(x).all():
         bad = int((~torch.isfinite(x).all(1)).sum())
-        raise ClocheError(f"{bad:,} of {len(x):,} signals hold NaN or infinite numbers: leave those signals out.")
+        raise NotFinite(f"{bad:,} of {len(x):,} signals hold NaN or infinite numbers: leave those signals out.")
     norms = dictionary.norms
     if not float((norms - 1).abs().max()) <= UNIT:
-        raise ClocheError(
+        raise SignalsShape(
             f"The dictionary is not normalised: its atoms' norms run from {float(norms.min()):.3g} to "
             f"{float(norms.max()):.3g}, so the strongest correlation is not the best atom; give "
             "Dictionary(D.unit(), D.bias), without zero atoms."

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import SettingRange
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary
 from cloche.sparse.pursuit.base import (
@@ -65,7 +65,7 @@ def _encode(pursuit: IHT | HardThresholdingPursuit, x: Tensor, dictionary: Dicti
     k = check_atoms(pursuit.k, dictionary)
     check_whole("steps", pursuit.steps)
     if pursuit.steps < 1:
-        raise ClocheError(f"Hard thresholding cannot take {pursuit.steps} steps: give it at least one.")
+        raise SettingRange(f"Hard thresholding cannot take {pursuit.steps} steps: give it at least one.")
     if isinstance(pursuit, IHT):
         check_amount("tolerance", pursuit.tolerance)
     signals = prepare(x, dictionary)

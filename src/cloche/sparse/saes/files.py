@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from cloche.errors import ClocheError, shown
+from cloche.errors import ClocheError, DictionaryMismatch, FileTooLarge, shown
 from cloche.sparse.opened import count, counts, flag, number, real, shown_all, text
 from cloche.sparse.saes.exchange import foreign_reader
 from cloche.sparse.saes.kinds import KINDS, Kind, kind_of, settings_of
@@ -62,13 +62,15 @@ def load_sae(folder: str | Path) -> SAE:
         real(name, tensor, folder / WEIGHTS)
     for name in ("scale", "write_scale", "own.window"):
         if name in weights and not float(weights[name].float().min()) >= 1e-12:
-            raise ClocheError(f"{name} in {folder / WEIGHTS} is not above zero: take an earlier checkpoint of it.")
+            raise DictionaryMismatch(
+                f"{name} in {folder / WEIGHTS} is not above zero: take an earlier checkpoint of it."
+            )
     sae.load_state_dict(weights)
     return sae
 
 
 def _differ(folder: Path, card: dict[str, Any]) -> ClocheError:
-    return ClocheError(
+    return DictionaryMismatch(
         f"The weights in {folder / WEIGHTS} do not have the shapes {CARD} states (width {shown(card['width'])}, "
         f"{shown(card['features'])} features): restore both files of one dictionary."
     )
@@ -78,14 +80,14 @@ def _kind(card: dict[str, Any], path: Path) -> Kind:
     """The kind that a card states, of those that this version reads."""
     name, version, settings = card["kind"], card["format"], card.get("settings")
     if not isinstance(name, str) or name not in KINDS or version != 1:
-        raise ClocheError(
+        raise DictionaryMismatch(
             f"{path} describes a {name if isinstance(name, str) and len(name) < 60 else shown(name)} of format "
             f"{shown(version)}, but this cloche reads {', '.join(KINDS)} of format 1: use the version that wrote it."
         )
     need(card, ("settings", "l0", "site", "checkpoint", "tokens", "wiring", "width", "features"), path)
     known = {field.name for field in fields(KINDS[name])}
     if not isinstance(settings, dict) or not set(settings) <= known:
-        raise ClocheError(
+        raise DictionaryMismatch(
             f"{path} states settings as {shown(settings)}, but a {name} has {shown_all(sorted(known))}: use the version "
             "that wrote it."
         )
@@ -93,7 +95,7 @@ def _kind(card: dict[str, Any], path: Path) -> Kind:
     for key in set(settings) - {"nested"}:
         found[key] = number(settings, key, path)
         if not 1e-9 <= found[key] <= 1e9:
-            raise ClocheError(
+            raise FileTooLarge(
                 f"{path} states {key} as {shown(found[key])}, which is out of all proportion: restore it."
             )
     return kind_of(name, found)

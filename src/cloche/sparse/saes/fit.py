@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cloche.errors import ClocheError
+from cloche.errors import NotSolved, SettingRange
 from cloche.ranks import Ranks
 from cloche.sparse.saes.gathered import Chosen
 from cloche.sparse.saes.kinds import Memory
@@ -51,9 +51,9 @@ class Training:
     def __post_init__(self) -> None:
         counts = (self.steps, self.batch, self.save_every, self.aux_k or 1, self.dead_after or 1)
         if min(counts) < 1 or self.aux_k == 0 or self.dead_after == 0:
-            raise ClocheError(f"{self} counts steps or signals below 1: raise what is too small.")
+            raise SettingRange(f"{self} counts steps or signals below 1: raise what is too small.")
         if self.lr is not None and not 0 < self.lr < math.inf:
-            raise ClocheError(
+            raise SettingRange(
                 f"A learning rate of {self.lr} trains nothing: give a number above 0, or None for its own."
             )
 
@@ -217,7 +217,7 @@ def fit_input(sae: SAE, sample: Tensor) -> float:
     read, target = sae.parts(sample)
     variance = (target - target.mean(0)).square().sum(1).mean()
     if not variance > 1e-12 * target.shape[1]:
-        raise ClocheError(
+        raise NotSolved(
             "All activations are the same, so there is nothing to explain: harvest from more varied tokens."
         )
     sae.decoder_bias.copy_(geometric_median(target))

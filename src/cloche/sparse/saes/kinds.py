@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cloche.errors import ClocheError
+from cloche.errors import SettingConflict, SettingRange
 from cloche.sparse.saes.choose import above, select_batch, select_topk
 from cloche.sparse.saes.gathered import Choice, Chosen, Everything
 
@@ -67,12 +67,12 @@ class Kind(ABC):
     def check(self, features: int, l0: float) -> None:
         """Refuses an l0 that `features` features cannot have, and nested numbers that do not rise."""
         if not 0 < l0 <= features:
-            raise ClocheError(
+            raise SettingRange(
                 f"An autoencoder of {features:,} features cannot have l0 = {l0:g} of them active: choose l0 above 0 and at "
                 f"most {features:,}."
             )
         if any(not 0 < prefix < features for prefix in self.nested) or list(self.nested) != sorted(set(self.nested)):
-            raise ClocheError(
+            raise SettingRange(
                 f"nested={self.nested} must rise, each between 1 and {features - 1:,}: how many leading features "
                 "reconstruct alone."
             )
@@ -114,7 +114,7 @@ class TopK(Kind):
     def check(self, features: int, l0: float) -> None:
         super().check(features, l0)
         if l0 != int(l0):
-            raise ClocheError(
+            raise SettingConflict(
                 f"A topk-sae keeps a whole number of features, and l0 = {l0:g} is none: round it, or take BatchTopK."
             )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cloche.errors import ClocheError
+from cloche.errors import DictionaryMismatch, NotFinite, SettingConflict, SignalsShape
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary, random_atoms
 from cloche.sparse.metrics import Report, Tally, pieces_of
@@ -36,11 +36,11 @@ class Wiring:
 
     def __post_init__(self) -> None:
         if not self.reads or min(self.reads + (self.writes or (1,))) < 1 or self.writes == ():
-            raise ClocheError(
+            raise SettingConflict(
                 f"{self} names no sites, or one of no width: give the width of each site read and written."
             )
         if self.skip and self.writes is None:
-            raise ClocheError(
+            raise SettingConflict(
                 "A skip from a site to itself would explain all of it: leave skip out, or name what is written."
             )
 
@@ -52,7 +52,7 @@ class Wiring:
     def check(self, rows: Tensor) -> None:
         """Refuses training rows of another shape."""
         if rows.ndim != 2 or rows.shape[1] != self.columns:
-            raise ClocheError(
+            raise SignalsShape(
                 f"Rows of shape {list(rows.shape)} do not fit {self}, which wants [n, {self.columns}]: put what is read and "
                 "what is written side by side."
             )
@@ -156,14 +156,14 @@ class SAE(nn.Module):
         """Refuses activations this dictionary cannot be about: another width, or NaN and infinities."""
         wanted = self.encoder.shape[1]
         if x.ndim != 2 or x.shape[1] != wanted:
-            raise ClocheError(
+            raise DictionaryMismatch(
                 f"Activations of shape {list(x.shape)} do not fit this dictionary of width {wanted}"
                 f"{f' (trained on {self.trained_on.site})' if self.trained_on.site else ''}: give [n, {wanted}] "
                 "activations of the site it was trained on."
             )
         if not torch.isfinite(x).all():
             bad = int((~torch.isfinite(x).all(1)).sum())
-            raise ClocheError(
+            raise NotFinite(
                 f"{bad:,} of {len(x):,} activations hold NaN or infinite numbers: leave them out, or find where the model "
                 "makes them with `cloche verify` and the run's health log."
             )

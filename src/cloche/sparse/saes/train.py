@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import CorpusEmpty, ResumeRefused, SettingConflict
 from cloche.files import writing_file
 from cloche.sparse.saes.fit import DEFAULT, Fit, Record, Training, fit_input
 from cloche.sparse.saes.kinds import TOPK, Kind, settings_of
@@ -116,7 +116,7 @@ def _course(fit: Fit, feed: _Feed, seed: int) -> Generator[Record, None, SAE]:
         if read <= fit.done:  # trained on before the interruption
             continue
         if downstream is not None and fit.ranks.world > 1:
-            raise ClocheError(
+            raise SettingConflict(
                 f"End-to-end training shares no batch among processes, and {fit.ranks.world} are at work: run it in one."
             )
         record = fit.step(batch, downstream)
@@ -161,7 +161,7 @@ class _Feed:
         if isinstance(activations, Tensor):
             check_activations(activations, None)
             if len(activations) == 0:
-                raise ClocheError("There are no activations to train a dictionary on: harvest some first.")
+                raise CorpusEmpty("There are no activations to train a dictionary on: harvest some first.")
             spare = min(_SAMPLE, len(activations) // 8)
             if spare >= _FEWEST and training.steps * training.batch > len(activations):
                 order = torch.randperm(len(activations), generator=torch.Generator().manual_seed(seed))
@@ -176,7 +176,7 @@ class _Feed:
                 break
             first.append(batch)
         if not first:
-            raise ClocheError(
+            raise CorpusEmpty(
                 f"The stream of activations ended before one batch of {training.batch:,}: harvest more, "
                 "or train on smaller batches."
             )
@@ -233,10 +233,10 @@ def _resumed(fit: Fit, identity: dict[str, Any]) -> list[Record]:
             stated = json.loads(file.metadata()["state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
     except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
-        raise ClocheError(f"{path} holds no training to go on with ({error}): move it away to start anew.") from error
+        raise ResumeRefused(f"{path} holds no training to go on with ({error}): move it away to start anew.") from error
     differ = sorted(name for name in identity if identity[name] != stated["identity"].get(name))
     if differ:
-        raise ClocheError(
+        raise ResumeRefused(
             f"{path} holds a training with another {', '.join(differ)}: give what it was started with, or move it away to "
             "start anew."
         )

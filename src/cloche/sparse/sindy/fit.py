@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cloche.errors import ClocheError
+from cloche.errors import SeriesInvalid
 from cloche.sparse.sindy.equation import resampled
 from cloche.sparse.sindy.library import Array, Library
 from cloche.sparse.sindy.model import Model
@@ -99,7 +99,7 @@ class SINDy:
             return Noise(measured, np.maximum(measured, _LEAST_NOISE * spread))
         given = np.broadcast_to(np.asarray(self.noise, dtype=float), spread.shape)
         if not np.isfinite(given).all() or (given < 0).any():
-            raise ClocheError(f"noise is {self.noise}, but must be zero or more, in the units of the states.")
+            raise SeriesInvalid(f"noise is {self.noise}, but must be zero or more, in the units of the states.")
         return Noise(given, np.maximum(given, _LEAST_NOISE * spread))
 
 
@@ -107,7 +107,7 @@ def _named(given: Sequence[str] | None, count: int, letter: str) -> tuple[str, .
     if given is None:
         return (letter,) if count == 1 else tuple(f"{letter}{i}" for i in range(count))
     if len(given) != count or len(set(given)) != count:
-        raise ClocheError(f"{list(given)} do not name {count} columns: give each a name of its own.")
+        raise SeriesInvalid(f"{list(given)} do not name {count} columns: give each a name of its own.")
     return tuple(given)
 
 
@@ -115,7 +115,7 @@ def _check_motion(states: Sequence[str], noise: Array, spread: Array) -> None:
     lost = np.flatnonzero(noise**2 > _LOST * spread**2)
     if len(lost):
         d = int(lost[0])
-        raise ClocheError(
+        raise SeriesInvalid(
             f"State {states[d]} is mostly noise from one sample to the next (standard deviation {noise[d]:.3g} of "
             f"{spread[d]:.3g}), so no motion can be read from it: sample more finely, or give the noise you know of."
         )

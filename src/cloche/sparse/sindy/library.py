@@ -11,7 +11,7 @@ from math import comb, factorial
 import numpy as np
 from scipy.linalg import block_diag
 
-from cloche.errors import ClocheError
+from cloche.errors import SettingConflict, SettingInvalid, SettingRange
 
 Array = np.ndarray
 _STEP = 1e-4  # of a variable's spread: the step of a numerical derivative, far above rounding and below any curvature
@@ -130,9 +130,11 @@ class Polynomials(Library):
 
     def __post_init__(self) -> None:
         if not 0 <= self.degree <= 9:
-            raise ClocheError(f"Polynomials of degree {self.degree} are not offered: choose a degree from 0 to 9.")
+            raise SettingRange(f"Polynomials of degree {self.degree} are not offered: choose a degree from 0 to 9.")
         if self.degree == 0 and not self.constant:
-            raise ClocheError("Polynomials of degree 0 without their constant hold no term: choose a degree above 0.")
+            raise SettingConflict(
+                "Polynomials of degree 0 without their constant hold no term: choose a degree above 0."
+            )
 
     def exponents(self, variables: int) -> Array:
         """[terms, variables] the powers in each monomial, low degrees first."""
@@ -208,12 +210,12 @@ class Fourier(Library):
 
     def __post_init__(self) -> None:
         if self.frequencies < 1:
-            raise ClocheError(f"Fourier terms of {self.frequencies} frequencies are none: ask for at least one.")
+            raise SettingRange(f"Fourier terms of {self.frequencies} frequencies are none: ask for at least one.")
 
     def _chosen(self, variables: int) -> list[int]:
         chosen = list(range(variables)) if self.of is None else list(self.of)
         if any(not 0 <= v < variables for v in chosen):
-            raise ClocheError(f"Fourier terms of the variables {chosen} need more than the {variables} there are.")
+            raise SettingInvalid(f"Fourier terms of the variables {chosen} need more than the {variables} there are.")
         return chosen
 
     def names(self, variables: Sequence[str]) -> list[str]:
@@ -276,7 +278,7 @@ class Custom(Library):
 
     def __post_init__(self) -> None:
         if not self.functions or len(self.functions) != len(self.labels):
-            raise ClocheError(
+            raise SettingConflict(
                 f"Custom has {len(self.functions)} functions and {len(self.labels)} labels: give each function its label."
             )
 

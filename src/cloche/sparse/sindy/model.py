@@ -10,7 +10,7 @@ import numpy as np
 from scipy.integrate import solve_ivp
 from scipy.interpolate import CubicSpline
 
-from cloche.errors import ClocheError
+from cloche.errors import SeriesInvalid
 from cloche.sparse.sindy.library import Array, Library
 
 _FAR = 1e6  # times the largest state that was measured: a simulation beyond has diverged
@@ -48,7 +48,7 @@ class Model:
         points = np.atleast_2d(np.asarray(x, dtype=float))
         given = np.zeros((len(points), 0)) if u is None else np.asarray(u, dtype=float).reshape(len(points), -1)
         if points.shape[1] != len(self.states) or given.shape[1] != len(self.inputs):
-            raise ClocheError(
+            raise SeriesInvalid(
                 f"The model has {len(self.states)} states and {len(self.inputs)} inputs, but was given {points.shape[1]} and "
                 f"{given.shape[1]}."
             )
@@ -63,9 +63,11 @@ class Model:
         """
         times, start = np.asarray(t, dtype=float), np.atleast_1d(np.asarray(x0, dtype=float))
         if times.ndim != 1 or len(times) < 2 or not (np.diff(times) > 0).all():
-            raise ClocheError("A simulation needs at least two times that rise.")
+            raise SeriesInvalid("A simulation needs at least two times that rise.")
         if start.shape != (len(self.states),) or not np.isfinite(start).all():
-            raise ClocheError(f"x0 has shape {list(start.shape)}: give one finite number for each of {self._named()}.")
+            raise SeriesInvalid(
+                f"x0 has shape {list(start.shape)}: give one finite number for each of {self._named()}."
+            )
         signal, calls = self._signal(u, times), 0
 
         def slope(now: float, x: Array) -> Array:
@@ -83,7 +85,7 @@ class Model:
             if not found.success:
                 raise _Diverged(float(found.t[-1]) if len(found.t) else float(times[0]))
         except _Diverged as at:
-            raise ClocheError(
+            raise SeriesInvalid(
                 f"The simulated motion diverges near t = {at.time:.4g}: simulate for less long, start nearer to what was "
                 "measured, or allow the model fewer terms."
             ) from None
@@ -96,7 +98,7 @@ class Model:
             return lambda now: np.atleast_1d(np.asarray(u(now), dtype=float))
         table = None if u is None else np.asarray(u, dtype=float).reshape(len(u), -1)
         if table is None or table.shape != (len(times), len(self.inputs)):
-            raise ClocheError(
+            raise SeriesInvalid(
                 f"The model has the inputs {', '.join(self.inputs) or 'none'}: give u as a function of time, or their values "
                 f"[{len(times)}, {len(self.inputs)}]."
             )

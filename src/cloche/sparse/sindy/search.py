@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.sparse import csr_array
 
-from cloche.errors import ClocheError
+from cloche.errors import NotFinite, NotSolved, SeriesInvalid, SettingRange
 from cloche.sparse.sindy.dependence import Forms, relations, sentence
 from cloche.sparse.sindy.equation import Equation, equation, weighed
 from cloche.sparse.sindy.library import Array, Library, Polynomials, term_count
@@ -68,7 +68,7 @@ class Search:
         windows = [form.matrices(one, radius) for one, radius in zip(series, radii, strict=True)]
         count = sum(V.shape[0] for V, _ in windows)
         if count < 4:
-            raise ClocheError(
+            raise SeriesInvalid(
                 f"Only {count} test functions of radius {max(radii):.4g} fit into the series: measure longer, or ask for a "
                 "smaller radius."
             )
@@ -139,7 +139,7 @@ class Search:
             if V.shape[0]:
                 terms, slopes = basis.unbiased(one.variables, noise), basis.gradient(one.variables)
                 if not (np.isfinite(terms).all() and np.isfinite(slopes).all()):
-                    raise ClocheError("A term of the library is NaN or infinite on this series: leave that term out.")
+                    raise NotFinite("A term of the library is NaN or infinite on this series: leave that term out.")
                 rows.append(Rows(V, D, V @ terms, -(D @ one.x), slopes, DD))
         return rows, matrix
 
@@ -174,6 +174,6 @@ def _failure(held: Held, second: Held | None) -> str:
 def _check_terms(terms: Sequence[str]) -> None:
     twice = sorted({name for name in terms if terms.count(name) > 1})
     if twice:
-        raise ClocheError(f"The library holds {twice[0]!r} more than once, so its share is undetermined: keep one.")
+        raise NotSolved(f"The library holds {twice[0]!r} more than once, so its share is undetermined: keep one.")
     if len(terms) > _MOST_TERMS:
-        raise ClocheError(f"The library has {len(terms):,} terms, more than {_MOST_TERMS:,}: choose a smaller degree.")
+        raise SettingRange(f"The library has {len(terms):,} terms, more than {_MOST_TERMS:,}: choose a smaller degree.")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cloche.errors import ClocheError
+from cloche.errors import SettingConflict, SettingRange
 from cloche.sparse.sindy.library import Array
 from cloche.sparse.sindy.regression import Regression
 from cloche.sparse.sindy.selection import Criterion, ForwardBackward, Normal, Selector, solve
@@ -39,7 +39,7 @@ class STLSQ(_Swept):
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0 <= self.threshold < np.inf:
-            raise ClocheError(f"The threshold is {self.threshold:g}, but must be zero or more.")
+            raise SettingRange(f"The threshold is {self.threshold:g}, but must be zero or more.")
 
     def choose(self, problem: Regression) -> list[int]:
         size = np.maximum(np.linalg.norm(problem.design, axis=0), np.finfo(float).tiny)
@@ -75,7 +75,7 @@ class SR3(_Swept):
 
     def __post_init__(self) -> None:
         if (self.penalty is not None and not self.penalty > 0) or not self.relaxation > 0 or self.turns < 1:
-            raise ClocheError("SR3 needs a penalty and a relaxation above zero, and at least one turn.")
+            raise SettingRange("SR3 needs a penalty and a relaxation above zero, and at least one turn.")
 
     def choose(self, problem: Regression) -> list[int]:
         normal = Normal.of(problem)
@@ -142,7 +142,7 @@ class Stable:
 
     def __post_init__(self) -> None:
         if self.resamples < 2 or not 0 < self.share <= 1:
-            raise ClocheError("Stability needs at least two resamples, and a share above 0 and up to 1.")
+            raise SettingConflict("Stability needs at least two resamples, and a share above 0 and up to 1.")
 
     def rich(self, problem: Regression) -> Array:
         return self.selector.rich(problem)

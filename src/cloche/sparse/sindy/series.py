@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cloche.errors import ClocheError
+from cloche.errors import NotFinite, SeriesInvalid
 
 Array = np.ndarray
 SHORTEST = 12  # samples: fewer leave no window both wide enough to calm the noise and short of the whole
@@ -59,14 +59,14 @@ def read(x: Any, t: Any, u: Any = None) -> list[Series]:
     found = [_one(a, b, c, i, several) for i, (a, b, c) in enumerate(zip(states, times, inputs, strict=True))]
     widths = {(s.x.shape[1], s.u.shape[1]) for s in found}
     if len(widths) > 1:
-        raise ClocheError(
+        raise SeriesInvalid(
             f"The trajectories have different states and inputs, {sorted(widths)}: give each the same columns."
         )
     spread = np.concatenate([s.x for s in found]).std(0)
     size = np.abs(np.concatenate([s.x for s in found])).max(0)
     still = np.flatnonzero(spread <= 1e-12 * np.maximum(size, np.finfo(float).tiny))
     if len(still):
-        raise ClocheError(
+        raise SeriesInvalid(
             f"State {int(still[0])} never changes (it is {found[0].x[0, still[0]]:g} throughout), so it has no equation of "
             "motion: leave that column out."
         )
@@ -105,7 +105,7 @@ def _each(value: Any, several: bool, count: int, name: str) -> list[Any]:
     if value is None or _depth(value) == 0:
         return [value] * count
     if not isinstance(value, (list, tuple)) or len(value) != count:
-        raise ClocheError(f"x is a list of {count} trajectories, so {name} must be a list of {count} as well.")
+        raise SeriesInvalid(f"x is a list of {count} trajectories, so {name} must be a list of {count} as well.")
     return list(value)
 
 
@@ -115,13 +115,13 @@ def _one(x: Any, t: Any, u: Any, index: int, several: bool) -> Series:
     n = len(states)
     inputs, known = (np.zeros((n, 0)), np.ones(n, dtype=bool)) if u is None else _table(u, f"u {where}")
     if len(inputs) != n:
-        raise ClocheError(f"The inputs u {where}have {len(inputs)} rows and x has {n}: give one row of u a sample.")
+        raise SeriesInvalid(f"The inputs u {where}have {len(inputs)} rows and x has {n}: give one row of u a sample.")
     times, timed = _times(t, n, where)
     keep &= known & timed
     left = int(keep.sum())
     if left < SHORTEST:
         masked = f", {n - left} of them masked," if left < n else ""
-        raise ClocheError(
+        raise SeriesInvalid(
             f"The series x {where}has {n} samples{masked} and {SHORTEST} or more are needed to tell motion from noise: measure "
             "longer."
         )
@@ -130,14 +130,14 @@ def _one(x: Any, t: Any, u: Any, index: int, several: bool) -> Series:
         wrong = np.flatnonzero(~np.isfinite(table).all(1))
         if len(wrong):
             row = int(np.flatnonzero(keep)[wrong[0]])
-            raise ClocheError(
+            raise NotFinite(
                 f"The series {name} {where}has NaN or infinite numbers, first in row {row}: leave those samples out (steps may "
                 "be uneven), or mask them."
             )
     if not np.isfinite(times).all():
-        raise ClocheError(f"The times t {where}have NaN or infinite numbers: leave those samples out, or mask them.")
+        raise NotFinite(f"The times t {where}have NaN or infinite numbers: leave those samples out, or mask them.")
     if not (np.diff(times) > 0).all():
-        raise ClocheError(f"The times t {where}do not rise from sample to sample: sort them, without repeats.")
+        raise SeriesInvalid(f"The times t {where}do not rise from sample to sample: sort them, without repeats.")
     return Series(times, states, inputs, n - left)
 
 
@@ -146,7 +146,7 @@ def _table(values: Any, name: str) -> tuple[Array, Array]:
     table = _numbers(values, name)
     table = table[:, None] if table.ndim == 1 else table
     if table.ndim != 2 or table.shape[1] == 0:
-        raise ClocheError(f"The series {name}has shape {list(table.shape)}: give an array [samples, states].")
+        raise SeriesInvalid(f"The series {name}has shape {list(table.shape)}: give an array [samples, states].")
     return table, np.all(_known(values, table), axis=1)
 
 
@@ -165,7 +165,7 @@ def _numbers(values: Any, name: str) -> Array:
             raise TypeError
         return np.array(plain, dtype=np.float64)
     except (TypeError, ValueError, RuntimeError):
-        raise ClocheError(
+        raise SeriesInvalid(
             f"The series {name}holds what are not numbers, or rows of unlike lengths: give an array [samples, states] of real "
             "numbers."
         ) from None
@@ -174,16 +174,16 @@ def _numbers(values: Any, name: str) -> Array:
 def _times(t: Any, n: int, where: str) -> tuple[Array, Array]:
     """([n] the times, [n] which of them are not masked)."""
     if t is None:
-        raise ClocheError("No times were given: give t [samples], or the step between samples.")
+        raise SeriesInvalid("No times were given: give t [samples], or the step between samples.")
     times = _numbers(t, f"t {where}")
     if times.ndim == 0:
         if not 0 < times < np.inf:
-            raise ClocheError(f"The step t is {float(times):g}, but must be above zero.")
+            raise SeriesInvalid(f"The step t is {float(times):g}, but must be above zero.")
         return np.arange(n) * float(times), np.ones(n, dtype=bool)
     if times.shape == (n, 1):
         times = times[:, 0]
     if times.shape != (n,):
-        raise ClocheError(f"The times t {where}have shape {list(times.shape)} and x has {n} samples: give [{n}].")
+        raise SeriesInvalid(f"The times t {where}have shape {list(times.shape)} and x has {n} samples: give [{n}].")
     return times, _known(t, times)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_array
 
-from cloche.errors import ClocheError
+from cloche.errors import SettingRange
 from cloche.sparse.sindy.series import Array, Series
 from cloche.sparse.sindy.weak import Weak
 
@@ -32,7 +32,7 @@ class Strong:
 
     def __post_init__(self) -> None:
         if not 1 <= self.degree <= 9:
-            raise ClocheError(f"Smoothing by polynomials of degree {self.degree} is not offered: choose 1 to 9.")
+            raise SettingRange(f"Smoothing by polynomials of degree {self.degree} is not offered: choose 1 to 9.")
 
     def radius_for(self, series: Sequence[Series], paces: Array) -> float:
         """In units of t: at least wide enough that a window holds twice as many samples as its polynomial has amounts."""

@@ -11,7 +11,7 @@ from scipy.interpolate import BSpline
 from scipy.linalg import solve_banded
 from scipy.sparse import csr_array
 
-from cloche.errors import ClocheError
+from cloche.errors import SettingRange
 from cloche.sparse.sindy.series import Array, Series
 
 _GAP = 0.1  # of the radius: a test function over a longer gap in the samples is left out, for the spline errs there
@@ -36,9 +36,9 @@ class Weak:
 
     def __post_init__(self) -> None:
         if self.radius is not None and not 0 < self.radius < np.inf:
-            raise ClocheError(f"The radius of the test functions is {self.radius:g}, but must be above zero.")
+            raise SettingRange(f"The radius of the test functions is {self.radius:g}, but must be above zero.")
         if self.power < 2 or self.stride <= 0 or self.paces <= 0 or self.most < 1:
-            raise ClocheError("Test functions need a power of at least 2, and paces, stride and most above zero.")
+            raise SettingRange("Test functions need a power of at least 2, and paces, stride and most above zero.")
 
     def radius_for(self, series: Sequence[Series], paces: Array) -> float:
         """In units of t: what was asked for, or `paces` times the shortest pace, within what the series can carry."""

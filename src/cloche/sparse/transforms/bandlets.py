@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import SettingConflict, SettingRange, SignalsShape
 from cloche.sparse.transforms.base import Band, Transform, check_shape
 from cloche.sparse.transforms.wavelets import Wavelets, filters
 
@@ -36,9 +36,9 @@ class Bandlets(Transform):
 
     def __post_init__(self) -> None:
         if not np.allclose(*filters(self.name)):
-            raise ClocheError(f"Bandlets need an orthogonal wavelet, not {self.name!r}: take db4.")
+            raise SettingConflict(f"Bandlets need an orthogonal wavelet, not {self.name!r}: take db4.")
         if self.block not in (2, 4, 8) or self.directions < 1 or self.levels < 1:
-            raise ClocheError(
+            raise SettingRange(
                 f"Bandlets of {self.levels} levels, blocks of {self.block} and {self.directions} directions cannot be made: "
                 "take 1 level or more, blocks of 2, 4 or 8, 1 direction or more."
             )
@@ -61,7 +61,7 @@ class Bandlets(Transform):
     def adapted(self, x: Tensor, threshold: float) -> Bandlets:
         """These bandlets with the geometry of the image x [height, width]."""
         if x.shape != self.shape or not threshold > 0:
-            raise ClocheError(
+            raise SignalsShape(
                 f"The geometry of {list(x.shape)} at a threshold of {threshold:g} cannot be found: give one image of "
                 f"{list(self.shape)} and a threshold above zero."
             )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cloche.errors import ClocheError
+from cloche.errors import ArgumentInvalid, NotFinite, PartUnknown, SettingConflict, SettingRange, SignalsShape
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary
 
@@ -42,7 +42,7 @@ class Coefficients:
     def __post_init__(self) -> None:
         size = sum(band.size for band in self.layout)
         if self.flat.ndim == 0 or self.flat.shape[-1] != size:
-            raise ClocheError(
+            raise SignalsShape(
                 f"Coefficients of shape {list(self.flat.shape)} do not fit bands of {size:,} in all: give [..., {size}]."
             )
 
@@ -59,7 +59,7 @@ class Coefficients:
         found = self.bands.get(name)
         if found is None:
             names = ", ".join(band.name for band in self.layout)
-            raise ClocheError(f"There is no band {name!r}; the bands are {names}.")
+            raise PartUnknown(f"There is no band {name!r}; the bands are {names}.")
         return found
 
     def with_flat(self, flat: Tensor) -> Coefficients:
@@ -88,7 +88,7 @@ class Coefficients:
 
 def _terms(m: int, size: int) -> int:
     if not 1 <= m <= size:
-        raise ClocheError(f"{m:,} terms cannot be kept of {size:,} coefficients: choose between 1 and {size:,}.")
+        raise SettingRange(f"{m:,} terms cannot be kept of {size:,} coefficients: choose between 1 and {size:,}.")
     return m
 
 
@@ -178,7 +178,7 @@ class Transform(ABC):
         band = coefficients[name]
         at = tuple(n // 2 for n in band.shape) if index is None else tuple(index)
         if len(at) != band.ndim or not all(0 <= i < n for i, n in zip(at, band.shape, strict=True)):
-            raise ClocheError(f"Band {name!r} of shape {list(band.shape)} has no coefficient {list(at)}.")
+            raise SignalsShape(f"Band {name!r} of shape {list(band.shape)} has no coefficient {list(at)}.")
         band[at] = 1.0
         return coefficients.flat
 
@@ -188,14 +188,14 @@ class Transform(ABC):
 
     def _checked(self, x: Tensor) -> Tensor:
         if x.dtype not in (torch.float32, torch.float64):
-            raise ClocheError(f"A signal of {x.dtype} cannot be transformed: give float32 or float64.")
+            raise ArgumentInvalid(f"A signal of {x.dtype} cannot be transformed: give float32 or float64.")
         if tuple(x.shape[-len(self.shape) :]) != self.shape:
-            raise ClocheError(
+            raise SignalsShape(
                 f"A signal of shape {list(x.shape)} does not fit {type(self).__name__} made for {list(self.shape)}: make "
                 "one for its shape."
             )
         if not torch.isfinite(x).all():
-            raise ClocheError("The signal holds NaN or infinite numbers: fill them in or leave that stretch out.")
+            raise NotFinite("The signal holds NaN or infinite numbers: fill them in or leave that stretch out.")
         return x
 
     def _batched(self, apply, given: Tensor, axes: int) -> Tensor:  # type: ignore[no-untyped-def]
@@ -210,11 +210,11 @@ def check_shape(family: str, shape: tuple[int, ...], axes: Sequence[int], multip
     """Refuses a shape without the right number of axes, or whose sides are no multiples of `multiple`."""
     if len(shape) not in axes or any(not isinstance(n, int) or n < 2 for n in shape):
         kinds = " or ".join(f"{n}-D" for n in axes)
-        raise ClocheError(f"{family} of shape {list(shape)} cannot be made: give {kinds} signals, sides of 2 or more.")
+        raise SignalsShape(f"{family} of shape {list(shape)} cannot be made: give {kinds} signals, sides of 2 or more.")
     by = (multiple,) * len(shape) if isinstance(multiple, int) else multiple
     if any(n % m for n, m in zip(shape, by, strict=True)):
         up = [-(-n // m) * m for n, m in zip(shape, by, strict=True)]
-        raise ClocheError(
+        raise SettingConflict(
             f"{family} of these settings take sides that are multiples of {list(by)}, not {list(shape)}: pad the signal to "
             f"{up}, or take fewer levels."
         )

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import SettingConflict, SettingRange
 from cloche.sparse.transforms.base import Band, Transform, check_shape
 from cloche.sparse.transforms.frequency import FrequencyFrame, Window, rise
 from cloche.sparse.transforms.wavelets import filter_pair, filters, join, split
@@ -29,7 +29,7 @@ class DirectionalFilterBank(FrequencyFrame):
 
     def __post_init__(self) -> None:
         if self.depth < 2:
-            raise ClocheError(f"A directional filter bank of depth {self.depth} cannot be made: take 2 or more.")
+            raise SettingRange(f"A directional filter bank of depth {self.depth} cannot be made: take 2 or more.")
         check_shape("Directional filter banks", self.shape, (2,), max(2, 2 ** (self.depth - 1)))
 
     def _windows(self) -> list[Window]:
@@ -98,9 +98,11 @@ class Contourlets(Transform):
     def __post_init__(self) -> None:
         analysis, synthesis = filters(self.name)
         if not np.allclose(analysis, synthesis):
-            raise ClocheError(f"The pyramid of contourlets needs an orthogonal wavelet, not {self.name!r}: take db4.")
+            raise SettingConflict(
+                f"The pyramid of contourlets needs an orthogonal wavelet, not {self.name!r}: take db4."
+            )
         if self.levels < 1 or self.depth < 2:
-            raise ClocheError(
+            raise SettingRange(
                 f"Contourlets of {self.levels} levels and depth {self.depth} cannot be made: take at least 1 and 2."
             )
         check_shape("Contourlets", self.shape, (2,), 2 ** (self.levels + self.depth - 1))

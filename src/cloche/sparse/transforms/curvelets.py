@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cloche.errors import ClocheError
+from cloche.errors import SettingConflict
 from cloche.sparse.transforms.base import check_shape
 from cloche.sparse.transforms.frequency import FrequencyFrame, Window, centred_grid, polar, rise, smallest_grid
 
@@ -29,7 +29,7 @@ class Curvelets(FrequencyFrame):
     def __post_init__(self) -> None:
         check_shape("Curvelets", self.shape, (2,))
         if self.levels < 1 or self.directions < 2 or 2 ** (self.levels + 2) > min(self.shape):
-            raise ClocheError(
+            raise SettingConflict(
                 f"Curvelets of {self.levels} levels and {self.directions} directions cannot be made for {list(self.shape)}: "
                 f"take 1 to {int(np.log2(min(self.shape))) - 2} levels, and 2 directions or more."
             )

@@ -8,7 +8,7 @@ import pywt
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import NotFinite, PartUnknown, SettingRange, SignalsShape
 from cloche.sparse.transforms.base import Transform
 from cloche.sparse.transforms.families import Fitted, fitted
 from cloche.sparse.transforms.shrinkage import iterative_hard_thresholding
@@ -20,9 +20,9 @@ def noise_level(x: Tensor) -> float:
     """Standard deviation of the noise in a signal [n] or image [height, width]: the median magnitude of the finest (diagonal)
     db4 wavelets over 0.6745 (Donoho & Johnstone 1994). Right where noise is white and outweighs the finest detail."""
     if x.ndim not in (1, 2) or min(x.shape) < 16:
-        raise ClocheError(f"The noise of a signal of shape {list(x.shape)} cannot be told: give 16 samples a side.")
+        raise SignalsShape(f"The noise of a signal of shape {list(x.shape)} cannot be told: give 16 samples a side.")
     if not torch.isfinite(x).all():
-        raise ClocheError("The signal holds NaN or infinite numbers: fill them in or leave that stretch out.")
+        raise NotFinite("The signal holds NaN or infinite numbers: fill them in or leave that stretch out.")
     even = x[tuple(slice(n - n % 2) for n in x.shape)].detach().double().cpu().numpy()
     finest = pywt.dwt(even, "db4")[1] if x.ndim == 1 else pywt.dwt2(even, "db4")[1][2]
     return float(torch.from_numpy(finest).abs().median()) / MEDIAN_OF_NORMAL
@@ -31,7 +31,7 @@ def noise_level(x: Tensor) -> float:
 def approximate(x: Tensor, transform: Transform, m: int, method: str = "largest") -> Tensor:
     """[*shape] x from m coefficients: the "largest" of the analysis, or as "iht" finds them, better in a frame."""
     if method not in ("largest", "iht"):
-        raise ClocheError(f"There is no method {method!r} of approximation: take largest or iht.")
+        raise PartUnknown(f"There is no method {method!r} of approximation: take largest or iht.")
     if method == "iht":
         return transform.synthesise(iterative_hard_thresholding(x, transform, m))
     return transform.synthesise(transform.analyse(x).largest(m))
@@ -47,12 +47,12 @@ def denoise(
     """
     fit = fitted(dictionary, tuple(x.shape)) if isinstance(dictionary, str) else dictionary
     if spins < 1 or not threshold > 0:
-        raise ClocheError(
+        raise SettingRange(
             f"A threshold of {threshold:g} and {spins} spins cannot be: give one above zero, one or more."
         )
     sigma = noise_level(x) if sigma is None else sigma
     if not 0 < sigma < float("inf"):
-        raise ClocheError(f"A noise of {sigma:g} leaves nothing to take away: give a sigma above zero.")
+        raise SettingRange(f"A noise of {sigma:g} leaves nothing to take away: give a sigma above zero.")
     seen = fit.pad(x)
     axes = tuple(range(-len(fit.shape), 0))
     total = torch.zeros_like(seen)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import PartUnknown, SignalsShape
 from cloche.sparse.transforms.bandlets import Bandlets
 from cloche.sparse.transforms.base import Transform
 from cloche.sparse.transforms.contourlets import Contourlets
@@ -75,13 +75,13 @@ def fitted(name: str, shape: Shape, levels: int | None = None) -> Fitted:
     """The family `name` for signals of `shape`, at most 4 levels deep unless `levels` says otherwise."""
     family = FAMILIES.get(name)
     if family is None:
-        raise ClocheError(f"There is no dictionary {name!r}: take one of {', '.join(FAMILIES)}.")
+        raise PartUnknown(f"There is no dictionary {name!r}: take one of {', '.join(FAMILIES)}.")
     if len(shape) not in family.axes:
         kinds = " or ".join(f"{n}-D" for n in family.axes)
-        raise ClocheError(f"A {name} takes {kinds} signals, not one of shape {list(shape)}: take another dictionary.")
+        raise SignalsShape(f"A {name} takes {kinds} signals, not one of shape {list(shape)}: take another dictionary.")
     deepest = int(np.log2(max(2, min(shape)))) - 3
     if deepest < 1:
-        raise ClocheError(
+        raise SignalsShape(
             f"A signal of shape {list(shape)} is too small for a {name}: sides of at least 16 are needed."
         )
     levels = min(4, deepest) if levels is None else levels

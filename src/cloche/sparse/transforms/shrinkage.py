@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import SettingRange
 from cloche.sparse.transforms.base import Coefficients, Transform
 
 _POWER_STEPS = 60
@@ -31,7 +31,7 @@ def lasso(x: Tensor, transform: Transform, penalty: float, steps: int = 200, tol
     Ends where a step changes a by less than `tolerance` of its norm, or after `steps`. Momentum restarts where it overshoots.
     """
     if not penalty > 0:
-        raise ClocheError(f"A penalty of {penalty:g} asks for no sparsity: give one above zero.")
+        raise SettingRange(f"A penalty of {penalty:g} asks for no sparsity: give one above zero.")
     bound = curvature(transform)
     a = ahead = torch.zeros_like(transform.synthesise_adjoint(x).flat)
     momentum = 1.0

@@ -7,7 +7,7 @@ from math import factorial
 
 import numpy as np
 
-from cloche.errors import ClocheError
+from cloche.errors import SettingConflict
 from cloche.sparse.transforms.base import check_shape
 from cloche.sparse.transforms.frequency import FrequencyFrame, Window, centred_grid, polar
 
@@ -28,7 +28,7 @@ class SteerablePyramid(FrequencyFrame):
     def __post_init__(self) -> None:
         check_shape("Steerable pyramids", self.shape, (2,))
         if self.levels < 1 or self.directions < 1 or 2 ** (self.levels + 2) > min(self.shape):
-            raise ClocheError(
+            raise SettingConflict(
                 f"A steerable pyramid of {self.levels} levels and {self.directions} directions cannot be made for "
                 f"{list(self.shape)}: take 1 to {int(np.log2(min(self.shape))) - 2} levels, and 1 direction or more."
             )

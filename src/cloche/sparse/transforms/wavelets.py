@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cloche.errors import ClocheError
+from cloche.errors import PartUnknown, SettingConflict, SettingRange
 from cloche.sparse.transforms.base import Band, Transform, check_shape
 
 _EXACT = 1e-9  # what a filter bank may lose; PyWavelets tabulates a few filters to fewer digits
@@ -33,7 +33,7 @@ class Wavelets(Transform):
     def __post_init__(self) -> None:
         filters(self.name)
         if self.levels < 1:
-            raise ClocheError(f"Wavelets of {self.levels} levels cannot be made: take at least one.")
+            raise SettingRange(f"Wavelets of {self.levels} levels cannot be made: take at least one.")
         check_shape("Wavelets", self.shape, (1, 2), 2**self.levels)
 
     @cached_property
@@ -81,7 +81,7 @@ class Wavelets(Transform):
 def filters(name: str) -> tuple[tuple[tuple[float, ...], ...], tuple[tuple[float, ...], ...]]:
     """((low, high) of the analysis, (low, high) of the synthesis, turned round so that its adjoint is an analysis)."""
     if name not in pywt.wavelist(kind="discrete"):
-        raise ClocheError(
+        raise PartUnknown(
             f"There is no wavelet {name!r}: take one of PyWavelets' discrete ones, such as haar, db4, sym8, coif2, bior4.4."
         )
     wavelet = pywt.Wavelet(name)
@@ -89,7 +89,7 @@ def filters(name: str) -> tuple[tuple[tuple[float, ...], ...], tuple[tuple[float
     synthesis = (tuple(wavelet.rec_lo[::-1]), tuple(wavelet.rec_hi[::-1]))
     lost = _lost(analysis, synthesis)
     if lost > _EXACT:
-        raise ClocheError(
+        raise SettingConflict(
             f"The filters of {name!r} lose {lost:.0e} of a signal, so they do not reconstruct it exactly: take another."
         )
     return analysis, synthesis

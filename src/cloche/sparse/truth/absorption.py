@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import CorpusEmpty, SignalsShape
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Encoder
 
@@ -31,7 +31,7 @@ class Absorption:
 def absorption(encoder: Encoder, x: Tensor, code: Code, parent: Tensor, partner: Tensor) -> Absorption:
     """Measures it on signals `x` [n, d] that `code` made: `parent` [M] is -1 for a root, `partner` [M] is from `grade`."""
     if len(code) != len(x) or not len(parent) == len(partner) == code.size:
-        raise ClocheError(
+        raise SignalsShape(
             f"{len(x):,} signals, a code of {len(code):,} over {code.size:,} atoms, {len(parent):,} parents and "
             f"{len(partner):,} partners do not fit together: give the code that made the signals, and one of each per atom."
         )
@@ -49,7 +49,7 @@ def absorption(encoder: Encoder, x: Tensor, code: Code, parent: Tensor, partner:
             silent[i] += int((where & ~found[:, above]).sum())
             cases[i] += int(where.sum())
     if not all(cases):
-        raise ClocheError(
+        raise CorpusEmpty(
             f"Parents are active {cases[0]:,} times with a child that speaks and {cases[1]:,} times without a child; "
             "absorption is the difference of the two: give more signals, of a hierarchy with children."
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import ArgumentRange, SettingConflict
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary
 from cloche.sparse.metrics import Report
@@ -57,9 +57,9 @@ def gap_table(
     is graded as its opposite: where codes have signs, an atom's own means nothing.
     """
     if not learned:
-        raise ClocheError("A table of gaps needs a dictionary: give at least one, by name.")
+        raise ArgumentRange("A table of gaps needs a dictionary: give at least one, by name.")
     if (truth is None) != (code is None):
-        raise ClocheError("Grades need the true atoms and the code that made the signals: give both, or neither.")
+        raise SettingConflict("Grades need the true atoms and the code that made the signals: give both, or neither.")
 
     def graded(encoder: Learned) -> Grade | None:
         if truth is None or code is None:

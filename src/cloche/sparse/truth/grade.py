@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import SignalsShape
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary, Encoder
 from cloche.sparse.truth.match import match
@@ -39,7 +39,7 @@ class Grade:
 def grade(encoder: Encoder, dictionary: Dictionary, x: Tensor, truth: Dictionary, code: Code) -> Grade:
     """Grades what `encoder` makes of signals `x` [n, d] against the `truth` and the `code` that made them."""
     if len(code) != len(x) or code.size != truth.size or truth.width != dictionary.width:
-        raise ClocheError(
+        raise SignalsShape(
             f"{len(x):,} signals of width {dictionary.width} cannot be graded by a code of {len(code):,} over {code.size:,} "
             f"atoms and a truth of {truth.size:,} atoms of width {truth.width}: give the code that made them, and its atoms."
         )

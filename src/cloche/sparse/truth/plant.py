@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cloche.errors import ClocheError
+from cloche.errors import ArgumentRange
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary, random_atoms
 from cloche.sparse.truth.planted import Plant, atom_seed
@@ -41,14 +41,14 @@ class Hierarchy(Plant):
 
     def __post_init__(self) -> None:
         if min(self.width, self.active, self.groups) < 1 or min(self.parents, self.children) < 0:
-            raise ClocheError("A planted hierarchy needs a width, active roots and groups of 1 or more: raise them.")
+            raise ArgumentRange("A planted hierarchy needs a width, active roots and groups of 1 or more: raise them.")
         if self.roots < max(self.active, self.parents):
-            raise ClocheError(
+            raise ArgumentRange(
                 f"{self.features:,} features less {self.parents} x {self.children} children leave {self.roots:,} roots, but "
                 f"{self.active} are active and {self.parents} are parents: raise features, or lower parents or children."
             )
         if not 0 <= self.child_rate <= 1:
-            raise ClocheError(
+            raise ArgumentRange(
                 f"child_rate is {self.child_rate}, but a share lies between 0 and 1: choose one that does."
             )
 

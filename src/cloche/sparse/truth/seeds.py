@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 
 from scipy.stats import t
 
-from cloche.errors import ClocheError
+from cloche.errors import CorpusEmpty
 from cloche.sparse.dictionary import Dictionary
 from cloche.sparse.truth.match import match
 
@@ -41,7 +41,7 @@ def over_seeds(measure: Callable[[int], dict[str, float]], seeds: Iterable[int] 
     """The figures of `measure(seed)`, each as an interval over the `seeds`."""
     rows = [measure(seed) for seed in seeds]
     if len(rows) < 2 or any(row.keys() != rows[0].keys() for row in rows):
-        raise ClocheError("An interval needs the same figures from two seeds or more: give more seeds.")
+        raise CorpusEmpty("An interval needs the same figures from two seeds or more: give more seeds.")
     return {name: Interval(tuple(row[name] for row in rows)) for name in rows[0]}
 
 
@@ -53,7 +53,7 @@ def stability(dictionaries: Sequence[Dictionary]) -> Interval:
     """
     n = len(dictionaries)
     if n < 2:
-        raise ClocheError("Stability compares dictionaries, but there are fewer than two: learn from more seeds.")
+        raise CorpusEmpty("Stability compares dictionaries, but there are fewer than two: learn from more seeds.")
     pairs = {(i, j): float(match(dictionaries[i], dictionaries[j])[1].mean()) for i, j in combinations(range(n), 2)}
     whole = fmean(pairs.values())
     if n == 2:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cloche.errors import ClocheError
+from cloche.errors import ModelUnsupported
 from cloche.model import Network, Unembed
 
 
@@ -108,7 +108,7 @@ class NextToken:
     def check(self, net: Network) -> None:
         """Raises ClocheError for a head that the fused loss does not know."""
         if type(net.spec.head) is not Unembed:
-            raise ClocheError(
+            raise ModelUnsupported(
                 f"{net.spec.head} cannot be trained: the next-token loss knows one linear map to the vocabulary, Unembed(...)."
             )
 
@@ -143,7 +143,7 @@ class NextToken:
     def joined(self, terms: dict[str, Tensor]) -> Tensor:
         """The loss of its terms, with its gradient. Raises ClocheError for a term that it has no weight for."""
         if unknown := sorted(terms.keys() - {"nats", "balance"}):
-            raise ClocheError(
+            raise ModelUnsupported(
                 f"A part of this model gives the auxiliary loss {unknown[0]!r}, which the next-token loss would leave out; "
                 'name it "balance", or train with an objective that knows it.'
             )

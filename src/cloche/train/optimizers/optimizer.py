@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import ResumeRefused
 from cloche.train.optimizers.muon import Muon
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Optimizer:
             by_name.setdefault(name, {})[key] = value
         mine = set(self.names.values())
         if strange := sorted(set(by_name) - mine) or sorted(mine - set(by_name)):
-            raise ClocheError(
+            raise ResumeRefused(
                 f"the optimiser's saved state and this model disagree on {strange[0]!r}; resume with the checkpoint's recipe"
             )
         for part in self.parts:
@@ -86,7 +86,7 @@ class Optimizer:
             for p in (p for group in part.param_groups for p in group["params"]):
                 state = by_name[self.names[p]]
                 if set(state) != expected or any(v.ndim and v.shape != p.shape for v in state.values()):
-                    raise ClocheError(
+                    raise ResumeRefused(
                         f"the saved state of {self.names[p]!r} is another optimiser's; keep the [optimizer] kind of the run"
                     )
                 part.state[p] = {key: value.to(p.device) for key, value in state.items()}

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from cloche.errors import ClocheError, shown
+from cloche.errors import ModelUnsupported, shown
 from cloche.model.bodies.stack import Block, Stack
 from cloche.model.huggingface.fields import (
     activation_of,
@@ -125,7 +125,7 @@ def layer_types(config: dict[str, Any]) -> list[str] | None:
         return None
     depth = config["num_hidden_layers"]
     if len(types) != depth or set(types) - {LOCAL, GLOBAL}:
-        raise ClocheError(
+        raise ModelUnsupported(
             f"layer_types = {shown(types)} must name {LOCAL!r} or {GLOBAL!r} for each of {depth} layers; nothing was loaded."
         )
     return types

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cloche.errors import ClocheError, shown
+from cloche.errors import ModelUnsupported, shown
 from cloche.model.huggingface.families import decoder, gemma2
 from cloche.model.huggingface.ropes import read_rope, write_rope
 from cloche.model.lm import LM
@@ -30,7 +30,9 @@ NAMES: dict[str, str | tuple[str, ...]] = {
 def read(config: dict[str, Any]) -> LM:
     """The tree of a Gemma 3 text config. Raises ClocheError naming a field we do not implement."""
     if config.get("attn_logit_softcapping") is not None:  # transformers reads the field and caps no score
-        raise ClocheError("attn_logit_softcapping is not null, which Gemma 3 gives no meaning; nothing was loaded.")
+        raise ModelUnsupported(
+            "attn_logit_softcapping is not null, which Gemma 3 gives no meaning; nothing was loaded."
+        )
     config = decoder.opened(config, (*gemma2.ALSO, "sliding_window_pattern", "rope_local_base_freq"), **DEFAULTS)
     types = decoder.layer_types(config) or gemma2.alternating(config, config["sliding_window_pattern"])
     ropes = {kind: _rope(config, kind) for kind in THETAS}
@@ -41,7 +43,7 @@ def _rope(config: dict[str, Any], kind: str) -> RoPE:
     field, theta = THETAS[kind]
     given = (config.get("rope_parameters") or {}).get(kind) or {}
     if not isinstance(given, dict):
-        raise ClocheError(f"rope_parameters: {kind} = {shown(given)} must be an object; nothing was loaded.")
+        raise ModelUnsupported(f"rope_parameters: {kind} = {shown(given)} must be an object; nothing was loaded.")
     given = dict(given)
     if kind == decoder.GLOBAL:
         given |= config.get("rope_scaling") or {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cloche.errors import ClocheError
+from cloche.errors import ModelUnsupported
 from cloche.model.bodies.stack import Block, Stack
 from cloche.model.huggingface.fields import check_config
 from cloche.model.huggingface.rename import Rename
@@ -45,7 +45,7 @@ def read(config: dict[str, Any]) -> LM:
     check_config(config, UNDERSTOOD)
     config = DEFAULTS | config
     if config["activation_function"] not in ACTIVATIONS:
-        raise ClocheError(
+        raise ModelUnsupported(
             f"activation_function = {config['activation_function']!r} is not supported; nothing was loaded."
         )
     norm = LayerNorm(eps=config["layer_norm_epsilon"])

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from typing import Any
 
-from cloche.errors import ClocheError, shown
+from cloche.errors import ModelUnsupported, shown
 from cloche.model.bodies.stack import Block
 from cloche.model.huggingface.families import decoder, gemma2
 from cloche.model.huggingface.rename import Rename, rules
@@ -62,7 +62,7 @@ def read(config: dict[str, Any]) -> LM:
     config = decoder.opened(config, also=ALSO, **DEFAULTS)
     packing = config.get("quantization_config")
     if packing and packing.get("quant_method") != "mxfp4":
-        raise ClocheError(
+        raise ModelUnsupported(
             f"quantization_config = {shown(packing)} is not supported (only mxfp4 is); nothing was loaded."
         )
     rope, norm = read_rope(config, parameters_of(config) or ROPE, theta=150_000.0), decoder.rms(config)

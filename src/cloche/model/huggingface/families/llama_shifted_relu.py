@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cloche.errors import ClocheError
+from cloche.errors import ModelUnsupported
 from cloche.model.bodies.stack import Block
 from cloche.model.huggingface.families import decoder
 from cloche.model.lm import LM
@@ -26,7 +26,7 @@ def read(config: dict[str, Any]) -> LM:
     config = decoder.opened(config, ALSO, {"hidden_act": ACTIVATION}, hidden_act=ACTIVATION)
     for name in SHIFTS:
         if config.get(name) is None:
-            raise ClocheError(f"{name} = None must be a number; nothing was loaded.")
+            raise ModelUnsupported(f"{name} = None must be a number; nothing was loaded.")
     gate, entry = (float(config[name]) for name in SHIFTS)
     block = Block(
         decoder.attention(config, bias=config.get("attention_bias", False)),

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from cloche.errors import ClocheError, shown
+from cloche.errors import DictionaryMismatch, shown
 from cloche.sparse.opened import checked, count, number, opened_json, opened_torch
 from cloche.sparse.saes.exchange.dense import Dense, to_sae
 from cloche.sparse.saes.exchange.saelens import unknown_l0
@@ -65,7 +65,7 @@ def read_dictionary_learning(folder: Path) -> SAE:
     trainer = opened_json(path).get("trainer")
     name = trainer.get("dict_class") if isinstance(trainer, dict) else None
     if not isinstance(trainer, dict) or not isinstance(name, str) or name not in _KINDS:
-        raise ClocheError(
+        raise DictionaryMismatch(
             f"{path} describes no autoencoder of dictionary_learning that is understood here (trainer.dict_class is "
             f"{shown(name)}): "
             f"give one of {', '.join(_KINDS)}."
@@ -82,7 +82,7 @@ def _tensors(name: str, path: Path) -> dict[str, Tensor]:
     found, roles = opened_torch(path), _TENSORS[name]
     encoder = next(found[key] for key in ("encoder.weight", "W_enc") if key in found) if found.keys() & roles else None
     if encoder is None or encoder.ndim != 2:
-        raise ClocheError(f"{path} holds no {name}: restore both files of one dictionary.")
+        raise DictionaryMismatch(f"{path} holds no {name}: restore both files of one dictionary.")
     features, width = encoder.shape if roles.get("encoder.weight") else encoder.T.shape
     shapes: dict[str, tuple[int, ...]] = {
         "E": (features, width),
@@ -119,10 +119,10 @@ def _nested(tensors: dict[str, Tensor], features: int, path: Path) -> tuple[int,
         return ()
     sizes = tensors["group_sizes"]
     if sizes.ndim != 1 or not bool((sizes == sizes.round()).all()) or not bool((sizes >= 1).all()):
-        raise ClocheError(f"group_sizes in {path} are not numbers of features: restore the file.")
+        raise DictionaryMismatch(f"group_sizes in {path} are not numbers of features: restore the file.")
     ends = [int(end) for end in tensors["group_sizes"].cumsum(0)]
     if not ends or ends[-1] != features:
-        raise ClocheError(
+        raise DictionaryMismatch(
             f"group_sizes in {path} adds up to {ends[-1] if ends else 0:,}, but there are {features:,} features: restore the "
             "file."
         )
@@ -134,7 +134,7 @@ def _l0(trainer: dict[str, Any], tensors: dict[str, Tensor], folder: Path, featu
     if "k" in tensors:
         kept = count({"k": float(tensors["k"])}, "k", folder / WEIGHTS)
         if trainer.get("k", kept) != kept:
-            raise ClocheError(
+            raise DictionaryMismatch(
                 f"{folder / CONFIG} states k = {shown(trainer['k'])}, but {WEIGHTS} was saved with k = {kept}: restore "
                 "both files of one dictionary."
             )

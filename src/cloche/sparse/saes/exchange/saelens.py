@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from cloche.errors import ClocheError, shown
+from cloche.errors import ClocheError, DictionaryMismatch, shown
 from cloche.sparse.opened import checked, count, opened_json, opened_safetensors, real, text
 from cloche.sparse.saes.exchange.dense import Dense, to_sae
 from cloche.sparse.saes.exchange.keys import TRAINING, UNDERSTOOD
@@ -77,7 +77,7 @@ def _current(cfg: dict[str, Any], path: Path) -> dict[str, Any]:
     elif activation != "relu":
         raise _refusal(path, "activation_fn", activation, "no kind here computes")
     if not isinstance(given["architecture"], str) or given["architecture"] not in _KINDS:
-        raise ClocheError(
+        raise DictionaryMismatch(
             f"{path} describes a SAELens autoencoder of architecture {shown(given['architecture'])}, which has no counterpart "
             f"here: give one of {', '.join(_KINDS)}."
         )
@@ -109,7 +109,9 @@ def _check_numerics(cfg: dict[str, Any], path: Path) -> None:
 
 def _refusal(path: Path, key: str, value: Any, why: str, mend: str = "") -> ClocheError:
     mend = mend or "use the autoencoder with SAELens"
-    return ClocheError(f"{path} states {key if len(key) <= 60 else shown(key)} = {shown(value)}, which {why}: {mend}.")
+    return DictionaryMismatch(
+        f"{path} states {key if len(key) <= 60 else shown(key)} = {shown(value)}, which {why}: {mend}."
+    )
 
 
 def _dense(cfg: dict[str, Any], folder: Path) -> Dense:
@@ -158,7 +160,7 @@ def _scaling_factor(cfg: dict[str, Any], folder: Path) -> float:
     path = folder / SCALER
     factor = opened_json(path).get("scaling_factor") if path.is_file() else None
     if not isinstance(factor, float | int) or not 1e-9 <= factor <= 1e9 or (folder / WHITENING).exists():
-        raise ClocheError(
+        raise DictionaryMismatch(
             f"{folder / CFG} states normalize_activations = {shown(cfg['normalize_activations'])}, but no {SCALER} beside it "
             'says by which number: write {"scaling_factor": number} there, or take what SAELens saved when it was trained.'
         )

@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cloche.errors import ClocheError
+from cloche.errors import DictionaryMismatch, DictionaryMissing
 from cloche.files import refuse_existing, writing_folder
 from cloche.sparse.saes.exchange.dense import Dense, from_sae
 from cloche.sparse.saes.exchange.places import hook_of
@@ -47,7 +47,7 @@ def _architecture(sae: SAE) -> str:
     """SAELens' name for it, of a jumprelu wherever a threshold may decide."""
     wiring = sae.wiring
     if len(wiring.reads) > 1 or len(wiring.writes or (1,)) > 1:
-        raise ClocheError(
+        raise DictionaryMissing(
             f"SAELens has no dictionary that reads {len(wiring.reads)} sites and writes "
             f"{len(wiring.writes or wiring.reads)}, as this crosscoder does: save it with sae.save(folder)."
         )
@@ -55,7 +55,7 @@ def _architecture(sae: SAE) -> str:
     if wiring.writes is None:
         return named
     if named != "jumprelu":
-        raise ClocheError(
+        raise DictionaryMismatch(
             f"SAELens has no transcoder of kind {sae.kind.name}: save it with sae.save(folder), or train one of another kind."
         )
     return "jumprelu_skip_transcoder" if wiring.skip else "jumprelu_transcoder"
