@@ -16,6 +16,7 @@ class ClocheError(Exception):
     The message is one sentence that says what is wrong, where, and how to fix it. The command line prints it and exits with 1;
     with --json it prints `{"error": message, "code": code}` as well.
 
+    >>> from cloche.errors import ClocheError, SiteUnknown
     >>> try:
     ...     raise SiteUnknown("This model has no site 'resid'; did you mean 'resid_post'?")
     ... except ClocheError as error:

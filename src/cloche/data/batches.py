@@ -17,6 +17,16 @@ class Batches:
     An epoch lays the split out as a ring, cuts it from a seeded place into len(tokens) // length windows that do not overlap,
     and visits them in a seeded order, so each token is a target once an epoch. Left over are fewer than `length` tokens, just
     before the cut, and another few the next time. Epochs follow each other without a gap: a batch may span two.
+
+    >>> from pathlib import Path
+    >>> from cloche.data import Batches, PackedTokens, prepare
+    >>> _ = Path("notes.txt").write_text("the cat sat on the mat. " * 400)
+    >>> _ = prepare(["notes.txt"], "corpus", vocab=270, validation=0.1)
+    >>> batches = Batches(PackedTokens.open("corpus", "train"), length=8, batch=2, seed=0)
+    >>> batches.next().shape, batches.state()["step"]
+    ((2, 9), 1)
+    >>> (batches.at(0) == batches.at(0)).all()
+    np.True_
     """
 
     def __init__(self, tokens: PackedTokens, length: int, batch: int, seed: int = 0) -> None:

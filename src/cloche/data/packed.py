@@ -19,6 +19,14 @@ class PackedTokens:
     """The tokens of one split, read from disk as they are asked for.
 
     `len` is their number, `bytes` and `documents` what they stand for (UTF-8), `end` the id that ends each document.
+
+    >>> from pathlib import Path
+    >>> from cloche.data import PackedTokens, prepare
+    >>> _ = Path("notes.txt").write_text("the cat sat on the mat. " * 400)
+    >>> _ = prepare(["notes.txt"], "corpus", vocab=270, validation=0.1)
+    >>> tokens = PackedTokens.open("corpus", "train")
+    >>> tokens.documents, tokens.window(0, 5).shape
+    (1, (5,))
     """
 
     def __init__(self, shards: list[np.ndarray], summary: dict[str, Any], end: int) -> None:

@@ -39,6 +39,13 @@ def prepare(
     corpus is read twice, records and compressed files three times, and never held: memory stays under 2 GB whatever its
     size (bench/corpus_memory.py). A packing that was interrupted is done anew; a finished one is not overwritten. Raises
     ClocheError for anything about the corpus that cannot be used as it is.
+
+    >>> from pathlib import Path
+    >>> from cloche.data import prepare
+    >>> _ = Path("notes.txt").write_text("the cat sat on the mat. " * 400)
+    >>> found = prepare(["notes.txt"], "corpus", vocab=270, validation=0.1)
+    >>> found["vocab"], sorted(found["splits"])
+    (267, ['train', 'validation'])
     """
     folder = Path(out) / "data"
     _require_room(folder, vocab)

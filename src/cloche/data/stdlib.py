@@ -20,6 +20,10 @@ def standard_library() -> list[Path]:
 
     Left out: tests, site-packages, the tables in `encodings`, the build's own configuration. Raises ClocheError where
     Python came without its sources.
+
+    >>> from cloche.data import standard_library
+    >>> len(standard_library()) > 100
+    True
     """
     root = Path(sysconfig.get_path("stdlib"))
     found = []

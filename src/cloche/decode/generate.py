@@ -32,6 +32,13 @@ class Generation:
     saved: what `save=` asked for, over prompt and new tokens alike. logprobs: of each token of `new`, the model's own
     log-probability (nats, before temperature and cuts); None unless asked for. notes: what is worth knowing of these texts,
     one sentence each, such as that they outgrew the model's context, or how probable excluded tokens were.
+
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> net = LM(64, 32, Stack(2, Block(Attention(4), GLU("silu", 64)))).build(seed=0)
+    >>> from cloche.decode import generate
+    >>> out = generate(net, [[1, 2, 3]], new=4, save=[net.sites.resid_post[1]], logprobs=True)
+    >>> out.ids.shape, len(out.new[0]), out.saved[net.sites.resid_post[1]].shape
+    (torch.Size([1, 7]), 4, torch.Size([1, 7, 32]))
     """
 
     ids: Tensor
@@ -70,6 +77,12 @@ def stream(
     ids: [batch, position] token ids. pad: tokens of left padding in each row. edits: applied to the prompt and to every new
     token whose position they name. notes: a list that holds, once the last token was taken or the stream closed, what is worth
     knowing of the texts (see Generation). sampling: temperature, top_k, top_p, min_p, exclude, seed (see Sampling).
+
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> net = LM(64, 32, Stack(2, Block(Attention(4), GLU("silu", 64)))).build(seed=0)
+    >>> from cloche.decode import stream
+    >>> len([int(token) for token in stream(net, [[1, 2, 3]], new=4)])
+    4
     """
     ids, session, pick = _begin(net, ids, new, edits, pad, (), sampling)
     return _tokens(session, ids, new, pick, [] if notes is None else notes)
@@ -146,6 +159,12 @@ def generate(
     sites to keep, as in `run`. logprobs: keep the log-probability of each token made.
 
     Raises ClocheError for what `run` refuses, and for more tokens than the model has positions.
+
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> net = LM(64, 32, Stack(2, Block(Attention(4), GLU("silu", 64)))).build(seed=0)
+    >>> from cloche.decode import generate
+    >>> generate(net, [[1, 2, 3]], new=5, temperature=0.8, seed=0).ids.shape
+    torch.Size([1, 8])
     """
     ids, session, pick = _begin(net, ids, new, edits, pad, save, sampling)
     ended = stop if callable(stop) else _ends_in(check_stop(stop, net.spec.vocab))

@@ -16,7 +16,12 @@ from cloche.errors import ArgumentInvalid, ArgumentRange, NotFinite, shown
 class Sampling:
     """How the next token is drawn. temperature 0 takes the likeliest; top_k, then top_p (Holtzman et al. 2019, 1904.09751),
     then min_p (at least so much of the likeliest token's probability: Nguyen et al. 2024, 2407.01082) narrow the choice;
-    `exclude`: ids that are never drawn; `seed` fixes the draw."""
+    `exclude`: ids that are never drawn; `seed` fixes the draw.
+
+    >>> from cloche.decode import Sampling
+    >>> Sampling(temperature=0.8, top_p=0.95, seed=1).temperature
+    0.8
+    """
 
     temperature: float = 0.0
     top_k: int | None = None

@@ -26,6 +26,15 @@ class Session:
     new: tokens to come at most. Edits name absolute positions, so the same plan serves the prompt and each new token.
     compile: the steps after the prompt go through torch.compile (True, or a backend by name or function): one graph for a
     plan, whatever the place reached, the prompt's length or the strength of an edit.
+
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> net = LM(64, 32, Stack(2, Block(Attention(4), GLU("silu", 64)))).build(seed=0)
+    >>> import torch
+    >>> from cloche.decode import Session
+    >>> session = Session(net, torch.tensor([[1, 2, 3]]), pad=None, new=2)
+    >>> following = session.feed(torch.tensor([[1, 2, 3]])).argmax(-1)  # logits [batch, vocab]
+    >>> session.feed(following[:, None]).shape
+    torch.Size([1, 64])
     """
 
     def __init__(

@@ -21,7 +21,15 @@ _STEP = re.compile(r"step-(\d{6,})")
 @dataclass(frozen=True)
 class Checkpoint:
     """A complete checkpoint. Its manifest says what it consists of, and how far each log had come when it was written:
-    {"step", "files": {name: {"bytes", "sha256"}}, "logs": {name: {"records", "chain"}}}."""
+    {"step", "files": {name: {"bytes", "sha256"}}, "logs": {name: {"records", "chain"}}}.
+
+    >>> run = cloche.Run.create("first", recipe="", seed=0, command=["cloche"])
+    >>> with run.new_checkpoint(500) as folder:
+    ...     _ = (folder / "state.json").write_text("{}")
+    >>> checkpoint = run.checkpoint("last")
+    >>> checkpoint.name, list(checkpoint.manifest["files"])
+    ('step-000500', ['state.json'])
+    """
 
     step: int
     path: Path

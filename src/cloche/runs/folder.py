@@ -48,7 +48,12 @@ _ENGINES = ("torch", "numpy", "tokenizers", "safetensors")
 
 
 class Run:
-    """A handle on a run folder; holds no state of its own but the path, so any number may be open at once."""
+    """A handle on a run folder; holds no state of its own but the path, so any number may be open at once.
+
+    >>> run = cloche.Run.create("first", recipe="", seed=0, command=["cloche", "pretrain"])
+    >>> cloche.Run.open("first").info["seed"], run.checkpoints()
+    (0, [])
+    """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)

@@ -34,6 +34,12 @@ class LogWriter:
 
     A log that is deleted, renamed or replaced under its writer is put back whole, what took its place is kept beside it, and
     `notify` is given one sentence about it: by default a Python warning.
+
+    >>> run = cloche.Run.create("first", recipe="", seed=0, command=["cloche"])
+    >>> with run.log("metrics") as log:
+    ...     log.append({"step": 1, "loss": 5.5})
+    >>> run.read_log("metrics")
+    [{'step': 1, 'loss': 5.5}]
     """
 
     def __init__(self, path: Path, notify: Callable[[str], object] = warn) -> None:
@@ -253,6 +259,16 @@ def read_from(path: Path | str, offset: int = 0) -> tuple[list[Record], int]:
     When the log was rewritten since (`Run.truncate_logs`) and `offset` no longer stands at a line's start, reading
     begins again at 0: the caller sees steps it has seen before, and the newer records replace the older ones.
     Raises ClocheError for a complete line that is not a JSON object.
+
+    >>> run = cloche.Run.create("first", recipe="", seed=0, command=["cloche"])
+    >>> from cloche.runs import read_from
+    >>> log = run.log("metrics")
+    >>> log.append({"step": 1})
+    >>> records, offset = read_from("first/log/metrics.jsonl")
+    >>> log.append({"step": 2})
+    >>> read_from("first/log/metrics.jsonl", offset)[0]
+    [{'step': 2}]
+    >>> log.close()
     """
     path = Path(path)
     if not os.path.lexists(path):

@@ -42,6 +42,12 @@ def train_bpe(texts: Iterable[str], vocab: int = 4096) -> Tokenizer:
     16M characters, so memory is bounded however long the stream. The same texts give the same tokenizer.json.
     A corpus too small for `vocab` merges gives fewer tokens: `Tokenizer.vocab` is the true number.
     Raises ClocheError when `vocab` is below 259 or there is no text.
+
+    >>> tokenizer = cloche.train_bpe(["to be or not to be"] * 9, vocab=270)
+    >>> tokenizer.vocab, tokenizer.end
+    (270, 0)
+    >>> [tokenizer.show(i) for i in tokenizer.encode(" to be")]
+    ['·to', '·be']
     """
     if vocab < SMALLEST_VOCAB:
         raise ContextExceeded(

@@ -28,6 +28,13 @@ class Tokenizer:
     """Text to ids and back; immutable. From `train_bpe`, or `Tokenizer.load` with any folder that has a tokenizer.json.
 
     Text is always text: "<|endoftext|>" written in a document is spelled in ordinary tokens, never the special one.
+
+    >>> tokenizer = cloche.train_bpe(["to be or not to be"] * 9, vocab=270)
+    >>> tokenizer.decode(tokenizer.encode("to be, or not?"))
+    'to be, or not?'
+    >>> tokenizer.save("here")
+    >>> cloche.Tokenizer.load("here").encode("to be") == tokenizer.encode("to be")
+    True
     """
 
     def __init__(self, engine_text: str, settings: dict[str, Any], where: str = "This text") -> None:

@@ -29,6 +29,10 @@ class Document:
 
     The name is the file's path relative to the corpus root; for a record, with "#" and its `number` (line, row or place in
     the array, from 1), which is 0 for a whole file.
+
+    >>> from cloche.data import Document
+    >>> Document("letters.jsonl#2", "Dear reader", number=2).last
+    True
     """
 
     name: str
@@ -56,6 +60,12 @@ def documents(
     lines, arrays of records and parquet are recognised by content. `report` is filled while reading: invalid UTF-8 is replaced
     and counted, empty documents are left out and counted. Raises ClocheError for a corpus without files or text, a missing
     field, a malformed record, a damaged file, a file of which more than 1% is not in its encoding.
+
+    >>> from pathlib import Path
+    >>> from cloche.data import documents
+    >>> _ = Path("letters.jsonl").write_text('{"text": "Dear A"}\\n{"text": "Dear B"}\\n')
+    >>> [(document.name, document.text) for document in documents(["letters.jsonl"])]
+    [('letters.jsonl#1', 'Dear A'), ('letters.jsonl#2', 'Dear B')]
     """
     report = Report() if report is None else report
     yield from read_files(recognised_files(paths, glob, field, encoding, report), field, report)

@@ -10,7 +10,17 @@ NAMED = 10  # so many names are kept as examples; the counts are complete
 
 @dataclass
 class Report:
-    """Counts of one pass over a corpus; goes into data.json under "sources"."""
+    """Counts of one pass over a corpus; goes into data.json under "sources".
+
+    >>> from pathlib import Path
+    >>> from cloche.data import Report, documents
+    >>> _ = Path("empty.txt").write_text(""), Path("full.txt").write_text("words")
+    >>> report = Report()
+    >>> [document.text for document in documents(["."], report=report)]
+    ['words']
+    >>> report.files, report.documents, report.empty
+    (2, 1, 1)
+    """
 
     files: int = 0
     documents: int = 0

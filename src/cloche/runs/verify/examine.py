@@ -30,6 +30,10 @@ def verify(path: Path | str) -> Verification:
     to replace gets its name back; what killed writes left under temporary names is a note. A log that a living writer holds
     may end in mid-line; a run may be trained meanwhile. Raises ClocheError where there is no run at all, or one of another
     format.
+
+    >>> run = cloche.Run.create("first", recipe="", seed=0, command=["cloche"])
+    >>> cloche.verify("first").problems
+    []
     """
     run = Path(path)
     _require_run(run)

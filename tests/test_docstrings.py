@@ -1,0 +1,57 @@
+"""The example in the docstring of every public name runs, on a tiny model and in an empty folder, and prints what it says."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import sys
+from typing import Any
+
+import pytest
+
+import cloche
+
+# Packages of which every public name has an example. A package that is not here yet runs those that it has.
+COMPLETE = {"cloche.data", "cloche.data.reading", "cloche.decode", "cloche.runs", "cloche.runs.verify", "cloche.text"}
+PACKAGES = ["cloche", *(found.name for found in pkgutil.walk_packages(cloche.__path__, "cloche.") if found.ispkg)]
+
+
+def public() -> dict[str, Any]:
+    """Every documented object that a package hands out, by the first name it goes by."""
+    found: dict[int, tuple[str, Any]] = {}
+    for package in PACKAGES:
+        module = importlib.import_module(package)
+        for name in getattr(module, "__all__", ()):
+            thing = getattr(module, name)
+            if callable(thing):
+                found.setdefault(id(thing), (f"{package}.{name}", thing))
+    return dict(sorted(found.values()))
+
+
+PUBLIC = public()
+
+
+def examples(name: str) -> doctest.DocTest:
+    text = inspect.getdoc(PUBLIC[name]) or ""
+    return doctest.DocTestParser().get_doctest(text, {"cloche": cloche}, name, None, 0)
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if ">>>" in (inspect.getdoc(PUBLIC[name]) or "")])
+def test_the_example_runs(name: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    said: list[str] = []
+    doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE).run(
+        examples(name), out=said.append
+    )
+    assert not said, "".join(said)
+
+
+@pytest.mark.parametrize("package", sorted(COMPLETE))
+def test_every_public_name_has_an_example(package: str) -> None:
+    module = sys.modules[package]
+    things = {name: getattr(module, name) for name in module.__all__}
+    assert not [
+        name for name, thing in things.items() if callable(thing) and ">>>" not in (inspect.getdoc(thing) or "")
+    ]
