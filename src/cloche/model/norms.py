@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from scipy.optimize import brentq
 from torch import Tensor
 
 from cloche.errors import SettingRange, shown
@@ -118,7 +117,10 @@ def _before_rectifying(rms: float, shift: float) -> float:
         upper = math.erfc(a / math.sqrt(2)) / 2
         return g**2 * ((1 + a**2) * upper - a * math.exp(-(a**2) / 2) / math.sqrt(2 * math.pi))
 
-    return float(brentq(lambda g: second_moment(g) - rms**2, rms, 2 * rms + 4 * shift))
+    low, high = rms, 2 * rms + 4 * shift  # it grows with g, from below what is wanted to above
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (middle, high) if second_moment(middle) < rms**2 else (low, middle)
+    return high
 
 
 class _RectifiedNorm(Module):

@@ -1,0 +1,87 @@
+"""What importing costs beside torch's own import, and what a core install weighs on the disk.
+
+Every import runs in a fresh interpreter, `import torch` and `import torch, PACKAGE` in turn; what a package costs is the median
+of the differences within a round. With `--install`, the package is installed without extras into a fresh environment under the
+system's temporary folder, with the CPU build of torch, its files are summed, and it is removed again.
+
+    python bench/import_time.py [--rounds 15] [--install [--torch-index URL]]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+from rounds import Side, Spread, busy, interleave, machine, table, write
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("", ".model", ".decode", ".sparse", ".train", ".interp", ".glass", ".cli")
+MOST_SECONDS = 0.3  # that `import cloche.model` may add
+MOST_MEGABYTES = 1150
+
+
+def importing(*modules: str) -> None:
+    subprocess.run([sys.executable, "-c", f"import {', '.join(modules)}"], check=True)
+
+
+def costs(rounds: int) -> dict[str, Spread]:
+    """Seconds that each package adds to torch's import."""
+    torch = Side("torch", lambda: importing("torch"))
+    sides = {f"cloche{name}": Side(name, lambda name=name: importing("torch", f"cloche{name}")) for name in PACKAGES}
+    interleave([torch, *sides.values()], rounds, warm=1)
+    print(f"import torch: {Spread.of(torch.wall)} s")
+    return {
+        name: Spread.of(ours - alone for ours, alone in zip(side.wall, torch.wall, strict=True))
+        for name, side in sides.items()
+    }
+
+
+def installed_megabytes(torch_index: str | None) -> dict[str, float]:
+    """Megabytes (10^6 bytes) of site-packages in a fresh environment with the core install, in all and of the five largest."""
+    with tempfile.TemporaryDirectory() as folder:
+        venv.create(folder, with_pip=True)
+        python = str(next(Path(folder).glob("*/python*")))
+        pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "-q", "-c", str(ROOT / "constraints.txt")]
+        subprocess.run([*pip, "torch", *(["--index-url", torch_index] if torch_index else [])], check=True)
+        subprocess.run([*pip, str(ROOT)], check=True)
+        site = next(Path(folder).rglob("site-packages"))
+        sizes = {entry.name: _bytes(entry) / 1e6 for entry in site.iterdir() if not entry.name.startswith("pip")}
+    largest = sorted(sizes, key=lambda name: -sizes[name])[:5]
+    return {"all": sum(sizes.values()), **{name: sizes[name] for name in largest}}
+
+
+def _bytes(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(os.lstat(file).st_size for file in files if not file.is_dir())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--install", action="store_true")
+    parser.add_argument("--torch-index", help="where pip finds the CPU build of torch; by default as pip is set up")
+    options = parser.parse_args()
+    load = busy()
+    found = costs(options.rounds)
+    print(table(["import", "seconds more than torch"], [[name, str(spread)] for name, spread in found.items()]))
+    record: dict[str, object] = {
+        "machine": machine(),
+        "load": load,
+        "rounds": options.rounds,
+        "wanted": {"cloche.model": MOST_SECONDS, "megabytes": MOST_MEGABYTES},
+        "seconds": {name: spread.record() for name, spread in found.items()},
+    }
+    if options.install:
+        sizes = installed_megabytes(options.torch_index)
+        print(table(["installed", "MB"], [[name, f"{size:.0f}"] for name, size in sizes.items()]))
+        record["megabytes"] = sizes
+    print(write("import_time", record))
+
+
+if __name__ == "__main__":
+    main()
