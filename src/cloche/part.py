@@ -97,6 +97,10 @@ def part_from_dict(data: dict[str, Any], where: str = "model") -> Any:
     """Build the tree that `to_dict` described; `where` names the place in errors.
 
     Any imported subclass of Part is known by its class name, so a user's own part needs no registration.
+
+    >>> from cloche.model import RoPE, part_from_dict
+    >>> part_from_dict({"part": "RoPE", "theta": 500_000})
+    RoPE(theta=500000.0, scaling=None, share=None)
     """
     if where.count(".") > DEEPEST_TREE:
         raise FileTooLarge(f"[{where[:80]}...] is nested more than {DEEPEST_TREE} parts deep; write a flatter tree.")

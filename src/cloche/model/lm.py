@@ -37,6 +37,11 @@ class Unembed(Head):
     """One linear map to the vocabulary; the embedding's own matrix where the model is tied.
 
     cap: a logit x becomes cap tanh(x / cap) (Gemma 2, 2408.00118).
+
+    >>> from cloche import GLU, LM, Attention, Block, Stack, Unembed
+    >>> net = LM(64, 32, Stack(1, Block(Attention(4), GLU())), head=Unembed(cap=30.0)).build(seed=0)
+    >>> bool(net.run([[1, 2]]).logits.abs().max() <= 30)
+    True
     """
 
     bias: bool = False
@@ -69,6 +74,14 @@ class LM(Part):
 
     tied: the head reads with the embedding's matrix. position: an encoding added to the embedding (None for those inside
     attention). embed_scale: what the embeddings are multiplied by on their way into the stream (Gemma).
+
+    >>> from cloche import GLU, LM, Attention, Block, RoPE, Stack
+    >>> spec = LM(vocab=64, width=32, body=Stack(2, Block(Attention(4, position=RoPE()), GLU())), tied=True)
+    >>> net = spec.build(seed=0)
+    >>> net.run([[1, 2, 3]]).logits.shape
+    torch.Size([1, 3, 64])
+    >>> LM.from_toml(spec.to_toml()) == spec
+    True
     """
 
     vocab: int

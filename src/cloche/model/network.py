@@ -58,6 +58,13 @@ class Network(Module):
     """A transformer under glass. Build it with `LM(...).build(seed)`.
 
     `net(ids)` is the plain forward pass; `net.run(ids, save=, edits=)` the same pass with sites saved and edited.
+
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> net = LM(64, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
+    >>> S = net.sites
+    >>> r = net.run([[1, 2, 3]], save=[S.resid_post[1], S.z[0].head(2)], edits=[S.mlp_out[0].zero()])
+    >>> r[S.resid_post[1]].shape, r[S.z[0].head(2)].shape
+    (torch.Size([1, 3, 32]), torch.Size([1, 3, 8]))
     """
 
     def __init__(self, spec: LM, seed: int | None) -> None:

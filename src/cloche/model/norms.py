@@ -33,7 +33,13 @@ class Norm(Part):
 
 @dataclass(frozen=True)
 class NoNorm(Norm):
-    """No normalisation: what a branch reads is the stream itself (OLMo 2, which normalises what a branch adds)."""
+    """No normalisation: what a branch reads is the stream itself (OLMo 2, which normalises what a branch adds).
+
+    >>> import torch
+    >>> from cloche.model import NoNorm
+    >>> NoNorm().build(2)(torch.tensor([1.0, 2.0]))
+    tensor([1., 2.])
+    """
 
     def build(self, width: int, gain: float = 1.0) -> Module:
         return _NoNorm()
@@ -41,7 +47,14 @@ class NoNorm(Norm):
 
 @dataclass(frozen=True)
 class RMSNorm(Norm):
-    """x / sqrt(mean(x^2) + eps) * gain (Zhang and Sennrich 2019, 1910.07467)."""
+    """x / sqrt(mean(x^2) + eps) * gain (Zhang and Sennrich 2019, 1910.07467).
+
+    >>> from cloche import GLU, LM, Attention, Block, RMSNorm, Stack
+    >>> net = LM(64, 32, Stack(1, Block(Attention(4), GLU(), norm=RMSNorm()))).build(seed=0)
+    >>> x = net.run([[1, 2]], save=["attn_in[0]"])["attn_in[0]"]
+    >>> bool((x.pow(2).mean(-1) - 1).abs().max() < 0.01)
+    True
+    """
 
     eps: float = 1e-5
 
@@ -54,7 +67,12 @@ class RMSNorm(Norm):
 
 @dataclass(frozen=True)
 class ZeroCenteredRMSNorm(RMSNorm):
-    """RMSNorm whose gain is 1 + weight, so that weight decay pulls the gain to one (Gemma)."""
+    """RMSNorm whose gain is 1 + weight, so that weight decay pulls the gain to one (Gemma).
+
+    >>> from cloche.model import ZeroCenteredRMSNorm
+    >>> ZeroCenteredRMSNorm(eps=1e-6).eps
+    1e-06
+    """
 
     def build(self, width: int, gain: float = 1.0) -> Module:
         return _ZeroCenteredRMSNorm(width, self.eps, gain - 1.0)
@@ -62,7 +80,14 @@ class ZeroCenteredRMSNorm(RMSNorm):
 
 @dataclass(frozen=True)
 class LayerNorm(Norm):
-    """(x - mean) / sqrt(variance + eps) * gain + bias (Ba et al. 2016, 1607.06450)."""
+    """(x - mean) / sqrt(variance + eps) * gain + bias (Ba et al. 2016, 1607.06450).
+
+    >>> from cloche import GLU, LM, Attention, Block, LayerNorm, Stack
+    >>> net = LM(64, 32, Stack(1, Block(Attention(4), GLU(), norm=LayerNorm()))).build(seed=0)
+    >>> x = net.run([[1, 2]], save=["attn_in[0]"])["attn_in[0]"]
+    >>> bool(x.mean(-1).abs().max() < 1e-6)
+    True
+    """
 
     eps: float = 1e-5
     bias: bool = True
@@ -76,7 +101,12 @@ class LayerNorm(Norm):
 
 @dataclass(frozen=True)
 class AllHeads(Norm):
-    """`norm` over all heads of q, and of k, together, each number with a gain of its own (OLMo 2)."""
+    """`norm` over all heads of q, and of k, together, each number with a gain of its own (OLMo 2).
+
+    >>> from cloche.model import AllHeads, Attention, RMSNorm
+    >>> Attention(heads=4, qk_norm=AllHeads(RMSNorm())).qk_norm
+    AllHeads(norm=RMSNorm(eps=1e-05))
+    """
 
     norm: Norm = RMSNorm()
 
@@ -92,6 +122,12 @@ class RectifiedNorm(Norm):
     """relu(norm(x) - shift): what a branch reads has no negative numbers, and the fewer that are not zero the larger `shift`.
 
     Its gain starts where the numbers that come out have a second moment of one, so that a branch starts as after any norm.
+
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> from cloche.model import RectifiedNorm
+    >>> net = LM(64, 32, Stack(1, Block(Attention(4), GLU(), norm=RectifiedNorm(shift=0.5)))).build(seed=0)
+    >>> bool((net.run([[1, 2]], save=["attn_in[0]"])["attn_in[0]"] >= 0).all())
+    True
     """
 
     norm: Norm = RMSNorm()

@@ -25,6 +25,10 @@ class Block(Part):
     """x + mix(norm(x)), then x + map(norm(x)): one pre-norm layer.
 
     post: a norm on what each branch adds to the stream, alone (with `norm=NoNorm()`, OLMo 2) or besides `norm` (Gemma 2).
+
+    >>> from cloche import GLU, Attention, Block, LayerNorm
+    >>> Block(Attention(4), GLU(), norm=LayerNorm()).norm
+    LayerNorm(eps=1e-05, bias=True)
     """
 
     mix: Mixer
@@ -42,7 +46,16 @@ class Block(Part):
 
 @dataclass(frozen=True)
 class ParallelBlock(Block):
-    """x + mix(norm(x)) + map(norm(x)), each with a norm of its own: both branches read the same stream (GPT-NeoX, PaLM)."""
+    """x + mix(norm(x)) + map(norm(x)), each with a norm of its own: both branches read the same stream (GPT-NeoX, PaLM).
+
+    >>> from cloche import GLU, LM, Attention, Stack
+    >>> from cloche.model import ParallelBlock
+    >>> net = LM(64, 32, Stack(1, ParallelBlock(Attention(4), GLU()))).build(seed=0)
+    >>> r = net.run([[1, 2]], save=["resid_pre[0]", "attn_out[0]", "mlp_out[0]", "resid_post[0]"])
+    >>> total = r["resid_pre[0]"] + r["attn_out[0]"] + r["mlp_out[0]"]
+    >>> bool((total - r["resid_post[0]"]).abs().max() < 1e-5)
+    True
+    """
 
     def build(self, width: int, std: float) -> _Block:
         return _ParallelBlock(self, width, std)
@@ -113,7 +126,13 @@ class Body(Part):
 
 @dataclass(frozen=True)
 class Stack(Body):
-    """`depth` blocks one after the other; several blocks are repeated in turn (local, global, local, ...)."""
+    """`depth` blocks one after the other; several blocks are repeated in turn (local, global, local, ...).
+
+    >>> from cloche import GLU, Attention, Block, Causal, Stack, Window
+    >>> near = Block(Attention(4, mask=Causal() & Window(64)), GLU())
+    >>> Stack(6, (near, Block(Attention(4), GLU()))).depth  # near, far, near, far, near, far
+    6
+    """
 
     depth: int
     block: Block | tuple[Block, ...]

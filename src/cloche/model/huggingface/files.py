@@ -74,6 +74,13 @@ def load_network(folder: str | Path, dtype: str | torch.dtype = "float32", check
     check_files: where a manifest.json beside the weights records their sha256, compare them with it.
 
     Raises ClocheError for anything missing or not understood.
+
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> net = LM(64, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
+    >>> from cloche.model import load_network, save_network
+    >>> save_network(net, "model")
+    >>> bool((load_network("model").run([[1, 2, 3]]).logits == net.run([[1, 2, 3]]).logits).all())
+    True
     """
     folder = Path(folder)
     if check_files:
@@ -113,6 +120,15 @@ def save_network(net: Network, folder: str | Path) -> None:
     Weights are written in the dtype they have. The config always carries the parts tree too, under "cloche". The files appear
     complete or not at all; a network that this wrote before is replaced, a tokenizer beside it stays. Raises ClocheError for a
     folder with anything else in it.
+
+    >>> from cloche import GLU, LM, Attention, Block, RoPE, Stack
+    >>> net = LM(64, 32, Stack(2, Block(Attention(4, position=RoPE()), GLU()))).build(seed=0)
+    >>> import json
+    >>> from pathlib import Path
+    >>> from cloche.model import save_network
+    >>> save_network(net, "model")
+    >>> json.loads(Path("model/config.json").read_text())["model_type"]
+    'llama'
     """
     folder = Path(folder)
     beside = require_room(folder)

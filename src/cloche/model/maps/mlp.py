@@ -35,7 +35,13 @@ class Map(Part):
 
 @dataclass(frozen=True)
 class MLP(Map):
-    """W2 f(W1 x): one hidden layer of `hidden` units, 4 * width unless given."""
+    """W2 f(W1 x): one hidden layer of `hidden` units, 4 * width unless given.
+
+    >>> from cloche import LM, MLP, Attention, Block, Stack
+    >>> net = LM(64, 32, Stack(1, Block(Attention(4), MLP("gelu")))).build(seed=0)
+    >>> net.run([[1, 2]], save=["mlp_act[0]"])["mlp_act[0]"].shape
+    torch.Size([1, 2, 128])
+    """
 
     activation: str | Shifted = "gelu"
     hidden: int | None = None
@@ -54,7 +60,13 @@ class MLP(Map):
 
 @dataclass(frozen=True)
 class GLU(Map):
-    """W2 (f(Wg x) * Wu x), the gated linear unit (Shazeer 2020, 2002.05202); `hidden` 8/3 * width unless given."""
+    """W2 (f(Wg x) * Wu x), the gated linear unit (Shazeer 2020, 2002.05202); `hidden` 8/3 * width unless given.
+
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> net = LM(64, 32, Stack(1, Block(Attention(4), GLU("silu", hidden=48)))).build(seed=0)
+    >>> net.run([[1, 2]], save=["mlp_act[0]"])["mlp_act[0]"].shape
+    torch.Size([1, 2, 48])
+    """
 
     activation: str | Shifted = "silu"
     hidden: int | None = None
@@ -74,7 +86,12 @@ class GLU(Map):
 @dataclass(frozen=True)
 class ClampedGLU(Map):
     """W2 (g sigmoid(slope g) (u + 1)), the gate g = Wg x held below `limit`, u = Wu x between -limit and limit (GPT-OSS,
-    2508.10925); `hidden` 8/3 * width unless given."""
+    2508.10925); `hidden` 8/3 * width unless given.
+
+    >>> from cloche.model import ClampedGLU
+    >>> ClampedGLU(hidden=48).limit
+    7.0
+    """
 
     hidden: int | None = None
     bias: bool = False

@@ -28,6 +28,12 @@ class MoE(Map):
     normalise: the probabilities of the chosen ones sum to one (Mixtral, 2401.04088). The site `router` holds the logits the
     choice is made from; sites inside an expert, which sees some tokens only, have no name. The auxiliary loss "balance" is
     experts * sum over them of (tokens sent there / tokens) * (mean probability): `active` where all get the same (2101.03961).
+
+    >>> from cloche import LM, Attention, Block, Stack
+    >>> from cloche.model import GLU, MoE
+    >>> net = LM(64, 32, Stack(1, Block(Attention(4), MoE(experts=4, active=2, expert=GLU(hidden=16))))).build(seed=0)
+    >>> net.run([[1, 2, 3]], save=["router[0]"])["router[0]"].shape
+    torch.Size([1, 3, 4])
     """
 
     experts: int

@@ -48,6 +48,13 @@ class Attention(Mixer):
     head_size: width // heads unless given. qk_norm: normalises each query and key head (or, with `AllHeads`, all of them
     together) before its rotation.
     bias: on q, k and v; out_bias: on the output, as `bias` unless given.
+
+    >>> from cloche import GLU, LM, Attention, Block, Causal, RoPE, Stack, Window
+    >>> grouped = Attention(heads=4, kv_heads=2, position=RoPE(), mask=Causal() & Window(128))
+    >>> net = LM(64, 32, Stack(2, Block(grouped, GLU()))).build(seed=0)
+    >>> r = net.run([[1, 2, 3]], save=["pattern[0]", "k[0]"])
+    >>> r["pattern[0]"].shape, r["k[0]"].shape
+    (torch.Size([1, 4, 3, 3]), torch.Size([1, 3, 2, 8]))
     """
 
     heads: int

@@ -30,7 +30,12 @@ class Mask(Part):
 
 @dataclass(frozen=True)
 class Causal(Mask):
-    """A token sees itself and what came before."""
+    """A token sees itself and what came before.
+
+    >>> from cloche import Attention, Causal, Window
+    >>> Attention(4, mask=Causal() & Window(128)).mask
+    Both(first=Causal(), second=Window(size=128))
+    """
 
     def allows(self, query: Tensor, key: Tensor) -> Tensor:
         return key <= query
@@ -42,7 +47,13 @@ class Causal(Mask):
 
 @dataclass(frozen=True)
 class Full(Mask):
-    """Every token sees every token."""
+    """Every token sees every token.
+
+    >>> from cloche import GLU, LM, Attention, Block, Full, Stack
+    >>> net = LM(64, 32, Stack(1, Block(Attention(4, mask=Full()), GLU()))).build(seed=0)
+    >>> bool((net.run([[1, 2, 3]], save=["pattern[0]"])["pattern[0]"] > 0).all())
+    True
+    """
 
     def allows(self, query: Tensor, key: Tensor) -> Tensor:
         return (key == key) & (query == query)
@@ -50,7 +61,15 @@ class Full(Mask):
 
 @dataclass(frozen=True)
 class Window(Mask):
-    """A token sees those fewer than `size` positions away, on either side; `Causal() & Window(n)` is a sliding window."""
+    """A token sees those fewer than `size` positions away, on either side; `Causal() & Window(n)` is a sliding window.
+
+    >>> from cloche import GLU, LM, Attention, Block, Causal, Stack, Window
+    >>> net = LM(64, 32, Stack(1, Block(Attention(4, mask=Causal() & Window(2)), GLU()))).build(seed=0)
+    >>> (net.run([[1, 2, 3]], save=["pattern[0]"])["pattern[0]"][0, 0] > 0).int()
+    tensor([[1, 0, 0],
+            [1, 1, 0],
+            [0, 1, 1]], dtype=torch.int32)
+    """
 
     size: int
 

@@ -21,6 +21,11 @@ class ScoredAttention(Mixer):
     scale: what q k^T is multiplied by, head_size^-0.5 unless given (Gemma). cap: a score s becomes cap tanh(s / cap)
     (Gemma 2, 2408.00118). sinks: each head has a learned score for a key that holds nothing, so that a row of its pattern sums
     to less than one (GPT-OSS, 2508.10925). With cap or sinks the pattern of every head exists in memory, as when it is saved.
+
+    >>> from cloche import Attention
+    >>> from cloche.model import ScoredAttention
+    >>> ScoredAttention(Attention(heads=4), scale=0.125, cap=50.0).cap
+    50.0
     """
 
     attention: Attention

@@ -31,6 +31,14 @@ class Activations:
 
     sites: text of each site -> shape of one row. rows: tokens. dtype: as stored ("bfloat16", ...); reading gives fp32.
     manifest: activations.json as it stands on disk.
+
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> net = LM(64, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
+    >>> from cloche.model import Activations
+    >>> _ = net.stream([[[1, 2, 3]], [[4, 5, 6]]], save=["resid_post[1]"], to="activations")
+    >>> kept = Activations.open("activations")
+    >>> kept.rows, [rows.shape for rows in kept.batches("resid_post[1]", size=4)]
+    (6, [torch.Size([4, 32]), torch.Size([2, 32])])
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:

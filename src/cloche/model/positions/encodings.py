@@ -31,7 +31,12 @@ class Position(Part):
 
 @dataclass(frozen=True)
 class NoPosition(Position):
-    """No encoding: order is known only through the causal mask (Kazemnejad et al. 2023, 2305.19466)."""
+    """No encoding: order is known only through the causal mask (Kazemnejad et al. 2023, 2305.19466).
+
+    >>> from cloche import Attention, NoPosition
+    >>> Attention(4).position == NoPosition()
+    True
+    """
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,10 @@ class RoPE(Position):
 
     scaling: how the frequencies change for texts longer than those first trained on. share: only this share of each head,
     rounded down, is rotated (GPT-NeoX); the rest knows no order.
+
+    >>> from cloche import Attention, RoPE
+    >>> Attention(heads=4, position=RoPE(theta=500_000)).position.theta
+    500000.0
     """
 
     theta: float = 10_000.0
@@ -119,7 +128,12 @@ class EmbeddingPosition(Part):
 
 @dataclass(frozen=True)
 class Learned(EmbeddingPosition):
-    """One learned vector for each of the first `length` positions (GPT-2). Later positions do not exist."""
+    """One learned vector for each of the first `length` positions (GPT-2). Later positions do not exist.
+
+    >>> from cloche import GLU, LM, Attention, Block, Learned, Stack
+    >>> LM(64, 32, Stack(1, Block(Attention(4), GLU())), position=Learned(128)).build(seed=0).length
+    128
+    """
 
     length: int
 

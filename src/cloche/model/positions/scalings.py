@@ -30,7 +30,12 @@ class Scaling(Part):
 
 @dataclass(frozen=True)
 class LinearScaling(Scaling):
-    """Every position divided by `factor`: position interpolation (Chen et al. 2023, 2306.15595)."""
+    """Every position divided by `factor`: position interpolation (Chen et al. 2023, 2306.15595).
+
+    >>> from cloche.model import LinearScaling, RoPE
+    >>> RoPE(scaling=LinearScaling(factor=4.0)).scaling.factor
+    4.0
+    """
 
     factor: float
 
@@ -47,6 +52,10 @@ class DynamicScaling(Scaling):
 
     All positions of a pass turn by the furthest one's frequencies. So, beyond `length`, what an early token computes depends
     on how long its text is, and generation, which rotated its cached keys earlier, is not the pass over the whole text.
+
+    >>> from cloche.model import DynamicScaling, RoPE
+    >>> RoPE(scaling=DynamicScaling(factor=2.0, length=2048)).scaling.length
+    2048
     """
 
     factor: float
@@ -68,7 +77,12 @@ class DynamicScaling(Scaling):
 
 @dataclass(frozen=True)
 class Llama3Scaling(Scaling):
-    """Wavelengths above length / low divided by `factor`, those below length / high kept, a blend between (Llama 3.1)."""
+    """Wavelengths above length / low divided by `factor`, those below length / high kept, a blend between (Llama 3.1).
+
+    >>> from cloche.model import Llama3Scaling, RoPE
+    >>> RoPE(theta=500_000, scaling=Llama3Scaling()).scaling.length
+    8192
+    """
 
     factor: float = 8.0
     low: float = 1.0
@@ -92,6 +106,10 @@ class YaRN(Scaling):
 
     fast, slow: turns within `length` from which a pair counts as such. attention: the strength of q and k,
     0.1 ln(factor) + 1 unless given. whole: the ramp begins and ends at whole pairs.
+
+    >>> from cloche.model import RoPE, YaRN
+    >>> RoPE(scaling=YaRN(factor=4.0, length=4096)).scaling.fast
+    32.0
     """
 
     factor: float
@@ -136,6 +154,10 @@ class LongRoPE(Scaling):
     """Each pair divided by a factor of its own: `short` while a pass stays within `length`, else `long` (2402.13753).
 
     attention: the strength of q and k. A text that crosses `length` while it is generated keeps its cached keys as they were.
+
+    >>> from cloche.model import LongRoPE
+    >>> LongRoPE(short=(1.0, 1.0), long=(1.0, 4.0), length=4096).long
+    (1.0, 4.0)
     """
 
     short: tuple[float, ...]

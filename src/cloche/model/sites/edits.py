@@ -37,7 +37,17 @@ Where = int | str | tuple[int, ...] | Span | None
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """One change to one site: built by the site's methods, narrowed to positions by `at`."""
+    """One change to one site: built by the site's methods, narrowed to positions by `at`.
+
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> net = LM(64, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
+    >>> edit = net.sites.resid_post[0].scale(0.5).at("last")
+    >>> edit
+    <Edit: scale resid_post[0] at last by 0.5>
+    >>> before, after = net.run([[1, 2, 3]]).logits, net.run([[1, 2, 3]], edits=[edit]).logits
+    >>> bool((before[:, :2] == after[:, :2]).all()), bool((before[:, 2] == after[:, 2]).all())
+    (True, False)
+    """
 
     site: Site
     kind: Kind

@@ -43,7 +43,14 @@ class Operation:
 
 @dataclass(frozen=True)
 class Plan:
-    """Sites to save and operations to apply, in order. The other fields follow from these two."""
+    """Sites to save and operations to apply, in order. The other fields follow from these two.
+
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> net = LM(64, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
+    >>> plan = net.run([[1, 2]], save=["resid_post[1]"], edits=[net.sites.attn_out[0].zero()]).plan
+    >>> [str(site) for site in plan.saves], len(plan.operations)
+    (['resid_post[1]'], 1)
+    """
 
     saves: tuple[Site, ...] = ()
     operations: tuple[Operation, ...] = ()

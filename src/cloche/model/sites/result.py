@@ -21,6 +21,12 @@ class Result:
 
     `result[site]` is the tensor of a site (one head of it for `site.head(i)`), `result[layers]` stacks a site over layers:
     [layer, ...]. Nothing is copied until it is asked for.
+
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> net = LM(64, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
+    >>> r = net.run([[1, 2, 3]], save=["resid_post[1]"])
+    >>> r.logits.shape, r["resid_post[1]"].shape
+    (torch.Size([1, 3, 64]), torch.Size([1, 3, 32]))
     """
 
     def __init__(

@@ -53,7 +53,13 @@ WHOLE = ("embed", "final_norm", "logits")  # once a model, not once a layer
 
 @dataclass(frozen=True)
 class Site:
-    """One place in one layer, or in the whole model where `layer` is None; one head of it where `head_index` is set."""
+    """One place in one layer, or in the whole model where `layer` is None; one head of it where `head_index` is set.
+
+    >>> from cloche import site
+    >>> head = site("z[9].head(6)")
+    >>> head.layer, head.head_index, str(head.whole)
+    (9, 6, 'z[9]')
+    """
 
     name: str
     layer: int | None = None
@@ -152,7 +158,13 @@ class Site:
 
 @dataclass(frozen=True)
 class Layers:
-    """A site in each of several layers. Saving it gives one tensor with a leading layer axis."""
+    """A site in each of several layers. Saving it gives one tensor with a leading layer axis.
+
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> net = LM(64, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
+    >>> net.run([[1, 2, 3]], save=[net.sites.z.all])[net.sites.z.all].shape  # [layer, batch, position, head, size]
+    torch.Size([2, 1, 3, 4, 8])
+    """
 
     sites: tuple[Site, ...]
 
@@ -209,6 +221,11 @@ class Sites:
     """The sites of one model, as attributes; built from the sites its own modules declare.
 
     layers: for each layer the names its block offers. heads: for each layer the number of heads by site name.
+
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> net = LM(64, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
+    >>> str(net.sites.resid_post[1]), net.sites.z.all
+    ('resid_post[1]', <z in layers 0 to 1>)
     """
 
     def __init__(self, layers: list[tuple[str, ...]], heads: list[dict[str, int]]) -> None:
@@ -281,7 +298,12 @@ _TEXT = re.compile(r"(\w+)(?:\[(\d+)\]|(\.all))?(?:\.head\((\d+)\))?")
 
 
 def site(text: str) -> Any:
-    """Read a site from its text. `resid_post.all` names no count of layers, so it needs a model: use `net.sites`."""
+    """Read a site from its text. `resid_post.all` names no count of layers, so it needs a model: use `net.sites`.
+
+    >>> from cloche import site
+    >>> site("resid_post[3]").axes
+    ('batch', 'position', 'width')
+    """
     match = _TEXT.fullmatch(text.strip())
     if (not match or match[1] not in AXES) and (ours := site_for(text, AXES)):
         raise SiteUnknown(f"{shown(text)} is another library's name; here it is {ours}.")
