@@ -1,7 +1,7 @@
-"""Files and folders that are wholly there or not there, their hashes, and locks that end with their process.
+"""Atomic writes of files and folders, hashes, and locks that end with their process.
 
-Whatever is written stands under a temporary name until it is complete and on the disk, and is then renamed. A temporary name
-tells which process writes under it, so that what a killed process left can be told from what a living one is writing.
+Everything is written under a temporary name, flushed to disk, and then renamed. The temporary name contains the
+process that is writing, so that leftovers of a killed process can be told from a write in progress.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from typing import Any
 
 from cloche.errors import FileExists, RunBusy, WriteRefused
 
-WRITING = ".writing-"  # every temporary name starts so; readers skip it
+WRITING = ".writing-"  # prefix of every temporary name; readers skip them
 REPLACED = ".replaced-"  # a folder set aside while another takes its name, where the system cannot exchange the two
-LOCK = ".lock"  # the names of lock files start so
+LOCK = ".lock"  # prefix of lock files
 _OWNED = re.compile(r"\.(?:writing|replaced)-(\w+)\.(\d+)\.(\w+)-(?:[0-9a-f]{8}-)?(.*)", re.DOTALL)
-_STALE = 24 * 3600  # seconds after which what a process on another machine left is taken to be abandoned
+_STALE = 24 * 3600  # seconds after which a temporary name from another machine counts as abandoned
 
 # ---- temporary names
 
@@ -46,7 +46,7 @@ def temporary_name(path: Path, kind: str = WRITING) -> Path:
 
 
 def is_abandoned(path: Path) -> bool:
-    """Whether `path` is a temporary name whose process has ended. One of another machine is, a day after it last changed."""
+    """Whether `path` is a temporary name whose process has ended; for another machine's, whether it is a day old."""
     match = _OWNED.fullmatch(path.name)
     if match is None:
         return False
@@ -68,7 +68,7 @@ def remove_abandoned(folder: Path) -> None:
 
 
 def recover(folder: Path) -> None:
-    """Gives what killed processes had set aside in `folder`, to put another in its place, its name back."""
+    """Restores the name of folders that a process had set aside in order to replace them when it was killed."""
     for path in folder.glob(f"{REPLACED}*"):
         if is_abandoned(path):
             _recover(path)
@@ -84,7 +84,7 @@ def remove(path: Path) -> None:
 
 
 def remove_at_once(folder: Path) -> None:
-    """Removes a folder so that a reader finds it whole or not at all."""
+    """Removes a folder in one step: a reader finds all of it or nothing."""
     aside = temporary_name(folder)
     with told(folder):
         os.rename(folder, aside)
@@ -93,7 +93,7 @@ def remove_at_once(folder: Path) -> None:
 
 @cache
 def _machine() -> str:
-    """Tells apart the machines and containers that may share a folder, and so know each other's process numbers not."""
+    """An id of this machine or container: process numbers mean nothing on another that shares the folder."""
     try:
         space = os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -102,7 +102,7 @@ def _machine() -> str:
 
 
 def _started(process: int) -> str:
-    """When a process started, so that its number used again is not taken for it; "0" where the system does not say."""
+    """When a process started, so that a reused process number is not mistaken for it; "0" if the system does not say."""
     try:
         with open(f"/proc/{process}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
@@ -145,7 +145,7 @@ def cannot_write(path: Path, error: BaseException) -> WriteRefused:
 
 
 def refuse_existing(path: Path, fix: str, read: Iterable[Path] = ()) -> None:
-    """Raise ClocheError where `path` is taken or cannot be made, before the work is done whose result would go there.
+    """Raise ClocheError if `path` exists or cannot be created, before the work whose result would go there.
 
     `fix` ends the sentence: "choose another --out". `read` are the files that the work reads.
     """
@@ -168,7 +168,7 @@ def refuse_existing(path: Path, fix: str, read: Iterable[Path] = ()) -> None:
 
 @contextmanager
 def told(path: Path) -> Iterator[None]:
-    """Turns what the system says to a refused write of `path`, directly or through safetensors, into one sentence."""
+    """Turns a write error of the system for `path`, raised directly or through safetensors, into one sentence."""
     try:
         yield
     except OSError as error:
@@ -180,9 +180,9 @@ def told(path: Path) -> Iterator[None]:
 
 
 def flush_to_disk(path: Path) -> None:
-    """fsync of a file or of a folder's list of names."""
+    """fsync of a file, or of a folder's directory entries."""
     if sys.platform == "win32" and path.is_dir():
-        return  # a folder cannot be opened there, and its names are kept without
+        return  # folders cannot be opened there, and need no fsync
     handle = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -191,8 +191,9 @@ def flush_to_disk(path: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """fsync of every file under `folder`, then of the folders, its own last. Files become as readable as the folder is."""
-    readable = folder.stat().st_mode & 0o666  # as the umask has it; safetensors creates files for their owner alone
+    """fsync of every file under `folder`, then of the folders, the top one last. Files get the permissions of the
+    umask."""
+    readable = folder.stat().st_mode & 0o666  # safetensors creates files readable by their owner only
     for parent, _, names in os.walk(folder, topdown=False):
         for path in (Path(parent) / name for name in names):
             os.chmod(path, readable)
@@ -201,7 +202,7 @@ def flush_folder(folder: Path) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes `data` to `path`: a reader, or a kill at any moment, finds the old bytes or the new, never a mixture."""
+    """Writes `data` to `path` atomically: a reader, or a kill at any moment, finds the old bytes or the new ones."""
     temporary = temporary_name(path)
     with told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -219,15 +220,15 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 @contextmanager
 def writing_file(path: Path) -> Iterator[Path]:
-    """`write_atomically` for a writer that needs a path: yields one that ends in the same name, to be written there."""
-    with temporary_folder(path) as temporary:  # a folder: writers may put files of their own beside the one they write
+    """`write_atomically` for writers that need a path: yields a temporary path with the same file name."""
+    with temporary_folder(path) as temporary:  # a folder, because some writers create further files beside their own
         yield temporary / path.name
         flush_folder(temporary)
         move(temporary / path.name, path)
 
 
 def move(file: Path, path: Path) -> None:
-    """Gives a complete file its name, in the place of the one that has it."""
+    """Renames a complete file, replacing the one of that name."""
     with told(path):
         os.replace(file, path)
         flush_to_disk(path.parent)
@@ -235,7 +236,7 @@ def move(file: Path, path: Path) -> None:
 
 @contextmanager
 def temporary_folder(path: Path) -> Iterator[Path]:
-    """Yields an empty folder beside `path`, which is removed at the end; what killed processes left there goes first."""
+    """Yields an empty folder beside `path` and removes it at the end, after removing leftovers of killed processes."""
     temporary = temporary_name(path)
     with told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -249,10 +250,10 @@ def temporary_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing_folder(folder: Path, replace: bool = False) -> Iterator[Path]:
-    """Yields an empty folder to fill, which then becomes `folder`, complete and on the disk, or not at all.
+    """Yields an empty folder to fill, which then becomes `folder` atomically, flushed to disk.
 
-    A `folder` that is there already is exchanged for the new one where `replace` is set, and raises ClocheError otherwise;
-    an empty one may always be filled.
+    An existing `folder` is exchanged for the new one if `replace` is set, and raises ClocheError otherwise; an empty
+    one may always be filled.
     """
     folder = Path(os.path.realpath(folder))  # also where it is a link to one, or "."
     with temporary_folder(folder) as fresh:
@@ -262,7 +263,7 @@ def writing_folder(folder: Path, replace: bool = False) -> Iterator[Path]:
 
 
 def put_in_place(fresh: Path, folder: Path, replace: bool = False) -> None:
-    """Gives a complete folder its name: see `writing_folder`."""
+    """Renames a complete folder: see `writing_folder`."""
     with told(folder):
         _put(fresh, folder, replace)
         flush_to_disk(folder.parent)
@@ -274,7 +275,7 @@ def _put(fresh: Path, folder: Path, replace: bool) -> None:
     if sys.platform == "win32" and folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
     try:
-        os.rename(fresh, folder)  # takes the place of an empty folder, where the system has it so
+        os.rename(fresh, folder)  # replaces an empty folder, on systems that allow it
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES) or not folder.is_dir():
             raise
@@ -288,7 +289,7 @@ def _put(fresh: Path, folder: Path, replace: bool) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Lets two folders trade their names in one step; False where the system cannot."""
+    """Swaps the names of two folders in one step; False if the system cannot."""
     libc = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
     here = -100  # AT_FDCWD
     if rename := getattr(libc, "renameat2", None):
@@ -301,7 +302,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _recover(path: Path) -> None:
-    """Gives a folder that was set aside its name back, unless its successor has taken it."""
+    """Restores the name of a folder that was set aside, unless its replacement has it."""
     match = _OWNED.fullmatch(path.name)
     home = path.with_name(match[4]) if match else path
     if home.exists():
@@ -315,7 +316,7 @@ def _recover(path: Path) -> None:
 
 
 def to_json(value: Any, indent: int | None = None) -> bytes:
-    """UTF-8 JSON that any strict parser reads: NaN and the infinities become null, arrays become lists.
+    """Strict UTF-8 JSON: NaN and infinities become null, arrays become lists.
 
     Whatever has `tolist` (numpy and torch arrays and scalars) or is a Path is converted; other objects raise TypeError.
     """
@@ -355,13 +356,15 @@ def sha256_of_open(file: io.BufferedReader) -> str:
 
 def sha256_of_all(paths: Iterable[Path]) -> dict[Path, str]:
     """The sha256 of each file, on all cores."""
-    files = sorted(paths, key=lambda path: -path.stat().st_size)  # the largest first: no core ends up waiting for it
+    files = sorted(
+        paths, key=lambda path: -path.stat().st_size
+    )  # the largest first, so that no core waits for it at the end
     with ThreadPoolExecutor(min(len(files), os.cpu_count() or 1) or 1) as pool:
         return dict(zip(files, pool.map(sha256_of, files), strict=True))
 
 
 def cache_folder() -> Path:
-    """Where what can be made again is kept between processes: CLOCHE_CACHE, or `cloche` in the user's cache folder."""
+    """The folder for what can be recomputed: CLOCHE_CACHE, or `cloche` in the user's cache folder."""
     if named := os.environ.get("CLOCHE_CACHE"):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "cloche"
@@ -372,9 +375,9 @@ def cache_folder() -> Path:
 
 @contextmanager
 def locked(path: Path, seconds: float = 30, otherwise: str = "") -> Iterator[None]:
-    """Holds a lock on the file `path`, which ends with this process however it ends; waits so long for another holder.
+    """Holds a lock on the file `path`, waiting up to `seconds` for another holder. The lock ends with this process.
 
-    Raises ClocheError, with the sentence `otherwise` where one is given, if the other keeps it.
+    Raises ClocheError (with the message `otherwise`, if given) if another process keeps it.
     """
     from filelock import FileLock, Timeout
 

@@ -1,4 +1,5 @@
-"""The hash chain of a log: every line says what follows from all lines before it, so that no line can change unnoticed.
+"""The hash chain of a log: every line carries a hash that depends on all lines before it, so that no change goes
+unnoticed.
 
 A line is the JSON object of one record whose last field is `chain`:
 
@@ -26,14 +27,14 @@ LINK_BYTES = len(b'"chain": "0123456789ab"}\n')
 
 
 class Anchor(NamedTuple):
-    """How far a log had come: its number of records, and the chain of the last (the log's name where there is none)."""
+    """The state of a log: its number of records, and the chain of the last one (the log's name if there is none)."""
 
     records: int
     chain: str
 
 
 def first(path: Path) -> str:
-    """What the first line of a log follows from."""
+    """The anchor of an empty log."""
     return path.name.partition(".")[0]
 
 
@@ -43,7 +44,7 @@ def follow(previous: str, head: bytes) -> str:
 
 
 def line_of(record: Record, previous: str) -> tuple[bytes, str]:
-    """A record as the line that follows `previous`, and its chain."""
+    """A record as the line after `previous`, and its chain."""
     if FIELD in record:
         raise ValueError(f"a record has a field {FIELD!r}, which each line of a log gets by itself")
     head = to_json(record)[:-1] + (b", " if record else b"")
@@ -52,6 +53,6 @@ def line_of(record: Record, previous: str) -> tuple[bytes, str]:
 
 
 def stated(line: bytes) -> str | None:
-    """The chain that a complete line states; None for a line that was not written as `line_of` does."""
+    """The chain that a complete line carries; None for a line that `line_of` did not write."""
     link = _LINK.fullmatch(line, max(0, len(line) - LINK_BYTES))
     return link[1].decode() if link else None

@@ -1,4 +1,4 @@
-"""Checkpoints: a folder that appears complete or not at all, with a manifest that lets anyone check it later."""
+"""Checkpoints: folders that appear atomically, each with a manifest to check it against."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STEP = re.compile(r"step-(\d{6,})")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint. Its manifest says what it consists of, and how far each log had come when it was written:
+    """A complete checkpoint. Its manifest lists its files, and the state of each log when it was written:
     {"step", "files": {name: {"bytes", "sha256"}}, "logs": {name: {"records", "chain"}}}.
 
     >>> run = cloche.Run.create("first", recipe="", seed=0, command=["cloche"])
@@ -51,8 +51,8 @@ def step_of(name: str) -> int | None:
 
 
 def list_checkpoints(folder: Path) -> list[Checkpoint]:
-    """The complete checkpoints in a run's `checkpoints` folder, by step. Temporary folders and those without a readable
-    manifest are not among them (`verify` speaks of the latter)."""
+    """The complete checkpoints in a run's `checkpoints` folder, by step. Temporary folders and those without a
+    readable manifest are left out (`verify` reports the latter)."""
     found = []
     for path in folder.glob("step-*"):
         step, manifest = step_of(path.name), read_manifest(path)
@@ -79,11 +79,12 @@ def read_manifest(checkpoint: Path) -> dict[str, Any] | None:
 def write_checkpoint(
     folder: Path, step: int, anchors: Callable[[], Mapping[str, Anchor]] = dict[str, Anchor]
 ) -> Iterator[Path]:
-    """Yields a temporary folder to fill; then makes its manifest, flushes everything and renames it to `step-000500`.
+    """Yields a temporary folder to fill; then writes its manifest, flushes everything and renames it to
+    `step-000500`.
 
-    `anchors` is asked, once the folder is filled, how far the logs have come.
-    On an exception the temporary folder is removed. Those that killed processes left are removed at the next call; one
-    that a living process still fills is left alone.
+    `anchors` is called once the folder is filled, for the state of the logs. On an exception the temporary folder is
+    removed. Leftovers of killed processes are removed at the next call; a folder that a running process is filling is
+    left alone.
     """
     target = folder / checkpoint_name(step)
     if target.exists():

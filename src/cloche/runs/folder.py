@@ -1,4 +1,4 @@
-"""A run: one folder of plain files that holds everything a model's growth left behind."""
+"""A run: one folder of plain files with everything that training a model left behind."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Run:
         command: Sequence[str] = (),
         parent: dict[str, str] | None = None,
     ) -> Run:
-        """Makes the folder with recipe.toml and run.json: see `making`."""
+        """Creates the folder with recipe.toml and run.json: see `making`."""
         with cls.making(path, recipe, seed, command, parent) as run:
             return run
 
@@ -84,12 +84,12 @@ class Run:
         command: Sequence[str] = (),
         parent: dict[str, str] | None = None,
     ) -> Iterator[Run]:
-        """Makes the folder with recipe.toml and run.json, and holds it for training until the block ends.
+        """Creates the folder with recipe.toml and run.json, and locks it for training until the block ends.
 
         `parent` is the lineage of a run that starts from another's weights: {"run": ..., "checkpoint": ...}. Raises
         ClocheError, before anything is touched, for a folder that holds a run or anything else, or that another process is
-        making one in. A ClocheError in the block undoes it all, unless there is something to go on from: a checkpoint, or
-        packed data where it was the disk that ended it.
+        making one in. A ClocheError in the block removes the folder again, unless there is something to continue
+        from: a checkpoint, or packed data if a write error ended it.
         """
         run = cls(path)
         with made(run.path) as is_new:
@@ -114,7 +114,7 @@ class Run:
             "commands": [list(command)] if command else [],
         }
         written = to_json(info, indent=1)
-        write_atomically(self.path / "run.json", written)  # first: whose the rest is
+        write_atomically(self.path / "run.json", written)  # first, because it says whose folder this is
         manifest.create(self.path, {"run.json": Entry.of(written)})
         self.write_bytes("recipe.toml", recipe.encode())
 
@@ -142,13 +142,13 @@ class Run:
         return run
 
     def recover(self) -> None:
-        """Gives what a killed process was about to replace its name back, where the system cannot exchange two folders."""
+        """Restores folders that a killed process was about to replace, on systems that cannot exchange two folders."""
         for folder in (self.path, self.path / "dictionaries"):
             recover(folder)
 
     @property
     def info(self) -> dict[str, Any]:
-        """run.json, read anew."""
+        """run.json, read again at each call."""
         if not (self.path / "run.json").is_file():
             raise RunMissing(
                 f"{self.path} is not a run: it has no run.json; name a folder that `cloche pretrain` or `demo` made"
@@ -168,7 +168,7 @@ class Run:
             raise RunDamaged(f"{self.path} has lost its recipe.toml; put it back to go on with this run") from error
 
     def add_command(self, argv: Sequence[str]) -> None:
-        """Appends a command line to run.json, atomically, also with several processes at it."""
+        """Appends a command line to run.json, atomically, even with several processes doing so."""
         with self._locked():
             info = self.info
             info["commands"].append(list(argv))
@@ -206,7 +206,7 @@ class Run:
         return sum(logs.truncate(path, step, self._forget_anchors) for path in logs.paths(self.path / "log"))
 
     def anchor_logs(self) -> None:
-        """Writes down how far each log has come and which checkpoints there are, for `verify` to miss what is lost."""
+        """Records the state of each log and the list of checkpoints, so that `verify` notices what is lost."""
         with self._locked():
             names = [checkpoint.name for checkpoint in self.checkpoints()]
             manifest.set_anchors(self.path, logs.anchors(self.path / "log"), names)
@@ -243,7 +243,8 @@ class Run:
         raise CheckpointMissing(f"{self.path} has no checkpoint {which}; it has those of steps {steps}")
 
     def remove_checkpoint(self, which: str | int) -> None:
-        """Removes a checkpoint for good. events.jsonl says so first: `verify` reports one that went in any other way."""
+        """Removes a checkpoint for good, after recording it in events.jsonl: `verify` reports one that disappears
+        otherwise."""
         checkpoint = self.checkpoint(which)
         before = self.read_log("events")
         time = before[-1].get("time") if before else None
@@ -258,7 +259,7 @@ class Run:
     def write_bytes(self, relative: str | Path, data: bytes) -> Path:
         """Writes a file inside the folder, atomically, and its hash into manifest.json.
 
-        Raises ClocheError for a path that leads out of the folder, and rather than replace a file that cloche did not write.
+        Raises ClocheError for a path that leads out of the folder, and for a file there that cloche did not write.
         """
         with self._locked():
             target = self._inside(relative)
@@ -285,10 +286,10 @@ class Run:
 
     @contextmanager
     def writing_folder(self, relative: str | Path) -> Iterator[Path]:
-        """Yields an empty folder to fill, which then takes the place of the one of that name, its hashes in manifest.json.
+        """Yields an empty folder to fill, which then replaces the one of that name, with its hashes in manifest.json.
 
-        For what consists of several files, such as a dictionary: a reader finds the old or the new, never a mixture. Raises
-        ClocheError where that would remove a file that cloche did not write.
+        For things of several files, such as a dictionary: a reader finds the old one or the new one. Raises
+        ClocheError if that would remove a file that cloche did not write.
         """
         target = self._inside(relative)
         name = self._name(target)
@@ -305,9 +306,8 @@ class Run:
             settling.enter_context(manifest.recording(self.path, changes))
 
     def record(self, *relative: str | Path, known: Mapping[str, str] | None = None) -> None:
-        """Adds files that were written already, or all files of a folder, to manifest.json.
-
-        `known` are hashes that need not be computed again, by path within the run.
+        """Adds existing files, or all files of a folder, to manifest.json. `known`: hashes that need not be computed
+        again, by path within the run.
         """
         known = known or {}
         found: dict[str, Entry] = {}
@@ -322,9 +322,10 @@ class Run:
         return bool(manifest.names_under(self.path, self._name(self._inside(relative))))
 
     def remove(self, relative: str | Path) -> None:
-        """Removes a file or folder that cloche wrote, such as a finding or a dictionary, and what manifest.json says of it.
+        """Removes a file or folder that cloche wrote, such as a finding or a dictionary, and its entries in
+        manifest.json.
 
-        It may have been deleted already: then `verify` no longer misses it. Checkpoints have `remove_checkpoint`.
+        It may have been deleted already; then `verify` stops reporting it. Checkpoints have `remove_checkpoint`.
         """
         target = self._inside(relative)
         name = self._name(target)

@@ -1,7 +1,7 @@
 """Append-only logs: one JSON object per line, one writer each, readable at any moment, even after a kill in mid-line.
 
-A record is complete once its newline is on the file. A last line without one is torn: readers drop it, and the next
-writer cuts it off before it appends. Non-finite floats are written as null, so that every JSON parser reads every line.
+A record is complete once its newline is written. A last line without one is torn: readers drop it, and the next
+writer truncates it before appending. Non-finite floats are written as null, so that every JSON parser reads every line.
 Each line ends in its link of the log's hash chain (`cloche.runs.chain`), which readers of records do not see.
 """
 
@@ -25,15 +25,15 @@ _PIECE = 1 << 16
 
 
 def warn(sentence: str) -> None:
-    """What a writer does with a notice unless told otherwise."""
+    """The default for `notify`: a Python warning."""
     warnings.warn(sentence, stacklevel=4)
 
 
 class LogWriter:
-    """The one writer of a log. Holds a lock on the file until `close`, or until its process ends, however it ends.
+    """The only writer of a log. Holds a lock on the file until `close`, or until its process ends.
 
-    A log that is deleted, renamed or replaced under its writer is put back whole, what took its place is kept beside it, and
-    `notify` is given one sentence about it: by default a Python warning.
+    A log that is deleted, renamed or replaced while it is being written is restored in full, whatever replaced it is
+    kept beside it, and `notify` is called with one sentence about it: by default a Python warning.
 
     >>> run = cloche.Run.create("first", recipe="", seed=0, command=["cloche"])
     >>> with run.log("metrics") as log:
@@ -52,7 +52,7 @@ class LogWriter:
         self._chain = _last_chain(self._handle, self._size, path)
 
     def append(self, record: Record) -> None:
-        """Hands the record to the operating system as one line before it returns: a kill of this process keeps it."""
+        """Writes the record as one line before returning, so that it survives a kill of this process."""
         if self._handle < 0:
             raise ValueError(f"{self.path} is closed")
         line, link = chain.line_of(record, self._chain)
@@ -70,7 +70,8 @@ class LogWriter:
         self._chain = link
 
     def check(self) -> None:
-        """Notices, as `append` and `close` do, that the log was deleted, replaced or changed, and puts back what it can.
+        """Notices, like `append` and `close`, that the log was deleted, replaced or changed, and restores what it
+        can.
 
         Raises ClocheError where the whole run folder is gone.
         """
@@ -92,7 +93,7 @@ class LogWriter:
             )
 
     def _put_back(self, replaced: bool) -> None:
-        """Writes the file that is still open under its name again, and goes on with that."""
+        """Writes the contents of the open file under its name again, and continues with that."""
         if not self.path.parent.parent.is_dir():
             raise RunDamaged(
                 f"{self.path.parent.parent} was moved or deleted while it was written to; if it was moved, resume it where "
@@ -120,7 +121,7 @@ class LogWriter:
         self.notify(f"{self.path} was put back with all its records: {kept} while it was written")
 
     def close(self) -> None:
-        """Flushes to disk and lets the next writer in. Closing twice is harmless."""
+        """Flushes to disk and releases the lock. Closing twice is harmless."""
         if self._handle >= 0:
             try:
                 self.check()
@@ -184,7 +185,7 @@ def _open_locked(path: Path) -> int:
 
 
 def _complete_bytes(handle: int, before: int | None = None) -> int:
-    """Bytes up to and including the last newline, of the whole file or of what stands before an offset."""
+    """Bytes up to and including the last newline, of the whole file or of the part before an offset."""
     end = os.fstat(handle).st_size if before is None else before
     while end > 0:
         start = max(0, end - _PIECE)
@@ -196,7 +197,7 @@ def _complete_bytes(handle: int, before: int | None = None) -> int:
 
 
 def _last_chain(handle: int, size: int, path: Path) -> str:
-    """The chain of the last line that states one: what the next follows from. Other lines are foreign, and left to `verify`."""
+    """The chain of the last line that carries one. Other lines are not ours, and `verify` reports them."""
     while size > 0:
         found = chain.stated(os.pread(handle, chain.LINK_BYTES, max(0, size - chain.LINK_BYTES)))
         if found is not None:
@@ -206,7 +207,7 @@ def _last_chain(handle: int, size: int, path: Path) -> str:
 
 
 def anchor(path: Path) -> Anchor:
-    """How far a log has come, with all of that flushed to disk."""
+    """The state of a log, after flushing it to disk."""
     with _open_plain(path) as file:
         handle = file.fileno()
         os.fsync(handle)
@@ -305,10 +306,10 @@ def _parse(line: bytes, path: Path, position: int) -> Record:
 
 
 def kept(path: Path, step: int) -> tuple[list[bytes], int]:
-    """The complete lines of a log without the records of steps after `step`, and how many those were.
+    """The complete lines of a log without the records of steps after `step`, and how many were dropped.
 
-    What is kept stays as it is, byte for byte, up to the first record that goes. Should records without a step follow it,
-    their chain is made anew; raises ClocheError then if the log is not as it was written, which that would hide.
+    Everything before the first dropped record stays byte for byte. If records without a step follow it, their chain
+    is recomputed; ClocheError is raised then if the log is not as it was written, because that would hide it.
     """
     with _open_plain(path) as file:
         lines = _complete_lines(file.read())
@@ -345,7 +346,8 @@ def _require_whole(lines: list[bytes], path: Path) -> None:
 
 
 def truncate(path: Path, step: int, before: Callable[[], None]) -> int:
-    """Atomically rewrites a log without the records of steps after `step`, once `before` ran; returns how many went."""
+    """Atomically rewrites a log without the records of steps after `step`, after calling `before`; returns how many
+    were dropped."""
     handle = _open_locked(path)
     try:
         lines, dropped = kept(path, step)

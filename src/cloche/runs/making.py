@@ -1,4 +1,5 @@
-"""Whose a folder is: a run is made where nothing else is, held by one process at a time, and undone without a trace."""
+"""Ownership of a folder: a run is created only where nothing else is, locked by one process, and removed without a
+trace."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ _guard = threading.Lock()
 
 
 def refuse_taken(folder: Path) -> None:
-    """Raises ClocheError unless a run may be made in `folder`: nothing is there, or nothing but what a killed creation left.
+    """Raises ClocheError unless a run may be created in `folder`: it is empty, or holds only leftovers of a killed
+    creation.
 
     Nothing is touched.
     """
@@ -45,7 +47,8 @@ def refuse_taken(folder: Path) -> None:
 
 
 def is_half_made(folder: Path) -> bool:
-    """Whether the process that was making a run here was killed before the recipe was written: it can only be made again."""
+    """Whether the process that was creating a run here was killed before it wrote the recipe: it can only be created
+    again."""
     names = _names(folder)
     return "run.json" in names and names <= {"run.json", "manifest.json"} and _is_run(folder)
 
@@ -69,9 +72,9 @@ def _is_run(folder: Path) -> bool:
 
 @contextmanager
 def held_for_training(folder: Path) -> Iterator[None]:
-    """Keeps other processes from training the run in `folder`, and removes what killed ones were writing in it.
+    """Keeps other processes from training the run in `folder`, and removes leftovers of killed ones.
 
-    This process may enter as often as it likes. ClocheError where another has it.
+    Reentrant within this process. Raises ClocheError if another process holds it.
     """
     busy = f"another process is training {folder}; wait until it ends, or stop it"
     with _held_by_process(folder / TRAINING, busy) as first:
@@ -92,7 +95,7 @@ def held_for_dictionary(folder: Path, name: str) -> Iterator[None]:
 
 @contextmanager
 def _held_by_process(lock: Path, busy: str) -> Iterator[bool]:
-    """Holds a lock for this process, which may enter it more than once; yields whether this is the first time."""
+    """Holds a reentrant lock for this process; yields whether this is the first time."""
     key = (os.getpid(), os.path.realpath(lock))
     with _guard:
         if key not in _held:
@@ -131,12 +134,12 @@ def made(folder: Path) -> Iterator[bool]:
         except FileExistsError:
             is_new = False
     with held_for_training(folder):
-        refuse_taken(folder)  # once more: another process may have been quicker
+        refuse_taken(folder)  # again, because another process may have been faster
         yield is_new
 
 
 def undo(folder: Path, is_new: bool) -> None:
-    """Removes the files of a run that came to nothing, and its folder where it is new and nothing else is in it."""
+    """Removes the files of a run whose creation failed, and its folder if it is new and otherwise empty."""
     for name in (*FILES, *FOLDERS):
         remove(folder / name)
     for path in folder.glob(f"{LOCK}*"):

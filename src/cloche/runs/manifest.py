@@ -1,14 +1,14 @@
-"""manifest.json: what every file of a run was written as, so that `verify` can tell whether it still is.
+"""manifest.json: size and sha256 of every file of a run as it was written, for `verify` to compare.
 
-The file in the root covers all that cloche writes outside `checkpoints/` and `log/`, and says how far each log had come, and
-which checkpoints there were, when the trainer last ended:
+The file in the root covers all that cloche writes outside `checkpoints/` and `log/`, and records the state of each
+log and the list of checkpoints when the trainer last ended:
 
     {"files": {"run.json": {"bytes": 512, "sha256": "..."}, ...}, "logs": {"metrics": {"records": 40, "chain": "..."}},
      "checkpoints": ["step-000000", ...], "sha256": of the manifest itself without this field}
 
-A write is announced before it happens: until the file has its name, its entry also says what was there before,
-{"bytes", "sha256", "was": {"bytes", "sha256"} or null}. So a kill at any moment leaves a file that is one of the two that its
-entry allows, and the next write settles which.
+A write is announced before it happens: until the file is renamed, its entry also says what was there before,
+{"bytes", "sha256", "was": {"bytes", "sha256"} or null}. So a kill at any moment leaves a file that matches one of the
+two, and the next write settles which.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Entry:
 
     @classmethod
     def of_file(cls, path: Path, sha256: str | None = None) -> Entry:
-        """Of a file on disk, whose hash may be known."""
+        """The entry of a file on disk; its hash may be given."""
         return cls(path.stat().st_size, sha256 or sha256_of(path))
 
     @classmethod
@@ -61,7 +61,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Pending:
-    """A file whose write was announced and not yet settled: it is `new`, or still `was`; None means that there is no file."""
+    """A file whose write was announced but not yet settled: it is `new`, or still `was`; None means no file."""
 
     new: Entry | None
     was: Entry | None
@@ -95,7 +95,7 @@ class Manifest:
         return cls(files, parse_anchors(document["logs"]), names)
 
     def current(self, path: str) -> Entry | None:
-        """What a file was last known to be."""
+        """The entry that a file was last known to have."""
         entry = self.files.get(path)
         return (entry.new or entry.was) if isinstance(entry, Pending) else entry
 
@@ -162,7 +162,7 @@ def create(run: Path, files: Mapping[str, Entry]) -> None:
 
 
 def read(run: Path) -> Manifest | None:
-    """The manifest as it stands; None where it is missing or is not as it was written."""
+    """The manifest; None if it is missing or not as it was written."""
     path = run / MANIFEST
     try:
         return Manifest.parse(path.read_bytes()) if path.is_file() else None  # opening a pipe would wait forever
@@ -172,9 +172,9 @@ def read(run: Path) -> Manifest | None:
 
 @contextmanager
 def recording(run: Path, changes: Mapping[str, Entry | None]) -> Iterator[None]:
-    """Announces what files will be (None: removed), lets the caller make them so, and settles their entries.
+    """Announces the new entries of files (None: removed), lets the caller write them, and settles the entries.
 
-    A manifest that is missing or damaged is left so, for `verify` to report: a new one would hide what the old one knew.
+    A missing or damaged manifest is left alone, for `verify` to report: a new one would hide what the old one knew.
     """
     manifest = read(run)
     if manifest is None:
@@ -205,7 +205,7 @@ def record(run: Path, entries: Mapping[str, Entry]) -> None:
 
 
 def set_anchors(run: Path, anchors: Mapping[str, Anchor], checkpoints: list[str]) -> None:
-    """Says how far the logs have come and which checkpoints there are, in place of what was said before."""
+    """Replaces the recorded state of the logs and the list of checkpoints."""
     manifest = read(run)
     if manifest is not None and (manifest.logs, manifest.checkpoints) != (anchors, checkpoints):
         manifest.logs, manifest.checkpoints = dict(anchors), checkpoints
@@ -213,7 +213,7 @@ def set_anchors(run: Path, anchors: Mapping[str, Anchor], checkpoints: list[str]
 
 
 def _settle(run: Path, manifest: Manifest, paths: Iterable[str]) -> None:
-    """Looks which of the two an announced file has become; one that is neither stays announced, for `verify` to report."""
+    """Checks which of the two an announced file is; one that is neither stays announced, for `verify` to report."""
     for path in paths:
         entry = manifest.files[path]
         assert isinstance(entry, Pending)
