@@ -1,4 +1,4 @@
-"""Training batches with an exact cursor: what step 12,345 saw can be said, and seen again, without replaying the others."""
+"""Training batches with an exact cursor: the batch of step 12,345 can be computed without replaying the others."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from cloche.errors import ArgumentRange, CorpusEmpty, ResumeRefused
 class Batches:
     """Endless batches of windows of packed tokens; a pure function of (tokens, length, batch, seed, step).
 
-    An epoch lays the split out as a ring, cuts it from a seeded place into len(tokens) // length windows that do not overlap,
-    and visits them in a seeded order, so each token is a target once an epoch. Left over are fewer than `length` tokens, just
-    before the cut, and another few the next time. Epochs follow each other without a gap: a batch may span two.
+    An epoch treats the split as a ring, cuts it from a random place into len(tokens) // length windows that do not
+    overlap, and visits them in random order (both from the seed), so that each token is a target once per epoch.
+    Fewer than `length` tokens are left over, different ones in each epoch. Epochs follow each other without a gap: a
+    batch may span two.
 
     >>> from pathlib import Path
     >>> from cloche.data import Batches, PackedTokens, prepare
@@ -30,7 +31,7 @@ class Batches:
     """
 
     def __init__(self, tokens: PackedTokens, length: int, batch: int, seed: int = 0) -> None:
-        """ClocheError when the split holds less than one batch, `batch` windows of `length` tokens."""
+        """Raises ClocheError if the split has fewer than `batch` windows of `length` tokens."""
         if length < 1 or batch < 1:
             raise ArgumentRange(f"A batch of {batch} windows of {length} tokens is empty; both must be at least 1.")
         if len(tokens) < batch * length + 1:
@@ -53,13 +54,13 @@ class Batches:
         return x
 
     def at(self, step: int) -> np.ndarray:
-        """The batch of any step, counted from 0; the cursor stays."""
+        """The batch of any step, counted from 0; the cursor does not move."""
         numbers = np.arange(step * self._batch, (step + 1) * self._batch)
         return np.stack([self._window(start) for start in self._starts(numbers)])
 
     @property
     def epoch(self) -> float:
-        """How often the split has been seen so far."""
+        """The number of epochs so far."""
         return self._step * self._batch / self.windows_per_epoch
 
     def state(self) -> dict[str, Any]:
@@ -67,7 +68,7 @@ class Batches:
         return {"step": self._step} | self._identity()
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continues exactly where `state` was taken. ClocheError when it was taken from other batches."""
+        """Continues exactly where `state` was taken. Raises ClocheError if it was taken from other batches."""
         for key, here in self._identity().items():
             if state.get(key) != here:
                 raise ResumeRefused(
@@ -80,7 +81,7 @@ class Batches:
         return {"tokens": len(self._tokens), "length": self._length, "batch": self._batch, "seed": self._seed}
 
     def _starts(self, numbers: np.ndarray) -> list[int]:
-        """The first token of each window, windows numbered through all epochs."""
+        """The first token of each window; windows are numbered across epochs."""
         starts = np.empty(len(numbers), dtype=np.int64)
         epochs, places = np.divmod(numbers, self.windows_per_epoch)
         for epoch in np.unique(epochs).tolist():

@@ -78,11 +78,11 @@ class PackedTokens:
     def validation_windows(
         self, length: int, byte_lengths: np.ndarray, limit: int | None = None, batch: int = 16
     ) -> Iterator[tuple[np.ndarray, int]]:
-        """Batches (x, bytes): x int64 [at most batch, length + 1], and the UTF-8 bytes that x[:, 1:] stands for.
+        """Batches (x, bytes): x int64 [at most batch, length + 1], and the number of UTF-8 bytes of x[:, 1:].
 
         Without `limit` every token of the split is predicted exactly once, the first one after an end token, so that the
-        bytes sum to `self.bytes` and bits/byte = nats / ln 2 / bytes is exact; what is left past the last whole window
-        comes as one shorter batch. With `limit`, only limit // length whole windows, evenly spread over the split, none
+        bytes sum to `self.bytes` and bits/byte = nats / ln 2 / bytes is exact; the rest after the last whole window
+        is one shorter batch. With `limit`, only limit // length whole windows, evenly spread over the split, none
         overlapping another. `byte_lengths` is the tokenizer's own.
         """
         whole, rest = divmod(len(self), length)
@@ -96,7 +96,7 @@ class PackedTokens:
             yield x, int(byte_lengths[x[:, 1:]].sum())
 
     def _after(self, start: int, length: int) -> np.ndarray:
-        """The window with the token before it, which is an end token before the first."""
+        """The window preceded by one token: the one before it, or an end token for the first window."""
         if start:
             return self.window(start - 1, length + 1)
         return np.concatenate([[self.end], self.window(0, length)])

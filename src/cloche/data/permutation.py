@@ -1,4 +1,4 @@
-"""A seeded permutation of 0 .. n-1 that is computed, not stored: any element at any time, in constant memory.
+"""A seeded permutation of 0 .. n-1 in constant memory: any element is computed when it is needed.
 
 A balanced Feistel network over the next even number of bits, walked until it lands below n (Black & Rogaway 2002, "Ciphers with
 arbitrary finite domains"); its round function is SplitMix64's finaliser (Steele, Lea & Flood 2014). Integer arithmetic alone,
@@ -21,7 +21,7 @@ def mix(*values: int) -> int:
 
 
 def permuted(indices: np.ndarray, n: int, seed: int) -> np.ndarray:
-    """Where the permutation of 0 .. n-1 named by `seed` sends each index; int64, of the same shape."""
+    """The images of indices under the permutation of 0 .. n-1 given by `seed`; int64, of the same shape."""
     bits = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
     keys = [np.uint64(mix(seed, i)) for i in range(ROUNDS)]
     out = np.array(indices, dtype=np.uint64, ndmin=1)

@@ -37,7 +37,7 @@ def prepare(
     `vocab` is the size of the tokenizer to train (on the training documents alone), or a tokenizer to use as it is.
     `validation` is a share or patterns of file names (see `plan_split`); `glob`, `field` and `encoding` as in `documents`. The
     corpus is read twice, records and compressed files three times, and never held: memory stays under 2 GB whatever its
-    size (bench/corpus_memory.py). A packing that was interrupted is done anew; a finished one is not overwritten. Raises
+    size (bench/corpus_memory.py). An interrupted packing starts over; a finished one is not overwritten. Raises
     ClocheError for anything about the corpus that cannot be used as it is.
 
     >>> from pathlib import Path
@@ -79,7 +79,7 @@ def prepare(
 
 
 def _require_room(folder: Path, vocab: int | Tokenizer) -> None:
-    """Refuses, before anything is touched, a folder with something else in it than what a killed packing left."""
+    """Refuses, before touching anything, a folder with anything but leftovers of a killed packing."""
     if folder.parent.exists() and not folder.parent.is_dir():
         raise FileExists(f"{folder.parent} is a file; name a folder.")
     if (folder / INDEX).exists():
@@ -100,7 +100,7 @@ def _require_room(folder: Path, vocab: int | Tokenizer) -> None:
 def _measuring(
     files: list[File], field: str, told: Callable[[str, Iterator[Document], Report], Iterator[Document]]
 ) -> Callable[[File], Iterator[Document]]:
-    """How a file is read to measure it: the documents, with the progress told."""
+    """Reads a file to measure it: its documents, reporting progress."""
     before = dict(
         zip((file.source.name for file in files), accumulate(file.source.size for file in files), strict=True)
     )

@@ -1,4 +1,4 @@
-"""Which text is held out for validation: whole files where they fit, else the ends of files; nothing on both sides."""
+"""Chooses the text held out for validation: whole files where they fit, else the ends of files; never on both sides."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from cloche.errors import ArgumentInvalid, CorpusEmpty
 
 Validation = float | Sequence[str]  # a share of the bytes, or patterns of file names
 
-# Of the share asked for: whole files are held out up to MOST of it, and ends of files where they come to less than LEAST.
+# Relative to the requested share: whole files are held out up to MOST; below LEAST, ends of files are added.
 LEAST, MOST = 0.4, 2.0
-WINDOW = 0.2  # of the share: so much earlier may an end begin, to begin with a line or a word
+WINDOW = 0.2  # of the share: how much earlier an end may begin, to start at a line or a word
 NAMED = 5  # file names in a sentence
 KEPT, DENSEST = (
     4 << 20,
     1 / 16,
-)  # of one file, records are kept to choose from: all of 4 million, of more a sample this dense
+)  # records of one file to choose from: all of up to 4 million, beyond that a sample this dense
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Split:
     ends: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def divide(self, documents: Iterable[Document]) -> Iterator[tuple[str, Document]]:
-        """Each piece with its side, "train" or "validation". A document with a held-out end is cut once into two."""
+        """Yields each piece with its side, "train" or "validation". A document with a held-out end is cut in two."""
         name, place = "", 0
         for document in documents:
             if document.name in self.ends:
@@ -54,7 +54,7 @@ class Split:
                 yield "train", document
 
     def _cut(self, document: Document, place: int) -> Iterator[tuple[str, Document]]:
-        """The piece, which begins at byte `place` of its document, on one side or with its two parts on both."""
+        """The piece starting at byte `place` of its document, on one side, or cut in two."""
         data = document.text.encode()
         earliest, latest = (bound - place for bound in self.ends[document.name])
         if latest <= 0:
@@ -107,7 +107,7 @@ def plan_split(files: Sequence[File], validation: Validation, read: Callable[[Fi
 
 
 def _matches(name: str, pattern: str) -> bool:
-    """Shell patterns see a file's whole name and its last part."""
+    """Shell patterns are matched against a file's whole name and its last part."""
     return fnmatchcase(name, pattern) or fnmatchcase(name.rpartition("/")[2], pattern)
 
 
@@ -151,7 +151,8 @@ class _Measured:
 
 
 def _choose(ranks: Sequence[float], sizes: Sequence[int], total: int, share: float) -> tuple[list[int], int]:
-    """Which things are held out whole, in order of rank, and how many bytes that is: `share` of `total` or more, to MOST."""
+    """What is held out whole, in order of rank, and how many bytes that is: at least `share` of `total`, at most
+    MOST."""
     most = total * min(MOST * share, (1 + share) / 2)
     chosen, held = [], 0
     for i in np.argsort(np.asarray(ranks), kind="stable").tolist():
@@ -185,7 +186,7 @@ def _plan_share(files: list[_Measured], share: float) -> Split:
 def _plan_file(
     file: _Measured, share: float, records: dict[str, frozenset[int]], ends: dict[str, tuple[int, int]]
 ) -> int:
-    """Adds what is held out of one file to `records` and `ends`; about how many bytes that is."""
+    """Adds what is held out of one file to `records` and `ends`; returns about how many bytes that is."""
     if not file.has_records:
         ends[file.name] = _end(file.size, share)
         return file.size - ends[file.name][1]
@@ -205,6 +206,6 @@ def _end(size: int, share: float) -> tuple[int, int]:
 
 
 def _few(names: Sequence[str]) -> str:
-    """The first names in a row, and how many more there are."""
+    """The first names, and how many more there are."""
     more = len(names) - NAMED
     return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""The corpus that every machine with Python has: the standard library's own sources."""
+"""The sources of Python's standard library: a corpus that every machine with Python has."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ SKIPPED_FILES = "_sysconfigdata"
 def standard_library() -> list[Path]:
     """The .py files of the running Python's standard library, sorted: about 600 files, 11 MB, names relative to its root.
 
-    Left out: tests, site-packages, the tables in `encodings`, the build's own configuration. Raises ClocheError where
-    Python came without its sources.
+    Left out: tests, site-packages, the tables in `encodings`, the build's own configuration. Raises ClocheError if
+    this Python came without its sources.
 
     >>> from cloche.data import standard_library
     >>> len(standard_library()) > 100

@@ -30,8 +30,8 @@ class Generation:
     its stop token included.
 
     saved: what `save=` asked for, over prompt and new tokens alike. logprobs: of each token of `new`, the model's own
-    log-probability (nats, before temperature and cuts); None unless asked for. notes: what is worth knowing of these texts,
-    one sentence each, such as that they outgrew the model's context, or how probable excluded tokens were.
+    log-probability (nats, before temperature and cuts); None unless asked for. notes: remarks about these texts, one
+    sentence each, such as that they exceed the model's context, or how probable excluded tokens were.
 
     >>> from cloche import GLU, LM, Attention, Block, Stack
     >>> net = LM(64, 32, Stack(2, Block(Attention(4), GLU("silu", 64)))).build(seed=0)
@@ -75,8 +75,8 @@ def stream(
     """Yield the next token of every row, [batch], `new` times.
 
     ids: [batch, position] token ids. pad: tokens of left padding in each row. edits: applied to the prompt and to every new
-    token whose position they name. notes: a list that holds, once the last token was taken or the stream closed, what is worth
-    knowing of the texts (see Generation). sampling: temperature, top_k, top_p, min_p, exclude, seed (see Sampling).
+    token whose position they name. notes: a list to which remarks are added when the stream ends or is closed (see
+    Generation). sampling: temperature, top_k, top_p, min_p, exclude, seed (see Sampling).
 
     >>> from cloche import GLU, LM, Attention, Block, Stack
     >>> net = LM(64, 32, Stack(2, Block(Attention(4), GLU("silu", 64)))).build(seed=0)
@@ -89,7 +89,7 @@ def stream(
 
 
 class _Picker:
-    """Draws tokens from logits [batch, vocab], and remembers how probable the excluded ones were."""
+    """Draws tokens from logits [batch, vocab], and keeps track of how probable the excluded ones were."""
 
     def __init__(self, how: Sampling, vocab: int, device: torch.device) -> None:
         if how.exclude and how.exclude[-1] >= vocab:
@@ -105,7 +105,7 @@ class _Picker:
         return self._how.pick(logits, self._generator)
 
     def notes(self) -> list[str]:
-        """How much of the probability the excluded tokens had, where there are any."""
+        """How much probability the excluded tokens had, if there are any."""
         if not self._masses:
             return []
         masses = torch.stack(self._masses)
@@ -118,7 +118,7 @@ class _Picker:
 def _begin(
     net: Network, ids: Any, new: int, edits: Iterable[Edit], pad: Any, save: Any, sampling: dict[str, Any]
 ) -> tuple[Tensor, Session, _Picker]:
-    """Everything checked: the prompt, a session that has not begun, and what picks a token from logits."""
+    """Checks everything; gives the prompt, a fresh session, and what picks a token from logits."""
     if not isinstance(new, int) or new < 1:
         raise ArgumentRange(f"new={new!r} must be a whole number of at least one token.")
     ids = check_ids(ids, net.spec.vocab, net.length, net.embed.weight.device)
@@ -205,7 +205,7 @@ def _ends_in(tokens: list[int]) -> Callable[[list[int]], bool]:
 
 
 def check_stop(stop: Any, vocab: int) -> list[int]:
-    """The stop tokens as a list; ClocheError where one is no token of the vocabulary and so could never be made."""
+    """The stop tokens as a list. Raises ClocheError for one outside the vocabulary, which could never be generated."""
     try:
         tokens = [operator.index(token) for token in stop]
     except TypeError:
@@ -217,6 +217,6 @@ def check_stop(stop: Any, vocab: int) -> list[int]:
 
 
 def sampling_of(settings: dict[str, Any]) -> Sampling:
-    """A Sampling from keyword settings; ClocheError names one that does not exist."""
+    """A Sampling from keyword settings. Raises ClocheError for one that does not exist."""
     check_arguments("Sampling", settings, tuple(Sampling.__dataclass_fields__))
     return Sampling(**settings)

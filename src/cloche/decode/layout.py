@@ -1,4 +1,4 @@
-"""How matrices lie in memory while tokens are made one at a time."""
+"""The memory layout of matrices for generating one token at a time."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from cloche.model import Network
 
 @torch.no_grad()
 def lay_by_columns(net: Network) -> Network:
-    """Lay the matrices of `net` in memory column after column, in place; gives `net` back.
+    """Store the matrices of `net` column by column, in place; returns `net`.
 
-    Shapes, values, names and the parameters themselves stay as they are: only the strides change. One token at a time, a CPU
-    then adds up columns in long runs instead of taking one dot product a row (bench/generate.py measures it). Peak memory
-    grows by the largest matrix while it is laid anew. Larger products, as in training, gain nothing by it.
+    Shapes, values, names and the parameters themselves stay: only the strides change. For a single token, a CPU then
+    adds up columns in long runs instead of computing one dot product per row (measured by the generate bench). Peak
+    memory grows by the largest matrix meanwhile. Larger products, as in training, gain nothing.
 
     >>> from cloche import GLU, LM, Attention, Block, Stack
     >>> net = LM(64, 32, Stack(2, Block(Attention(4), GLU("silu", 64)))).build(seed=0)

@@ -1,4 +1,4 @@
-"""The one way in for what a model reads: a text, several texts, or token ids."""
+"""From what callers give (a text, several texts, or token ids) to ids: the one implementation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cloche.errors import PromptInvalid, TokenizerMissing, shown
 
 
 class Encoder(Protocol):
-    """What is needed of a tokenizer."""
+    """What this module needs of a tokenizer."""
 
     @property
     def end(self) -> int | None: ...

@@ -54,11 +54,11 @@ class Sampling:
         object.__setattr__(self, "exclude", excluded)
 
     def log_probabilities(self, logits: Tensor) -> Tensor:
-        """Log-probabilities [..., vocab] the draw is made from, in fp32; -inf where top-k, top-p or min-p cut."""
+        """The log-probabilities [..., vocab] to draw from, in fp32; -inf where top-k, top-p or min-p cut."""
         logits = self._without_excluded(logits.float())
         scaled = (logits - logits.amax(-1, keepdim=True)) / (self.temperature or 1.0)  # no overflow at low temperatures
         if self.top_k is not None and self.top_k < scaled.shape[-1]:
-            likeliest = scaled.topk(self.top_k).indices  # by index: of equal logits, too, only so many stay
+            likeliest = scaled.topk(self.top_k).indices  # by index, so that ties do not keep more
             cut = torch.ones_like(scaled, dtype=torch.bool).scatter(-1, likeliest, False)
             scaled = scaled.masked_fill(cut, -torch.inf)
         if self.top_p is not None and self.top_p < 1:
@@ -67,11 +67,11 @@ class Sampling:
             cut = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= self.top_p)
             scaled = scaled.masked_fill(cut, -torch.inf)
         if self.min_p:
-            scaled = scaled.masked_fill(scaled < math.log(self.min_p), -torch.inf)  # the likeliest token stands at 0
+            scaled = scaled.masked_fill(scaled < math.log(self.min_p), -torch.inf)  # the likeliest token is at 0
         return scaled.log_softmax(-1)
 
     def pick(self, logits: Tensor, generator: torch.Generator) -> Tensor:
-        """Token ids [batch] for logits [batch, vocab]. Raises ClocheError where a row of logits has no finite maximum."""
+        """Token ids [batch] for logits [batch, vocab]. Raises ClocheError if a row of logits has no finite maximum."""
         if not bool(logits.amax(-1).isfinite().all()):
             raise NotFinite(
                 "The logits are not finite, so no token can be drawn; the weights have diverged, or an edit is too strong."

@@ -1,4 +1,4 @@
-"""A prompt being continued: the cache, the place reached, and the edits that go with it."""
+"""A prompt that is being continued: its cache, its position, and its edits."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Stepped = tuple[Tensor, tuple[Tensor, ...]]  # logits of what follows, and what 
 
 
 class Session:
-    """Feeds tokens to a network through its cache: first the prompt, whole or in pieces, then the tokens made.
+    """Feeds tokens to a network through its cache: first the prompt, whole or in pieces, then the generated tokens.
 
     ids: [batch, position] the prompt, already checked. pad: [batch] tokens of left padding, or None.
-    new: tokens to come at most. Edits name absolute positions, so the same plan serves the prompt and each new token.
-    compile: the steps after the prompt go through torch.compile (True, or a backend by name or function): one graph for a
-    plan, whatever the place reached, the prompt's length or the strength of an edit.
+    new: the most tokens that will follow. Edits name absolute positions, so the same plan serves the prompt and each new token.
+    compile: the steps after the prompt go through torch.compile (True, or a backend by name or function): one graph
+    per plan, whatever the position, the prompt's length or the strength of an edit.
 
     >>> from cloche import GLU, LM, Attention, Block, Stack
     >>> net = LM(64, 32, Stack(2, Block(Attention(4), GLU("silu", 64)))).build(seed=0)
@@ -104,15 +104,15 @@ class Session:
 
     @property
     def notes(self) -> list[str]:
-        """What is worth knowing of what was fed so far: a text that outgrew the model's context."""
+        """Remarks on what was fed so far, such as a text longer than the model's context."""
         return self.noted()
 
     def noted(self, drawn: int = 0) -> list[str]:
-        """The notes, counting so many tokens that were drawn and not fed."""
+        """The notes, counting tokens that were drawn but not fed."""
         return self.net.beyond(self.start + drawn - (0 if self.pad is None else int(self.pad.min())))
 
     def _keep(self, key: Key, value: Tensor, start: int, end: int) -> None:
-        """Write a site's value for the slots from start to end into its place; of a pattern, later keys stay hidden."""
+        """Write a site's value for the slots from start to end; in a pattern, later keys stay hidden."""
         if key not in self._kept:
             shape = list(value.shape)
             for axis in _growing(key):
@@ -122,7 +122,7 @@ class Session:
         (place[..., :end] if "key" in AXES[key[0]] else place).copy_(value)
 
     def _marked(self, keys: Tensor) -> Tensor:
-        """The same positions, with what grows from step to step and differs between prompts named to torch.compile."""
+        """The same positions, with the sizes that grow or differ between prompts marked as dynamic for torch.compile."""
         keys = keys.clone()  # a view's size would be guarded together with that of the tensor it looks into
         torch._dynamo.mark_dynamic(keys, 1)
         for state in self.states:
@@ -142,7 +142,7 @@ class Session:
         return Plan(self.plan.saves, tuple(fires))
 
     def _inputs(self, plan: Plan, start: int, end: int) -> list[Tensor]:
-        """The edits' tensors; of one that spans the prompt, the part that belongs to the slots from start to end."""
+        """The edits' tensors; for one that spans the prompt, the part for the slots from start to end."""
         inputs = list(self.inputs)
         for op in plan.operations:
             if op.input is not None:
@@ -165,7 +165,7 @@ class Session:
 
 
 def _step(net: Network, plan: Plan) -> Callable[..., Stepped]:
-    """The pass of a plan over the tokens that come next, a function of tensors alone.
+    """The pass of a plan over the next tokens, as a function of tensors alone.
 
     ids: [batch, count]. keys: [batch or 1, start + count] positions of all slots filled when it is done: their number says
     where the new tokens go. lengths: [batch, 1] real tokens of each prompt.
@@ -183,6 +183,6 @@ def _step(net: Network, plan: Plan) -> Callable[..., Stepped]:
 
 
 def _growing(key: Key) -> list[int]:
-    """The axes of a site that grow with every token."""
+    """The axes of a site that grow with each token."""
     axes = AXES[key[0]]
     return [axes.index(axis) for axis in ("position", "query", "key") if axis in axes]

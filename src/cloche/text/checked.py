@@ -1,4 +1,5 @@
-"""A tokenizer.json and its settings, checked before anything is built from them; the engine's panics named."""
+"""Checks a tokenizer.json and its settings before anything is built from them, and turns the engine's panics into
+errors."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ LARGEST_ID = 1 << 24  # tables have a row for every id
 
 
 def read(path: Path) -> str:
-    """The text of one of the two files; FileNotFoundError where it is not there, ClocheError where it cannot be read."""
+    """The text of one of the two files. Raises FileNotFoundError if it is missing, ClocheError if it cannot be read."""
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
@@ -46,7 +47,7 @@ def parsed(text: str, path: Path) -> dict[str, Any]:
 
 
 def engine(text: str, contents: dict[str, Any], where: str) -> Engine:
-    """The engine of a tokenizer.json. ClocheError, naming `where`, for one that describes no tokenizer or an absurd one."""
+    """The engine of a tokenizer.json. Raises ClocheError, naming `where`, for one that describes no valid tokenizer."""
     _check(contents, where)
     with panics_named(where):
         built = Engine.from_str(text)
@@ -60,12 +61,12 @@ def engine(text: str, contents: dict[str, Any], where: str) -> Engine:
 
 
 def decoder_of(built: Engine) -> dict[str, Any] | None:
-    """The engine's decoder as it understood it: files leave out types and defaults."""
+    """The decoder with the types and defaults that the engine fills in and files leave out."""
     return None if built.decoder is None else json.loads(built.decoder.__getstate__())
 
 
 def _check(contents: dict[str, Any], where: str) -> None:
-    """What the engine takes for granted, or would build however large it is."""
+    """Checks what the engine assumes, and what it would build at any size."""
     model = contents.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict | list):
         raise TokenizerInvalid(
@@ -104,8 +105,8 @@ def _check(contents: dict[str, Any], where: str) -> None:
 
 @contextmanager
 def panics_named(where: str, errors: type[Exception] | tuple[()] = Exception) -> Iterator[None]:
-    """Turns what the engine raises for a file it cannot work with into one sentence: `errors`, its bare Exceptions, and its
-    panics, which are not Exceptions at all."""
+    """Turns what the engine raises for an invalid file into one sentence: `errors`, bare Exceptions, and panics,
+    which are not Exceptions."""
     try:
         yield
     except BaseException as error:

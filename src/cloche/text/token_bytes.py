@@ -1,8 +1,9 @@
-"""Which bytes each token of a tokenizer.json stands for: the ground of bits per byte, of text, and of showing half a character.
+"""The bytes of each token of a tokenizer.json: the basis of bits per byte, of decoding, and of showing half a
+character.
 
 Two families keep every byte, told apart by their decoder: byte level (GPT-2: each byte has a printable stand-in) and byte
-fallback (SentencePiece and this project: a rare byte is the token "<0xE2>"). Others lose the characters they do not know:
-their tokens can be shown, but to count bytes with them is an error, not a guess.
+fallback (SentencePiece and this project: a rare byte is the token "<0xE2>"). Others lose unknown characters: their
+tokens can be shown, but counting bytes with them is an error.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-Ids = Callable[[str], list[int]]  # how the tokenizer encodes a text, nothing added
+Ids = Callable[[str], list[int]]  # encodes a text without special tokens
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _OWN = {
@@ -46,20 +47,21 @@ def token_bytes(tokenizer_json: dict[str, Any], vocab: int, encode: Ids) -> list
 
 
 def keeps_bytes(tokenizer_json: dict[str, Any]) -> bool:
-    """Whether every text survives: an unknown character falls back to bytes."""
+    """Whether encoding loses nothing: an unknown character falls back to bytes."""
     kinds = {part["type"] for part in _flatten(tokenizer_json.get("decoder"))}
     return bool(kinds & {"ByteLevel", "ByteFallback"}) and kinds <= _OWN
 
 
 def joins_bytes(tokenizer_json: dict[str, Any]) -> bool:
-    """Whether the text of ids is their bytes one after the other; else the file's own decoder has to be asked (WordPiece)."""
+    """Whether the text of ids is the concatenation of their bytes; otherwise the file's own decoder is needed
+    (WordPiece)."""
     decoders = _flatten(tokenizer_json.get("decoder"))
     patterns = [part["pattern"] for part in decoders if part["type"] == "Replace"]
     return bool(decoders) and {part["type"] for part in decoders} <= _OWN and all("String" in each for each in patterns)
 
 
 def dropped_spaces(tokenizer_json: dict[str, Any]) -> int:
-    """How many spaces the decoder drops at the start of a text: those that the file puts there before encoding."""
+    """How many spaces the decoder drops at the start of a text: those that were added before encoding."""
     for part in _flatten(tokenizer_json.get("decoder")):
         if part["type"] == "Strip" and part.get("content") == " ":
             return int(part.get("start", 0))
@@ -69,7 +71,7 @@ def dropped_spaces(tokenizer_json: dict[str, Any]) -> int:
 
 
 def word_ending(tokenizer_json: dict[str, Any]) -> str:
-    """What ends the last token of a word, such as "</w>"; empty for a file that marks words otherwise."""
+    """The suffix of the last token of a word, such as "</w>"; empty if words are marked otherwise."""
     parts = _flatten(tokenizer_json.get("decoder"))
     return next((str(part.get("suffix") or "") for part in parts if part["type"] == "BPEDecoder"), "")
 
@@ -97,7 +99,7 @@ def _put_added_words(tokenizer_json: dict[str, Any], table: list[bytes], encode:
 
 
 def spaced_after(added: dict[int, str], table: list[bytes], encode: Ids) -> frozenset[int]:
-    """The added words after which the file puts a space of its own, as Llama 2's does before each stretch of text."""
+    """The added words after which encoding adds a space, as Llama 2's does before each stretch of text."""
     found = set()
     for i, content in added.items():
         ids = encode(f"a {content} a")
@@ -107,7 +109,7 @@ def spaced_after(added: dict[int, str], table: list[bytes], encode: Ids) -> froz
 
 
 def _is_made(i: int, meaning: bytes, encode: Ids) -> bool:
-    """Whether the model makes this token of the text that its entry in the vocabulary means."""
+    """Whether encoding the text of this vocabulary entry gives this token."""
     try:
         text = meaning.decode()
     except UnicodeDecodeError:
@@ -143,7 +145,7 @@ def _vocabulary(model: dict[str, Any]) -> dict[str, int]:
 
 
 def _replacements(decoders: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """What the decoder writes for what stands in the token: mostly ("▁", " ")."""
+    """Replacements that the decoder makes in a token, usually ("▁", " ")."""
     found = []
     for part in decoders:
         if part["type"] == "Metaspace":

@@ -21,13 +21,13 @@ END_NAMES = (
     "<|end_of_text|>",
     "</s>",
     "<eos>",
-)  # looked for, in this order, where no eos_token is named
+)  # tried in this order if no eos_token is named
 
 
 class Tokenizer:
     """Text to ids and back; immutable. From `train_bpe`, or `Tokenizer.load` with any folder that has a tokenizer.json.
 
-    Text is always text: "<|endoftext|>" written in a document is spelled in ordinary tokens, never the special one.
+    Text never becomes a special token: "<|endoftext|>" in a document is encoded as ordinary tokens.
 
     >>> tokenizer = cloche.train_bpe(["to be or not to be"] * 9, vocab=270)
     >>> tokenizer.decode(tokenizer.encode("to be, or not?"))
@@ -54,7 +54,7 @@ class Tokenizer:
 
     @classmethod
     def from_dict(cls, tokenizer_json: dict[str, Any], settings: dict[str, Any]) -> Tokenizer:
-        """From the contents of a tokenizer.json and the special tokens its tokenizer_config.json shall name."""
+        """From the contents of a tokenizer.json and the special tokens for its tokenizer_config.json."""
         text = json.dumps(tokenizer_json, ensure_ascii=False, indent=1) + "\n"
         defaults = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         return cls(text, defaults | settings)
@@ -93,7 +93,8 @@ class Tokenizer:
 
     @cached_property
     def end(self) -> int | None:
-        """The id that ends a document: the eos_token the settings name, else <|endoftext|> or its kin, else None."""
+        """The id that ends a document: the eos_token of the settings, else <|endoftext|> or a similar token, else
+        None."""
         for token in (self._named_end, *END_NAMES):
             if token is not None and (i := self._engine.token_to_id(token)) is not None:
                 return i
@@ -104,7 +105,7 @@ class Tokenizer:
         return self.encode_batch([text], special)[0]
 
     def encode_batch(self, texts: list[str], special: bool = True) -> list[list[int]]:
-        """The ids of each text, on all cores. ClocheError for a lone surrogate, which is no Unicode text."""
+        """The ids of each text, on all cores. Raises ClocheError for a lone surrogate, which is not Unicode text."""
         try:
             with checked.panics_named(self._where, ()):
                 encodings = self._engine.encode_batch_fast(texts, add_special_tokens=special)
@@ -115,10 +116,10 @@ class Tokenizer:
         return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of the ids, special tokens left out; bytes that are no UTF-8 become U+FFFD.
+        """The text of the ids, without special tokens; invalid UTF-8 becomes U+FFFD.
 
         The space that a SentencePiece-like file puts before a text is dropped again, and so is one that belongs to an added
-        word at the start. What goes on from another text is better put together by `decode_bytes` or `spell`.
+        word at the start. To continue another text, use `decode_bytes` or `spell`.
         """
         ids = self._checked(ids)
         if not self._joins_bytes:
@@ -131,9 +132,9 @@ class Tokenizer:
         return data.decode("utf-8", "replace")
 
     def spell(self, tokens: Iterable[int]) -> Iterator[str]:
-        """The text of tokens that come one by one, as soon as it is whole: a character may be spread over several.
+        """The text of tokens that arrive one by one, as soon as it is complete: a character may span several tokens.
 
-        Put together it is `decode_bytes` of them all as text.
+        Joined, it is the text of `decode_bytes` of all of them.
         """
         decoder, made, sent = codecs.getincrementaldecoder("utf-8")("replace"), [], ""
         for token in tokens:
@@ -150,12 +151,12 @@ class Tokenizer:
             yield rest
 
     def unused(self, size: int) -> tuple[int, ...]:
-        """The ids below `size` that stand for no token: rows of a model's padded vocabulary, and gaps."""
+        """The ids below `size` without a token: padding of a model's vocabulary, and gaps."""
         used = set(self._engine.get_vocab(with_added_tokens=True).values())
         return tuple(i for i in range(size) if i not in used)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The exact bytes the ids stand for, nothing stripped: half a character stays half a character.
+        """The exact bytes of the ids, nothing stripped: half a character stays half a character.
 
         With a tokenizer that loses characters (WordPiece), the bytes of `decode`.
         """
@@ -164,7 +165,7 @@ class Tokenizer:
         return b"".join(self._joined(self._checked(ids)))
 
     def _joined(self, ids: list[int]) -> Iterator[bytes]:
-        """The bytes of each id; without the space that the file itself puts after an added word."""
+        """The bytes of each id, without the space that encoding adds after an added word."""
         before = None
         for i in ids:
             data = self._bytes[i]
@@ -182,7 +183,7 @@ class Tokenizer:
 
     @cached_property
     def byte_lengths(self) -> np.ndarray:
-        """UTF-8 bytes each token stands for, int32 [vocab]; special tokens 0.
+        """The number of UTF-8 bytes of each token, int32 [vocab]; 0 for special tokens.
 
         Over the ids of a text they sum to its UTF-8 bytes. A file that rewrites text before encoding counts the text as
         rewritten: SentencePiece-like ones put one space before each text, so theirs sum to one more. An added word that takes
@@ -200,7 +201,7 @@ class Tokenizer:
         return lengths
 
     def _ask_decoder(self, ids: list[int]) -> str:
-        """What the file's own decoder makes of the ids; an added word ends like any other word."""
+        """The ids decoded by the file's own decoder; an added word ends like any other word."""
         ending, spelled = word_ending(self._json), []
         for i in ids:
             token = self._engine.id_to_token(i)

@@ -1,4 +1,4 @@
-"""In which encoding a file's text is: by its byte order mark, by the pattern of its NULs, as named, else UTF-8."""
+"""The encoding of a file: from its byte order mark, the pattern of its NULs, the caller, or else UTF-8."""
 
 from __future__ import annotations
 
@@ -25,12 +25,17 @@ MARKS = {
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
 WIDE = {"utf-32-le": ("<u4", 4), "utf-32-be": (">u4", 4), "utf-16-le": ("<u2", 2), "utf-16-be": (">u2", 2)}
-NO_CHARACTERS = {"Cc", "Cn", "Co", "Cs"}  # general categories that running text hardly holds, line ends and tabs aside
-MOST_INVALID = 0.01  # share of a file's bytes; above it the file is in another encoding, or no text
+NO_CHARACTERS = {
+    "Cc",
+    "Cn",
+    "Co",
+    "Cs",
+}  # general categories that are rare in running text, apart from line ends and tabs
+MOST_INVALID = 0.01  # share of a file's bytes above which it is in another encoding, or not text
 
 
 def checked(encoding: str | None) -> str | None:
-    """The name as Python spells it. ClocheError, with the nearest name, for one that is no text encoding."""
+    """The name as Python spells it. Raises ClocheError, with the nearest name, if it is not a text encoding."""
     if encoding is None:
         return None
     try:
@@ -55,7 +60,7 @@ def checked(encoding: str | None) -> str | None:
 
 
 def mark(head: bytes) -> bytes:
-    """The byte order mark the bytes begin with; empty where there is none."""
+    """The byte order mark at the start of the bytes; empty if there is none."""
     for found, encoding in MARKS.items():
         if head.startswith(found) and (encoding != "utf-32-le" or _share_of_text(head, encoding) is not None):
             return found
@@ -63,7 +68,7 @@ def mark(head: bytes) -> bytes:
 
 
 def recognised(head: bytes) -> str | None:
-    """The encoding that a file's first bytes show, by a mark or by NULs; None where they show none."""
+    """The encoding recognised from a file's first bytes, by a mark or by NULs; None if neither shows one."""
     if found := mark(head):
         return MARKS[found]
     if b"\0" not in head:
@@ -113,7 +118,7 @@ def is_utf8_throughout(stream: BinaryIO) -> bool:
 
 
 class Tally:
-    """What of one file was not in its encoding: told to the report, and too much of it is refused."""
+    """Counts what was not in a file's encoding: it goes into the report, and too much of it is refused."""
 
     def __init__(self, path: Path, encoding: str, report: Report) -> None:
         self.path, self.encoding, self._report = path, encoding, report
@@ -134,7 +139,7 @@ class Tally:
             return text + "\ufffd" * cut
 
     def invalid(self, name: str, count: int, serious: int) -> None:
-        """Counts replaced sequences; `serious` are those that speak against the encoding."""
+        """Counts replaced sequences; `serious` ones are evidence against the encoding."""
         self._report.invalid(name, count)
         self._invalid += serious
 
@@ -154,7 +159,7 @@ class Tally:
 
 
 class Transcoded(io.RawIOBase):
-    """A stream of text in some encoding as a stream of UTF-8, in blocks; what cannot be decoded is told to `tally`."""
+    """A stream of text in some encoding as a stream of UTF-8, in blocks; `tally` counts what cannot be decoded."""
 
     def __init__(self, raw: BinaryIO, tally: Tally, name: str) -> None:
         self._raw, self._tally, self._name = raw, tally, name
@@ -180,7 +185,7 @@ class Transcoded(io.RawIOBase):
         return count
 
     def _genuine(self, data: bytes) -> int:
-        """How many of the U+FFFD stood in the file."""
+        """How many U+FFFD the file itself contains."""
         if self._tally.encoding in WIDE:
             kind, unit = WIDE[self._tally.encoding]
             return int((np.frombuffer(data[: len(data) // unit * unit], dtype=kind) == 0xFFFD).sum())

@@ -1,4 +1,5 @@
-"""What a file is, by its content: text, JSON records or parquet, in which encoding; its suffix decides what is unclear."""
+"""Recognises a file by its content: text, JSON records or parquet, and its encoding; the suffix decides unclear
+cases."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ class File:
 
 
 def recognise(source: Source, field: str, encoding: str | None) -> File | None:
-    """How a file is to be read; None for a .json file found in a folder that holds no records.
+    """How to read a file; None for a .json file without records that was found in a folder.
 
     `encoding` counts for files without a byte order mark that are not valid UTF-8. JSON that is neither lines nor an array of
     objects nor objects with the field is text, in a file named outright and with no other field than "text" asked for.
@@ -65,7 +66,7 @@ def recognise(source: Source, field: str, encoding: str | None) -> File | None:
 
 @contextmanager
 def opened_as_text(source: Source, encoding: str, tally: Tally) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """The content in UTF-8 and without its byte order mark, and the file as it lies on disk."""
+    """The content in UTF-8 without its byte order mark, and the raw file."""
     with opened(source.path) as (content, raw):
         head = content.peek(4)[:4]  # type: ignore[attr-defined]
         content.read(

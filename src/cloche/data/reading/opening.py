@@ -1,4 +1,4 @@
-"""Opening a file of a corpus: plain or compressed, as its first bytes say, with one clear sentence when it is damaged."""
+"""Opens a file of a corpus, plain or compressed, by its first bytes; a damaged one raises one clear sentence."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ FOREIGN = {
 
 @contextmanager
 def damage_named(path: Path) -> Iterator[None]:
-    """Turns what the engines raise for an unreadable file into one sentence that names it."""
+    """Turns the decompressors' errors for an unreadable file into one sentence that names it."""
     try:
         yield
     except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
@@ -79,7 +79,7 @@ def _why_not_unpacked(path: Path, error: Exception) -> str:
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """The file's content as a stream, unpacked, and the file as it lies on disk (its `tell` is for progress).
+    """The file's decompressed content as a stream, and the raw file (its `tell` gives the progress).
 
     How it is compressed is read from its first bytes, whatever its name. ClocheError for archives and other known kinds of
     file that hold no plain text, and for a name that promises a compression over bytes that are neither that nor text.
@@ -132,7 +132,7 @@ def _is_text(head: bytes) -> bool:
 
 
 def _unpacked(packed: BinaryIO) -> io.BufferedReader | None:
-    """The content of a compressed stream; None where its first bytes are of no compression."""
+    """The content of a compressed stream; None if its first bytes belong to no known compression."""
     head: bytes = packed.peek(10)[:10]  # type: ignore[attr-defined]
     if head.startswith(b"\x1f\x8b"):
         inner: Any = gzip.GzipFile("", "rb", fileobj=packed)
@@ -148,9 +148,8 @@ def _unpacked(packed: BinaryIO) -> io.BufferedReader | None:
 
 
 class _Members(io.RawIOBase):
-    """The members (frames, streams) of a compressed file one after the other; a last one that is cut raises EOFError.
-
-    The engines' own readers take a truncated .zst for a complete one.
+    """The members (frames, streams) of a compressed file in turn; a truncated last one raises EOFError. The
+    libraries' own readers accept a truncated .zst as complete.
     """
 
     def __init__(self, raw: BinaryIO, begin: Callable[[], Any], padding: bytes = b"") -> None:

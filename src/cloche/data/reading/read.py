@@ -1,4 +1,4 @@
-"""Documents from files: text as it stands, the records of JSON and parquet by field; streamed, whatever their size."""
+"""Documents from files: text as it is, records of JSON and parquet by field; streamed, whatever their size."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def documents(
 def recognised_files(
     paths: Sequence[str | Path], glob: str | None, field: str, encoding: str | None, report: Report
 ) -> Iterator[File]:
-    """The files of a corpus and how each is read, as they are asked for; told to the report."""
+    """The files of a corpus and how each is read, lazily; recorded in the report."""
     encoding = checked(encoding)
     sources = find_sources(paths, glob, report)
     for source in sources:
@@ -191,7 +191,7 @@ def _record(text: str, name: str, number: int, report: Report) -> Iterator[Docum
 
 
 def _without_surrogates(text: str, name: str, report: Report) -> str:
-    """Text as a JSON escape may write it: paired surrogates are joined, lone ones become U+FFFD and are counted."""
+    """Resolves surrogates from JSON escapes: pairs are joined, lone ones become U+FFFD and are counted."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -16,7 +16,7 @@ BLOCK = 1 << 16
 
 
 def lines(stream: BinaryIO, path: str) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, numbered from 1. ClocheError for one that is longer than 64 MB."""
+    """The lines that are not blank, numbered from 1. Raises ClocheError for one longer than 64 MB."""
     number = 0
     while line := stream.readline(LONGEST):
         number += 1
@@ -51,7 +51,7 @@ def values(stream: BinaryIO, decode: Decode, path: str) -> Iterator[tuple[int, d
 
 
 class _Scan:
-    """A place in a stream of JSON text, with as much of it in memory as the record at hand takes."""
+    """A cursor in a stream of JSON text that holds only the current record in memory."""
 
     def __init__(self, stream: BinaryIO, decode: Decode) -> None:
         self._stream, self._decode = stream, decode
@@ -94,7 +94,7 @@ class _Scan:
         return "Unterminated" in error.msg or error.pos >= len(self._text) - 16
 
     def _more(self, count: int) -> bool:
-        """Reads on, dropping what lies behind; False at the end of the stream."""
+        """Reads more, dropping what was consumed; False at the end of the stream."""
         data = self._stream.read(count)
         whole = self._rest + data
         end = character_end(whole) if data else len(whole)
@@ -105,7 +105,7 @@ class _Scan:
 
 
 def parsed(line: str, where: str) -> dict[str, Any]:
-    """The record on a line. ClocheError where it is no JSON object."""
+    """The record on a line. Raises ClocheError if it is not a JSON object."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -116,7 +116,8 @@ def parsed(line: str, where: str) -> dict[str, Any]:
 
 
 def text_of(record: dict[str, Any], field: str, where: str) -> str:
-    """The text in a field, empty for null. ClocheError for a field that is missing, which names those there, or not text."""
+    """The text in a field, empty for null. Raises ClocheError for a missing field, naming those that exist, or one
+    that is not text."""
     if field not in record:
         raise FieldUnknown(
             f"{where} has no field {field!r}; its fields are {names(record)}: name one of them as the field (--field)."

@@ -1,11 +1,11 @@
-"""What reading a corpus met: counted, so that nothing is dropped or replaced in silence."""
+"""Counts of what was met in reading a corpus, so that nothing is dropped or replaced silently."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-NAMED = 10  # so many names are kept as examples; the counts are complete
+NAMED = 10  # names kept as examples; the counts are complete
 
 
 @dataclass
@@ -29,8 +29,8 @@ class Report:
     invalid_names: list[str] = field(default_factory=list)
     formats: dict[str, int] = field(default_factory=dict)  # how files were read ("text", "JSON lines", ...) -> files
     skipped: dict[str, int] = field(default_factory=dict)  # reason -> files or folders not read
-    position: int = 0  # bytes of files read so far, as they lie on disk
-    size: int = 0  # bytes of all files, as they lie on disk
+    position: int = 0  # bytes of files read so far, on disk
+    size: int = 0  # bytes of all files, on disk
 
     def skip(self, reason: str) -> None:
         """Counts one file or folder that is not read."""

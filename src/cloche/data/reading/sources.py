@@ -1,4 +1,4 @@
-"""From paths to the files of a corpus, in an order and under names that are the same on every machine."""
+"""From paths to the files of a corpus, in the same order and with the same names on every machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RECORDS = (*LINES, ".json", ".parquet")
 
 @dataclass(frozen=True)
 class Source:
-    """One file: where it lies, its name relative to the corpus root, its size on disk."""
+    """One file: its path, its name relative to the corpus root, its size on disk."""
 
     path: Path
     name: str
@@ -28,7 +28,7 @@ class Source:
 
     @property
     def suffix(self) -> str:
-        """The last suffix but that of a compression, in lower case."""
+        """The last suffix, ignoring that of a compression, in lower case."""
         return Path(_bare(self.path.name)).suffix.lower()
 
 
