@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
+import itertools
 import json
 import math
 import types
 import typing
-from typing import Any, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import tomli_w
 
@@ -17,17 +17,30 @@ from cloche.errors import (
     FieldUnknown,
     FileTooLarge,
     PartInvalid,
-    PartUnknown,
     RecipeInvalid,
     SettingInvalid,
     SettingRange,
     shown,
 )
+from cloche.part_lines import Call, named_fields, read_line
+from cloche.part_names import find_class, import_parts, nearest, text_name
 
-CLOSE = 0.75  # how alike two names must be (difflib's ratio) for one to be proposed in place of the other
+__all__ = [
+    "LARGEST",
+    "LARGEST_SIZE",
+    "SMALLEST",
+    "Part",
+    "import_parts",
+    "part_from_dict",
+    "part_from_line",
+    "positive",
+]
+
+P = TypeVar("P", bound="Part")
 
 DEEPEST_TREE = 64  # parts within parts
 LARGEST_SIZE = 2**31 - 1  # of anything that is counted: what an axis of a tensor can be
+LARGEST_INTEGER = 2**63  # what neither a tensor nor TOML holds
 SMALLEST, LARGEST = 1.2e-38, 3.4e38  # normal numbers of float32, in which every model can be run
 
 
@@ -35,12 +48,18 @@ class Part:
     """Base of every value in the tree. Subclasses are frozen dataclasses of at most eight plain fields.
 
     Fields hold other parts, tuples of parts, or int, float, bool and str; None only where None is the default, so that
-    leaving a field out of the text form is never ambiguous.
+    leaving a field out of the text form is never ambiguous. `renamed` of a base maps former names of its parts, and other
+    spellings of them in text, to the names they have.
     """
 
+    renamed: ClassVar[dict[str, str]] = {}
+
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain dicts, `{"part": class name, field: value, ...}`, with every field written out."""
-        out: dict[str, Any] = {"part": type(self).__name__}
+        """Nested plain dicts, `{"part": name, field: value, ...}`, with every field written out.
+
+        The name is the class's; that of another package's part has its module before it, as `my_parts:Muon`.
+        """
+        out: dict[str, Any] = {"part": text_name(type(self))}
         for name, hint in _hints(type(self)).items():
             value = getattr(self, name)
             if value is not None:
@@ -73,10 +92,13 @@ class Part:
             raise RecipeInvalid(
                 f"This is not TOML ({error}); write the tree as `LM(...).to_toml()` prints it."
             ) from None
-        part = part_from_dict(data)
-        if not isinstance(part, cls):
-            raise PartInvalid(f"Expected the text of a {cls.__name__}, found a {type(part).__name__}.")
-        return part
+        return part_from_dict(data, base=cls)
+
+    def to_line(self) -> str:
+        """The tree as one line, such as `BatchTopK(nested=[256, 1024])`, which `part_from_line` reads back to an equal tree."""
+        fields = {name: getattr(self, name) for name in _hints(type(self))}
+        told = ", ".join(f"{name}={_written(value)}" for name, value in fields.items() if value is not None)
+        return f"{text_name(type(self))}({told})" if told else text_name(type(self))
 
     @property
     def hash(self) -> str:
@@ -93,8 +115,16 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def part_from_dict(data: dict[str, Any], where: str = "model") -> Any:
-    """Build the tree that `to_dict` described; `where` names the place in errors.
+def _written(value: Any) -> str:
+    if isinstance(value, Part):
+        return value.to_line()
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_written, value))}]"
+    return repr(value)
+
+
+def part_from_dict(data: dict[str, Any], where: str = "model", base: type[Part] | None = None) -> Any:
+    """Build the tree that `to_dict` described, which must be a `base`; `where` names the place in errors.
 
     Any imported subclass of Part is known by its class name, so a user's own part needs no registration.
 
@@ -102,64 +132,52 @@ def part_from_dict(data: dict[str, Any], where: str = "model") -> Any:
     >>> part_from_dict({"part": "RoPE", "theta": 500_000})
     RoPE(theta=500000.0, scaling=None, share=None)
     """
-    if where.count(".") > DEEPEST_TREE:
-        raise FileTooLarge(f"[{where[:80]}...] is nested more than {DEEPEST_TREE} parts deep; write a flatter tree.")
     if not isinstance(data, dict) or not isinstance(data.get("part"), str):
         raise PartInvalid(f'[{where}] describes no part: it needs a key `part` naming one, such as part = "LM".')
-    name = data["part"]
-    cls = _part_called(name, where)
+    named = {key: value for key, value in data.items() if key != "part"}
+    return _built(Call(data["part"], (), named), base or Part, where)
+
+
+def part_from_line(text: str, base: type[P], where: str = "value") -> P:
+    """Build the part that one line of text describes, which must be a `base`; `where` names the place in errors.
+
+    The line is a name, or a name with settings in parentheses as in Python; values without a name are those of the fields in
+    order. Nothing in it is run. Raises ClocheError for an unknown name or field, or a value that is not of its type.
+
+    >>> from cloche.model import Scaling
+    >>> from cloche.part import part_from_line
+    >>> part_from_line("LinearScaling(2)", Scaling)
+    LinearScaling(factor=2.0)
+    """
+    return _built(read_line(text, where), base, where)
+
+
+def _built(call: Call, base: type[P], where: str) -> P:
+    if where.count(".") > DEEPEST_TREE:
+        raise FileTooLarge(f"[{where[:80]}...] is nested more than {DEEPEST_TREE} parts deep; write a flatter tree.")
+    cls = find_class(call.name, base, where)
     hints = _hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     arguments = {}
-    for key, value in data.items():
-        if key == "part":
-            continue
+    for key, value in named_fields(call, list(fields), where).items():
         if key not in fields:
-            raise FieldUnknown(
-                f"[{where}] {name} has no field {shown(key)}{_elsewhere(key, data, where) or _nearest(key, fields)}."
-            )
-        arguments[key] = _typed(value, hints[key], f"{where}.{key}")
+            hint = _elsewhere(key, call.named, where) or nearest(key, fields)
+            raise FieldUnknown(f"[{where}] {cls.__name__} has no field {shown(key)}{hint}.")
+        arguments[key] = _typed(value, hints[key], f"{where}.{key}", read=True)
     missing = [
         f.name
         for f in fields.values()
         if f.name not in arguments and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise PartInvalid(f"[{where}] {name} needs {' and '.join(missing)}; add it.")
+        raise PartInvalid(f"[{where}] {cls.__name__} needs {' and '.join(missing)}; add it.")
     return cls(**arguments)
-
-
-def _part_called(name: str, where: str) -> type[Part]:
-    known = {cls.__name__ for cls in _subclasses(Part) if dataclasses.is_dataclass(cls)}
-    if name not in known:
-        raise PartUnknown(
-            f"[{where}] names an unknown part {shown(name)} (a part of your own must be imported first){_nearest(name, known)}."
-        )
-    found = [cls for cls in _subclasses(Part) if cls.__name__ == name and dataclasses.is_dataclass(cls)]
-    modules = {cls.__module__ for cls in found}
-    if len(modules) > 1:
-        places = " and ".join(sorted(modules))
-        raise PartUnknown(f"[{where}] names {shown(name)}, and {places} each define a part of that name; rename one.")
-    return found[-1]  # a notebook cell run again defines its part again: the newest counts
 
 
 def _hints(cls: type[Part]) -> dict[str, Any]:
     """Its fields' types by name, in the order of the fields."""
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-
-
-def _subclasses(cls: type[Part]) -> list[type[Part]]:
-    found: list[type[Part]] = []
-    for direct in cls.__subclasses__():
-        found += [direct, *_subclasses(direct)]
-    return found
-
-
-def _nearest(word: str, known: typing.Iterable[str]) -> str:
-    by_lower = {name.lower(): name for name in sorted(known)}
-    close = difflib.get_close_matches(word.lower()[:100], by_lower, n=1, cutoff=CLOSE)
-    return f"; did you mean {by_lower[close[0]]!r}?" if close else f"; known are {', '.join(by_lower.values())}"
 
 
 def _elsewhere(key: str, data: dict[str, Any], where: str) -> str:
@@ -175,26 +193,19 @@ def _elsewhere(key: str, data: dict[str, Any], where: str) -> str:
     return f"; did you mean {' or '.join(found[:2])}?" if found else ""
 
 
-def _typed(value: Any, hint: Any, where: str) -> Any:
-    """Check one value against its field's annotation; parts inside it are rebuilt from their dicts, or checked in turn."""
+def _typed(value: Any, hint: Any, where: str, read: bool = False) -> Any:
+    """Check one value against its field's annotation. With `read` it is text's: parts inside it are built."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in typing.get_args(hint):
+            return None
         options = [option for option in typing.get_args(hint) if option is not type(None)]
         matching = [option for option in options if _could_be(value, option)]
-        return _typed(value, (matching or options)[0], where)
+        return _typed(value, (matching or options)[0], where, read)
     if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise SettingInvalid(f"[{where}] must be a list, not {shown(value)}.")
-        return tuple(_typed(item, typing.get_args(hint)[0], f"{where}[{i}]") for i, item in enumerate(value))
+        return _tuple(value, typing.get_args(hint), where, read)
     if isinstance(hint, type) and issubclass(hint, Part):
-        if not isinstance(value, dict | Part):
-            raise PartInvalid(f"[{where}] must be a {hint.__name__}, not {shown(value)}.")
-        part = part_from_dict(value, where) if isinstance(value, dict) else value
-        if not isinstance(part, hint):
-            raise PartInvalid(f"[{where}] must be a {hint.__name__}, and {type(part).__name__} is not one.")
-        if part is value:
-            part.check_fields(where)
-        return part
+        return _part(value, hint, where, read)
     if origin is typing.Literal:
         if value not in typing.get_args(hint):
             listed = ", ".join(map(repr, typing.get_args(hint)))
@@ -204,6 +215,32 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         return float(value)
     if isinstance(value, bool) != (hint is bool) or not isinstance(value, hint):
         raise SettingInvalid(f"[{where}] must be of type {hint.__name__}, not {shown(value)}.")
+    if hint is int and abs(value) >= LARGEST_INTEGER:
+        raise SettingInvalid(f"[{where}] is {shown(value)}, which is beyond 64 bits; give a smaller number.")
+    return value
+
+
+def _tuple(value: Any, items: tuple[Any, ...], where: str, read: bool) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise SettingInvalid(f"[{where}] must be a list, not {shown(value)}.")
+    if Ellipsis not in items and len(value) != len(items):
+        raise SettingInvalid(f"[{where}] must be a list of {len(items)}, not {shown(value)}.")
+    hints = itertools.repeat(items[0]) if Ellipsis in items else items
+    return tuple(
+        _typed(item, hint, f"{where}[{i}]", read) for i, (item, hint) in enumerate(zip(value, hints, strict=False))
+    )
+
+
+def _part(value: Any, base: type[Part], where: str, read: bool) -> Part:
+    if read and isinstance(value, Call | str):
+        return _built(value if isinstance(value, Call) else read_line(value, where), base, where)
+    if read and isinstance(value, dict):
+        return part_from_dict(value, where, base)
+    if not isinstance(value, Part):
+        raise PartInvalid(f"[{where}] must be a {base.__name__}, not {shown(value)}.")
+    if not isinstance(value, base):
+        raise PartInvalid(f"[{where}] must be a {base.__name__}, and {type(value).__name__} is not one.")
+    value.check_fields(where)
     return value
 
 
@@ -211,7 +248,7 @@ def _could_be(value: Any, option: Any) -> bool:
     if typing.get_origin(option) is tuple:
         return isinstance(value, list | tuple)
     if isinstance(option, type) and issubclass(option, Part):
-        return isinstance(value, dict | Part)
+        return isinstance(value, dict | Part | Call)
     return isinstance(option, type) and isinstance(value, option)
 
 

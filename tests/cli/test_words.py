@@ -22,6 +22,9 @@ from cloche.sparse import SAE
         ("demo --set a=1 b=2 c=3", "demo --set a=1 --set b=2 --set c=3"),
         ("demo --data=a b", "demo --data=a b"),
         ("generate r --debug p", "generate r p"),
+        ("sae train r --import my_parts --l0 3", "--import=my_parts sae train r --l0 3"),
+        ("demo --data a --import=x b --import y c", "--import=x --import=y demo --data a --data b --data c"),
+        ("generate r --import", "--import= generate r"),
         ("generate r -- --debug --data a b", "generate r -- --debug --data a b"),
     ],
 )

@@ -115,6 +115,10 @@ TEXTS = {
     "our own tree, wide": (json.dumps({"cloche": OWN | {"width": 2**30}}), "no axis beyond 97"),
     "our own tree within itself": (
         '{"cloche": ' + '{"part": "LM", "body": ' * 300 + "1" + "}" * 301,
+        "must be a Body, and LM is not one",
+    ),
+    "a mask within itself": (
+        '{"cloche": {"part": "Attention", "mask": ' + '{"part": "Both", "first": ' * 300 + "1" + "}" * 302,
         "nested more than",
     ),
     "nothing": ("", "not JSON"),

@@ -216,7 +216,7 @@ CONSTRUCTED = {
         lambda: LM(11, 8, Stack(1, Block(mix=MLP(), map=MLP()))).build(),  # type: ignore[arg-type]
         r"\[model.body.block.mix\] must be a Mixer, and MLP is not one",
     ),
-    "text of another part": (lambda: LM.from_toml(RMSNorm().to_toml()), "Expected the text of a LM, found a RMSNorm"),
+    "text of another part": (lambda: LM.from_toml(RMSNorm().to_toml()), "must be a LM, and RMSNorm is not one"),
     "a shift that silences": (lambda: Shifted("relu", 40.0), "zero for every input there is at birth"),
     "a shift of an unknown": (lambda: GLU(Shifted("swoosh", 1.0)), "Unknown activation 'swoosh'"),
     "a shift as text": (lambda: Shifted("relu", "1"), r"\[Shifted.shift\] must be of type float"),  # type: ignore[arg-type]

@@ -24,6 +24,7 @@ from cloche.cli.signals.sindy import sindy
 from cloche.cli.signals.sparse import sparse
 from cloche.cli.streams import discard_output, flush_output, prepare_streams
 from cloche.errors import ClocheError
+from cloche.part import import_parts
 
 # Rich help and pretty exceptions cost more start-up time than everything else together.
 app = typer.Typer(
@@ -68,32 +69,45 @@ MANY = ("--data", "--set")  # options that take all words up to the next option,
 def cloche(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    modules: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--import",
+            metavar="MODULE",
+            help="Import a Python module with parts of your own, also from the current folder. May be repeated, anywhere.",
+        ),
+    ] = None,
 ) -> None:
     """Grow language models under glass: train a tokenizer, pretrain, and at any step look inside."""
+    import_parts(modules or ())
     if version:
         print(f"cloche {__version__}")
         raise typer.Exit
 
 
 def words(argv: Sequence[str]) -> list[str]:
-    """The command line as typer reads it: `--data A B` becomes `--data A --data B`, and --debug may stand anywhere.
+    """The command line as typer reads it: `--data A B` becomes `--data A --data B`; --debug and --import may stand anywhere.
 
     What follows `--` is left alone.
     """
     end = list(argv).index("--") if "--" in argv else len(argv)
     found: list[str] = []
+    everywhere: list[str] = []  # what belongs before the verb
     option: str | None = None
-    for word in argv[:end]:
+    given = iter(argv[:end])
+    for word in given:
         if word == "--debug":
             continue
-        if word.startswith("-") and word != "-":
+        if word == "--import" or word.startswith("--import="):
+            everywhere.append(word if "=" in word else f"--import={next(given, '')}")
+        elif word.startswith("-") and word != "-":
             option = word if word in MANY else None
             found.append(word)
         elif option is not None and found[-1] != option:
             found += [option, word]
         else:
             found.append(word)
-    return found + list(argv[end:])
+    return everywhere + found + list(argv[end:])
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,0 +1,184 @@
+"""Which class a name stands for. A name in a recipe, a checkpoint or a dictionary never imports or runs code."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterable
+from contextlib import suppress
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, NoReturn, TypeVar
+
+from cloche.errors import ClocheError, ImportRefused, PartInvalid, PartUnknown, shown
+
+GROUP = "cloche.parts"  # of the entry points of installed packages, each named as its class is: Muon = "my_parts:Muon"
+CLOSE = 0.75  # how alike two names must be (difflib's ratio) for one to be proposed in place of the other
+NAME = re.compile(r"(?:([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):)?([A-Za-z_][\w-]*)", re.ASCII)  # Muon or my_parts:Muon
+
+P = TypeVar("P")
+
+
+def import_parts(names: Iterable[str], where: str = "--import") -> None:
+    """Import modules that hold a user's own parts, found also in the current folder.
+
+    `names` are what a person gave in this process: with --import, or as the `imports` of a recipe file named on the command
+    line. Never call this with names that a run, checkpoint, dictionary or finding states: opening one must not run code.
+    `where` names the place in errors. Raises ImportRefused, one sentence, whatever the module raises.
+
+    >>> from cloche.part import import_parts
+    >>> import_parts(["json"])
+    """
+    for name in names:
+        is_file = isinstance(name, str) and name.endswith(".py")
+        if not isinstance(name, str) or is_file or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
+            hint = f", such as {name.removesuffix('.py')!r}" if is_file and "/" not in name else ""
+            raise ImportRefused(f"[{where}] {shown(name)} is not the name of a Python module; give one{hint}.")
+        if os.getcwd() not in sys.path and "" not in sys.path:
+            sys.path.append(os.getcwd())  # last, so that nothing in this folder stands in for an installed package
+        try:
+            import_module(name)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a module can raise anything, SystemExit too
+            raise ImportRefused(f"[{where}] {name} cannot be imported: {_why(name, error)}.") from error
+
+
+def _why(name: str, error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name and (name + ".").startswith(error.name + "."):
+        return f"there is no module {error.name!r} in the current folder or on Python's path"
+    lines = traceback.extract_tb(error.__traceback__)
+    text = " ".join(str(error).split())[:200].rstrip(".")
+    place = f" ({os.path.basename(lines[-1].filename)}, line {lines[-1].lineno})" if lines else ""
+    return f"{type(error).__name__}{f': {text}' if text else ''}{place}"
+
+
+def text_name(cls: type) -> str:
+    """What a class is called in text: by its name alone if it is of this package, else with its module, as my_parts:Muon."""
+    own = cls.__module__.partition(".")[0] in (__name__.partition(".")[0], "__main__")
+    return cls.__name__ if own else f"{cls.__module__}:{cls.__name__}"
+
+
+def find_class(text: str, base: type[P], where: str) -> type[P]:
+    """The part that `text` names ("Muon", "my_parts:Muon") among those that are a `base`.
+
+    It is looked for among the exports of the packages that own `base`, then among its loaded subclasses, then among the entry
+    points of installed packages. Raises PartUnknown for a name that is not there, or is there twice.
+    """
+    match = NAME.fullmatch(text)
+    if match is None:
+        raise PartInvalid(f"[{where}] {shown(text)} is not the name of a part; write one such as {_example(base)}.")
+    module, name = match[1], match[2]
+    name = _renamed(base).get(name, name) if module is None else name
+    _load_export(base, name)
+    found = _candidates(base, module, name)
+    if not found and (entries := [entry for entry in _entries() if entry.name == name]):
+        for entry in entries:
+            _load_entry(entry, where)
+        found = _candidates(base, module, name)
+    if not found:
+        _refuse(base, module, name, where)
+    if len({cls.__module__ for cls in found}) > 1:
+        places = sorted(cls.__module__ for cls in found)
+        raise PartUnknown(
+            f"[{where}] names {shown(name)}, and {' and '.join(places)} each define a {base.__name__} of that name; write "
+            f"{' or '.join(f'{place}:{name}' for place in places)}."
+        )
+    return found[-1]  # a notebook cell run again defines its part again: the newest counts
+
+
+def _candidates(base: type[P], module: str | None, name: str) -> list[type[P]]:
+    def is_in(cls: type) -> bool:
+        return module is None or f"{cls.__module__}.".startswith(f"{module}.")
+
+    return [cls for cls in subclasses(base) if cls.__name__ == name and is_in(cls)]
+
+
+def subclasses(base: type[P]) -> list[type[P]]:
+    """The loaded parts that are a `base`, itself included: the dataclasses without anything abstract."""
+    found: list[Any] = []
+    waiting: list[Any] = [base]
+    while waiting:
+        cls = waiting.pop(0)
+        waiting += cls.__subclasses__()
+        if dataclasses.is_dataclass(cls) and not inspect.isabstract(cls) and cls not in found:
+            found.append(cls)
+    return found
+
+
+def known_names(base: type[Any]) -> list[str]:
+    """The names that a part of this base can be given by, in order; for help texts and errors."""
+    for package in _owners(base):
+        for name in getattr(package, "__all__", ()):
+            _load_export(base, name)
+    return sorted({cls.__name__ for cls in subclasses(base)} | {entry.name for entry in _entries()}, key=str.lower)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown word: the one known word that is like it, or all of them."""
+    by_lower = {name.lower(): name for name in sorted(known)}
+    close = difflib.get_close_matches(word.lower()[:100], by_lower, n=1, cutoff=CLOSE)
+    return f"; did you mean {by_lower[close[0]]!r}?" if close else f"; known are {', '.join(by_lower.values())}"
+
+
+def _owners(base: type) -> list[Any]:
+    """The packages that the base's module is in, the innermost first."""
+    parts = base.__module__.split(".")
+    names = [".".join(parts[:n]) for n in range(len(parts) - 1, 1 if parts[0] == "cloche" else 0, -1)]
+    return [sys.modules[name] for name in names if name in sys.modules]
+
+
+def _load_export(base: type, name: str) -> None:
+    """Fetch one export, which a package may import only when it is asked for."""
+    for package in _owners(base):
+        if name in getattr(package, "__all__", ()):
+            with suppress(ImportError, ClocheError):  # of an extra that is not installed
+                getattr(package, name)
+
+
+def _entries() -> list[EntryPoint]:
+    return list(entry_points(group=GROUP))
+
+
+def _load_entry(entry: EntryPoint, where: str) -> None:
+    try:
+        entry.load()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise ImportRefused(
+            f"[{where}] {entry.name} of the installed {entry.value} cannot be imported: {_why(entry.module, error)}."
+        ) from error
+
+
+def _renamed(base: type) -> dict[str, str]:
+    """{former name: name} of a base: its own table, over those of the bases that it is derived from."""
+    table: dict[str, str] = {}
+    for cls in reversed(base.__mro__):
+        table |= cls.__dict__.get("renamed", {})
+    return table
+
+
+def _example(base: type) -> str:
+    return next((name for name in known_names(base)), base.__name__)
+
+
+def _refuse(base: type, module: str | None, name: str, where: str) -> NoReturn:
+    root = next(cls for cls in reversed(base.__mro__) if "to_line" in cls.__dict__)  # Part, which stands on this module
+    if _candidates(root, module, name):
+        raise PartInvalid(f"[{where}] must be a {base.__name__}, and {name} is not one.")
+    if module is not None and module not in sys.modules:
+        raise PartUnknown(
+            f"[{where}] names {module}:{name}, and the module {module} is not imported; if you trust it, add --import {module} "
+            f"(in Python: import {module})."
+        )
+    kind = "part" if base is root else base.__name__
+    raise PartUnknown(
+        f"[{where}] names an unknown {kind} {shown(name)} (one of your own must be imported first, as with --import "
+        f"my_parts){nearest(name, known_names(base))}."
+    )
