@@ -7,7 +7,6 @@ Each line ends in its link of the log's hash chain (`cloche.runs.chain`), which 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import stat
@@ -20,6 +19,7 @@ from cloche.errors import ClocheError, FileDamaged, RunBusy, RunDamaged, WriteRe
 from cloche.files import flush_to_disk, remove, temporary_name, write_atomically
 from cloche.runs import chain
 from cloche.runs.chain import Anchor, Record
+from cloche.runs.locking import lock, open_plainly, read_at
 
 _PIECE = 1 << 16
 
@@ -149,7 +149,7 @@ def _copy(handle: int, size: int, to: Path) -> None:
     with open(to, "xb") as file:
         done = 0
         while done < size:
-            piece = os.pread(handle, min(size - done, 1 << 20), done)
+            piece = read_at(handle, min(size - done, 1 << 20), done)
             if not piece:
                 break
             file.write(piece)
@@ -161,7 +161,7 @@ def _copy(handle: int, size: int, to: Path) -> None:
 def _open_locked(path: Path) -> int:
     while True:
         try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_NOFOLLOW, 0o644)
+            handle = open_plainly(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         except OSError as error:
             raise WriteRefused(
                 f"cannot write {path}: {error.strerror}; a log is a plain file inside the run that you may write to"
@@ -169,15 +169,13 @@ def _open_locked(path: Path) -> int:
         try:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 raise WriteRefused(f"cannot write {path}: it is not a plain file; move it away")
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not lock(handle):
+                raise RunBusy(
+                    f"another process is writing {path}; wait until it ends, or stop it, before writing to this run"
+                )
             # `truncate` may have renamed a new file over the one just opened: then the lock is on a file without a name.
             if path.exists() and os.path.samestat(os.fstat(handle), os.stat(path)):
                 return handle
-        except BlockingIOError as error:
-            os.close(handle)
-            raise RunBusy(
-                f"another process is writing {path}; wait until it ends, or stop it, before writing to this run"
-            ) from error
         except ClocheError:
             os.close(handle)
             raise
@@ -189,7 +187,7 @@ def _complete_bytes(handle: int, before: int | None = None) -> int:
     end = os.fstat(handle).st_size if before is None else before
     while end > 0:
         start = max(0, end - _PIECE)
-        newline = os.pread(handle, end - start, start).rfind(b"\n")
+        newline = read_at(handle, end - start, start).rfind(b"\n")
         if newline >= 0:
             return start + newline + 1
         end = start
@@ -199,7 +197,7 @@ def _complete_bytes(handle: int, before: int | None = None) -> int:
 def _last_chain(handle: int, size: int, path: Path) -> str:
     """The chain of the last line that carries one. Other lines are not ours, and `verify` reports them."""
     while size > 0:
-        found = chain.stated(os.pread(handle, chain.LINK_BYTES, max(0, size - chain.LINK_BYTES)))
+        found = chain.stated(read_at(handle, chain.LINK_BYTES, max(0, size - chain.LINK_BYTES)))
         if found is not None:
             return found
         size = _complete_bytes(handle, size - 1)
@@ -210,11 +208,11 @@ def anchor(path: Path) -> Anchor:
     """The state of a log, after flushing it to disk."""
     with _open_plain(path) as file:
         handle = file.fileno()
-        os.fsync(handle)
+        flush_to_disk(path)
         size = _complete_bytes(handle)
         records, done = 0, 0
         while done < size:
-            piece = os.pread(handle, min(size - done, 1 << 20), done)
+            piece = read_at(handle, min(size - done, 1 << 20), done)
             if not piece:
                 break
             records += piece.count(b"\n")
@@ -235,17 +233,13 @@ def anchors(folder: Path) -> dict[str, Anchor]:
 def is_being_written(path: Path) -> bool:
     """True while a `LogWriter`, in this process or another, holds the log."""
     with _open_plain(path) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
+        return not lock(file.fileno(), shared=True)
 
 
 def _open_plain(path: Path) -> Any:
     """Opens a log for reading. Never waits: raises ClocheError for a pipe, a folder or whatever else is not a plain file."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        handle = open_plainly(path, os.O_RDONLY)
     except OSError as error:
         raise FileDamaged(f"cannot read {path}: {error.strerror}; see `cloche verify`") from error
     if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -353,7 +347,13 @@ def truncate(path: Path, step: int, before: Callable[[], None]) -> int:
         lines, dropped = kept(path, step)
         if dropped:
             before()
+            if (
+                os.name == "nt"
+            ):  # an open file cannot be replaced there, and another process writes only between these lines
+                os.close(handle)
+                handle = -1
             write_atomically(path, b"".join(lines))
         return dropped
     finally:
-        os.close(handle)
+        if handle >= 0:
+            os.close(handle)

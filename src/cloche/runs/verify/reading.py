@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cloche.runs.locking import open_plainly
+
 MOST_JSON = 1 << 28  # bytes of one document
 MOST_LINE = 1 << 24  # bytes of one line of a log
 MISSING, UNREADABLE = "is missing", "cannot be read"
@@ -23,7 +25,7 @@ class Unreadable(Exception):
 def opened(path: Path) -> io.BufferedReader:
     """A plain file open for reading. Raises Unreadable for anything else."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        handle = open_plainly(path, os.O_RDONLY)
     except FileNotFoundError:
         raise Unreadable(MISSING) from None
     except OSError as error:
