@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cloche.train.objectives.next_token import HeadLoss
+from cloche.train.objectives.head_loss import HeadLoss
 
 RESULTS = Path(__file__).parent / "results" / "head_loss.json"
 TOKENS, WIDTH, VOCAB = 4096, 256, 4096

@@ -15,7 +15,7 @@ from statistics import median
 
 import torch
 
-from cloche.train import Health, NextToken, Optimizer, Recipe, best_precision, gemm_rates
+from cloche.train import Health, Recipe, Stepper, best_precision, gemm_rates, total
 
 RESULTS = Path(__file__).parent / "results" / "health_cost.json"
 
@@ -23,14 +23,14 @@ RESULTS = Path(__file__).parent / "results" / "health_cost.json"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--every", type=int, default=Recipe().run.health_every)
+    parser.add_argument("--every", type=int, default=Recipe().log.health_every)
     args = parser.parse_args()
 
     recipe = Recipe()
     rates = gemm_rates()
     fast = best_precision(rates) == "bf16"
-    net, objective = recipe.model.build(0), NextToken(recipe.objective.chunk)
-    optimizer, health = Optimizer(net, recipe.optimizer), Health(net)
+    net, objective = recipe.model.build(0), recipe.objective
+    optimizer, health = Stepper(net, recipe.optimizer), Health(net)
     generator = torch.Generator().manual_seed(0)
     shape = (recipe.run.batch, recipe.run.length + 1)
 
@@ -39,7 +39,7 @@ def main() -> None:
         start = time.perf_counter()
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=fast):
-            loss = objective.loss(net, batch)
+            loss = total(objective.terms(net, batch))
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0).item()
         if measure:

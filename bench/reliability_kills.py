@@ -18,14 +18,14 @@ from forks import Child, Outcome, command, counted, killed_at, watched
 
 RECIPE = (
     *("model.width=48", "model.body.depth=2", "model.body.block.map.hidden=64", "tokenizer.vocab=300"),
-    *("run.length=32", "run.batch=4", "run.steps=12", "run.validation_tokens=512", "run.sample_tokens=8"),
+    *("run.length=32", "run.batch=4", "run.steps=12", "evaluate.tokens=512", "evaluate.sample_tokens=8"),
     *(
         "run.threads=1",
         "run.precision=fp32",
-        "run.log_every=2",
-        "run.health_every=4",
-        "run.checkpoints=3",
-        "run.look=true",
+        "log.every=2",
+        "log.health_every=4",
+        "checkpoint.count=3",
+        "evaluate.look=true",
     ),
 )
 CLOCK = {"time", "tokens_per_second", "mfu", "eta", "chain"}

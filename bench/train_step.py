@@ -72,7 +72,7 @@ def recipe(precision: str, threads: int, tied: bool) -> Recipe:
     )
     model = LM(vocab=VOCAB, width=WIDTH, body=Stack(LAYERS, block), tied=tied)
     run = {"length": LENGTH, "batch": BATCH, "threads": threads, "precision": precision, "steps": STEPS}
-    settings = {f"run.{key}": value for key, value in run.items()} | {"optimizer.kind": "adamw"}
+    settings = {f"run.{key}": value for key, value in run.items()} | {"optimizer.part": "AdamW"}
     return Recipe(model=model).with_set(settings)
 
 

@@ -261,11 +261,32 @@ def positive(part: Part, **values: int | float | None) -> None:
         if value is None and type(None) in options:
             continue
         _typed(value, hints[name], f"{type(part).__name__}.{name}")
-        if not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise SettingRange(f"{type(part).__name__}({name}={shown(value)}) must be a finite number above zero.")
-        if float not in options and value > LARGEST_SIZE:
-            raise SettingRange(f"{type(part).__name__}({name}={shown(value)}) must be at most {LARGEST_SIZE:,}.")
-        if not SMALLEST <= value <= LARGEST:
-            raise SettingRange(f"{type(part).__name__}({name}={shown(value)}) is outside what float32 holds.")
+        if problem := _not_positive(value, whole=float not in options):
+            raise SettingRange(f"{type(part).__name__}({name}={shown(value)}) {problem}.")
         if float in options:
-            object.__setattr__(part, name, float(value))  # torch takes no whole number beyond 64 bits
+            object.__setattr__(
+                part, name, float(typing.cast(float, value))
+            )  # torch takes no whole number beyond 64 bits
+
+
+def _not_positive(value: object, whole: bool) -> str:
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        return "must be a finite number above zero"
+    if whole and value > LARGEST_SIZE:
+        return f"must be at most {LARGEST_SIZE:,}"
+    return "" if SMALLEST <= value <= LARGEST else "is outside what float32 holds"
+
+
+def within(part: Part, **bounds: tuple[float, float]) -> None:
+    """Raise unless every named number has its field's type and lies in its bounds, both included: within(self, beta=(0, 1))."""
+    hints = _hints(type(part))
+    for name, (least, most) in bounds.items():
+        value = getattr(part, name)
+        if value is None and type(None) in typing.get_args(hints[name]):
+            continue
+        value = _typed(value, hints[name], f"{type(part).__name__}.{name}")
+        if not least <= value <= most:
+            raise SettingRange(
+                f"{type(part).__name__}({name}={shown(value)}) must lie between {least:g} and {most:g}, both included."
+            )
+        object.__setattr__(part, name, value)

@@ -75,7 +75,7 @@ def test_an_edit_that_is_refused_prints_no_prompt(call: Call, grown: Path) -> No
 def test_a_run_too_short_for_equations_says_how_to_log_more(call: Call, grown: Path) -> None:
     code, _, err = call("sindy", grown)
     assert (code, err.count("\n")) == (1, 1)
-    assert str(grown) in err and "run.log_every=1" in err
+    assert str(grown) in err and "log.every=1" in err
 
 
 def test_generate_goes_on_from_the_prompt(call: Call, grown: Path) -> None:
@@ -187,14 +187,14 @@ def test_doctor_reports(call: Call) -> None:
 
 def test_demo_grows_and_looks_and_a_lost_look_is_made_again_by_resume(call: Call, tmp_path: Path, text: Path) -> None:
     """The demo leaves everything; what an interrupt during the looking stage would leave is completed, nothing retrained."""
-    code, out, err = call("demo", "--out", tmp_path / "first", "--data", text, "--set", *TINY, "run.look=true")
+    code, out, err = call("demo", "--out", tmp_path / "first", "--data", text, "--set", *TINY, "evaluate.look=true")
     assert code == 0, err
     run = Run.open(tmp_path / "first")
     assert (len(run.findings("features")), len(run.findings("logit-lens"))) == (1, 1)
     assert run.findings("features")[0]["checkpoint"] == "step-000012"
     assert (run.path / "report.html").stat().st_size > 10_000
     assert f"cloche open {run.path}" in out
-    prompts = Recipe.parse(run.recipe).run.prompts
+    prompts = Recipe.parse(run.recipe).evaluate.prompts
     assert f"cloche generate {run.path} {shlex.quote(prompts[0])}" in out
     assert call("verify", run.path)[0] == 0
 
@@ -207,7 +207,7 @@ def test_demo_grows_and_looks_and_a_lost_look_is_made_again_by_resume(call: Call
     assert (run.path / "report.html").exists()
     assert (weights(run.path), len(run.read_log("events"))) == (grown, events)
 
-    code, out, _ = call("demo", "--out", tmp_path / "first", "--data", text, "--set", *TINY, "run.look=false")
+    code, out, _ = call("demo", "--out", tmp_path / "first", "--data", text, "--set", *TINY, "evaluate.look=false")
     assert code == 0
     assert "first-2" in out
     assert Run.open(tmp_path / "first-2").checkpoint("last").step == 12
@@ -215,7 +215,7 @@ def test_demo_grows_and_looks_and_a_lost_look_is_made_again_by_resume(call: Call
 
 def test_a_finished_run_can_be_looked_into_later(call: Call, grown: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(grown, tmp_path / "copy")
-    assert call("resume", copy, "--set", "run.look=true")[0] == 0
+    assert call("resume", copy, "--set", "evaluate.look=true")[0] == 0
     assert (copy / "report.html").exists()
     assert weights(copy) == weights(grown)
 
@@ -230,7 +230,7 @@ def test_a_short_run_leaves_a_report_unless_told_not_to(call: Call, tmp_path: Pa
     run = Run.open(tmp_path / "run")
     assert json.loads(out)["report"] == str(run.path / "report.html")
     assert len(run.findings("features")) == len(run.findings("logit-lens")) == 1
-    prompts = Recipe.parse(run.recipe).run.prompts
+    prompts = Recipe.parse(run.recipe).evaluate.prompts
     assert prompts and all(prompt == prompt.strip() and len(prompt) <= 32 for prompt in prompts)
     assert {record["prompt"] for record in run.read_log("samples")} == set(prompts)
     lens = run.findings("logit-lens")[0]["data"]["prompt"]

@@ -33,7 +33,7 @@ def test_options_that_take_many(given: str, read: str) -> None:
 
 
 def test_settings() -> None:
-    assert settings(["run.steps=2", "run.prompts=['a=b']"]) == {"run.steps": "2", "run.prompts": "['a=b']"}
+    assert settings(["run.steps=2", "evaluate.prompts=['a=b']"]) == {"run.steps": "2", "evaluate.prompts": "['a=b']"}
     assert settings(None) == {}
     with pytest.raises(ClocheError, match=r"section\.key=value"):
         settings(["run.steps"])

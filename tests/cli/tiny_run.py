@@ -13,8 +13,8 @@ TINY = (
         "run.length=32",
         "run.batch=4",
     ),
-    *("run.steps=12", "run.validation_tokens=512", "run.sample_tokens=8", "run.threads=1", "run.precision=fp32"),
-    *("run.log_every=2", "run.health_every=4", "run.checkpoints=3", "run.look=false"),
+    *("run.steps=12", "evaluate.tokens=512", "evaluate.sample_tokens=8", "run.threads=1", "run.precision=fp32"),
+    *("log.every=2", "log.health_every=4", "checkpoint.count=3", "evaluate.look=false"),
 )
 
 

@@ -10,7 +10,7 @@ from test_resume import fingerprint
 from tiny_training import tiny_recipe
 
 from cloche.model import GLU, Attention, Block, MoE, RoPE, Stack, Unembed
-from cloche.train import Optimizer, Recipe, Trainer
+from cloche.train import Recipe, Stepper, Trainer
 
 
 def recipe(experts: int = 4, active: int = 2, **changes: object) -> Recipe:
@@ -20,9 +20,9 @@ def recipe(experts: int = 4, active: int = 2, **changes: object) -> Recipe:
     return tiny.model_copy(update={"model": spec})
 
 
-@pytest.mark.parametrize("kind", ["adamw", "muon"])
+@pytest.mark.parametrize("kind", ["AdamW", "Muon"])
 def test_it_learns_and_its_records_say_how_even_the_routing_is(new_run, kind: str) -> None:
-    wanted = recipe(optimizer__kind=kind, run__steps=60)
+    wanted = recipe(optimizer__part=kind, run__steps=60)
     run = new_run(kind, wanted)
     trainer = Trainer.start(wanted, run)
     list(trainer)
@@ -49,7 +49,7 @@ def test_balance_keeps_experts_in_use(new_run) -> None:
 
 def test_stopped_and_resumed_ends_in_the_same_bytes(new_run) -> None:
     """Thirty-two experts for few tokens: some are sent none in a step, and still have a state to go on from."""
-    wanted = recipe(32, 1, run__steps=12, run__batch=1, run__checkpoints=4)
+    wanted = recipe(32, 1, run__steps=12, run__batch=1, checkpoint__count=4)
     straight, broken = new_run("straight", wanted), new_run("broken", wanted)
     list(Trainer.start(wanted, straight))
     trainer = Trainer.start(wanted, broken)
@@ -61,13 +61,13 @@ def test_stopped_and_resumed_ends_in_the_same_bytes(new_run) -> None:
     assert fingerprint(broken) == fingerprint(straight)
 
 
-@pytest.mark.parametrize("kind", ["adamw", "muon"])
+@pytest.mark.parametrize("kind", ["AdamW", "Muon"])
 def test_an_expert_without_tokens(kind: str) -> None:
     """AdamW takes its gradient for zero; Muon, which would move it as far as any other, leaves it where it is."""
-    wanted = recipe(4, 1, optimizer__kind=kind)
+    wanted = recipe(4, 1, optimizer__part=kind)
     nets = [wanted.model.build(0) for _ in range(2)]
     for net, explicit in zip(nets, (False, True), strict=True):
-        optimizer, expert = Optimizer(net, wanted.optimizer), net.layers[0].map.experts[2]
+        optimizer, expert = Stepper(net, wanted.optimizer), net.layers[0].map.experts[2]
         for step in range(3):
             for p in net.parameters():
                 p.grad = torch.ones_like(p)
@@ -76,19 +76,19 @@ def test_an_expert_without_tokens(kind: str) -> None:
             before = expert.inner.weight.clone()
             optimizer.step()
             moved = not torch.equal(before, expert.inner.weight)
-            assert moved == (step == 0 or explicit or kind == "adamw")
+            assert moved == (step == 0 or explicit or kind == "AdamW")
     for (name, p), q in zip(nets[0].named_parameters(), nets[1].parameters(), strict=True):
-        skipped = kind == "muon" and ".0.map.experts.2." in name
+        skipped = kind == "Muon" and ".0.map.experts.2." in name
         assert torch.equal(p, q) != skipped, name
 
 
-@pytest.mark.parametrize("kind", ["adamw", "muon"])
+@pytest.mark.parametrize("kind", ["AdamW", "Muon"])
 def test_an_expert_that_never_had_a_token_has_a_state_to_resume_from(kind: str) -> None:
-    wanted = recipe(4, 1, optimizer__kind=kind)
+    wanted = recipe(4, 1, optimizer__part=kind)
     net = wanted.model.build(0)
-    optimizer = Optimizer(net, wanted.optimizer)
+    optimizer = Stepper(net, wanted.optimizer)
     for name, p in net.named_parameters():
         p.grad = None if ".experts.2." in name else torch.ones_like(p)
     optimizer.step()
     assert {name.split("/")[0] for name in optimizer.state()} == {name for name, _ in net.named_parameters()}
-    Optimizer(net, wanted.optimizer).restore(optimizer.state())
+    Stepper(net, wanted.optimizer).restore(optimizer.state())

@@ -32,7 +32,7 @@ def finished(new_run):
 
 def cut_off(new_run, tmp_path: Path, name: str, when) -> Run:
     """The folder as a kill would leave it at the first record for which `when` is true."""
-    run = new_run(name, tiny_recipe(run__steps=4, run__log_every=1))
+    run = new_run(name, tiny_recipe(run__steps=4, log__every=1))
     trainer = Trainer.start(Recipe.parse(run.recipe), run)
     for record in trainer:
         if when(record):

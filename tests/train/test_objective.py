@@ -6,8 +6,8 @@ import torch.nn.functional as F
 
 from cloche.errors import ClocheError
 from cloche.model import GLU, LM, Attention, Block, MoE, Stack, Unembed
-from cloche.train import NextToken
-from cloche.train.objectives.next_token import HeadLoss
+from cloche.train import NextToken, total
+from cloche.train.objectives.head_loss import HeadLoss
 
 TOKENS, WIDTH, VOCAB = 37, 24, 61
 
@@ -78,7 +78,7 @@ def test_without_gradients_none_are_made():
 
 def test_next_token_equals_cross_entropy_through_a_network(tiny):
     net, batch = tiny.model.build(0), torch.randint(300, (3, 17), generator=torch.Generator().manual_seed(0))
-    loss = NextToken(chunk=10).loss(net, batch)
+    loss = total(NextToken(chunk=10).terms(net, batch))
     loss.backward()
     ours = {name: p.grad.clone() for name, p in net.named_parameters()}
     net.zero_grad()
@@ -121,7 +121,7 @@ def capped_and_biased(experts=True, **head):
 @pytest.mark.parametrize("head", [{}, {"bias": True}, {"cap": 2.0}, {"bias": True, "cap": 2.0}])
 def test_the_loss_is_autograds_over_full_logits(experts, head):
     net, batch = capped_and_biased(experts, **head)
-    loss = NextToken(chunk=10, balance=0.3).loss(net, batch)
+    loss = total(NextToken(chunk=10, balance=0.3).terms(net, batch))
     loss.backward()
     ours = {name: p.grad.clone() for name, p in net.named_parameters()}
     net.zero_grad()
@@ -149,9 +149,9 @@ def test_the_balance_reaches_the_routers_alone_where_it_should():
         objective = NextToken(balance=weight)
         terms = objective.terms(net, batch)
         net.zero_grad()
-        objective.joined(terms).backward()
+        total(terms).backward()
         grads.append(
-            (terms["nats"].item(), net.layers[2].map.router.weight.grad.clone(), net.unembed.weight.grad.clone())
+            (terms["loss"].value.item(), net.layers[2].map.router.weight.grad.clone(), net.unembed.weight.grad.clone())
         )
     assert grads[0][0] == grads[1][0] and torch.equal(grads[0][2], grads[1][2])
     assert not torch.allclose(grads[0][1], grads[1][1], rtol=1e-2)
@@ -160,19 +160,28 @@ def test_the_balance_reaches_the_routers_alone_where_it_should():
 def test_what_is_evaluated_has_no_balance_in_it():
     net, batch = capped_and_biased(bias=True, cap=2.0)
     with torch.no_grad():
-        total, weight = NextToken(balance=100.0).total(net, batch)
+        nats, weight = NextToken(balance=100.0).nats(net, batch)
         direct = F.cross_entropy(net(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
-    assert (total / weight).item() == pytest.approx(direct.item(), rel=1e-6)
+    assert (nats / weight).item() == pytest.approx(direct.item(), rel=1e-6)
 
 
 def test_what_the_loss_would_leave_out_is_refused():
     class Another(Unembed):
         pass
 
+    class Spreading:
+        """The network, with an auxiliary loss that the objective does not know."""
+
+        def __init__(self, net):
+            self.net = net
+
+        def hidden_and_losses(self, ids):
+            return self.net.hidden(ids), {"spread": torch.ones(())}
+
     net, batch = capped_and_biased(experts=False)
     NextToken().check(net)
     with pytest.raises(ClocheError, match="'spread', which the next-token loss would leave out"):
-        NextToken().joined(NextToken().terms(net, batch) | {"spread": torch.ones(())})
+        NextToken().terms(Spreading(net), batch)
     net.spec = LM(vocab=11, width=8, body=net.spec.body, head=Another())
     with pytest.raises(ClocheError, match="cannot be trained"):
         NextToken().check(net)

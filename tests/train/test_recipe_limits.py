@@ -88,7 +88,7 @@ def test_the_settings_that_size_things_refuse_what_cannot_be() -> None:
         ("x = {" + "a." * 200_000 + "b = 1}", "nests more than"),
         ("[run]\nsteps = " + "9" * 5000, "thousands of digits"),
         ("tokenizer = 3", "must be a table"),
-        ("[model]\npart = 'LM'\nvocab = 300", "needs width"),
+        ("[model.body.block.mix]\npart = 'ScoredAttention'", "needs attention"),
     ],
 )
 def test_a_hostile_recipe_file_is_one_sentence_at_once(text: str, words: str) -> None:

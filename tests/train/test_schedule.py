@@ -4,14 +4,18 @@ import itertools
 
 import pytest
 
-from cloche.train.optimizers.schedule import milestones, rate
+from cloche.train import WSD, Cosine
+from cloche.train.optimizers.schedule import milestones
 
 
 def rates(shape, steps=100, **settings):
-    return [rate(i, steps, shape, **{"warmup": 0.1, "decay": 0.3, "final": 0.1} | settings) for i in range(steps)]
+    settings = {"warmup": 0.1, "decay": 0.3, "final": 0.1} | settings
+    if shape is Cosine:
+        settings.pop("decay")
+    return [shape(**settings).rate(i, steps) for i in range(steps)]
 
 
-@pytest.mark.parametrize("shape", ["cosine", "wsd"])
+@pytest.mark.parametrize("shape", [Cosine, WSD])
 def test_it_rises_to_one_and_falls_to_the_last(shape):
     r = rates(shape)
     assert r[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
@@ -21,18 +25,18 @@ def test_it_rises_to_one_and_falls_to_the_last(shape):
 
 
 def test_cosine_is_halfway_in_the_middle():
-    assert rate(55, 100, "cosine", 0.1, 0.3, 0.1) == pytest.approx(0.55)
+    assert Cosine(0.1, 0.1).rate(55, 100) == pytest.approx(0.55)
 
 
 def test_wsd_holds_then_falls_linearly():
-    r = rates("wsd")
+    r = rates(WSD)
     assert r[10:70] == [1.0] * 60
     assert r[70] == 1.0 and r[85] == pytest.approx(0.55)
 
 
 @pytest.mark.parametrize("settings", [{"warmup": 0.0}, {"warmup": 1.0}, {"warmup": 0.9, "decay": 0.9}, {"decay": 0.0}])
 @pytest.mark.parametrize("steps", [1, 2, 7])
-@pytest.mark.parametrize("shape", ["cosine", "wsd"])
+@pytest.mark.parametrize("shape", [Cosine, WSD])
 def test_extreme_settings_stay_between_zero_and_one(shape, steps, settings):
     assert all(0 < r <= 1 for r in rates(shape, steps, **settings))
 

@@ -16,14 +16,14 @@ def tiny_recipe(**changes: object) -> Recipe:
         "run.steps": 20,
         "run.threads": 1,
         "run.precision": "fp32",
-        "run.log_every": 5,
-        "run.health_every": 5,
-        "run.validations": 2,
-        "run.validation_tokens": 512,
-        "run.checkpoints": 3,
-        "run.samples": 1,
-        "run.sample_tokens": 4,
-        "run.prompts": ["the "],
+        "log.every": 5,
+        "log.health_every": 5,
+        "evaluate.validations": 2,
+        "evaluate.tokens": 512,
+        "checkpoint.count": 3,
+        "evaluate.samples": 1,
+        "evaluate.sample_tokens": 4,
+        "evaluate.prompts": ["the "],
     }
     return Recipe(model=spec).with_set(
         {**settings, **{key.replace("__", "."): value for key, value in changes.items()}}

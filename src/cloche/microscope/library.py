@@ -108,8 +108,8 @@ class Library:
     def _prompts(self, name: str | None, recipe: dict[str, Any]) -> list[str]:
         """What to ask a model of this run first: the prompts that it was sampled with, which come from its held-out text."""
         sampled = self.logbook(name).prompts()
-        run = recipe.get("run")
-        listed = run.get("prompts") if isinstance(run, dict) else None
+        asked = recipe.get("evaluate")
+        listed = asked.get("prompts") if isinstance(asked, dict) else None
         written = [p for p in listed if isinstance(p, str) and p] if isinstance(listed, list) else []
         return [words(prompt, 400) for prompt in (sampled or written)[:MOST_PROMPTS]]
 

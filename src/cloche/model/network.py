@@ -158,17 +158,15 @@ class Network(Module):
         """Logits [batch, position, vocab] of token ids [batch, position]."""
         return self.unembed(self.hidden(ids))
 
-    def hidden(self, ids: Tensor, losses: dict[str, Tensor] | None = None) -> Tensor:
-        """The stream after the final norm, [batch, position, width]: what a loss that chunks the head starts from.
+    def hidden(self, ids: Tensor) -> Tensor:
+        """The stream after the final norm, [batch, position, width]: what a loss that chunks the head starts from."""
+        return self._hidden(ids, self._context(ids), None)
 
-        losses: takes the parts' auxiliary losses of this pass by name, each summed over the layers ("balance" of a mixture of
-        experts); there are none without gradients.
-        """
+    def hidden_and_losses(self, ids: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """`hidden`, and the parts' auxiliary losses of this pass by name, each summed over the layers ("balance" of a mixture
+        of experts); there are none without gradients."""
         context = self._context(ids)
-        out = self._hidden(ids, context, None)
-        if losses is not None:
-            losses.update(context.losses)
-        return out
+        return self._hidden(ids, context, None), context.losses
 
     def step(
         self,

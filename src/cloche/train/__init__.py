@@ -1,26 +1,46 @@
-"""Training: the recipe, the objective, the optimisers, the health of what grows, and the loop."""
+"""Training: the recipe, objectives, optimisers, schedules, the loop, and the health of what grows."""
 
 from cloche.train.corpus import prepare_data
 from cloche.train.evaluate import Score, evaluate, sample
-from cloche.train.limits import check_fits, check_recipe
-from cloche.train.loop import Trainer
+from cloche.train.loop import Loop, Setup, total
 from cloche.train.machine.calibrate import calibrate
 from cloche.train.machine.gemm import best_precision, gemm_rate, gemm_rates
+from cloche.train.monitors.callbacks import Callback
 from cloche.train.monitors.health import Health
 from cloche.train.monitors.journal import is_finished
 from cloche.train.objectives.next_token import NextToken
+from cloche.train.objectives.objective import Objective, Term
+from cloche.train.optimizers.adamw import AdamW
 from cloche.train.optimizers.muon import Muon
 from cloche.train.optimizers.optimizer import Optimizer
+from cloche.train.optimizers.schedule import WSD, Cosine, Schedule
+from cloche.train.optimizers.stepper import Stepper
+from cloche.train.plan import Every, Milestones, Plan
+from cloche.train.pretrain import Trainer
 from cloche.train.prompts import opening
-from cloche.train.recipe import Recipe
+from cloche.train.recipe.limits import check_fits, check_recipe
+from cloche.train.recipe.recipe import Recipe
 
 __all__ = [
+    "WSD",
+    "AdamW",
+    "Callback",
+    "Cosine",
+    "Every",
     "Health",
+    "Loop",
+    "Milestones",
     "Muon",
     "NextToken",
+    "Objective",
     "Optimizer",
+    "Plan",
     "Recipe",
+    "Schedule",
     "Score",
+    "Setup",
+    "Stepper",
+    "Term",
     "Trainer",
     "best_precision",
     "calibrate",
@@ -33,4 +53,5 @@ __all__ = [
     "opening",
     "prepare_data",
     "sample",
+    "total",
 ]

@@ -12,16 +12,17 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from cloche.errors import ResumeRefused
 from cloche.model import Network, load_network, save_network
 from cloche.runs import Checkpoint, Run
-from cloche.train.optimizers.optimizer import Optimizer
+from cloche.train.optimizers.stepper import Stepper
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
-def save_checkpoint(run: Run, step: int, net: Network, optimizer: Optimizer, state: dict[str, Any]) -> Path:
+def save_checkpoint(run: Run, step: int, net: nn.Module, optimizer: Stepper, state: dict[str, Any]) -> Path:
     """Writes checkpoints/step-..., atomically. Raises ClocheError rather than save weights that are not finite."""
     for name, parameter in net.named_parameters():
         if not torch.isfinite(parameter).all():
@@ -30,7 +31,7 @@ def save_checkpoint(run: Run, step: int, net: Network, optimizer: Optimizer, sta
                 f"resume the last good one with a lower rate: cloche resume {run.path} --set optimizer.lr=..."
             )
     with run.new_checkpoint(step) as folder:
-        save_network(net, folder)
+        _write_weights(net, folder)
         save_file(optimizer.state(), folder / "optimizer.safetensors")
         (folder / "state.json").write_text(json.dumps({**state, "rng": _rng()}), encoding="utf-8")
         for name in TOKENIZER_FILES:
@@ -39,22 +40,40 @@ def save_checkpoint(run: Run, step: int, net: Network, optimizer: Optimizer, sta
     return run.checkpoint(step).path
 
 
-def restore_checkpoint(checkpoint: Checkpoint, net: Network, optimizer: Optimizer) -> dict[str, Any]:
+def restore_checkpoint(checkpoint: Checkpoint, net: nn.Module, optimizer: Stepper) -> dict[str, Any]:
     """Puts weights, optimiser state and random generators back in place; returns the rest of the state.
 
     `require_intact` has compared the files with their hashes.
     """
     try:
-        net.load_state_dict(load_network(checkpoint.path, check_files=False).state_dict())
-        optimizer.restore(load_file(checkpoint.path / "optimizer.safetensors"))
         state: dict[str, Any] = json.loads((checkpoint.path / "state.json").read_text(encoding="utf-8"))
-    except (RuntimeError, OSError, ValueError, SafetensorError) as error:
+        if state["optimizer"] != optimizer.name:
+            raise ResumeRefused(
+                f"{checkpoint.path} was trained by {state['optimizer']}, and {optimizer.name} cannot go on with its state; "
+                "keep the [optimizer] part of the run"
+            )
+        net.load_state_dict(_read_weights(net, checkpoint.path))
+        optimizer.restore(load_file(checkpoint.path / "optimizer.safetensors"))
+    except (RuntimeError, OSError, ValueError, KeyError, SafetensorError) as error:
         raise ResumeRefused(
             f"{checkpoint.path} cannot be resumed ({str(error).splitlines()[0]}); `cloche verify` tells what is damaged, "
             "and moving this checkpoint away resumes the one before"
         ) from error
     torch.set_rng_state(torch.from_numpy(np.frombuffer(base64.b64decode(state.pop("rng")), dtype=np.uint8).copy()))
     return state
+
+
+def _write_weights(net: nn.Module, folder: Path) -> None:
+    if isinstance(net, Network):
+        save_network(net, folder)
+    else:
+        save_file({name: value.contiguous() for name, value in net.state_dict().items()}, folder / "model.safetensors")
+
+
+def _read_weights(net: nn.Module, folder: Path) -> dict[str, Any]:
+    if isinstance(net, Network):
+        return load_network(folder, check_files=False).state_dict()
+    return load_file(folder / "model.safetensors")
 
 
 def _rng() -> str:

@@ -14,7 +14,7 @@ from cloche.files import WRITING, move, put_in_place, sha256_of, temporary_folde
 from cloche.runs import Run
 from cloche.text import Tokenizer
 from cloche.train.checkpoint import TOKENIZER_FILES
-from cloche.train.intact import shards_of, state_of
+from cloche.train.intact import shards_of, trained_on
 from cloche.train.recipe import Recipe
 
 LEAST_BATCHES = 4  # below this there is nothing to learn from and too little to validate on
@@ -86,7 +86,7 @@ def _require_same(run: Run, made: Path) -> None:
     files = last.manifest["files"]
     same_tokenizer = all(files[name]["sha256"] == sha256_of(made / name) for name in TOKENIZER_FILES if name in files)
     packed = {path.name: sha256 for path, sha256 in shards_of(made / "data", "prepare it again").items()}
-    if not same_tokenizer or state_of(last).get("data", packed) != packed:
+    if not same_tokenizer or trained_on(last) not in (None, packed):
         raise RunDamaged(
             f"{run.path} has lost its data/, and the files it was packed from no longer give the tokens that {last.name} was "
             "trained on; put the files back as they were, or start another run"

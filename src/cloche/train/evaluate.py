@@ -1,4 +1,4 @@
-"""What a network is worth: bits per byte on held-out text, and what it writes when asked."""
+"""Evaluation: bits per byte on held-out text, and samples."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from cloche.decode import generate
 from cloche.model import Network
 from cloche.text import Tokenizer
 from cloche.train.objectives.next_token import NextToken
+from cloche.train.objectives.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -35,17 +36,16 @@ def evaluate(
     length: int = 256,
     batch: int = 16,
     limit: int | None = None,
-    objective: NextToken | None = None,
+    objective: Objective | None = None,
 ) -> Score:
     """Loss of `net` on packed tokens: on every one exactly once, or on about `limit` of them, spread evenly over the split.
 
     The denominator of bits per byte is exact: the UTF-8 bytes of the predicted tokens; the end-of-text token has a loss but
     no bytes. Each window is predicted from its own past alone, as in training.
     """
-    objective = objective or NextToken()
-    nats, count, n_bytes = 0.0, 0, 0
+    objective, nats, count, n_bytes = objective or NextToken(), 0.0, 0, 0
     for x, size in tokens.validation_windows(length, byte_lengths, limit, batch):
-        loss, _ = objective.total(net, torch.from_numpy(x).to(net.embed.weight.device))
+        loss, _ = objective.nats(net, torch.from_numpy(x).to(net.embed.weight.device))
         nats += loss.item()
         count += x[:, 1:].size
         n_bytes += size

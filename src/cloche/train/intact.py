@@ -93,9 +93,16 @@ def data_hashes(run: Run) -> dict[str, str]:
 
 
 def _require_same_data(run: Run, last: Checkpoint, fix: str) -> None:
-    kept = state_of(last).get("data")
-    if isinstance(kept, dict) and (run.path / "data" / INDEX).exists() and kept != data_hashes(run):
+    kept = trained_on(last)
+    if kept is not None and (run.path / "data" / INDEX).exists() and kept != data_hashes(run):
         raise RunDamaged(f"{run.path / 'data'} is not what {last.name} was trained on; {fix}")
+
+
+def trained_on(checkpoint: Checkpoint) -> dict[str, str] | None:
+    """The sha256 of each shard that a checkpoint was trained on; None where its state does not say."""
+    source = state_of(checkpoint).get("source")
+    shards = source.get("shards") if isinstance(source, dict) else None
+    return shards if isinstance(shards, dict) else None
 
 
 def state_of(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def demo(
     from cloche.cli.running.grow import absolute, begin, conclude, settings
     from cloche.train import Recipe
 
-    changes = {"run.minutes": minutes, "run.look": True, "data.paths": absolute(data) or []}
+    changes = {"run.minutes": minutes, "evaluate.look": True, "data.paths": absolute(data) or []}
     recipe = Recipe().with_set({**changes, **settings(sets)})
     screen = Screen(stderr=as_json)
     folder = free_folder(out)

@@ -67,7 +67,7 @@ def pretrain(
         "data.field": field,
         "data.encoding": encoding,
         "run.minutes": minutes,
-        "run.look": report,
+        "evaluate.look": report,
         "data.paths": absolute(data),
     }
     changes = {key: value for key, value in chosen.items() if value is not None} | settings(sets)
@@ -134,8 +134,8 @@ def course(run: Run, screen: Screen, changes: dict[str, Any] | None = None, comm
 
     with resumable(run.path):
         recipe = Recipe.parse(run.recipe, f"{run.path}/recipe.toml").with_set(changes or {})
-        wanted = recipe.run.look or (is_wanted(run, recipe) and bool(run.checkpoints()) and not is_done(run))
-        if wanted and is_grown(run, recipe) and set(changes or {}) <= {"run.look"}:
+        wanted = recipe.evaluate.look or (is_wanted(run, recipe) and bool(run.checkpoints()) and not is_done(run))
+        if wanted and is_grown(run) and set(changes or {}) <= {"evaluate.look"}:
             run.write_bytes("recipe.toml", recipe.to_toml().encode())
         else:
             grow(run, recipe, screen, changes or {}, command)
@@ -143,13 +143,13 @@ def course(run: Run, screen: Screen, changes: dict[str, Any] | None = None, comm
             look(run, recipe, screen)
 
 
-def is_grown(run: Run, recipe: Recipe) -> bool:
-    """Whether the recipe's last step is saved, and the log says that training finished with it."""
+def is_grown(run: Run) -> bool:
+    """Whether the last step is saved, and the log says that training finished with it."""
     from cloche.train import is_finished
 
     saved = run.checkpoints()
     last = saved[-1].step if saved else -1
-    return recipe.run.steps is not None and last >= recipe.run.steps and is_finished(run, last)
+    return last >= 0 and is_finished(run, last)
 
 
 def grow(run: Run, recipe: Recipe, screen: Screen, changes: dict[str, Any], command: Sequence[str] = ()) -> None:

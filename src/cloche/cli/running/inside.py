@@ -18,9 +18,9 @@ SHORT = 30.0  # minutes: a run that trains for longer is looked into only when a
 
 
 def is_wanted(run: Run, recipe: Recipe) -> bool:
-    """Whether a run that has finished is looked into: as [run] look says, or where its training was planned to be short."""
-    if recipe.run.look is not None:
-        return recipe.run.look
+    """Whether a finished run is looked into: as [evaluate] look says, or where its training was planned to be short."""
+    if recipe.evaluate.look is not None:
+        return recipe.evaluate.look
     minutes = recipe.run.minutes
     if minutes is None:
         minutes = max((record.get("time") or 0.0 for record in run.read_log("metrics")), default=0.0) / 60
@@ -46,7 +46,7 @@ def look(run: Run, recipe: Recipe, screen: Screen) -> None:
         problem = error
     screen.say("writing report.html")
     write_report(run.path)
-    if problem is not None and recipe.run.look:
+    if problem is not None and recipe.evaluate.look:
         raise problem
     if problem is not None:
         screen.say(f"The run was not looked into: {problem}")

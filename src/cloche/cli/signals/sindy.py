@@ -166,7 +166,7 @@ def _run(path: Path, time: str | None) -> Columns:
     if len(records) < SHORTEST:
         raise RecordInvalid(
             f"{path} has logged its loss {len(records)} times, and {SHORTEST} or more are needed to tell motion from noise: "
-            "train longer, or log more often with --set run.log_every=1."
+            "train longer, or log more often with --set log.every=1."
         )
     return Columns({key: np.array([float(r[key]) for r in records]) for key in (name, "loss")}, name)
 

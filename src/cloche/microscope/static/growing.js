@@ -26,7 +26,7 @@ export function Growing({ state, change }) {
   const prompts = [...new Set(run.samples.map((record) => record.prompt))];
   if (!prompts.length) {
     const silent = /^samples\s*=\s*0\b|^prompts\s*=\s*\[\s*\]/m.test(run.about.recipe);
-    const fill = silent ? resumeCommand(run, 'run.samples=8') : resumeCommand(run);
+    const fill = silent ? resumeCommand(run, 'evaluate.samples=8') : resumeCommand(run);
     return html`<${Empty} title="No sample yet" command=${fill}>${silent
       ? 'The recipe of this run asks for no samples. Training on with some writes them, and they appear here by themselves:'
       : 'While it trains, the run writes one continuation of each of its prompts now and then; the first appears here by itself. If nothing is training, go on with it:'}</>`;

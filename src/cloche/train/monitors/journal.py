@@ -10,7 +10,6 @@ from typing import Any
 
 from cloche.errors import ClocheError
 from cloche.runs import Run
-from cloche.train.recipe import Recipe
 
 Record = dict[str, Any]
 LOGS = ("metrics", "health", "samples", "events")
@@ -49,6 +48,8 @@ class Journal:
         self.run.anchor_logs()
 
     def log(self, name: str, record: Record) -> Record:
+        if name not in self.writers:  # a callback's own
+            self.writers[name] = self.run.log(name, self._noticed.append)
         self.writers[name].append(record)
         return {"log": name, **record}
 
@@ -77,31 +78,33 @@ def names_checkpoint(run: Run, step: int) -> bool:
 
 
 def opening(precision: str, where: str, rates: dict[str, float]) -> str:
-    """How this machine trains, and what MFU is measured against."""
+    """How this machine trains, and what MFU is measured against, where it is."""
+    said = f"training in {precision} on {where}"
+    if not rates:
+        return said
     best = max(rates, key=rates.__getitem__)
     speeds = ", ".join(f"{name} {value / 1e9:.0f} GFLOP/s" for name, value in rates.items())
-    return f"training in {precision} on {where}; matrix products run at {speeds}, and MFU is of {best}"
+    return f"{said}; matrix products run at {speeds}, and MFU is of {best}"
 
 
 def spiked(step: int, loss: float, limit: float) -> str:
     return f"step {step}: the loss jumped to {loss:.3f} (limit {limit:.3f}); its update was not applied"
 
 
-def not_finite(step: int, loss: float, grad_norm: float, run: Run, recipe: Recipe) -> str:
-    """The sentence that ends a run: what, where, and the mend."""
-    lower = f"--set optimizer.lr={recipe.optimizer.lr / 3:.2g}"
-    if recipe.optimizer.kind == "muon":
-        lower += f" --set optimizer.matrix_lr={recipe.optimizer.matrix_lr / 3:.2g}"
+def not_finite(step: int, loss: float, grad_norm: float, run: Run, remedy: str) -> str:
+    """The sentence that ends a run: what, where, and how to go on."""
     saved = run.checkpoints()
     last = f"the last good checkpoint is {saved[-1].path.name}" if saved else "there is no checkpoint yet"
     return (
         f"step {step}: the loss is {loss} and the gradient norm {grad_norm}; the update was not applied and training stopped; "
-        f"{last}; go on from there with a lower rate: cloche resume {run.path} {lower}"
+        f"{last}; to go on from there, {remedy}"
     )
 
 
-def late(step: int, steps: int, time: float, minutes: float, run: Run) -> str:
+def replanned(before: int, steps: int, seconds: float | None) -> str:
+    faster = steps > before
     return (
-        f"stopped at step {step} of {steps}: {minutes:g} minutes were planned and {time / 60:.1f} went by, "
-        f"for the machine got slower; the rest: cloche resume {run.path}"
+        f"the machine got {'faster' if faster else 'slower'}: {steps} steps are planned instead of {before}"
+        + (f", to end near the {seconds / 60:g} minutes" if seconds else "")
+        + ("" if faster else "; what is left of the learning rate's schedule is passed through faster")
     )

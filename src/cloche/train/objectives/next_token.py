@@ -1,101 +1,20 @@
-"""What training minimises: next-token cross-entropy, with its head and its gradient fused and taken in chunks."""
+"""Next-token prediction."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from cloche.errors import ModelUnsupported
 from cloche.model import Network, Unembed
-
-
-class HeadLoss(torch.autograd.Function):
-    """Sum over tokens of importance * -log softmax(f(W h + b))[target], never holding more than `chunk` tokens' logits.
-
-    The gradient is computed on the way forward, chunk by chunk, while the logits are in cache: nothing of size
-    [tokens, vocab] is kept or recomputed. Products run in bf16 under autocast; the log-sum-exp is always in fp32 (or wider).
-    hidden [tokens, width], weight [vocab, width], target and importance [tokens], bias [vocab] or None -> a scalar, in nats.
-    cap: f(x) = cap tanh(x / cap) (Gemma 2, 2408.00118), else f(x) = x.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        target: Tensor,
-        importance: Tensor,
-        chunk: int,
-        bias: Tensor | None = None,
-        cap: float | None = None,
-    ) -> Tensor:
-        device = hidden.device.type
-        fast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-        h, w = hidden.to(fast), weight.to(fast)
-        wide = torch.promote_types(fast, torch.float32)
-        learn = any(ctx.needs_input_grad)
-        grad_h = torch.empty_like(h) if learn else None
-        grad_w = torch.zeros_like(weight, dtype=wide) if learn else None
-        grad_b = torch.zeros_like(bias, dtype=wide) if learn and bias is not None else None
-        logits = torch.empty(min(chunk, len(h)), len(w), dtype=wide, device=h.device)
-        total = torch.zeros((), dtype=torch.float64, device=h.device)
-        for i in range(0, len(h), chunk):
-            part, t, a = h[i : i + chunk], target[i : i + chunk, None], importance[i : i + chunk, None].to(wide)
-            z = logits[: len(part)]
-            if fast == wide:
-                torch.mm(part, w.T, out=z)
-            else:
-                z.copy_(part @ w.T)
-            slope = _shaped(z, bias, cap, learn)
-            of_target = z.gather(1, t)
-            top = z.amax(1, keepdim=True)
-            exponentials = z.sub_(top).exp_()
-            mass = exponentials.sum(1, keepdim=True)
-            total += ((top + mass.log() - of_target) * a).sum(dtype=torch.float64)
-            if grad_h is not None and grad_w is not None:
-                # d loss / d logits = (softmax - onehot) * importance, written over the exponentials
-                d = exponentials.mul_(a / mass).scatter_add_(1, t, -a)
-                if slope is not None:
-                    d.mul_(slope)
-                if grad_b is not None:
-                    grad_b += d.sum(0)
-                g = d.to(fast)
-                torch.mm(g, w, out=grad_h[i : i + chunk])
-                if fast == wide:
-                    grad_w.addmm_(g.T, part)
-                else:
-                    grad_w += g.T @ part
-        if grad_h is not None and grad_w is not None:
-            of_bias = None if grad_b is None or bias is None else grad_b.to(bias.dtype)
-            ctx.save_for_backward(grad_h.to(hidden.dtype), grad_w.to(weight.dtype), of_bias)
-        return total.to(wide)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grad_h, grad_w, grad_b = ctx.saved_tensors
-        return grad_h * grad, grad_w * grad, None, None, None, None if grad_b is None else grad_b * grad, None
-
-
-def _shaped(z: Tensor, bias: Tensor | None, cap: float | None, learn: bool) -> Tensor | None:
-    """Add the bias to the products z [tokens, vocab] and cap them, in place; returns the cap's slope where it is to be learned
-    through."""
-    if bias is not None:
-        z.add_(bias)
-    if cap is None:
-        return None
-    z.div_(cap).tanh_()
-    slope = 1 - z.square() if learn else None
-    z.mul_(cap)
-    return slope
+from cloche.part import positive, within
+from cloche.train.objectives.head_loss import head_loss
+from cloche.train.objectives.objective import Objective, Term
 
 
 @dataclass(frozen=True)
-class NextToken:
+class NextToken(Objective):
     """Mean cross-entropy of each token given those before it, nats per token, and what keeps a mixture's experts in use.
 
     `chunk` is the number of tokens whose logits exist at one time. `balance`: the weight of the routers' balance loss, summed
@@ -105,51 +24,29 @@ class NextToken:
     chunk: int = 1024
     balance: float = 0.01
 
+    def __post_init__(self) -> None:
+        positive(self, chunk=self.chunk)
+        within(self, chunk=(1, 10**9), balance=(0, 1e6))
+
     def check(self, net: Network) -> None:
-        """Raises ClocheError for a head that the fused loss does not know."""
         if type(net.spec.head) is not Unembed:
             raise ModelUnsupported(
                 f"{net.spec.head} cannot be trained: the next-token loss knows one linear map to the vocabulary, Unembed(...)."
             )
 
-    def examples(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """batch [rows, length + 1] -> inputs, targets and their weights, each [rows, length]."""
-        inputs, targets = batch[:, :-1], batch[:, 1:]
-        return inputs, targets, torch.ones(targets.shape, device=batch.device)
-
-    def total(self, net: Network, batch: Tensor, losses: dict[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """The weighted sum of the tokens' losses, nats, and the sum of their weights; `losses` takes the auxiliary ones."""
+    def terms(self, net: Network, batch: Tensor) -> dict[str, Term]:
+        """ "loss", the mean cross-entropy, and of a mixture of experts "balance". Raises ClocheError for an auxiliary loss that
+        it has no weight for."""
         inputs, targets, weights = self.examples(batch)
-        hidden = net.hidden(inputs, losses)
-        flat, head = hidden.reshape(-1, hidden.shape[-1]), net.spec.head
-        assert isinstance(head, Unembed)
-        loss = HeadLoss.apply(
-            flat,
-            net.unembed_weight(),
-            targets.reshape(-1),
-            weights.reshape(-1),
-            self.chunk,
-            net.unembed.bias,
-            head.cap,
-        )
-        return loss, weights.sum()
-
-    def terms(self, net: Network, batch: Tensor) -> dict[str, Tensor]:
-        """What the loss is made of: "nats", the mean cross-entropy, and of a mixture of experts "balance", not yet weighted."""
-        losses: dict[str, Tensor] = {}
-        loss, weight = self.total(net, batch, losses)
-        return {"nats": loss / weight, **losses}
-
-    def joined(self, terms: dict[str, Tensor]) -> Tensor:
-        """The loss of its terms, with its gradient. Raises ClocheError for a term that it has no weight for."""
-        if unknown := sorted(terms.keys() - {"nats", "balance"}):
+        hidden, auxiliary = net.hidden_and_losses(inputs)
+        if unknown := sorted(auxiliary.keys() - {"balance"}):
             raise ModelUnsupported(
                 f"A part of this model gives the auxiliary loss {unknown[0]!r}, which the next-token loss would leave out; "
                 'name it "balance", or train with an objective that knows it.'
             )
-        loss = terms["nats"]
-        return loss + self.balance * terms["balance"] if "balance" in terms else loss
+        loss = head_loss(net, hidden, targets, weights, self.chunk) / weights.sum()
+        return {"loss": Term(loss)} | {name: Term(value, self.balance) for name, value in auxiliary.items()}
 
-    def loss(self, net: Network, batch: Tensor) -> Tensor:
-        """The mean loss, with its gradient."""
-        return self.joined(self.terms(net, batch))
+    def nats(self, net: Network, batch: Tensor) -> tuple[Tensor, Tensor]:
+        inputs, targets, weights = self.examples(batch)
+        return head_loss(net, net.hidden(inputs), targets, weights, self.chunk), weights.sum()

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+
+from cloche.part import positive, within
+from cloche.train.optimizers.adamw import BELOW_ONE, FilledAdamW
+from cloche.train.optimizers.optimizer import Optimizer, grouped
 
 # The quintic whose slope at zero is steepest; it carries singular values into about [0.7, 1.2] in five rounds.
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -25,7 +30,7 @@ def orthogonalise(matrices: Tensor, rounds: int = 5, eps: float = 1e-7) -> Tenso
     return x.mT if tall else x
 
 
-class Muon(torch.optim.Optimizer):
+class MatrixMuon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalised, with decoupled weight decay, for parameters of two dimensions.
 
     `blocks` gives, for a parameter that holds several matrices stacked by rows (q, k and v), their row counts: each is
@@ -35,7 +40,7 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Iterable[nn.Parameter],
+        params: Iterable[nn.Parameter] | list[dict[str, Any]],
         lr: float = 0.02,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
@@ -72,3 +77,55 @@ class Muon(torch.optim.Optimizer):
                 stack = torch.stack([update for _, update in pairs]).to(self.dtype)
                 for (target, _), update in zip(pairs, orthogonalise(stack), strict=True):
                     target.add_(update, alpha=-group["lr"] * max(1.0, rows_ / columns) ** 0.5)
+
+
+@dataclass(frozen=True)
+class Muon(Optimizer):
+    """Muon on the matrices at `lr`, AdamW on all else at `adamw_ratio` times that. Only matrices decay.
+
+    >>> from cloche.train import Muon
+    >>> Muon(lr=0.01)
+    Muon(lr=0.01, clip=1.0, adamw_ratio=0.3, momentum=0.95, beta1=0.9, beta2=0.95, eps=1e-08, weight_decay=0.1)
+    """
+
+    # An orthogonal update of a matrix is as long as lr times the root of its rank, whatever the gradient: at the default rate
+    # the first model moves by 0.02 of its weights per step early on.
+    usual_update_ratio: ClassVar[float] = 0.05
+
+    lr: float = 0.02
+    adamw_ratio: float = 0.3
+    momentum: float = 0.95
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, adamw_ratio=self.adamw_ratio, eps=self.eps)
+        within(self, lr=(0, 1000), adamw_ratio=(0, 1000), eps=(0, 1), momentum=(0, BELOW_ONE), beta1=(0, BELOW_ONE))
+        within(self, beta2=(0, BELOW_ONE), weight_decay=(0, 1000))
+
+    def build(self, net: nn.Module, dtype: torch.dtype = torch.float32) -> list[torch.optim.Optimizer]:
+        groups = grouped(net)
+        matrices = [p for _, p in groups["matrix"]]
+        rest = [p for kind in ("embedding", "vector") for _, p in groups[kind]]
+        rows = getattr(net, "blocks", None)  # which rows of a parameter are a matrix of their own
+        blocks = {p: [end - first for first, end in rows(name)] for name, p in groups["matrix"]} if rows else {}
+        built: list[torch.optim.Optimizer] = []
+        if matrices:
+            built.append(
+                MatrixMuon(
+                    [{"name": "matrix", "params": matrices}],
+                    self.lr,
+                    self.momentum,
+                    self.weight_decay,
+                    blocks=blocks,
+                    dtype=dtype,
+                )
+            )
+        if rest:
+            settings = {"lr": self.lr * self.adamw_ratio, "weight_decay": 0.0}
+            named = [{"name": "rest", "params": rest, **settings}]
+            built.append(FilledAdamW(named, betas=(self.beta1, self.beta2), eps=self.eps, fused=True))
+        return built

@@ -3,26 +3,65 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from dataclasses import dataclass
 
-Shape = Literal["cosine", "wsd"]
+from cloche.part import Part, within
 
 
-def rate(step: int, steps: int, shape: Shape, warmup: float, decay: float, final: float) -> float:
-    """The learning rate of update `step` (0 .. steps - 1) as a share of its peak.
+@dataclass(frozen=True)
+class Schedule(Part):
+    """The learning rate over a run, as a share of its peak: it rises over the first `warmup` share of all steps, then does as
+    `after` says, and ends at `final`.
 
-    It rises linearly over the first `warmup` share of all steps; then "cosine" falls to `final` over all that is left
-    (Loshchilov & Hutter, 1608.03983), and "wsd" holds and falls linearly over the last `decay` share (2404.06395).
+    A schedule of your own defines `after(done)`, or `rate(step, steps)` as a whole.
     """
-    rising = math.ceil(warmup * steps)
-    if step < rising:
-        return (step + 1) / rising
-    if shape == "cosine":
+
+    warmup: float = 0.04
+    final: float = 0.05
+
+    def __post_init__(self) -> None:
+        within(self, warmup=(0, 1), final=(0, 1))
+
+    def rate(self, step: float, steps: int) -> float:
+        """The share of the peak for update `step` (0 .. steps - 1, also between two); pure, above zero."""
+        rising = math.ceil(self.warmup * steps)
+        if step < rising:
+            return (step + 1) / rising if step + 1 < rising else 1.0
+        return self.after(step, rising, steps)
+
+    def after(self, step: float, rising: int, steps: int) -> float:
+        """The share of the peak for an update `step` past the first `rising` ones."""
+        raise TypeError(f"{type(self).__name__} must define after(step, rising, steps)")
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Falls as half a cosine over all that is left after the warm-up (Loshchilov & Hutter, 1608.03983)."""
+
+    def after(self, step: float, rising: int, steps: int) -> float:
         done = (step - rising) / max(1, steps - rising)
-        return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done))
-    falling = min(math.ceil(decay * steps), steps - rising)
-    left = steps - step  # 1 at the last update
-    return 1.0 if left > falling else final + (1 - final) * left / falling
+        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+@dataclass(frozen=True)
+class WSD(Schedule):
+    """Warm-up, stable, decay: holds the peak and falls linearly over the last `decay` share of all steps (2404.06395).
+
+    >>> from cloche.train import WSD
+    >>> WSD(warmup=0.1, final=0.1, decay=0.5).rate(75, 100)
+    0.55
+    """
+
+    decay: float = 0.6
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        within(self, decay=(0, 1))
+
+    def after(self, step: float, rising: int, steps: int) -> float:
+        falling = min(math.ceil(self.decay * steps), steps - rising)
+        left = steps - step  # 1 at the last update
+        return 1.0 if left > falling else self.final + (1 - self.final) * left / falling
 
 
 def milestones(steps: int, count: int, early: bool = False) -> list[int]:

@@ -10,25 +10,32 @@ from cloche.data import PackedTokens
 from cloche.errors import DeviceUnavailable, ResumeRefused, RunFinished
 from cloche.runs import Run
 from cloche.text import Tokenizer
-from cloche.train.limits import check_vocab
-from cloche.train.machine.calibrate import calibrate
 from cloche.train.machine.gemm import best_precision, gemm_rates
 from cloche.train.monitors.journal import is_finished
 from cloche.train.prompts import held_out_prompts
-from cloche.train.recipe import Recipe
+from cloche.train.recipe.limits import check_vocab
+from cloche.train.recipe.recipe import Recipe
 
-FIXED = ("run.seed", "run.length", "run.batch", "run.minutes")  # what a run cannot change on its way
+CHANGING = (
+    "optimizer",
+    "schedule",
+    "log",
+    "evaluate",
+    "checkpoint",
+    "run",
+)  # what a run can change when it is resumed,
+FIXED = ("run.seed", "run.length", "run.batch", "run.minutes")  # but not these
 
 
 def resolve(recipe: Recipe, run: Run) -> Recipe:
-    """Decides device, threads, precision, prompts, [model] vocab and the number of steps; writes the run's recipe.toml."""
+    """Decides device, threads, precision, prompts and [model] vocab: all but the number of steps."""
     tokenizer = Tokenizer.load(run.path)
     if recipe.tokenizer.path is not None:
         check_vocab(recipe, tokenizer.vocab)
     # A tokenizer trained on little text has fewer tokens than were asked for.
     changes: dict[str, Any] = {"model.vocab": tokenizer.vocab}
-    if not recipe.run.prompts:
-        changes["run.prompts"] = held_out_prompts(PackedTokens.open(run.path, "validation"), tokenizer)
+    if not recipe.evaluate.prompts:
+        changes["evaluate.prompts"] = held_out_prompts(PackedTokens.open(run.path, "validation"), tokenizer)
     threads = recipe.run.threads or torch.get_num_threads()
     device = usable_device(recipe.run.device)
     changes |= {"run.threads": threads, "run.device": device}
@@ -36,11 +43,11 @@ def resolve(recipe: Recipe, run: Run) -> Recipe:
         torch.set_num_threads(threads)
         changes["run.precision"] = best_precision(gemm_rates(device))
     recipe = recipe.with_set(changes)
-    if recipe.run.steps is None:
-        minutes = recipe.run.minutes
-        recipe = recipe.with_set({"run.steps": calibrate(recipe, run), "run.minutes": minutes})
-    run.write_bytes("recipe.toml", recipe.to_toml().encode())
     return recipe
+
+
+def _sections() -> str:
+    return ", ".join(f"[{name}]" for name in CHANGING[:-1])
 
 
 def usable_device(wanted: str) -> str:
@@ -53,17 +60,23 @@ def usable_device(wanted: str) -> str:
 
 
 def amend(recipe: Recipe, changes: dict[str, Any], step: int, run: Run) -> Recipe:
-    """The recipe of a run that resumes at `step`, with other settings of [optimizer] or [run]."""
+    """The recipe of a run that resumes at `step`, with other settings."""
     for key in changes:
-        if key.split(".")[0] not in ("optimizer", "run") or key in FIXED:
+        if key.split(".")[0] not in CHANGING or key in FIXED:
             raise ResumeRefused(
-                f"--set {key}: a run that has begun keeps its {key}; only [optimizer] and the rest of [run] may change, "
-                "so start another run for this"
+                f"--set {key}: a run that has begun keeps its {key}; only {_sections()} and the rest of [run] may change, so "
+                "start another run for this"
             )
     changed = recipe.with_set(changes)
-    if changed.run.steps is None or changed.run.steps < step or is_finished(run, changed.run.steps):
+    if type(changed.optimizer) is not type(recipe.optimizer):
+        raise ResumeRefused(
+            f"{run.path} is trained by {type(recipe.optimizer).__name__}, whose state no other optimizer can go on with: "
+            "change its settings, or start another run"
+        )
+    more = changed.run.steps is not None and changed.run.steps > step and changed.run.steps != recipe.run.steps
+    if changed.run.steps is None or changed.run.steps < step or (is_finished(run, step) and not more):
         raise RunFinished(
             f"{run.path} has finished its {step} steps; to train it further: "
-            f"cloche resume {run.path} --set run.steps={2 * step}"
+            f"cloche resume {run.path} --set run.steps={2 * (recipe.run.steps or step)}"
         )
     return changed

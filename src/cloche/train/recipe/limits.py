@@ -11,7 +11,7 @@ import torch
 from cloche.errors import OutOfMemory, SettingInvalid, TokenizerInvalid, shown
 from cloche.model import LM
 from cloche.text import Tokenizer
-from cloche.train.recipe import Recipe
+from cloche.train.recipe.recipe import Recipe
 
 LARGEST_SIZE = 2**24  # of any one whole number in [model]
 MOST_BLOCKS = 20_000  # blocks, and experts within them: each is an object of its own
@@ -39,7 +39,7 @@ def check_fits(recipe: Recipe) -> None:
     weights = STATE * parameters
     # The gradient needs the stream before each block, and the logits of a chunk of tokens.
     streams = 4.0 * tokens * recipe.model.width * (1 + _blocks(recipe.model.body.to_dict()))
-    logits = 4.0 * min(recipe.objective.chunk, tokens) * recipe.model.vocab
+    logits = 4.0 * min(getattr(recipe.objective, "chunk", 1), tokens) * recipe.model.vocab
     memory = _memory(r.device)
     if weights > memory:
         raise OutOfMemory(

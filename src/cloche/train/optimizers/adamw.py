@@ -1,0 +1,55 @@
+"""AdamW: Adam with decoupled weight decay (Loshchilov & Hutter, 1711.05101)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from cloche.part import positive, within
+from cloche.train.optimizers.optimizer import Optimizer, grouped
+
+BELOW_ONE = 1 - 2**-24
+
+
+class FilledAdamW(torch.optim.AdamW):
+    """torch's, fused. A parameter without a gradient, such as of an expert that no token was sent to, has one of zero: its
+    averages fade and its weights decay with those of the others."""
+
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        return super().step(closure)
+
+
+@dataclass(frozen=True)
+class AdamW(Optimizer):
+    """AdamW on everything (1711.05101). Only matrices decay."""
+
+    usual_update_ratio: ClassVar[float] = 0.01
+
+    lr: float = 6e-3
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, eps=self.eps)
+        within(self, lr=(0, 1000), eps=(0, 1), beta1=(0, BELOW_ONE), beta2=(0, BELOW_ONE), weight_decay=(0, 1000))
+
+    def build(self, net: nn.Module, dtype: torch.dtype = torch.float32) -> list[torch.optim.Optimizer]:
+        groups = grouped(net)
+        rest = [p for kind in ("embedding", "vector") for _, p in groups[kind]]
+        matrices = [p for _, p in groups["matrix"]]
+        named = [
+            {"name": "rest", "params": rest, "lr": self.lr, "weight_decay": 0.0},
+            {"name": "matrix", "params": matrices, "lr": self.lr, "weight_decay": self.weight_decay},
+        ]
+        held = [group for group in named if group["params"]]
+        return [FilledAdamW(held, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)]

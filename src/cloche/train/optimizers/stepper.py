@@ -1,0 +1,83 @@
+"""A built optimiser: rates that move together, and a state that is plain named tensors."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cloche.errors import PartInvalid, ResumeRefused
+from cloche.train.optimizers.optimizer import Optimizer
+
+
+class Stepper:
+    """What an `Optimizer` builds for a network, as a loop uses it.
+
+    The state is saved by parameter name ("blocks.0.mix.qkv.weight/exp_avg"), never by position and never as a pickle.
+    """
+
+    def __init__(self, net: nn.Module, part: Optimizer, dtype: torch.dtype = torch.float32) -> None:
+        self.part, self.name, self.clip = part, type(part).__name__, part.clip
+        self.names: dict[Tensor, str] = {p: name for name, p in net.named_parameters()}
+        self.parts = part.build(net, dtype)
+        self.groups = [group for built in self.parts for group in built.param_groups]
+        for number, group in enumerate(self.groups):
+            group.setdefault("name", str(number))
+        self.peaks = [float(group["lr"]) for group in self.groups]
+        self._require_each_once()
+
+    def _require_each_once(self) -> None:
+        held = Counter(id(p) for group in self.groups for p in group["params"])
+        odd = [name for p, name in self.names.items() if held.pop(id(p), 0) != 1]
+        if odd or held:
+            what = odd[0] if odd else "a tensor that is no parameter of the network"
+            raise PartInvalid(f"{self.name}.build must put each parameter into exactly one group: {what} is not so.")
+
+    def set_rate(self, share: float) -> dict[str, float]:
+        """Sets every group's learning rate to `share` of its peak; returns them by the group's name."""
+        for group, peak in zip(self.groups, self.peaks, strict=True):
+            group["lr"] = peak * share
+        return {str(group["name"]): float(group["lr"]) for group in self.groups}
+
+    def step(self) -> None:
+        """One update."""
+        for part in self.parts:
+            part.step()
+
+    def zero_grad(self) -> None:
+        for part in self.parts:
+            part.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Tensor]:
+        """Every state tensor by "parameter name/state name"."""
+        found = {}
+        for p, key, value in (
+            (p, *item) for part in self.parts for p, state in part.state.items() for item in state.items()
+        ):
+            if not isinstance(value, Tensor):
+                raise PartInvalid(
+                    f"{self.name} keeps {key!r} of {self.names[p]} as a {type(value).__name__}, and only tensors are saved; "
+                    "keep it as a tensor."
+                )
+            found[f"{self.names[p]}/{key}"] = value.detach().contiguous()
+        return found
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Puts `state()` back. Raises ClocheError where the tensors are of another network's parameters."""
+        if not tensors:  # saved before the first step
+            return
+        by_name: dict[str, dict[str, Any]] = {}
+        for full, value in tensors.items():
+            name, _, key = full.rpartition("/")
+            by_name.setdefault(name, {})[key] = value
+        mine = set(self.names.values())
+        if strange := sorted(set(by_name) - mine):
+            raise ResumeRefused(
+                f"the optimiser's saved state and this model disagree on {strange[0]!r}; resume with the checkpoint's recipe"
+            )
+        for part in self.parts:
+            for p in (p for group in part.param_groups for p in group["params"]):
+                if state := by_name.get(self.names[p]):
+                    part.state[p] = {key: value.to(p.device) for key, value in state.items()}

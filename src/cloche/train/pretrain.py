@@ -1,0 +1,160 @@
+"""Pretraining: from a recipe and a run folder to a loop over packed tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cloche.data import Batches, PackedTokens
+from cloche.errors import RunExists
+from cloche.model import Network
+from cloche.runs import Run
+from cloche.text import Tokenizer
+from cloche.train.corpus import prepare_data
+from cloche.train.evaluate import evaluate, sample
+from cloche.train.intact import data_hashes, require_intact, require_untrained
+from cloche.train.loop import PRECISIONS, Loop, Setup
+from cloche.train.machine.calibrate import brief, calibrate
+from cloche.train.machine.heap import keep_freed_memory
+from cloche.train.monitors.health import Health
+from cloche.train.monitors.journal import Record
+from cloche.train.monitors.pretraining import MeasuresHealth, Writes
+from cloche.train.optimizers.stepper import Stepper
+from cloche.train.plan import Every, Milestones, Plan
+from cloche.train.recipe.limits import check_fits
+from cloche.train.recipe.recipe import Recipe
+from cloche.train.recipe.resolve import amend, resolve, usable_device
+
+
+class TokenSource:
+    """Batches of packed tokens on a device, with an exact cursor, and the hashes of the shards they come from."""
+
+    def __init__(self, batches: Batches, device: str, shards: dict[str, str]) -> None:
+        self.batches, self.device, self.shards = batches, device, shards
+
+    def next(self) -> Tensor:
+        """Token ids [row, length + 1]."""
+        return torch.from_numpy(self.batches.next()).to(self.device)
+
+    def state(self) -> dict[str, Any]:
+        return {"batches": self.batches.state(), "shards": self.shards}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.batches.restore(state["batches"])
+
+
+class Trainer(Loop):
+    """One run of pretraining: a `Loop` built from a resolved recipe. Construct it with `start` or `resume`, then iterate.
+
+    Raises ClocheError for what cannot be trained on this machine.
+    """
+
+    net: Network
+
+    def __init__(self, recipe: Recipe, run: Run) -> None:
+        r, e = recipe.run, recipe.evaluate
+        assert r.steps is not None and r.threads is not None, "resolve the recipe first"
+        check_fits(recipe)
+        torch.set_num_threads(r.threads)
+        torch.manual_seed(r.seed)
+        keep_freed_memory()
+        self.recipe, self.tokenizer = recipe, Tokenizer.load(run.path)
+        self.batches = Batches(PackedTokens.open(run.path / "data", "train"), r.length, r.batch, r.seed)
+        self.validation = PackedTokens.open(run.path / "data", "validation")
+        device = usable_device(r.device)
+        net = recipe.model.build(r.seed).to(device)
+        net.context = r.length
+        recipe.objective.check(net)
+        tokens = r.length * r.batch
+        setup = Setup(
+            recipe.log.every,
+            recipe.checkpoint.count,
+            str(r.precision),
+            device,
+            tokens,
+            net.flops_per_token(r.length) * tokens,
+        )
+        plan = Plan(r.steps, recipe.schedule, 60 * r.minutes if r.minutes else None)
+        self._health = MeasuresHealth(
+            Every(plan, recipe.log.health_every), Health(net), recipe.optimizer.usual_update_ratio
+        )
+        super().__init__(
+            run,
+            net,
+            TokenSource(self.batches, device, data_hashes(run)),
+            recipe.objective,
+            Stepper(net, recipe.optimizer, PRECISIONS[setup.precision]),
+            plan,
+            [
+                self._health,
+                Writes(Milestones(plan, e.validations), "metrics", lambda: [self.validate()]),
+                Writes(Milestones(plan, e.samples), "samples", self.sample),
+            ],
+            setup,
+        )
+        self.remedy = f"lower the rate: cloche resume {run.path} --set optimizer.lr={recipe.optimizer.lr / 3:.2g}"
+
+    @classmethod
+    def start(cls, recipe: Recipe, run: Run) -> Trainer:
+        """A fresh run: its data is prepared unless data/ holds it, and the resolved recipe written to recipe.toml."""
+        if run.checkpoints():
+            raise RunExists(f"{run.path} has been trained already; go on with `cloche resume {run.path}`")
+        with run.training():
+            prepare_data(recipe, run)
+            recipe = resolve(recipe, run)
+            if recipe.run.steps is None:
+                steps = calibrate(recipe, cls(brief(recipe), run))
+                recipe = recipe.with_set({"run.steps": steps, "run.minutes": recipe.run.minutes})
+            run.write_bytes("recipe.toml", recipe.to_toml().encode())
+            return cls(recipe, run)
+
+    @classmethod
+    def resume(cls, run: Run, changes: dict[str, Any] | None = None) -> Trainer:
+        """Goes on from the last checkpoint exactly as if the run had never stopped; from the start where there is none.
+
+        `changes` are settings to go on with, such as {"optimizer.lr": "0.001"}: see `amend`. Raises ClocheError where a file
+        that it goes on from does not have the bytes that were written (see `require_intact`), or where another process trains
+        the run; nothing has changed then.
+        """
+        recipe = Recipe.parse(run.recipe, f"{run.path}/recipe.toml")
+        with run.training():
+            if not run.checkpoints():
+                require_untrained(run)
+                run.truncate_logs(-1)
+                return cls.start(recipe.with_set(changes or {}), run)
+            last = run.checkpoint("last")
+            recipe = amend(recipe, changes or {}, last.step, run)
+            require_intact(run, last)
+            trainer = cls(recipe, run)
+            trainer.restore(last)
+            if changes:  # only now that nothing refuses them
+                run.write_bytes("recipe.toml", recipe.to_toml().encode())
+            trainer.drop_later()
+            return trainer
+
+    def validate(self) -> Record:
+        """Loss and bits per byte on held-out text, for metrics.jsonl."""
+        r, e = self.recipe.run, self.recipe.evaluate
+        with self.autocast():
+            score = evaluate(
+                self.net,
+                self.validation,
+                self.tokenizer.byte_lengths,
+                r.length,
+                r.batch,
+                e.tokens,
+                self.recipe.objective,
+            )
+        return {"val_loss": score.nats_per_token, "val_bpb": score.bits_per_byte, "val_bytes": score.bytes}
+
+    def sample(self) -> list[Record]:
+        """What the network writes after each of the recipe's prompts, for samples.jsonl."""
+        r, e = self.recipe.run, self.recipe.evaluate
+        return [sample(self.net, self.tokenizer, prompt, e.sample_tokens, r.seed) for prompt in e.prompts]
+
+    def measure_health(self, batch: Tensor) -> None:
+        """Measures and throws away: what it costs is to be known before training starts."""
+        self._health.before(batch, 0.0)
+        self._health.run(0)

@@ -1,0 +1,266 @@
+"""The recipe: everything that decides what a run will do, in the order in which one models.
+
+What do we ask, of which data, through which tokens, with which architecture, loss, optimiser and schedule, and how is it run,
+logged, evaluated and kept. A recipe is plain TOML; what it leaves out is the default's, and unknown keys and impossible values
+are refused with one sentence that names the key and how to fix it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from cloche.errors import (
+    ClocheError,
+    FileMissing,
+    FileTooLarge,
+    FileUnreadable,
+    RecipeInvalid,
+    SettingInvalid,
+    shown,
+)
+from cloche.model import GLU, LM, Attention, Block, Causal, RMSNorm, RoPE, Stack
+from cloche.part import Part, part_from_dict
+from cloche.text import Tokenizer
+from cloche.train.objectives.next_token import NextToken
+from cloche.train.objectives.objective import Objective
+from cloche.train.optimizers.muon import Muon
+from cloche.train.optimizers.optimizer import Optimizer
+from cloche.train.optimizers.schedule import WSD, Schedule
+from cloche.train.recipe.plain import LARGEST_FILE, check_plain, read_toml, value_of
+from cloche.train.recipe.renamed import refuse_other_names
+from cloche.train.recipe.sections import (
+    DEFAULT_VOCAB,
+    CheckpointSection,
+    DataSection,
+    EvaluateSection,
+    LogSection,
+    Question,
+    RunSection,
+    Section,
+    Texts,
+    TokenizerSection,
+)
+
+CLOSE = 0.75  # how alike two names must be (difflib's ratio) for one to be proposed in place of the other
+
+
+BASES: dict[str, type[Part]] = {"model": LM, "objective": Objective, "optimizer": Optimizer, "schedule": Schedule}
+PARTS = tuple(BASES)  # sections that are one part each
+
+
+def first_model() -> LM:
+    """The model of `Recipe()`: five Llama-shaped blocks of width 192, about four million parameters."""
+    block = Block(
+        mix=Attention(heads=6, position=RoPE(theta=10_000), mask=Causal()),
+        map=GLU("silu"),
+        norm=RMSNorm(),
+    )
+    return LM(vocab=4096, width=192, body=Stack(5, block))
+
+
+class Recipe(BaseModel):
+    """All sections. `Recipe()` grows the first model; `parse`, `load` and `with_set` make others.
+
+    `imports` names the modules that parts of your own come from. They are imported for a recipe file on the command line, and
+    never for the recipe of a run.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    imports: Texts = []
+    question: Question = Question()
+    data: DataSection = DataSection()
+    tokenizer: TokenizerSection = TokenizerSection()
+    model: LM = Field(default_factory=first_model)
+    objective: Objective = NextToken()
+    optimizer: Optimizer = Muon()
+    schedule: Schedule = WSD()
+    run: RunSection = RunSection()
+    log: LogSection = LogSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+
+    @field_validator(*PARTS, mode="before")
+    @classmethod
+    def _built(cls, value: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, dict):
+            return value
+        name = str(info.field_name)
+        return part_from_dict(_merged(_default(name), value), name, BASES[name])
+
+    @field_serializer(*PARTS)
+    def _plain(self, value: Part) -> dict[str, Any]:
+        return value.to_dict()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_vocabulary(cls, values: Any) -> Any:
+        """[model] vocab and [tokenizer] vocab are one number: where one is left out it is the other's, or that of the
+        tokenizer at [tokenizer] path."""
+        tokenizer = values.get("tokenizer", {}) if isinstance(values, dict) else None
+        if isinstance(tokenizer, TokenizerSection):
+            tokenizer = tokenizer.model_dump(exclude_unset=True)
+        model = values.get("model", {}) if isinstance(values, dict) else None
+        if not isinstance(tokenizer, dict) or not isinstance(model, dict | LM):
+            return values  # the sections say what is wrong with them
+        if isinstance(model, dict) and model.get("part", "LM") != "LM":
+            return values
+        given = model.vocab if isinstance(model, LM) else model.get("vocab")
+        size, path = tokenizer.get("vocab"), tokenizer.get("path")
+        if given is None:
+            given = Tokenizer.load(path).vocab if isinstance(path, str) else size or DEFAULT_VOCAB
+            model = {**model, "vocab": given}  # type: ignore[dict-item]
+        if isinstance(size, int) and isinstance(given, int) and given != size:
+            raise SettingInvalid(
+                f"[model] vocab = {shown(given)} and [tokenizer] vocab = {shown(size)} differ, and they are the same number: "
+                "leave one of them out"
+            )
+        return {**values, "tokenizer": {"vocab": given} | tokenizer, "model": model}
+
+    @classmethod
+    def load(cls, path: Path | str) -> Recipe:
+        """Reads a .toml file. Raises ClocheError where it cannot be read or is no recipe."""
+        try:
+            if not Path(path).is_file():
+                raise FileMissing(f"there is no recipe at {path}; name a .toml file")
+            if Path(path).stat().st_size > 4 * LARGEST_FILE:
+                raise FileTooLarge(f"{path} is too large for a recipe; name a .toml file")
+            text = Path(path).read_text(encoding="utf-8-sig")
+        except (OSError, ValueError) as error:
+            raise FileUnreadable(f"{path} cannot be read as a recipe ({error}); name a .toml file in UTF-8") from error
+        return cls.parse(text, str(path))
+
+    @classmethod
+    def parse(cls, text: str, where: str = "the recipe") -> Recipe:
+        """Reads TOML text; `where` names it in errors."""
+        return cls._checked(read_toml(text, where), where)
+
+    @classmethod
+    def _checked(cls, values: dict[str, Any], where: str) -> Recipe:
+        check_plain(values, where)
+        refuse_other_names(values, _known(), where)
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise SettingInvalid(f"{where}: {sentence(error.errors()[0], cls)}") from error
+        except ClocheError as error:  # of the model's parts
+            raise SettingInvalid(f"{where}: {error}") from error
+
+    def with_set(self, changes: dict[str, Any]) -> Recipe:
+        """A copy with dotted keys changed: {"run.steps": 200}. Text is read as TOML where it is TOML ("200", "[1, 2]").
+
+        Setting one of run.steps and run.minutes alone unsets the other.
+        """
+        values = self.to_dict()
+        for one, other in (("steps", "minutes"), ("minutes", "steps")):
+            if f"run.{one}" in changes and f"run.{other}" not in changes:
+                values["run"].pop(other, None)
+        if "tokenizer.path" in changes:
+            changes = {"model.vocab": None, "tokenizer.vocab": None} | changes
+        for one, other in (("model", "tokenizer"), ("tokenizer", "model")):
+            if f"{one}.vocab" in changes and f"{other}.vocab" not in changes:
+                values[other].pop("vocab", None)
+        # The kind of a part goes first: with another kind, what was set of the one before means nothing.
+        for key, value in sorted(changes.items(), key=lambda change: not change[0].endswith(".part")):
+            *path, last = key.split(".")
+            if not path and key not in PARTS:
+                raise RecipeInvalid(f"--set {key}: write it as section.key=value, such as run.steps=200")
+            table: Any = values
+            for name in path:
+                table = table.setdefault(name, {}) if isinstance(table, dict) else None
+            if not isinstance(table, dict):
+                raise RecipeInvalid(f"--set {key}: {'.'.join(path)} is a value, not a section; write section.key=value")
+            value = value_of(value, f"--set {key}") if isinstance(value, str) else value
+            if last == "part" and table.get("part") != value:
+                table.clear()
+            table[last] = value
+            if value is None:
+                del table[last]
+        return type(self)._checked(values, _where(changes))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values; what is not set is left out."""
+        return self.model_dump(exclude_none=True)
+
+    def to_toml(self) -> str:
+        """The text that `parse` turns back into an equal recipe."""
+        return tomli_w.dumps(self.to_dict())
+
+
+def _where(changes: dict[str, Any]) -> str:
+    """The change as it would be typed; of several none, since the sentence names the setting."""
+    if len(changes) != 1:
+        return "--set"
+    ((key, value),) = changes.items()
+    return f"--set {key[:120]}={value if isinstance(value, int | float) else shown(value, 60)}"
+
+
+def _default(section: str) -> dict[str, Any]:
+    """The default of a section that is a part, as plain values; the vocabulary is decided with the tokenizer's."""
+    default: Part = first_model() if section == "model" else Recipe.model_fields[section].default
+    return {key: value for key, value in default.to_dict().items() if (section, key) != ("model", "vocab")}
+
+
+def _merged(default: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """`given`, and what it leaves out of the default's parts; a part of another kind takes nothing from the default's."""
+    if given.get("part", default.get("part")) != default.get("part"):
+        return given
+    both = {
+        key: _merged(default[key], value) if isinstance(value, dict) and isinstance(default.get(key), dict) else value
+        for key, value in given.items()
+    }
+    return default | both
+
+
+def _known() -> dict[str, set[str]]:
+    """The keys of each section; of a part, those of the default's."""
+    known = {name: set(keys) for name, keys in SECTIONS.items()}
+    for name in PARTS:
+        known[name] = {"part", *_default(name), *(field.name for field in dataclasses.fields(LM) if name == "model")}
+    return known
+
+
+def sentence(error: ErrorDetails, recipe: type[Recipe]) -> str:
+    """One pydantic error in a sentence: the section, the key, what is wrong and what is allowed."""
+    section, *rest = [str(part) for part in error["loc"]] or ["the recipe"]
+    if not rest:
+        if error["type"] == "extra_forbidden":
+            return f"there is no section [{shown(section)[1:-1]}]; the sections are {', '.join(recipe.model_fields)}"
+        if error["type"] in ("model_type", "dict_type", "is_instance_of"):
+            return f"[{section}] = {shown(error['input'])} must be a table of settings, such as [run] steps = 200"
+        return f"[{section}] {_lower(error['msg'])}"
+    key = rest[0]
+    if error["type"] == "extra_forbidden":
+        known = SECTIONS[section]
+        homes = [f"{other}.{key}" for other, keys in _known().items() if key in keys]
+        close = difflib.get_close_matches(key[:100], known, n=1, cutoff=CLOSE)
+        hint = f"did you mean {' or '.join(homes or close)}?" if homes or close else f"it knows {', '.join(known)}"
+        return f"[{section}] has no key {shown(key)}; {hint}"
+    return f"[{section}] {key} = {shown(error['input'])}: {_lower(error['msg'])}"
+
+
+def _lower(message: str) -> str:
+    return message[:1].lower() + message[1:]
+
+
+SECTIONS = {
+    name: dict(field.annotation.model_fields)
+    for name, field in Recipe.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+}

@@ -1,0 +1,124 @@
+"""The tables of a recipe that are no parts: plain settings with bounds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from cloche.text.bpe import SMALLEST_VOCAB
+
+DEFAULT_MINUTES = 5.0
+DEFAULT_VOCAB = 4096
+TEN_YEARS = 5_260_000.0  # in minutes
+
+
+def _no_boolean(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticCustomError("number", "input should be a number")
+    return value
+
+
+def _listed(value: Any) -> Any:
+    """One value where a list is meant."""
+    return [value] if isinstance(value, str) and value else value
+
+
+Whole = Annotated[int, BeforeValidator(_no_boolean)]
+Real = Annotated[float, BeforeValidator(_no_boolean)]
+Texts = Annotated[list[str], BeforeValidator(_listed)]
+
+
+class Section(BaseModel):
+    """A table of the recipe: frozen, and closed to keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+class Question(Section):
+    """[question] What are we modelling, and how shall we know?"""
+
+    ask: str = "What can a small transformer learn of this text in a few minutes?"
+    measure: str = "validation bits per byte"
+
+
+class DataSection(Section):
+    """[data] Which text. No paths: the running Python's own standard library."""
+
+    paths: Texts = []
+    glob: str | None = None
+    field: str = "text"
+    encoding: str | None = None  # of files that are not UTF-8 and do not show their encoding, such as "latin-1"
+    # Patterns of file names held out; none: about a share of the bytes, in whole files or their ends.
+    validation: Texts = []
+    validation_share: Real = Field(default=0.05, gt=0, lt=1)
+
+
+class TokenizerSection(Section):
+    """[tokenizer] Through which tokens: a folder with a tokenizer.json, or a vocabulary size to train one.
+
+    `vocab` and [model] vocab are the same number: each follows the other where only one is given.
+    """
+
+    vocab: Whole = Field(default=DEFAULT_VOCAB, ge=1, le=1_000_000)
+    path: str | None = None
+
+    @model_validator(mode="after")
+    def _room_for_bytes(self) -> TokenizerSection:
+        if self.path is None and self.vocab < SMALLEST_VOCAB:
+            message = "vocab = {vocab} must be at least {least}: <|endoftext|>, 256 bytes and two characters"
+            raise PydanticCustomError("vocab", message, {"vocab": self.vocab, "least": SMALLEST_VOCAB})
+        return self
+
+
+class RunSection(Section):
+    """[run] How it is run: for so many `steps`, or for `minutes`, which are turned into steps before training starts.
+
+    A run of `minutes` is re-planned where the machine gets slower, so that its learning rate still falls to the end near that
+    time; a run that was given `steps` alone takes exactly those.
+    """
+
+    seed: Whole = Field(default=0, ge=0, le=2**53)
+    steps: Whole | None = Field(default=None, ge=1, le=10**10)
+    minutes: Real | None = Field(default=None, gt=0, le=TEN_YEARS)
+    length: Whole = Field(default=256, ge=2, le=2**24)
+    batch: Whole = Field(default=8, ge=1, le=2**24)
+    threads: Whole | None = Field(default=None, ge=1, le=1024)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _some_length(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("minutes") is None and values.get("steps") is None:
+            return {**values, "minutes": DEFAULT_MINUTES}
+        return values
+
+
+class LogSection(Section):
+    """[log] Every how many steps a record goes to metrics.jsonl and to health.jsonl."""
+
+    every: Whole = Field(default=10, ge=1, le=10**10)
+    health_every: Whole = Field(default=20, ge=1, le=10**10)
+
+
+class EvaluateSection(Section):
+    """[evaluate] How often, and on how much, the run is measured and sampled; half of the times early on.
+
+    prompts: none: taken from the held-out text, and written here once that is packed. look: inside once it is grown: a
+    dictionary of features, a logit lens and report.html; unset: where training is short.
+    """
+
+    validations: Whole = Field(default=8, ge=1, le=100_000)
+    tokens: Whole = Field(default=32_768, ge=1, le=10**12)
+    samples: Whole = Field(default=8, ge=0, le=100_000)
+    sample_tokens: Whole = Field(default=64, ge=1, le=100_000)
+    prompts: Texts = []
+    look: bool | None = None
+
+
+class CheckpointSection(Section):
+    """[checkpoint] How many are kept, half of them early on; the last step is always among them."""
+
+    count: Whole = Field(default=10, ge=1, le=100_000)

@@ -1,0 +1,123 @@
+"""Runs of minutes on machines that get slower, by a clock that is told how time passes: when they end, and with what rate."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+from regression import regression
+
+from cloche.runs import Run
+from cloche.train import WSD, Cosine, Plan
+
+STEPS, MINUTES = 300, 5.0  # of a second each
+
+
+def ended(run, slow_from, times, **more):
+    """A run whose steps take `times` as long from `slow_from` on: the loop, its times over the minutes, its events."""
+    loop = regression(run, STEPS, MINUTES, seconds=lambda step: times if step >= slow_from else 1.0, **more)
+    list(loop)
+    return loop, loop.pace.time / (60 * MINUTES), run.read_log("events")
+
+
+def rates(run):
+    return [record["lr"] for record in run.read_log("metrics") if "lr" in record]
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run.create(tmp_path / "run", "")
+
+
+@pytest.mark.parametrize("slow_from", [0.0, 0.3, 0.5, 0.7, 0.85])
+@pytest.mark.parametrize("times", [1.3, 2.0, 10.0])
+def test_a_slow_machine_still_finishes_the_schedule_near_its_minutes(run, slow_from, times):
+    loop, share, events = ended(run, int(slow_from * STEPS), times)
+    assert share <= 1.15
+    assert events[-1]["kind"] == "finished" and loop.step == loop.steps
+    assert rates(run)[-1] == pytest.approx(0.1 * WSD().rate(STEPS - 1, STEPS)), "the rate has fallen to its end"
+    if share > 1.11 or loop.steps < STEPS:
+        assert any(event["kind"] == "replan" for event in events)
+
+
+@pytest.mark.parametrize("slow_from", [0.87, 0.93, 0.97])
+@pytest.mark.parametrize("times", [2.0, 10.0])
+def test_late_slowness_has_more_patience(run, slow_from, times):
+    _, share, events = ended(run, int(slow_from * STEPS), times)
+    assert share <= 1.3 and events[-1]["kind"] == "finished"
+
+
+@pytest.mark.parametrize("minutes", [MINUTES, None])
+def test_a_steady_machine_and_a_run_of_steps_are_never_replanned(run, minutes):
+    loop = regression(run, STEPS, minutes, seconds=lambda step: 1.0 if minutes else 50.0)
+    list(loop)
+    assert loop.step == STEPS and "replan" not in [event["kind"] for event in run.read_log("events")]
+    assert loop.plan.state() == [[0, STEPS]]
+
+
+def test_one_long_stall_shortens_nothing_that_it_did_not_take(run):
+    """As when a laptop sleeps: the time is lost, and the pace is not."""
+    loop = regression(run, STEPS, MINUTES, seconds=lambda step: 45.0 if step == 100 else 1.0)
+    list(loop)
+    assert STEPS - 45 <= loop.steps <= STEPS and loop.pace.time <= 1.15 * 60 * MINUTES
+
+
+def test_steps_come_back_where_the_machine_recovers(run):
+    loop = regression(run, STEPS, MINUTES, seconds=lambda step: 4.0 if 100 <= step < 115 else 1.0)
+    list(loop)
+    turns = loop.plan.state()
+    assert min(steps for _, steps in turns) < 220, "it was shortened"
+    assert loop.steps > 235 and 0.9 <= loop.pace.time / (60 * MINUTES) <= 1.15
+
+
+@pytest.mark.parametrize("schedule", [WSD(), Cosine(), WSD(decay=1.0), WSD(warmup=0.5)])
+def test_a_replanned_rate_has_no_jump_and_falls_to_the_end(schedule):
+    plan = Plan(1000, schedule, 60.0)
+    plan.turns += [(500, 700), (600, 650)]
+    rates = [plan.rate(step) for step in range(650)]
+    assert rates[:501] == pytest.approx([schedule.rate(step, 1000) for step in range(501)], abs=1e-12)
+    assert all(0 <= a - b < 0.02 for a, b in itertools.pairwise(rates[500:])), "down, in small steps"
+    assert rates[-1] == pytest.approx(schedule.rate(999, 1000))
+
+
+def test_a_replan_is_an_event_and_part_of_every_later_checkpoint(run):
+    loop, _, events = ended(run, 150, 2.0)
+    (event,) = [event for event in events if event["kind"] == "replan"]
+    assert event["steps"] == loop.steps and "got slower" in event["message"] and "300" in event["message"]
+    states = {c.step: json.loads((c.path / "state.json").read_text()) for c in run.checkpoints()}
+    assert states[event["step"]]["plan"] == [[0, STEPS], [event["step"], loop.steps]], "saved at once"
+    assert all(state["plan"] == [[0, STEPS]] for step, state in states.items() if step < event["step"])
+
+
+def result(run):
+    last = run.checkpoint("last")
+    files = {name: last.manifest["files"][name]["sha256"] for name in ("model.safetensors", "optimizer.safetensors")}
+    clock = ("time", "eta", "message")
+    logs = [{k: v for k, v in r.items() if k not in clock} for r in run.read_log("metrics")]
+    return last.step, files, logs
+
+
+@pytest.mark.parametrize("back_to", ["last", "before the replan"])
+@pytest.mark.parametrize("speed", [0.1, 1.0, 3.0])
+def test_resume_reads_the_replan_and_never_the_clock(tmp_path, back_to, speed):
+    """Interrupted after a re-plan and resumed on a machine of another speed, from either side of it: the same bytes."""
+    straight, broken = Run.create(tmp_path / "straight", ""), Run.create(tmp_path / "broken", "")
+    ended(straight, 150, 2.0)
+    loop = regression(broken, STEPS, MINUTES, seconds=lambda step: 2.0 if step >= 150 else 1.0)
+    for record in loop:
+        if record["step"] >= loop.steps - 5 and record["log"] == "metrics":
+            break
+    replanned = next(event["step"] for event in broken.read_log("events") if event["kind"] == "replan")
+    saved = [c for c in broken.checkpoints() if back_to == "last" or c.step < replanned]
+    again = regression(broken, STEPS, MINUTES, seconds=lambda step: speed * (2.0 if step >= 150 else 1.0))
+    again.restore(saved[-1])
+    for checkpoint in broken.checkpoints():
+        if checkpoint.step > saved[-1].step:
+            for file in checkpoint.path.iterdir():
+                file.unlink()
+            checkpoint.path.rmdir()
+    again.drop_later()
+    list(again)
+    assert again.plan.state() == json.loads((straight.checkpoint("last").path / "state.json").read_text())["plan"]
+    assert result(broken) == result(straight)
