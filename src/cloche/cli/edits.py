@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cloche.errors import DictionaryMissing, EditInvalid, FeatureUnknown
 
 if TYPE_CHECKING:
-    from cloche.model import Edit
+    from cloche.model import Edit, Sites
 
 _EDIT = re.compile(
     r"(?P<site>.+?)\.(?P<kind>zero|scale|add|project_out)\((?P<value>[^()]*)\)(?:\.at\((?P<where>.*)\))?"
@@ -22,14 +22,16 @@ _FEATURE = re.compile(r"(?:(?P<weight>[-+.\deE]+)\s*\*\s*)?(?P<name>[\w.-]+)\[(?
 EXAMPLES = "z[2].head(1).zero(), resid_post[3].scale(0.5).at(new) or resid_post[2].add(4 * DICTIONARY[17])"
 
 
-def parse_edit(text: str, run: Path) -> Edit:
-    """The edit that `text` describes; dictionaries are those of the run. Raises ClocheError for any other text."""
+def parse_edit(text: str, run: Path, sites: Sites | None = None) -> Edit:
+    """The edit that `text` describes; dictionaries are those of the run, sites those of the model where it is given. Raises
+    ClocheError for any other text."""
     from cloche.model import site
 
     match = _EDIT.fullmatch(text.strip())
     if not match:
         raise EditInvalid(f"{text!r} is no edit; write one like {EXAMPLES}.")
-    place, kind, value = site(match["site"]), match["kind"], match["value"].strip()
+    place = site(match["site"]) if sites is None else sites.resolve(match["site"])[0]
+    kind, value = match["kind"], match["value"].strip()
     if kind == "zero":
         edit = place.zero()
     elif kind == "scale":

@@ -15,7 +15,7 @@ from cloche.decode.sampling import Sampling
 from cloche.decode.session import Session
 from cloche.errors import ArgumentInvalid, ArgumentRange, ModelUnsupported, PromptInvalid
 from cloche.model import Edit, Network, Result
-from cloche.model.sites.checks import check_ids, check_pad
+from cloche.model.sites import check_ids, check_pad
 from cloche.words import answering, check_arguments, no_attribute
 
 Stop = Iterable[int] | Callable[[list[int]], bool]

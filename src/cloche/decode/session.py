@@ -11,10 +11,18 @@ from torch import Tensor
 
 from cloche.errors import ArgumentInvalid, ContextExceeded, EditInvalid
 from cloche.model import Edit, Network, Plan, Result
-from cloche.model.context import make_positions
-from cloche.model.sites.edits import selected
-from cloche.model.sites.plan import BLANK, Blank, Key, Operation, Tape, narrowed, position_axis, spanned
-from cloche.model.sites.vocabulary import AXES
+from cloche.model.sites import (
+    BLANK,
+    Blank,
+    Key,
+    Operation,
+    Tape,
+    make_positions,
+    narrowed,
+    position_axis,
+    selected,
+    spanned,
+)
 
 Stepped = tuple[Tensor, tuple[Tensor, ...]]  # logits of what follows, and what was kept
 
@@ -59,6 +67,7 @@ class Session:
         self.plan, self.inputs = net.plan(save, edits, ids, pad, new)
         self.lengths = ids.new_full((batch, 1), length) if pad is None else (length - pad)[:, None]
         self.positions = make_positions(0, self.capacity, pad, ids.device)
+        self._axes = {(site.name, site.layer): site.whole_axes for site in self.plan.saves}
         self._kept: dict[Key, Tensor] = {}  # each saved site, with room for every token to come
         self.step_plan = self._firing(length, new)
         self._check_step_shapes()
@@ -92,7 +101,7 @@ class Session:
         """The sites of `save=` over all that was fed so far: [batch, position, ...], patterns [batch, head, query, key]."""
         kept = {}
         for key, value in self._kept.items():
-            for axis in _growing(key):
+            for axis in self._growing(key):
                 value = value.narrow(axis, 0, self.start)
             kept[key] = value
         return Result(None, kept, self.plan, self.net.sites, self.pad, notes=self.notes)
@@ -115,11 +124,16 @@ class Session:
         """Write a site's value for the slots from start to end; in a pattern, later keys stay hidden."""
         if key not in self._kept:
             shape = list(value.shape)
-            for axis in _growing(key):
+            for axis in self._growing(key):
                 shape[axis] = self.capacity
             self._kept[key] = value.new_full(shape, -torch.inf if key[0] == "scores" else 0.0)
-        place = self._kept[key].narrow(position_axis(AXES[key[0]]), start, end - start)
-        (place[..., :end] if "key" in AXES[key[0]] else place).copy_(value)
+        axes = self._axes[key]
+        place = self._kept[key].narrow(position_axis(axes), start, end - start)
+        (place[..., :end] if "key" in axes else place).copy_(value)
+
+    def _growing(self, key: Key) -> list[int]:
+        """The axes of a site that grow with each token."""
+        return [i for i, axis in enumerate(self._axes[key]) if axis in ("position", "query", "key")]
 
     def _marked(self, keys: Tensor) -> Tensor:
         """The same positions, with the sizes that grow or differ between prompts marked as dynamic for torch.compile."""
@@ -175,14 +189,8 @@ def _step(net: Network, plan: Plan) -> Callable[..., Stepped]:
         ids: Tensor, keys: Tensor, pad: Tensor | None, lengths: Tensor, states: list[Any], inputs: list[Tensor]
     ) -> Stepped:
         start = keys.shape[1] - ids.shape[1]
-        tape: Tape | Blank = Tape(plan, inputs, keys[:, start:], lengths) if plan.touched else BLANK
+        tape: Tape | Blank = Tape(plan, inputs, keys[:, start:], lengths, net.sites) if plan.touched else BLANK
         logits = net.step(ids, states, start, pad, tape, last=True, keys=keys)
         return logits[:, -1], tuple(tape.kept[key] for key in plan.kept) if isinstance(tape, Tape) else ()
 
     return step
-
-
-def _growing(key: Key) -> list[int]:
-    """The axes of a site that grow with each token."""
-    axes = AXES[key[0]]
-    return [axes.index(axis) for axis in ("position", "query", "key") if axis in axes]

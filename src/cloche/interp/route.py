@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cloche.errors import DictionaryMismatch, SiteUnsuitable
 from cloche.model import Edit, Network, Site
-from cloche.model.sites.checks import site_shape
+from cloche.model.sites import row_shape
 from cloche.sparse import SAE, Wiring
 
 FIRST = 1  # positions left out at the start of a window: without context, they are like no others
@@ -78,9 +78,8 @@ class Reader:
 
     def wiring(self, skip: bool = False) -> Wiring:
         """The widths of what is read and written."""
-        one_token = torch.zeros(1, 1, dtype=torch.long)
         places = zip(self.sites, self.route.places, strict=True)
-        widths = tuple(math.prod(site_shape(site, one_token, self._net(place))[2:]) for site, place in places)
+        widths = tuple(math.prod(row_shape(self._net(place).sites, site)) for site, place in places)
         reads = len(self.route.reads)
         return Wiring(widths[:reads], widths[reads:] if self.route.writes else None, skip)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from cloche.decode.prompts import is_texts, read_prompt, read_windows
 from cloche.errors import ArgumentRange, PromptInvalid
 from cloche.model import Network
-from cloche.model.sites.checks import check_ids
+from cloche.model.sites import check_ids
 from cloche.text import Tokenizer
 
 

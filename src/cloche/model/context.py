@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from cloche.model.mixers.masks import Causal, Full, Mask
@@ -61,9 +60,3 @@ class Context:
         """Add a part's auxiliary losses to the pass's."""
         for name, loss in losses.items():
             self.losses[name] = self.losses[name] + loss if name in self.losses else loss
-
-
-def make_positions(start: int, count: int, pad: Tensor | None, device: torch.device) -> Tensor:
-    """Absolute positions [batch or 1, count] of tokens in slots start..start+count-1, `pad` [batch] slots of left padding."""
-    slots = torch.arange(start, start + count, device=device)[None]
-    return slots if pad is None else slots - pad[:, None]

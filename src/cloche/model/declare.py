@@ -1,4 +1,5 @@
-"""What each parameter is for, said where it is made: initialisation, optimiser group, row blocks, shard axis.
+"""What each parameter is for, said where it is made: initialisation, optimiser group, row blocks, shard axis; and which
+sites a module offers.
 
 Weight decay groups, Muon's matrices, variance-stable initialisation and tensor-parallel plans are derived from these
 declarations and listed nowhere by hand.
@@ -13,6 +14,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from cloche.model.sites.declared import Declarations, DeclaredSite, check_declared
 
 Group = Literal["matrix", "embedding", "vector"]
 Shard = Literal["rows", "columns"]
@@ -36,11 +39,12 @@ class Declared:
 
 
 class Module(nn.Module):
-    """An nn.Module whose own parameters are declared, not merely created."""
+    """An nn.Module whose own parameters and sites are declared, not merely created."""
 
     def __init__(self) -> None:
         super().__init__()
         self.declared: dict[str, Declared] = {}
+        self.declared_sites: Declarations = {}
 
     def declare(self, name: str, shape: tuple[int, ...], declared: Declared) -> nn.Parameter:
         """Register an uninitialised parameter `name` with its declaration."""
@@ -48,6 +52,11 @@ class Module(nn.Module):
         self.register_parameter(name, parameter)
         self.declared[name] = declared
         return parameter
+
+    def declare_site(self, name: str, declared: DeclaredSite) -> None:
+        """Say that this module offers the site `name` to `context.tape` in each pass, in the order of the pass."""
+        check_declared(name, declared, type(self).__name__.strip("_"))
+        self.declared_sites[name] = declared
 
 
 class Linear(Module):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cloche.errors import ArgumentInvalid
-from cloche.model.context import Context, make_positions
+from cloche.model.context import Context
 from cloche.model.declare import Declared, Module, declarations, initialise
 from cloche.model.lm import LM
 from cloche.model.mixers.attention import KeyValues
@@ -22,8 +22,9 @@ from cloche.model.passes.stored import Activations
 from cloche.model.passes.stream import SHARD_BYTES, stream, stream_bytes
 from cloche.model.passes.sweep import sweep
 from cloche.model.sites.checks import check_edits, check_ids, check_no_grad, check_pad, edit_value
+from cloche.model.sites.declared import each_token
 from cloche.model.sites.edits import Edit
-from cloche.model.sites.places import Places
+from cloche.model.sites.places import Places, make_positions
 from cloche.model.sites.plan import BLANK, Blank, Plan, Tape, make_plan
 from cloche.model.sites.result import Result
 from cloche.model.sites.vocabulary import Site, Sites
@@ -32,12 +33,6 @@ from cloche.words import ATTRIBUTES, answering, no_attribute
 Passed = tuple[Tensor | None, tuple[Tensor, ...], dict[int | None, Tensor]]  # logits, kept, patterns' sums
 END = 1 << 30  # a layer number past every layer: run to the end
 PLANS_HELD = 256  # plans remembered at most; one is a few names
-
-
-def heads_of(mix: Any) -> dict[str, int]:
-    """How many heads each site of a mixer has."""
-    query, key = getattr(mix, "heads", 0), getattr(mix, "kv_heads", 0)
-    return {"q": query, "z": query, "scores": query, "pattern": query, "k": key, "v": key}
 
 
 class Embedding(Module):
@@ -82,7 +77,12 @@ class Network(Module):
         self._saving: dict[tuple[Any, ...], Plan] = {}  # the plans of runs that only save, by what was asked
         if seed is not None:
             initialise(self, seed)
-        self.sites = Sites([block.sites for block in self.layers], [heads_of(block.mix) for block in self.layers])
+        stream = each_token(width=spec.width)
+        self.sites = Sites(
+            {"embed": stream},
+            [block.declared_sites for block in self.layers],
+            {"final_norm": stream, "logits": each_token(vocab=spec.vocab)},
+        )
 
     # What it is -----------------------------------------------------------------------------------------------------
 
@@ -311,7 +311,7 @@ class Network(Module):
             return self._saves_only(asked), []
         saves = [site.whole for what in asked for site in self.sites.resolve(what)]
         places = Places(ids, pad, new)
-        check_edits(edits, self.sites, places)
+        edits = check_edits(edits, self.sites, places)
         plan, carriers = make_plan(saves, edits)
         values = [edit_value(edit, ids, self, places) for edit in carriers]
         if not grad:
@@ -338,7 +338,7 @@ class Network(Module):
                 ids.shape[1] - pad[:, None] if pad is not None else torch.full((1, 1), ids.shape[1], device=ids.device)
             )
             context = self._context(ids, 0, pad, BLANK)
-            tape = Tape(plan, inputs, context.positions, lengths)
+            tape = Tape(plan, inputs, context.positions, lengths, self.sites)
             if plan.touched:
                 context.tape = tape
             hidden = self._hidden(ids, context, None, stop)

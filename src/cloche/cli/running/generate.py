@@ -39,7 +39,7 @@ def generate(
     ids, _ = glass.ids(prompt)
     tokenizer = glass.tokenizer
     assert tokenizer is not None, "without one, `ids` has refused the prompt"
-    edits = [parse_edit(text, run) for text in edit or []]
+    edits = [parse_edit(text, run, glass.sites) for text in edit or []]
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     notes: list[str] = []
     tokens = _tokens(glass, ids, new, edits=edits, notes=notes, **settings)

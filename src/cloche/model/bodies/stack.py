@@ -14,6 +14,7 @@ from cloche.model.declare import Module
 from cloche.model.maps.mlp import Map
 from cloche.model.mixers.attention import Mixer
 from cloche.model.norms import Norm, RMSNorm
+from cloche.model.sites.declared import Declarations, DeclaredSite, each_token, joined
 from cloche.part import Part, positive
 
 BRANCHES = 2  # residual branches a block adds to the stream: mix and map
@@ -62,7 +63,7 @@ class ParallelBlock(Block):
 
 
 class _Block(Module):
-    own_sites: tuple[str, ...] = ("resid_pre", "attn_in", "attn_out", "resid_mid", "mlp_in", "mlp_out", "resid_post")
+    between: tuple[str, ...] = ("resid_mid",)  # sites of the stream between its branches
 
     def __init__(self, part: Block, width: int, std: float) -> None:
         super().__init__()
@@ -73,10 +74,18 @@ class _Block(Module):
         self.map = part.map.build(width, std)
         self.mix_post = part.post.build(width, std) if part.post else None
         self.map_post = part.post.build(width, std) if part.post else None
+        self.declared_sites = self._sites(each_token(width=width))
 
-    @property
-    def sites(self) -> tuple[str, ...]:
-        return (*self.own_sites, *getattr(self.mix, "sites", ()), *getattr(self.map, "sites", ()))
+    def _sites(self, stream: DeclaredSite) -> Declarations:
+        """The block's own sites and those of its branches, in the order of the pass."""
+        return joined(
+            f"a {type(self.part).__name__}",
+            dict.fromkeys(("resid_pre", "attn_in"), stream),
+            getattr(self.mix, "declared_sites", {}),
+            dict.fromkeys(("attn_out", *self.between, "mlp_in"), stream),
+            getattr(self.map, "declared_sites", {}),
+            dict.fromkeys(("mlp_out", "resid_post"), stream),
+        )
 
     def forward(self, x: Tensor, context: Context, layer: int, state: Any) -> tuple[Tensor, Any]:
         tape = context.tape
@@ -101,7 +110,7 @@ class _Block(Module):
 
 
 class _ParallelBlock(_Block):
-    own_sites = ("resid_pre", "attn_in", "attn_out", "mlp_in", "mlp_out", "resid_post")
+    between = ()
 
     def forward(self, x: Tensor, context: Context, layer: int, state: Any) -> tuple[Tensor, Any]:
         x = context.tape("resid_pre", layer, x)

@@ -11,6 +11,7 @@ from torch import Tensor
 from cloche.model.context import Context
 from cloche.model.declare import Linear, Module
 from cloche.model.maps.activations import Shifted, activation, gain
+from cloche.model.sites.declared import each_token
 from cloche.part import Part, positive
 
 
@@ -108,9 +109,12 @@ class ClampedGLU(Map):
         return _ClampedGLU(self, width, std)
 
 
-class _MLP(Module):
-    sites = ("mlp_pre", "mlp_act")
+def _declare_sites(module: Module, hidden: int) -> None:
+    module.declare_site("mlp_pre", each_token(hidden=hidden))
+    module.declare_site("mlp_act", each_token(hidden=hidden))
 
+
+class _MLP(Module):
     def __init__(self, part: MLP, width: int, std: float) -> None:
         super().__init__()
         part = part.resolved(width)
@@ -119,6 +123,7 @@ class _MLP(Module):
         self.f = activation(part.activation)
         self.inner = Linear(width, hidden, width**-0.5, part.bias, shard="rows")
         self.outer = Linear(hidden, width, std * gain(part.activation) * hidden**-0.5, part.bias, shard="columns")
+        _declare_sites(self, hidden)
 
     def forward(self, x: Tensor, context: Context, layer: int) -> tuple[Tensor, dict[str, Tensor]]:
         pre = context.tape("mlp_pre", layer, self.inner(x))
@@ -127,8 +132,6 @@ class _MLP(Module):
 
 class _GLU(Module):
     """Site mlp_pre is the gate before its activation; mlp_act the product that the output matrix reads."""
-
-    sites = ("mlp_pre", "mlp_act")
 
     def __init__(self, part: GLU, width: int, std: float) -> None:
         super().__init__()
@@ -139,6 +142,7 @@ class _GLU(Module):
         self.inner = Linear(width, 2 * hidden, width**-0.5, part.bias, {"gate": hidden, "up": hidden}, shard="rows")
         self.rows = [hidden, hidden]
         self.outer = Linear(hidden, width, std * gain(part.activation) * hidden**-0.5, part.bias, shard="columns")
+        _declare_sites(self, hidden)
 
     def forward(self, x: Tensor, context: Context, layer: int) -> tuple[Tensor, dict[str, Tensor]]:
         gate, up = self.inner.split(x, self.rows)
@@ -148,8 +152,6 @@ class _GLU(Module):
 
 class _ClampedGLU(Module):
     """Site mlp_pre is the gate before its clamp; mlp_act the product that the output matrix reads."""
-
-    sites = ("mlp_pre", "mlp_act")
 
     def __init__(self, part: ClampedGLU, width: int, std: float) -> None:
         super().__init__()
@@ -162,6 +164,7 @@ class _ClampedGLU(Module):
         # g sigmoid(1.702 g) is nearly GELU, and u + 1 has a second moment of two.
         scale = gain("gelu") * (2 * hidden) ** -0.5
         self.outer = Linear(hidden, width, std * scale, part.bias, shard="columns")
+        _declare_sites(self, hidden)
 
     def forward(self, x: Tensor, context: Context, layer: int) -> tuple[Tensor, dict[str, Tensor]]:
         gate, up = self.inner.split(x, self.rows)

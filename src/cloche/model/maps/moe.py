@@ -12,6 +12,7 @@ from cloche.errors import SettingConflict, SettingRange
 from cloche.model.context import Context
 from cloche.model.declare import Linear, Module
 from cloche.model.maps.mlp import GLU, Map
+from cloche.model.sites.declared import each_token
 from cloche.model.sites.plan import BLANK
 from cloche.part import positive
 
@@ -63,11 +64,10 @@ class MoE(Map):
 
 
 class _MoE(Module):
-    sites = ("router",)
-
     def __init__(self, part: MoE, width: int, std: float) -> None:
         super().__init__()
         self.active, self.normalise = part.active, part.normalise
+        self.declare_site("router", each_token(expert=part.experts))
         self.router = Linear(width, part.experts, ROUTER_SCALE * width**-0.5, part.router_bias)
         # Even shares of n experts add to a deviation of sqrt(n) share.
         share = 1 / part.active if part.normalise else 1 / part.experts

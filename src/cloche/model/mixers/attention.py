@@ -17,6 +17,7 @@ from cloche.model.declare import Linear, Module
 from cloche.model.mixers.masks import Causal, Mask
 from cloche.model.norms import Norm
 from cloche.model.positions.encodings import NoPosition, Position, rotate
+from cloche.model.sites.declared import each_pair, each_token
 from cloche.part import Part, positive
 
 
@@ -120,7 +121,6 @@ class KeyValues:
 class DotProduct(Module):
     """The module of an Attention. What changes its scores overrides `scale`, `shaped` and `pattern`."""
 
-    sites = ("q", "k", "v", "scores", "pattern", "z")
     scale: float | None = None  # what q k^T is multiplied by, size^-0.5 where None
     explicit = False  # whether the fused kernel cannot say it
 
@@ -137,6 +137,17 @@ class DotProduct(Module):
         )
         self.q_norm = part.qk_norm.build_heads(self.heads, size) if part.qk_norm else None
         self.k_norm = part.qk_norm.build_heads(self.kv_heads, size) if part.qk_norm else None
+        self._declare_sites()
+
+    def _declare_sites(self) -> None:
+        by_query = each_token(head=self.heads, head_size=self.size)
+        by_key = each_token(head=self.kv_heads, head_size=self.size)
+        self.declare_site("q", by_query)
+        self.declare_site("k", by_key)
+        self.declare_site("v", by_key)
+        self.declare_site("scores", each_pair(head=self.heads))
+        self.declare_site("pattern", each_pair(head=self.heads))
+        self.declare_site("z", by_query)
 
     def new_state(self, batch: int, capacity: int, like: Tensor) -> KeyValues:
         """An empty cache for `capacity` tokens, with the dtype and device of `like`."""

@@ -32,7 +32,7 @@ from cloche.model.passes.stored import (
     row_bytes,
     write_manifest,
 )
-from cloche.model.sites.checks import check_ids, site_shape
+from cloche.model.sites.checks import check_ids, row_shape
 from cloche.model.sites.edits import Edit
 from cloche.model.sites.vocabulary import Site
 
@@ -90,11 +90,10 @@ def _sites(net: Network, save: Any, dtype: str) -> dict[str, list[int]]:
     named = [site for what in ([save] if isinstance(save, str | Site) else save) for site in net.sites.resolve(what)]
     if not named:
         raise ArgumentRange("save= names no site; give at least one, such as net.sites.resid_post[0].")
-    one_token = torch.zeros(1, 1, dtype=torch.long)
     for site in named:
         if "key" in site.axes:
             raise SiteUnsuitable(f"stream writes one row a token, and {site} has one for each pair; save it with run.")
-    return {str(site): site_shape(site, one_token, net)[2:] for site in named}
+    return {str(site): row_shape(net.sites, site) for site in named}
 
 
 def _rows(batches: Any) -> int:

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from cloche.errors import ArgumentInvalid, ArgumentRange, ModelUnsupported
 from cloche.model.bodies.stack import Stack
-from cloche.model.context import Context, make_positions
+from cloche.model.context import Context
 from cloche.model.mixers.attention import KeyValues
 from cloche.model.sites.checks import check_edits, check_no_grad, edit_value
 from cloche.model.sites.edits import Edit, average
-from cloche.model.sites.places import Places
+from cloche.model.sites.places import Places, make_positions
 from cloche.model.sites.plan import Key, Operation, Plan, Tape, altered, make_plan, narrowed, position_axis
-from cloche.model.sites.vocabulary import AXES, Site
+from cloche.model.sites.vocabulary import Site
 
 if TYPE_CHECKING:
     from cloche.model.network import Network
@@ -123,8 +123,7 @@ def _variant(net: Network, ids: Tensor, places: Places, index: int, element: Any
         raise ArgumentInvalid(
             f"Each element of a sweep is an edit or a tuple of edits made together; number {index} is {element!r}."
         )
-    edits = list(element)
-    check_edits(edits, net.sites, places)
+    edits = check_edits(element, net.sites, places)
     plan, carriers = make_plan([], edits)
     values = [edit_value(edit, ids, net, places) for edit in carriers]
     check_no_grad(carriers, values)
@@ -162,7 +161,7 @@ class _Clean:
         inputs = [Site("embed"), *(Site("resid_pre", i) for i in range(depth)), Site("resid_post", depth - 1)]
         positions = make_positions(0, self.length, pad, ids.device)
         self.real = positions >= 0
-        tape = Tape(Plan(tuple(inputs)), [], positions, positions)
+        tape = Tape(Plan(tuple(inputs)), [], positions, positions, net.sites)
         self.states: list[KeyValues] = net.new_states(*ids.shape) if shared else []
         if shared:
             self.logits = net.step(ids, list(self.states), 0, pad, tape)
@@ -217,12 +216,12 @@ class _WaveTape:
     def _change(self, change: _Change, old: Tensor) -> None:
         """Makes one change in place; old: the site's value in the rows of one variant, from `slot` on."""
         site = change.operation.site
-        chosen, start, end = change.mask, self.slot, self.slot + old.shape[position_axis(AXES[site.name])]
+        chosen, start, end = change.mask, self.slot, self.slot + old.shape[position_axis(site.whole_axes)]
         if change.span is not None:
             start, end = change.span
-            old = old.narrow(position_axis(AXES[site.name]), start - self.slot, end - start)
+            old = old.narrow(position_axis(site.whole_axes), start - self.slot, end - start)
         if site.head_index is not None:
-            old = old.select(AXES[site.name].index("head"), site.head_index)
+            old = old.select(site.whole_axes.index("head"), site.head_index)
         if change.operation.own_mean:
             value: Tensor | None = average(old, self.real)
             old.copy_(altered(change.operation, old, value, chosen))

@@ -1,1 +1,48 @@
-"""The one vocabulary of places in a model, what is done there, and what a pass gives back."""
+"""The one vocabulary of places in a model, what is done there, and what a pass gives back: what engines build on."""
+
+from cloche.model.sites.checks import check_ids, check_pad, row_shape
+from cloche.model.sites.declared import DeclaredSite, each_pair, each_token
+from cloche.model.sites.edits import Edit, selected
+from cloche.model.sites.places import Places, make_positions
+from cloche.model.sites.plan import (
+    BLANK,
+    Blank,
+    Key,
+    Operation,
+    Plan,
+    Tape,
+    make_plan,
+    narrowed,
+    position_axis,
+    spanned,
+)
+from cloche.model.sites.result import Result
+from cloche.model.sites.vocabulary import Layers, Site, Sites, site
+
+__all__ = [
+    "BLANK",
+    "Blank",
+    "DeclaredSite",
+    "Edit",
+    "Key",
+    "Layers",
+    "Operation",
+    "Places",
+    "Plan",
+    "Result",
+    "Site",
+    "Sites",
+    "Tape",
+    "check_ids",
+    "check_pad",
+    "each_pair",
+    "each_token",
+    "make_plan",
+    "make_positions",
+    "narrowed",
+    "position_axis",
+    "row_shape",
+    "selected",
+    "site",
+    "spanned",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from cloche.errors import ArgumentRange, ContextExceeded, EditInvalid, PromptInv
 from cloche.model.sites.edits import Edit, average
 from cloche.model.sites.places import Places
 from cloche.model.sites.result import Result
-from cloche.model.sites.vocabulary import AXES, Site, Sites
+from cloche.model.sites.vocabulary import Site, Sites
 
 if TYPE_CHECKING:
     from cloche.model.network import Network
@@ -72,12 +73,11 @@ def check_pad(pad: Any, ids: Tensor) -> Tensor | None:
     return tensor if bool((tensor > 0).any()) else None
 
 
-def check_edits(edits: Sequence[Any], sites: Sites, places: Places) -> None:
-    """Raise where an edit names a place this model lacks or positions that no token of this run takes."""
+def check_edits(edits: Sequence[Any], sites: Sites, places: Places) -> list[Edit]:
+    """The edits, each of this model's own site. Raises where one names a site this model lacks or positions that no token of
+    this run takes."""
+    edits = [_of_this_model(edit, sites) for edit in edits]
     for edit in edits:
-        if not isinstance(edit, Edit):
-            raise EditInvalid(f"edits= takes values such as net.sites.resid_post[0].add(v); got {edit!r}.")
-        sites.resolve(edit.site)
         for where in edit.where if isinstance(edit.where, tuple) else (edit.where,):
             row = None if where is None else places.silent_row(where)
             if row is not None:
@@ -91,11 +91,21 @@ def check_edits(edits: Sequence[Any], sites: Sites, places: Places) -> None:
                 raise EditInvalid(
                     f"The edit {early} has no effect, because {late} comes after it and overwrites all of it; drop one."
                 )
+    return edits
+
+
+def _of_this_model(edit: Any, sites: Sites) -> Edit:
+    if not isinstance(edit, Edit):
+        raise EditInvalid(f"edits= takes values such as net.sites.resid_post[0].add(v); got {edit!r}.")
+    own = sites.resolve(edit.site)[0]
+    if instead := sites.declared(own).view_of:
+        raise SiteUnsuitable(f"{own.whole} is computed from {instead} and read by nothing: edit {instead} instead.")
+    return edit if own.whole_axes == edit.site.whole_axes else dataclasses.replace(edit, site=own)
 
 
 def edit_value(edit: Edit, ids: Tensor, net: Network, places: Places) -> Tensor:
     """The tensor an edit brings, on the model's device, broadcastable to its site."""
-    value, shape, pad = edit.value, site_shape(edit.site, ids, net), places.pad
+    value, shape, pad = edit.value, shape_here(edit.site, ids, net.sites), places.pad
     if edit.kind == "noise":
         return noise(edit, shape, places).to(net.embed.weight.device)
     if edit.kind == "clamp":
@@ -217,15 +227,14 @@ def _from_result(edit: Edit, source: Result, pad: Tensor | None, shape: list[int
     return value
 
 
-def site_shape(site: Site, ids: Tensor, net: Network) -> list[int]:
-    """The shape a site has in a pass over `ids`."""
-    spec = net.spec
-    block = net.layers[site.layer] if site.layer is not None else None
-    sizes = {"batch": ids.shape[0], "position": ids.shape[1], "query": ids.shape[1], "key": ids.shape[1]}
-    sizes |= {"width": spec.width, "vocab": spec.vocab}
-    if block is not None:
-        sizes["head"] = getattr(block.mix, "kv_heads" if site.name in ("k", "v") else "heads", 0)
-        sizes["head_size"] = getattr(block.mix, "size", 0)
-        sizes["expert"] = len(getattr(block.map, "experts", ()))
-        sizes["hidden"] = getattr(getattr(block.map, "outer", None), "weight", net.embed.weight).shape[1]
-    return [sizes[axis] for axis in AXES[site.name] if axis in site.axes]
+def shape_here(site: Site, ids: Tensor, sites: Sites) -> list[int]:
+    """The shape a site has in a pass over `ids` [batch, position]."""
+    batch, length = ids.shape
+    return [
+        size if size is not None else batch if axis == "batch" else length for axis, size in sites.shape(site).items()
+    ]
+
+
+def row_shape(sites: Sites, site: Site) -> list[int]:
+    """The shape of one token's row of a site that has one for each token."""
+    return [size for axis, size in sites.shape(site).items() if axis not in ("batch", "position") and size is not None]

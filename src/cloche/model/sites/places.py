@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cloche.model.context import make_positions
 from cloche.model.sites.edits import Where, selected
 
 
@@ -51,3 +50,9 @@ class Places:
             return None
         slots = mask[0].nonzero()[:, 0].tolist()
         return (slots[0], slots[-1] + 1) if slots and slots[-1] - slots[0] + 1 == len(slots) else None
+
+
+def make_positions(start: int, count: int, pad: Tensor | None, device: torch.device) -> Tensor:
+    """Absolute positions [batch or 1, count] of tokens in slots start..start+count-1, `pad` [batch] slots of left padding."""
+    slots = torch.arange(start, start + count, device=device)[None]
+    return slots if pad is None else slots - pad[:, None]

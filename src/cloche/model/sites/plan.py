@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from cloche.errors import SiteUnknown
 from cloche.model.sites.edits import Edit, Kind, Where, average, changed, selected
 from cloche.model.sites.fingerprint import fingerprint
-from cloche.model.sites.vocabulary import AXES, WHOLE, Site
+from cloche.model.sites.vocabulary import Site, Sites
 
 Key = tuple[str, int | None]
 
@@ -76,7 +77,7 @@ class Plan:
     @property
     def last_layer(self) -> int:
         """The last layer a pass must run to satisfy the plan; -1 for none, a huge number where the model's end is touched."""
-        if any(name in WHOLE and name != "embed" for name, _ in self.touched):
+        if any(layer is None and name != "embed" for name, layer in self.touched):
             return 1 << 30
         return max((layer for _, layer in self.touched if layer is not None), default=-1)
 
@@ -104,12 +105,20 @@ def make_plan(saves: list[Site], edits: list[Edit]) -> tuple[Plan, list[Edit]]:
 
 
 class Tape:
-    """Carries a plan through one pass: every part offers its values to the tape, which edits and keeps what the plan names."""
+    """Carries a plan through one pass: every part offers its values to the tape, which edits and keeps what the plan names.
+
+    sites: those of the model; a part that offers another, which no plan could name, is told so.
+    """
 
     def __init__(
-        self, plan: Plan, inputs: list[Tensor] | tuple[Tensor, ...], positions: Tensor, lengths: Tensor
+        self,
+        plan: Plan,
+        inputs: list[Tensor] | tuple[Tensor, ...],
+        positions: Tensor,
+        lengths: Tensor,
+        sites: Sites,
     ) -> None:
-        self.plan, self.inputs, self.names = plan, inputs, plan.names
+        self.plan, self.inputs, self.names, self.known = plan, inputs, plan.names, sites.names
         self.positions, self.lengths = positions, lengths
         self.kept: dict[Key, Tensor] = {}
         self.off: dict[
@@ -123,6 +132,8 @@ class Tape:
     def __call__(self, name: str, layer: int | None, value: Tensor) -> Tensor:
         """Offer a site's value; returns what the rest of the pass must use. What is saved is the value after the edits."""
         if name not in self.names:  # most offers end here, and a pass makes hundreds
+            if name not in self.known:
+                raise undeclared(name, layer)
             return value
         key = (name, layer)
         if key not in self.plan.touched:
@@ -137,7 +148,7 @@ class Tape:
         return value
 
     def _edited(self, operation: Operation, value: Tensor) -> Tensor:
-        site, axes = operation.site, AXES[operation.site.name]
+        site, axes = operation.site, operation.site.whole_axes
         index = site.head_index
         old = value if index is None else value.select(axes.index("head"), index)
         tensor = None if operation.input is None else self.inputs[operation.input].to(value.dtype)
@@ -149,6 +160,15 @@ class Tape:
             return new
         slot = torch.tensor([index], device=value.device)
         return value.index_copy(axes.index("head"), slot, new.unsqueeze(axes.index("head")))
+
+
+def undeclared(name: str, layer: int | None) -> SiteUnknown:
+    """The error for a part that offers a site no module declares."""
+    where = "" if layer is None else f" in layer {layer}"
+    return SiteUnknown(
+        f"A module{where} offers the site {name!r}, which it does not declare, so no plan can name it; say "
+        f"self.declare_site({name!r}, each_token(...)) where it is built."
+    )
 
 
 def _own(value: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cloche.errors import SiteNotSaved
 from cloche.model.sites.plan import Key, Plan
-from cloche.model.sites.vocabulary import AXES, Layers, Site, Sites
+from cloche.model.sites.vocabulary import Layers, Site, Sites
 from cloche.words import no_attribute
 
 SUMS_TO_ONE = 1e-3  # as far as fp16 rounds a sum
@@ -93,4 +93,4 @@ class Result:
         if key not in self._kept:
             raise SiteNotSaved(f"{site.whole} was not saved in this run; add it to save=[...].")
         value = self._kept[key]
-        return value if site.head_index is None else value.select(AXES[site.name].index("head"), site.head_index)
+        return value if site.head_index is None else value.select(site.whole_axes.index("head"), site.head_index)

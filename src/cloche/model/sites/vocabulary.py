@@ -9,13 +9,14 @@ import dataclasses
 import difflib
 import operator
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from cloche.errors import EditInvalid, SiteUnknown, SiteUnsuitable, shown
+from cloche.model.sites.declared import Declarations, DeclaredSite
 from cloche.model.sites.edits import Edit
 from cloche.words import EDITS, IN_A_BLOCK, IN_THE_MODEL, no_attribute, site_for
 
@@ -25,7 +26,8 @@ PAIRS = ("batch", "head", "query", "key")
 HIDDEN = ("batch", "position", "hidden")
 ROUTED = ("batch", "position", "expert")
 
-# Axes of every site, in the order of the forward pass.
+# Axes of the sites that the package's own modules declare, in the order of the forward pass: what a text names without a
+# model at hand. A model's own table (`net.sites`) comes from its modules, and holds a third party's sites as well.
 AXES: dict[str, tuple[str, ...]] = {
     "embed": STREAM,
     "resid_pre": STREAM,
@@ -48,7 +50,6 @@ AXES: dict[str, tuple[str, ...]] = {
     "logits": ("batch", "position", "vocab"),
 }
 METHODS = ("replace", "add", "scale", "zero", "mean", "noise", "clamp", "project_out", "apply")  # each makes an edit
-WHOLE = ("embed", "final_norm", "logits")  # once a model, not once a layer
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,13 @@ class Site:
     name: str
     layer: int | None = None
     head_index: int | None = None
+    whole_axes: tuple[str, ...] = dataclasses.field(
+        default=(), compare=False, repr=False
+    )  # all, whichever head is chosen
+
+    def __post_init__(self) -> None:
+        if not self.whole_axes:
+            object.__setattr__(self, "whole_axes", AXES.get(self.name, ()))
 
     def __str__(self) -> str:
         text = self.name if self.layer is None else f"{self.name}[{self.layer}]"
@@ -72,7 +80,7 @@ class Site:
     @property
     def axes(self) -> tuple[str, ...]:
         """Names of the axes of its tensor (without the head axis once a head is chosen)."""
-        axes = AXES[self.name]
+        axes = self.whole_axes
         return axes if self.head_index is None else tuple(axis for axis in axes if axis != "head")
 
     @property
@@ -82,7 +90,7 @@ class Site:
 
     def head(self, index: int) -> Site:
         """One head of q, k, v, z, scores or pattern."""
-        if "head" not in AXES[self.name]:
+        if "head" not in self.whole_axes:
             raise SiteUnknown(
                 f"The site {self} has no heads; only {', '.join(n for n in AXES if 'head' in AXES[n])} do."
             )
@@ -220,7 +228,7 @@ def _shown(layer: Any) -> str:
 class Sites:
     """The sites of one model, as attributes; built from the sites its own modules declare.
 
-    layers: for each layer the names its block offers. heads: for each layer the number of heads by site name.
+    before, after: what is offered once a pass, before the layers and after them. layers: what each layer offers.
 
     >>> from cloche import GLU, LM, Attention, Block, Stack
     >>> net = LM(64, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
@@ -228,14 +236,26 @@ class Sites:
     ('resid_post[1]', <z in layers 0 to 1>)
     """
 
-    def __init__(self, layers: list[tuple[str, ...]], heads: list[dict[str, int]]) -> None:
-        self._heads = heads
-        self._table: dict[str, Site | Layers] = {}
-        for name in AXES:
-            if name in WHOLE:
-                self._table[name] = Site(name)
-            elif offered := tuple(Site(name, i) for i, names in enumerate(layers) if name in names):
-                self._table[name] = Layers(offered)
+    def __init__(self, before: Declarations, layers: Sequence[Declarations], after: Declarations) -> None:
+        self._layers, self._once = list(layers), before | after
+        order = _in_order(self._layers)
+        self.names = frozenset((*before, *order, *after))
+        for name in order:
+            if name in self._once or len({layer[name].axes for layer in self._layers if name in layer}) > 1:
+                raise SiteUnsuitable(
+                    f"Modules of this model declare the site {name!r} in two ways; rename one of them."
+                )
+            if hasattr(Sites, name) or name == "names":
+                raise SiteUnsuitable(
+                    f"A site cannot be called {name!r}, which net.sites.{name} means already; rename it."
+                )
+        self._table: dict[str, Site | Layers] = {name: _made(name, None, declared) for name, declared in before.items()}
+        for name in order:
+            self._table[name] = Layers(tuple(_made(name, i, at[name]) for i, at in enumerate(layers) if name in at))
+        self._table |= {name: _made(name, None, declared) for name, declared in after.items()}
+        # A text may name a site of this model, or one of another model, which is answered better than a misspelt one.
+        own = {name: (e if isinstance(e, Site) else e.sites[0]).whole_axes for name, e in self._table.items()}
+        self._axes = AXES | own
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -249,7 +269,7 @@ class Sites:
             if isinstance(entry, Layers):
                 counts.setdefault(str(entry).partition(" in ")[2], []).append(entry.name)
         lines = [f"in {layers}: {', '.join(names)}" for layers, names in counts.items()]
-        return "\n".join([f"<Sites of {len(self._heads)} layers>", *lines, f"once: {', '.join(once)}"])
+        return "\n".join([f"<Sites of {len(self._layers)} layers>", *lines, f"once: {', '.join(once)}"])
 
     def _entry(self, name: str) -> Site | Layers:
         if name not in self._table:
@@ -269,7 +289,7 @@ class Sites:
     def resolve(self, what: Any) -> list[Site]:
         """The sites that `what` names: a Site, Layers, or their text. Raises ClocheError where this model has none such."""
         if isinstance(what, str):
-            what = self._all(what) if what.strip().endswith(".all") else site(what)
+            what = self._all(what) if what.strip().endswith(".all") else _read(what, self._axes)
         if isinstance(what, Layers):
             return [found for entry in what for found in self.resolve(entry)]
         if not isinstance(what, Site):
@@ -281,17 +301,51 @@ class Sites:
             raise SiteUnknown(f"The site {what.name} is not in a layer; write {what.name}.")
         if isinstance(entry, Layers) and what.whole not in entry.sites:
             raise SiteUnknown(f"There is no {what.whole}: this model has {entry}.")
-        if what.head_index is not None and what.layer is not None:
-            count = self._heads[what.layer][what.name]
-            if not 0 <= what.head_index < count:
-                raise SiteUnknown(f"There is no {what}: {what.whole} has heads 0 to {count - 1}.")
-        return [what]
+        own = entry if isinstance(entry, Site) else next(found for found in entry if found.layer == what.layer)
+        if what.head_index is None:
+            return [own]
+        count = self.declared(own).sizes.get("head") or 0
+        if count and not 0 <= what.head_index < count:
+            raise SiteUnknown(f"There is no {what}: {what.whole} has heads 0 to {count - 1}.")
+        return [own.head(what.head_index)]
+
+    def declared(self, site: Site) -> DeclaredSite:
+        """What the module that offers a site says of it."""
+        return self._once[site.name] if site.layer is None else self._layers[site.layer][site.name]
+
+    def shape(self, site: Any) -> dict[str, int | None]:
+        """The axes of a site, or of the head of it that is named, with their sizes; None where the prompt decides.
+
+        >>> from cloche import GLU, LM, Attention, Block, Stack
+        >>> net = LM(64, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
+        >>> net.sites.shape("z[1]")
+        {'batch': None, 'position': None, 'head': 4, 'head_size': 8}
+        """
+        one = self.resolve(site)[0]
+        sizes = self.declared(one).sizes
+        return {axis: sizes[axis] for axis in one.axes}
 
     def _all(self, text: str) -> Layers:
         entry = self._entry(text.strip().removesuffix(".all").strip())
         if not isinstance(entry, Layers):
             raise SiteUnknown(f"{text!r} is not in layers: there is only one {entry}; write {entry}.")
         return entry
+
+
+def _made(name: str, layer: int | None, declared: DeclaredSite) -> Site:
+    return Site(name, layer, None, declared.axes)
+
+
+def _in_order(layers: list[Declarations]) -> list[str]:
+    """Every name that a layer offers; one that only a later layer has follows what it follows there."""
+    order: list[str] = []
+    for layer in layers:
+        at = 0
+        for name in layer:
+            if name not in order:
+                order.insert(at, name)
+            at = order.index(name) + 1
+    return order
 
 
 _TEXT = re.compile(r"(\w+)(?:\[(\d+)\]|(\.all))?(?:\.head\((\d+)\))?")
@@ -304,16 +358,21 @@ def site(text: str) -> Any:
     >>> site("resid_post[3]").axes
     ('batch', 'position', 'width')
     """
+    return _read(text, AXES)
+
+
+def _read(text: str, known: Mapping[str, tuple[str, ...]]) -> Site:
+    """The site of a text; known: the axes of the sites that there are, by name."""
     match = _TEXT.fullmatch(text.strip())
-    if (not match or match[1] not in AXES) and (ours := site_for(text, AXES)):
+    if (not match or match[1] not in known) and (ours := site_for(text, known)):
         raise SiteUnknown(f"{shown(text)} is another library's name; here it is {ours}.")
-    if match and match[1] not in AXES:
+    if match and match[1] not in known:
         theirs = IN_A_BLOCK.get(match[1])
-        if close := [theirs] if theirs in AXES else difflib.get_close_matches(match[1], AXES, n=1):
+        if close := [theirs] if theirs in known else difflib.get_close_matches(match[1], known, n=1):
             raise SiteUnknown(f"There is no site {match[1]!r}; did you mean {close[0]!r}?")
     if re.search(r"\[\s*-\d+\s*\]", text):
         raise SiteUnknown(f"{shown(text)} counts from the last layer, which a text cannot: write the layer's number.")
-    if not match or match[1] not in AXES or match[3]:
+    if not match or match[1] not in known or match[3]:
         raise SiteUnknown(f"{shown(text)} is not a site; write one like resid_post[3], z[9].head(6) or logits.")
-    found = Site(match[1], None if match[2] is None else int(match[2]))
+    found = Site(match[1], None if match[2] is None else int(match[2]), None, known[match[1]])
     return found if match[4] is None else found.head(int(match[4]))
