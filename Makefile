@@ -20,7 +20,7 @@ test: .venv/installed-dev browser  ## Check style and types, and run the fast te
 test-slow: .venv/installed-dev browser  ## Run the slow tests: kills, fuzzing, grids
 	$(BIN)/python -m pytest -n 2 -m slow
 
-bench: .venv/installed  ## Measure, each comparison beside its peers in an environment of its own
+bench: .venv/installed-dev  ## Measure, each comparison beside its peers in an environment of its own
 	@for script in $$(grep -l __main__ bench/*.py | grep -v setup.py); do \
 		name=$$(basename $$script .py); python=$(BIN)/python; \
 		if [ -f bench/requirements/$$name.txt ]; then \

@@ -25,7 +25,7 @@ def make(name: str) -> Path:
     if not folder.exists():
         venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
-    install = [str(python), "-m", "pip", "install", "--quiet", "-r", str(pins), "-e", str(HERE.parent)]
+    install = [str(python), "-m", "pip", "install", "--quiet", "-r", str(pins), "-e", f"{HERE.parent}[all]"]
     subprocess.run(install, check=True)
     return python
 

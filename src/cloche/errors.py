@@ -285,7 +285,7 @@ class ImportRefused(ClocheError):
     Check its name and that its folder is on the path."""
 
 
-class ExtraMissing(ClocheError):
+class ExtraMissing(ClocheError, ImportError):
     """An optional package is not installed.
     Run the `pip install` that the message names."""
 

@@ -1,12 +1,14 @@
-"""What to say where there is no model at the place that was named."""
+"""What to say where something is not there: a model at the place that was named, or a package of an extra."""
 
 from __future__ import annotations
 
 import difflib
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from cloche.errors import ClocheError, FileExists, FileMissing, ModelMissing, PathInvalid, shown
+from cloche.errors import ClocheError, ExtraMissing, FileExists, FileMissing, ModelMissing, PathInvalid, shown
 
 # Models that the Hub also knows without their owner.
 OWNERS = {
@@ -17,6 +19,21 @@ OWNERS = {
     "distilgpt2": "distilbert",
 }
 LISTED = 5
+
+
+def extra(module: str, name: str, purpose: str) -> Any:
+    """The module of a package that only the extra `name` installs. Raises ExtraMissing where it is not there; `purpose` begins
+    the sentence.
+
+    >>> from cloche.missing import extra
+    >>> extra("no_such_package", "images", "Pictures need Pillow")
+    Traceback (most recent call last):
+    cloche.errors.ExtraMissing: Pictures need Pillow: pip install 'cloche[images]'.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise ExtraMissing(f"{purpose}: pip install 'cloche[{name}]'.") from error
 
 
 def check_name(where: object) -> None:

@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from scipy import sparse
 
 from cloche.errors import ClocheError
 from cloche.interp.probing import probes
 from cloche.interp.probing.probes import auroc, probe
-from cloche.sparse import Planted
+from cloche.sparse import Code, Planted
 
 
 def split(n: int, seed: int = 0) -> np.ndarray:
@@ -81,9 +80,12 @@ def test_units_that_say_the_same_are_not_chosen_twice() -> None:
     assert 10 in found.by_k[2].chosen and found.by_k[2].score.f1 > 0.93
 
 
-def test_sparse_and_dense_arrays_say_the_same(planted) -> None:
+def test_a_code_and_its_dense_form_say_the_same(planted) -> None:
     _, code, labels = planted
-    one, other = (probe(x, labels, split(4_000), ks=(1, 3)) for x in (code, sparse.csr_array(code)))
+    values, indices = torch.from_numpy(code).sort(dim=1, descending=True, stable=True)
+    as_code = Code(indices[:, :6], values[:, :6], 64)
+    np.testing.assert_array_equal(as_code.dense().numpy(), code)
+    one, other = (probe(x, labels, split(4_000), ks=(1, 3)) for x in (code, as_code))
     for a, b in zip(one, other, strict=True):
         assert [s.chosen for s in a.by_k.values()] == [s.chosen for s in b.by_k.values()]
         assert a.dense.auroc == pytest.approx(b.dense.auroc, abs=1e-4)

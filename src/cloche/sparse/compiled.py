@@ -18,12 +18,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numba
-from numba.core import event
-from numba.core.caching import FunctionCache
-
 from cloche.files import cache_folder
+from cloche.missing import extra
 
+NEEDED = "Compiled pursuits and learners need numba"
+numba = extra("numba", "sparse", NEEDED)
+event: Any = extra("numba.core.event", "sparse", NEEDED)
+FunctionCache: Any = extra("numba.core.caching", "sparse", NEEDED).FunctionCache
+inlined: Any = numba.njit(inline="always", error_model="numpy")  # for what kernels call
 config: Any = numba.config  # its names are made while it runs
 
 _told: dict[Callable[..., Any], tuple[str, float]] = {}  # what is said of the kernels that Python calls

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from cloche.cli.arrays import read_array
 from cloche.cli.tables import Table, read_table
-from cloche.errors import ExtraMissing, FieldUnknown, FileMissing, FileUnreadable, FileUnsupported, SettingConflict
+from cloche.errors import FieldUnknown, FileMissing, FileUnreadable, FileUnsupported, SettingConflict
 from cloche.files import refuse_existing, writing_file
+from cloche.missing import extra
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,11 +70,7 @@ def write(path: Path, signals: Signals) -> None:
 
 
 def pillow():
-    try:
-        from PIL import Image
-    except ImportError:
-        raise ExtraMissing("Pictures need Pillow: pip install 'cloche[images]', or give a .npy array.") from None
-    return Image
+    return extra("PIL.Image", "images", "Pictures need Pillow (a .npy array does not)")
 
 
 def _picture(path: Path) -> Signals:

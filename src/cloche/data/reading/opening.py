@@ -8,6 +8,7 @@ import io
 import lzma
 import os
 import shutil
+import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -15,11 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-import pyarrow as pa
-import zstandard
-
 from cloche.data.reading.encoding import recognised
 from cloche.errors import FileDamaged, FileUnreadable, FileUnsupported
+from cloche.missing import extra
 
 COMPRESSED = (".gz", ".zst", ".xz", ".bz2")
 ARCHIVES = (".zip", ".7z", ".tar", ".tgz", ".txz", ".tbz2", ".rar")
@@ -56,9 +55,9 @@ def damage_named(path: Path) -> Iterator[None]:
     """Turns the decompressors' errors for an unreadable file into one sentence that names it."""
     try:
         yield
-    except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, _error("zstandard", "ZstdError")) as error:
         raise FileUnsupported(_why_not_unpacked(path, error)) from error
-    except (pa.ArrowException, OSError) as error:
+    except (_error("pyarrow", "ArrowException"), OSError) as error:
         number = getattr(error, "errno", None)
         if number is None:  # arrow's, also where it is an OSError: what it says may begin with an empty line
             reason = next((line.strip() for line in str(error).splitlines() if len(line) > 2), "it is damaged")
@@ -66,6 +65,11 @@ def damage_named(path: Path) -> Iterator[None]:
         raise FileUnreadable(
             f"{path} cannot be read ({os.strerror(number)}); check its permissions and the disk."
         ) from error
+
+
+def _error(package: str, name: str) -> type[Exception]:
+    """What a package raises, once it is loaded: before, it cannot have raised anything, and EOFError stands for it."""
+    return getattr(sys.modules.get(package), name, EOFError)
 
 
 def _why_not_unpacked(path: Path, error: Exception) -> str:
@@ -137,6 +141,7 @@ def _unpacked(packed: BinaryIO) -> io.BufferedReader | None:
     if head.startswith(b"\x1f\x8b"):
         inner: Any = gzip.GzipFile("", "rb", fileobj=packed)
     elif head.startswith(b"\x28\xb5\x2f\xfd") or head[:4] in SKIPPABLE:
+        zstandard = extra("zstandard", "zstd", "Reading .zst needs zstandard")
         inner = _Members(packed, lambda: zstandard.ZstdDecompressor(max_window_size=LARGEST_WINDOW).decompressobj())
     elif head.startswith(b"\xfd7zXZ\0"):
         inner = _Members(packed, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=LARGEST_XZ), padding=b"\0")

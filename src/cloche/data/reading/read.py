@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from cloche.data.reading import records
 from cloche.data.reading.encoding import UTF8, Tally, checked
 from cloche.data.reading.formats import File, opened_as_text, recognise
@@ -19,6 +16,7 @@ from cloche.data.reading.pieces import PIECE, cut
 from cloche.data.reading.report import Report
 from cloche.data.reading.sources import find_sources
 from cloche.errors import CorpusEmpty, FieldUnknown
+from cloche.missing import extra
 
 ROWS = 32  # parquet rows read at once: few enough for rows that hold whole books
 
@@ -153,6 +151,7 @@ def _values(file: File, field: str, report: Report, finished: int) -> Iterator[D
 
 def _parquet(file: File, field: str, report: Report, finished: int) -> Iterator[Document]:
     source, tally = file.source, Tally(file.source.path, file.encoding, report)
+    pq = extra("pyarrow.parquet", "parquet", "Reading parquet needs pyarrow")
     with opened_for_seeking(source.path) as content, pq.ParquetFile(content, buffer_size=PIECE) as table:
         columns = table.schema_arrow.names
         if field not in columns:
@@ -172,7 +171,7 @@ def _parquet(file: File, field: str, report: Report, finished: int) -> Iterator[
     tally.check()
 
 
-def _cell(value: pa.Scalar, name: str, tally: Tally) -> Any:
+def _cell(value: Any, name: str, tally: Tally) -> Any:
     try:
         return value.as_py()
     except UnicodeDecodeError:  # parquet does not check what it calls strings

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.optimize import minimize
-from scipy.special import expit
-from scipy.stats import rankdata
 
 from cloche.errors import ArgumentRange, NotFinite, SignalsShape
+from cloche.interp.probing.columns import DenseColumns, SparseColumns
+from cloche.sparse import Code
 
 Array = NDArray[np.float64]
-Matrix = Any  # [n, units]: a float32 array, or a scipy sparse array
+Matrix = NDArray[Any] | Code  # [n, units]: a float32 array, or a sparse code
 PENALTY = 1e-3  # on squared weights of units scaled to deviation one, beside a mean loss
 POOL = 64  # units that elimination starts from
 NEWTON, LBFGS = 50, 200  # iterations at most
@@ -54,7 +53,7 @@ class Probes:
 def probe(
     x: Matrix, labels: NDArray[np.bool_], train: NDArray[np.bool_], ks: Sequence[int] = (1, 2, 4, 8, 16), seed: int = 0
 ) -> list[Probes]:
-    """One-vs-rest probes of `labels` [n, label] in units x [n, N] (an array, or a scipy sparse array), one Probes a label.
+    """One-vs-rest probes of `labels` [n, label] in units x [n, N] (an array or a `Code`), one Probes a label.
 
     k-sparse probing (Gurnee et al. 2023, 2305.01610): candidates are the 64 units whose means differ most between the classes
     (in deviations of the unit); a logistic probe on them is fitted again and again on the strongest that are left, down to each
@@ -64,9 +63,9 @@ def probe(
     """
     if not ks or min(ks) < 1 or max(ks) > POOL:
         raise ArgumentRange(f"ks={tuple(ks)} must be numbers of units from 1 to {POOL}.")
-    if x.shape[0] != len(labels) or len(train) != len(labels) or labels.ndim != 2:
+    if len(x) != len(labels) or len(train) != len(labels) or labels.ndim != 2:
         raise SignalsShape(
-            f"Probing needs rows that agree: x has {x.shape[0]}, labels {list(labels.shape)}, train {len(train)}; give labels "
+            f"Probing needs rows that agree: x has {len(x)}, labels {list(labels.shape)}, train {len(train)}; give labels "
             "[n, label] and train [n] for x [n, units]."
         )
     for side in (train, ~train):
@@ -107,35 +106,34 @@ class _Units:
     """Units centred and scaled to deviation one over the rows to fit to, without a copy of what is sparse."""
 
     def __init__(self, x: Matrix, train: NDArray[np.bool_]) -> None:
+        columns = SparseColumns.of(x) if isinstance(x, Code) else DenseColumns(x)
         self.train = train
-        self.fitted, self.rest = x[train], x[~train]
+        self.fitted, self.rest = columns.rows(train), columns.rows(~train)
+        total, squares = self.fitted.moments()
         count = self.fitted.shape[0]
-        self.mean = np.asarray(self.fitted.sum(0, dtype=np.float64)).ravel() / count
-        squares = self.fitted.multiply(self.fitted) if sparse.issparse(x) else self.fitted.astype(np.float64) ** 2
-        variance = np.asarray(squares.sum(0, dtype=np.float64)).ravel() / count - self.mean**2
+        self.mean = total / count
+        variance = squares / count - self.mean**2
         self.alive = variance > 1e-12 * (self.mean**2 + 1e-30)
         self.scale = np.where(self.alive, 1 / np.sqrt(np.where(self.alive, variance, 1)), 0)
 
     def some(self, which: Sequence[int], fitted: bool) -> Array:
         """[n, k] these units, standardised."""
-        part = (self.fitted if fitted else self.rest)[:, list(which)]
-        values = part.toarray() if sparse.issparse(part) else part
-        return (values.astype(np.float64) - self.mean[list(which)]) * self.scale[list(which)]
+        values = (self.fitted if fitted else self.rest).dense(which)
+        return (values - self.mean[list(which)]) * self.scale[list(which)]
 
     def times(self, weights: Array) -> Array:
         """[n, label] all standardised units of the fitted rows times weights [N, label]."""
         scaled = weights * self.scale[:, None]
-        return np.asarray(self.fitted @ scaled.astype(np.float32), np.float64) - self.mean @ scaled
+        return self.fitted.times(scaled) - self.mean @ scaled
 
     def transposed_times(self, slopes: Array) -> Array:
         """[N, label] the transpose times [n, label]."""
-        raw = np.asarray(self.fitted.T @ slopes.astype(np.float32), np.float64)
-        return (raw - self.mean[:, None] * slopes.sum(0)) * self.scale[:, None]
+        return (self.fitted.transposed_times(slopes) - self.mean[:, None] * slopes.sum(0)) * self.scale[:, None]
 
     def held_out(self, weights: Array, offset: float) -> Array:
         """[n] scores of the held-out rows."""
-        scaled = weights * self.scale
-        return np.asarray(self.rest @ scaled.astype(np.float32), np.float64) - self.mean @ scaled + offset
+        scaled = (weights * self.scale)[:, None]
+        return (self.rest.times(scaled) - self.mean @ scaled)[:, 0] + offset
 
 
 def _by_k(units: _Units, label: NDArray[np.bool_], ks: Sequence[int]) -> dict[int, Sparse]:
@@ -193,7 +191,7 @@ def _fit(x: Array, label: NDArray[np.bool_], penalty: float = PENALTY) -> Fit:
 
     w, now = np.zeros(rows.shape[1]), loss(np.zeros(rows.shape[1]))
     for _ in range(NEWTON):
-        p = expit(rows @ w)
+        p = _sigmoid(rows @ w)
         slope = rows.T @ (weight * (p - label)) + ridge * w
         curve = (rows * (weight * p * (1 - p))[:, None]).T @ rows + np.diag(ridge + 1e-12)
         step = np.linalg.solve(curve, slope)
@@ -215,15 +213,40 @@ def _dense(units: _Units, labels: NDArray[np.bool_], penalty: float = PENALTY) -
     def loss(flat: Array) -> tuple[float, Array]:
         w, b = flat[: count * names].reshape(count, names), flat[count * names :]
         z = units.times(w) + b
-        slopes = weight * (expit(z) - labels)
+        slopes = weight * (_sigmoid(z) - labels)
         value = (weight * np.logaddexp(0, -sign * z)).sum() + penalty / 2 * (w**2).sum()
         slope = units.transposed_times(slopes) + penalty * w
         return float(value), np.concatenate([slope.ravel(), slopes.sum(0)])
 
-    start = np.zeros((count + 1) * names)
-    best = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": LBFGS, "ftol": 1e-9, "gtol": 1e-6})
-    w, b = best.x[: count * names].reshape(count, names), best.x[count * names :]
-    return Fit(w, b, units.times(w) + b, float(best.fun))
+    best, least = _minimised(loss, np.zeros((count + 1) * names))
+    w, b = best[: count * names].reshape(count, names), best[count * names :]
+    return Fit(w, b, units.times(w) + b, least)
+
+
+def _minimised(loss: Callable[[Array], tuple[float, Array]], start: Array) -> tuple[Array, float]:
+    """Where a smooth loss, given with its slope, is least, and how much: L-BFGS with a strong Wolfe line search."""
+    at = torch.from_numpy(start).requires_grad_()
+    found = torch.optim.LBFGS(
+        [at],
+        max_iter=LBFGS,
+        tolerance_grad=1e-6,
+        tolerance_change=1e-9,
+        history_size=10,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> float:
+        value, slope = loss(at.detach().numpy())
+        at.grad = torch.from_numpy(slope)
+        return value
+
+    found.step(closure)
+    best = at.detach().numpy()
+    return best, loss(best)[0]
+
+
+def _sigmoid(x: Array) -> Array:
+    return np.exp(-np.logaddexp(0, -x))
 
 
 def _score(fitted: Array, label: NDArray[np.bool_], scores: Array, truth: NDArray[np.bool_]) -> Score:
@@ -263,4 +286,6 @@ def _f1(hits: Any, false: Any, yes: int, no: int) -> Any:
 def auroc(scores: Array, truth: NDArray[np.bool_]) -> float:
     """The chance that a positive scores above a negative, ties counted half."""
     yes, no = int(truth.sum()), int((~truth).sum())
-    return float((rankdata(scores)[truth].sum() - yes * (yes + 1) / 2) / (yes * no))
+    _, place, count = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (count.cumsum() - (count - 1) / 2)[place]  # from 1, ties share the mean of theirs
+    return float((ranks[truth].sum() - yes * (yes + 1) / 2) / (yes * no))

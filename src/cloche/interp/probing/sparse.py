@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import sparse
+import torch.nn.functional as F
 from torch import Tensor
 
 from cloche.errors import CorpusEmpty, DictionaryMismatch, SettingConflict, SignalsShape, SiteUnsuitable
@@ -57,7 +57,7 @@ def sparse_probing(
     names, skipped = _often_enough(found, train)
     bases: dict[str, Matrix] = {str(place): rows.numpy() for place, rows in zip(places.bases, columns, strict=True)}
     if sae is not None:
-        bases = {FEATURES: _csr(codes, sae.features), **bases}
+        bases = {FEATURES: _joined(codes, sae.features), **bases}
     truth = np.stack([found[name] for name in names], 1)
     probes = {basis: probe(x, truth, train, ks, seed) for basis, x in bases.items()}
     data = {
@@ -66,7 +66,9 @@ def sparse_probing(
         "tokens": len(train),
         "held_out": int((~train).sum()),
         "ks": sorted(set(ks)),
-        "bases": [{"name": name, "units": x.shape[1]} for name, x in bases.items()],
+        "bases": [
+            {"name": name, "units": (x.size if isinstance(x, Code) else x.shape[1])} for name, x in bases.items()
+        ],
         "labels": [
             {"name": name, "rate": float(found[name].mean()), "bases": {b: _told(probes[b][i]) for b in bases}}
             for i, name in enumerate(names)
@@ -176,15 +178,14 @@ def _often_enough(found: dict[str, Any], train: Any) -> tuple[list[str], dict[st
     return names, skipped
 
 
-def _csr(codes: Sequence[Code], size: int) -> sparse.csr_array:
-    """Codes as one sparse array [n, size]."""
-    parts = []
-    for code in codes:
-        used = code.values != 0
-        row = torch.arange(len(code))[:, None].expand_as(used)[used]
-        values = code.values[used].float().numpy()
-        parts.append(sparse.csr_array((values, (row.numpy(), code.indices[used].numpy())), shape=(len(code), size)))
-    return sparse.csr_array(sparse.vstack(parts))
+def _joined(codes: Sequence[Code], size: int) -> Code:
+    """Codes of batches as one; a batch may have fewer slots than another."""
+    most = max(code.k for code in codes)
+
+    def padded(parts: Iterable[Tensor]) -> Tensor:
+        return torch.cat([F.pad(part, (0, most - part.shape[1])) for part in parts])
+
+    return Code(padded(code.indices for code in codes), padded(code.values for code in codes), size)
 
 
 def _told(probes: Probes) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from cloche.errors import ExtraMissing, HubUnavailable
+from cloche.errors import HubUnavailable
+from cloche.missing import extra
 
 SCHEME = "hf://"
 NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(?:@[\w./-]+)?")  # owner/name, or owner/name@revision
@@ -37,32 +38,24 @@ def fetch(name: str, near: str = "") -> Path:
         raise HubUnavailable(
             f"{name!r} is not a name on the Hugging Face Hub; write owner/name, or owner/name@revision."
         )
-    try:
-        import huggingface_hub
-        from huggingface_hub.errors import (
-            GatedRepoError,
-            LocalEntryNotFoundError,
-            RepositoryNotFoundError,
-            RevisionNotFoundError,
-        )
-    except ImportError:
-        raise ExtraMissing(
-            f"There is no folder {name} here{near}; to fetch it from the Hugging Face Hub, pip install 'cloche[hub]'."
-        ) from None
+    missing = f"There is no folder {name} here{near}; to fetch it from the Hugging Face Hub"
+    huggingface_hub, errors = (
+        extra(module, "hub", missing) for module in ("huggingface_hub", "huggingface_hub.errors")
+    )
     repository, _, revision = name.partition("@")
     try:
         return Path(
             huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=list(FILES))
         )
-    except GatedRepoError:
+    except errors.GatedRepoError:
         raise HubUnavailable(
             f"{repository} asks for its terms to be accepted; do so on huggingface.co, then run `hf auth login`."
         ) from None
-    except (RepositoryNotFoundError, RevisionNotFoundError):
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
         raise HubUnavailable(
             f"{name} is neither a folder here{near} nor a model that the Hugging Face Hub shows you; check its spelling."
         ) from None
-    except LocalEntryNotFoundError:
+    except errors.LocalEntryNotFoundError:
         raise HubUnavailable(
             f"{name} is neither a folder here{near} nor in the Hub's cache, and the Hugging Face Hub cannot be reached; "
             "connect, or name a folder."

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from cloche.missing import extra
+
 _ROUNDING = 1e-12  # share of the largest correlation that is no violation
 _DEPENDENT = 1e-13  # distance of an atom from the span of others that is none
 _STEPS = 50  # for each dimension and each atom: far more than any case tried has needed
@@ -188,8 +190,7 @@ def least_norm(atoms: np.ndarray, x: np.ndarray, nonnegative: bool) -> tuple[np.
 
 
 def _least_norm_by_programming(atoms: np.ndarray, x: np.ndarray, nonnegative: bool) -> tuple[np.ndarray, np.ndarray]:
-    from scipy.optimize import linprog
-
+    linprog = extra("scipy.optimize", "sparse", "Basis pursuit over dependent atoms needs scipy").linprog
     design = atoms.T if nonnegative else np.concatenate([atoms.T, -atoms.T], 1)
     basis = np.linalg.svd(atoms, full_matrices=False)[2]
     basis = basis[: np.linalg.matrix_rank(atoms, tol=_DEPENDENT)]  # without equations that rounding alone could break

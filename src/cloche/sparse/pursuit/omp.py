@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -35,9 +36,9 @@ class OMP(Pursuit):
 
     Stops at `k` atoms, or where the residual's norm (in the signals' units) is at most `residual`, whichever comes first; at
     least one must be given. A signal that is explained to rounding stops early, and its later slots stay unused. On a CPU it is
-    compiled and needs the dictionary's Gram (N^2 numbers; beyond 2 GiB it takes the other path); elsewhere it is
-    batched in torch, without the Gram. Both choose the same atoms up to ties. Signals whose atoms are too nearly dependent for
-    the precision are done again in float64, without the Gram.
+    compiled (by numba, of the extra `sparse`) and needs the dictionary's Gram (N^2 numbers; beyond 2 GiB it takes the other
+    path); elsewhere it is batched in torch, without the Gram. Both choose the same atoms up to ties. Signals whose atoms are
+    too nearly dependent for the precision are done again in float64, without the Gram.
     """
 
     k: int | None = None
@@ -50,7 +51,7 @@ class OMP(Pursuit):
         k = min(check_atoms(self.k, dictionary), dictionary.width)
         signals = prepare(x, dictionary)
         tolerance = signals.setting(self.residual)
-        walk = _compiled if fits_gram(signals.rows, dictionary) else _batched
+        walk = _compiled if fits_gram(signals.rows, dictionary) and find_spec("numba") else _batched
         code, doubtful = walk(signals, dictionary, k, tolerance)
 
         def again(rows: Tensor) -> Code:

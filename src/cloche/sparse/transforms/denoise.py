@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from itertools import product
 
-import pywt
 import torch
 from torch import Tensor
 
 from cloche.errors import NotFinite, PartUnknown, SettingRange, SignalsShape
+from cloche.missing import extra
 from cloche.sparse.transforms.base import Transform
 from cloche.sparse.transforms.families import Fitted, fitted
 from cloche.sparse.transforms.shrinkage import iterative_hard_thresholding
+from cloche.sparse.transforms.wavelets import WAVELETS_NEED
 
 MEDIAN_OF_NORMAL = 0.6744897501960817  # of |z|, z standard normal
 
@@ -24,6 +25,7 @@ def noise_level(x: Tensor) -> float:
     if not torch.isfinite(x).all():
         raise NotFinite("The signal holds NaN or infinite numbers: fill them in or leave that stretch out.")
     even = x[tuple(slice(n - n % 2) for n in x.shape)].detach().double().cpu().numpy()
+    pywt = extra("pywt", "sparse", WAVELETS_NEED)
     finest = pywt.dwt(even, "db4")[1] if x.ndim == 1 else pywt.dwt2(even, "db4")[1][2]
     return float(torch.from_numpy(finest).abs().median()) / MEDIAN_OF_NORMAL
 

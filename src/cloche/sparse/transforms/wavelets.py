@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-import pywt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from cloche.errors import PartUnknown, SettingConflict, SettingRange
+from cloche.missing import extra
 from cloche.sparse.transforms.base import Band, Transform, check_shape
 
+WAVELETS_NEED = "Wavelets need PyWavelets"
 _EXACT = 1e-9  # what a filter bank may lose; PyWavelets tabulates a few filters to fewer digits
 _ORIENTATIONS = ("horizontal", "vertical", "diagonal")  # of the structures they answer to, as PyWavelets has them
 
@@ -80,6 +81,7 @@ class Wavelets(Transform):
 @lru_cache
 def filters(name: str) -> tuple[tuple[tuple[float, ...], ...], tuple[tuple[float, ...], ...]]:
     """((low, high) of the analysis, (low, high) of the synthesis, turned round so that its adjoint is an analysis)."""
+    pywt = extra("pywt", "sparse", WAVELETS_NEED)
     if name not in pywt.wavelist(kind="discrete"):
         raise PartUnknown(
             f"There is no wavelet {name!r}: take one of PyWavelets' discrete ones, such as haar, db4, sym8, coif2, bior4.4."

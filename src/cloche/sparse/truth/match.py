@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cloche.sparse.dictionary import Dictionary
@@ -15,9 +16,50 @@ def match(truth: Dictionary, learned: Dictionary) -> tuple[Tensor, Tensor]:
     Every learned atom serves one true atom at most, so a copy earns nothing, as it does in `mean_max_cosine`.
     """
     cosine = (truth.unit().double() @ learned.unit().double().T).cpu()  # [M, N]
-    true_atom, other = (torch.as_tensor(side) for side in linear_sum_assignment(cosine.numpy(), maximize=True))
-    partner = torch.full((truth.size,), -1)
-    partner[true_atom] = other
-    cosines = torch.zeros(truth.size, dtype=torch.float64)
-    cosines[true_atom] = cosine[true_atom, other]
-    return partner, cosines
+    if truth.size <= learned.size:
+        partner = torch.from_numpy(assign(cosine.numpy()))
+    else:
+        partner = torch.full((truth.size,), -1)
+        partner[torch.from_numpy(assign(cosine.numpy().T))] = torch.arange(learned.size)
+    cosines = cosine.gather(1, partner.clamp(min=0)[:, None])[:, 0]
+    return partner, torch.where(partner < 0, 0.0, cosines)
+
+
+def assign(gain: NDArray[np.float64]) -> NDArray[np.int64]:
+    """[rows] the column of each row in the one-to-one assignment of the largest summed gain [rows, columns], rows <= columns.
+
+    Shortest augmenting paths with prices (Jonker and Volgenant 1987; Crouse 2016). A row begins with the column it gains most
+    from; only those whose column is another's already look for a path along which the others make room.
+    """
+    rows, columns = gain.shape
+    cost = -gain
+    row_price, column_price = cost.min(1), np.zeros(columns)
+    holder, held = np.full(columns, -1), np.full(rows, -1)
+    for row, column in enumerate(cost.argmin(1)):
+        if holder[column] < 0:
+            holder[column], held[row] = row, column
+    for start in np.flatnonzero(held < 0):
+        distance, before = np.full(columns, np.inf), np.full(columns, -1)
+        open_columns = np.ones(columns, bool)
+        row, reached = int(start), 0.0
+        visited: list[int] = []
+        while True:
+            through = reached + cost[row] - row_price[row] - column_price
+            shorter = open_columns & (through < distance)
+            distance[shorter], before[shorter] = through[shorter], row
+            column = int(np.where(open_columns, distance, np.inf).argmin())
+            reached = distance[column]
+            if holder[column] < 0:
+                break
+            open_columns[column] = False
+            visited.append(column)
+            row = int(holder[column])
+        row_price[start] += reached
+        row_price[holder[visited]] += reached - distance[visited]
+        column_price[visited] -= reached - distance[visited]
+        while True:  # back along the path, every row takes the column it was left for
+            row = before[column]
+            holder[column], held[row], column = row, column, held[row]
+            if row == start:
+                break
+    return held

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 
-from cloche.sparse.compiled import kernel
+from cloche.sparse.compiled import inlined, kernel
 
 EPOCHS = 200  # passes over a working set before all atoms are looked at again
 SETTLE = 3  # passes between attempts to solve for the amounts directly
 GROW = 16  # violators that join a working set at once, or as many as it holds
 
 
-@numba.njit(inline="always", error_model="numpy")
+@inlined
 def subtract_rows(row, gram, chosen, amounts, used):
     """row -= the `used` chosen rows of the Gram times their amounts (an array of the Gram's precision)."""
     width = len(row)
@@ -35,7 +34,7 @@ def subtract_rows(row, gram, chosen, amounts, used):
             row[n] -= w0 * g0[n]
 
 
-@numba.njit(inline="always", error_model="numpy")
+@inlined
 def solve_positive(matrix, target, used, least):
     """Solves matrix a = target in place for the leading `used` rows by Cholesky; False at a squared pivot <= `least`."""
     for j in range(used):

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 
-from cloche.sparse.compiled import kernel
+from cloche.sparse.compiled import inlined, kernel
 
 SPAN = 1024  # atoms updated at once: what is written stays in the first cache
 LANES = (
@@ -54,7 +53,7 @@ def _block_update(basis, j, row, weights, scale, step, alpha, start, stop):
         left[n] -= step * new[n]
 
 
-@numba.njit(inline="always", error_model="numpy")
+@inlined
 def largest(bits, mask):
     """The largest magnitude among floats seen as integers: without their sign bit they keep their order.
 
@@ -67,7 +66,7 @@ def largest(bits, mask):
     return top
 
 
-@numba.njit(inline="always", error_model="numpy")
+@inlined
 def strongest(bits, mask, tops):
     """A place of the largest magnitude, looking at all; `tops` [LANES] is overwritten."""
     tops[:] = 0
