@@ -22,7 +22,7 @@ from cloche.sparse import BatchTopK, Hierarchy, Planted, TopK, Training, gap_tab
 from cloche.sparse.learners import KSVD, OnlineDictionaryLearning
 from cloche.sparse.pursuit import OMP
 from cloche.sparse.transforms import Wavelets
-from cloche.sparse.truth.gap_table import GapTable, Learned
+from cloche.sparse.truth.gap_tables import GapTable, Learned
 from learners import IMAGES, patches
 from rounds import busy, machine, write
 

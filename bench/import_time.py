@@ -45,7 +45,7 @@ def installed_megabytes(torch_index: str | None) -> dict[str, float]:
     """Megabytes (10^6 bytes) of site-packages in a fresh environment with the core install, in all and of the five largest."""
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
-        python = str(next(Path(folder).glob("*/python*")))
+        python = str(Path(folder, "Scripts" if os.name == "nt" else "bin", "python"))
         pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "-q", "-c", str(ROOT / "constraints.txt")]
         subprocess.run([*pip, "torch", *(["--index-url", torch_index] if torch_index else [])], check=True)
         subprocess.run([*pip, str(ROOT)], check=True)

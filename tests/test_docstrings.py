@@ -14,7 +14,14 @@ import pytest
 import cloche
 
 # Packages of which every public name has an example. A package that is not here yet runs those that it has.
-COMPLETE = {"cloche.data", "cloche.data.reading", "cloche.decode", "cloche.runs", "cloche.runs.verify", "cloche.text"}
+COMPLETE = {
+    "cloche.data",
+    "cloche.data.reading",
+    "cloche.decode",
+    "cloche.runs",
+    "cloche.runs.verification",
+    "cloche.text",
+}
 PACKAGES = ["cloche", *(found.name for found in pkgutil.walk_packages(cloche.__path__, "cloche.") if found.ispkg)]
 
 

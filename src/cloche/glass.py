@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cloche.answers import Loss, NextTokens, loss_of, next_of
 from cloche.decode import Generation, generate
-from cloche.decode.generate import check_stop
+from cloche.decode.generation import check_stop
 from cloche.decode.prompts import encoded, is_texts, read_prompt, read_windows
 from cloche.decode.sampling import Sampling
 from cloche.errors import ArgumentInvalid, TokenizerInvalid, TokenizerMissing, shown

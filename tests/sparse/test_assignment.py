@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import t
 
-from cloche.sparse.truth.match import assign
+from cloche.sparse.truth.assignment import assign
 from cloche.sparse.truth.seeds import _student
 
 

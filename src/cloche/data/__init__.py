@@ -2,7 +2,7 @@
 
 from cloche.data.batches import Batches
 from cloche.data.packed import PackedTokens
-from cloche.data.prepare import prepare
+from cloche.data.preparation import prepare
 from cloche.data.reading import Document, Report, documents
 from cloche.data.stdlib import standard_library
 

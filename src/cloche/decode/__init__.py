@@ -1,6 +1,6 @@
 """The generation engine."""
 
-from cloche.decode.generate import Generation, generate, stream
+from cloche.decode.generation import Generation, generate, stream
 from cloche.decode.layout import lay_by_columns
 from cloche.decode.sampling import Sampling
 from cloche.decode.session import Session

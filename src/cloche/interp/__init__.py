@@ -16,7 +16,7 @@ from cloche.interp.dictionaries import (
     train_dictionary,
 )
 from cloche.interp.finding import Finding
-from cloche.interp.harvest import activations, harvest
+from cloche.interp.harvesting import activations, harvest
 from cloche.interp.lens import logit_lens
 from cloche.interp.look import look_inside
 from cloche.interp.probing import sparse_probing, token_labels

@@ -1,7 +1,7 @@
 """Training: the recipe, objectives, optimisers, schedules, the loop, and the health of what grows."""
 
 from cloche.train.corpus import prepare_data
-from cloche.train.evaluate import Score, evaluate, sample
+from cloche.train.evaluation import Score, evaluate, sample
 from cloche.train.loop import Loop, Setup, total
 from cloche.train.machine.calibrate import calibrate
 from cloche.train.machine.gemm import best_precision, gemm_rate, gemm_rates

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cloche.data import prepare, standard_library
-from cloche.data.prepare import Progress
+from cloche.data.preparation import Progress
 from cloche.errors import CorpusEmpty, FolderForeign, RunDamaged
 from cloche.files import WRITING, move, put_in_place, sha256_of, temporary_folder
 from cloche.runs import Run

@@ -13,7 +13,7 @@ from cloche.model import Network
 from cloche.runs import Run
 from cloche.text import Tokenizer
 from cloche.train.corpus import prepare_data
-from cloche.train.evaluate import evaluate, sample
+from cloche.train.evaluation import evaluate, sample
 from cloche.train.intact import data_hashes, require_intact, require_untrained
 from cloche.train.loop import PRECISIONS, Loop, Setup
 from cloche.train.machine.calibrate import brief, calibrate

@@ -1,7 +1,7 @@
 """Dictionaries of a model's activations: learned along a route, measured by what the model keeps, read feature by feature."""
 
-from cloche.interp.dictionaries.end_to_end import end_to_end
 from cloche.interp.dictionaries.features import FeatureReader, features_report, held_out_windows
+from cloche.interp.dictionaries.finishing import end_to_end
 from cloche.interp.dictionaries.learn import Look, Progress, batched_windows, dictionary_name, train_dictionary
 from cloche.interp.dictionaries.recovered import Recovered, loss_recovered
 from cloche.interp.dictionaries.report import dictionary_report

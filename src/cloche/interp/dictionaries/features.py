@@ -15,7 +15,7 @@ from cloche.interp.dictionaries.firings import Firings, collect_firings
 from cloche.interp.dictionaries.learn import Tokens, batched_windows
 from cloche.interp.dictionaries.telling import logit_effects, telling_order
 from cloche.interp.finding import Finding
-from cloche.interp.harvest import activations
+from cloche.interp.harvesting import activations
 from cloche.interp.route import Others, Reader, reader_of
 from cloche.interp.subject import Subject, spell, windows_of
 from cloche.model import Network

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from cloche.errors import ArgumentRange, CorpusEmpty, PartUnknown, PathInvalid, SettingConflict
-from cloche.interp.dictionaries.end_to_end import end_to_end
-from cloche.interp.harvest import activations, harvest
+from cloche.interp.dictionaries.finishing import end_to_end
+from cloche.interp.harvesting import activations, harvest
 from cloche.interp.route import FIRST, Others, Reader, Route, rows_without_first
 from cloche.interp.subject import Subject
 from cloche.ranks import Ranks

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cloche.interp.dictionaries.recovered import Recovered, loss_recovered
 from cloche.interp.finding import Finding
-from cloche.interp.harvest import activations
+from cloche.interp.harvesting import activations
 from cloche.interp.route import Others, reader_of, rows_without_first
 from cloche.interp.subject import Subject, windows_of
 from cloche.sparse import SAE, Report, gap_report

@@ -4,7 +4,7 @@ from cloche.sparse.transforms.bandlets import Bandlets
 from cloche.sparse.transforms.base import Band, Coefficients, Transform
 from cloche.sparse.transforms.contourlets import Contourlets, DirectionalFilterBank
 from cloche.sparse.transforms.curvelets import Curvelets
-from cloche.sparse.transforms.denoise import approximate, denoise, noise_level
+from cloche.sparse.transforms.denoising import approximate, denoise, noise_level
 from cloche.sparse.transforms.families import FAMILIES, Fitted, fitted
 from cloche.sparse.transforms.shrinkage import iterative_hard_thresholding, lasso
 from cloche.sparse.transforms.steerable import SteerablePyramid

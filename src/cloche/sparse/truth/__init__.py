@@ -1,14 +1,14 @@
 """Signals whose dictionary is known, and what only they can show: is the truth found, which features absorb others, where the
 error comes from, and how much a seed decides."""
 
-from cloche.sparse.truth.absorption import Absorption, absorption
+from cloche.sparse.truth.absorbing import Absorption, absorption
+from cloche.sparse.truth.assignment import match
 from cloche.sparse.truth.gap import Gap, gap_report
-from cloche.sparse.truth.gap_table import GapTable, gap_table
-from cloche.sparse.truth.grade import Grade, grade
-from cloche.sparse.truth.match import match
+from cloche.sparse.truth.gap_tables import GapTable, gap_table
+from cloche.sparse.truth.grading import Grade, grade
 from cloche.sparse.truth.plant import Hierarchy
 from cloche.sparse.truth.planted import Plant, Planted, isotropic_noise
-from cloche.sparse.truth.planted_report import PlantedReport, planted_report
+from cloche.sparse.truth.planted_reports import PlantedReport, planted_report
 from cloche.sparse.truth.seeds import Interval, over_seeds, stability
 
 __all__ = [

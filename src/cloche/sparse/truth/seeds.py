@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 
 from cloche.errors import CorpusEmpty
 from cloche.sparse.dictionary import Dictionary
-from cloche.sparse.truth.match import match
+from cloche.sparse.truth.assignment import match
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from cloche.files import sha256_of_open
 from cloche.runs.manifest import Entry, Pending
-from cloche.runs.verify.problem import Problem
-from cloche.runs.verify.reading import MISSING, UNREADABLE, Unreadable, opened
-from cloche.runs.verify.tree import FILE, FOLDER, Tree, shown
+from cloche.runs.verification.problem import Problem
+from cloche.runs.verification.reading import MISSING, UNREADABLE, Unreadable, opened
+from cloche.runs.verification.tree import FILE, FOLDER, Tree, shown
 
 RESTORE = "restore it from a copy"
 
@@ -83,7 +83,7 @@ def _read(path: Path, expected: Expected) -> tuple[str, str | None]:
                 return "", f"has {size:,} bytes where {known[0].size:,} were written"
             fault = None
             if expected.is_weights:
-                from cloche.runs.verify.weights import hash_and_scan  # numpy, which nothing else here needs
+                from cloche.runs.verification.weights import hash_and_scan  # numpy, which nothing else here needs
 
                 sha256, fault = hash_and_scan(file, size)
             else:

@@ -10,12 +10,12 @@ from cloche.errors import ClocheError, RunMissing
 from cloche.files import LOCK, REPLACED, WRITING, is_abandoned
 from cloche.runs.folder import FORMAT, Run
 from cloche.runs.manifest import MANIFEST, Manifest
-from cloche.runs.verify import checkpoints, documents
-from cloche.runs.verify.files import RESTORE, Expected, compare, foreign, special
-from cloche.runs.verify.problem import Problem, Verification
-from cloche.runs.verify.reading import Unreadable, content
-from cloche.runs.verify.records import Source, check_log, missing_logs, saved_checkpoints
-from cloche.runs.verify.tree import FILE, FOLDER, Tree, shown
+from cloche.runs.verification import checkpoints, documents
+from cloche.runs.verification.files import RESTORE, Expected, compare, foreign, special
+from cloche.runs.verification.problem import Problem, Verification
+from cloche.runs.verification.reading import Unreadable, content
+from cloche.runs.verification.records import Source, check_log, missing_logs, saved_checkpoints
+from cloche.runs.verification.tree import FILE, FOLDER, Tree, shown
 
 LOGS = ("metrics", "health", "samples", "events")
 _DATA = "restore it from a copy, or delete data/ and resume: it is made again from the same files"

@@ -9,10 +9,10 @@ from typing import Any
 
 from cloche.runs.folder import FORMAT
 from cloche.runs.manifest import Entry
-from cloche.runs.verify.files import RESTORE, Expected
-from cloche.runs.verify.problem import Problem
-from cloche.runs.verify.reading import Unreadable, content, json_object
-from cloche.runs.verify.tree import FILE, Tree, shown
+from cloche.runs.verification.files import RESTORE, Expected
+from cloche.runs.verification.problem import Problem
+from cloche.runs.verification.reading import Unreadable, content, json_object
+from cloche.runs.verification.tree import FILE, Tree, shown
 
 ALWAYS = ("run.json", "recipe.toml")  # in every run that cloche trained
 _FOLDERS = ("data", "dictionaries", "findings")

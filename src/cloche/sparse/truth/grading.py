@@ -10,7 +10,7 @@ from torch import Tensor
 from cloche.errors import SignalsShape
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary, Encoder
-from cloche.sparse.truth.match import match
+from cloche.sparse.truth.assignment import match
 
 _ROWS = 2_048
 

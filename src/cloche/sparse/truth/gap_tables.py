@@ -15,8 +15,8 @@ from cloche.sparse.metrics import Report
 from cloche.sparse.pursuit import OMP
 from cloche.sparse.truth.columns import columns
 from cloche.sparse.truth.gap import Gap, gap_report
-from cloche.sparse.truth.grade import Grade, grade
-from cloche.sparse.truth.planted_report import Learned
+from cloche.sparse.truth.grading import Grade, grade
+from cloche.sparse.truth.planted_reports import Learned
 
 
 @dataclass(frozen=True, eq=False)

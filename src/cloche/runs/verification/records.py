@@ -10,9 +10,9 @@ from pathlib import Path
 from cloche.errors import ClocheError
 from cloche.runs import chain, logs
 from cloche.runs.chain import DIGITS, LINK_BYTES, Anchor
-from cloche.runs.verify.files import RESTORE
-from cloche.runs.verify.problem import Problem
-from cloche.runs.verify.reading import MOST_LINE, Unreadable, json_object, lines, opened
+from cloche.runs.verification.files import RESTORE
+from cloche.runs.verification.problem import Problem
+from cloche.runs.verification.reading import MOST_LINE, Unreadable, json_object, lines, opened
 
 Source = tuple[str, Mapping[str, Anchor]]  # what wrote anchors down, and those anchors
 

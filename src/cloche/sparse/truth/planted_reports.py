@@ -14,10 +14,10 @@ from cloche.errors import ClocheError
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary, Encoder, mean_max_cosine, random_atoms
 from cloche.sparse.metrics import Report, report
-from cloche.sparse.truth.absorption import absorption
+from cloche.sparse.truth.absorbing import absorption
+from cloche.sparse.truth.assignment import match
 from cloche.sparse.truth.columns import columns
-from cloche.sparse.truth.grade import grade
-from cloche.sparse.truth.match import match
+from cloche.sparse.truth.grading import grade
 from cloche.sparse.truth.plant import Hierarchy
 from cloche.sparse.truth.planted import Plant, isotropic_noise
 from cloche.sparse.truth.seeds import Interval, over_seeds, stability

@@ -10,10 +10,10 @@ from typing import Any
 from cloche.runs.chain import Anchor
 from cloche.runs.checkpoints import step_of
 from cloche.runs.manifest import MANIFEST, Entry, is_inside, parse_anchors, unsealed
-from cloche.runs.verify.files import Expected
-from cloche.runs.verify.problem import Problem
-from cloche.runs.verify.reading import Unreadable, content, json_object
-from cloche.runs.verify.tree import FOLDER, Tree, shown
+from cloche.runs.verification.files import Expected
+from cloche.runs.verification.problem import Problem
+from cloche.runs.verification.reading import Unreadable, content, json_object
+from cloche.runs.verification.tree import FOLDER, Tree, shown
 
 RESTORE = "restore it from a copy, or move the checkpoint away"
 _WEIGHTS = "model.safetensors"
