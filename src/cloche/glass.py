@@ -231,30 +231,37 @@ def _is_text(prompt: Any) -> bool:
 
 @answering
 def load(
-    where: str | Path | Run, checkpoint: str | int = "last", dtype: str = "float32", *, check_files: bool = True
+    where: str | Path | Run,
+    checkpoint: str | int = "last",
+    dtype: str = "float32",
+    *,
+    check_files: bool = True,
+    check_sites: bool = True,
 ) -> Glass:
     """A model to look into: from a run (its last checkpoint, or the step or name given), a checkpoint folder, a Hugging Face
     folder, or with `cloche[hub]` from the Hub ("owner/name" where no folder `owner` is here, "hf://owner/name@revision").
 
     The tokenizer is the one beside the weights, else the run's. dtype: of the weights in memory, on the CPU: "float32",
     "bfloat16", "float16", or "auto" for the one they are stored in. check_files: compare the weights of a checkpoint with the
-    sha256 that its manifest records; a file is hashed once for as long as it does not change.
+    sha256 that its manifest records; a file is hashed once for as long as it does not change. check_sites: compare every site,
+    on a few random tokens, with what the model's parts and weights say that it is.
     """
     if not isinstance(where, str | Path | Run):
         raise ArgumentInvalid(
             f"A model is named by its folder, by its name on the Hub, or by a Run; got {shown(where)}."
         )
     check_name(where)
+    how = {"dtype": dtype, "check_files": check_files, "check_sites": check_sites}
     if isinstance(where, str) and (name := hub.named(where)):
         if checkpoint != "last":
             raise ArgumentInvalid(
                 f"{name} is one model, so checkpoint={checkpoint!r} cannot be chosen in it; leave it out."
             )
-        return _open(hub.fetch(name, nearest(where)), None, dtype, check_files, name)
+        return _open(hub.fetch(name, nearest(where)), None, how, name)
     folder = where.path if isinstance(where, Run) else Path(where).expanduser()
     if (folder / "run.json").is_file():
         chosen = Run.open(folder).checkpoint(checkpoint)
-        return _open(chosen.path, folder, dtype, check_files)
+        return _open(chosen.path, folder, how)
     if not (folder / "config.json").is_file():
         raise no_model(folder)
     if checkpoint != "last":
@@ -262,14 +269,14 @@ def load(
             f"{folder} is one checkpoint, so checkpoint={checkpoint!r} cannot be chosen in it; name its run."
         )
     run = folder.parents[1] if folder.resolve().parent.name == "checkpoints" and len(folder.parents) > 1 else None
-    return _open(folder, run, dtype, check_files)
+    return _open(folder, run, how)
 
 
-def _open(folder: Path, run: Path | None, dtype: str, check_files: bool, name: str = "") -> Glass:
+def _open(folder: Path, run: Path | None, how: dict[str, Any], name: str = "") -> Glass:
     homes = [home for home in (folder, run) if home is not None and (home / "tokenizer.json").is_file()]
     tokenizer = Tokenizer.load(homes[0]) if homes else None
     owner = folder.resolve().parent if run is None else run.resolve()
-    net = load_network(folder, dtype, check_files)
+    net = load_network(folder, **how)
     if net.context is None and run is not None:
         net.context = _trained_length(run)
     return Glass(net, tokenizer, name or f"{owner.name}/{folder.resolve().name}", folder.resolve().name)

@@ -16,8 +16,8 @@ from cloche.model import GLU, Network, RoPE
 Change = dict[tuple[str, int | None], Callable[[Tensor], Tensor]]
 
 
-def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
-    return x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt() * gain
+def rms(x: Tensor, eps: float) -> Tensor:
+    return (x.pow(2).mean(-1, keepdim=True) + eps).sqrt()
 
 
 def turned(x: Tensor, positions: Tensor, theta: float) -> Tensor:
@@ -48,9 +48,10 @@ def forward(net: Network, ids: Tensor, change: Change | None = None) -> dict[tup
     for i in range(net.spec.body.depth):  # type: ignore[attr-defined]
         own = {name.removeprefix(f"body.layers.{i}."): value for name, value in p.items()}
         x = at("resid_pre", i, x)
-        normed = at("attn_in", i, rms_norm(x, own["mix_norm.weight"], eps))
+        normed = at("attn_in", i, x / at("attn_scale", i, rms(x, eps)) * own["mix_norm.weight"])
         rows = own["mix.qkv.weight"].split([heads * size, kv_heads * size, kv_heads * size])
         q, k, v = ((normed @ w.T).reshape(*ids.shape, -1, size) for w in rows)
+        q, k = at("q_pre", i, q), at("k_pre", i, k)
         q, k = (
             torch.stack(
                 [
@@ -69,12 +70,15 @@ def forward(net: Network, ids: Tensor, change: Change | None = None) -> dict[tup
         scores = at("scores", i, scores.masked_fill(hidden_future, -torch.inf))
         pattern = at("pattern", i, scores.exp() / scores.exp().sum(-1, keepdim=True))
         z = at("z", i, torch.stack([pattern[:, h] @ v[:, :, kv_of[h]] for h in range(heads)], 2))
+        columns = own["mix.out.weight"].split(size, 1)
+        at("head_out", i, torch.stack([z[:, :, h] @ columns[h].T for h in range(heads)], 2))
         x = at("resid_mid", i, x + at("attn_out", i, z.flatten(2) @ own["mix.out.weight"].T))
-        normed = at("mlp_in", i, rms_norm(x, own["map_norm.weight"], eps))
+        normed = at("mlp_in", i, x / at("mlp_scale", i, rms(x, eps)) * own["map_norm.weight"])
         gate, up = (normed @ own["map.inner.weight"].T).chunk(2, -1)
         gate = at("mlp_pre", i, gate)
         act = at("mlp_act", i, gate / (1 + (-gate).exp()) * up)
         x = at("resid_post", i, x + at("mlp_out", i, act @ own["map.outer.weight"].T))
-    x = at("final_norm", None, rms_norm(x, p["final_norm.weight"], net.spec.norm.eps))  # type: ignore[attr-defined]
+    x = x / at("final_scale", None, rms(x, net.spec.norm.eps)) * p["final_norm.weight"]  # type: ignore[attr-defined]
+    x = at("final_norm", None, x)
     at("logits", None, x @ p.get("unembed.weight", p["embed.weight"]).T)
     return seen

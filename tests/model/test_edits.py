@@ -43,13 +43,16 @@ KINDS: dict[str, tuple[Callable[[Site, Tensor], Edit], Callable[[Tensor, Tensor]
     "apply": (lambda s, d: s.apply(torch.tanh), lambda x, d: x.tanh()),
     "apply in place": (lambda s, d: s.apply(lambda x: x.mul_(2)), lambda x, d: 2 * x),
 }
-NAMES = [name for name in AXES if name not in ("scores", "router")]
+NAMES = [name for name in AXES if name not in ("scores", "router", "head_out")]
+LEFT = ("zero", "project out")  # which leave nothing of a scale to divide by
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_edit_at_every_site(net: Network, name: str, kind: str) -> None:
-    layer = None if name in ("embed", "final_norm", "logits") else 1
+    if name.endswith("_scale") and kind in LEFT:
+        pytest.skip("nothing is divided by zero")
+    layer = None if name in ("embed", "final_scale", "final_norm", "logits") else 1
     chosen = Site(name, layer)
     make, by_hand = KINDS[kind]
     before = net.run(IDS, save=[chosen])[chosen]

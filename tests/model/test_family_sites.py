@@ -15,6 +15,7 @@ from cloche.model import Network, load_network
 
 pytest.importorskip("transformers")
 LENGTH = 14
+NO_TENSOR = ("scores", "pattern", "attn_scale", "mlp_scale", "head_out")  # that one of their modules is given or gives
 
 # Site -> where: "<" what a module is given, ">" what it gives; relative to the layer. A plain name is of the whole model.
 LLAMA = {
@@ -106,8 +107,9 @@ def caught(family: str, model: Any, ids: Tensor, monkeypatch: pytest.MonkeyPatch
         rotate, turned = code.apply_rotary_pos_emb, iter(range(len(layers)))
 
         def rotated(*args: Any, **kwargs: Any) -> Any:
-            q, k = rotate(*args, **kwargs)
             i = next(turned)
+            found["q_pre", i], found["k_pre", i] = args[0].transpose(1, 2), args[1].transpose(1, 2)
+            q, k = rotate(*args, **kwargs)
             found["q", i], found["k", i] = q.transpose(1, 2), k.transpose(1, 2)
             return q, k
 
@@ -134,7 +136,7 @@ def test_every_site_is_where_it_says(pair, monkeypatch: pytest.MonkeyPatch) -> N
     family, model, net = pair
     ids = random_ids(2, LENGTH, net.spec.vocab)
     wanted = caught(family, model, ids, monkeypatch)
-    sites = [site for site in net.sites if site.layer is not None and site.name not in ("scores", "pattern")]
+    sites = [site for site in net.sites if site.layer is not None and site.name not in NO_TENSOR]
     result = net.run(ids, save=sites)
     seen = set()
     for site in sites:
@@ -144,5 +146,5 @@ def test_every_site_is_where_it_says(pair, monkeypatch: pytest.MonkeyPatch) -> N
             seen.add((site.name, site.layer))
     missing = {(site.name, site.layer) for site in sites} - seen
     if family == "GPT2":  # whose queries and keys are rows of one product, and nothing turns them
-        missing -= {(name, layer) for name in "qk" for layer in range(3)}
+        missing -= {(name, layer) for name in ("q_pre", "k_pre", "q", "k") for layer in range(3)}
     assert not missing

@@ -71,7 +71,7 @@ CASES: dict[str, tuple[Act, str]] = {
     "head out of range": (lambda n: n.run(IDS, save="z[0].head(4)"), r"no z\[0\].head\(4\): z\[0\] has heads 0 to 3"),
     "key head out of range": (lambda n: n.run(IDS, save="k[0].head(2)"), "heads 0 to 1"),
     "negative head": (lambda n: n.run(IDS, save=[n.sites.z[0].head(-1)]), "heads 0 to 3"),
-    "head of the headless": (lambda n: n.sites.resid_post[0].head(1), "has no heads; only q, k, v"),
+    "head of the headless": (lambda n: n.sites.resid_post[0].head(1), "has no heads; only q_pre, k_pre, q, k, v"),
     "head of the headless in text": (lambda n: site("mlp_act[0].head(1)"), "has no heads"),
     "head as text": (lambda n: n.sites.z[0].head("1"), "named by its number; got '1'"),
     "head as a fraction": (lambda n: n.sites.z[0].head(1.5), "named by its number"),

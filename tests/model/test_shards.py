@@ -118,7 +118,7 @@ def test_loading_needs_little_more_than_the_weights(
         save_network(LM(300, 128, Stack(4, block), tied=True).build(0).to(stored), tmp_path)
     net = load_network(tmp_path)
     weights = sum(p.numel() * p.element_size() for p in net.parameters())
-    assert weights <= peak(lambda: load_network(tmp_path)) <= 1.1 * weights
+    assert weights <= peak(lambda: load_network(tmp_path, check_sites=False)) <= 1.1 * weights
     assert peak(lambda: save_network(net, tmp_path / "again")) <= 0.1 * weights
 
 

@@ -27,10 +27,12 @@ IDS = random_ids(B, T, V)
 SHAPES = {
     **dict.fromkeys(("embed", "resid_pre", "attn_in", "attn_out", "resid_mid", "mlp_in"), (B, T, D)),
     **dict.fromkeys(("mlp_out", "resid_post", "final_norm"), (B, T, D)),
-    **dict.fromkeys(("q", "z"), (B, T, H, S)),
-    **dict.fromkeys(("k", "v"), (B, T, K, S)),
+    **dict.fromkeys(("q_pre", "q", "z"), (B, T, H, S)),
+    **dict.fromkeys(("k_pre", "k", "v"), (B, T, K, S)),
     **dict.fromkeys(("scores", "pattern"), (B, H, T, T)),
     **dict.fromkeys(("mlp_pre", "mlp_act"), (B, T, M)),
+    **dict.fromkeys(("attn_scale", "mlp_scale", "final_scale"), (B, T, 1)),
+    "head_out": (B, T, H, D),
     "logits": (B, T, V),
 }
 
@@ -38,7 +40,7 @@ SHAPES = {
 def test_every_site_has_its_shape(net: Network) -> None:
     assert set(SHAPES) == set(AXES) - {"router"} == set(dir(net.sites))  # the one a mixture of experts adds
     every = list(net.sites)
-    assert len(every) == 3 + 15 * L
+    assert len(every) == 4 + 20 * L
     result = net.run(IDS, save=every)
     for found in every:
         assert result[found].shape == SHAPES[found.name], found

@@ -39,12 +39,18 @@ def every_kind(net: Network, source: Result) -> list[Any]:
     """One edit of each kind at each site, at the forms of position in turn."""
     generator = torch.Generator().manual_seed(3)
     edits: list[Any] = []
-    for number, site in enumerate(net.sites):
+    for number, site in enumerate(site for site in net.sites if site.name != "head_out"):
         shape = source[site].shape
         v = torch.randn(shape[-1], generator=generator)
-        kinds = [site.add(v), site.scale(0.7), site.zero(), site.apply(lambda x: x.flip(1).tanh())]
+        kinds = [site.add(v), site.scale(0.7), site.apply(lambda x: x.flip(1).tanh())]
+        if not site.name.endswith("_scale"):  # nothing is divided by zero
+            kinds += [site.zero()]
         if site.name != "scores":
-            kinds += [site.project_out(v), site.replace(source), site.scale(torch.rand(shape, generator=generator))]
+            kinds += [
+                site.replace(source) if site.name.endswith("_scale") else site.project_out(v),
+                site.replace(source),
+                site.scale(torch.rand(shape, generator=generator)),
+            ]
         for offset, edit in enumerate(kinds):
             where = WHERES[(number + 3 * offset) % len(WHERES)]
             edits.append(edit if where is None else edit.at(where))

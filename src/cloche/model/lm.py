@@ -18,6 +18,7 @@ from cloche.part import Part, positive
 
 if TYPE_CHECKING:
     from cloche.model.network import Network
+    from cloche.model.sites.proof import Proof
 
 
 # GPT-2's value. A shared matrix of standard deviation s gives a token's own logit about s * width before anything is learned
@@ -26,7 +27,10 @@ TIED_STD = 0.02
 
 
 class Head(Part):
-    """From the normalised stream to predictions. `build(width, vocab, tied)` gives a module to logits [..., vocab]."""
+    """From the normalised stream to predictions. `build(width, vocab, tied)` gives a module to logits [..., vocab].
+
+    `prove(x, proof)` says what the logits are, from the head's fields and weights alone (see `sites.proof`).
+    """
 
     def build(self, width: int, vocab: int, tied: Module | None) -> Module:
         raise TypeError(f"{type(self).__name__} must define build(width, vocab, tied)")
@@ -56,6 +60,10 @@ class Unembed(Head):
             unembed.weight = tied.weight  # type: ignore[assignment]
             unembed.declared["weight"] = tied.declared["weight"]
         return unembed
+
+    def prove(self, x: Tensor, proof: Proof) -> Tensor:
+        logits = proof.linear("", x)
+        return logits if self.cap is None else self.cap * (logits / self.cap).tanh()
 
 
 class _Unembed(Linear):
@@ -104,6 +112,17 @@ class LM(Part):
     def resolved(self) -> LM:
         """The same model with every implied size written out, so that two spellings of one model compare equal."""
         return dataclasses.replace(self, body=self.body.resolved(self.width))
+
+    def prove(self, ids: Tensor, proof: Proof) -> None:
+        """Say what every site of a pass over `ids` is, from the tree's fields and weights alone (see `sites.proof`)."""
+        rows = proof.weight("embed.weight")
+        x = None if rows is None else rows[ids].double() * (self.embed_scale or 1.0)
+        if self.position is not None:
+            added = proof.through(self.position, proof.positions, "position")
+            x = None if x is None or added is None else x + added
+        x = proof.through(self.body, proof("embed", x), "body")
+        x = proof.through(self.norm, x, "final_norm", "final_norm", "final_scale")
+        proof("logits", proof.through(self.head, x, "unembed"))
 
     def build(self, seed: int | None = 0) -> Network:
         """The module this tree describes, on the CPU in fp32, initialised from `seed` (left uninitialised where None)."""

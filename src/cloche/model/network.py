@@ -17,6 +17,7 @@ from cloche.model.context import Context
 from cloche.model.declare import Declared, Module, declarations, initialise
 from cloche.model.lm import LM
 from cloche.model.mixers.attention import KeyValues
+from cloche.model.norms import has_scale, normalised
 from cloche.model.passes.folding import folded
 from cloche.model.passes.stored import Activations
 from cloche.model.passes.stream import SHARD_BYTES, stream, stream_bytes
@@ -77,11 +78,12 @@ class Network(Module):
         self._saving: dict[tuple[Any, ...], Plan] = {}  # the plans of runs that only save, by what was asked
         if seed is not None:
             initialise(self, seed)
-        stream = each_token(width=spec.width)
+        stream, scale = each_token(width=spec.width), each_token(scale=1)
         self.sites = Sites(
             {"embed": stream},
             [block.declared_sites for block in self.layers],
-            {"final_norm": stream, "logits": each_token(vocab=spec.vocab)},
+            ({"final_scale": scale} if has_scale(self.final_norm) else {})
+            | {"final_norm": stream, "logits": each_token(vocab=spec.vocab)},
         )
 
     # What it is -----------------------------------------------------------------------------------------------------
@@ -217,7 +219,11 @@ class Network(Module):
         if self.position is not None:
             x = x + self.position(context.positions)
         x, _ = self.body(context.tape("embed", None, x), context, states, stop)
-        return x if stop < END else context.tape("final_norm", None, self.final_norm(x))
+        return x if stop < END else self.normed(x, context.tape)
+
+    def normed(self, x: Tensor, tape: Any) -> Tensor:
+        """The final norm of the stream after the last layer, as the head reads it."""
+        return tape("final_norm", None, normalised(self.final_norm, x, tape, "final_scale", None))
 
     # Looking and editing --------------------------------------------------------------------------------------------
 
@@ -343,7 +349,7 @@ class Network(Module):
                 context.tape = tape
             hidden = self._hidden(ids, context, None, stop)
             out = context.tape("logits", None, self.unembed(hidden)) if stop >= END else None
-            return out, tuple(tape.kept[key] for key in plan.kept), tape.off
+            return out, tape.saved(), tape.off
 
         return self.compiled(program, ("run", plan, stop), compile) if compile else program
 

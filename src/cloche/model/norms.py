@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +15,19 @@ from cloche.model.declare import Declared, Module
 from cloche.model.maps.activations import MOST_SHIFT
 from cloche.part import Part, positive
 
+if TYPE_CHECKING:
+    from cloche.model.sites.plan import Blank, Tape
+    from cloche.model.sites.proof import Proof
+
 
 class Norm(Part):
     """A normalisation over the last axis.
 
     `build(width)` gives a module from [..., width] to [..., width]; `gain` is the deviation wanted of what comes out, for one
-    that stands after a branch.
+    that stands after a branch. A module with `scale(x)` [..., 1] and `divided(x, scale)` has a site for what each row is
+    divided by.
+
+    `prove(x, proof, site, scale)` says what the two sites are, from the norm's fields and weights alone (see `sites.proof`).
     """
 
     def build(self, width: int, gain: float = 1.0) -> Module:
@@ -29,6 +36,10 @@ class Norm(Part):
     def build_heads(self, heads: int, size: int) -> Module:
         """A module on [..., heads, size]: each head for itself, all with the same gains."""
         return self.build(size)
+
+    def prove_heads(self, x: Tensor, proof: Proof, site: str | None) -> Tensor | None:
+        """What the site of heads [..., heads, size] is."""
+        return proof.through(self, x, "", site)
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,9 @@ class NoNorm(Norm):
 
     def build(self, width: int, gain: float = 1.0) -> Module:
         return _NoNorm()
+
+    def prove(self, x: Tensor, proof: Proof, site: str | None = None, scale: str | None = None) -> Tensor | None:
+        return proof(site, x)
 
 
 @dataclass(frozen=True)
@@ -64,6 +78,13 @@ class RMSNorm(Norm):
     def build(self, width: int, gain: float = 1.0) -> Module:
         return _RMSNorm(width, self.eps, gain)
 
+    def prove(self, x: Tensor, proof: Proof, site: str | None = None, scale: str | None = None) -> Tensor | None:
+        y = x / proof(scale, x.pow(2).mean(-1, keepdim=True).add(self.eps).sqrt()) * self._gain(proof)
+        return proof(site, y)
+
+    def _gain(self, proof: Proof) -> Tensor:
+        return proof.vector("weight")
+
 
 @dataclass(frozen=True)
 class ZeroCenteredRMSNorm(RMSNorm):
@@ -76,6 +97,12 @@ class ZeroCenteredRMSNorm(RMSNorm):
 
     def build(self, width: int, gain: float = 1.0) -> Module:
         return _ZeroCenteredRMSNorm(width, self.eps, gain - 1.0)
+
+    def prove(self, x: Tensor, proof: Proof, site: str | None = None, scale: str | None = None) -> Tensor | None:
+        return super().prove(x, proof, site, scale)
+
+    def _gain(self, proof: Proof) -> Tensor:
+        return 1.0 + proof.vector("weight")
 
 
 @dataclass(frozen=True)
@@ -98,6 +125,11 @@ class LayerNorm(Norm):
     def build(self, width: int, gain: float = 1.0) -> Module:
         return _LayerNorm(width, self.eps, self.bias, gain)
 
+    def prove(self, x: Tensor, proof: Proof, site: str | None = None, scale: str | None = None) -> Tensor | None:
+        gain, centred = proof.vector("weight"), x - x.mean(-1, keepdim=True)
+        divisor = proof(scale, centred.pow(2).mean(-1, keepdim=True).add(self.eps).sqrt())
+        return proof(site, centred / divisor * gain + proof.vector("bias"), row_size(x / divisor * gain))
+
 
 @dataclass(frozen=True)
 class AllHeads(Norm):
@@ -115,6 +147,13 @@ class AllHeads(Norm):
 
     def build_heads(self, heads: int, size: int) -> Module:
         return _AllHeads(self.norm.build(heads * size))
+
+    def prove(self, x: Tensor, proof: Proof, site: str | None = None, scale: str | None = None) -> Tensor | None:
+        return proof.through(self.norm, x, "", site, scale)
+
+    def prove_heads(self, x: Tensor, proof: Proof, site: str | None) -> Tensor | None:
+        y = proof.through(self.norm, x.flatten(-2), "all")
+        return proof(site, None if y is None else y.view_as(x))
 
 
 @dataclass(frozen=True)
@@ -144,6 +183,15 @@ class RectifiedNorm(Norm):
     def build_heads(self, heads: int, size: int) -> Module:
         return _RectifiedNorm(self.norm.build_heads(heads, size), self.shift)
 
+    def prove(self, x: Tensor, proof: Proof, site: str | None = None, scale: str | None = None) -> Tensor | None:
+        return self._rectified(proof.through(self.norm, x, "inner", None, scale), proof, site)
+
+    def prove_heads(self, x: Tensor, proof: Proof, site: str | None) -> Tensor | None:
+        return self._rectified(self.norm.prove_heads(x, proof.inside("inner"), None), proof, site)
+
+    def _rectified(self, y: Tensor | None, proof: Proof, site: str | None) -> Tensor | None:
+        return proof(site, None) if y is None else proof(site, (y - self.shift).clamp(min=0), row_size(y))
+
 
 def _before_rectifying(rms: float, shift: float) -> float:
     """The deviation g of a normal z for which relu(g z - shift) has this root mean square."""
@@ -159,6 +207,23 @@ def _before_rectifying(rms: float, shift: float) -> float:
     return high
 
 
+def row_size(x: Tensor) -> Tensor:
+    """The norm of each row: [..., 1]."""
+    return x.norm(dim=-1, keepdim=True)
+
+
+def normalised(norm: Any, x: Tensor, tape: Tape | Blank, scale: str, layer: int | None) -> Any:
+    """norm(x). Where a plan touches the site `scale`, what each row is divided by is computed apart and offered to the tape."""
+    if not tape.wants(scale, layer):
+        return norm(x)
+    return norm.divided(x, tape(scale, layer, norm.scale(x)))
+
+
+def has_scale(norm: Any) -> bool:
+    """Whether the module of a norm divides by something that has a site."""
+    return hasattr(norm, "divided") and (not isinstance(norm, _RectifiedNorm) or has_scale(norm.inner))
+
+
 class _RectifiedNorm(Module):
     def __init__(self, norm: Module, shift: float) -> None:
         super().__init__()
@@ -167,6 +232,12 @@ class _RectifiedNorm(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.inner(x) - self.shift)
+
+    def scale(self, x: Tensor) -> Tensor:
+        return self.inner.scale(x)  # type: ignore[operator]
+
+    def divided(self, x: Tensor, scale: Tensor) -> Tensor:
+        return F.relu(self.inner.divided(x, scale) - self.shift)  # type: ignore[operator]
 
 
 class _NoNorm(Module):
@@ -196,6 +267,13 @@ class _RMSNorm(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return _Normalise.apply(x, self.gain, self.eps)
+
+    def scale(self, x: Tensor) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return (wide.square().mean(-1, keepdim=True) + self.eps).sqrt()
+
+    def divided(self, x: Tensor, scale: Tensor) -> Tensor:
+        return x * scale.reciprocal().to(x.dtype) * self.gain
 
 
 class _ZeroCenteredRMSNorm(_RMSNorm):
@@ -241,3 +319,12 @@ class _LayerNorm(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, (x.shape[-1],), self.weight, self.bias, self.eps)
+
+    def scale(self, x: Tensor) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return (wide.var(-1, correction=0, keepdim=True) + self.eps).sqrt()
+
+    def divided(self, x: Tensor, scale: Tensor) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        y = (wide - wide.mean(-1, keepdim=True)) / scale * self.weight
+        return (y if self.bias is None else y + self.bias).to(x.dtype)

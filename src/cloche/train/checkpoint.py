@@ -72,7 +72,7 @@ def _write_weights(net: nn.Module, folder: Path) -> None:
 
 def _read_weights(net: nn.Module, folder: Path) -> dict[str, Any]:
     if isinstance(net, Network):
-        return load_network(folder, check_files=False).state_dict()
+        return load_network(folder, check_files=False, check_sites=False).state_dict()
     return load_file(folder / "model.safetensors")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor, nn
 
@@ -13,9 +13,12 @@ from cloche.model.context import Context
 from cloche.model.declare import Module
 from cloche.model.maps.mlp import Map
 from cloche.model.mixers.attention import Mixer
-from cloche.model.norms import Norm, RMSNorm
+from cloche.model.norms import Norm, RMSNorm, has_scale, normalised
 from cloche.model.sites.declared import Declarations, DeclaredSite, each_token, joined
 from cloche.part import Part, positive
+
+if TYPE_CHECKING:
+    from cloche.model.sites.proof import Proof
 
 BRANCHES = 2  # residual branches a block adds to the stream: mix and map
 DEEPEST = 10_000  # blocks; far beyond any model there is, and still built in seconds
@@ -44,6 +47,19 @@ class Block(Part):
         """std: the standard deviation wanted of each branch's update."""
         return _Block(self, width, std)
 
+    def prove(self, x: Tensor | None, proof: Proof) -> Tensor | None:
+        """Say what the block's sites are, from its fields and weights alone; the stream after it (see `sites.proof`)."""
+        x = proof("resid_pre", x)
+        x = proof.sum("resid_mid", x, self._branch("mix", x, proof, "attn"))
+        return proof.sum("resid_post", x, self._branch("map", x, proof, "mlp"))
+
+    def _branch(self, name: str, x: Tensor | None, proof: Proof, site: str) -> Tensor | None:
+        read = proof.through(self.norm, x, f"{name}_norm", f"{site}_in", f"{site}_scale")
+        update = proof.through(getattr(self, name), read, name)
+        if self.post is None:
+            return proof(f"{site}_out", update)
+        return proof.through(self.post, update, f"{name}_post", f"{site}_out")
+
 
 @dataclass(frozen=True)
 class ParallelBlock(Block):
@@ -60,6 +76,11 @@ class ParallelBlock(Block):
 
     def build(self, width: int, std: float) -> _Block:
         return _ParallelBlock(self, width, std)
+
+    def prove(self, x: Tensor | None, proof: Proof) -> Tensor | None:
+        x = proof("resid_pre", x)
+        updates = self._branch("mix", x, proof, "attn"), self._branch("map", x, proof, "mlp")
+        return proof.sum("resid_post", x, *updates)
 
 
 class _Block(Module):
@@ -78,11 +99,14 @@ class _Block(Module):
 
     def _sites(self, stream: DeclaredSite) -> Declarations:
         """The block's own sites and those of its branches, in the order of the pass."""
+        scale = each_token(scale=1)
         return joined(
             f"a {type(self.part).__name__}",
-            dict.fromkeys(("resid_pre", "attn_in"), stream),
+            {"resid_pre": stream} | ({"attn_scale": scale} if has_scale(self.mix_norm) else {}) | {"attn_in": stream},
             getattr(self.mix, "declared_sites", {}),
-            dict.fromkeys(("attn_out", *self.between, "mlp_in"), stream),
+            dict.fromkeys(("attn_out", *self.between), stream),
+            {"mlp_scale": scale} if has_scale(self.map_norm) else {},
+            {"mlp_in": stream},
             getattr(self.map, "declared_sites", {}),
             dict.fromkeys(("mlp_out", "resid_post"), stream),
         )
@@ -96,13 +120,15 @@ class _Block(Module):
         return x, state
 
     def _mixed(self, x: Tensor, context: Context, layer: int, state: Any) -> tuple[Tensor, Any]:
-        update, state = self.mix(context.tape("attn_in", layer, self.mix_norm(x)), context, layer, state)
+        read = normalised(self.mix_norm, x, context.tape, "attn_scale", layer)
+        update, state = self.mix(context.tape("attn_in", layer, read), context, layer, state)
         if self.mix_post is not None:
             update = self.mix_post(update)
         return context.tape("attn_out", layer, update), state
 
     def _mapped(self, x: Tensor, context: Context, layer: int) -> Tensor:
-        update, losses = self.map(context.tape("mlp_in", layer, self.map_norm(x)), context, layer)
+        read = normalised(self.map_norm, x, context.tape, "mlp_scale", layer)
+        update, losses = self.map(context.tape("mlp_in", layer, read), context, layer)
         context.collect(losses)
         if self.map_post is not None:
             update = self.map_post(update)
@@ -163,6 +189,13 @@ class Stack(Body):
 
     def build(self, width: int, std: float) -> Module:
         return _Stack(self, width, std)
+
+    def prove(self, x: Tensor, proof: Proof) -> Tensor | None:
+        out: Tensor | None = x
+        for layer in range(self.depth):
+            block = self.blocks[layer % len(self.blocks)]
+            out = proof.at(layer).through(block, out, f"layers.{layer}")
+        return out
 
 
 class _Stack(Module):

@@ -37,6 +37,7 @@ from cloche.model.huggingface.shards import DTYPES, ONE, Stored, catalogue, read
 from cloche.model.huggingface.written import CONFIG, require_as_written, require_room
 from cloche.model.lm import LM
 from cloche.model.network import Network
+from cloche.model.sites.proof import prove_sites
 from cloche.part import part_from_dict
 
 # A family is a module with PREFIX (of its tensors' names, the head's apart), read (config to tree), write (the config that
@@ -65,13 +66,16 @@ WANTED = {str(dtype).removeprefix("torch."): dtype for kind, dtype in DTYPES.ite
 OWN = "cloche"  # model_type of a tree that no family describes
 
 
-def load_network(folder: str | Path, dtype: str | torch.dtype = "float32", check_files: bool = True) -> Network:
+def load_network(
+    folder: str | Path, dtype: str | torch.dtype = "float32", check_files: bool = True, check_sites: bool = True
+) -> Network:
     """The network of a checkpoint folder, ours or Hugging Face's: config.json and model.safetensors (or its shards).
 
     dtype: of the weights in memory, on the CPU: "float32", "bfloat16", "float16", or "auto" for the one they are stored in.
     Everything is checked against config.json before a weight is read; then each is read straight into its place.
 
-    check_files: where a manifest.json beside the weights records their sha256, compare them with it.
+    check_files: where a manifest.json beside the weights records their sha256, compare them with it. check_sites: run a few
+    random tokens through and compare every site with what the parts and weights say that it is.
 
     Raises ClocheError for anything missing or not understood.
 
@@ -111,6 +115,8 @@ def load_network(folder: str | Path, dtype: str | torch.dtype = "float32", check
     declared = config.get("max_position_embeddings")
     net.context = declared if type(declared) is int and declared > 0 else None
     net.family = None if family is None else config["model_type"]
+    if check_sites:
+        prove_sites(net)
     return net
 
 

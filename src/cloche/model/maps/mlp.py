@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from torch import Tensor
 
@@ -14,12 +14,16 @@ from cloche.model.maps.activations import Shifted, activation, gain
 from cloche.model.sites.declared import each_token
 from cloche.part import Part, positive
 
+if TYPE_CHECKING:
+    from cloche.model.sites.proof import Proof
+
 
 class Map(Part):
     """A position-wise map.
 
     `build(width, std)` gives a module whose forward takes (x, context, layer) and returns the update and its auxiliary
-    losses by name. `std` is the standard deviation wanted of the update.
+    losses by name. `std` is the standard deviation wanted of the update. `prove(x, proof)` says what its sites are, from the
+    map's fields and weights alone, and returns the update (see `sites.proof`).
     """
 
     def resolved(self, width: int) -> Self:
@@ -58,6 +62,10 @@ class MLP(Map):
     def build(self, width: int, std: float) -> Module:
         return _MLP(self, width, std)
 
+    def prove(self, x: Tensor, proof: Proof) -> Tensor:
+        pre = proof("mlp_pre", proof.linear("inner", x))
+        return proof.linear("outer", proof("mlp_act", activation(self.activation)(pre)))
+
 
 @dataclass(frozen=True)
 class GLU(Map):
@@ -83,6 +91,11 @@ class GLU(Map):
     def build(self, width: int, std: float) -> Module:
         return _GLU(self, width, std)
 
+    def prove(self, x: Tensor, proof: Proof) -> Tensor:
+        gate = proof("mlp_pre", proof.linear("inner", x, "gate"))
+        act = activation(self.activation)(gate) * proof.linear("inner", x, "up")
+        return proof.linear("outer", proof("mlp_act", act))
+
 
 @dataclass(frozen=True)
 class ClampedGLU(Map):
@@ -107,6 +120,11 @@ class ClampedGLU(Map):
 
     def build(self, width: int, std: float) -> Module:
         return _ClampedGLU(self, width, std)
+
+    def prove(self, x: Tensor, proof: Proof) -> Tensor:
+        gate = proof("mlp_pre", proof.linear("inner", x, "gate")).clamp(max=self.limit)
+        up = proof.linear("inner", x, "up").clamp(-self.limit, self.limit)
+        return proof.linear("outer", proof("mlp_act", gate / (1 + (-self.slope * gate).exp()) * (up + 1)))
 
 
 def _declare_sites(module: Module, hidden: int) -> None:

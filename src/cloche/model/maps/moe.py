@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from cloche.model.maps.mlp import GLU, Map
 from cloche.model.sites.declared import each_token
 from cloche.model.sites.plan import BLANK
 from cloche.part import positive
+
+if TYPE_CHECKING:
+    from cloche.model.sites.proof import Proof
 
 ROUTER_SCALE = (
     0.1  # of the usual initial deviation: routing begins nearly even (Switch Transformer, 2101.03961, section 2.4)
@@ -55,6 +59,21 @@ class MoE(Map):
 
     def build(self, width: int, std: float) -> Module:
         return _MoE(self, width, std)
+
+    def prove(self, x: Tensor, proof: Proof) -> Tensor | None:
+        logits = proof("router", proof.linear("router", x))
+        # The choice as the pass makes it, in float32: what is equal there may differ in float64.
+        chosen = logits.float().softmax(-1).topk(self.active, -1).indices
+        shares = logits.softmax(-1).gather(-1, chosen)
+        shares = shares / shares.sum(-1, keepdim=True) if self.normalise else shares
+        out = torch.zeros_like(x)
+        for expert in chosen.unique().tolist():
+            here = (chosen == expert).any(-1)  # [batch, position]
+            update = proof.unrecorded().through(self.expert, x[here], f"experts.{expert}")
+            if update is None:
+                return None
+            out[here] += update * shares[chosen == expert][:, None]
+        return out
 
     def idle_weights(self, width: int) -> int:
         with torch.device("meta"):

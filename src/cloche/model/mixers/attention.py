@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 import torch.nn.functional as F
@@ -15,17 +15,21 @@ from cloche.errors import SettingConflict
 from cloche.model.context import Context
 from cloche.model.declare import Linear, Module
 from cloche.model.mixers.masks import Causal, Mask
-from cloche.model.norms import Norm
+from cloche.model.norms import Norm, row_size
 from cloche.model.positions.encodings import NoPosition, Position, rotate
 from cloche.model.sites.declared import each_pair, each_token
 from cloche.part import Part, positive
+
+if TYPE_CHECKING:
+    from cloche.model.sites.proof import Proof
 
 
 class Mixer(Part):
     """Moves information between positions.
 
     `build(width, std)` gives a module whose forward takes (x, context, layer, state) and returns (update, state): the
-    cached and the full pass share that one path. `std` is the standard deviation wanted of the update.
+    cached and the full pass share that one path. `std` is the standard deviation wanted of the update. `prove(x, proof)` says
+    what its sites are, from the mixer's fields and weights alone, and returns the update (see `sites.proof`).
     """
 
     mask: Mask
@@ -91,6 +95,52 @@ class Attention(Mixer):
     def build(self, width: int, std: float) -> Module:
         return DotProduct(self, width, std)
 
+    def prove(self, x: Tensor, proof: Proof) -> Tensor | None:
+        q, k, v = self.prove_heads(x, proof)
+        scores = self.prove_scores(q, k, proof, self.size(proof.width) ** -0.5)
+        pattern = proof("pattern", None if scores is None else scores.softmax(-1))
+        return self.prove_update(pattern, v, proof)
+
+    def prove_heads(self, x: Tensor, proof: Proof) -> tuple[Tensor | None, ...]:
+        """What q, k and v are, each [batch, position, head, size]."""
+        size, turned = self.size(proof.width), []
+        q, k, v = (proof.linear("qkv", x, block).unflatten(-1, (-1, size)) for block in "qkv")
+        for name, value in (("q", q), ("k", k)):
+            if self.qk_norm is None:
+                before = proof(f"{name}_pre", value)
+            else:
+                before = self.qk_norm.prove_heads(value, proof.inside(f"{name}_norm"), f"{name}_pre")
+            turned.append(proof.through(self.position, before, "", name))
+        return (*turned, proof("v", v))
+
+    def prove_scores(
+        self, q: Tensor | None, k: Tensor | None, proof: Proof, scale: float, cap: float | None = None
+    ) -> Tensor | None:
+        """What the scores are: query head h reads key head h // (heads / kv_heads)."""
+        if q is None or k is None:
+            return proof("scores", None)
+        scores = torch.stack([q[:, :, h] @ k[:, :, self._group(h)].mT for h in range(self.heads)], 1) * scale
+        if cap is not None:
+            scores = cap * (scores / cap).tanh()
+        size = row_size(q).transpose(1, 2) * (row_size(k).amax() * scale)
+        seen = self.mask.allows(proof.positions[:, None, :, None], proof.positions[:, None, None, :])
+        return proof("scores", torch.where(seen, scores, -torch.inf), size)
+
+    def prove_update(self, pattern: Tensor | None, v: Tensor | None, proof: Proof) -> Tensor | None:
+        """What z, each head's output and the update are."""
+        if pattern is None or v is None:
+            z = proof("z", None)
+        else:
+            z = proof("z", torch.stack([pattern[:, h] @ v[:, :, self._group(h)] for h in range(self.heads)], 2))
+        if z is None:
+            return None
+        each = [proof.columns("out", head, h * head.shape[-1]) for h, head in enumerate(z.unbind(2))]
+        return proof("head_out", torch.stack(each, 2)).sum(2) + proof.vector("out.bias")
+
+    def _group(self, head: int) -> int:
+        """The key head that a query head reads."""
+        return head // (self.heads // (self.kv_heads or self.heads))
+
     def flops_per_token(self, width: int, length: int) -> float:
         # q k^T and pattern v, two operations a multiply-add, without halving for causality (as PaLM counts, 2204.02311).
         return 4.0 * self.heads * self.size(width) * length
@@ -142,12 +192,15 @@ class DotProduct(Module):
     def _declare_sites(self) -> None:
         by_query = each_token(head=self.heads, head_size=self.size)
         by_key = each_token(head=self.kv_heads, head_size=self.size)
+        self.declare_site("q_pre", by_query)
+        self.declare_site("k_pre", by_key)
         self.declare_site("q", by_query)
         self.declare_site("k", by_key)
         self.declare_site("v", by_key)
         self.declare_site("scores", each_pair(head=self.heads))
         self.declare_site("pattern", each_pair(head=self.heads))
         self.declare_site("z", by_query)
+        self.declare_site("head_out", each_token("z", head=self.heads, width=self.out.weight.shape[0]))
 
     def new_state(self, batch: int, capacity: int, like: Tensor) -> KeyValues:
         """An empty cache for `capacity` tokens, with the dtype and device of `like`."""
@@ -164,6 +217,9 @@ class DotProduct(Module):
         if self.q_norm is not None and self.k_norm is not None:
             q, k = qk.split((self.heads, self.kv_heads), dim=2)
             qk = torch.cat([self.q_norm(q), self.k_norm(k)], 2)
+        if tape.wants("q_pre", layer) or tape.wants("k_pre", layer):
+            q, k = qk.split((self.heads, self.kv_heads), dim=2)
+            qk = torch.cat([tape("q_pre", layer, q), tape("k_pre", layer, k)], 2)
         table = context.table(self.part.position, self.size)
         if table is not None:
             qk = rotate(qk, table)  # q and k in one go
@@ -177,6 +233,9 @@ class DotProduct(Module):
         else:
             z = self._fused(q, k, v, *context.mask(self.part.mask))
         z = tape("z", layer, z.transpose(1, 2))  # [batch, position, head, size]
+        if tape.wants("head_out", layer):
+            matrices = self.out.weight.unflatten(1, (self.heads, self.size))  # [width, head, size]
+            tape("head_out", layer, torch.einsum("bphs,whs->bphw", z, matrices.to(z.dtype)))
         return self.out(z.flatten(2)), state
 
     def _fused(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from cloche.model.declare import Declared, Module
 from cloche.model.mixers.attention import Attention, DotProduct, Mixer
 from cloche.model.mixers.masks import Mask
 from cloche.part import positive
+
+if TYPE_CHECKING:
+    from cloche.model.sites.proof import Proof
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,17 @@ class ScoredAttention(Mixer):
 
     def build(self, width: int, std: float) -> Module:
         return _ScoredAttention(self, width, std)
+
+    def prove(self, x: Tensor, proof: Proof) -> Tensor | None:
+        inner, pattern = self.attention, None
+        q, k, v = inner.prove_heads(x, proof)
+        scores = inner.prove_scores(q, k, proof, self.scale or inner.size(proof.width) ** -0.5, self.cap)
+        if scores is not None:
+            most = scores.amax(-1, keepdim=True)
+            weights = (scores - most).exp()
+            sink = (proof.vector("sinks")[:, None, None] - most).exp() if self.sinks else 0.0
+            pattern = weights / (weights.sum(-1, keepdim=True) + sink)
+        return inner.prove_update(proof("pattern", pattern), v, proof)
 
     def flops_per_token(self, width: int, length: int) -> float:
         return self.attention.flops_per_token(width, length)

@@ -237,7 +237,7 @@ def _logits(net: Network, wave: list[_Variant], clean: _Clean, slot: int) -> Ite
     count = max(1, LOGITS_AT_ONCE // (clean.batch * clean.length * net.spec.vocab))
     for tape.first in range(0, len(wave), count):
         part = x[tape.first * clean.batch : (tape.first + count) * clean.batch]
-        logits = tape("logits", None, net.unembed(tape("final_norm", None, net.final_norm(part))))
+        logits = tape("logits", None, net.unembed(net.normed(part, tape)))
         for number, own in enumerate(logits.split(clean.batch), tape.first):
             yield wave[number], own if slot == 0 else torch.cat([clean.logits[:, :slot], own], 1)
 

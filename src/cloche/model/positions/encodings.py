@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from cloche.errors import SettingConflict, SettingRange, shown
 from cloche.model.declare import Declared, Module
 from cloche.model.positions.scalings import Scaling
 from cloche.part import Part, positive
+
+if TYPE_CHECKING:
+    from cloche.model.sites.proof import Proof
 
 
 class Position(Part):
@@ -27,6 +31,10 @@ class Position(Part):
         positions: [batch, position] absolute positions (padding may be negative). One pass computes it once for all layers.
         """
         return None
+
+    def prove(self, x: Tensor, proof: Proof, site: str) -> Tensor | None:
+        """What q or k is, [batch, position, head, size], from what it was before: the encoding said once more."""
+        return proof(site, x)
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,17 @@ class RoPE(Position):
             cos, sin = cos * self.scaling.strength, sin * self.scaling.strength
         return torch.cat([cos, cos], -1)[:, :, None], torch.cat([-sin, sin], -1)[:, :, None]
 
+    def prove(self, x: Tensor, proof: Proof, site: str) -> Tensor | None:
+        half = self.size(x.shape[-1]) // 2
+        speeds = torch.tensor([self.theta ** (-pair / half) for pair in range(half)], device=x.device)
+        strength = 1.0
+        if self.scaling is not None:
+            speeds = self.scaling.scaled(speeds, self.theta, proof.positions)
+            strength = self.scaling.strength
+        angles = proof.positions[..., None, None].double() * speeds.double()  # [1, position, 1, half]
+        pairs = torch.complex(x[..., :half], x[..., half : 2 * half]) * torch.polar(torch.ones_like(angles), angles)
+        return proof(site, torch.cat([pairs.real * strength, pairs.imag * strength, x[..., 2 * half :]], -1))
+
 
 STRONGEST = 1e6  # what q and k, and so squared their scores, are multiplied by at most
 
@@ -120,7 +139,10 @@ def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class EmbeddingPosition(Part):
-    """An encoding added to the token embeddings. `build(width)` gives a module from positions to [batch, position, width]."""
+    """An encoding added to the token embeddings. `build(width)` gives a module from positions to [batch, position, width].
+
+    `prove(positions, proof)` says the same from its weights alone (see `sites.proof`).
+    """
 
     def build(self, width: int, std: float) -> Module:
         raise TypeError(f"{type(self).__name__} must define build(width, std)")
@@ -142,6 +164,10 @@ class Learned(EmbeddingPosition):
 
     def build(self, width: int, std: float) -> Module:
         return _Learned(self.length, width, std)
+
+    def prove(self, positions: Tensor, proof: Proof) -> Tensor | None:
+        weight = proof.weight("weight")
+        return None if weight is None else weight[positions].double()
 
 
 class _Learned(Module):

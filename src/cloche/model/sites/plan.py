@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from cloche.errors import SiteUnknown
+from cloche.errors import SitesWrong, SiteUnknown
 from cloche.model.sites.edits import Edit, Kind, Where, average, changed, selected
 from cloche.model.sites.fingerprint import fingerprint
 from cloche.model.sites.vocabulary import Site, Sites
@@ -124,6 +124,16 @@ class Tape:
         self.off: dict[
             int | None, Tensor
         ] = {}  # by layer of an edited pattern: how far its rows' sums are from what they were
+
+    def saved(self) -> tuple[Tensor, ...]:
+        """What the plan keeps, in its order. Raises SitesWrong for a site that the model declares and never offered."""
+        for name, layer in self.plan.kept:
+            if (name, layer) not in self.kept:
+                raise SitesWrong(
+                    f"{Site(name, layer)} is declared by its module and never offered to the tape: offer it in forward, or "
+                    "leave it out of the module's sites."
+                )
+        return tuple(self.kept[key] for key in self.plan.kept)
 
     def wants(self, name: str, layer: int | None) -> bool:
         """Whether the plan touches this site: attention asks before it spells its pattern out."""

@@ -25,27 +25,34 @@ HEADS = ("batch", "position", "head", "head_size")
 PAIRS = ("batch", "head", "query", "key")
 HIDDEN = ("batch", "position", "hidden")
 ROUTED = ("batch", "position", "expert")
+SCALE = ("batch", "position", "scale")  # one number, what a norm divides the row by
 
 # Axes of the sites that the package's own modules declare, in the order of the forward pass: what a text names without a
 # model at hand. A model's own table (`net.sites`) comes from its modules, and holds a third party's sites as well.
 AXES: dict[str, tuple[str, ...]] = {
     "embed": STREAM,
     "resid_pre": STREAM,
+    "attn_scale": SCALE,
     "attn_in": STREAM,
+    "q_pre": HEADS,
+    "k_pre": HEADS,
     "q": HEADS,
     "k": HEADS,
     "v": HEADS,
     "scores": PAIRS,
     "pattern": PAIRS,
     "z": HEADS,
+    "head_out": ("batch", "position", "head", "width"),
     "attn_out": STREAM,
     "resid_mid": STREAM,
+    "mlp_scale": SCALE,
     "mlp_in": STREAM,
     "router": ROUTED,
     "mlp_pre": HIDDEN,
     "mlp_act": HIDDEN,
     "mlp_out": STREAM,
     "resid_post": STREAM,
+    "final_scale": SCALE,
     "final_norm": STREAM,
     "logits": ("batch", "position", "vocab"),
 }

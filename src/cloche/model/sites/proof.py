@@ -1,0 +1,202 @@
+"""Whether every site holds what its name says: each part says once more, from its fields and weights, what its sites are.
+
+A part's `prove(x, proof)` is its definition written down apart from the module it builds: no code is shared with the forward
+pass. It offers each site's value to the proof, which compares it with what the pass recorded and gives the recorded value
+back, so that every identity stands alone and the first that fails names the site that is wrong:
+
+    norm(resid_pre) = attn_in; rotated q_pre = q; q.k with scale, cap and mask = scores; softmax(scores) = pattern;
+    pattern.v = z; heads + bias, through the post-norm = attn_out; resid_pre + attn_out = resid_mid; act(mlp_pre) = mlp_act;
+    down(mlp_act) = mlp_out; resid_mid + mlp_out = resid_post; unembed(final_norm) = logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, overload
+
+import torch
+from torch import Tensor
+
+from cloche.errors import SitesWrong
+
+if TYPE_CHECKING:
+    from cloche.model.network import Network
+
+TOLERANCE = {
+    torch.float32: 1e-5,
+    torch.float16: 5e-3,
+    torch.bfloat16: 2e-2,
+}  # relative, by the dtype of what is recorded
+ROWS, LENGTH = 2, 7  # texts of the random input, and their tokens
+AT_ONCE = 1 << 23  # numbers of a matrix held in float32 at a time (32 MB)
+
+Key = tuple[str, int | None]
+
+
+class Proof:
+    """What one pass over random ids recorded, and the weights of the part that is being proved.
+
+    positions: [1, position] of the tokens. width: of the residual stream. proved: the sites that were compared.
+    """
+
+    def __init__(self, net: Network, seen: Mapping[Key, Tensor], positions: Tensor) -> None:
+        self._net, self._seen, self._declared = net, seen, net.declarations()
+        self.positions, self.width = positions, net.spec.width
+        self.proved: set[Key] = set()
+        self._prefix, self._layer, self._recorded = "", None, True
+
+    def _copy(self, **changes: Any) -> Proof:
+        copy = object.__new__(Proof)
+        copy.__dict__ |= self.__dict__ | changes
+        return copy
+
+    def at(self, layer: int) -> Proof:
+        """The same in one layer."""
+        return self._copy(_layer=layer)
+
+    def unrecorded(self) -> Proof:
+        """The same where the pass records nothing, as inside an expert."""
+        return self._copy(_recorded=False)
+
+    def inside(self, name: str) -> Proof:
+        """The same for the part whose weights are under `name`; "" for this one's own."""
+        return self._copy(_prefix=self._prefix + (name and f"{name}."))
+
+    def through(self, part: Any, x: Tensor | None, name: str, *sites: str | None) -> Tensor | None:
+        """What `part` makes of x by its own `prove(x, proof, *sites)`; its weights are under `name`.
+
+        What was recorded at the first of `sites`, if any, where x is unknown or the part proves nothing.
+        """
+        if x is None or not _proves(part):
+            return self(sites[0], None) if sites else None
+        found: Tensor | None = part.prove(x, self.inside(name), *sites)
+        return found
+
+    @overload
+    def __call__(self, site: str | None, expected: Tensor, size: Tensor | None = None) -> Tensor: ...
+    @overload
+    def __call__(self, site: str | None, expected: Tensor | None, size: Tensor | None = None) -> Tensor | None: ...
+    def __call__(self, site: str | None, expected: Tensor | None, size: Tensor | None = None) -> Tensor | None:
+        """Compare what the pass recorded at a site with `expected`, and give back what was recorded, in float64.
+
+        expected: by the part's definition, from the sites before it; None where nobody can say. size: [..., 1], how large the
+        numbers were that `expected` was rounded among, where they were larger than it. Where nothing was recorded, `expected`
+        itself.
+        """
+        if site is None or not self._recorded or (site, self._layer) not in self._seen:
+            return expected
+        key = (site, self._layer)
+        recorded = self._seen[key]
+        if expected is not None:
+            self.proved.add(key)
+            off = _off(recorded, expected, size)
+            allowed = TOLERANCE.get(recorded.dtype, TOLERANCE[torch.float32])
+            if not off <= allowed:
+                self._fail(site, off, allowed, list(recorded.shape), list(expected.shape))
+        return recorded.double()
+
+    def _fail(self, site: str, off: float, allowed: float, recorded: list[int], expected: list[int]) -> None:
+        where = site if self._layer is None else f"{site}[{self._layer}]"
+        how = (
+            f"has the shape {recorded} and should have {expected}"
+            if recorded != expected
+            else f"is off by {off:.2g} of its size ({allowed:.0e} is rounding)"
+        )
+        raise SitesWrong(
+            f"{where} is not what the model's own parts and weights make of the sites before it: it {how}; the module that "
+            "records it is wrong. check_sites=False loads the model all the same."
+        )
+
+    def sum(self, site: str, x: Tensor | None, *updates: Tensor | None) -> Tensor | None:
+        """The residual stream at a site where updates were added to it."""
+        terms = [x, *updates]
+        if any(term is None for term in terms):
+            return self(site, None)
+        known = [term for term in terms if term is not None]
+        return self(site, torch.stack(known).sum(0), _size(torch.cat(known, -1)))
+
+    def weight(self, name: str) -> Tensor | None:
+        """A parameter of the part, as it is stored; None where it has none of that name."""
+        try:
+            return self._net.get_parameter(self._prefix + name)
+        except AttributeError:
+            return None
+
+    def vector(self, name: str) -> Tensor:
+        """A parameter of the part in float64; zero where it has none of that name."""
+        weight = self.weight(name)
+        return self.positions.new_zeros(()).double() if weight is None else weight.double()
+
+    def linear(self, name: str, x: Tensor, block: str | None = None) -> Tensor:
+        """x W^T + b of a Linear of the part, or of those of its rows that are declared as `block`; the product in float32."""
+        own = self.inside(name)
+        weight, bias = own.weight("weight"), own.weight("bias")
+        assert weight is not None, f"{own._prefix} has no weight"
+        start, end = 0, len(weight)
+        if block is not None:
+            blocks = self._declared[f"{own._prefix}weight"].blocks
+            start = sum(blocks[before] for before in list(blocks)[: list(blocks).index(block)])
+            end = start + blocks[block]
+        rows = max(1, AT_ONCE // weight.shape[1])
+        pieces = [
+            torch.einsum("...i,oi->...o", x.float(), weight[first : min(first + rows, end)].float())
+            for first in range(start, end, rows)
+        ]
+        out = torch.cat(pieces, -1).double()
+        return out if bias is None else out + bias[start:end].double()
+
+    def columns(self, name: str, x: Tensor, start: int) -> Tensor:
+        """x W^T for the columns of a Linear of the part from `start` on, without its bias; the product in float32."""
+        weight = self.inside(name).weight("weight")
+        assert weight is not None, f"{self._prefix}{name} has no weight"
+        return torch.einsum("...i,oi->...o", x.float(), weight[:, start : start + x.shape[-1]].float()).double()
+
+
+def _proves(part: Any) -> bool:
+    """Whether it has a `prove` that belongs to what it computes: a subclass that computes something else must say so anew."""
+    for owner in type(part).__mro__:
+        if "prove" in vars(owner):
+            return True
+        if "build" in vars(owner) or "table" in vars(owner):
+            return False
+    return False
+
+
+def _size(x: Tensor) -> Tensor:
+    """The norm of each row [..., 1], leaving out what is no number."""
+    return torch.where(x.isfinite(), x, 0.0).double().norm(dim=-1, keepdim=True)
+
+
+def _off(recorded: Tensor, expected: Tensor, size: Tensor | None) -> float:
+    """The largest relative error of a row, over the last axis. A row smaller than the median one counts as large as that one,
+    for its numbers may be what is left of larger ones."""
+    if recorded.shape != expected.shape:
+        return float("inf")
+    value, expected = recorded.double(), expected.to(recorded.dtype).double()
+    # Numbers whose square the dtype does not hold may have overflowed on their way: no fault of the site's.
+    reach = torch.finfo(recorded.dtype).max ** 0.5 / 1000
+    alike = (value == expected) | ~(value.isfinite() | (expected.abs() < reach))
+    off = torch.where(alike, 0.0, value - expected).norm(dim=-1, keepdim=True)
+    large = _size(expected)
+    large = torch.maximum(large, large.median())
+    if size is not None:
+        large = torch.maximum(large, size)
+    return float(torch.where(off == 0, 0.0, off / large).nan_to_num(torch.inf, torch.inf).max())
+
+
+@torch.no_grad()
+def prove_sites(net: Network) -> list[str]:
+    """Compare every site of a network with its definition on a short random input; the sites that were compared.
+
+    Sites of parts that define no `prove` are recorded and not compared. Weights are read twice (by the pass and by the
+    proof); memory holds one short pass. Raises SitesWrong, naming the first site that is wrong, its layer and the error.
+    """
+    length = min(LENGTH, net.length or LENGTH)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(net.spec.vocab, (ROWS, length), generator=generator).to(net.embed.weight.device)
+    sites = list(net.sites)
+    result = net.run(ids, save=sites)
+    seen = {(site.name, site.layer): result[site] for site in sites}
+    proof = Proof(net, seen, torch.arange(length, device=ids.device)[None])
+    net.spec.prove(ids, proof)
+    return [str(site) for site in sites if (site.name, site.layer) in proof.proved]
