@@ -192,11 +192,12 @@ def flush_to_disk(path: Path) -> None:
 
 def flush_folder(folder: Path) -> None:
     """fsync of every file under `folder`, then of the folders, the top one last. Files get the permissions of the
-    umask."""
+    umask, but for those that have another name elsewhere."""
     readable = folder.stat().st_mode & 0o666  # safetensors creates files readable by their owner only
     for parent, _, names in os.walk(folder, topdown=False):
         for path in (Path(parent) / name for name in names):
-            os.chmod(path, readable)
+            if path.stat().st_nlink == 1:
+                os.chmod(path, readable)
             flush_to_disk(path)
         flush_to_disk(Path(parent))
 

@@ -15,6 +15,7 @@ from cloche.cli.errors import INTERRUPTED, Stopped, noting_interrupts, report
 from cloche.cli.looking.open import open_microscope
 from cloche.cli.looking.report import report_run
 from cloche.cli.looking.sae import sae
+from cloche.cli.running.adopt import adopt
 from cloche.cli.running.demo import demo
 from cloche.cli.running.doctor import doctor
 from cloche.cli.running.generate import generate
@@ -39,6 +40,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "pretrain": pretrain,
     "resume": resume,
+    "adopt": adopt,
     "report": report_run,
     "generate": generate,
     "open": open_microscope,
@@ -50,6 +52,7 @@ EXAMPLES = {
     "demo": "cloche demo --minutes 2",
     "pretrain": "cloche pretrain --data notes/ books/*.txt --minutes 30 --out runs/mine",
     "resume": "cloche resume runs/mine --set run.steps=20000",
+    "adopt": "cloche adopt EleutherAI/pythia-70m --revisions step1000 step3000 main=143000 --out runs/pythia",
     "report": "cloche report runs/mine --out mine.html",
     "generate": "cloche generate runs/first 'def ' --new 64 --edit 'mlp_out[2].zero()'",
     "open": "cloche open runs/first",
@@ -62,7 +65,11 @@ for name, verb in VERBS.items():
 app.add_typer(sparse, name="sparse")
 app.add_typer(sae, name="sae")
 
-MANY = ("--data", "--set")  # options that take all words up to the next option, as a shell's * gives them
+MANY = (
+    "--data",
+    "--set",
+    "--revisions",
+)  # options that take all words up to the next option, as a shell's * gives them
 
 
 @app.callback(invoke_without_command=True)

@@ -1,7 +1,7 @@
 """Parts as values, the modules they build, sites, edits, plans, and checkpoints in and out."""
 
 from cloche.model.bodies.stack import Block, Body, ParallelBlock, Stack
-from cloche.model.huggingface import load_network, save_network
+from cloche.model.huggingface import load_network, save_network, weight_files
 from cloche.model.lm import LM, Head, Unembed
 from cloche.model.maps.activations import Shifted, gain
 from cloche.model.maps.mlp import GLU, MLP, ClampedGLU, Map
@@ -73,4 +73,5 @@ __all__ = [
     "part_from_dict",
     "save_network",
     "site",
+    "weight_files",
 ]

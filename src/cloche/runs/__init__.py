@@ -1,9 +1,26 @@
 """The run folder: create, open, append-only logs, checkpoints, verify."""
 
+from cloche.runs.adopting import Adopted, Revision, adopt
 from cloche.runs.chain import FIELD as CHAIN_FIELD
 from cloche.runs.checkpoints import Checkpoint
 from cloche.runs.folder import Run
 from cloche.runs.logs import LogWriter, read_from
+from cloche.runs.models import adopt_command, revisions_in, step_in
 from cloche.runs.verification import Problem, Verification, verify
 
-__all__ = ["CHAIN_FIELD", "Checkpoint", "LogWriter", "Problem", "Run", "Verification", "read_from", "verify"]
+__all__ = [
+    "CHAIN_FIELD",
+    "Adopted",
+    "Checkpoint",
+    "LogWriter",
+    "Problem",
+    "Revision",
+    "Run",
+    "Verification",
+    "adopt",
+    "adopt_command",
+    "read_from",
+    "revisions_in",
+    "step_in",
+    "verify",
+]

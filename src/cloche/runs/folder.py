@@ -21,6 +21,7 @@ from cloche.errors import (
     FileMissing,
     FolderForeign,
     PathInvalid,
+    ResumeRefused,
     RunDamaged,
     RunFormat,
     RunMissing,
@@ -41,6 +42,7 @@ from cloche.runs import logs, manifest
 from cloche.runs.checkpoints import Checkpoint, list_checkpoints, step_of, write_checkpoint
 from cloche.runs.making import held_for_dictionary, held_for_training, is_half_made, made, undo
 from cloche.runs.manifest import Entry
+from cloche.runs.models import not_a_run
 
 FORMAT = 2
 _LOG_NAME = re.compile(r"[a-z0-9_-]+")
@@ -94,7 +96,7 @@ class Run:
         run = cls(path)
         with made(run.path) as is_new:
             try:
-                run._begin(recipe, seed, command, parent)
+                run.begin(recipe, seed, command, parent)
                 yield run
             except ClocheError as error:
                 kept = isinstance(error, WriteRefused) and (run.path / "data").exists()
@@ -102,7 +104,10 @@ class Run:
                     undo(run.path, is_new)
                 raise
 
-    def _begin(self, recipe: str, seed: int, command: Sequence[str], parent: dict[str, str] | None) -> None:
+    def begin(
+        self, recipe: str | None, seed: int, command: Sequence[str] = (), parent: dict[str, str] | None = None
+    ) -> None:
+        """Writes what every run begins with into an empty folder; an adopted run has no recipe."""
         info = {
             "format": FORMAT,
             "cloche": __version__,
@@ -116,7 +121,8 @@ class Run:
         written = to_json(info, indent=1)
         write_atomically(self.path / "run.json", written)  # first, because it says whose folder this is
         manifest.create(self.path, {"run.json": Entry.of(written)})
-        self.write_bytes("recipe.toml", recipe.encode())
+        if recipe is not None:
+            self.write_bytes("recipe.toml", recipe.encode())
 
     def training(self) -> AbstractContextManager[None]:
         """A context in which no other process may train this run: see `held_for_training`."""
@@ -150,17 +156,26 @@ class Run:
     def info(self) -> dict[str, Any]:
         """run.json, read again at each call."""
         if not (self.path / "run.json").is_file():
-            raise RunMissing(
-                f"{self.path} is not a run: it has no run.json; name a folder that `cloche pretrain` or `demo` made"
-            )
+            raise not_a_run(self.path)
         return _read_object(self.path / "run.json")
 
     @property
+    def adopted(self) -> dict[str, Any] | None:
+        """Where a run of a model that was trained elsewhere is from: {"source", "revisions"}; None for one trained here."""
+        found = self.info.get("adopted")
+        return found if isinstance(found, dict) else None
+
+    @property
     def recipe(self) -> str:
-        """The text of recipe.toml."""
+        """The text of recipe.toml. Raises ClocheError for an adopted run, which has none."""
         try:
             return (self.path / "recipe.toml").read_text(encoding="utf-8")
         except FileNotFoundError as error:
+            if (adopted := self.adopted) is not None:
+                raise ResumeRefused(
+                    f"{self.path} was adopted from {adopted.get('source')}, so it has no recipe or optimizer to go on with; "
+                    f"start a run from it: cloche pretrain --from {self.path} --out RUN"
+                ) from None
             if is_half_made(self.path):
                 raise RunMissing(
                     f"{self.path} was cut off while it was being made; make it again with `cloche pretrain --out {self.path}`"

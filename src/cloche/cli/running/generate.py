@@ -1,14 +1,15 @@
-"""`cloche generate`: what a run writes after a prompt, as it writes it."""
+"""`cloche generate`: what a model writes after a prompt, as it writes it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cloche.cli.options import LARGEST_SEED, AsJson, RunFolder
+from cloche.cli.options import LARGEST_SEED, AsJson, Model
 from cloche.cli.streams import emit
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def generate(
-    run: RunFolder,
+    run: Model,
     prompt: Annotated[str, typer.Argument(help="The text to go on from.")] = "",
     new: Annotated[int, typer.Option(max=10**7, help="Tokens to write, unless the model ends the text before.")] = 128,
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.8,
@@ -31,7 +32,7 @@ def generate(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write on from a prompt with a run's model."""
+    """Write on from a prompt with a model."""
     import cloche
     from cloche.cli.edits import parse_edit
 
@@ -39,7 +40,7 @@ def generate(
     ids, _ = glass.ids(prompt)
     tokenizer = glass.tokenizer
     assert tokenizer is not None, "without one, `ids` has refused the prompt"
-    edits = [parse_edit(text, run, glass.sites) for text in edit or []]
+    edits = [parse_edit(text, Path(run), glass.sites) for text in edit or []]
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     notes: list[str] = []
     tokens = _tokens(glass, ids, new, edits=edits, notes=notes, **settings)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cloche.cli.errors import Stopped, resumable
-from cloche.cli.options import AsJson, Data, RunFolder, Sets
+from cloche.cli.options import AsJson, Data, Encoding, Field, Glob, RunFolder, Sets
 from cloche.cli.running.inside import is_done, is_wanted, look
 from cloche.cli.streams import emit
 from cloche.errors import ArgumentRange, RecipeInvalid, SettingConflict
@@ -36,13 +36,9 @@ def pretrain(
         Path | None, typer.Argument(metavar="[RECIPE]", help="A .toml file; the demo's by default.")
     ] = None,
     data: Data = None,
-    glob: Annotated[str | None, typer.Option(help="Read the files in folders that match, such as '*.rst'.")] = None,
-    field: Annotated[
-        str | None, typer.Option(help="The field of JSON records and parquet that holds the text.")
-    ] = None,
-    encoding: Annotated[
-        str | None, typer.Option(help="The encoding of files that are not UTF-8, such as latin-1, cp1252 or shift_jis.")
-    ] = None,
+    glob: Glob = None,
+    field: Field = None,
+    encoding: Encoding = None,
     minutes: Annotated[float | None, typer.Option(help="Train for about so long.")] = None,
     report: Annotated[
         bool | None,

@@ -1,5 +1,6 @@
 """Hugging Face checkpoints in and out: one file of names a family."""
 
 from cloche.model.huggingface.files import describe, load_network, save_network
+from cloche.model.huggingface.shards import weight_files
 
-__all__ = ["describe", "load_network", "save_network"]
+__all__ = ["describe", "load_network", "save_network", "weight_files"]

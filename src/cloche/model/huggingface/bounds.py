@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cloche.errors import WeightsInvalid, shown
+from cloche.errors import OutOfMemory, WeightsInvalid, shown
 from cloche.model.bodies.stack import Stack
 from cloche.model.lm import LM
 from cloche.model.maps.moe import MoE
@@ -46,6 +48,24 @@ def check_sizes(spec: LM, tensors: Mapping[str, Any], folder: Path) -> None:
                 _refuse(folder, f"{type(part).__name__}({field.name}={size:,})", f"have no axis beyond {largest:,}")
         if isinstance(part, MoE) and depth * part.experts > MANY and part.experts not in axes:
             _refuse(folder, f"MoE(experts={part.experts:,})", "have no axis of so many")
+
+
+def check_memory(numbers: int, each: int, folder: Path) -> None:
+    """Raise for so many numbers of `each` bytes as no machine of this memory can hold: it would end without a word."""
+    memory = machine_memory()
+    if numbers * each > memory:
+        raise OutOfMemory(
+            f"{folder} has {numbers:,} parameters, which take {numbers * each / 1e9:,.1f} GB in memory, and this machine has "
+            f"{memory / 1e9:,.1f} GB: load it with a smaller dtype, on a larger machine, or choose a smaller model."
+        )
+
+
+def machine_memory() -> float:
+    """Bytes of this machine's memory; infinite where the system does not say."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return math.inf
 
 
 def _refuse(folder: Path, asked: str, found: str) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from cloche.errors import ClocheError, FileDamaged, FileTooLarge, ModelMissing, ModelUnsupported, WeightsInvalid, shown
 from cloche.files import writing_folder
-from cloche.model.huggingface.bounds import check_layers, check_sizes
+from cloche.model.huggingface.bounds import check_layers, check_memory, check_sizes
 from cloche.model.huggingface.families import (
     gemma2,
     gemma3,
@@ -107,7 +107,9 @@ def load_network(
             _drop_head(tensors, found)
     rows = row_counts(net)
     _check(dict(net.named_parameters()), found, rows, tensors, folder)
-    _materialise(net, _dtype(dtype, tensors, folder))
+    chosen = _dtype(dtype, tensors, folder)
+    check_memory(sum(parameter.numel() for parameter in net.parameters()), chosen.itemsize, folder)
+    _materialise(net, chosen)
     parameters = dict(net.named_parameters())
     for rule in found:
         for name, place in places(rule, parameters[rule.ours].detach(), rows[rule.ours]):

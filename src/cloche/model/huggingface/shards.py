@@ -148,14 +148,28 @@ def catalogue(folder: Path) -> dict[str, Stored]:
     return found
 
 
+def weight_files(folder: str | Path) -> list[Path]:
+    """The files that hold the weights of a checkpoint folder: its one file, or its shards and the index that names them.
+
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> from cloche.model import save_network, weight_files
+    >>> save_network(LM(64, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0), "model")
+    >>> [path.name for path in weight_files("model")]
+    ['model.safetensors']
+    """
+    folder = Path(folder)
+    files = sorted({stored.file for stored in catalogue(folder).values()})
+    return [*files, folder / INDEX] if (folder / INDEX).is_file() else files
+
+
 def _tensors(path: Path) -> dict[str, Stored]:
     """The tensors of one file, by name."""
     if not path.is_file():
         raise FileMissing(f"{path} is missing; weights are read from safetensors files only.")
     try:
-        with safe_open(
-            path, "pt"
-        ):  # checks the header and the length against one another; maps the file, reads nothing else
+        # Checks the header and the length against one another and reads nothing else; "pt" would map a file of any size as
+        # memory to be written to, which Linux refuses for one larger than its memory.
+        with safe_open(path, "np"):
             pass
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")

@@ -59,6 +59,14 @@ def check_run(tree: Tree) -> Iterator[Problem]:
         yield Problem("run.json", f"has no usable {', '.join(wrong)}", RESTORE)
 
 
+def is_adopted(tree: Tree) -> bool:
+    """Whether run.json says that the model was trained elsewhere: then there is no recipe."""
+    try:
+        return isinstance(json_object(content(tree.root / "run.json")).get("adopted"), dict)
+    except Unreadable:
+        return False
+
+
 def check_recipe(tree: Tree) -> Iterator[Problem]:
     """Whether recipe.toml is TOML."""
     try:

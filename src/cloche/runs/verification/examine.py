@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from cloche.errors import ClocheError, RunMissing
+from cloche.errors import ClocheError
 from cloche.files import LOCK, REPLACED, WRITING, is_abandoned
 from cloche.runs.folder import FORMAT, Run
 from cloche.runs.manifest import MANIFEST, Manifest
+from cloche.runs.models import not_a_run
 from cloche.runs.verification import checkpoints, documents
 from cloche.runs.verification.files import RESTORE, Expected, compare, foreign, special
 from cloche.runs.verification.problem import Problem, Verification
@@ -48,10 +49,10 @@ def verify(path: Path | str) -> Verification:
 
 def _require_run(run: Path) -> None:
     if not run.is_dir():
-        raise RunMissing(f"there is no folder {run}; name a run folder")
+        raise not_a_run(run)
     names = ("run.json", MANIFEST, "recipe.toml", "checkpoints", "log")
     if not any(os.path.lexists(run / name) for name in names):
-        raise RunMissing(f"{run} is not a run: it has no run.json; name a folder that `cloche pretrain` or `demo` made")
+        raise not_a_run(run)
     if not os.path.lexists(run / MANIFEST) and (run / "run.json").is_file():
         try:
             written = Run(run).info.get("format")
@@ -89,6 +90,8 @@ class _Examination:
         self.problems += self._files()
         said = {problem.where for problem in self.problems}
         for name, check in (("run.json", documents.check_run), ("recipe.toml", documents.check_recipe)):
+            if name == "recipe.toml" and name not in self.tree.kinds and documents.is_adopted(self.tree):
+                continue
             if name not in said and self.tree.kinds.get(name, FILE) == FILE:
                 self.problems += check(self.tree)
         self.problems += checkpoints.inconsistent(self.tree, self.checkpoints, self.hashes)
