@@ -75,7 +75,7 @@ class Subject:
 def contestants(subject: Subject, layer: int) -> dict[str, object]:
     """Every kind on the residual stream, one of them finished end to end, and transcoders of the layer's MLP."""
     site, mlp = f"resid_post[{layer}]", f"mlp_in[{layer}] -> mlp_out[{layer}]"
-    made = {f"{kind.name}{', nested' if kind.nested else ''}": (site, kind, False) for kind in KINDS}
+    made = {str(kind): (site, kind, False) for kind in KINDS}
     made |= {"transcoder": (mlp, BatchTopK(), False), "skip transcoder": (mlp, BatchTopK(), True)}
     made |= {"autoencoder of what the MLP writes": (f"mlp_out[{layer}]", BatchTopK(), False)}
     found: dict[str, object] = {}
@@ -84,8 +84,8 @@ def contestants(subject: Subject, layer: int) -> dict[str, object]:
         sae = subject.learned(where, kind, skip)
         found[name] = subject.measured(sae) | {"cpu_seconds": time.process_time() - start}
         print(f"  {name}: {time.process_time() - start:.0f} CPU s", flush=True)
-        if name == "topk-sae":
-            found["topk-sae, finished end to end"] = subject.measured(subject.finished(sae))
+        if name == "TopK":
+            found["TopK, finished end to end"] = subject.measured(subject.finished(sae))
     return found
 
 

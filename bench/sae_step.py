@@ -68,7 +68,7 @@ def compare(shape: tuple[int, int, int], rounds: int) -> dict[str, object]:
     x = x / x.square().mean().sqrt()
     difference = gradient_difference(shape, x)
     batch, peer = x[:BATCH], Shape(width, features, k, 10_000, BATCH)
-    ours = {f"cloche {kind.name.removesuffix('-sae')}": fit_of(kind, shape, x) for kind in (TopK(), BatchTopK())}
+    ours = {f"cloche {kind}": fit_of(kind, shape, x) for kind in (TopK(), BatchTopK())}
     contestants = {
         **ours,
         "dense autograd": fit_of(DenseTopK(), shape, x),

@@ -17,6 +17,11 @@ from cloche.errors import ClocheError, ImportRefused, PartUnknown
 from cloche.part import Part, import_parts, part_from_dict, part_from_line
 
 
+@pytest.fixture(autouse=True)
+def nothing_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(part_names, "imported", [])  # other tests start processes that would import the same
+
+
 class Shape(Part):
     """What the lines below describe."""
 

@@ -9,7 +9,8 @@ import json
 import math
 import types
 import typing
-from typing import Any, ClassVar, Self, TypeVar
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
 
 import tomli_w
 
@@ -35,8 +36,6 @@ __all__ = [
     "part_from_line",
     "positive",
 ]
-
-P = TypeVar("P", bound="Part")
 
 DEEPEST_TREE = 64  # parts within parts
 LARGEST_SIZE = 2**31 - 1  # of anything that is counted: what an axis of a tensor can be
@@ -96,9 +95,17 @@ class Part:
 
     def to_line(self) -> str:
         """The tree as one line, such as `BatchTopK(nested=[256, 1024])`, which `part_from_line` reads back to an equal tree."""
-        fields = {name: getattr(self, name) for name in _hints(type(self))}
-        told = ", ".join(f"{name}={_written(value)}" for name, value in fields.items() if value is not None)
-        return f"{text_name(type(self))}({told})" if told else text_name(type(self))
+        given = {name: getattr(self, name) for name in _hints(type(self))}
+        return _line(text_name(type(self)), given, Part.to_line)
+
+    def __str__(self) -> str:
+        """The line without what is left at its default, for sentences and tables."""
+        given = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(type(self))  # type: ignore[arg-type]
+            if getattr(self, field.name) != field.default
+        }
+        return _line(text_name(type(self)), given, str)
 
     @property
     def hash(self) -> str:
@@ -115,15 +122,17 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _written(value: Any) -> str:
-    if isinstance(value, Part):
-        return value.to_line()
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(_written, value))}]"
-    return repr(value)
+def _line(name: str, given: dict[str, Any], of_part: Callable[[Any], str]) -> str:
+    def written(value: Any) -> str:
+        if isinstance(value, tuple):
+            return f"[{', '.join(map(written, value))}]"
+        return of_part(value) if isinstance(value, Part) else repr(value)
+
+    told = ", ".join(f"{key}={written(value)}" for key, value in given.items() if value is not None)
+    return f"{name}({told})" if told else name
 
 
-def part_from_dict(data: dict[str, Any], where: str = "model", base: type[Part] | None = None) -> Any:
+def part_from_dict(data: dict[str, Any], where: str = "model", base: type[Any] | None = None) -> Any:
     """Build the tree that `to_dict` described, which must be a `base`; `where` names the place in errors.
 
     Any imported subclass of Part is known by its class name, so a user's own part needs no registration.
@@ -138,7 +147,7 @@ def part_from_dict(data: dict[str, Any], where: str = "model", base: type[Part] 
     return _built(Call(data["part"], (), named), base or Part, where)
 
 
-def part_from_line(text: str, base: type[P], where: str = "value") -> P:
+def part_from_line(text: str, base: type[Any], where: str = "value") -> Any:
     """Build the part that one line of text describes, which must be a `base`; `where` names the place in errors.
 
     The line is a name, or a name with settings in parentheses as in Python; values without a name are those of the fields in
@@ -152,14 +161,14 @@ def part_from_line(text: str, base: type[P], where: str = "value") -> P:
     return _built(read_line(text, where), base, where)
 
 
-def _built(call: Call, base: type[P], where: str) -> P:
+def _built(call: Call, base: type[Any], where: str) -> Any:
     if where.count(".") > DEEPEST_TREE:
         raise FileTooLarge(f"[{where[:80]}...] is nested more than {DEEPEST_TREE} parts deep; write a flatter tree.")
     cls = find_class(call.name, base, where)
     hints = _hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     arguments = {}
-    for key, value in named_fields(call, list(fields), where).items():
+    for key, value in named_fields(call, [f.name for f in fields.values() if not f.kw_only], where).items():
         if key not in fields:
             hint = _elsewhere(key, call.named, where) or nearest(key, fields)
             raise FieldUnknown(f"[{where}] {cls.__name__} has no field {shown(key)}{hint}.")
@@ -231,7 +240,7 @@ def _tuple(value: Any, items: tuple[Any, ...], where: str, read: bool) -> tuple[
     )
 
 
-def _part(value: Any, base: type[Part], where: str, read: bool) -> Part:
+def _part(value: Any, base: type[Part], where: str, read: bool) -> Any:
     if read and isinstance(value, Call | str):
         return _built(value if isinstance(value, Call) else read_line(value, where), base, where)
     if read and isinstance(value, dict):

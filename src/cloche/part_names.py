@@ -23,6 +23,8 @@ NAME = re.compile(r"(?:([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):)?([A-Za-z_][\w-]*)", r
 
 P = TypeVar("P")
 
+imported: list[str] = []  # by `import_parts` in this process; those that it starts get them too
+
 
 def import_parts(names: Iterable[str], where: str = "--import") -> None:
     """Import modules that hold a user's own parts, found also in the current folder.
@@ -47,6 +49,7 @@ def import_parts(names: Iterable[str], where: str = "--import") -> None:
             raise
         except BaseException as error:  # a module can raise anything, SystemExit too
             raise ImportRefused(f"[{where}] {name} cannot be imported: {_why(name, error)}.") from error
+        imported.append(name)
 
 
 def _why(name: str, error: BaseException) -> str:

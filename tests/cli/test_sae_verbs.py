@@ -25,7 +25,7 @@ def run(grown: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(grown, tmp_path / "run"))
 
 
-@pytest.mark.parametrize("kind", ["topk", "batchtopk"])
+@pytest.mark.parametrize("kind", ["topk", "BatchTopK(nested=[32, 64])"])
 def test_a_dictionary_is_trained_measured_and_read(call: Call, run: Path, kind: str) -> None:
     code, _, err = call("sae", "train", run, "--site", "resid_post[1]", "--kind", kind, *SMALL)
     assert code == 0, err
@@ -152,7 +152,7 @@ def test_two_processes_under_torchrun_train_what_one_trains(call: Call, run: Pat
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("train", "--kind", "wavelet"), "no kind of dictionary called 'wavelet': choose among topk"),
+        (("train", "--kind", "wavelet"), "[--kind] names an unknown Kind 'wavelet'"),
         (("train", "--site", "resid_post[9]"), "resid_post[9]"),
         (("train", "--site", "resid_post[0] ->"), "names no places"),
         (("train", "--site", "resid_post[0] + step-000099/resid_post[0]"), "step-000099"),

@@ -22,7 +22,8 @@ LIFT = {"features": 0.1, "resid_post[2]": 0.0, "mlp_act[2]": 0.05}
 
 def dictionary_data(name: str = "resid_post-2", **changed: Any) -> dict[str, Any]:
     return {
-        "dictionary": name, "site": "resid_post[2]", "kind": "topk-sae", "features": 1024, "trained_on": 200_000,
+        "dictionary": name, "site": "resid_post[2]", "kind": "TopK", "wiring": "autoencoder",
+        "features": 1024, "trained_on": 200_000,
         "tokens_seen": 48_960, "fvu": 0.125, "l0": 32.0, "dead_share": 0.02,
         "density_histogram": {"edges": [-4.0, -3.0, -2.0, -1.0, 0.0], "counts": [24, 500, 480, 20]},
         "recovered": {"tokens": 48_960, "clean": 2.0, "spliced": 2.25, "ablated": 7.0, "kl": 0.1875, "share": 0.95},

@@ -75,7 +75,7 @@ def test_dictionary_learning(name: str, tmp_path: Path, rng: torch.Generator) ->
     back = load_sae(save_saelens(sae, tmp_path / "again"))
     near(back.encode(x).dense(), sae.encode(x).dense())
     atoms, card = load_dictionary(folder)
-    assert torch.equal(atoms.atoms, sae.dictionary.atoms) and card.method == sae.kind.name
+    assert torch.equal(atoms.atoms, sae.dictionary.atoms) and card.method == str(sae.kind)
 
 
 def test_dictionary_learning_runs_nothing_and_refuses_the_rest(tmp_path: Path, rng: torch.Generator) -> None:

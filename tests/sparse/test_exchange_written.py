@@ -32,7 +32,7 @@ def test_ours_come_back_from_saelens_format(
 
 def test_what_saelens_has_not_is_not_written(tmp_path: Path, rng: torch.Generator) -> None:
     for kind in (TopK(), Gated()):
-        with pytest.raises(ClocheError, match=f"no transcoder of kind {kind.name}"):
+        with pytest.raises(ClocheError, match=f"no transcoder of kind {kind}"):
             save_saelens(ours(kind, rng, Wiring((WIDTH,), (7,))), tmp_path / "out")
     with pytest.raises(ClocheError, match="reads 2 sites and writes 2, as this crosscoder does"):
         save_saelens(SAE(Wiring((6, 6)), FEATURES, K, ReLU()), tmp_path / "out")

@@ -65,7 +65,7 @@ def folders(root: Path, rng: torch.Generator) -> list[Path]:
         learning_folder(root / "learning", rng),
     ]
     kinds = (TopK(nested=(10,)), BatchTopK(), JumpReLU(), Gated())
-    found += [ours(kind, rng).save(root / kind.name) for kind in kinds]
+    found += [ours(kind, rng).save(root / type(kind).__name__) for kind in kinds]
     return [*found, ours(BatchTopK(), rng, Wiring((WIDTH,), (7,), True)).save(root / "transcoder")]
 
 
@@ -214,7 +214,7 @@ def test_a_dictionary_with_a_card_of_other_types_is_refused(tmp_path: Path) -> N
 def test_what_is_printed_is_one_line(rng: torch.Generator) -> None:
     sae = ours(JumpReLU(), rng, Wiring((WIDTH,), (7,), True))
     assert repr(sae) == (
-        f"SAE(jumprelu-sae, {FEATURES} features of width {WIDTH} to 7 with a skip, l0 {K}, scale 0.31, trained on mlp_out[2])"
+        f"SAE(JumpReLU, {FEATURES} features of width {WIDTH} to 7 with a skip, l0 {K}, scale 0.31, trained on mlp_out[2])"
     )
     dictionary = Dictionary(torch.eye(4), torch.zeros(4))
     assert repr(dictionary) == "Dictionary(4 atoms of width 4, bias, float32)"

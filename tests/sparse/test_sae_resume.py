@@ -13,7 +13,7 @@ from torch import Tensor
 from cloche.errors import ClocheError
 from cloche.sparse import SAE, BatchTopK, Gated, JumpReLU, Planted, ReLU, TopK, Training, Wiring, train_sae
 from cloche.sparse.saes import Batch, further_course, training_course
-from cloche.sparse.saes.kinds import KINDS, Kind
+from cloche.sparse.saes.kinds import Kind
 
 PLANTED = Planted(width=16, features=32, active=3)
 ALL = [TopK(), BatchTopK(), ReLU(), Gated(), JumpReLU(), BatchTopK(nested=(8,))]
@@ -31,7 +31,7 @@ def learned(kind: Kind, training: Training, cut_after: int | None = None, **opti
             return None
 
 
-@pytest.mark.parametrize("kind", ALL, ids=lambda kind: f"{kind.name}{'-nested' if kind.nested else ''}")
+@pytest.mark.parametrize("kind", ALL, ids=str)
 def test_a_training_cut_off_goes_on_to_the_same_bytes(kind: Kind, tmp_path: Path) -> None:
     plan = Training(steps=60, batch=128, lr=5e-3, dead_after=512)
     whole = learned(kind, plan)
@@ -111,15 +111,15 @@ def test_a_loss_downstream_decides_what_is_kept() -> None:
     assert left["downstream"] < 0.7 * left["itself"]
 
 
-def _one_of(rank: int, world: int, kinds: list[str], meet: str, out: str) -> None:
+def _one_of(rank: int, world: int, kinds: list[Kind], meet: str, out: str) -> None:
     torch.set_num_threads(1)
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=world)
-    for name in kinds:
-        sae, history = train_sae(rows(), 32, 3, SHARED, kind=KINDS[name](), wiring=Wiring((8,), (8,)), seed=3)
+    for kind in kinds:
+        sae, history = train_sae(rows(), 32, 3, SHARED, kind=kind, wiring=Wiring((8,), (8,)), seed=3)
         if rank == 0:
-            save_file(dict(sae.state_dict()), f"{out}-{name}")
-            Path(f"{out}-{name}.json").write_text(json.dumps(history))
+            save_file(dict(sae.state_dict()), f"{out}-{kind}")
+            Path(f"{out}-{kind}.json").write_text(json.dumps(history))
     if world > 1:
         dist.destroy_process_group()
 
@@ -132,10 +132,10 @@ def rows() -> Tensor:
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    names = sorted(KINDS)
-    _one_of(0, 1, names, "", str(tmp_path / "one"))
-    mp.spawn(_one_of, (2, names, str(tmp_path / "meet"), str(tmp_path / "two")), nprocs=2)
-    for name in names:
+    kinds = ALL[:5]
+    _one_of(0, 1, kinds, "", str(tmp_path / "one"))
+    mp.spawn(_one_of, (2, kinds, str(tmp_path / "meet"), str(tmp_path / "two")), nprocs=2)
+    for name in map(str, kinds):
         one, two = (load_file(tmp_path / f"{count}-{name}") for count in ("one", "two"))
         assert one.keys() == two.keys()
         for part, tensor in one.items():

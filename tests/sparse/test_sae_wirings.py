@@ -37,7 +37,7 @@ def pairs(n: int, seed: int, linear: Tensor | None = None) -> Tensor:
     return torch.cat([5 * x, 0.1 * (y if linear is None else y + x @ linear)], 1)
 
 
-@pytest.mark.parametrize("kind", [TopK(), BatchTopK(), JumpReLU()], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", [TopK(), BatchTopK(), JumpReLU()], ids=str)
 def test_a_transcoder_finds_what_each_feature_writes(kind: Kind, tmp_path: Path) -> None:
     wiring = Wiring((24,), (32,))
     sae, _ = train_sae(pairs(30_000, 1), 48, 3, SHORT, kind=kind, wiring=wiring, seed=1)

@@ -56,7 +56,7 @@ def test_saving_over_something_else_is_refused(tmp_path: Path) -> None:
         (lambda f: (f / "dictionary.json").write_text('{"format": 1, "ki'), "not readable as JSON"),
         (lambda f: (f / "dictionary.json").write_text('{"format": 1}'), "does not state kind"),
         (lambda f: (f / "dictionary.safetensors").write_bytes(b"torn"), "sha256 differs"),
-        (lambda f: edit(f, kind="jumprelu"), "describes a jumprelu"),
+        (lambda f: edit(f, kind="JumpRelu"), "did you mean 'JumpReLU'"),
         (lambda f: edit(f, width=33), "do not have the shapes"),
     ],
 )

@@ -185,7 +185,10 @@ def _dictionary_rows(data: Data) -> Rows:
     recovered, gap = data["recovered"], data["gap"]
     body = [
         ["site", data["site"]],
-        ["features", f"{data['features']:,} ({data['kind']}, trained on {data['trained_on']:,} activations)"],
+        [
+            "features",
+            f"{data['features']:,} ({data['kind']} {data.get('wiring', '')}, trained on {data['trained_on']:,} activations)",
+        ],
         ["held-out tokens", f"{data['tokens_seen']:,}"],
         ["variance unexplained", f"{data['fvu']:.4f}"],
         ["active a token", f"{data['l0']:.2f}"],

@@ -5,9 +5,11 @@ from cloche.sparse.dictionary import Dictionary, Encoder, mean_max_cosine
 from cloche.sparse.metrics import Report, report
 from cloche.sparse.saes import (
     SAE,
+    Answer,
     BatchTopK,
     Gated,
     JumpReLU,
+    Kind,
     Provenance,
     ReLU,
     TopK,
@@ -23,6 +25,7 @@ from cloche.sparse.truth import Gap, Grade, Hierarchy, Planted, gap_report, gap_
 
 __all__ = [
     "SAE",
+    "Answer",
     "BatchTopK",
     "Code",
     "Dictionary",
@@ -32,6 +35,7 @@ __all__ = [
     "Grade",
     "Hierarchy",
     "JumpReLU",
+    "Kind",
     "Planted",
     "Provenance",
     "ReLU",

@@ -33,7 +33,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="A dictionary in the r
 Tokens = Annotated[int, typer.Option(help="Held-out tokens to read.")]
 
 
-@sae.command(epilog="Example: cloche sae train runs/first --site 'resid_post[3]' --kind batchtopk --l0 24")
+@sae.command(epilog="Example: cloche sae train runs/first --site 'resid_post[3]' --kind BatchTopK --l0 24")
 def train(
     run: RunFolder,
     site: Annotated[
@@ -43,7 +43,7 @@ def train(
             "'resid_post[1] + resid_post[2]' or 'resid_post[2] + step-000100/resid_post[2]' a crosscoder."
         ),
     ] = None,
-    kind: Annotated[str, typer.Option(help="topk, batchtopk, relu, gated or jumprelu.")] = "topk",
+    kind: Annotated[str, typer.Option(help="TopK, BatchTopK, ReLU, Gated, JumpReLU, or one of your own.")] = "TopK",
     features: Annotated[int | None, typer.Option(max=10**7, help="By default eight times the width.")] = None,
     l0: Annotated[float | None, typer.Option(help="Features active at a token, on average.")] = None,
     tokens: Annotated[int, typer.Option(max=10**12, help="Tokens of the training text to learn from.")] = 204_800,
@@ -60,15 +60,20 @@ def train(
 ) -> None:
     """Train a dictionary on a site of a run's last checkpoint; it goes to RUN/dictionaries/NAME.
 
+    --kind may have settings: "BatchTopK(nested=[256, 1024])", "JumpReLU(bandwidth=0.01)".
+
     A dictionary already there stays. Cut off, the same command goes on from where it was. Under torchrun (torchrun
     --nproc-per-node 2 -m cloche sae train RUN) the processes share each batch.
     """
-    opened, glass = _load(run)
     from cloche.cli.progress import Screen
     from cloche.data import PackedTokens
     from cloche.interp import Look, dictionary_name, train_dictionary
+    from cloche.part import part_from_line
+    from cloche.sparse import Kind
 
-    look = Look(site=site, kind=kind, features=features, k=l0, tokens=tokens, skip=skip, end_to_end=end_to_end)
+    value = part_from_line(kind, Kind, "--kind")
+    opened, glass = _load(run)
+    look = Look(site=site, kind=value, features=features, k=l0, tokens=tokens, skip=skip, end_to_end=end_to_end)
     name = name or dictionary_name(glass, look)
     text, others = PackedTokens.open(opened.path, "train"), _others(opened, site)
     message = ""
@@ -218,7 +223,8 @@ def _trained(run: Run, name: str) -> dict[str, Any]:
         "path": str(run.path / "dictionaries" / name),
         "site": learned.trained_on.site,
         "checkpoint": learned.trained_on.checkpoint,
-        "kind": learned.kind.name,
+        "kind": str(learned.kind),
+        "wiring": learned.wiring.name,
         "features": learned.features,
         "l0": learned.l0,
     }

@@ -14,15 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cloche.errors import ArgumentRange, CorpusEmpty, PartUnknown, PathInvalid, SettingConflict
+from cloche.errors import ArgumentRange, CorpusEmpty, PathInvalid, SettingConflict
 from cloche.interp.dictionaries.finishing import end_to_end
 from cloche.interp.harvesting import activations, harvest
 from cloche.interp.route import FIRST, Others, Reader, Route, rows_without_first
 from cloche.interp.subject import Subject
+from cloche.part import part_from_line
 from cloche.ranks import Ranks
 from cloche.runs import Run
-from cloche.sparse import SAE, Provenance, Training, training_course
-from cloche.sparse.saes import KINDS, further_course
+from cloche.sparse import SAE, Kind, Provenance, TopK, Training, training_course
+from cloche.sparse.saes import further_course
 from cloche.sparse.saes.fit import Record
 
 HELD = 1 << 30  # bytes of activations held in memory; more are read from the model anew in each pass
@@ -44,13 +45,13 @@ class Look:
 
     `site` None is the residual stream after the middle layer; it may be a route, such as "mlp_in[2] -> mlp_out[2]" (`skip`:
     with a linear map besides). `features` None is eight times the width written, `k` None three for every 32 of it (2,048 and
-    24 for a width of 256). `kind` is topk, batchtopk, relu, gated or jumprelu. The dictionary is trained on `tokens` tokens,
-    `passes` times over, then on the share `end_to_end` of them by what the model makes of it, and shown on `shown` others.
-    `lr` None is `Training`'s own for the length of the run.
+    24 for a width of 256). `kind` is a value or its line, such as "BatchTopK(nested=[256, 1024])". It is trained on
+    `tokens` tokens, `passes` times over, then on the share `end_to_end` of them by what the model makes of it, and shown on
+    `shown` others. `lr` None is `Training`'s own for the length of the run.
     """
 
     site: str | None = None
-    kind: str = "topk"
+    kind: Kind | str = TopK()
     features: int | None = None
     k: float | None = None
     tokens: int = 204_800
@@ -64,6 +65,8 @@ class Look:
     end_to_end: float = 0.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.kind, Kind):
+            object.__setattr__(self, "kind", part_from_line(self.kind, Kind, "kind"))
         if min(self.tokens, self.passes, self.batch, self.count, self.features or 1) < 1 or self.features == 0:
             raise ArgumentRange(f"{self} counts something below 1: raise tokens, passes, batch, count or features.")
         if not 0 <= self.end_to_end < float("inf"):
@@ -101,9 +104,6 @@ def train_dictionary(
     it was when called again. `others` are the models that the route names beside the subject. Where `torch.distributed` is
     initialised all processes train together, and the first writes.
     """
-    if f"{look.kind}-sae" not in KINDS:
-        known = ", ".join(kind.removesuffix("-sae") for kind in KINDS)
-        raise PartUnknown(f"There is no kind of dictionary called {look.kind!r}: choose among {known}.")
     _check_ranks(look)
     reader = _route(subject, look).through(subject.net, others)
     windows, shown = _windows(tokens, subject, look, seed)
@@ -231,9 +231,9 @@ def _learn(lesson: _Lesson, origin: Provenance) -> Generator[Progress, None, SAE
             held.append(rows)
             yield Progress("harvest", done, len(lesson.windows), f"reading {site} at {sum(map(len, held)):,} tokens")
         source = torch.cat(held)
-    kind = KINDS[f"{look.kind}-sae"]()
+    assert isinstance(look.kind, Kind), "a line was read when the Look was made"
     course = training_course(
-        source, features, l0, training, kind=kind, wiring=wiring, seed=lesson.seed, trained_on=origin
+        source, features, l0, training, kind=look.kind, wiring=wiring, seed=lesson.seed, trained_on=origin
     )
     sae = yield from _told(
         course, steps, lambda r: f"{features:,} features of {site} leave {r['fvu']:.0%} of it unexplained"

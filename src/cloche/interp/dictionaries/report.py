@@ -50,7 +50,8 @@ def dictionary_report(
     data = {
         "dictionary": name,
         "site": str(route),
-        "kind": sae.kind.name,
+        "kind": str(sae.kind),
+        "wiring": sae.wiring.name,
         "features": sae.features,
         "trained_on": sae.trained_on.tokens,
         "tokens_seen": measured.signals,

@@ -15,6 +15,7 @@ from typing import IO, Any
 from cloche.errors import WorkerFailed
 from cloche.microscope.folder.reading import parse_json
 from cloche.microscope.serving.bounds import Busy
+from cloche.part_names import imported
 
 SECONDS_PER_ASK = 120.0
 ANSWER_BYTES_KEPT = 16 << 20
@@ -101,6 +102,7 @@ class Worker:
             environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
             self._process = await asyncio.create_subprocess_exec(
                 *self.command,
+                *(f"--import={name}" for name in imported),
                 stdin=PIPE,
                 stdout=PIPE,
                 stderr=self._stderr,

@@ -21,6 +21,7 @@ from typing import Any, TextIO
 
 from cloche.errors import CheckpointMissing, ClocheError, WorkerFailed
 from cloche.microscope.folder.reading import RunFiles
+from cloche.part import import_parts
 
 MODELS_KEPT = 2
 READERS_KEPT = 1
@@ -123,6 +124,7 @@ def main() -> None:
     # A library that prints must not break the protocol: replies get a private handle, and stdout becomes stderr.
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    import_parts(word.removeprefix("--import=") for word in sys.argv[1:])
     work(sys.stdin, replies)
 
 

@@ -48,7 +48,7 @@ def load_dictionary(folder: str | Path) -> tuple[Dictionary, Card]:
     stated = {} if foreign else read_card(folder)
     if foreign or stated["kind"] != KIND:
         sae = load_sae(folder)
-        return sae.dictionary, Card(method=sae.kind.name, k=round(sae.l0))
+        return sae.dictionary, Card(method=str(sae.kind), k=round(sae.l0))
     need(stated, (field.name for field in fields(Card)), folder / CARD)
     tensors = read_weights(folder, stated)
     need(tensors, ["atoms"], folder / WEIGHTS)

@@ -3,14 +3,14 @@
 from cloche.sparse.saes.exchange import save_saelens
 from cloche.sparse.saes.files import load_sae
 from cloche.sparse.saes.fit import Fit, Training, fit_input, geometric_median
-from cloche.sparse.saes.kinds import KINDS, BatchTopK, Gated, JumpReLU, Kind, ReLU, TopK
+from cloche.sparse.saes.kinds import Answer, BatchTopK, Gated, JumpReLU, Kind, ReLU, TopK
 from cloche.sparse.saes.module import SAE, Wiring
 from cloche.sparse.saes.provenance import Provenance
 from cloche.sparse.saes.train import Batch, further_course, train_sae, training_course
 
 __all__ = [
-    "KINDS",
     "SAE",
+    "Answer",
     "Batch",
     "BatchTopK",
     "Fit",

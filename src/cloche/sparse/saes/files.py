@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cloche.errors import ClocheError, DictionaryMismatch, FileTooLarge, shown
-from cloche.sparse.opened import count, counts, flag, number, real, shown_all, text
+from cloche.errors import ClocheError, DictionaryMismatch, shown
+from cloche.part import part_from_dict, part_from_line
+from cloche.sparse.opened import count, counts, flag, number, real, text
 from cloche.sparse.saes.exchange import foreign_reader
-from cloche.sparse.saes.kinds import KINDS, Kind, kind_of, settings_of
+from cloche.sparse.saes.kinds import Kind
 from cloche.sparse.saes.module import SAE, Wiring
 from cloche.sparse.saes.provenance import Provenance
 from cloche.sparse.store import CARD, WEIGHTS, need, read_card, read_weights, write_folder
@@ -20,8 +21,7 @@ from cloche.sparse.store import CARD, WEIGHTS, need, read_card, read_weights, wr
 def save_sae(sae: SAE, folder: str | Path) -> Path:
     """Writes `sae` to `folder`, replacing a dictionary already there only once the new one is complete."""
     card = {
-        "kind": sae.kind.name,
-        "settings": settings_of(sae.kind),
+        "kind": sae.kind.to_line(),
         "l0": sae.l0,
         "site": sae.trained_on.site,
         "checkpoint": sae.trained_on.checkpoint,
@@ -77,28 +77,19 @@ def _differ(folder: Path, card: dict[str, Any]) -> ClocheError:
 
 
 def _kind(card: dict[str, Any], path: Path) -> Kind:
-    """The kind that a card states, of those that this version reads."""
-    name, version, settings = card["kind"], card["format"], card.get("settings")
-    if not isinstance(name, str) or name not in KINDS or version != 1:
+    """The kind that a card states: as one line, or as cloche 0.1 wrote it, a name and its settings."""
+    if card["format"] != 1:
         raise DictionaryMismatch(
-            f"{path} describes a {name if isinstance(name, str) and len(name) < 60 else shown(name)} of format "
-            f"{shown(version)}, but this cloche reads {', '.join(KINDS)} of format 1: use the version that wrote it."
+            f"{path} is of format {shown(card['format'])}, but this cloche reads 1: use the one that wrote it."
         )
-    need(card, ("settings", "l0", "site", "checkpoint", "tokens", "wiring", "width", "features"), path)
-    known = {field.name for field in fields(KINDS[name])}
-    if not isinstance(settings, dict) or not set(settings) <= known:
-        raise DictionaryMismatch(
-            f"{path} states settings as {shown(settings)}, but a {name} has {shown_all(sorted(known))}: use the version "
-            "that wrote it."
-        )
-    found: dict[str, Any] = {"nested": counts({"nested": settings.get("nested", [])}, "nested", path)}
-    for key in set(settings) - {"nested"}:
-        found[key] = number(settings, key, path)
-        if not 1e-9 <= found[key] <= 1e9:
-            raise FileTooLarge(
-                f"{path} states {key} as {shown(found[key])}, which is out of all proportion: restore it."
-            )
-    return kind_of(name, found)
+    need(card, ("l0", "site", "checkpoint", "tokens", "wiring", "width", "features"), path)
+    where, kind, settings = f"{path}: kind", card["kind"], card.get("settings")
+    if isinstance(settings, dict):
+        kind = part_from_dict({**settings, "part": kind}, where, Kind)
+    else:
+        kind = part_from_line(kind, Kind, where)
+    assert isinstance(kind, Kind)
+    return kind
 
 
 def _wiring(card: dict[str, Any], path: Path) -> Wiring:

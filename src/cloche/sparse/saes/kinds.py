@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from cloche.errors import SettingConflict, SettingRange
+from cloche.part import Part, positive
 from cloche.sparse.saes.choose import above, select_batch, select_topk
 from cloche.sparse.saes.gathered import Choice, Chosen, Everything
 
@@ -54,15 +55,18 @@ class Question:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind(ABC):
-    """A kind of autoencoder. This class is one whose features are active where their answer passes a threshold."""
+class Kind(Part, ABC):
+    """A kind of autoencoder. This class is one whose features are active where their answer passes a threshold.
+
+    One of your own is a frozen dataclass derived from it with `respond`; it trains, saves, loads and is named like these.
+    """
 
     nested: tuple[int, ...] = ()
     thresholded: ClassVar[bool] = True  # a threshold, not a count, decides once trained
-
-    @property
-    def name(self) -> str:
-        return f"{type(self).__name__.lower()}-sae"
+    renamed = {  # noqa: RUF012 (a ClassVar of Part)
+        **{name.lower(): name for name in ("TopK", "BatchTopK", "ReLU", "Gated", "JumpReLU")},
+        **{f"{name.lower()}-sae": name for name in ("TopK", "BatchTopK", "ReLU", "Gated", "JumpReLU")},
+    }
 
     def check(self, features: int, l0: float) -> None:
         """Refuses an l0 that `features` features cannot have, and nested numbers that do not rise."""
@@ -115,7 +119,7 @@ class TopK(Kind):
         super().check(features, l0)
         if l0 != int(l0):
             raise SettingConflict(
-                f"A topk-sae keeps a whole number of features, and l0 = {l0:g} is none: round it, or take BatchTopK."
+                f"A TopK keeps a whole number of features, and l0 = {l0:g} is none: round it, or take BatchTopK."
             )
 
     def choose(self, question: Question, own: dict[str, Tensor]) -> Choice:
@@ -162,6 +166,9 @@ class JumpReLU(Kind):
 
     bandwidth: float = 0.03
 
+    def __post_init__(self) -> None:
+        positive(self, bandwidth=self.bandwidth)
+
     def weights(self, features: int, width: int) -> dict[str, Tensor]:
         window = self.bandwidth * width**0.5
         return {"log_threshold": torch.full((features,), window).log(), "window": torch.tensor(window)}
@@ -201,17 +208,6 @@ class Gated(Kind):
 
 
 TOPK = TopK()
-KINDS: dict[str, type[Kind]] = {kind().name: kind for kind in (TopK, BatchTopK, ReLU, Gated, JumpReLU)}
-
-
-def settings_of(kind: Kind) -> dict[str, Any]:
-    """What `kind_of` makes the same kind from, as JSON keeps it."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(kind).items()}
-
-
-def kind_of(name: str, settings: dict[str, Any]) -> Kind:
-    """The kind of a name in `KINDS` with the settings that `settings_of` gave."""
-    return KINDS[name](**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})
 
 
 def _in_window(pre: Tensor, threshold: Tensor, window: float) -> Tensor:

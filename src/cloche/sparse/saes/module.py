@@ -45,6 +45,13 @@ class Wiring:
             )
 
     @property
+    def name(self) -> str:
+        """What the literature calls it."""
+        if len(self.reads) > 1 or len(self.writes or ()) > 1:
+            return "crosscoder"
+        return "autoencoder" if self.writes is None else "transcoder with a skip" if self.skip else "transcoder"
+
+    @property
     def columns(self) -> int:
         """Of a training row."""
         return sum(self.reads) + sum(self.writes or ())
@@ -117,7 +124,7 @@ class SAE(nn.Module):
         sites = f"of width {reads}" + (f" to {writes}" if writes else "") + (" with a skip" if self.wiring.skip else "")
         site = f", trained on {self.trained_on.site}" if self.trained_on.site else ""
         return (
-            f"SAE({self.kind.name}, {self.features:,} features {sites}, l0 {self.l0:g}, "
+            f"SAE({self.kind}, {self.features:,} features {sites}, l0 {self.l0:g}, "
             f"scale {float(self.scale.mean()):.3g}{site})"
         )
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from cloche.errors import CorpusEmpty, ResumeRefused, SettingConflict
 from cloche.files import writing_file
 from cloche.sparse.saes.fit import DEFAULT, Fit, Record, Training, fit_input
-from cloche.sparse.saes.kinds import TOPK, Kind, settings_of
+from cloche.sparse.saes.kinds import TOPK, Kind
 from cloche.sparse.saes.module import SAE, Wiring
 from cloche.sparse.saes.provenance import Provenance
 from cloche.sparse.stream import check_activations, epochs, rebatch
@@ -141,7 +141,8 @@ def _land(sae: SAE, sample: Tensor) -> None:
     reached = sae.calibrate(sample[:, : sae.encoder.shape[1]])
     if abs(reached / sae.l0 - 1) > 0.02:
         warnings.warn(
-            f"The {sae.kind.name} has {reached:.3g} features active where {sae.l0:g} were asked for: train for more steps.",
+            f"The {sae.kind} {sae.wiring.name} has {reached:.3g} features active where {sae.l0:g} were asked for: train "
+            "for more steps.",
             stacklevel=4,
         )
 
@@ -201,7 +202,7 @@ def _identity(fit: Fit, seed: int) -> dict[str, Any]:
     """What must be the same for a training to go on."""
     sae, options = fit.sae, asdict(fit.training)
     del options["save_to"], options["save_every"]
-    kind = {"kind": sae.kind.name, "settings": settings_of(sae.kind), "wiring": asdict(sae.wiring)}
+    kind = {"kind": sae.kind.to_line(), "wiring": asdict(sae.wiring)}
     origin = {"site": sae.trained_on.site, "checkpoint": sae.trained_on.checkpoint}
     stated = {**options, **kind, **origin, "features": sae.features, "l0": sae.l0, "seed": seed}
     return dict(json.loads(json.dumps(stated)))

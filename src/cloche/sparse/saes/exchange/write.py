@@ -56,7 +56,7 @@ def _architecture(sae: SAE) -> str:
         return named
     if named != "jumprelu":
         raise DictionaryMismatch(
-            f"SAELens has no transcoder of kind {sae.kind.name}: save it with sae.save(folder), or train one of another kind."
+            f"SAELens has no transcoder of kind {sae.kind}: save it with sae.save(folder), or train one of another kind."
         )
     return "jumprelu_skip_transcoder" if wiring.skip else "jumprelu_transcoder"
 
@@ -101,8 +101,7 @@ def _metadata(sae: SAE, hook: tuple[str, int | None] | None) -> dict[str, Any]:
         "sae_lens_version": _FORMAT,
         "sae_lens_training_version": None,
         "cloche": {
-            "kind": sae.kind.name,
-            "nested": list(sae.kind.nested),
+            "kind": sae.kind.to_line(),
             "l0": sae.l0,
             "site": origin.site,
             "tokens": origin.tokens,
