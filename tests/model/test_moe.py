@@ -10,7 +10,7 @@ import torch
 from combinations import close, lively, random_ids
 
 from cloche.errors import ClocheError
-from cloche.model import GLU, LM, MLP, Attention, Block, MoE, Network, Stack
+from cloche.model import GLU, LM, MLP, Attention, Block, Context, MoE, Network, Stack
 
 EXPERTS, ACTIVE = 5, 2
 
@@ -28,9 +28,7 @@ IDS = random_ids(3, 11)
 
 
 def losses(net: Network, ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    context = net._context(ids)
-    net._hidden(ids, context, None)
-    return context.losses
+    return net.hidden_and_losses(ids)[1]
 
 
 @pytest.mark.parametrize("normalise", [True, False])
@@ -88,7 +86,7 @@ def test_editing_the_router_chooses_the_experts() -> None:
     forced[3] = 0.0
     forced[1] = 0.0
     result = net.run(IDS, save="mlp_out[0]", edits=[net.sites.router[0].replace(forced)])
-    context = net._context(IDS)
+    context = Context.over(IDS)
     each = [net.layers[0].map.experts[i](x, context, 0)[0] for i in (1, 3)]
     close(result["mlp_out[0]"], sum(each) / 2)
 

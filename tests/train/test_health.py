@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from cloche.model import GLU, LM, MLP, Attention, Block, Causal, Full, MoE, ScoredAttention, Stack, Window
+from cloche.model import GLU, LM, MLP, Attention, Block, Causal, Context, Full, MoE, ScoredAttention, Stack, Window
 from cloche.train import Health
-from cloche.train.monitors.health import MEMORY, active_units, attention_entropy
+from cloche.train.monitors.health import MEMORY, active_units, entropy_share
 
 ROWS = torch.tensor([3, 7, 15])
 
@@ -19,30 +19,37 @@ def network(map=None, **attention):
     return LM(vocab=50, width=32, body=Stack(3, block)).build(0)
 
 
+def entropy_of(q, k, mask, rows):
+    """[head]: of plain attention with these q and k [batch, position, head, size]."""
+    heads, size = q.shape[2:]
+    mix = Attention(heads, kv_heads=k.shape[2], head_size=size, mask=mask).build(width=8, std=1.0)
+    return entropy_share(*mix.pattern_rows(rows, q, k))
+
+
 @pytest.mark.parametrize("mask", [Causal(), Full(), Causal() & Window(4)])
 def test_uniform_attention_has_entropy_one(mask):
     k = torch.randn(2, 16, 2, 8)
-    entropy = attention_entropy(torch.zeros(2, 16, 4, 8), k, mask, ROWS)
+    entropy = entropy_of(torch.zeros(2, 16, 4, 8), k, mask, ROWS)
     torch.testing.assert_close(entropy, torch.ones(4))
 
 
 def test_one_hot_attention_has_entropy_zero():
     k = torch.zeros(1, 16, 2, 8)
     k[:, 0] = 100.0
-    entropy = attention_entropy(torch.full((1, 16, 2, 8), 100.0), k, Causal(), ROWS)
+    entropy = entropy_of(torch.full((1, 16, 2, 8), 100.0), k, Causal(), ROWS)
     torch.testing.assert_close(entropy, torch.zeros(2))
 
 
 def test_two_equal_keys_of_sixteen_have_a_quarter():
     k = torch.zeros(1, 16, 1, 8)
     k[:, :2] = 100.0
-    entropy = attention_entropy(torch.full((1, 16, 1, 8), 100.0), k, Full(), ROWS)
+    entropy = entropy_of(torch.full((1, 16, 1, 8), 100.0), k, Full(), ROWS)
     torch.testing.assert_close(entropy, torch.tensor([0.25]))
 
 
 def test_a_row_that_sees_one_key_has_no_say():
     q = k = torch.zeros(1, 16, 1, 8)
-    entropy = attention_entropy(q, k, Causal(), torch.tensor([0, 15]))
+    entropy = entropy_of(q, k, Causal(), torch.tensor([0, 15]))
     torch.testing.assert_close(entropy, torch.ones(1))
 
 
@@ -53,7 +60,7 @@ def test_sampled_entropy_is_that_of_the_pattern(kv_heads):
     rows = torch.arange(1, 16)
     pattern = result["pattern[1]"][:, :, rows]  # [batch, head, row, key]
     direct = (torch.special.entr(pattern).sum(-1) / (rows + 1.0).log()).mean(dim=(0, 2))
-    torch.testing.assert_close(attention_entropy(result["q[1]"], result["k[1]"], Causal(), rows), direct)
+    torch.testing.assert_close(entropy_of(result["q[1]"], result["k[1]"], Causal(), rows), direct)
 
 
 @pytest.mark.parametrize(
@@ -74,9 +81,9 @@ def test_sampled_entropy_knows_scale_cap_and_sinks(change):
         pattern, keys = torch.cat([pattern, 1 - pattern.sum(-1, keepdim=True)], -1), keys + 1
         assert pattern[:, 3, :, -1].min() > 0.9
     direct = (torch.special.entr(pattern.clamp(min=0)).sum(-1) / keys.log()).mean(dim=(0, 2)).float()
-    given = attention_entropy(result["q[1]"], result["k[1]"], Causal(), rows, net.layers[1].mix)
+    given = entropy_share(*net.layers[1].mix.pattern_rows(rows, result["q[1]"], result["k[1]"]))
     torch.testing.assert_close(given, direct, rtol=1e-4, atol=1e-4)
-    ignored = attention_entropy(result["q[1]"], result["k[1]"], Causal(), rows)
+    ignored = entropy_of(result["q[1]"], result["k[1]"], Causal(), rows)
     assert (ignored - direct).abs().max() > 1e-3  # the control: leaving them out shows
     health = Health(net, queries=16)
     health.before()
@@ -106,7 +113,7 @@ def test_residual_variance_and_logit_norm_equal_a_pass_by_hand():
     stream, variances = net.embed(x), []
     variances.append(torch.var(stream).item())
     for block in net.layers:
-        context = net._context(x)
+        context = Context.over(x)
         stream = stream + block.mix(block.mix_norm(stream), context, 0, None)[0]
         stream = stream + block.map(block.map_norm(stream), context, 0)[0]
         variances.append(torch.var(stream).item())

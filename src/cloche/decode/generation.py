@@ -123,7 +123,7 @@ def _begin(
         raise ArgumentRange(f"new={new!r} must be a whole number of at least one token.")
     ids = check_ids(ids, net.spec.vocab, net.length, net.embed.weight.device)
     pad = check_pad(pad, ids)
-    if any(not block.part.mix.mask.causal for block in net.layers):
+    if not net.causal:
         raise ModelUnsupported(
             "This model's mask lets tokens see later ones, so it cannot generate from left to right."
         )

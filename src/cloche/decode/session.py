@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cloche.errors import ArgumentInvalid, ContextExceeded, EditInvalid
-from cloche.model import Edit, Network, Plan, Result
+from cloche.model import Context, Edit, Network, Plan, Result
 from cloche.model.sites import (
     BLANK,
     Blank,
@@ -140,8 +140,8 @@ class Session:
         keys = keys.clone()  # a view's size would be guarded together with that of the tensor it looks into
         torch._dynamo.mark_dynamic(keys, 1)
         for state in self.states:
-            for cache in (state.keys, state.values):
-                torch._dynamo.mark_dynamic(cache, 2)
+            for cache, axis in getattr(state, "growing", list)():
+                torch._dynamo.mark_dynamic(cache, axis)
         return keys
 
     def _firing(self, start: int, count: int) -> Plan:
@@ -190,7 +190,8 @@ def _step(net: Network, plan: Plan) -> Callable[..., Stepped]:
     ) -> Stepped:
         start = keys.shape[1] - ids.shape[1]
         tape: Tape | Blank = Tape(plan, inputs, keys[:, start:], lengths, net.sites) if plan.touched else BLANK
-        logits = net.step(ids, states, start, pad, tape, last=True, keys=keys)
+        context = Context(keys[:, start:], keys, start, pad is not None, tape)
+        logits = net.logits(ids, context, states, last=True)
         return logits[:, -1], tuple(tape.kept[key] for key in plan.kept) if isinstance(tape, Tape) else ()
 
     return step

@@ -1,6 +1,8 @@
 """Parts as values, the modules they build, sites, edits, plans, and checkpoints in and out."""
 
-from cloche.model.bodies.stack import Block, Body, ParallelBlock, Stack
+from cloche.model.bodies.body import Body, Iterated
+from cloche.model.bodies.stack import Block, ParallelBlock, Stack
+from cloche.model.context import Context
 from cloche.model.huggingface import load_network, save_network, weight_files
 from cloche.model.lm import LM, Head, Unembed
 from cloche.model.maps.activations import Shifted, gain
@@ -31,11 +33,13 @@ __all__ = [
     "Body",
     "Causal",
     "ClampedGLU",
+    "Context",
     "DynamicScaling",
     "Edit",
     "EmbeddingPosition",
     "Full",
     "Head",
+    "Iterated",
     "LayerNorm",
     "Layers",
     "Learned",

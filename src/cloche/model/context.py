@@ -6,7 +6,8 @@ from torch import Tensor
 
 from cloche.model.mixers.masks import Causal, Full, Mask
 from cloche.model.positions.encodings import Position
-from cloche.model.sites.plan import Blank, Tape
+from cloche.model.sites.places import make_positions
+from cloche.model.sites.plan import BLANK, Blank, Tape
 
 
 class Context:
@@ -17,7 +18,13 @@ class Context:
     start: how many tokens the cache held before this pass. padded: whether any position is negative.
     """
 
-    def __init__(self, positions: Tensor, keys: Tensor, start: int, padded: bool, tape: Tape | Blank) -> None:
+    @classmethod
+    def over(cls, ids: Tensor, start: int = 0, pad: Tensor | None = None, tape: Tape | Blank = BLANK) -> Context:
+        """The pass over ids [batch, position] that follow `start` tokens, of which `pad` [batch] were left padding."""
+        keys = make_positions(0, start + ids.shape[1], pad, ids.device)
+        return cls(keys[:, start:], keys, start, pad is not None, tape)
+
+    def __init__(self, positions: Tensor, keys: Tensor, start: int, padded: bool, tape: Tape | Blank = BLANK) -> None:
         self.positions, self.keys = positions, keys
         self.start, self.padded, self.tape = start, padded, tape
         self.losses: dict[str, Tensor] = {}

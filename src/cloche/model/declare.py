@@ -8,7 +8,8 @@ declarations and listed nowhere by hand.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -105,6 +106,27 @@ def declarations(module: nn.Module) -> dict[str, Declared]:
     undeclared = [name for name, _ in module.named_parameters() if name not in found]
     assert not undeclared, f"parameters without a declaration: {undeclared}"
     return found
+
+
+def groups(module: nn.Module) -> dict[str, list[tuple[str, nn.Parameter]]]:
+    """Parameters by declared group: "matrix", "embedding" and "vector", each a list of (name, parameter)."""
+    declared = declarations(module)
+    found: dict[str, list[tuple[str, nn.Parameter]]] = {"matrix": [], "embedding": [], "vector": []}
+    for name, parameter in module.named_parameters():
+        found[declared[name].group].append((name, parameter))
+    return found
+
+
+def matrix_weights(module: nn.Module, without: Collection[int] = ()) -> int:
+    """How many entries the matrices of a module have; `without`: the ids of parameters that are not counted."""
+    return sum(p.numel() for _, p in groups(module)["matrix"] if id(p) not in without)
+
+
+def row_blocks(module: nn.Module, name: str) -> list[tuple[int, int]]:
+    """Row ranges (first, past the last) of the matrices that share the parameter `name`: q, k and v, gate and up."""
+    declared, rows = declarations(module)[name], module.get_parameter(name).shape[0]
+    ends = list(itertools.accumulate(declared.blocks.values(), initial=0))
+    return list(itertools.pairwise(ends)) or [(0, rows)]
 
 
 @torch.no_grad()

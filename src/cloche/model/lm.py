@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cloche.errors import OutOfMemory
-from cloche.model.bodies.stack import Body
+from cloche.model.bodies.body import Body
 from cloche.model.declare import Linear, Module
 from cloche.model.norms import Norm, RMSNorm
 from cloche.model.positions.encodings import EmbeddingPosition

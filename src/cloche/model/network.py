@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import FunctionType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cloche.errors import ArgumentInvalid
 from cloche.model.context import Context
-from cloche.model.declare import Declared, Module, declarations, initialise
+from cloche.model.declare import Declared, Module, declarations, groups, initialise, matrix_weights, row_blocks
 from cloche.model.lm import LM
-from cloche.model.mixers.attention import KeyValues
 from cloche.model.norms import has_scale, normalised
+from cloche.model.passes.compiled import Compiled
 from cloche.model.passes.folding import folded
+from cloche.model.passes.run import plan_of, run
 from cloche.model.passes.stored import Activations
 from cloche.model.passes.stream import SHARD_BYTES, stream, stream_bytes
 from cloche.model.passes.sweep import sweep
-from cloche.model.sites.checks import check_edits, check_ids, check_no_grad, check_pad, edit_value
-from cloche.model.sites.declared import each_token
-from cloche.model.sites.edits import Edit
-from cloche.model.sites.places import Places, make_positions
-from cloche.model.sites.plan import BLANK, Blank, Plan, Tape, make_plan
-from cloche.model.sites.result import Result
-from cloche.model.sites.vocabulary import Site, Sites
+from cloche.model.sites import Edit, Plan, Result, Site, Sites, each_token
 from cloche.words import ATTRIBUTES, answering, no_attribute
-
-Passed = tuple[Tensor | None, tuple[Tensor, ...], dict[int | None, Tensor]]  # logits, kept, patterns' sums
-END = 1 << 30  # a layer number past every layer: run to the end
-PLANS_HELD = 256  # plans remembered at most; one is a few names
 
 
 class Embedding(Module):
@@ -74,8 +62,8 @@ class Network(Module):
         self.unembed = spec.head.build(spec.width, spec.vocab, self.embed if spec.tied else None)
         self.family: str | None = None  # of the Hugging Face checkpoint it was read from
         self.context: int | None = None  # tokens of the longest texts it was trained on, or is declared for
-        self._compiled: dict[Any, Callable[..., Any]] = {}  # by what is compiled, its plan and its backend
-        self._saving: dict[tuple[Any, ...], Plan] = {}  # the plans of runs that only save, by what was asked
+        self.compiled = Compiled()
+        self.save_plans: dict[tuple[Any, ...], Plan] = {}  # of runs that only save, by what was asked
         if seed is not None:
             initialise(self, seed)
         stream, scale = each_token(width=spec.width), each_token(scale=1)
@@ -90,8 +78,13 @@ class Network(Module):
 
     @property
     def layers(self) -> Sequence[Any]:
-        """The blocks, first to last."""
-        return self.body.layers  # type: ignore[return-value]
+        """The block that serves each iteration of the body, first to last: of a stack, its layers."""
+        return self.body.layers
+
+    @property
+    def causal(self) -> bool:
+        """Whether no token sees a later one."""
+        return all(block.part.mix.mask.causal for block in self.layers)
 
     @property
     def length(self) -> int | None:
@@ -122,31 +115,23 @@ class Network(Module):
 
     def groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
         """Parameters by declared group: "matrix", "embedding" and "vector", each a list of (name, parameter)."""
-        declared = self.declarations()
-        groups: dict[str, list[tuple[str, nn.Parameter]]] = {"matrix": [], "embedding": [], "vector": []}
-        for name, parameter in self.named_parameters():
-            groups[declared[name].group].append((name, parameter))
-        return groups
+        return groups(self)
 
     def blocks(self, name: str) -> list[tuple[int, int]]:
         """Row ranges (first, past the last) of the matrices that share the parameter `name`: q, k and v, gate and up."""
-        declared, rows = self.declarations()[name], self.get_parameter(name).shape[0]
-        ends = [0]
-        for count in declared.blocks.values():
-            ends.append(ends[-1] + count)
-        return list(itertools.pairwise(ends)) or [(0, rows)]
+        return row_blocks(self, name)
 
     def flops_per_token(self, length: int) -> float:
         """Operations to train on one token in sequences of `length`: forward and twice that backward.
 
-        Two a weight and token in every matrix, the head among them, plus attention's own (PaLM's count, 2204.02311).
+        Two for each weight of every matrix, the head's among them, as often as a token meets it, plus attention's own
+        (PaLM's count, 2204.02311).
         """
-        matrices = sum(p.numel() for _, p in self.groups()["matrix"])
+        outside = matrix_weights(self, without={id(p) for p in self.body.parameters()})
         if self.spec.tied:
-            matrices += self.unembed_weight().numel()
-        matrices -= sum(block.part.map.idle_weights(self.spec.width) for block in self.layers)
-        mixing = sum(block.part.mix.flops_per_token(self.spec.width, length) for block in self.layers)
-        return 3.0 * (2.0 * matrices + mixing)
+            outside += self.unembed_weight().numel()
+        inside = sum(self.body.flops_per_token(i, length) for i in range(len(self.layers)))
+        return 3.0 * (2.0 * outside + inside)
 
     def folded(self) -> Network:
         """A new network that computes the same logits, with the gains and shifts of its norms folded into the matrices that
@@ -162,68 +147,46 @@ class Network(Module):
 
     def hidden(self, ids: Tensor) -> Tensor:
         """The stream after the final norm, [batch, position, width]: what a loss that chunks the head starts from."""
-        return self._hidden(ids, self._context(ids), None)
+        return self.hidden_and_losses(ids)[0]
 
     def hidden_and_losses(self, ids: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """`hidden`, and the parts' auxiliary losses of this pass by name, each summed over the layers ("balance" of a mixture
         of experts); there are none without gradients."""
-        context = self._context(ids)
-        return self._hidden(ids, context, None), context.losses
+        context = Context.over(ids)
+        return self.normed(self.run_layers(ids, context), context.tape), context.losses
 
-    def step(
-        self,
-        ids: Tensor,
-        states: list[Any],
-        start: int,
-        pad: Tensor | None = None,
-        tape: Tape | Blank = BLANK,
-        last: bool = False,
-        keys: Tensor | None = None,
-    ) -> Tensor:
-        """Logits of `ids` [batch, new] that follow the `start` tokens held in `states` (from `new_states`), which it extends.
+    def logits(self, ids: Tensor, context: Context, states: list[Any] | None = None, last: bool = False) -> Tensor:
+        """Logits of `ids` [batch, new] in the pass of `context`, after the tokens held in `states` (from `new_states`), which
+        it extends.
 
         last: only the last position's logits, [batch, 1, vocab]; for prompts whose other predictions nobody reads.
-        keys: [batch or 1, start + new], the positions of all tokens up to the last new one, where the caller has them.
         """
-        if keys is None:
-            context = self._context(ids, start, pad, tape)
-        else:
-            context = Context(keys[:, start:], keys, start, pad is not None, tape)
-        hidden = self._hidden(ids, context, states)
+        x, tape = self.normed(self.run_layers(ids, context, states), context.tape), context.tape
         if last and not tape.wants("logits", None):  # an edit of the logits may name any position, so it needs them all
-            return self.unembed(hidden[:, -1:])
-        logits = tape("logits", None, self.unembed(hidden))
+            return self.unembed(x[:, -1:])
+        logits = tape("logits", None, self.unembed(x))
         return logits[:, -1:] if last else logits
 
-    def climb(self, ids: Tensor, pad: Tensor | None, tape: Tape) -> None:
-        """Run the layers for what `tape` keeps of them."""
-        self._hidden(ids, self._context(ids, 0, pad, tape), None, len(self.layers))
-
-    def new_states(self, batch: int, capacity: int) -> list[KeyValues]:
-        """Empty caches, one a layer, for `capacity` tokens."""
-        return [block.mix.new_state(batch, capacity, self._cache_like()) for block in self.layers]
-
-    def _cache_like(self) -> Tensor:
-        weight = self.embed.weight
-        if torch.is_autocast_enabled(weight.device.type):
-            return weight.new_empty(0, dtype=torch.get_autocast_dtype(weight.device.type))
-        return weight
-
-    def _context(self, ids: Tensor, start: int = 0, pad: Tensor | None = None, tape: Tape | Blank = BLANK) -> Context:
-        positions = make_positions(start, ids.shape[1], pad, ids.device)
-        keys = positions if start == 0 else make_positions(0, start + ids.shape[1], pad, ids.device)
-        return Context(positions, keys, start, pad is not None, tape)
-
-    def _hidden(self, ids: Tensor, context: Context, states: list[Any] | None, stop: int = END) -> Tensor:
+    def run_layers(
+        self, ids: Tensor, context: Context, states: list[Any] | None = None, stop: int | None = None
+    ) -> Tensor:
+        """The embedded stream after the body's iterations before `stop`, or after all of them."""
         x = self.embed(ids)
         if self.position is not None:
             x = x + self.position(context.positions)
-        x, _ = self.body(context.tape("embed", None, x), context, states, stop)
-        return x if stop < END else self.normed(x, context.tape)
+        stop = len(self.layers) if stop is None else stop
+        return self.body(context.tape("embed", None, x), context, states, 0, stop)[0]
 
     def normed(self, x: Tensor, tape: Any) -> Tensor:
-        """The final norm of the stream after the last layer, as the head reads it."""
+        """The final norm of the stream, as the head reads it."""
         return tape("final_norm", None, normalised(self.final_norm, x, tape, "final_scale", None))
+
+    def new_states(self, batch: int, capacity: int) -> list[Any]:
+        """Empty caches, one for each iteration of the body, for `capacity` tokens."""
+        like: Tensor = self.embed.weight
+        if torch.is_autocast_enabled(like.device.type):
+            like = like.new_empty(0, dtype=torch.get_autocast_dtype(like.device.type))
+        return self.body.new_states(batch, capacity, like)
 
     # Looking and editing --------------------------------------------------------------------------------------------
 
@@ -248,15 +211,7 @@ class Network(Module):
 
         Raises ClocheError for an unknown site, an edit that would not fire, a shape that does not fit.
         """
-        ids = check_ids(ids, self.spec.vocab, self.length, self.embed.weight.device)
-        pad = check_pad(pad, ids)
-        plan, inputs = self.plan(save, edits, ids, pad, grad=grad)
-        stop = END if logits else min(END, plan.last_layer)
-        with torch.set_grad_enabled(grad):
-            program = self._program(plan, stop, compile)
-            out, kept, off = program(ids, pad, inputs)
-        notes = self.beyond(ids.shape[1] - (0 if pad is None else int(pad.min())))
-        return Result(out, dict(zip(plan.kept, kept, strict=True)), plan, self.sites, pad, off, notes)
+        return run(self, ids, save, edits, pad, logits, grad, compile)
 
     @answering
     def sweep(
@@ -270,9 +225,7 @@ class Network(Module):
 
         Raises ClocheError for what `run` refuses.
         """
-        ids = check_ids(ids, self.spec.vocab, self.length, self.embed.weight.device)
-        self.warn_beyond(ids.shape[1])
-        return sweep(self, ids, edits, read, check_pad(pad, ids), rows)
+        return sweep(self, ids, edits, read, pad, rows)
 
     @answering
     def stream(
@@ -311,58 +264,7 @@ class Network(Module):
 
         grad: whether the pass keeps its graph; where it does not, an edit's tensor may not ask for a gradient.
         """
-        asked = (save,) if isinstance(save, str | Site) else tuple(save)
-        edits = [edits] if isinstance(edits, Edit) else list(edits)
-        if not edits:
-            return self._saves_only(asked), []
-        saves = [site.whole for what in asked for site in self.sites.resolve(what)]
-        places = Places(ids, pad, new)
-        edits = check_edits(edits, self.sites, places)
-        plan, carriers = make_plan(saves, edits)
-        values = [edit_value(edit, ids, self, places) for edit in carriers]
-        if not grad:
-            check_no_grad(carriers, values)
-        return plan, values
-
-    def _saves_only(self, asked: tuple[Any, ...]) -> Plan:
-        """The plan that saves these sites and edits nothing. It holds for every prompt, so it is made once."""
-        try:
-            plan = self._saving.get(asked)
-        except TypeError:  # something that cannot be hashed is no site, and resolving it says so
-            plan = None
-        if plan is None:
-            sites = [site.whole for what in asked for site in self.sites.resolve(what)]
-            plan, _ = make_plan(sites, [])
-            if len(self._saving) >= PLANS_HELD:
-                self._saving.clear()
-            self._saving[asked] = plan
-        return plan
-
-    def _program(self, plan: Plan, stop: int, compile: Any) -> Callable[..., Passed]:
-        def program(ids: Tensor, pad: Tensor | None, inputs: list[Tensor]) -> Passed:
-            lengths = (
-                ids.shape[1] - pad[:, None] if pad is not None else torch.full((1, 1), ids.shape[1], device=ids.device)
-            )
-            context = self._context(ids, 0, pad, BLANK)
-            tape = Tape(plan, inputs, context.positions, lengths, self.sites)
-            if plan.touched:
-                context.tape = tape
-            hidden = self._hidden(ids, context, None, stop)
-            out = context.tape("logits", None, self.unembed(hidden)) if stop >= END else None
-            return out, tape.saved(), tape.off
-
-        return self.compiled(program, ("run", plan, stop), compile) if compile else program
-
-    def compiled(self, program: Callable[..., Any], what: tuple[Any, ...], backend: Any) -> Callable[..., Any]:
-        """`program` through torch.compile, in one graph; made once for each (kind, plan, ...) of `what` and each backend."""
-        backend = "inductor" if backend is True else backend
-        if isinstance(backend, str) and backend not in torch.compiler.list_backends(exclude_tags=()):
-            raise ArgumentInvalid(f"{backend!r} is no backend of torch.compile; compile=True takes its usual one.")
-        key = (*what, backend)
-        if key not in self._compiled:
-            named = _with_own_code(cast(FunctionType, program), f"{what[0]}_{what[1].hash}_{next(_numbers)}")
-            self._compiled[key] = torch.compile(named, fullgraph=True, backend=backend)
-        return self._compiled[key]
+        return plan_of(self, save, edits, ids, pad, new, grad)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -375,23 +277,9 @@ class Network(Module):
     def __repr__(self) -> str:
         weight, parameters = self.embed.weight, sum(p.numel() for p in self.parameters())
         kind = self.family or type(self.layers[0]).__name__.strip("_") + "s"
+        layers, iterations = len(set(self.layers)), len(self.layers)
+        often = f"in {iterations} iterations " if iterations != layers else ""
         return (
-            f"<Network: {kind}, {len(self.layers)} layers of width {self.spec.width:,}, {self.spec.vocab:,} tokens, "
+            f"<Network: {kind}, {layers} layers {often}of width {self.spec.width:,}, {self.spec.vocab:,} tokens, "
             f"{parameters:,} parameters in {str(weight.dtype).removeprefix('torch.')} on {weight.device}>"
         )
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_compiled": {}}  # compiled passes read the weights of the network they were made for
-
-
-_numbers = itertools.count()
-
-
-def _with_own_code(function: FunctionType, name: str) -> FunctionType:
-    """The same function with a code object of its own.
-
-    torch.compile keeps its cache, its limit of recompilations and its record of which integers vary by code object; shared
-    between plans, a second one would find its layer numbers turned into unknowns, and a ninth one would be refused.
-    """
-    code = function.__code__.replace(co_name=name)
-    return FunctionType(code, function.__globals__, name, function.__defaults__, function.__closure__)

@@ -1,16 +1,17 @@
-"""Blocks and what is made of them."""
+"""Blocks, and a stack of them."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from cloche.errors import ArgumentRange, SettingRange, shown
+from cloche.model.bodies.body import Body, Iterated
 from cloche.model.context import Context
-from cloche.model.declare import Module
+from cloche.model.declare import Module, matrix_weights
 from cloche.model.maps.mlp import Map
 from cloche.model.mixers.attention import Mixer
 from cloche.model.norms import Norm, RMSNorm, has_scale, normalised
@@ -88,7 +89,7 @@ class _Block(Module):
 
     def __init__(self, part: Block, width: int, std: float) -> None:
         super().__init__()
-        self.part = part
+        self.part, self.width = part, width
         self.mix_norm = part.norm.build(width)
         self.mix = part.mix.build(width, std)
         self.map_norm = part.norm.build(width)
@@ -110,6 +111,11 @@ class _Block(Module):
             getattr(self.map, "declared_sites", {}),
             dict.fromkeys(("mlp_out", "resid_post"), stream),
         )
+
+    def flops_per_token(self, length: int) -> float:
+        """Forward operations that a token costs here: two a weight that it meets, and the mixer's own."""
+        met = matrix_weights(self) - self.part.map.idle_weights(self.width)
+        return 2.0 * met + self.part.mix.flops_per_token(self.width, length)
 
     def forward(self, x: Tensor, context: Context, layer: int, state: Any) -> tuple[Tensor, Any]:
         tape = context.tape
@@ -144,21 +150,6 @@ class _ParallelBlock(_Block):
         return context.tape("resid_post", layer, x + update + self._mapped(x, context, layer)), state
 
 
-class Body(Part):
-    """What stands between embedding and head.
-
-    `build(width, std)` gives a module with `layers` (its blocks, one a tick) whose forward takes (x, context, states) and
-    returns (x, states). `std` is the standard deviation of the embedded stream.
-    """
-
-    def resolved(self, width: int) -> Self:
-        """With every implied size written out."""
-        return self
-
-    def build(self, width: int, std: float) -> Module:
-        raise TypeError(f"{type(self).__name__} must define build(width, std)")
-
-
 @dataclass(frozen=True)
 class Stack(Body):
     """`depth` blocks one after the other; several blocks are repeated in turn (local, global, local, ...).
@@ -187,7 +178,7 @@ class Stack(Body):
         blocks = tuple(block.resolved(width) for block in self.blocks)
         return dataclasses.replace(self, block=blocks if len(blocks) > 1 else blocks[0])
 
-    def build(self, width: int, std: float) -> Module:
+    def build(self, width: int, std: float) -> Iterated:
         return _Stack(self, width, std)
 
     def prove(self, x: Tensor, proof: Proof) -> Tensor | None:
@@ -198,22 +189,10 @@ class Stack(Body):
         return out
 
 
-class _Stack(Module):
+class _Stack(Iterated):
     def __init__(self, part: Stack, width: int, std: float) -> None:
         super().__init__()
         # All branches together add as much variance as the embedding brought: 1/sqrt(branches) each.
         branch = std * (BRANCHES * part.depth) ** -0.5
         blocks = [part.blocks[i % len(part.blocks)] for i in range(part.depth)]
         self.layers = nn.ModuleList(block.build(width, branch) for block in blocks)
-
-    def forward(
-        self, x: Tensor, context: Context, states: list[Any] | None, stop: int
-    ) -> tuple[Tensor, list[Any] | None]:
-        """Runs the layers up to and including `stop`."""
-        for layer, block in enumerate(self.layers):
-            if layer > stop:
-                break
-            x, state = block(x, context, layer, None if states is None else states[layer])
-            if states is not None:
-                states[layer] = state
-        return x, states

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -28,8 +28,10 @@ class Mixer(Part):
     """Moves information between positions.
 
     `build(width, std)` gives a module whose forward takes (x, context, layer, state) and returns (update, state): the
-    cached and the full pass share that one path. `std` is the standard deviation wanted of the update. `prove(x, proof)` says
-    what its sites are, from the mixer's fields and weights alone, and returns the update (see `sites.proof`).
+    cached and the full pass share that one path. Its `new_state(batch, capacity, like)` is an empty cache; a pattern that is
+    worth watching in training is given by `pattern_reads` and `pattern_rows` (see `DotProduct`). `std` is the standard
+    deviation wanted of the update. `prove(x, proof)` says what its sites are, from the mixer's fields and weights alone, and
+    returns the update (see `sites.proof`).
     """
 
     mask: Mask
@@ -159,6 +161,15 @@ class KeyValues:
 
     keys: Tensor
     values: Tensor
+    by_slot: ClassVar[bool] = True  # each token has a slot of its own, so a pass may begin anew at any of them
+
+    def repeated(self, count: int) -> KeyValues:
+        """`count` copies of every row, one batch after the other."""
+        return KeyValues(self.keys.repeat(count, 1, 1, 1), self.values.repeat(count, 1, 1, 1))
+
+    def growing(self) -> list[tuple[Tensor, int]]:
+        """The tensors whose size differs between prompts, each with the axis that does."""
+        return [(self.keys, 2), (self.values, 2)]
 
     def extend(self, k: Tensor, v: Tensor, start: int) -> tuple[Tensor, Tensor]:
         """Write k, v [batch, kv_head, new, head_size] from slot `start` on; returns all that is filled, as views."""
@@ -171,6 +182,7 @@ class KeyValues:
 class DotProduct(Module):
     """The module of an Attention. What changes its scores overrides `scale`, `shaped` and `pattern`."""
 
+    pattern_reads = ("q", "k")  # the sites of which `pattern_rows` makes its rows
     scale: float | None = None  # what q k^T is multiplied by, size^-0.5 where None
     explicit = False  # whether the fused kernel cannot say it
 
@@ -267,3 +279,14 @@ class DotProduct(Module):
     def pattern(self, scores: Tensor) -> Tensor:
         """How much of each key a query reads, from its masked scores."""
         return scores.softmax(-1)
+
+    def pattern_rows(self, rows: Tensor, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Some rows of the pattern, of the values of its sites `pattern_reads`: [batch, head, row, choice], and among how many
+        choices each row has its share, [row]. The other rows are never formed.
+
+        rows: query positions. A choice is a key, or what takes the share that no key has.
+        """
+        k = k.repeat_interleave(self.heads // self.kv_heads, dim=2)
+        scores = torch.einsum("brhd,bkhd->bhrk", q[:, rows], k).float() * (self.scale or self.size**-0.5)
+        seen = self.part.mask.allows(rows[:, None], torch.arange(k.shape[1], device=k.device)[None, :])  # [row, key]
+        return self.pattern(self.shaped(scores).masked_fill(~seen, -torch.inf)), seen.sum(-1)

@@ -81,3 +81,10 @@ class _ScoredAttention(DotProduct):
             return scores.softmax(-1)
         sinks = self.sinks.to(scores.dtype)[:, None, None].expand(*scores.shape[:3], 1)
         return torch.cat([scores, sinks], -1).softmax(-1)[..., :-1]
+
+    def pattern_rows(self, rows: Tensor, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        pattern, choices = super().pattern_rows(rows, q, k)
+        if self.sinks is None:
+            return pattern, choices
+        rest = (1 - pattern.sum(-1, keepdim=True)).clamp(min=0)  # what the sink holds
+        return torch.cat([pattern, rest], -1), choices + 1

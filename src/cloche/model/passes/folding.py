@@ -45,10 +45,10 @@ def folded(net: Network) -> Network:
 
 def _roomy(spec: LM) -> LM:
     """The spec with every bias that folding needs, and a head matrix of its own."""
-    if not isinstance(spec.body, Stack) or not isinstance(spec.head, Unembed):
+    if type(spec.body) is not Stack or not isinstance(spec.head, Unembed):
         raise ModelUnsupported(
-            f"folded() knows a Stack with an Unembed head, and this model has {type(spec.body).__name__} and "
-            f"{type(spec.head).__name__}."
+            f"folded() knows a Stack, whose blocks each have weights of their own, with an Unembed head, and this model has "
+            f"{type(spec.body).__name__} and {type(spec.head).__name__}; compare its weights as they are."
         )
     head = dataclasses.replace(spec.head, bias=spec.head.bias or _shifts(spec.norm))
     blocks = tuple(_roomy_block(block) for block in spec.body.blocks)

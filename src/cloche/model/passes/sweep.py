@@ -1,7 +1,8 @@
 """Many edits of one prompt in few passes: what an edit leaves untouched is computed once for all of them.
 
-An edit changes nothing below its layer and, where the model is causal, nothing before its position. So one clean pass keeps
-each layer's input, and the edits join a batch as it climbs the layers: at layer l come the rows of the edits that begin there.
+An edit changes nothing before its layer and, where the model is causal, nothing before its position. So one clean pass keeps
+what each iteration of the body starts from, and the edits join a batch as it runs: at iteration i come the rows of the edits
+that begin there.
 """
 
 from __future__ import annotations
@@ -14,15 +15,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from cloche.errors import ArgumentInvalid, ArgumentRange, ModelUnsupported
-from cloche.model.bodies.stack import Stack
+from cloche.errors import ArgumentInvalid, ArgumentRange
 from cloche.model.context import Context
-from cloche.model.mixers.attention import KeyValues
-from cloche.model.sites.checks import check_edits, check_no_grad, edit_value
-from cloche.model.sites.edits import Edit, average
-from cloche.model.sites.places import Places, make_positions
-from cloche.model.sites.plan import Key, Operation, Plan, Tape, altered, make_plan, narrowed, position_axis
-from cloche.model.sites.vocabulary import Site
+from cloche.model.sites import (
+    BLANK,
+    Edit,
+    Key,
+    Operation,
+    Places,
+    Site,
+    make_plan,
+    make_positions,
+    narrowed,
+    position_axis,
+)
+from cloche.model.sites.checks import check_edits, check_ids, check_no_grad, check_pad, edit_value
+from cloche.model.sites.edits import average
+from cloche.model.sites.plan import altered
 
 if TYPE_CHECKING:
     from cloche.model.network import Network
@@ -55,15 +64,10 @@ class _Variant:
 def sweep(
     net: Network, ids: Tensor, edits: Iterable[Any], read: Callable[[Tensor], Any], pad: Tensor | None, rows: int
 ) -> Tensor:
-    """What `read` makes of the logits [batch, position, vocab] under each element of `edits`: [edit, ...].
-
-    ids and pad are checked already; see `Network.sweep`.
-    """
-    if not isinstance(net.spec.body, Stack):
-        raise ModelUnsupported(
-            f"A sweep climbs the layers of a Stack, and this model's body is a {type(net.spec.body).__name__}; "
-            "run its edits one by one."
-        )
+    """See `Network.sweep`."""
+    ids = check_ids(ids, net.spec.vocab, net.length, net.embed.weight.device)
+    net.warn_beyond(ids.shape[1])
+    pad = check_pad(pad, ids)
     if type(rows) is not int or rows < 1:
         raise ArgumentRange(f"rows={rows!r} must be a whole number of at least one.")
     if not callable(read):
@@ -107,18 +111,14 @@ def _variants(net: Network, ids: Tensor, edits: Iterable[Any], pad: Tensor | Non
     if not elements:
         raise ArgumentRange("This sweep has no edits; give at least one.")
     places = Places(ids, pad)
-    causal = all(block.part.mix.mask.causal and _keeps_keys(block.mix) for block in net.layers)
+    by_slot = all(getattr(state, "by_slot", False) for state in net.new_states(1, 1))
     return [
-        _variant(net, ids, places, index, [element] if isinstance(element, Edit) else element, causal)
+        _variant(net, ids, places, index, [element] if isinstance(element, Edit) else element, net.causal and by_slot)
         for index, element in enumerate(elements)
     ]
 
 
-def _keeps_keys(mix: Any) -> bool:
-    return isinstance(mix.new_state(1, 1, torch.empty(0)), KeyValues)
-
-
-def _variant(net: Network, ids: Tensor, places: Places, index: int, element: Any, causal: bool) -> _Variant:
+def _variant(net: Network, ids: Tensor, places: Places, index: int, element: Any, shares: bool) -> _Variant:
     if not isinstance(element, list | tuple) or not element:
         raise ArgumentInvalid(
             f"Each element of a sweep is an edit or a tuple of edits made together; number {index} is {element!r}."
@@ -137,7 +137,7 @@ def _variant(net: Network, ids: Tensor, places: Places, index: int, element: Any
         else:
             span = places.span(where) if alone else None
         mask = places.mask(where) if span is None else None
-        slot = min(slot, places.first(where) if causal and alone and where is not None else 0)
+        slot = min(slot, places.first(where) if shares and alone and where is not None else 0)
         layer = min(layer, _layer(site, len(net.layers)))
         value = None if operation.input is None else values[operation.input]
         changes.setdefault((site.name, site.layer), []).append(_Change(operation, value, span, mask))
@@ -152,33 +152,33 @@ def _layer(site: Site, depth: int) -> int:
 
 
 class _Clean:
-    """The pass without edits: every layer's input and, where positions are shared, its keys and values and the logits."""
+    """The pass without edits: what every iteration of the body starts from and, where positions are shared, the caches and the
+    logits."""
 
     def __init__(self, net: Network, ids: Tensor, pad: Tensor | None, shared: bool) -> None:
         self.batch, self.length = ids.shape
-        self.pad, self.device, self.net = pad, ids.device, net
-        depth = len(net.layers)
-        inputs = [Site("embed"), *(Site("resid_pre", i) for i in range(depth)), Site("resid_post", depth - 1)]
-        positions = make_positions(0, self.length, pad, ids.device)
-        self.real = positions >= 0
-        tape = Tape(Plan(tuple(inputs)), [], positions, positions, net.sites)
-        self.states: list[KeyValues] = net.new_states(*ids.shape) if shared else []
+        self.pad, self.device = pad, ids.device
+        context = Context.over(ids, 0, pad)
+        self.real = context.positions >= 0
+        self.states: list[Any] | None = net.new_states(*ids.shape) if shared else None
+        x = net.run_layers(ids, context, stop=0)
+        self.starts = [x, x]  # of the embedding, of each iteration, and what the final norm reads
+        for i in range(len(net.layers)):
+            x, _ = net.body(x, context, self.states, i, i + 1)
+            self.starts.append(x)
         if shared:
-            self.logits = net.step(ids, list(self.states), 0, pad, tape)
-        else:
-            net.climb(ids, pad, tape)
-        self.streams = {i - 1: tape.kept[site.name, site.layer] for i, site in enumerate(inputs)}  # by layer, from -1
+            self.logits = net.unembed(net.normed(x, BLANK))
 
-    def rows(self, layer: int, slot: int, count: int) -> Tensor:
-        """`count` copies of a layer's input from `slot` on."""
-        return self.streams[layer][:, slot:].repeat(count, 1, 1)
+    def rows(self, iteration: int, slot: int, count: int) -> Tensor:
+        """`count` copies of what an iteration starts from, from `slot` on; -1 is the embedding."""
+        start = self.starts[iteration + 1]
+        return start[:, slot:].repeat(count, *(1 for _ in start.shape[1:]))
 
-    def state(self, layer: int, slot: int, count: int) -> KeyValues | None:
-        """`count` copies of a layer's cache, to be written from `slot` on."""
-        if slot == 0:
+    def states_at(self, iteration: int, slot: int, count: int) -> list[Any] | None:
+        """`count` copies of an iteration's cache, to be written from `slot` on, where it is looked for."""
+        if slot == 0 or self.states is None:
             return None
-        cache = self.states[layer]
-        return KeyValues(cache.keys.repeat(count, 1, 1, 1), cache.values.repeat(count, 1, 1, 1))
+        return [state.repeated(count) if i == iteration else None for i, state in enumerate(self.states)]
 
     def context(self, slot: int, count: int, tape: Any) -> Context:
         """The context of `count` copies from `slot` on."""
@@ -233,7 +233,7 @@ class _WaveTape:
 def _logits(net: Network, wave: list[_Variant], clean: _Clean, slot: int) -> Iterator[tuple[_Variant, Tensor]]:
     """Each variant of a wave (ordered by layer) with its logits [batch, position, vocab]."""
     tape = _WaveTape(wave, clean, slot)
-    x = _climbed(net, wave, clean, slot, tape)
+    x = _run_iterations(net, wave, clean, slot, tape)
     count = max(1, LOGITS_AT_ONCE // (clean.batch * clean.length * net.spec.vocab))
     for tape.first in range(0, len(wave), count):
         part = x[tape.first * clean.batch : (tape.first + count) * clean.batch]
@@ -242,18 +242,19 @@ def _logits(net: Network, wave: list[_Variant], clean: _Clean, slot: int) -> Ite
             yield wave[number], own if slot == 0 else torch.cat([clean.logits[:, :slot], own], 1)
 
 
-def _climbed(net: Network, wave: list[_Variant], clean: _Clean, slot: int, tape: _WaveTape) -> Tensor:
-    """The stream after the last layer, [variant * batch, position from slot on, width]."""
+def _run_iterations(net: Network, wave: list[_Variant], clean: _Clean, slot: int, tape: _WaveTape) -> Tensor:
+    """What the final norm reads, [variant * batch, position from slot on, width]: each variant joins where it begins."""
     depth = len(net.layers)
-    x, count, context = clean.rows(depth, slot, 0), 0, clean.context(slot, 1, tape)
-    for layer in range(wave[0].layer, depth + 1):
-        joining = sum(variant.layer == layer for variant in wave)
+    first = wave[0].layer
+    x, count, context = clean.rows(first, slot, 0), 0, clean.context(slot, 1, tape)
+    for i in range(first, depth + 1):
+        joining = sum(variant.layer == i for variant in wave)
         if joining:
-            x, count = torch.cat([x, clean.rows(layer, slot, joining)]), count + joining
+            x, count = torch.cat([x, clean.rows(i, slot, joining)]), count + joining
             if clean.pad is not None:
                 context = clean.context(slot, count, tape)
-        if layer < 0:
+        if i < 0:
             x = tape("embed", None, x)
-        elif layer < depth:
-            x, _ = net.layers[layer](x, context, layer, clean.state(layer, slot, count))
+        elif i < depth:
+            x, _ = net.body(x, context, clean.states_at(i, slot, count), i, i + 1)
     return x

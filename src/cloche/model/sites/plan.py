@@ -75,11 +75,11 @@ class Plan:
         object.__setattr__(self, "names", frozenset(name for name, _ in self.touched))
 
     @property
-    def last_layer(self) -> int:
-        """The last layer a pass must run to satisfy the plan; -1 for none, a huge number where the model's end is touched."""
+    def stop(self) -> int | None:
+        """The first iteration of the body that a pass need not run to satisfy the plan; None where it needs the model's end."""
         if any(layer is None and name != "embed" for name, layer in self.touched):
-            return 1 << 30
-        return max((layer for _, layer in self.touched if layer is not None), default=-1)
+            return None
+        return max((layer + 1 for _, layer in self.touched if layer is not None), default=0)
 
     def __str__(self) -> str:
         return "; ".join([*(f"save {site}" for site in self.saves), *map(str, self.operations)]) or "nothing"

@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cloche.model import Network
-from cloche.model.mixers.attention import DotProduct
-from cloche.model.mixers.masks import Mask
 
 ACTIVE = 0.01  # a unit is active above this share of its layer's RMS activation
 MEMORY = 10  # records over which a unit must stay silent to be called dead
 
 
-def attention_entropy(q: Tensor, k: Tensor, mask: Mask, rows: Tensor, mix: DotProduct | None = None) -> Tensor:
-    """Entropy of the attention of the sampled query `rows`, as a share of the largest possible, one number a head.
+def entropy_share(pattern: Tensor, choices: Tensor) -> Tensor:
+    """Entropy of attention's rows as a share of the largest possible, one number a head.
 
-    q [batch, position, head, size], k [batch, position, kv head, size] -> [head], 0 (one key takes all) to 1 (uniform over
-    the keys the mask shows). mix: the layer's attention, whose scale, cap and sinks count; a sink is one more key. Rows that
-    see a single key have no say. The full pattern is never formed.
+    pattern [batch, head, row, choice], choices [row] (see `pattern_rows` of a mixer) -> [head], 0 (one choice takes all) to 1
+    (uniform over all). Rows with a single choice do not count.
     """
-    groups = q.shape[2] // k.shape[2]
-    scores = torch.einsum("brhd,bkhd->bhrk", q[:, rows], k.repeat_interleave(groups, dim=2)).float()
-    scores = scores * ((mix.scale if mix is not None else None) or q.shape[-1] ** -0.5)
-    if mix is not None:
-        scores = mix.shaped(scores)
-    visible = mask.allows(rows[:, None], torch.arange(k.shape[1], device=k.device)[None, :])  # [row, key]
-    scores = scores.masked_fill(~visible, -torch.inf)
-    pattern = scores.softmax(-1) if mix is None else mix.pattern(scores)
-    entropy = torch.special.entr(pattern).sum(-1)  # [batch, head, row]
-    keys = visible.sum(-1)
-    if getattr(mix, "sinks", None) is not None:
-        entropy = entropy + torch.special.entr((1 - pattern.sum(-1)).clamp(min=0))
-        keys = keys + 1
-    telling = keys > 1
-    return (entropy[..., telling] / keys[telling].log()).mean(dim=(0, 2))
+    telling = choices > 1
+    entropy = torch.special.entr(pattern).sum(-1)[..., telling]  # [batch, head, row]
+    return (entropy / choices[telling].log()).mean(dim=(0, 2))
 
 
 def active_units(activation: Tensor) -> Tensor:
@@ -52,7 +38,8 @@ class Health:
 
     def __init__(self, net: Network, rows: int = 2, queries: int = 8) -> None:
         self.net, self.rows, self.queries = net, rows, queries
-        self.parts = [[net.embed.weight], *([*layer.parameters()] for layer in net.layers)]
+        self.blocks = list(dict.fromkeys(net.layers))  # one may serve several iterations
+        self.parts = [[net.embed.weight], *([*block.parameters()] for block in self.blocks)]
         self.weights: list[list[Tensor]] = []
         self.silent: list[Tensor] = []  # by layer: records since each unit was last active
         self.records = 0
@@ -65,25 +52,24 @@ class Health:
     @torch.no_grad()
     def record(self, step: int, ids: Tensor, grad_norm: float) -> dict[str, Any]:
         """One line of health.jsonl, for token ids [batch, position] of which the first rows are used."""
-        sites, ids = self.net.sites, ids[: self.rows]
-        offered = [name for name in ("q", "k", "mlp_act") if name in dir(sites)]
-        saves = [sites.embed, sites.resid_post.all, *(getattr(sites, name).all for name in offered)]
-        result = self.net.run(ids, save=saves)
-        stream = [result[sites.embed], *(result[site] for site in sites.resid_post)]
-        queries = torch.arange(1, self.queries + 1, device=ids.device) * ids.shape[1] // self.queries - 1
-        mixers = [self.net.layers[site.layer].mix for site in sites.q] if "q" in offered else []
-        entropy = [
-            attention_entropy(result[q], result[k], mix.part.mask, queries.unique(), mix)
-            for q, k, mix in zip(
-                sites.q if "q" in offered else [], sites.k if "k" in offered else [], mixers, strict=True
-            )
+        sites, ids, layers = self.net.sites, ids[: self.rows], self.net.layers
+        patterns = [
+            [getattr(sites, name)[i] for name in getattr(block.mix, "pattern_reads", ())]
+            for i, block in enumerate(layers)
         ]
-        units = [site.layer for site in sites.mlp_act] if "mlp_act" in offered else []
-        active = [active_units(result[site]) for site in (sites.mlp_act if units else [])]
+        acts = list(sites.mlp_act) if "mlp_act" in dir(sites) else []
+        result = self.net.run(ids, save=[sites.embed, *sites.resid_post, *acts, *itertools.chain(*patterns)])
+        stream = [result[sites.embed], *(result[site] for site in sites.resid_post)]
+        rows = (torch.arange(1, self.queries + 1, device=ids.device) * ids.shape[1] // self.queries - 1).unique()
+        entropy = [
+            entropy_share(*block.mix.pattern_rows(rows, *(result[site] for site in reads))).tolist() if reads else []
+            for block, reads in zip(layers, patterns, strict=True)
+        ]
+        units, active = [site.layer for site in acts], [active_units(result[site]) for site in acts]
         return {
             "step": step,
             "resid_variance": [x.float().var().item() for x in stream],
-            "attention_entropy": [head.tolist() for head in entropy],
+            "attention_entropy": entropy if any(entropy) else [],
             "activation_density": self._by_layer(units, [a.float().mean().item() for a in active]),
             "dead_units": self._by_layer(units, self._dead(active)),
             "logit_norm": result.logits.float().pow(2).mean().sqrt().item(),
@@ -107,14 +93,15 @@ class Health:
         return [(silent >= needed).float().mean().item() for silent in self.silent]
 
     def _update_ratio(self) -> list[float]:
-        """Norm of the update over the norm of the weights before it; embedding first, then each layer."""
+        """Norm of the update over the norm of the weights before it; embedding first, then the block of each layer."""
         ratios = []
         for part, old in zip(self.parts, self.weights, strict=True):
             moved = torch.stack([(p - o).norm() for p, o in zip(part, old, strict=True)]).norm()
             weight = torch.stack([o.norm() for o in old]).norm()
             ratios.append((moved / weight).item())
         self.weights = []
-        return ratios
+        of_block = dict(zip(self.blocks, ratios[1:], strict=True))
+        return [ratios[0], *(of_block[block] for block in self.net.layers)]
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs, as JSON."""

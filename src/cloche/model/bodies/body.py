@@ -1,0 +1,71 @@
+"""What stands between embedding and head: some iterations, each served by a block."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from torch import Tensor
+
+from cloche.errors import ModelUnsupported
+from cloche.model.context import Context
+from cloche.model.declare import Module, matrix_weights
+from cloche.part import Part
+
+
+class Body(Part):
+    """What stands between embedding and head. `build(width, std)` gives an `Iterated`; `std` is the standard deviation of the
+    embedded stream."""
+
+    def resolved(self, width: int) -> Self:
+        """With every implied size written out."""
+        return self
+
+    def build(self, width: int, std: float) -> Iterated:
+        raise TypeError(f"{type(self).__name__} must define build(width, std)")
+
+
+class Iterated(Module):
+    """The module of a body, which runs iterations 0, 1, ... one after the other.
+
+    A subclass sets `layers`, the block that serves each iteration, in their order: a stack has as many blocks as iterations,
+    a loop names one block several times. Sites, caches, costs and the sweep go by the number of the iteration, which is what
+    stands in a site's brackets. A body that does more than hand the stream from one block to the next overrides `forward`,
+    and one whose iterations are not called layers overrides `named`.
+    """
+
+    layers: Any  # a sequence of modules
+
+    def forward(
+        self, x: Tensor, context: Context, states: list[Any] | None, start: int, stop: int
+    ) -> tuple[Tensor, list[Any] | None]:
+        """Runs the iterations from `start` up to, not including, `stop`; (x, states).
+
+        x: before iteration 0 the embedded stream [batch, position, width], after the last what the final norm reads, of the
+        same shape. Between two iterations it is whatever the next one needs, a tensor [batch, position, ...] of which each
+        row and position stands for itself, so that some may be taken out and others put in. states: a cache for each
+        iteration (None where this pass has none), extended in place.
+        """
+        for i in range(start, stop):
+            x, state = self.layers[i](x, context, i, None if states is None else states[i])
+            if states is not None:
+                states[i] = state
+        return x, states
+
+    def named(self, iteration: int) -> str:
+        """What an iteration is called where people read of it."""
+        return f"layer {iteration}"
+
+    def new_states(self, batch: int, capacity: int, like: Tensor) -> list[Any]:
+        """An empty cache for each iteration, for `capacity` tokens, with the dtype and device of `like`."""
+        return [block.mix.new_state(batch, capacity, like) for block in self.layers]
+
+    def flops_per_token(self, iteration: int, length: int) -> float:
+        """Forward operations that an iteration costs a token in sequences of `length`."""
+        inside = {id(p) for block in self.layers for p in block.parameters()}
+        if matrix_weights(self, without=inside):
+            raise ModelUnsupported(
+                f"{type(self).__name__.strip('_')} has matrices of its own beside its blocks', and what they cost is unknown; "
+                "define flops_per_token(iteration, length)."
+            )
+        cost: float = self.layers[iteration].flops_per_token(length)
+        return cost
