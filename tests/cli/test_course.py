@@ -54,8 +54,10 @@ def test_a_run_is_not_grown_twice(call: Call, grown: Path, text: Path) -> None:
         (("--set", "run.stepz=4"), "did you mean steps"),
         (("--set", "model.width=33"), "33"),
         (("norecipe.toml",), "there is no recipe at norecipe.toml"),
-        ((".",), "put --data before it"),
-        (("book.txt",), "put --data before it"),
+        ((".",), "put --data before what is to be read"),
+        (("book.txt",), "put --data before what is to be read"),
+        (("one.txt", "two.txt", "three.txt"), "one.txt and 2 more are text"),
+        (("books/one", "books/two"), "put --data before what is to be read"),
         (("--minutes", "-1"), "--minutes -1 leaves no time"),
         (("--minutes", "nan"), "--minutes nan leaves no time"),
     ],
@@ -144,13 +146,13 @@ def test_ctrl_c_while_it_trains_saves_and_resume_ends_in_the_same_weights(
 
     command = [sys.executable, "-c", "from cloche.cli import main; main()"]
     command += ["pretrain", "--out", str(stopped), "--data", str(text), "--set", *steps]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as trainer:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as trainer:
         _wait_for_step(stopped, 4, trainer)
         os.kill(trainer.pid, signal.SIGINT)
-        _, err = trainer.communicate()
+        out, err = trainer.communicate()
     assert trainer.returncode == 130, err
     assert err.count("\n") == 1
-    assert f"cloche resume {stopped}" in err
+    assert f"cloche resume {stopped}" in err and "topped at step" not in out, "it is said once"
     assert 4 <= Run.open(stopped).checkpoint("last").step < 120
     assert call("verify", stopped)[0] == 0
 

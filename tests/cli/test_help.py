@@ -5,7 +5,20 @@ import sys
 
 import pytest
 
-VERBS = ("demo", "pretrain", "resume", "report", "generate", "open", "verify", "doctor", "sindy", "sparse", "sae")
+VERBS = (
+    "demo",
+    "pretrain",
+    "resume",
+    "recipe",
+    "report",
+    "generate",
+    "open",
+    "verify",
+    "doctor",
+    "sindy",
+    "sparse",
+    "sae",
+)
 HEAVY = ("torch", "numpy", "transformers", "tokenizers", "pyarrow", "rich", "starlette", "uvicorn", "safetensors")
 CODE = f"""
 import sys

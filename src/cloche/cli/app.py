@@ -20,6 +20,7 @@ from cloche.cli.running.demo import demo
 from cloche.cli.running.doctor import doctor
 from cloche.cli.running.generate import generate
 from cloche.cli.running.grow import pretrain, resume
+from cloche.cli.running.recipe import print_recipe
 from cloche.cli.running.verify import verify
 from cloche.cli.signals.sindy import sindy
 from cloche.cli.signals.sparse import sparse
@@ -41,6 +42,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "pretrain": pretrain,
     "resume": resume,
     "adopt": adopt,
+    "recipe": print_recipe,
     "report": report_run,
     "generate": generate,
     "open": open_microscope,
@@ -53,6 +55,7 @@ EXAMPLES = {
     "pretrain": "cloche pretrain --data notes/ books/*.txt --minutes 30 --out runs/mine",
     "resume": "cloche resume runs/mine --set run.steps=20000",
     "adopt": "cloche adopt EleutherAI/pythia-70m --revisions step1000 step3000 main=143000 --out runs/pythia",
+    "recipe": "cloche recipe --set model.width=256 > mine.toml",
     "report": "cloche report runs/mine --out mine.html",
     "generate": "cloche generate runs/first 'def ' --new 64 --edit 'mlp_out[2].zero()'",
     "open": "cloche open runs/first",

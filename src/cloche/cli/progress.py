@@ -14,7 +14,8 @@ from rich.text import Text
 Record = dict[str, Any]
 PLAIN_EVERY = 10.0  # seconds between lines that are not redrawn
 SAMPLE_WIDTH = 240  # characters of a sample that are shown
-TOLD = ("spike", "nonfinite", "stopped", "finished", "resume", "log")  # events that are told; the log holds all
+# Events that are told; the log holds all. That a run was stopped is the last line of the command that was.
+TOLD = ("spike", "nonfinite", "replan", "finished", "resume", "log")
 
 
 class _Console(Console):

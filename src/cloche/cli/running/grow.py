@@ -20,7 +20,7 @@ from cloche.cli.errors import Stopped, resumable
 from cloche.cli.options import AsJson, Data, Encoding, Field, Glob, RunFolder, Sets
 from cloche.cli.running.inside import is_done, is_wanted, look
 from cloche.cli.streams import emit
-from cloche.errors import ArgumentRange, RecipeInvalid, SettingConflict
+from cloche.errors import ArgumentRange, RecipeInvalid
 
 if TYPE_CHECKING:
     from cloche.cli.progress import Screen
@@ -28,18 +28,24 @@ if TYPE_CHECKING:
     from cloche.train import Recipe, Trainer
 
 TEXTS = (".txt", ".md", ".py", ".jsonl", ".parquet", ".gz", ".zst")  # what is read, and is no recipe
+HEAD = 32  # the default's width of a head
 
 
 def pretrain(
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder to make.")],
     recipe: Annotated[
-        Path | None, typer.Argument(metavar="[RECIPE]", help="A .toml file; the demo's by default.")
+        list[Path] | None,
+        typer.Argument(metavar="[RECIPE]", help="A .toml file; `cloche recipe` prints what it leaves out."),
     ] = None,
     data: Data = None,
     glob: Glob = None,
     field: Field = None,
     encoding: Encoding = None,
     minutes: Annotated[float | None, typer.Option(help="Train for about so long.")] = None,
+    width: Annotated[int | None, typer.Option(help="The width of the model; what depends on it follows.")] = None,
+    depth: Annotated[int | None, typer.Option(help="How many blocks it has.")] = None,
+    heads: Annotated[int | None, typer.Option(help="Attention heads per block.")] = None,
+    vocab: Annotated[int | None, typer.Option(help="Tokens of the vocabulary.")] = None,
     report: Annotated[
         bool | None,
         typer.Option(
@@ -52,12 +58,9 @@ def pretrain(
     as_json: AsJson = False,
 ) -> None:
     """Grow a model from your text, by a recipe."""
-    from cloche.train import Recipe
-
-    if recipe is not None and (recipe.is_dir() or recipe.suffix.lower() in TEXTS):
-        raise SettingConflict(f"{recipe} is text, not a recipe: put --data before it.")
     if minutes is not None and not minutes > 0:
         raise ArgumentRange(f"--minutes {minutes:g} leaves no time to train: give more than 0.")
+    start = read_recipe(recipe or [])
     chosen = {
         "data.glob": glob,
         "data.field": field,
@@ -65,10 +68,36 @@ def pretrain(
         "run.minutes": minutes,
         "evaluate.look": report,
         "data.paths": absolute(data),
+        **sizes(start, width, depth, heads, vocab),
     }
     changes = {key: value for key, value in chosen.items() if value is not None} | settings(sets)
-    start = Recipe.load(recipe) if recipe else Recipe()
     _run_course(out, start.with_set(changes), as_json)
+
+
+def read_recipe(given: list[Path]) -> Recipe:
+    """The recipe file named on the command line, the modules that it names imported; the default where none is named."""
+    from cloche.train import Recipe
+
+    texts = [path for path in given if path.is_dir() or path.suffix.lower() in TEXTS]
+    if texts or len(given) > 1:
+        named = f"{given[0]} and {len(given) - 1} more are" if len(given) > 1 else f"{given[0]} is"
+        raise RecipeInvalid(f"{named} text, and a recipe is one .toml file: put --data before what is to be read.")
+    return Recipe.load(given[0], with_imports=True) if given else Recipe()
+
+
+def sizes(
+    recipe: Recipe, width: int | None, depth: int | None, heads: int | None, vocab: int | None
+) -> dict[str, int | None]:
+    """Settings of a model's sizes. Heads that do not divide the width give way to as many as do, 32 wide or wider."""
+    before = getattr(getattr(getattr(recipe.model.body, "block", None), "mix", None), "heads", None)
+    if width is not None and width > 0 and heads is None and before is not None and width % before:
+        heads = max(count for count in range(1, max(1, width // HEAD) + 1) if width % count == 0)
+    return {
+        "model.width": width,
+        "model.body.depth": depth,
+        "model.body.block.mix.heads": heads,
+        "tokenizer.vocab": vocab,
+    }
 
 
 def resume(run: RunFolder, sets: Sets = None, as_json: AsJson = False) -> None:

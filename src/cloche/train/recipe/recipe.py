@@ -35,7 +35,7 @@ from cloche.errors import (
     shown,
 )
 from cloche.model import GLU, LM, Attention, Block, Causal, RMSNorm, RoPE, Stack
-from cloche.part import Part, part_from_dict
+from cloche.part import Part, import_parts, part_from_dict, part_from_line
 from cloche.text import Tokenizer
 from cloche.train.objectives.next_token import NextToken
 from cloche.train.objectives.objective import Objective
@@ -99,9 +99,11 @@ class Recipe(BaseModel):
     @field_validator(*PARTS, mode="before")
     @classmethod
     def _built(cls, value: Any, info: ValidationInfo) -> Any:
+        name = str(info.field_name)
+        if isinstance(value, str):
+            return part_from_line(value, BASES[name], name)
         if not isinstance(value, dict):
             return value
-        name = str(info.field_name)
         return part_from_dict(_merged(_default(name), value), name, BASES[name])
 
     @field_serializer(*PARTS)
@@ -117,6 +119,8 @@ class Recipe(BaseModel):
         if isinstance(tokenizer, TokenizerSection):
             tokenizer = tokenizer.model_dump(exclude_unset=True)
         model = values.get("model", {}) if isinstance(values, dict) else None
+        if isinstance(model, str):
+            model = part_from_line(model, LM, "model")
         if not isinstance(tokenizer, dict) or not isinstance(model, dict | LM):
             return values  # the sections say what is wrong with them
         if isinstance(model, dict) and model.get("part", "LM") != "LM":
@@ -134,8 +138,12 @@ class Recipe(BaseModel):
         return {**values, "tokenizer": {"vocab": given} | tokenizer, "model": model}
 
     @classmethod
-    def load(cls, path: Path | str) -> Recipe:
-        """Reads a .toml file. Raises ClocheError where it cannot be read or is no recipe."""
+    def load(cls, path: Path | str, *, with_imports: bool = False) -> Recipe:
+        """Reads a .toml file. Raises ClocheError where it cannot be read or is no recipe.
+
+        with_imports: first imports the modules that it names, which runs their code. For a file that a person named, and never
+        for that of a run.
+        """
         try:
             if not Path(path).is_file():
                 raise FileMissing(f"there is no recipe at {path}; name a .toml file")
@@ -144,7 +152,11 @@ class Recipe(BaseModel):
             text = Path(path).read_text(encoding="utf-8-sig")
         except (OSError, ValueError) as error:
             raise FileUnreadable(f"{path} cannot be read as a recipe ({error}); name a .toml file in UTF-8") from error
-        return cls.parse(text, str(path))
+        values = read_toml(text, str(path))
+        if with_imports:
+            named = values.get("imports", [])
+            import_parts(named if isinstance(named, list) else [named], f"{path}: imports")
+        return cls._checked(values, str(path))
 
     @classmethod
     def parse(cls, text: str, where: str = "the recipe") -> Recipe:
@@ -176,8 +188,8 @@ class Recipe(BaseModel):
         for one, other in (("model", "tokenizer"), ("tokenizer", "model")):
             if f"{one}.vocab" in changes and f"{other}.vocab" not in changes:
                 values[other].pop("vocab", None)
-        # The kind of a part goes first: with another kind, what was set of the one before means nothing.
-        for key, value in sorted(changes.items(), key=lambda change: not change[0].endswith(".part")):
+        # Whole parts and kinds go first: with another kind, what was set of the one before means nothing.
+        for key, value in sorted(changes.items(), key=lambda c: (c[0] not in PARTS, not c[0].endswith(".part"))):
             *path, last = key.split(".")
             if not path and key not in PARTS:
                 raise RecipeInvalid(f"--set {key}: write it as section.key=value, such as run.steps=200")
@@ -187,6 +199,8 @@ class Recipe(BaseModel):
             if not isinstance(table, dict):
                 raise RecipeInvalid(f"--set {key}: {'.'.join(path)} is a value, not a section; write section.key=value")
             value = value_of(value, f"--set {key}") if isinstance(value, str) else value
+            if not path and isinstance(value, str):
+                value = part_from_line(value, BASES[key], key).to_dict()
             if last == "part" and table.get("part") != value:
                 table.clear()
             table[last] = value
