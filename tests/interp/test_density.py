@@ -44,7 +44,7 @@ def test_known_neurons_fire_as_often_as_their_tokens_come() -> None:
     for unit, tokens in FIRES_ON.items():
         expected[unit] = torch.isin(seen, torch.tensor(tokens)).float().mean()
     for criterion in range(3):
-        torch.testing.assert_close(finding.arrays["mlp_act[1]"][criterion], expected)
+        torch.testing.assert_close(torch.from_numpy(finding.arrays["mlp_act[1]"])[criterion], expected)
     measured = row(finding, "mlp_act[1]")
     assert measured["headline"] == "not zero"
     assert measured["density"] == pytest.approx([float(expected.mean())] * 3)
@@ -169,9 +169,10 @@ def test_a_finding_that_can_be_kept_and_seen(tmp_path) -> None:
     assert (
         finding.table().splitlines()[3].split()[:3] == ["mlp_act[1]", "12", "4.47%"] or "mlp_act[1]" in finding.table()
     )
-    picture = finding.plot()
-    assert picture.startswith("<svg") and picture.count("<title>") == 2 * LAYERS and "cortex" in picture
-    assert "never active" in finding._repr_html_()
+    page = finding._repr_html_()
+    assert page.count('<b class="dot') == 2 * LAYERS and "cortex" in page and "never active" in page
+    assert finding.null is not None and finding.null.keys() == finding.figures.keys()
+    assert finding.figures["active"] < 0.1 < finding.null["active"]  # Gaussian units, where nothing is sparse
 
 
 def only_experts() -> Network:

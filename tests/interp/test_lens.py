@@ -17,7 +17,7 @@ PROMPT = [2, TRIGGER, 7, TRIGGER]
 
 
 def first_tokens(subject: Glass) -> torch.Tensor:
-    return logit_lens(subject, PROMPT, top=3).arrays["top_ids"][..., 0]
+    return torch.from_numpy(logit_lens(subject, PROMPT, top=3).arrays["top_ids"])[..., 0]
 
 
 def test_the_planted_answer_appears_at_its_layer_and_not_before() -> None:
@@ -48,7 +48,8 @@ def test_the_last_layer_is_the_model_itself(norm, tied: bool) -> None:
     ids = torch.randint(50, (20,), generator=torch.Generator().manual_seed(0))
     finding = logit_lens(subject, ids, top=50)
     logits = subject.net.run(ids).logits[0]
-    shares = torch.zeros_like(logits).scatter(1, finding.arrays["top_ids"][-1], finding.arrays["top_probabilities"][-1])
+    best = {name: torch.from_numpy(finding.arrays[name][-1]) for name in ("top_ids", "top_probabilities")}
+    shares = torch.zeros_like(logits).scatter(1, best["top_ids"], best["top_probabilities"])
     assert torch.equal(shares, logits.log_softmax(-1).exp())
 
 

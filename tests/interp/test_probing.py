@@ -108,10 +108,10 @@ def test_a_finding_of_probes_is_kept_and_seen(tmp_path: Path) -> None:
     again = sparse_probing(glass(mixing()), text(), sae=one_feature_a_token(), labels=is_token(4, 9), ks=(1, 4))
     assert finding.data == again.data
     back = Finding.load(finding.save(Run.create(tmp_path / "run", recipe="", seed=0, command=[])))
-    assert back.table() == finding.table() and len(finding.table().splitlines()) == 2 + 3 + 2 * 3
-    picture = finding.plot()
-    assert picture.startswith("<svg") and picture.count("<polyline") == 2 * 3 and "features" in picture
-    assert "in disorder" in finding._repr_html_()
+    assert back.table() == finding.table() and len(finding.table().splitlines()) == 2 + 2 * 3
+    page = finding._repr_html_()
+    assert page.count('class="curve"') == 2 * 3 and "features" in page and "shuffled labels" in page
+    assert finding.null is not None and finding.figures["auroc_4"] > 0.9 > finding.null["auroc_4"]
 
 
 STORY = 'Tom said, "I am not here." Then\n"No 42!" he said (and sat). Tom ran.\n'

@@ -63,7 +63,9 @@ def test_each_feature_is_told_as_it_was_made() -> None:
         for example in feature["examples"]:
             lit = [act > 0 for act in example["acts"]]
             assert any(lit) and lit[1:] == [token == str(i) for token in example["tokens"]][1:]
-    assert torch.allclose(finding.arrays["density"][:TOKENS], tokens.bincount(minlength=TOKENS) / len(tokens))
+    assert torch.allclose(
+        torch.from_numpy(finding.arrays["density"])[:TOKENS], tokens.bincount(minlength=TOKENS) / len(tokens)
+    )
     assert finding.arrays["maximum"][TOKENS:].tolist() == [0, 0]
 
 

@@ -15,6 +15,10 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
+from cloche.drawing import Finding, Provenance
+from cloche.interp import density, lens
+from cloche.interp.dictionaries import features, report
+from cloche.interp.probing import sparse
 from cloche.runs import Run
 
 LAYERS, HEADS = 4, 8
@@ -28,6 +32,13 @@ width = 256
 layers = 4
 """
 FEATURES = 40
+PANELS = {
+    "logit-lens": lens.panels,
+    "features": features.panels,
+    "dictionary": report.panels,
+    "activation-density": density.panels,
+    "sparse-probing": sparse.panels,
+}
 
 
 def loss(step: int) -> float:
@@ -184,11 +195,13 @@ def write_finding(
     checkpoint: str = "step-001200",
     hour: int = 12,
 ) -> None:
-    finding = {
-        "instrument": instrument, "id": ident, "created": f"2026-11-22T{hour:02d}:00:00+00:00", "summary": summary,
-        "checkpoint": checkpoint, "plan": "0" * 16, "data": data,
-    }  # fmt: skip
-    run.write_json(f"findings/{instrument}/{ident}.json", finding)
+    about = Provenance(instrument, checkpoint, "0" * 16, created=f"2026-11-22T{hour:02d}:00:00+00:00", id=ident)
+    figures = {"explained": 1 - data["fvu"]} if "fvu" in data else {}
+    null = {"explained": -0.5} if figures else None
+    drawn = PANELS[instrument](data) if instrument in PANELS else ()
+    run.write_json(
+        f"findings/{instrument}/{ident}.json", Finding(about, summary, figures, data, {}, null, drawn).record()
+    )
 
 
 def append(run: Run, log: str, *records: dict[str, Any]) -> None:

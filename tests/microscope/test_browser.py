@@ -20,7 +20,7 @@ from planted_run import (
     write_finding,
 )
 
-from cloche.microscope.page import drawing
+from cloche.drawing import scale as drawing
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
 expect = playwright.expect

@@ -14,9 +14,9 @@ from planted_run import plant
 from planted_units import plant_units
 from starlette.testclient import TestClient
 
+from cloche.drawing import markup
 from cloche.errors import ClocheError
 from cloche.microscope import make_app, write_report
-from cloche.microscope.page import markup
 
 LOCAL = "http://127.0.0.1"
 ENDPOINTS = [
@@ -38,6 +38,7 @@ ENDPOINTS = [
 ALLOWED = {
     *[
         "html",
+        "main",
         "head",
         "meta",
         "title",

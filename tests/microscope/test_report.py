@@ -12,9 +12,9 @@ import pytest
 from planted_run import FEATURES, append, bpb, plant, sample, write_finding
 from planted_units import crosscoder_data, dictionary_data, silent_data
 
+from cloche.drawing import scale as drawing
 from cloche.errors import ClocheError
 from cloche.microscope import write_report
-from cloche.microscope.page import drawing
 
 VOID = {"meta", "img", "br", "link"}
 

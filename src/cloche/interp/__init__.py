@@ -1,5 +1,6 @@
 """Instruments for looking inside a model: each takes a Glass and gives a Finding."""
 
+from cloche.drawing import Finding
 from cloche.interp.density import activation_density
 from cloche.interp.dictionaries import (
     FeatureReader,
@@ -15,7 +16,6 @@ from cloche.interp.dictionaries import (
     loss_recovered,
     train_dictionary,
 )
-from cloche.interp.finding import Finding
 from cloche.interp.harvesting import activations, harvest
 from cloche.interp.lens import logit_lens
 from cloche.interp.look import look_inside

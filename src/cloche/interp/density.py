@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cloche.drawing import Bars, Finding, Panel, Provenance, Series, Table
 from cloche.errors import ArgumentRange, CorpusEmpty, ModelUnsupported, SiteUnsuitable
-from cloche.interp.finding import Finding
 from cloche.interp.route import FIRST
 from cloche.interp.subject import Subject, windows_of
 from cloche.model import Network, Site
@@ -21,6 +21,7 @@ NOT_ZERO = "not zero"
 THRESHOLDS = (0.01, 0.1)  # of the RMS of a layer's activations
 # What is often said, and what a finding is held against: under 0.5% of a transformer's neurons at a token, 1 to 5% in cortex.
 CLAIMS = {"transformer": (0.0, 0.005), "cortex": (0.01, 0.05)}
+NAMES = {NEURONS: "neurons", STREAM: "residual stream"}
 BINS, LOWEST = 24, -6.0  # of log10 of a unit's frequency
 SHARES = (0.1, 0.5, 0.9)  # quantiles over tokens
 
@@ -67,7 +68,9 @@ def activation_density(
     }
     arrays = {str(site): (m.fired / m.tokens).float().cpu() for site, m in zip(sites, measures, strict=True)}
     plan, _ = net.plan(sites, [], held[0].reshape(-1, held[0].shape[-1]), None)
-    return Finding("activation-density", _summary(data), subject.checkpoint, data, arrays, plan.hash)
+    figures, null = _figures(data)
+    about = Provenance("activation-density", subject.checkpoint, plan.hash)
+    return Finding(about, _summary(data), figures, data, arrays, null, panels(data))
 
 
 def _sites(net: Network, also: Sequence[str]) -> tuple[list[Site], dict[str, str]]:
@@ -221,7 +224,7 @@ def verdict(density: float) -> str:
 def _summary(data: dict[str, Any]) -> str:
     neurons = [row for row in data["sites"] if row["site"].startswith(NEURONS)]
     stream = [row for row in data["sites"] if row["site"].startswith(STREAM)]
-    chosen = [row["density"][data["criteria"].index(row["headline"])] for row in neurons]
+    chosen = [_headline(row, data) for row in neurons]
     each = ", ".join(f"{mean:.2%} {name}" for mean, name in zip(data["neurons"], data["criteria"], strict=True))
     control = fmean(row["density"][1] for row in stream)
     left_out = f"; layers of experts left out: {', '.join(data['skipped'])}" if data["skipped"] else ""
@@ -230,3 +233,56 @@ def _summary(data: dict[str, Any]) -> str:
         f"{max(chosen):.2%} by layer; {each}), {verdict(fmean(chosen))}; of the residual stream's axes {control:.2%} are "
         f"{data['criteria'][1]}, over {data['tokens']:,} tokens{left_out}."
     )
+
+
+def _headline(row: dict[str, Any], data: dict[str, Any], which: str = "density") -> Any:
+    """A site's value by the criterion that fits its units."""
+    return row[which][data["criteria"].index(row["headline"])]
+
+
+def _figures(data: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    """The mean over the layers' neurons, and the same of Gaussian units."""
+    neurons = [row for row in data["sites"] if row["site"].startswith(NEURONS)]
+    active = fmean(_headline(row, data) for row in neurons)
+    gaussian = fmean(_headline(row | data["gaussian"], data) for row in neurons)
+    figures = {"active": active, "hoyer": fmean(row["hoyer"] for row in neurons)}
+    return figures, {"active": gaussian, "hoyer": data["gaussian"]["hoyer"]}
+
+
+def panels(data: dict[str, Any]) -> tuple[Panel, ...]:
+    """A row per layer, the last on top, with its spread over the tokens; every figure of every site."""
+    by_layer: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in data["sites"]:
+        kind, _, layer = row["site"].partition("[")
+        by_layer.setdefault(f"layer {layer.rstrip(']') or 0}", {})[kind] = row
+    layers = tuple(sorted(by_layer, key=lambda name: int(name[6:]) if name[6:].isdigit() else 0, reverse=True))
+    series = []
+    for kind in dict.fromkeys(row["site"].partition("[")[0] for row in data["sites"]):
+        rows = [by_layer[layer].get(kind) for layer in layers]
+        spread = [(None, None, None) if row is None else _headline(row, data, "quantiles") for row in rows]
+        mean = tuple(None if row is None else _headline(row, data) for row in rows)
+        series.append(Series(NAMES.get(kind, kind), mean, tuple(s[0] for s in spread), tuple(s[2] for s in spread)))
+    left_out = ", ".join(f"layer {layer} ({name})" for layer, name in data["skipped"].items())
+    note = (
+        "A dot is the mean over the tokens, the line beside it runs from their 10th to their 90th percentile. The bands are "
+        "what is said of transformers and of cortex."
+    )
+    bars = Bars(
+        "Share of the units active at a token",
+        layers,
+        tuple(series),
+        "percent",
+        log=True,
+        bands=tuple((name, low, high) for name, (low, high) in data["claims"].items()),
+        note=f"{note} Left out: {left_out}." if left_out else note,
+    )
+    body = [
+        (row["site"], row["units"], *row["density"], _headline(row, data, "dead"), row["hoyer"], row["kurtosis"])
+        for row in data["sites"]
+    ]
+    gaussian = data["gaussian"]
+    body.append(("Gaussian units", None, *gaussian["density"], None, gaussian["hoyer"], gaussian["kurtosis"]))
+    columns = ("site", "units", *data["criteria"], "never active", "Hoyer", "kurtosis")
+    shares = ["percent"] * (len(data["criteria"]) + 1)
+    table = Table("By what counts as active", columns, tuple(body), ("number", "count", *shares, "number", "number"))  # type: ignore[arg-type]
+    return bars, table

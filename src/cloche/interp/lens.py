@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from statistics import median
+from statistics import fmean, median
 from typing import Any, overload
 
 import torch
 from torch import Tensor
 
+from cloche.drawing import Bars, Finding, Heatmap, Lines, Panel, Provenance, Series, percent, visible
 from cloche.errors import ArgumentRange
-from cloche.interp.finding import Finding
 from cloche.interp.subject import Subject, encode, several, spell
 
+SHOWN = 128  # positions drawn: the last ones of a longer prompt
+
 
 @overload
-def logit_lens(subject: Subject, prompt: list[str] | list[list[int]], top: int = 10) -> list[Finding]: ...
+def logit_lens(
+    subject: Subject, prompt: list[str] | list[list[int]], top: int = 10, seed: int = 0
+) -> list[Finding]: ...
 @overload
-def logit_lens(subject: Subject, prompt: str | Iterable[int] | Tensor, top: int = 10) -> Finding: ...
+def logit_lens(subject: Subject, prompt: str | Iterable[int] | Tensor, top: int = 10, seed: int = 0) -> Finding: ...
 
 
 @torch.no_grad()
-def logit_lens(subject: Subject, prompt: Any, top: int = 10) -> Any:
+def logit_lens(subject: Subject, prompt: Any, top: int = 10, seed: int = 0) -> Any:
     """Reads the residual stream after the embedding and after every layer through the final norm and the unembedding.
 
     The last row is the model's own prediction, exactly. `data`: docs/architecture.md: `top` tokens with their probabilities,
     entropy in nats, and the rank (1 is first) of the token that really follows. `arrays`: top_ids and top_probabilities
-    [layer, position, top], entropy and rank [layer, position] (rank 0 where nothing follows), ids [position]. Of a list of
-    several texts or rows of ids: a finding for each.
+    [layer, position, top], entropy and rank [layer, position] (rank 0 where nothing follows), ids [position]. The null: the
+    tokens that really follow, shuffled by `seed`. Of a list of several texts or rows of ids: a finding for each.
     """
     if (prompts := several(prompt)) is not None:
-        return [logit_lens(subject, each, top) for each in prompts]
+        return [logit_lens(subject, each, top, seed) for each in prompts]
     net = subject.net
     vocab = net.spec.vocab
     if not 1 <= top <= vocab:
@@ -40,14 +44,17 @@ def logit_lens(subject: Subject, prompt: Any, top: int = 10) -> Any:
     ids = torch.tensor([tokens], device=net.embed.weight.device)
     result = net.run(ids, save=sites, logits=False)
     follows = ids[0, 1:]
-    rows = [_read(net.unembed(net.final_norm(result[site]))[0].float(), follows, top) for site in sites]
+    order = torch.randperm(len(follows), generator=torch.Generator().manual_seed(seed)).to(ids.device)
+    rows = [_read(net.unembed(net.final_norm(result[site]))[0].float(), follows, order, top) for site in sites]
     arrays = {name: torch.stack([row[name] for row in rows]).cpu() for name in rows[0]}
-    data = _data(subject, text, tokens, [str(site) for site in sites], arrays) | {"notes": result.notes}
-    plan = result.plan.hash
-    return Finding("logit-lens", _summary(data), subject.checkpoint, data, arrays | {"ids": ids[0].cpu()}, plan)
+    sure = {name: arrays.pop(name).mean(1).tolist() if len(tokens) > 1 else [] for name in ("next", "shuffled")}
+    data = _data(subject, text, tokens, [str(site) for site in sites], arrays) | sure | {"notes": result.notes}
+    about = Provenance("logit-lens", subject.checkpoint, result.plan.hash, seed)
+    figures, null = _figures(data)
+    return Finding(about, _summary(data), figures, data, arrays | {"ids": ids[0].cpu()}, null, panels(data))
 
 
-def _read(logits: Tensor, follows: Tensor, top: int) -> dict[str, Tensor]:
+def _read(logits: Tensor, follows: Tensor, order: Tensor, top: int) -> dict[str, Tensor]:
     """One layer's row from its logits [position, vocab]."""
     log_shares = logits.log_softmax(-1)
     shares = log_shares.exp()
@@ -56,7 +63,9 @@ def _read(logits: Tensor, follows: Tensor, top: int) -> dict[str, Tensor]:
     rank = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
     own = logits[:-1].gather(1, follows[:, None])
     rank[:-1] = 1 + (logits[:-1] > own).sum(-1)
-    return {"top_ids": best.indices, "top_probabilities": best.values, "entropy": entropy, "rank": rank}
+    after = {"next": follows, "shuffled": follows[order]}
+    sure = {name: shares[:-1].gather(1, tokens[:, None])[:, 0] for name, tokens in after.items()}
+    return {"top_ids": best.indices, "top_probabilities": best.values, "entropy": entropy, "rank": rank, **sure}
 
 
 def _data(
@@ -95,3 +104,43 @@ def _summary(data: dict[str, Any]) -> str:
     return (
         f"{said}; the token that really follows has median rank {last:g} at the end and {first:g} after the embedding."
     )
+
+
+def _figures(data: dict[str, Any]) -> tuple[dict[str, float], dict[str, float] | None]:
+    """Of the last layer: the probability of the token that really follows (the mean), its own first, and the entropy."""
+    own = {"top_probability": data["top"][-1][-1][0][1], "entropy": fmean(data["entropy"][-1])}
+    if not data["next"]:
+        return own, None
+    return {"next_probability": data["next"][-1]} | own, {"next_probability": data["shuffled"][-1]}
+
+
+def panels(data: dict[str, Any]) -> tuple[Panel, ...]:
+    """Each layer's first token at each position, the last layer on top; the last one's answer; how it comes about."""
+    layers, start = data["layers"], max(0, len(data["tokens"]) - SHOWN)
+    cells = [layer[start:] for layer in reversed(data["top"])]
+    grid = Heatmap(
+        "What each layer would say next",
+        tuple(reversed(layers)),
+        tuple(data["tokens"][start:]),
+        values=tuple(tuple(ranked[0][1] for ranked in row) for row in cells),
+        texts=tuple(tuple(ranked[0][0] for ranked in row) for row in cells),
+        tips=tuple(
+            tuple("\n".join(f"{percent(p)}  {visible(t)}" for t, p in ranked) for ranked in row) for row in cells
+        ),
+        form="percent",
+        scale="root",
+        low=0.0,
+        high=1.0,
+        note=f"The last {SHOWN} of {len(data['tokens']):,} positions." if start else "",
+    )
+    answer = data["top"][-1][-1]
+    said = f"What it says after {visible(data['tokens'][-1])}"
+    bars = Bars(said, tuple(visible(t) for t, _ in answer), (Series("", tuple(p for _, p in answer)),), "percent")
+    if not data.get("next"):
+        return grid, bars
+    sure = (
+        Series("that really follows", tuple(data["next"])),
+        Series("shuffled", tuple(data["shuffled"]), control=True),
+    )
+    title = "Probability of the next token"
+    return grid, bars, Lines(title, tuple(layers), sure, form="percent", low=0.0, note="The mean over the positions.")

@@ -19,12 +19,13 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from cloche.drawing.markup import REPORT_POLICY
+from cloche.drawing.notebook import STYLE as PANELS_STYLE
 from cloche.errors import ClocheError, FileMissing
 from cloche.microscope.folder import features
 from cloche.microscope.folder.follow import Follower, stream
 from cloche.microscope.folder.reading import BadRequest, parse_json
 from cloche.microscope.library import Library
-from cloche.microscope.page.markup import REPORT_POLICY
 from cloche.microscope.serving.asks import Worker
 from cloche.microscope.serving.bounds import Busy, body_of
 from cloche.microscope.serving.guard import Guard
@@ -148,6 +149,7 @@ def index(request: Request) -> Response:
 
 # Looked up among what there is: a request's path never becomes a file's.
 STATIC_FILES = {path.relative_to(STATIC).as_posix(): path for path in STATIC.rglob("*") if path.suffix in TYPES}
+STATIC_FILES["panels.css"] = PANELS_STYLE
 
 
 def static(request: Request) -> Response:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cloche.drawing import Finding
 from cloche.errors import CheckpointMissing, ClocheError, FileMissing, InstrumentUnknown, RunMissing
 from cloche.microscope.folder.logbook import Logbook
 from cloche.microscope.folder.reading import MOST_RECIPE_BYTES, RunFiles, parse_json, words
@@ -21,7 +22,7 @@ FINDING_BYTES_KEPT = 12 << 20  # of files; as objects they take eight times as m
 MOST_FINDINGS = 5000
 MOST_NEIGHBOURS = 500
 MOST_PROMPTS = 3
-Finding = dict[str, Any]
+Record = dict[str, Any]
 
 
 class Library:
@@ -30,8 +31,8 @@ class Library:
     def __init__(self, run_path: str | Path) -> None:
         self.files = RunFiles.open(run_path)
         self.home = self.files.root
-        self._findings: OrderedDict[Path, tuple[tuple[int, int], Finding]] = OrderedDict()
-        self._heads: dict[Path, tuple[tuple[int, int], Finding]] = {}
+        self._findings: OrderedDict[Path, tuple[tuple[int, int], Record]] = OrderedDict()
+        self._heads: dict[Path, tuple[tuple[int, int], Record]] = {}
         self._logbooks: OrderedDict[str, Logbook] = OrderedDict()
         self._lock = threading.RLock()
 
@@ -115,7 +116,7 @@ class Library:
 
     # ---- findings
 
-    def finding(self, files: RunFiles, relative: str) -> Finding:
+    def finding(self, files: RunFiles, relative: str) -> Record:
         """A finding, cleaned, read again only when its file changed. ClocheError when it is damaged."""
         path = files.file(relative)
         if path is None:
@@ -132,7 +133,7 @@ class Library:
                 self._findings.popitem(last=False)
         return known[1]
 
-    def _head(self, files: RunFiles, relative: str) -> Finding:
+    def _head(self, files: RunFiles, relative: str) -> Record:
         """What a list shows of a finding."""
         path = files.file(relative)
         if path is None:
@@ -144,13 +145,13 @@ class Library:
             found = self.finding(files, relative)
             data = found["data"]
             of = words(data.get("prompt") or data.get("dictionary") or path.stem, 300)
-            head: Finding = {"instrument": path.parent.name, "id": path.stem, "of": of}
+            head: Record = {"instrument": path.parent.name, "id": path.stem, "of": of}
             for key in ("created", "summary", "checkpoint", "plan"):
                 head[key] = None if found.get(key) is None else words(found[key], 2000)
             known = self._heads[path] = (stamp, head)
         return known[1]
 
-    def _newest_first(self, files: RunFiles, instrument: str | None) -> tuple[list[tuple[str, Finding]], list[str]]:
+    def _newest_first(self, files: RunFiles, instrument: str | None) -> tuple[list[tuple[str, Record]], list[str]]:
         """(file, head) of the findings that can be read, and a sentence for each that cannot."""
         dated, damaged = [], []
         for relative in finding_files(files):
@@ -162,7 +163,7 @@ class Library:
                     damaged.append(str(error))
         return [(relative, head) for _, relative, head in sorted(dated, key=lambda d: d[:2], reverse=True)], damaged
 
-    def newest(self, instrument: str, name: str | None = None) -> Iterator[Finding]:
+    def newest(self, instrument: str, name: str | None = None) -> Iterator[Record]:
         """The findings of an instrument that can be read, newest first, each read when it is wanted."""
         files = self.run(name)
         for relative, head in self._newest_first(files, instrument)[0]:
@@ -176,7 +177,7 @@ class Library:
         found, damaged = self._newest_first(self.run(name), instrument)
         return {"findings": [head for _, head in found], "damaged": damaged}
 
-    def find(self, name: str | None, instrument: str, ident: str) -> Finding:
+    def find(self, name: str | None, instrument: str, ident: str) -> Record:
         """One finding by instrument and id; `latest` is the newest. ClocheError when there is none."""
         files = self.run(name)
         found, damaged = self._newest_first(files, instrument)
@@ -228,7 +229,7 @@ def finding_files(files: RunFiles) -> list[str]:
     return found[:MOST_FINDINGS]
 
 
-def _read_finding(files: RunFiles, relative: str) -> Finding:
+def _read_finding(files: RunFiles, relative: str) -> Record:
     """A finding's JSON, cleaned. ClocheError when it is not what an instrument writes."""
     wrong = f"{relative} cannot be read: move it away, or make the finding again."
     data = files.read(relative)
@@ -238,4 +239,6 @@ def _read_finding(files: RunFiles, relative: str) -> Finding:
         raise InstrumentUnknown(f"{wrong[:-1]} ({error})") from None
     if not isinstance(found, dict) or not isinstance(found.get("data"), dict):
         raise InstrumentUnknown(wrong)
-    return found
+    told = Finding.of_record(found)
+    shown = told.record()
+    return found | {key: shown[key] for key in ("figures", "null", "panels")} | {"notes": told.notes}

@@ -6,18 +6,20 @@ import shlex
 import statistics
 import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cloche.drawing import as_html, duration, short
+from cloche.drawing.markup import EMPTY, Child, Markup, document, join, tag
+from cloche.drawing.notebook import STYLE
 from cloche.errors import ClocheError
 from cloche.microscope.folder.history import Columns
 from cloche.microscope.folder.logbook import Metrics
 from cloche.microscope.folder.moments import ALARMS, STATES
 from cloche.microscope.folder.reading import RunFiles, number, parse_json, words
 from cloche.microscope.library import Library
-from cloche.microscope.page import chapters, units
-from cloche.microscope.page.drawing import Plot
-from cloche.microscope.page.markup import EMPTY, Child, Markup, document, join, tag
+from cloche.microscope.page import chapters
 from cloche.runs import Run
 
 STATIC = Path(__file__).parent / "static"
@@ -44,27 +46,24 @@ def page(library: Library) -> str:
     files, book, name = library.files, library.logbook(), library.home.name
     metrics, about = book.columns(), library.about()
     shown = book.samples()
-
-    def finding(instrument: str, draw: Callable[[Record], Markup]) -> Markup:
-        found = next(library.newest(instrument), None)
-        return EMPTY if found is None else chapter(f"{instrument} finding", lambda: draw(found))
-
-    told, measured = units.newest(library.newest("features"), library.newest("dictionary"))
+    heads = library.findings()
+    instruments = sorted({head["instrument"] for head in heads["findings"]})
     body = [
         chapter("title", lambda: title(files, about, metrics)),
         chapter("curves", lambda: curves(metrics, book.events())),
         chapter("samples", lambda: chapters.samples(shown["records"])),
         chapter("health records", lambda: chapters.health(book.health()["records"])),
-        finding("logit-lens", chapters.lens),
-        chapter("dictionary finding", lambda: units.dictionary(measured)) if measured else EMPTY,
-        chapter("features finding", lambda: chapters.features(told)) if told else EMPTY,
-        finding("sparse-probing", units.probing),
-        finding("activation-density", units.density),
-        damage([*about["damaged"], *book.damaged(), *library.findings()["damaged"]]),
+        *(chapter(f"{name} finding", partial(_newest, library, name)) for name in instruments),
+        damage([*about["damaged"], *book.damaged(), *heads["damaged"]]),
         what_next(files, about, shown["records"], book.events()),
     ]
-    style = (STATIC / "style.css").read_text() + (STATIC / "report.css").read_text()
+    style = "".join(path.read_text() for path in (STATIC / "style.css", STYLE, STATIC / "report.css"))
     return document(f"{name} · cloche", style, body)
+
+
+def _newest(library: Library, instrument: str) -> Markup:
+    found = next(library.newest(instrument), None)
+    return EMPTY if found is None else chapters.finding(found | {"instrument": instrument})
 
 
 def chapter(what: str, draw: Callable[[], Markup]) -> Markup:
@@ -111,10 +110,10 @@ def title(files: RunFiles, about: Record, metrics: Metrics) -> Markup:
     sizes = {key: number(train.get(key)) for key in ("bytes", "documents")} if isinstance(train, dict) else {}
     count, seconds, bpb = parameters(files), metrics.train.last("time"), metrics.validation.last("val_bpb")
     story = "A language model"
-    story += f" of {chapters.short(count)} parameters" if count else ""
-    story += f", grown in {chapters.duration(seconds)} minutes" if seconds else ""
+    story += f" of {short(count)} parameters" if count else ""
+    story += f", grown in {duration(seconds)} minutes" if seconds else ""
     if sizes.get("bytes"):
-        story += f" on {chapters.size(int(sizes['bytes'] or 0))} of text"
+        story += f" on {size(int(sizes['bytes'] or 0))} of text"
         story += f" in {_count(sizes['documents'], 'document')}" if sizes.get("documents") else ""
     story += "."
     if bpb is not None:
@@ -128,8 +127,8 @@ def title(files: RunFiles, about: Record, metrics: Metrics) -> Markup:
         ("steps", _shown(step, "{:,.0f}")),
         ("loss", _shown(metrics.train.last("loss"), "{:.3f}", "nats/token")),
         ("validation", _shown(bpb, "{:.3f}", "bits/byte")),
-        ("tokens seen", chapters.short(metrics.train.last("tokens"))),
-        ("speed", join(chapters.short(usual(metrics.train, "tokens_per_second")), " ", tag("small", "tokens/s"))),
+        ("tokens seen", short(metrics.train.last("tokens"))),
+        ("speed", join(short(usual(metrics.train, "tokens_per_second")), " ", tag("small", "tokens/s"))),
         ("MFU", _shown(usual(metrics.train, "mfu"), "{:.1%}")),
         ("seed", words(about["info"].get("seed", "–"), 60)),
         ("begun", words(about["info"].get("created", "–"), 1000)[:10]),
@@ -145,6 +144,11 @@ def title(files: RunFiles, about: Record, metrics: Metrics) -> Markup:
         tag("dl", figures, class_="figures"),
         class_="title",
     )
+
+
+def size(count: int) -> str:
+    """A number of bytes in megabytes or gigabytes."""
+    return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
 
 
 def _count(count: Any, what: str) -> str:
@@ -165,25 +169,20 @@ def _shown(value: float | None, form: str, unit: str = "") -> Child:
 
 def curves(metrics: Metrics, events: list[Record]) -> Markup:
     train, validation = metrics.train.thinned()["columns"], metrics.validation.thinned()["columns"]
-
-    def points(columns: dict[str, list[Any]], key: str) -> list[tuple[float, float]]:
-        return [(x, y) for x, y in zip(columns["step"], columns[key], strict=True) if y is not None]
-
-    steps = train["step"] + validation["step"]
     alarms = [e for e in events if e["kind"] in ALARMS]
-    marks = tuple(e["step"] for e in alarms if "step" in e)
-    plots = [
-        Plot("Training loss", "nats per token", points(train, "loss"), "{:.3f}".format, marks),
-        Plot("Validation", "bits per byte", points(validation, "val_bpb"), "{:.3f}".format, marks, dots=True),
-        Plot("Gradient norm", "", points(train, "grad_norm"), "{:.3g}".format, marks),
-        Plot("Learning rate", "", points(train, "lr"), "{:.3g}".format),
+    marks = tuple((e["step"], f"{e['kind']}, {e['message']}") for e in alarms if "step" in e)
+    panels = [
+        chapters.curve("Training loss", "nats per token", train, "loss", marks),
+        chapters.curve("Validation", "bits per byte", validation, "val_bpb", marks),
+        chapters.curve("Gradient norm", "before clipping", train, "grad_norm", marks),
+        chapters.curve("Learning rate", "", train, "lr"),
     ]
-    drawn = [plot.svg(min(steps), max(steps)) for plot in plots if plot.points]
+    drawn = [as_html(panel) for panel in panels if panel is not None]
     if not drawn:
         return EMPTY
     happened = [tag("li", f"step {e.get('step', 0):,}: {e['kind']}, {e['message']}") for e in alarms]
     listed = [tag("p", "The dashed lines mark:", class_="note"), tag("ul", happened, class_="note")] if happened else []
-    return tag("section", tag("h2", "How it learned"), tag("div", drawn, class_="panels"), listed)
+    return tag("section", tag("h2", "How it learned"), tag("div", drawn, class_="drawings"), listed)
 
 
 def what_next(files: RunFiles, about: Record, samples: list[Record], events: list[Record]) -> Markup:

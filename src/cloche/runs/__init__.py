@@ -4,6 +4,7 @@ from cloche.runs.adopting import Adopted, Revision, adopt
 from cloche.runs.chain import FIELD as CHAIN_FIELD
 from cloche.runs.checkpoints import Checkpoint
 from cloche.runs.folder import Run
+from cloche.runs.frames import data_frame
 from cloche.runs.logs import LogWriter, read_from
 from cloche.runs.models import adopt_command, revisions_in, step_in
 from cloche.runs.verification import Problem, Verification, verify
@@ -19,6 +20,7 @@ __all__ = [
     "Verification",
     "adopt",
     "adopt_command",
+    "data_frame",
     "read_from",
     "revisions_in",
     "step_in",

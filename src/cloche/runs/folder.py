@@ -40,6 +40,7 @@ from cloche.files import (
 )
 from cloche.runs import logs, manifest
 from cloche.runs.checkpoints import Checkpoint, list_checkpoints, step_of, write_checkpoint
+from cloche.runs.frames import data_frame
 from cloche.runs.making import held_for_dictionary, held_for_training, is_half_made, made, undo
 from cloche.runs.manifest import Entry
 from cloche.runs.models import not_a_run
@@ -212,6 +213,13 @@ class Run:
     def read_log(self, name: str) -> list[logs.Record]:
         """All complete records of a log; [] when it is missing. A torn last line is dropped."""
         return logs.read_from(self.log_path(name))[0]
+
+    def frame(self, log: str = "metrics") -> Any:
+        """The records of log/<log>.jsonl as a pandas DataFrame. Raises ClocheError where pandas is missing.
+
+        `run.frame("metrics").plot("step", "loss")` draws the training loss.
+        """
+        return data_frame(self.read_log(log))
 
     def truncate_logs(self, step: int) -> int:
         """Drops the records of steps after `step` from every log, each atomically; returns how many went.

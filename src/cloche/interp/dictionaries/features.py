@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cloche.drawing import Finding, Panel, Passage, Provenance, Tokens, percent, visible
 from cloche.errors import ClocheError, CorpusEmpty, FeatureUnknown
 from cloche.interp.dictionaries.firings import Firings, collect_firings
-from cloche.interp.dictionaries.learn import Tokens, batched_windows
+from cloche.interp.dictionaries.learn import Tokens as Corpus
+from cloche.interp.dictionaries.learn import batched_windows
+from cloche.interp.dictionaries.report import density_panel, explained_shuffled
 from cloche.interp.dictionaries.telling import logit_effects, telling_order
-from cloche.interp.finding import Finding
 from cloche.interp.harvesting import activations
-from cloche.interp.route import Others, Reader, reader_of
+from cloche.interp.route import Others, Reader, reader_of, rows_without_first
 from cloche.interp.subject import Subject, spell, windows_of
 from cloche.model import Network
 from cloche.sparse import SAE, Report
@@ -36,7 +38,7 @@ STREAM = (
 )  # sites that add up to the last residual
 
 
-def held_out_windows(tokens: Tokens, net: Network, count: int) -> list[np.ndarray]:
+def held_out_windows(tokens: Corpus, net: Network, count: int) -> list[np.ndarray]:
     """About `count` tokens from the start of a text, in batches of windows that the model can read."""
     length = min(WINDOW, net.length or WINDOW, len(tokens))
     return batched_windows(tokens, np.arange(max(1, min(count, len(tokens)) // length)), length)
@@ -75,6 +77,10 @@ class FeatureReader:
         batches = activations(subject.net, chain([first], stream), self.reader.route, others)
         self.firings, self.measured = collect_firings(sae, batches)
         self.effects = _effects(subject.net, self.reader, sae, first)
+        sample = torch.cat(
+            [rows_without_first(v).cpu() for _, v in activations(subject.net, [first], self.reader.route, others)]
+        )
+        self.shuffled = explained_shuffled(sae, sample)
         self._pages = _Pages(subject, sae, self.firings, self.measured, self.effects)
 
     @torch.no_grad()
@@ -104,8 +110,34 @@ class FeatureReader:
         strongest = torch.zeros(self.sae.features).scatter_reduce_(0, firings.owner, firings.values, "amax")
         arrays = {"density": measured.density.float(), "maximum": strongest}
         plan, _ = self.subject.net.plan(self.reader.own, [], firings.tokens[None, :1], None)
-        summary = _summary(self.subject, self.sae, data)
-        return Finding("features", summary, self.subject.checkpoint, data, arrays, plan.hash)
+        figures = {"explained": 1 - measured.fvu, "active": measured.l0, "never_active": measured.dead_share}
+        about, summary = (
+            Provenance("features", self.subject.checkpoint, plan.hash),
+            _summary(self.subject, self.sae, data),
+        )
+        return Finding(about, summary, figures, data, arrays, {"explained": self.shuffled}, panels(data))
+
+
+def panels(data: dict[str, Any]) -> tuple[Panel, ...]:
+    """The features where each fires most, the most telling first, and how often all fire."""
+    passages = [_passage(feature) for feature in data["features"]]
+    silent = bool(passages) and not any(feature["top_logits"] for feature in data["features"])
+    note = "A token is lit as strongly as its feature fires, of the most it does."
+    if silent:
+        note += f" No direct effect on the logits: {data['site']} writes to no place of the residual stream."
+    shown = (Tokens("The most telling features", tuple(passages), high=1.0, note=note),) if passages else ()
+    return (*shown, density_panel(data["density_histogram"]))
+
+
+def _passage(feature: dict[str, Any]) -> Passage:
+    """A feature's strongest example, how often it fires, and what it makes likelier."""
+    example = feature["examples"][0] if feature["examples"] else {"tokens": [], "acts": []}
+    most = feature["max"] or 1.0
+    likelier = " ".join(visible(token) for token, _ in feature["top_logits"][:5])
+    note = f"{percent(feature['density'])} of tokens" + (f"; makes likelier {likelier}" if likelier else "")
+    return Passage(
+        f"Feature {feature['id']}", tuple(example["tokens"]), tuple(act / most for act in example["acts"]), note
+    )
 
 
 def _effects(net: Network, reader: Reader, sae: SAE, window: Any) -> Tensor | None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
+from itertools import pairwise
 from math import isnan
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from cloche.drawing import Bars, Finding, Lines, Panel, Provenance, Series, Table
 from cloche.interp.dictionaries.recovered import Recovered, loss_recovered
-from cloche.interp.finding import Finding
 from cloche.interp.harvesting import activations
 from cloche.interp.route import Others, reader_of, rows_without_first
 from cloche.interp.subject import Subject, windows_of
@@ -64,7 +65,23 @@ def dictionary_report(
     }
     arrays = {"density": measured.density.float()}
     unmeasured = "" if compiled else " The encoder was not compared with a pursuit: pip install 'cloche[sparse]'."
-    return Finding("dictionary", _summary(data, recovered) + unmeasured, subject.checkpoint, data, arrays)
+    figures = {"explained": 1 - measured.fvu, "active": measured.l0, "never_active": measured.dead_share}
+    null = {"explained": explained_shuffled(sae, torch.cat(first)[:GAP_ROWS])}
+    if not isnan(recovered.share):
+        figures, null = (
+            figures | {"recovered": recovered.share},
+            null | {"recovered": 0.0},
+        )  # of the mean, by definition
+    about = Provenance("dictionary", subject.checkpoint)
+    return Finding(about, _summary(data, recovered) + unmeasured, figures, data, arrays, null, panels(data))
+
+
+def explained_shuffled(sae: SAE, rows: Tensor, seed: int = 0) -> float:
+    """The null of the explained variance: each row [n, width] is given the reconstruction of another, drawn by `seed`."""
+    _, target, made = sae.explain(rows)
+    order = torch.randperm(len(made), generator=torch.Generator().manual_seed(seed))
+    total = float((target - target.mean(0)).square().sum())
+    return 1 - float((target - made[order]).square().sum()) / total if total else 0.0
 
 
 def _figures(report: Report) -> dict[str, float]:
@@ -73,7 +90,7 @@ def _figures(report: Report) -> dict[str, float]:
 
 def _summary(data: dict[str, Any], recovered: Recovered) -> str:
     gap = data["gap"]
-    encoder = f", {gap['of_encoder']:.3f} of it for want of a better encoder" if gap else ""
+    encoder = f", {gap['of_encoder']:.3f} of it due to the encoder" if gap else ""
     keeps = (
         "no share of a loss (the mean costs none)"
         if isnan(recovered.share)
@@ -83,3 +100,42 @@ def _summary(data: dict[str, Any], recovered: Recovered) -> str:
         f"{data['features']:,} features of {data['site']} leave {data['fvu']:.3f} of the variance{encoder}, with "
         f"{data['l0']:.2f} active a token; put back, the model keeps {keeps} (KL {recovered.kl:.4f})."
     )
+
+
+def panels(data: dict[str, Any]) -> tuple[Panel, ...]:
+    """What the model keeps, what the encoder misses, how often features fire, and the figures."""
+    recovered, gap = data["recovered"], data["gap"]
+    back = "nothing, as the mean costs nothing" if recovered["share"] is None else f"{recovered['share']:.1%}"
+    note = (
+        f"Cross-entropy in nats per token. Of what the mean costs, {back} is recovered; KL {recovered['kl']:.4g} nats."
+    )
+    names = ("the model itself", "with the reconstruction", "with the mean")
+    losses = Series("", (recovered["clean"], recovered["spliced"], recovered["ablated"]))
+    drawn: list[Panel] = [Bars("What the model keeps", names, (losses,), start=recovered["clean"], note=note)]
+    if gap:
+        left = Series("", (gap["own"]["fvu"], gap["same_atoms"]["fvu"]))
+        better = f"A better encoder would explain {gap['of_encoder']:.1%} more."
+        note = f"Variance left out. {better if gap['of_encoder'] > 0 else 'The pursuit does no better.'}"
+        drawn.append(
+            Bars("What its encoder misses", ("its own encoder", "OMP, same atoms"), (left,), "percent", note=note)
+        )
+    rows = (
+        ("site", data["site"]),
+        ("kind", data["kind"]),
+        ("features", f"{data['features']:,}"),
+        ("trained on", f"{data['trained_on']:,} activations"),
+        ("held-out tokens", f"{data['tokens_seen']:,}"),
+    )
+    return (
+        *drawn,
+        density_panel(data["density_histogram"]),
+        Table(f"The dictionary {data['dictionary']}", ("", "is"), rows),
+    )
+
+
+def density_panel(histogram: dict[str, Any]) -> Panel:
+    """How many features fire on which share of the tokens."""
+    edges, counts = histogram["edges"], histogram["counts"]
+    middle = tuple((a + b) / 2 for a, b in pairwise(edges))
+    x_name = "share of the tokens it fires on, log10"
+    return Lines("How often features fire", middle, (Series("features", tuple(counts)),), x_name, form="count", low=0.0)

@@ -43,7 +43,7 @@ class Sparse:
 
 @dataclass(frozen=True)
 class Probes:
-    """One label in one basis: by number of units, with all of them, and by number of units for labels in disorder."""
+    """One label in one basis: by number of units, with all of them, and by number of units for shuffled labels."""
 
     by_k: dict[int, Sparse]
     dense: Score
@@ -95,7 +95,7 @@ def probe(
 
 
 def _broken(label: NDArray[np.bool_], order: NDArray[np.int64], train: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The label in disorder, as often as before on either side."""
+    """The shuffled label, as often as before on either side."""
     out = label.copy()
     for side in (train, ~train):
         out[side] = label[order[side[order]]]

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cloche.drawing import Finding, Lines, Panel, Provenance, Series, Table
 from cloche.errors import CorpusEmpty, DictionaryMismatch, SettingConflict, SignalsShape, SiteUnsuitable
-from cloche.interp.finding import Finding
 from cloche.interp.probing.labels import token_labels
 from cloche.interp.probing.probes import Matrix, Probes, Sparse, probe
 from cloche.interp.route import FIRST, reader_of, rows_without_first
@@ -42,7 +42,7 @@ def sparse_probing(
 
     Bases: the axes of `site` (where it is None, that of the dictionary), the neurons of the same layer, and the features of
     `sae`, called `name`, where one is given. labels: from token ids [batch, position] to bool [batch, position] by name. How
-    units are chosen and probes fitted is said in `probes.probe`; all units at once are the ceiling, labels in disorder the
+    units are chosen and probes fitted is said in `probes.probe`; all units at once are the ceiling, shuffled labels the
     control. Of `windows` (batches of ids [batch, position], or texts) whole ones are held out; memory holds the activations of
     all, and some 10,000 tokens are enough.
 
@@ -76,7 +76,9 @@ def sparse_probing(
         "skipped": skipped,
     }
     plan, _ = net.plan(places.saves, [], ids[0], None)
-    return Finding("sparse-probing", _summary(data), subject.checkpoint, data, plan=plan.hash)
+    figures, null = _figures(data)
+    about = Provenance("sparse-probing", subject.checkpoint, plan.hash, seed)
+    return Finding(about, _summary(data), figures, data, null=null, panels=panels(data))
 
 
 class _Places:
@@ -196,7 +198,7 @@ def _told(probes: Probes) -> dict[str, Any]:
 
 
 def mean_scores(data: dict[str, Any], basis: str, figure: str = "auroc") -> tuple[list[float], float, list[float]]:
-    """A figure's means over the labels: by k, with all units, and by k for labels in disorder."""
+    """A figure's means over the labels: by k, with all units, and by k for shuffled labels."""
     told = [label["bases"][basis] for label in data["labels"]]
     by_k = [fmean(rows) for rows in zip(*([s[figure] for s in t["k"]] for t in told), strict=True)]
     shuffled = [fmean(rows) for rows in zip(*([s[figure] for s in t["shuffled"]] for t in told), strict=True)]
@@ -215,8 +217,46 @@ def _summary(data: dict[str, Any]) -> str:
     chance = fmean(mean_scores(data, basis["name"])[2][-1] for basis in data["bases"])
     return (
         f"Mean F1 (AUROC) of {len(data['labels'])} labels at {data['site']}, {data['held_out']:,} held-out tokens: "
-        f"{'; '.join(each)}; labels in disorder ({chance:.2f})."
+        f"{'; '.join(each)}; shuffled labels ({chance:.2f})."
     )
+
+
+def _figures(data: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    """AUROC in the first basis by number of units, the mean over the labels; the same for shuffled labels."""
+    by_k, dense, shuffled = mean_scores(data, data["bases"][0]["name"])
+    names = [f"auroc_{k}" for k in data["ks"]]
+    return dict(zip(names, by_k, strict=True)) | {"auroc_all": dense}, dict(zip(names, shuffled, strict=True))
+
+
+def panels(data: dict[str, Any]) -> tuple[Panel, ...]:
+    """AUROC by number of units for every basis beside shuffled labels; every label by itself."""
+    series = []
+    for basis in (basis["name"] for basis in data["bases"]):
+        by_k, dense, shuffled = mean_scores(data, basis)
+        series += [
+            Series(_called(basis), (*by_k, dense)),
+            Series("shuffled labels", (*shuffled, None), control=True),
+        ]
+    left_out = ", ".join(f"{name} ({why})" for name, why in data["skipped"].items())
+    lines = Lines(
+        "AUROC by number of units",
+        (*map(str, data["ks"]), "all"),
+        tuple(series),
+        "best units",
+        note=f"The mean of {len(data['labels'])} labels on {data['held_out']:,} held-out tokens."
+        + (f" Left out: {left_out}." if left_out else ""),
+    )
+    body = []
+    for label in data["labels"]:
+        for basis, told in label["bases"].items():
+            cells = [
+                f"{score['f1']:.2f} ({score['auroc']:.2f})"
+                for score in (*told["k"], told["dense"], told["shuffled"][-1])
+            ]
+            body.append((label["name"], label["rate"], _called(basis), *cells))
+    columns = ("label", "share of tokens", "basis", *(f"k = {k}" for k in data["ks"]), "all units", "shuffled labels")
+    forms = ("number", "percent", *["number"] * (len(columns) - 2))
+    return lines, Table("F1 (AUROC) of each label", columns, tuple(body), forms)  # type: ignore[arg-type]
 
 
 def _called(basis: str) -> str:

@@ -1,4 +1,4 @@
-// The shell: which run, how it is doing, and the five views.
+// The shell: which run, how it is doing, and the views.
 import { html, render, useEffect, useErrorBoundary } from './vendor/htm-preact.js';
 import { Sentence } from './controls.js';
 import { whole } from './format.js';
@@ -9,9 +9,11 @@ import { Growing } from './growing.js';
 import { Health } from './health.js';
 import { Lens } from './lens.js';
 import { Features } from './features.js';
+import { Findings } from './findings.js';
 
 const VIEWS = {
   curves: ['Curves', Curves], growing: ['Growing up', Growing], health: ['Health', Health], lens: ['Logit lens', Lens], features: ['Features', Features],
+  findings: ['Findings', Findings],
 };
 
 function Status({ store, run }) {

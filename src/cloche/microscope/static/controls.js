@@ -1,6 +1,6 @@
 // The few controls that every view shares.
 import { html } from './vendor/htm-preact.js';
-import { colour } from './scale.js';
+import { visible } from './format.js';
 
 // A row of exclusive choices, as radio buttons (arrow keys come with the browser).
 export function Choice({ name, label, value, options, onChange }) {
@@ -32,18 +32,6 @@ export function Empty({ title, children, command }) {
 export function Sentence({ text }) {
   return text ? html`<p class="sentence" role="alert">${text}</p>` : null;
 }
-
-const stops = (from, to) => Array.from({ length: 16 }, (_, i) => colour(from + ((to - from) * i) / 15)).join(', ');
-const bar = (from, to) => html`<i style=${{ backgroundImage: `linear-gradient(90deg, ${stops(from, to)})` }}></i>`;
-
-// The colour scale with its ends in words, and its middle where that is not half way.
-export function Legend({ low, middle, high }) {
-  const between = middle ? html`${bar(0, 0.5)}<span>${middle}</span>${bar(0.5, 1)}` : bar(0, 1);
-  return html`<span class="legend"><span>${low}</span>${between}<span>${high}</span></span>`;
-}
-
-// A token with what cannot be seen made visible.
-export const visible = (token) => token.replace(/ /g, '·').replace(/\n/g, '↵').replace(/\t/g, '→').replace(/\r/g, '␍') || '∅';
 
 // Ranked tokens as bars, the largest full width.
 export function Bars({ pairs, format, label, tone = '' }) {

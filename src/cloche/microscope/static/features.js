@@ -1,12 +1,12 @@
 // Features: the directions a sparse dictionary found, when they light up, and what they push the model to say.
 import { html, useMemo, useState } from './vendor/htm-preact.js';
-import { Bars, Choice, Empty, Select, Sentence, visible } from './controls.js';
-import { Density } from './density.js';
+import { Bars, Choice, Empty, Select, Sentence } from './controls.js';
 import { featuresCommand, saeCommand } from './commands.js';
-import { Command, Facts, Measured, dictionaries } from './dictionary.js';
-import { fixed, number, oneIn, percent, whole } from './format.js';
-import { PlaceKey, Shares } from './measures.js';
-import { Probing } from './probing.js';
+import { fixed, number, percent, short, visible, whole } from './format.js';
+import { Lines } from './panels/lines.js';
+import { Found } from './panels/panel.js';
+import { PlaceKey, Shares } from './shares.js';
+import { Lit } from './panels/tokens.js';
 import { link } from './route.js';
 import { get, post, useAnswer, useGet, useStore } from './store.js';
 
@@ -18,36 +18,47 @@ const SORTS = {
   strong: ['strongest', (a, b) => b.max - a.max],
 };
 
-// Tokens lit by how strongly the feature answered; the read-out of one is its title and, for screen readers, its label.
-export function Tokens({ tokens, acts, max }) {
-  return html`<span class="tokens">${tokens.map((token, i) => {
-    const strength = max > 0 ? Math.min(1, Math.max(0, acts[i] / max)) : 0;
-    const lit = strength > 0.02;
-    return html`<span key=${i} class=${lit ? 'lit' : ''} style=${lit ? { '--lit': strength.toFixed(3) } : {}}
-      title=${`${visible(token)}  ${number(acts[i])}`}>${token.replace(/\n/g, '↵')}</span>`;
-  })}</span>`;
-}
-
 // An example as in a concordance: all peaks stand in one column, so that a glance down the list compares them.
 function Around({ example, max }) {
   const { tokens, acts, peak } = example;
-  const part = (from, to) => html`<${Tokens} tokens=${tokens.slice(from, to)} acts=${acts.slice(from, to)} max=${max} />`;
+  const part = (from, to) => html`<${Lit} tokens=${tokens.slice(from, to)} values=${acts.slice(from, to)} high=${max} />`;
   return html`<span class="around"><span class="before">${part(0, peak)}</span><span class="after">${part(peak)}</span></span>`;
 }
 
+// Every dictionary that anything was found of: each features finding with the newest measurement of the same dictionary at the
+// same checkpoint, and each measurement that has no features beside it. Findings come newest first; those with features lead,
+// so that measuring one dictionary does not put another out of sight.
+function dictionaries(findings) {
+  const same = (a) => (b) => a.of === b.of && a.checkpoint === b.checkpoint;
+  const measured = findings.filter((finding) => finding.instrument === 'dictionary');
+  const read = findings.filter((finding) => finding.instrument === 'features');
+  const bare = measured.filter((finding, i) => !read.some(same(finding)) && measured.findIndex(same(finding)) === i);
+  return [
+    ...read.map((finding) => ({ ...finding, features: finding.id, measured: measured.find(same(finding))?.id })),
+    ...bare.map((finding) => ({ ...finding, features: null, measured: finding.id })),
+  ];
+}
+
+const Command = ({ children, command }) => html`<p class="note command">${children} <code>${command}</code></p>`;
+
+// What was found with the features and what was measured are of different tokens; the measurement, where there is one, speaks.
+function Facts({ list, measured }) {
+  const data = measured || list;
+  const facts = [['dictionary', data.dictionary], ['site', data.site]];
+  if (measured) facts.push(['kind', String(measured.kind).replace(/-sae$/, '')], ['features', whole(measured.features)]);
+  facts.push(['variance explained', percent(data.fvu === null || data.fvu === undefined ? null : 1 - data.fvu)], ['active per token', fixed(data.l0, 1)],
+    ['never active', percent(data.dead_share)], ['tokens read', short(data.tokens_seen)]);
+  return html`<dl class="figures">${facts.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
+}
+
+// How often features fire, and where among them one stands.
 function Histogram({ histogram, chosen }) {
   if (!histogram?.counts?.length) return null;
   const { edges, counts } = histogram;
-  const most = Math.max(...counts, 1);
-  const [low, high] = [edges[0], edges[edges.length - 1]];
-  const place = (share) => Math.min(100, Math.max(0, ((Math.log10(Math.max(share, 1e-12)) - low) / (high - low)) * 100));
-  const total = counts.reduce((a, b) => a + b, 0);
-  return html`<figure class="histogram">
-    <figcaption><h3>How often features fire</h3></figcaption>
-    <div class="bins" role="img" aria-label=${`Density of ${total} features, from ${oneIn(10 ** low)} tokens to ${oneIn(10 ** high)}; the fullest bin holds ${most}.`}>${counts.map((count, i) => html`<i key=${i} title=${`${count} features, ${percent(10 ** edges[i])} to ${percent(10 ** edges[i + 1])} of tokens`}><b style=${{ height: `${(100 * count) / most}%` }}></b></i>`)}
-      ${chosen !== undefined && html`<em style=${{ left: `${place(chosen)}%` }} title="this feature"></em>`}</div>
-    <p class="axis"><span>${oneIn(10 ** low)} tokens</span><span>${oneIn(10 ** high)}</span></p>
-  </figure>`;
+  const marks = chosen > 0 ? [[Math.log10(chosen), 'this feature']] : [];
+  return html`<figure class="drawn"><figcaption><h3>How often features fire</h3></figcaption>
+    <${Lines} title="How often features fire" x=${counts.map((_, i) => (edges[i] + edges[i + 1]) / 2)} series=${[{ name: 'features', values: counts, low: [], high: [] }]}
+      x_name="share of the tokens it fires on, log10" form="count" low=${0} marks=${marks} /></figure>`;
 }
 
 function List({ list, state, change }) {
@@ -102,7 +113,7 @@ function One({ feature, list, state }) {
         <h2>Feature <span class="num">${feature.id}</span></h2>
         <p class="lead">${feature.max > 0 ? `Fires on ${percent(feature.density, 2)} of tokens, at most ${number(feature.max)}.` : 'It never fired.'}${feature.tokens_seen ? html` <small>Read over ${whole(feature.tokens_seen)} held-out tokens.</small>` : ''}</p>
         ${groups.map((q) => html`<div key=${q}><h3>${q >= 1 ? 'Strongest' : `Around the ${Math.round(q * 100)}th percentile`}</h3>
-          <ul>${feature.examples.filter((e) => String(e.quantile) === String(q)).map((e, i) => html`<li key=${i}><${Tokens} tokens=${e.tokens} acts=${e.acts} max=${feature.max} />
+          <ul>${feature.examples.filter((e) => String(e.quantile) === String(q)).map((e, i) => html`<li key=${i}><${Lit} tokens=${e.tokens} values=${e.acts} high=${feature.max} />
             <span class="num">${number(Math.max(...e.acts))}</span></li>`)}</ul></div>`)}
       </section>
       <aside>
@@ -116,21 +127,21 @@ function One({ feature, list, state }) {
 }
 
 // One dictionary: its figures, and its features where they were read.
-function Dictionary({ run, entry, list, measured, state, change, tools }) {
+function Dictionary({ run, entry, list, found, state, change, tools }) {
+  const measured = found?.data;
   const name = (measured || list).dictionary;
-  const histogram = (list || measured).density_histogram;
   const [report, read] = [saeCommand('report', run, name), saeCommand('features', run, name)];
-  const drawn = html`<${Histogram} histogram=${histogram} />`;
   return html`
     ${tools}
-    ${measured ? html`<${Facts} list=${list} measured=${measured} /><div class="measured"><${Measured} data=${measured} />${drawn}</div>`
-      : html`<div class="overview"><div><${Facts} list=${list} />${report && html`<${Command} command=${report}>What it costs the model is not measured yet:</>`}</div>${drawn}</div>`}
+    <${Facts} list=${list} measured=${measured} />
+    ${found ? html`<${Found} found=${{ ...found, figures: {} }} />`
+      : html`${report && html`<${Command} command=${report}>What it costs the model is not measured yet:</>`}<${Histogram} histogram=${list.density_histogram} />`}
     ${list && !list.features.length && html`<p class="note">No feature is told of: each fires too seldom or too often to say what it is about.</p>`}
     ${list ? list.features.length > 0 && html`<${List} key=${entry.id} list=${list} state=${state} change=${change} />`
       : html`<${Command} command=${read}>Its features are not read yet:</>`}`;
 }
 
-function Shelf({ run, state, change, tabs }) {
+function Shelf({ run, state, change }) {
   const shelf = dictionaries(run.findings);
   const entry = shelf.find((e) => e.id === state.finding) || shelf[0];
   const { value: list, error } = useGet(entry.features && `features/${encodeURIComponent(entry.features)}`);
@@ -148,29 +159,17 @@ function Shelf({ run, state, change, tabs }) {
   if (one) return feature ? html`<${One} feature=${feature} list=${list} state=${state} />` : html`<p class="loading">${listed ? 'Reading the feature…' : 'Reading the feature over the held-out text; the first one that is not listed takes a while…'}</p>`;
   const choose = shelf.length > 1 && html`<${Select} label="dictionary" value=${entry.id} options=${shelf.map((e) => [e.id, `${e.of} · ${e.checkpoint || ''}`])} onChange=${(finding) => change({ finding })} />`;
   const unread = run.about.dictionaries.filter((name) => !shelf.some((e) => e.of === name));
-  const tools = (tabs || choose) && html`<div class="toolbar">${tabs}${choose}</div>`;
-  return html`<${Dictionary} run=${run} entry=${entry} list=${list} measured=${measured?.data} state=${state} change=${change} tools=${tools} />
+  const tools = choose && html`<div class="toolbar">${choose}</div>`;
+  return html`<${Dictionary} run=${run} entry=${entry} list=${list} found=${measured} state=${state} change=${change} tools=${tools} />
     ${unread.map((name) => html`<${Command} key=${name} command=${saeCommand('features', run, name)}>The features of ${name} are not read yet:</>`)}`;
 }
-
-// What there is to see, each under a URL of its own: `show` names it.
-const SHOWN = [
-  ['dictionaries', Shelf, ['features', 'dictionary']],
-  ['probing', Probing, ['sparse-probing']],
-  ['neurons', Density, ['activation-density']],
-];
 
 export function Features({ state, change }) {
   const store = useStore();
   const run = store.runs[store.main];
-  const there = SHOWN.filter(([, , instruments]) => run.findings.some((finding) => instruments.includes(finding.instrument)));
-  if (!there.length) {
-    const [some] = run.about.dictionaries;
-    return html`<${Empty} title="No feature yet" command=${featuresCommand(run)}>${some
-      ? `The dictionary ${some} is trained, and its features are not read yet; they appear here by themselves:`
-      : `Features come from a sparse dictionary trained on a layer’s activations. ${run.about.checkpoints.length ? 'This run has none yet; the next step appears here when it is trained:' : 'It needs a checkpoint first:'}`}</>`;
-  }
-  const [name, View] = there.find(([key]) => key === state.show) || there[0];
-  const tabs = there.length > 1 && html`<${Choice} name="show" label="show" value=${name} options=${there.map(([key]) => [key, key])} onChange=${(key) => change({ show: key === there[0][0] ? null : key })} />`;
-  return html`<${View} key=${name} run=${run} state=${state} change=${change} tabs=${tabs} />`;
+  if (run.findings.some((finding) => ['features', 'dictionary'].includes(finding.instrument))) return html`<${Shelf} run=${run} state=${state} change=${change} />`;
+  const [some] = run.about.dictionaries;
+  return html`<${Empty} title="No feature yet" command=${featuresCommand(run)}>${some
+    ? `The dictionary ${some} is trained, and its features are not read yet; they appear here by themselves:`
+    : `Features come from a sparse dictionary trained on a layer’s activations. ${run.about.checkpoints.length ? 'This run has none yet; the next step appears here when it is trained:' : 'It needs a checkpoint first:'}`}</>`;
 }

@@ -47,3 +47,14 @@ export function duration(seconds) {
   if (s >= 3600) return `${Math.floor(s / 3600)}:${two(Math.floor(s / 60) % 60)}:${two(s % 60)}`;
   return `${Math.floor(s / 60)}:${two(s % 60)}`;
 }
+
+// A token with its spaces and control characters made visible; nothing at all is ∅.
+const SIGNS = { ' ': '·', '\n': '↵', '\t': '→', '\r': '␍' };
+export const visible = (token) => token.replace(/[ \n\t\r]/g, (c) => SIGNS[c]) || '∅';
+
+// How the values of a panel are written.
+export const FORMS = { number, percent: (v) => percent(v), count: whole, token: number };
+export function written(value, form = 'number') {
+  if (typeof value === 'string') return value;
+  return none(value) ? '' : FORMS[form](value);
+}

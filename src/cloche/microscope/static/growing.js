@@ -1,9 +1,10 @@
 // Growing up: what the model says to the same prompts as it learns, and what it expects next.
 import { html } from './vendor/htm-preact.js';
 import { resumeCommand } from './commands.js';
-import { Bars, Choice, Empty, Legend, visible } from './controls.js';
-import { percent, whole } from './format.js';
-import { HeatMap } from './heatmap.js';
+import { Bars, Choice, Empty } from './controls.js';
+import { percent, visible, whole } from './format.js';
+import { Painted } from './panels/heatmap.js';
+import { Legend } from './panels/legend.js';
 import { useStore } from './store.js';
 
 const ROWS = 14;
@@ -60,7 +61,7 @@ export function Growing({ state, change }) {
     ${tokens.length > 0 && html`<section class="panel">
       <header><h3>Its expectations as they grow</h3><${Legend} low="0.1 % or less" high=${percent(scale.max)} /></header>
       <p class="note">The probability of each token straight after the prompt; one row a token, one column a sample. Choose a column to read that step.</p>
-      <${HeatMap} title="Probability of the next token by step" summary=${`${tokens.length} tokens, ${steps.length} samples.`} version=${`${run.version}/${chosen}`}
+      <${Painted} title="Probability of the next token by step" summary=${`${tokens.length} tokens, ${steps.length} samples.`} version=${`${run.version}/${chosen}`}
         rows=${tokens.map((token) => ({ label: visible(token), name: visible(token), group: 0 }))} columns=${steps} values=${values}
         scale=${scale} format=${read} pinned=${now} onPick=${(i) => pick(i, false)} rowHeight=${20} />
     </section>`}

@@ -2,11 +2,12 @@
 import { html } from './vendor/htm-preact.js';
 import { Chart } from './chart.js';
 import { resumeCommand } from './commands.js';
-import { Empty, Legend } from './controls.js';
+import { Empty } from './controls.js';
 import { number, percent, short, whole } from './format.js';
-import { HeatMap } from './heatmap.js';
+import { Painted } from './panels/heatmap.js';
+import { Legend } from './panels/legend.js';
 import { link } from './route.js';
-import { ends } from './scale.js';
+import { scaleOf } from './scale.js';
 import { useStore } from './store.js';
 
 const layerRows = (count, first) => Array.from({ length: count }, (_, i) => {
@@ -17,13 +18,13 @@ const layerRows = (count, first) => Array.from({ length: count }, (_, i) => {
 const MAPS = [
   { key: 'resid_variance', title: 'Residual variance', log: true, format: number, first: true,
     note: 'How large the residual stream is after each layer. It should climb gently from bottom to top and then hold; a row that runs away is a run about to diverge.' },
-  { key: 'attention_entropy', title: 'Attention entropy', fixed: [0, 1], format: (v) => percent(v, 0), heads: true,
+  { key: 'attention_entropy', title: 'Attention entropy', top: 1, format: (v) => percent(v, 0), heads: true,
     note: 'How widely each head looks: 100 % is everywhere alike, 0 % a single token. Heads should part ways as they find their work; all dark at once is collapse.' },
-  { key: 'activation_density', title: 'Activation density', span: 0.02, format: (v) => percent(v, 1),
+  { key: 'activation_density', title: 'Activation density', format: (v) => percent(v, 1),
     note: 'The share of MLP units that are active on a token: how sparsely each layer thinks.' },
   { key: 'update_ratio', title: 'Update / weight', log: true, format: number, first: true,
     note: 'The norm of each step’s update beside that of the weights. About one in a thousand is usual; a row far above it learns too fast.' },
-  { key: 'dead_units', title: 'Dead units', fixed: [0, null], format: (v) => percent(v, 1),
+  { key: 'dead_units', title: 'Dead units', format: (v) => percent(v, 1),
     note: 'The share of MLP units that never fired so far: width that is paid for and not used.' },
 ];
 const LINES = [
@@ -52,16 +53,14 @@ function grid(records, map) {
 
 function Map_({ map, records, version, pinned, onPick, more }) {
   const { rows, values } = grid(records, map);
-  const found = ends(values.flat(), map.log);
-  const wide = found.max - found.min < map.span ? { ...found, min: found.max - map.span } : found;
-  const scale = map.fixed ? { min: map.fixed[0], max: map.fixed[1] ?? Math.max(found.max, 0.01), log: false } : wide;
+  const scale = scaleOf(values.flat(), map.log ? 'log' : 'linear', null, map.top);
   const newest = values.map((row) => row[row.length - 1]);
   const summary = `Newest values from the top row down: ${newest.slice(0, 16).map(map.format).join(', ')}.`;
   const tall = map.heads ? Math.max(4, Math.min(10, Math.round(190 / rows.length))) : Math.max(8, Math.min(24, Math.round(150 / rows.length)));
   return html`<section class="panel">
     <header><h3>${map.title}</h3><${Legend} low=${map.format(scale.min)} high=${map.format(scale.max)} /></header>
-    <p class="note">${map.note}${more && html` <a href=${link('features', { show: 'neurons' })}>${more}</a>`}</p>
-    <${HeatMap} title=${map.title} rows=${rows} columns=${records.map((r) => r.step)} values=${values} scale=${scale} format=${map.format}
+    <p class="note">${map.note}${more && html` <a href=${link('findings', { of: 'activation-density' })}>${more}</a>`}</p>
+    <${Painted} title=${map.title} rows=${rows} columns=${records.map((r) => r.step)} values=${values} scale=${scale} format=${map.format}
       version=${version} rowHeight=${tall} pinned=${pinned} onPick=${onPick} summary=${summary} />
   </section>`;
 }

@@ -1,9 +1,11 @@
 // The logit lens: what every layer would say next, at every position, if it were the last (nostalgebraist, 2020).
-import { html, useEffect, useRef, useState } from './vendor/htm-preact.js';
+import { html, useEffect, useState } from './vendor/htm-preact.js';
 import { resumeCommand } from './commands.js';
-import { Bars, Choice, Empty, Legend, Select, Sentence, visible } from './controls.js';
-import { fixed, percent, whole } from './format.js';
-import { colour, inkOn, share } from './scale.js';
+import { Bars, Choice, Empty, Select, Sentence } from './controls.js';
+import { fixed, percent, visible, whole } from './format.js';
+import { Cells } from './panels/heatmap.js';
+import { Legend } from './panels/legend.js';
+import { share } from './scale.js';
 import { get, last, post, useStore } from './store.js';
 
 // What a cell is coloured by, and what stands in the read-out.
@@ -31,34 +33,20 @@ function truth(d, l, p) {
 const brief = (text) => (text.length > 28 ? `${text.slice(0, 27)}…` : text);
 
 function Grid({ data, mode, at, onAt, onPin }) {
-  const { value, scale, show } = MODES[mode];
+  const { value, scale, show, label } = MODES[mode];
   const ends = scale(data);
-  const layers = data.layers.map((_, i) => data.layers.length - 1 - i);
-  const body = useRef(null);
-  const onKey = (event) => {
-    const move = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [1, 0], ArrowDown: [-1, 0] }[event.key];
-    if (!move) return;
-    event.preventDefault();
-    const l = Math.min(data.layers.length - 1, Math.max(0, at.l + move[0]));
-    const p = Math.min(data.tokens.length - 1, Math.max(0, at.p + move[1]));
-    onPin({ l, p });
-    body.current.querySelector(`[data-cell="${l}.${p}"]`)?.focus();
-  };
-  const cell = (l, p) => {
-    const v = value(data, l, p);
-    const t = mode === 'rank' && v !== null ? 1 - share(v, { min: 1, max: ends.min, log: true }) : share(v, ends);
-    const here = at.l === l && at.p === p;
-    const token = data.top[l][p][0][0];
-    return html`<td key=${p} tabindex=${here ? 0 : -1} data-cell=${`${l}.${p}`} class=${here ? 'here' : ''}
-      style=${t === null ? {} : { backgroundColor: colour(t), color: inkOn(t) }} aria-label=${`${data.layers[l]}, after ${visible(data.tokens[p])}: ${visible(token)}, ${MODES[mode].label} ${v === null ? 'unknown' : show(v)}`}
-      onMouseEnter=${() => onAt({ l, p })} onFocus=${() => onAt({ l, p })} onClick=${() => onPin({ l, p })}>${mode === 'top' ? visible(token) : v === null ? '·' : show(v).replace(' nats', '')}</td>`;
-  };
-  return html`<div class="scroll lens-grid" onMouseLeave=${() => onAt(null)}><table onKeyDown=${onKey}>
-    <caption class="hidden">Logit lens: layers as rows, the last on top; positions as columns.</caption>
-    <thead><tr><th scope="row">really next</th>${data.tokens.map((_, p) => html`<th scope="col" key=${p} class="next">${data.tokens[p + 1] === undefined ? '?' : visible(data.tokens[p + 1])}</th>`)}</tr></thead>
-    <tbody ref=${body}>${layers.map((l) => html`<tr key=${l}><th scope="row">${data.layers[l]}</th>${data.tokens.map((_, p) => cell(l, p))}</tr>`)}</tbody>
-    <tfoot><tr><th scope="row">reads</th>${data.tokens.map((token, p) => html`<th scope="col" key=${p} class="token">${visible(token)}</th>`)}</tr></tfoot>
-  </table></div>`;
+  const count = data.layers.length;
+  const layer = (r) => count - 1 - r; // the last one on top
+  const rows = data.layers.map((_, r) => data.tokens.map((_, p) => value(data, layer(r), p)));
+  const shareOf = (v) => (mode === 'rank' && v !== null ? 1 - share(v, { min: 1, max: ends.min, log: true }) : share(v, ends));
+  const text = (v, r, p) => (mode === 'top' ? visible(data.top[layer(r)][p][0][0]) : v === null ? '·' : show(v).replace(' nats', ''));
+  const tip = (v, r, p) => `${data.layers[layer(r)]}, after ${visible(data.tokens[p])}: ${visible(data.top[layer(r)][p][0][0])}, ${label} ${v === null ? 'unknown' : show(v)}`;
+  const each = (draw) => rows.map((row, r) => row.map((v, p) => draw(v, r, p)));
+  const back = (cell) => cell && { l: layer(cell.r), p: cell.c };
+  return html`<${Cells} title="Logit lens: layers as rows, the last on top; positions as columns" rows=${data.layers.map((_, r) => data.layers[layer(r)])} columns=${data.tokens}
+    head=${{ name: 'really next', texts: data.tokens.map((_, p) => (data.tokens[p + 1] === undefined ? '?' : visible(data.tokens[p + 1]))) }}
+    texts=${each(text)} tips=${each(tip)} shares=${rows.map((row) => row.map(shareOf))} at=${{ r: layer(at.l), c: at.p }} keyOf=${(r, c) => `${layer(r)}.${c}`}
+    onAt=${(cell) => onAt(back(cell))} onPick=${(cell) => onPin(back(cell))} />`;
 }
 
 // What the instrument adds, such as that the prompt is longer than the model was trained on.

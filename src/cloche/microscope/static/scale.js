@@ -39,14 +39,19 @@ export function share(value, { min, max, log, root }) {
   return root ? Math.sqrt(t) : t;
 }
 
-// The ends of a scale for some values: the smallest and the largest (for logarithms, the smallest above zero).
-export function ends(values, log = false) {
-  let min = Infinity;
-  let max = -Infinity;
+// A scale that does not exaggerate: from zero, or symmetric about it where values are negative; of logarithms, between whole
+// powers of ten. Either end is replaced where it is given. kind: linear, log or root.
+export function scaleOf(values, kind = 'linear', low = null, high = null) {
+  const log = kind === 'log';
+  let [least, most] = [Infinity, -Infinity];
   for (const value of values) {
     if (value === null || value === undefined || (log && value <= 0)) continue;
-    if (value < min) min = value;
-    if (value > max) max = value;
+    if (value < least) least = value;
+    if (value > most) most = value;
   }
-  return min <= max ? { min, max, log } : { min: log ? 0.1 : 0, max: 1, log };
+  if (least > most) [least, most] = [log ? 0.1 : 0, 1];
+  const reach = Math.max(Math.abs(least), Math.abs(most)) || 1;
+  const bottom = log ? 10 ** Math.floor(Math.log10(least)) : least < 0 ? -reach : 0;
+  const top = log ? Math.max(10 ** Math.ceil(Math.log10(most)), 10 * bottom) : reach;
+  return { min: low ?? bottom, max: high ?? top, log, root: kind === 'root' };
 }

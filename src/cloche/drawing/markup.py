@@ -86,9 +86,14 @@ def join(*children: Child) -> Markup:
     return Markup("".join(parts))
 
 
+def stylesheet(style: str) -> Markup:
+    """A style element, of this package's own stylesheets alone: nothing of a run may be in it."""
+    return Markup(f"<style>\n{style}</style>")
+
+
 def document(title: str, style: str, *body: Child) -> str:
     """A whole page: the only place that writes Markup out as a string. `style` is this package's own stylesheet."""
-    sheet = Markup(f"<style>\n{style}</style>")
+    sheet = stylesheet(style)
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -98,4 +103,4 @@ def document(title: str, style: str, *body: Child) -> str:
         tag("title", title),
         sheet,
     )
-    return f"<!doctype html>\n{tag('html', head, tag('body', *body), lang='en').html}\n"
+    return f"<!doctype html>\n{tag('html', head, tag('body', tag('main', *body)), lang='en').html}\n"

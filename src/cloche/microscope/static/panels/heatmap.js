@@ -1,6 +1,8 @@
-// A heat-map on a canvas: rows by columns, with a cross-hair that the mouse or the arrow keys move, and a read-out in words.
-import { html, useEffect, useRef, useState } from './vendor/htm-preact.js';
-import { rgb, share } from './scale.js';
+// A value per row and column: as cells with words in them, or, where there are many, painted on a canvas with a cross-hair that
+// the mouse or the arrow keys move, and a read-out in words.
+import { html, useEffect, useRef, useState } from '../vendor/htm-preact.js';
+import { FORMS, visible } from '../format.js';
+import { colour, inkOn, rgb, scaleOf, share } from '../scale.js';
 
 const LABELS = 64;
 const AXIS = 18;
@@ -62,7 +64,7 @@ function paint(canvas, { rows, columns, values, scale, pinned }, places, cursor)
   for (let c = (columns.length - 1) % stride; c < columns.length; c += stride) {
     const x = LABELS + (c + 0.5) * step;
     ctx.textAlign = x > width - 24 ? 'right' : 'center';
-    ctx.fillText(columns[c].toLocaleString('en-US'), Math.min(x, width), bottom + AXIS / 2 + 2);
+    ctx.fillText(columns[c].toLocaleString('en-US').slice(0, 18), Math.min(x, width), bottom + AXIS / 2 + 2);
   }
   const line = (c, style, w) => {
     ctx.strokeStyle = style; ctx.lineWidth = w;
@@ -77,9 +79,9 @@ function paint(canvas, { rows, columns, values, scale, pinned }, places, cursor)
   }
 }
 
-// rows: [{label, name, group}]; columns: steps; values[row][column]; onPick(column) pins a column.
-export function HeatMap(given) {
-  const { title, rows, columns, values, scale, version, format, rowHeight = 22, gap = 3, pinned = null, onPick, summary } = given;
+// rows: [{label, name, group}]; columns: steps or names; values[row][column]; onPick(column) pins a column.
+export function Painted(given) {
+  const { title, rows, columns, values, scale, version, format, rowHeight = 22, gap = 3, pinned = null, onPick, summary, xName = 'step' } = given;
   const canvas = useRef(null);
   const [cursor, setCursor] = useState(null);
   const places = layout(rows, rowHeight, gap);
@@ -113,7 +115,7 @@ export function HeatMap(given) {
     setCursor({ r: clamp(from.r + move[0], rows.length - 1), c: clamp(from.c + move[1], columns.length - 1) });
   };
   const at = seen || (pinned !== null && pinned >= 0 ? null : undefined);
-  const words = at ? `${rows[at.r].name} at step ${columns[at.c].toLocaleString('en-US')}: ${format(values[at.r][at.c])}` : '';
+  const words = at ? `${rows[at.r].name} at ${xName} ${columns[at.c].toLocaleString('en-US')}: ${format(values[at.r][at.c])}` : '';
 
   return html`<div class="heatmap">
     <output class="readout" aria-live="polite">${words}</output>
@@ -121,4 +123,46 @@ export function HeatMap(given) {
       onMouseMove=${(event) => setCursor(find(event))} onMouseLeave=${() => setCursor(null)} onKeyDown=${onKey}
       onClick=${(event) => { const cell = find(event); if (cell && onPick) onPick(cell.c); }}></canvas>
   </div>`;
+}
+
+const MOVES = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+
+// Cells with words: the arrow keys move among them. `head` is a row above, `at` the cell that is marked, onAt what is pointed at
+// (null on leaving), onPick what is chosen; keys: what a cell is called in the page.
+export function Cells({ title, rows, columns, texts, tips, shares, head, at, onAt, onPick, keyOf = (r, c) => `${r}.${c}` }) {
+  const body = useRef(null);
+  const [own, setOwn] = useState({ r: 0, c: 0 });
+  const here = at || own;
+  const pick = (cell) => { setOwn(cell); onPick?.(cell); };
+  const onKey = (event) => {
+    const move = MOVES[event.key];
+    if (!move) return;
+    event.preventDefault();
+    const clamp = (v, most) => Math.min(most - 1, Math.max(0, v));
+    const to = { r: clamp(here.r + move[0], rows.length), c: clamp(here.c + move[1], columns.length) };
+    pick(to);
+    body.current.querySelector(`[data-cell="${keyOf(to.r, to.c)}"]`)?.focus();
+  };
+  const cell = (r, c) => {
+    const [t, marked] = [shares[r][c], here.r === r && here.c === c];
+    return html`<td key=${c} tabindex=${marked ? 0 : -1} data-cell=${keyOf(r, c)} class=${at && marked ? 'here' : ''} style=${t === null ? {} : { backgroundColor: colour(t), color: inkOn(t) }}
+      title=${tips[r]?.[c]} onMouseEnter=${() => onAt?.({ r, c })} onFocus=${() => onAt?.({ r, c })} onClick=${() => pick({ r, c })}>${texts[r][c]}</td>`;
+  };
+  return html`<div class="scroll" tabindex="0" role="region" aria-label=${title} onMouseLeave=${() => onAt?.(null)}><table class="cells" onKeyDown=${onKey}>
+    ${head && html`<thead><tr><th scope="row">${head.name}</th>${head.texts.map((text, c) => html`<th scope="col" key=${c} class="next">${text}</th>`)}</tr></thead>`}
+    <tbody ref=${body}>${rows.map((name, r) => html`<tr key=${r}><th scope="row">${name}</th>${columns.map((_, c) => cell(r, c))}</tr>`)}</tbody>
+    <tfoot><tr><td></td>${columns.map((name, c) => html`<th scope="col" key=${c}>${visible(name)}</th>`)}</tr></tfoot></table></div>`;
+}
+
+// The panel.
+export function Heatmap({ title, rows, columns, values, texts, tips, form, scale: kind, low, high }) {
+  const scale = scaleOf(values.flat(), kind, low, high);
+  const show = FORMS[form];
+  if (texts.length) {
+    return html`<${Cells} title=${title} rows=${rows} columns=${columns} texts=${texts.map((row) => row.map(visible))} shares=${values.map((row) => row.map((v) => share(v, scale)))}
+      tips=${tips.length ? tips : values.map((row) => row.map(show))} />`;
+  }
+  const named = rows.map((name) => ({ label: name, name, group: 0 }));
+  return html`<${Painted} title=${title} rows=${named} columns=${columns} values=${values} scale=${scale} format=${show} xName=""
+    rowHeight=${Math.max(4, Math.min(22, Math.round(240 / rows.length)))} summary=${`${rows.length} rows and ${columns.length} columns.`} />`;
 }

@@ -1,0 +1,238 @@
+"""What an instrument found: figures beside their null, panels to draw, the data behind them, and a place in the run folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from cloche.drawing import panels as kinds
+from cloche.drawing.html import as_html
+from cloche.drawing.markup import EMPTY, Markup, tag
+from cloche.drawing.notebook import mime_bundle, page
+from cloche.drawing.panels import Panel, Table
+from cloche.drawing.text import as_table, as_text
+from cloche.drawing.words import number, visible
+from cloche.errors import ArgumentInvalid, FileUnreadable, InstrumentUnknown
+from cloche.files import to_json
+from cloche.runs import Run, data_frame
+
+_NEEDED = ("instrument", "id", "created", "summary", "checkpoint", "data")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a finding comes from: `plan` is the hash of the sites and edits of the pass (empty where there was none). The `id`
+    follows from the content, so that the same finding made again takes the same place."""
+
+    instrument: str
+    checkpoint: str = ""
+    plan: str = ""
+    seed: int = 0
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    id: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """A result of one instrument at one checkpoint.
+
+    `summary` is one sentence. `figures` are named numbers, the first of which is the headline, and `null` the same ones where
+    there is nothing to find (shuffled labels, a random model); None where there is no null. `panels` are what is drawn, `data`
+    is JSON (docs/architecture.md), and `arrays` are what is too large for it: tensors and arrays alike are kept as arrays.
+
+    >>> from cloche.drawing import Finding, Provenance
+    >>> found = Finding(Provenance("greeting", "step-000100"), "It says hello.", {"hellos": 3.0}, null={"hellos": 0.0})
+    >>> print(found.text())
+    greeting of step-000100: It says hello.
+            value  null
+    ------  -----  ----
+    hellos      3     0
+    """
+
+    provenance: Provenance
+    summary: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    arrays: Mapping[str, Any] = field(default_factory=dict)
+    null: Mapping[str, float] | None = None
+    panels: Sequence[Panel] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "arrays", {name: _array(value) for name, value in self.arrays.items()})
+        object.__setattr__(self, "panels", tuple(self.panels))
+        if not self.provenance.id:
+            object.__setattr__(self, "provenance", replace(self.provenance, id=self._id()))
+
+    def _id(self) -> str:
+        """The checkpoint's name and the first 10 hex digits of the sha256 of instrument, plan and data."""
+        about = self.provenance
+        content = to_json([about.instrument, about.plan, self.data or dict(self.figures)])
+        place = "".join(c if c.isalnum() or c in "-_." else "-" for c in about.checkpoint)
+        return f"{place or 'model'}-{hashlib.sha256(content).hexdigest()[:10]}"
+
+    @property
+    def instrument(self) -> str:
+        return self.provenance.instrument
+
+    @property
+    def id(self) -> str:
+        return self.provenance.id
+
+    @property
+    def created(self) -> str:
+        return self.provenance.created
+
+    @property
+    def checkpoint(self) -> str:
+        return self.provenance.checkpoint
+
+    @property
+    def plan(self) -> str:
+        return self.provenance.plan
+
+    @property
+    def notes(self) -> list[str]:
+        """What is worth knowing of the passes it rests on, one sentence each: a text beyond the model's context."""
+        notes = self.data.get("notes") or []
+        return [str(note)[: kinds.MOST_CHARACTERS] for note in (notes if isinstance(notes, list) else [notes])]
+
+    # ---- in the run folder
+
+    def record(self) -> dict[str, Any]:
+        """The finding as JSON: what the .json holds."""
+        about = self.provenance
+        told = {key: getattr(about, key) for key in ("instrument", "id", "created", "checkpoint", "plan", "seed")}
+        null = None if self.null is None else dict(self.null)
+        shown = {"figures": dict(self.figures), "null": null, "panels": kinds.to_json(self.panels)}
+        return {**told, "summary": self.summary, **shown, "data": self.data}
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any], arrays: Mapping[str, Any] | None = None) -> Finding:
+        """From JSON that anybody may have written: what is of another type than it should be is left out. One without panels,
+        as older runs have, shows the plain figures of its data."""
+        words = {key: str(record.get(key) or "")[: kinds.MOST_CHARACTERS] for key in (*_NEEDED[:-1], "plan")}
+        summary, seed = words.pop("summary"), record.get("seed")
+        about = Provenance(**words, seed=seed if isinstance(seed, int) else 0)
+        null = None if record.get("null") is None else _numbers(record["null"])
+        data = record["data"] if isinstance(record.get("data"), dict) else {}
+        drawn = kinds.from_json(record.get("panels"))
+        if not drawn and not record.get("figures"):
+            drawn = tuple(_plain(data))
+        return cls(about, summary, _numbers(record.get("figures")), data, arrays or {}, null, drawn)
+
+    def save(self, run: Run | str | Path) -> Path:
+        """Writes findings/<instrument>/<id>.safetensors and .json into a run; returns the path of the latter."""
+        run = run if isinstance(run, Run) else Run.open(run)
+        place = f"findings/{self.instrument}/{self.id}"
+        run.write_bytes(f"{place}.safetensors", save(dict(self.arrays)))
+        return run.write_json(f"{place}.json", self.record())  # last: who sees the .json finds its arrays
+
+    @classmethod
+    def load(cls, path: str | Path) -> Finding:
+        """From the .json that `save` wrote, its .safetensors beside it."""
+        path = Path(path)
+        try:
+            record = json.loads(path.read_bytes())
+            arrays = load_file(path.with_suffix(".safetensors"))
+        except (OSError, ValueError, SafetensorError) as error:
+            raise FileUnreadable(f"The finding {path} cannot be read ({error}); make it again.") from error
+        missing = [key for key in _NEEDED if not isinstance(record, dict) or key not in record]
+        if missing:
+            raise InstrumentUnknown(f"{path} is no finding: it lacks {', '.join(missing)}; make it again.")
+        return cls.of_record(record, arrays)
+
+    # ---- to look at
+
+    def frame(self, title: str = "") -> Any:
+        """A pandas DataFrame of the panel called `title`; without one, of the first table, or else of the figures and their
+        null. Raises ClocheError where pandas is missing, or there is no such panel."""
+        titled = [panel for panel in self.panels if panel.title == title] if title else []
+        if title and not titled:
+            known = ", ".join(repr(panel.title) for panel in self.panels) or "none"
+            raise ArgumentInvalid(f"This {self.instrument} finding has no panel {title!r}; it has {known}.")
+        table = as_table(next(iter(titled), None) or self._table)
+        return data_frame([dict(zip(table.columns, row, strict=True)) for row in table.rows], table.columns)
+
+    @property
+    def _table(self) -> Table:
+        first = next((panel for panel in self.panels if isinstance(panel, Table)), next(iter(self.panels), None))
+        return self._figures() if first is None else as_table(first)
+
+    def _figures(self) -> Table:
+        null = self.null
+        rows = tuple(
+            (_named(name), value, *(() if null is None else (null.get(name),))) for name, value in self.figures.items()
+        )
+        return Table("", ("", "value", *(() if null is None else ("null",))), rows)
+
+    def table(self) -> str:
+        """The first table, or else the figures, as columns of text."""
+        return as_text(replace(self._table, title="", note=""))
+
+    def text(self) -> str:
+        """Everything for the terminal: the summary, the figures beside their null, every panel."""
+        figures = [as_text(self._figures())] if self.figures else []
+        return "\n\n".join(["\n".join([str(self), *figures]), *map(as_text, self.panels)])
+
+    def html(self) -> Markup:
+        """Everything as HTML: the figures beside their null, the notes, every panel."""
+        null, items = self.null or {}, []
+        for name, value in self.figures.items():
+            beside = tag("small", f"null {number(null[name])}") if name in null else EMPTY
+            items.append(tag("div", tag("dt", _named(name)), tag("dd", number(value), " ", beside)))
+        figures = tag("dl", items, class_="figures") if items else EMPTY
+        notes = [tag("p", note, class_="note") for note in self.notes]
+        return tag("div", figures, notes, tag("div", map(as_html, self.panels), class_="drawings"), class_="finding")
+
+    def _repr_html_(self) -> str:
+        return page(str(self), self.html())
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
+        """For notebooks: the panels drawn by the microscope's modules where anywidget is installed, static HTML besides."""
+        return mime_bundle(self.record(), {"text/plain": str(self), "text/html": self._repr_html_()})
+
+    def __str__(self) -> str:
+        notes = "".join(f" Note: {note}" for note in self.notes)
+        return f"{self.instrument} of {self.checkpoint or 'a model'}: {self.summary}{notes}"
+
+    def __repr__(self) -> str:
+        return f"<{self}>"
+
+
+def _array(value: Any) -> np.ndarray:
+    """A tensor of any kind on any device as an array; what numpy has no type for (bfloat16) as float32."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = value.float() if value.is_floating_point() and value.element_size() == 2 else value
+    return np.ascontiguousarray(value)
+
+
+def _named(name: str) -> str:
+    return visible(name.replace("_", " ")).replace("·", " ")
+
+
+def _numbers(value: Any) -> dict[str, float]:
+    """Of a JSON object its finite numbers, by names of bounded length."""
+    given = value.items() if isinstance(value, dict) else ()
+    known = [(str(k)[:200], v) for k, v in given if isinstance(v, int | float) and not isinstance(v, bool)]
+    return {name: float(v) for name, v in known[:100] if abs(v) < 1e300}
+
+
+def _plain(data: Mapping[str, Any]) -> list[Panel]:
+    """The texts and numbers of an older finding's data."""
+    shown = [
+        (str(k)[:200], v if isinstance(v, str) else float(v))
+        for k, v in data.items()
+        if isinstance(v, str | int | float)
+    ]
+    rows = tuple((name, v[: kinds.MOST_CHARACTERS] if isinstance(v, str) else v) for name, v in shown[:200])
+    return [Table("", ("what", "value"), rows)] if rows else []

@@ -1,0 +1,258 @@
+"""What can be drawn: eight kinds of panel. An instrument gives some; the terminal, the notebook, the report and the microscope
+draw them, whoever wrote the instrument."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any, Literal, TypeAlias
+
+from cloche.errors import ArgumentInvalid, ClocheError, shown
+
+Form: TypeAlias = Literal["number", "percent", "count", "token"]  # how a value is written
+Number: TypeAlias = float | None  # None where there is no value
+Cell: TypeAlias = float | str | None
+MOST_ITEMS = 5_000  # of any one list that is read from a file
+MOST_VALUES = 200_000  # of all lists of one panel
+MOST_CHARACTERS = 2_000
+
+
+@dataclass(frozen=True)
+class Series:
+    """A named value per column or row, between `low` and `high` where the spread is known; a control is drawn faintly."""
+
+    name: str
+    values: tuple[Number, ...]
+    low: tuple[Number, ...] = ()
+    high: tuple[Number, ...] = ()
+    control: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of texts and numbers; `forms` says per column how its numbers are written.
+
+    >>> from cloche.drawing import Table
+    >>> Table("Scores", ("layer", "AUROC"), (("resid_post[0]", 0.71),)).rows[0][1]
+    0.71
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    forms: tuple[Form, ...] = ()
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            _agree(self, "columns", self.columns, "a row", row)
+        if self.forms:
+            _agree(self, "columns", self.columns, "forms", self.forms)
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """A value per row and column, the first row on top. The colours start at zero (for a scale of logarithms at a whole power
+    of ten), and are symmetric about it where values are negative, unless `low` and `high` are given. `texts` stand in the
+    cells, `tips` are shown on pointing."""
+
+    title: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: tuple[tuple[Number, ...], ...]
+    texts: tuple[tuple[str, ...], ...] = ()
+    tips: tuple[tuple[str, ...], ...] = ()
+    form: Form = "number"
+    scale: Literal["linear", "log", "root"] = "linear"
+    low: Number = None
+    high: Number = None
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("values", "texts", "tips"):
+            grid = getattr(self, name)
+            if grid or name == "values":
+                _agree(self, "rows", self.rows, name, grid)
+                for row in grid:
+                    _agree(self, "columns", self.columns, f"a row of {name}", row)
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Series over `x`, numbers or names. `marks` are places on x that something happened at, with what it was."""
+
+    title: str
+    x: tuple[float, ...] | tuple[str, ...]
+    series: tuple[Series, ...]
+    x_name: str = ""
+    y_name: str = ""
+    form: Form = "number"
+    low: Number = None
+    high: Number = None
+    marks: tuple[tuple[float, str], ...] = ()
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        _same_length(self, self.x, self.series)
+
+
+@dataclass(frozen=True)
+class Bars:
+    """A bar per row from `start`, or, where a series has a spread or the axis is logarithmic, a dot with its spread. `bands`
+    are named spans (name, low, high) behind them."""
+
+    title: str
+    rows: tuple[str, ...]
+    series: tuple[Series, ...]
+    form: Form = "number"
+    log: bool = False
+    start: float = 0.0
+    bands: tuple[tuple[str, float, float], ...] = ()
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        _same_length(self, self.rows, self.series)
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Points of two or three coordinates, coloured by `values`, with a label each on pointing."""
+
+    title: str
+    points: tuple[tuple[float, ...], ...]
+    axes: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    values: tuple[Number, ...] = ()
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.axes) not in (2, 3):
+            raise ArgumentInvalid(f"The panel {shown(self.title)} has {len(self.axes)} axes; a Scatter has 2 or 3.")
+        for point in self.points:
+            _agree(self, "axes", self.axes, "a point", point)
+        for name in ("labels", "values"):
+            if getattr(self, name):
+                _agree(self, "points", self.points, name, getattr(self, name))
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Some tokens with a strength each; `name` stands before and `note` after them."""
+
+    name: str
+    tokens: tuple[str, ...]
+    values: tuple[Number, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Passages of text whose tokens are lit by their strengths, zero dark and `high`, or the largest, the brightest."""
+
+    title: str
+    passages: tuple[Passage, ...]
+    high: Number = None
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for passage in self.passages:
+            _agree(self, f"tokens of {shown(passage.name)}", passage.tokens, "values", passage.values)
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node in a column of its graph (0 is the first), with its strength."""
+
+    name: str
+    column: int = 0
+    value: Number = None
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in columns, and weighted edges (from, to, weight) between them by their numbers."""
+
+    title: str
+    nodes: tuple[Node, ...]
+    edges: tuple[tuple[int, int, float], ...]
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for start, end, _ in self.edges:
+            if not (0 <= start < len(self.nodes) and 0 <= end < len(self.nodes)):
+                raise ArgumentInvalid(f"The panel {shown(self.title)} has an edge {start} -> {end} but no such node.")
+
+
+@dataclass(frozen=True)
+class Text:
+    """Sentences; line ends are kept."""
+
+    title: str
+    text: str
+
+
+Panel: TypeAlias = Table | Heatmap | Lines | Bars | Scatter | Tokens | Graph | Text
+KINDS: dict[str, type[Any]] = {
+    kind.__name__: kind for kind in (Table, Heatmap, Lines, Bars, Scatter, Tokens, Graph, Text)
+}
+
+
+def to_json(panels: Sequence[Panel]) -> list[dict[str, Any]]:
+    """Each panel's fields beside its "kind", as `files.to_json` writes them (what is not finite as null)."""
+    for panel in panels:
+        if KINDS.get(type(panel).__name__) is not type(panel):
+            raise ArgumentInvalid(f"A {type(panel).__name__} is not a panel: give one of {', '.join(KINDS)}.")
+    return [{"kind": type(panel).__name__, **asdict(panel)} for panel in panels]
+
+
+def from_json(value: Any) -> tuple[Panel, ...]:
+    """The panels of a finding's JSON, whoever wrote it: what is not one becomes a sentence in its place."""
+    given = value if isinstance(value, list) else []
+    return tuple(_panel(each) for each in given[:100])
+
+
+def _panel(given: Any) -> Panel:
+    kind: Any = KINDS.get(str(given.get("kind"))) if isinstance(given, dict) else None
+    if kind is None:
+        return Text("", f"A panel cannot be drawn: its kind is none of {', '.join(KINDS)}.")
+    try:
+        return _adapter(kind).validate_python(
+            _cut({key: v for key, v in given.items() if key != "kind"}, [MOST_VALUES])
+        )
+    except (ClocheError, ValueError, RecursionError):
+        return Text("", f"A {kind.__name__} panel cannot be drawn: it has values of another type or shape.")
+
+
+@lru_cache
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def _cut(value: Any, left: list[int]) -> Any:
+    """Long lists and texts cut short; ValueError past `left` values, and for numbers that are not finite."""
+    left[0] -= 1
+    if left[0] < 0 or (isinstance(value, float) and not math.isfinite(value)):
+        raise ValueError
+    if isinstance(value, dict):
+        return {str(key): _cut(item, left) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_cut(item, left) for item in value[:MOST_ITEMS]]
+    return value[:MOST_CHARACTERS] if isinstance(value, str) else value
+
+
+def _agree(panel: Any, one: str, first: Sequence[Any], other: str, second: Sequence[Any]) -> None:
+    if len(first) != len(second):
+        raise ArgumentInvalid(
+            f"The panel {shown(panel.title)} has {len(first)} {one}, and {other} of length {len(second)}."
+        )
+
+
+def _same_length(panel: Any, places: Sequence[Any], series: Sequence[Series]) -> None:
+    for one in series:
+        for name in ("values", "low", "high"):
+            if name == "values" or getattr(one, name):
+                _agree(panel, "places", places, f"{name} of {shown(one.name)}", getattr(one, name))

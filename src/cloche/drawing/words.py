@@ -1,0 +1,94 @@
+"""Numbers and tokens as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+_SIGNS = {" ": "·", "\n": "↵", "\t": "→", "\r": "␍"}
+
+
+def visible(token: str) -> str:
+    """A token with its spaces and control characters made visible; nothing at all is ∅.
+
+    >>> from cloche.drawing import visible
+    >>> visible(" a\\n")
+    '·a↵'
+    """
+    return "".join(_SIGNS.get(c) or (c if c.isprintable() else _escaped(c)) for c in token) or "∅"
+
+
+def _escaped(character: str) -> str:
+    """A byte that stands alone (a surrogate escape) as <0xE2>, other characters as \\x0c."""
+    if "\udc80" <= character <= "\udcff":
+        return f"<0x{ord(character) - 0xDC00:02X}>"
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def number(value: float | None) -> str:
+    """Four significant digits, six of thousands; a dash where there is none.
+
+    >>> from cloche.drawing import number
+    >>> [number(v) for v in (None, 0.25, 1234.5, 2.5e-7)]
+    ['–', '0.25', '1,234.5', '2.5e-07']
+    """
+    if value is None or value != value:
+        return "–"
+    size = abs(value)
+    if size and not 1e-3 <= size < 1e6:
+        return f"{value:.3g}"
+    return f"{float(f'{value:.6g}' if size >= 1000 else f'{value:.4g}'):,.6f}".rstrip("0").rstrip(".")
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage.
+
+    >>> from cloche.drawing import percent
+    >>> [percent(v) for v in (0.125, 0.0005, 0.00001)]
+    ['12.5%', '0.05%', '<0.01%']
+    """
+    if value is None or value != value:
+        return "–"
+    if 0 < abs(value) < 1e-4:
+        return "<0.01%"
+    return f"{value:.2%}" if 0 < abs(value) < 1e-3 else f"{value:.1%}"
+
+
+def count(value: float | None) -> str:
+    """A whole number with its thousands."""
+    return "–" if value is None or value != value else f"{round(value):,}"
+
+
+def short(value: float | None) -> str:
+    """A large number in three digits and a letter.
+
+    >>> from cloche.drawing import short
+    >>> short(49_152)
+    '49.2k'
+    """
+    if value is None or value != value:
+        return "–"
+    for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """Minutes and seconds, with hours where there are any."""
+    minutes, left = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{left:02d}" if minutes >= 60 else f"{minutes}:{left:02d}"
+
+
+FORMS: dict[str, Callable[[float | None], str]] = {
+    "number": number,
+    "percent": percent,
+    "count": count,
+    "token": number,
+}
+
+
+def written(value: float | str | None, form: str = "number") -> str:
+    """A cell of a table; a missing one is empty."""
+    if isinstance(value, str):
+        return visible(value) if form == "token" else value
+    return "" if value is None else FORMS[form](value)
