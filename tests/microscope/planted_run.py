@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,6 @@ import numpy as np
 from safetensors.numpy import save
 
 from cloche.drawing import Finding, Provenance
-from cloche.interp import density, lens
-from cloche.interp.dictionaries import features, report
-from cloche.interp.probing import sparse
 from cloche.runs import Run
 
 LAYERS, HEADS = 4, 8
@@ -32,13 +30,6 @@ width = 256
 layers = 4
 """
 FEATURES = 40
-PANELS = {
-    "logit-lens": lens.panels,
-    "features": features.panels,
-    "dictionary": report.panels,
-    "activation-density": density.panels,
-    "sparse-probing": sparse.panels,
-}
 
 
 def loss(step: int) -> float:
@@ -186,6 +177,17 @@ def features_data() -> dict[str, Any]:
     }  # fmt: skip
 
 
+@cache
+def panels() -> dict[str, Any]:
+    """What our instruments draw of their data. Imports torch, so only where a finding is planted."""
+    from cloche.interp import density, lens
+    from cloche.interp.dictionaries import features, report
+    from cloche.interp.probing import sparse
+
+    modules = {"logit-lens": lens, "features": features, "dictionary": report, "activation-density": density}
+    return {name: module.panels for name, module in (modules | {"sparse-probing": sparse}).items()}
+
+
 def write_finding(
     run: Run,
     instrument: str,
@@ -198,7 +200,8 @@ def write_finding(
     about = Provenance(instrument, checkpoint, "0" * 16, created=f"2026-11-22T{hour:02d}:00:00+00:00", id=ident)
     figures = {"explained": 1 - data["fvu"]} if "fvu" in data else {}
     null = {"explained": -0.5} if figures else None
-    drawn = PANELS[instrument](data) if instrument in PANELS else ()
+    draw = panels().get(instrument)
+    drawn = draw(data) if draw else ()
     run.write_json(
         f"findings/{instrument}/{ident}.json", Finding(about, summary, figures, data, {}, null, drawn).record()
     )

@@ -320,7 +320,12 @@ VIEWS = (
     "growing",
     "health",
     "lens",
-    *(f"features{at}" for at in ("", "?feature=7", "?show=probing", "?show=neurons")),
+    "features",
+    "features?feature=7",
+    *(
+        f"findings?of={name}"
+        for name in ("sparse-probing", "activation-density", "dictionary", "logit-lens", "features")
+    ),
 )
 
 
@@ -348,16 +353,7 @@ def test_a_poisoned_run_neither_leaves_nor_loads_nor_runs_anything(browser, run,
     )
     assert set(went) == {report} and set(asked) == {report} | {url for url in asked if url.startswith("data:image/png")}
     url = serving(run)
-    for view in (
-        "curves",
-        "growing",
-        "health",
-        "lens",
-        "features",
-        "features?feature=7",
-        "features?show=probing",
-        "features?show=neurons",
-    ):
+    for view in VIEWS:
         went.clear()
         page.goto(f"{url}#/{view}")
         page.reload()

@@ -6,12 +6,12 @@ import re
 
 import pytest
 from planted_run import FEATURES, plant, write_finding
-from planted_units import dictionary_data, probing_data
+from planted_units import dictionary_data
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
 expect = playwright.expect
 # Of the 5 nats that the mean costs, the reconstruction costs a twentieth.
-KEPT = (("the model itself", "2.000", 0), ("with the reconstruction", "2.250", 5), ("with the mean", "7.000", 100))
+KEPT = (("the model itself", "2", 0), ("with the reconstruction", "2.25", 5), ("with the mean", "7", 100))
 SHELF = ("resid_post-2 · step-001200", "across · step-001200", "neurons · step-001200", "resid_post-2 · step-000600")
 
 
@@ -26,6 +26,10 @@ def figure(page, name: str):
 
 def row(page, name: str):
     return page.locator(".measures li", has=page.locator(".name", has_text=re.compile(f"^{name}$")))
+
+
+def panel(page, title: str):
+    return page.locator("figure.drawn", has=page.get_by_role("heading", name=title, exact=True))
 
 
 def choice(page, name: str):
@@ -43,16 +47,16 @@ def test_a_dictionary_is_shown_with_its_newest_measurement_at_that_checkpoint(pa
     expect(figure(page, "kind")).to_have_text("topk")
     expect(figure(page, "features")).to_have_text("1,024")
     for name, value, wide in (
-        ("the model itself", "2.000", 0),
-        ("with the reconstruction", "2.250", 5),
-        ("with the mean", "7.000", 100),
+        ("the model itself", "2", 0),
+        ("with the reconstruction", "2.25", 5),
+        ("with the mean", "7", 100),
     ):
         expect(row(page, name).locator(".num")).to_have_text(value)
-        assert width(row(page, name).locator("b")) == pytest.approx(wide)
-    expect(page.locator(".kept .note")).to_contain_text("95.0 % of what the mean costs is recovered; KL 0.1875 nats")
+        assert width(row(page, name).locator("i b")) == pytest.approx(wide)
+    expect(panel(page, "What the model keeps").locator(".note")).to_contain_text("95.0% is recovered; KL 0.1875 nats")
     expect(row(page, "its own encoder").locator(".num")).to_have_text("12.5 %")
     expect(row(page, "OMP, same atoms").locator(".num")).to_have_text("10.0 %")
-    expect(page.locator(".gap .note")).to_contain_text("would explain 2.5 % more")
+    expect(panel(page, "What its encoder misses").locator(".note")).to_contain_text("would explain 2.5% more")
     expect(page.locator(".features li")).to_have_count(FEATURES)
     expect(page.locator(".command")).to_have_count(0)
     expect(page.locator(".shares")).to_have_count(0)
@@ -60,7 +64,7 @@ def test_a_dictionary_is_shown_with_its_newest_measurement_at_that_checkpoint(pa
 
 def test_dictionaries_are_chosen_among_and_the_choice_is_the_url(page, url, measured):
     page.goto(url)
-    choose = page.get_by_label("dictionary")
+    choose = page.get_by_role("combobox", name="dictionary")
     expect(choose.locator("option")).to_have_text([*SHELF, "bare · step-001200"])
     choose.select_option("earlier")
     expect(page).to_have_url(re.compile("finding=earlier"))
@@ -68,9 +72,9 @@ def test_dictionaries_are_chosen_among_and_the_choice_is_the_url(page, url, meas
     choose.select_option("bare")
     expect(figure(page, "site")).to_have_text("mlp_in[2] -> mlp_out[2]")
     expect(page.locator(".command code")).to_have_text(f"cloche sae features {measured.path} bare")
-    expect(page.locator(".kept .note")).to_contain_text("The mean costs nothing here")
-    expect(page.locator(".gap")).to_have_count(0)
-    expect(page.get_by_role("img", name="Density of 1024 features")).to_be_visible()
+    expect(panel(page, "What the model keeps").locator(".note")).to_contain_text("as the mean costs nothing")
+    expect(panel(page, "What its encoder misses")).to_have_count(0)
+    expect(page.get_by_role("img", name="How often features fire")).to_be_visible()
     page.reload()
     expect(figure(page, "dictionary")).to_have_text("bare")
 
@@ -99,55 +103,43 @@ def test_a_dictionary_outside_the_stream_says_why_it_has_no_logits(page, url):
 
 
 def test_the_density_of_neurons_by_layer(page, url):
-    page.goto(url)
-    choice(page, "neurons").click()
-    expect(page).to_have_url(re.compile(r"features\?show=neurons$"))
-    expect(page.locator(".lead")).to_have_text("Of 688 neurons a layer 5.00% are active.")
-    rows = page.get_by_role("list", name="share of the units active at a token, by layer").locator("li")
+    page.goto(url.replace("features", "findings"))
+    choice(page, "sparse probing").click()
+    expect(page).to_have_url(re.compile(r"findings\?of=sparse-probing$"))
+    choice(page, "activation density").click()
+    expect(page.locator(".lead")).to_contain_text("Of 688 neurons a layer 5.00% are active.")
+    rows = page.get_by_role("list", name="Share of the units active at a token").locator("li")
     expect(rows.locator(".name")).to_have_text([f"layer {layer}" for layer in (3, 2, 1, 0)])
-    expect(rows.last.locator(".num")).to_have_text("neurons 2.0 % residual stream 99.0 % ")
+    expect(rows.last.locator(".num b")).to_have_text(["2.0 %", "99.0 %"])
     # On four decades 2% stands at 57.5, between the two claims' bands and at the start of neither.
     dot = rows.last.locator(".dot.first")
     assert dot.evaluate("(dot) => parseFloat(dot.style.left)") == pytest.approx(57.53, abs=0.01)
     expect(page.locator(".bands span")).to_have_text(["transformer", "cortex"])
-    expect(page.locator(".by-layer .note")).to_contain_text("Left out: layer 3 (MoE).")
+    expect(page.locator(".bars-panel .note")).to_contain_text("Left out: layer 3 (MoE).")
     table = page.locator("table.data tbody tr")
     expect(table).to_have_count(9)
-    expect(table.nth(3)).to_have_text("mlp_act[0]688100.00 %2.00 %0.20 %1.0 %0.75–")
-    expect(table.last).to_contain_text("Gaussian units100.00 %99.20 %")
-    choice(page, "above 0.1 RMS").click()
-    expect(rows.last.locator(".num")).to_have_text("neurons 0.2 % residual stream 92.0 % ")
-    expect(page).to_have_url(re.compile(r"active=above"))
+    expect(table.nth(0)).to_have_text("mlp_act[0]688100.0 %2.0 %0.2 %1.0 %0.75")
+    expect(table.last).to_contain_text("Gaussian units100.0 %99.2 %")
 
 
 def test_health_leads_to_the_density(page, url):
     page.goto(url.replace("features", "health"))
     page.get_by_role("link", name="Beside the residual stream and what is said of cortex").click()
-    expect(page.get_by_role("radio", name="neurons")).to_be_checked()
+    expect(page.get_by_role("radio", name="activation density")).to_be_checked()
 
 
 def test_sparse_probing(page, url):
-    page.goto(url + "?show=probing")
-    picture = page.get_by_role("img", name="AUROC, mean of 2 labels, by number of units")
+    page.goto(url.replace("features", "findings?of=sparse-probing"))
+    picture = page.get_by_role("img", name="AUROC by number of units")
     expect(picture).to_have_attribute(
-        "aria-label", re.compile(r"SAE features: 1 0\.62, 2 0\.65, 4 0\.71, 8 0\.83, all 0\.86")
+        "aria-label", re.compile(r"features: 1 0\.62, 2 0\.65, 4 0\.71, 8 0\.83, all 0\.86")
     )
     expect(picture.locator("circle")).to_have_count(5)
-    expect(picture.locator("polyline")).to_have_count(6)
-    scores, labels = page.locator("table.data").all()
-    expect(scores.locator("tr", has_text="neurons")).to_have_text("neurons0.570.600.660.780.86")
-    expect(scores.locator("tr", has_text="labels in disorder").first).to_have_text("labels in disorder0.500.500.500.50")
-    expect(labels.locator("tbody tr").first).to_have_text("digit6.0 %0.630.530.58")
-    expect(labels.locator("td.here").first).to_have_text("0.63")
-    expect(page.locator(".note", has_text="Left out")).to_contain_text("keyword (one class comes 3 times on one side)")
-    page.get_by_text("F1", exact=True).click()
-    page.get_by_role("link", name="quoted").click()
-    choice(page, "8").click()
-    expect(page.get_by_role("img", name="F1, “quoted”, by number of units")).to_be_visible()
-    expect(labels.locator("tbody tr").first).to_have_text("digit6.0 %0.420.370.40")
-    expect(page).to_have_url(re.compile(r"show=probing&score=f1&label=quoted&k=8"))
-    page.reload()
-    expect(page.get_by_label("label")).to_have_value("quoted")
+    expect(picture.locator(".curve")).to_have_count(6)
+    expect(page.locator(".series .faint, .series span", has_text="shuffled labels").first).to_be_visible()
+    row = page.locator("table.data tbody tr").first
+    expect(row).to_contain_text("digit6.0 %features0.32 (0.63)")
+    expect(panel(page, "AUROC by number of units").locator(".note")).to_contain_text("keyword (one class comes 3 times")
 
 
 def test_an_old_run_has_its_features_and_the_command_for_the_rest(page, first, serving):
@@ -155,30 +147,24 @@ def test_an_old_run_has_its_features_and_the_command_for_the_rest(page, first, s
     expect(page.locator(".features li")).to_have_count(FEATURES)
     expect(figure(page, "variance explained")).to_have_text("81.7 %")
     expect(page.locator(".command code")).to_have_text(f"cloche sae report {first.path} resid_post-2")
-    expect(page.locator(".shares, .kept, .toolbar .select")).to_have_count(0)
-    expect(page.get_by_text("show", exact=True)).to_have_count(0)
+    expect(page.locator(".shares, .toolbar .select")).to_have_count(0)
+    expect(panel(page, "What the model keeps")).to_have_count(0)
 
 
 def test_one_finding_alone_is_enough(page, tmp_path, serving):
     run = plant(tmp_path / "a run", steps=10, findings=False)
     page.goto(serving(run.path) + "#/features")
     expect(page.locator(".empty")).to_contain_text("No feature yet")
-    write_finding(run, "sparse-probing", "probing", "Probed.", probing_data())
-    expect(page.get_by_role("img", name="AUROC, mean of 2 labels")).to_be_visible()
     write_finding(run, "dictionary", "only", "Only.", dictionary_data("it's"))
     expect(page.locator(".command code")).to_have_text(f"cloche sae features '{run.path}' 'it'\"'\"'s'")
 
 
-def test_nothing_spills_from_the_narrowest_page(page, url):
-    page.set_viewport_size({"width": 900, "height": 700})
-    for state in (
-        "",
-        "?finding=across",
-        "?finding=across&feature=7",
-        "?finding=bare",
-        "?show=neurons",
-        "?show=probing",
-    ):
-        page.goto(url + state)
+@pytest.mark.parametrize("width", [900, 390])
+def test_nothing_spills_from_a_narrow_page(page, url, width):
+    page.set_viewport_size({"width": width, "height": 700})
+    of_features = [f"features{at}" for at in ("", "?finding=across", "?finding=across&feature=7", "?finding=bare")]
+    instruments = ("activation-density", "sparse-probing", "dictionary", "features", "logit-lens")
+    for state in (*of_features, *(f"findings?of={name}" for name in instruments)):
+        page.goto(url.replace("features", state))
         page.wait_for_timeout(150)
-        assert page.evaluate("document.documentElement.scrollWidth") <= 900, state
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, state

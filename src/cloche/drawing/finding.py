@@ -10,10 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
-
 from cloche.drawing import panels as kinds
 from cloche.drawing.html import as_html
 from cloche.drawing.markup import EMPTY, Markup, tag
@@ -131,6 +127,8 @@ class Finding:
 
     def save(self, run: Run | str | Path) -> Path:
         """Writes findings/<instrument>/<id>.safetensors and .json into a run; returns the path of the latter."""
+        from safetensors.numpy import save  # here and below: to look at findings needs no numpy
+
         run = run if isinstance(run, Run) else Run.open(run)
         place = f"findings/{self.instrument}/{self.id}"
         run.write_bytes(f"{place}.safetensors", save(dict(self.arrays)))
@@ -139,6 +137,9 @@ class Finding:
     @classmethod
     def load(cls, path: str | Path) -> Finding:
         """From the .json that `save` wrote, its .safetensors beside it."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
         path = Path(path)
         try:
             record = json.loads(path.read_bytes())
@@ -208,8 +209,10 @@ class Finding:
         return f"<{self}>"
 
 
-def _array(value: Any) -> np.ndarray:
+def _array(value: Any) -> Any:
     """A tensor of any kind on any device as an array; what numpy has no type for (bfloat16) as float32."""
+    import numpy as np
+
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         value = value.float() if value.is_floating_point() and value.element_size() == 2 else value

@@ -18,7 +18,7 @@ MODULES = Path(__file__).parents[1] / "microscope" / "static"  # read as files; 
 _IMPORT = re.compile(r"""(from\s+)'(\.[^']+)'""")
 _START = """
 import { html, render as draw } from 'HTM';
-import { Found } from 'FINDING';
+import { Found } from 'PANEL';
 export default { render({ model, el }) {
   el.classList.add('cloche');
   const style = document.createElement('style');
@@ -42,7 +42,7 @@ def style() -> str:
 
 
 @cache
-def modules(path: Path = MODULES / "finding.js") -> str:
+def modules(path: Path = MODULES / "panels" / "panel.js") -> str:
     """One of the microscope's modules as a `data:` address with those that it imports inside, so that it needs no server."""
     text = path.read_text(encoding="utf-8")
     text = _IMPORT.sub(lambda match: f"{match[1]}'{modules((path.parent / match[2]).resolve())}'", text)
@@ -51,7 +51,7 @@ def modules(path: Path = MODULES / "finding.js") -> str:
 
 def script() -> str:
     """The module that anywidget runs."""
-    return _START.replace("HTM", modules(MODULES / "vendor" / "htm-preact.js")).replace("FINDING", modules())
+    return _START.replace("HTM", modules(MODULES / "vendor" / "htm-preact.js")).replace("PANEL", modules())
 
 
 def mime_bundle(record: dict[str, Any], static: dict[str, str]) -> Any:
