@@ -129,7 +129,7 @@ def report(
         emit({finding.instrument: finding.data for finding in findings})
         return
     for finding in findings:
-        print(f"{finding.table()}\n{finding.summary}\n")
+        print(f"{finding.text()}\n")
 
 
 @sae.command(epilog="Example: cloche sae features runs/first resid_post_3 --count 100")
