@@ -34,7 +34,8 @@ def test_a_dictionary_is_trained_measured_and_read(call: Call, run: Path, kind: 
     code, out, err = call("sae", "report", run, "resid_post_1", "--tokens", 2_000)
     assert code == 0, err
     (kept,) = Run.open(run).findings("dictionary")
-    assert kept["summary"] in out and "OMP, same atoms" in out and "null" in out and kept["data"]["dictionary"] == "resid_post_1"
+    assert kept["summary"] in out and "OMP, same atoms" in out and "null" in out
+    assert kept["data"]["dictionary"] == "resid_post_1"
     code, out, err = call("sae", "report", run, "resid_post_1", "--tokens", 2_000, "--json")
     found = json.loads(out)
     assert code == 0 and found["dictionary"] == kept["data"], err
