@@ -121,7 +121,7 @@ def panels(data: dict[str, Any]) -> tuple[Panel, ...]:
         )
     rows = (
         ("site", data["site"]),
-        ("kind", data["kind"]),
+        ("kind", f"{data['kind']} {data.get('wiring', '')}".strip()),
         ("features", f"{data['features']:,}"),
         ("trained on", f"{data['trained_on']:,} activations"),
         ("held-out tokens", f"{data['tokens_seen']:,}"),

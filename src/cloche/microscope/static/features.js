@@ -45,7 +45,7 @@ const Command = ({ children, command }) => html`<p class="note command">${childr
 function Facts({ list, measured }) {
   const data = measured || list;
   const facts = [['dictionary', data.dictionary], ['site', data.site]];
-  if (measured) facts.push(['kind', String(measured.kind).replace(/-sae$/, '')], ['features', whole(measured.features)]);
+  if (measured) facts.push(['kind', `${String(measured.kind).replace(/-sae$/, '')} ${measured.wiring || ''}`.trim()], ['features', whole(measured.features)]);
   facts.push(['variance explained', percent(data.fvu === null || data.fvu === undefined ? null : 1 - data.fvu)], ['active per token', fixed(data.l0, 1)],
     ['never active', percent(data.dead_share)], ['tokens read', short(data.tokens_seen)]);
   return html`<dl class="figures">${facts.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
