@@ -44,7 +44,7 @@ def test_a_dictionary_is_shown_with_its_newest_measurement_at_that_checkpoint(pa
     page.goto(url)
     expect(figure(page, "dictionary")).to_have_text("resid_post-2")
     expect(figure(page, "variance explained")).to_have_text("87.5 %")
-    expect(figure(page, "kind")).to_have_text("topk")
+    expect(figure(page, "kind")).to_have_text("TopK autoencoder")
     expect(figure(page, "features")).to_have_text("1,024")
     for name, value, wide in (
         ("the model itself", "2", 0),
