@@ -72,6 +72,7 @@ class Network(Module):
             [block.declared_sites for block in self.layers],
             ({"final_scale": scale} if has_scale(self.final_norm) else {})
             | {"final_norm": stream, "logits": each_token(vocab=spec.vocab)},
+            self.body.named,
         )
 
     # What it is -----------------------------------------------------------------------------------------------------
@@ -174,8 +175,8 @@ class Network(Module):
         x = self.embed(ids)
         if self.position is not None:
             x = x + self.position(context.positions)
-        stop = len(self.layers) if stop is None else stop
-        return self.body(context.tape("embed", None, x), context, states, 0, stop)[0]
+        x, stop = context.tape("embed", None, x), len(self.layers) if stop is None else stop
+        return self.body(x, context, states, 0, stop)[0] if stop else x
 
     def normed(self, x: Tensor, tape: Any) -> Tensor:
         """The final norm of the stream, as the head reads it."""

@@ -38,7 +38,7 @@ class Iterated(Module):
     def forward(
         self, x: Tensor, context: Context, states: list[Any] | None, start: int, stop: int
     ) -> tuple[Tensor, list[Any] | None]:
-        """Runs the iterations from `start` up to, not including, `stop`; (x, states).
+        """Runs the iterations from `start` up to, not including, `stop`, at least one; (x, states).
 
         x: before iteration 0 the embedded stream [batch, position, width], after the last what the final norm reads, of the
         same shape. Between two iterations it is whatever the next one needs, a tensor [batch, position, ...] of which each

@@ -262,15 +262,15 @@ class DotProduct(Module):
         return z.to(torch.bfloat16)
 
     def _spelled_out(self, q: Tensor, k: Tensor, v: Tensor, context: Context, layer: int) -> Tensor:
-        """The same attention with its scores and pattern made visible; in fp32, as the fused kernel accumulates."""
+        """The same attention with its scores and pattern made visible; in fp32 at least, as the fused kernel accumulates."""
         with torch.autocast(q.device.type, enabled=False):  # which would multiply in bf16 whatever the inputs' dtype
-            groups = self.heads // self.kv_heads
+            groups, wide = self.heads // self.kv_heads, torch.promote_types(q.dtype, torch.float32)
             k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-            scores = self.shaped((q.float() @ k.float().mT) * (self.scale or self.size**-0.5))
+            scores = self.shaped((q.to(wide) @ k.to(wide).mT) * (self.scale or self.size**-0.5))
             scores = scores.masked_fill(~context.visible(self.part.mask), -torch.inf)
             scores = context.tape("scores", layer, scores)
             pattern = context.tape("pattern", layer, self.pattern(scores))
-            return (pattern @ v.float()).to(v.dtype)
+            return (pattern @ v.to(wide)).to(v.dtype)
 
     def shaped(self, scores: Tensor) -> Tensor:
         """The scores [batch, head, query, key] that the mask and then the softmax act on."""

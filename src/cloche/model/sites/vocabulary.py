@@ -63,6 +63,9 @@ METHODS = ("replace", "add", "scale", "zero", "mean", "noise", "clamp", "project
 class Site:
     """One place in one layer, or in the whole model where `layer` is None; one head of it where `head_index` is set.
 
+    layer: the iteration of the body, which in a stack is the layer. iteration: what the body calls it ("layer 3"), where the
+    site comes from a model.
+
     >>> from cloche import site
     >>> head = site("z[9].head(6)")
     >>> head.layer, head.head_index, str(head.whole)
@@ -75,6 +78,7 @@ class Site:
     whole_axes: tuple[str, ...] = dataclasses.field(
         default=(), compare=False, repr=False
     )  # all, whichever head is chosen
+    iteration: str = dataclasses.field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.whole_axes:
@@ -198,6 +202,9 @@ class Layers:
     def __str__(self) -> str:
         layers = [site.layer for site in self.sites]
         unbroken = layers == list(range(len(layers)))
+        if any(site.iteration != f"layer {site.layer}" for site in self.sites):
+            names = [f"{site.iteration} [{site.layer}]" for site in self.sites]
+            return f"{self.name} in {f'{names[0]} to {names[-1]}' if unbroken and len(names) > 1 else ', '.join(names)}"
         return f"{self.name} in layers {f'0 to {len(layers) - 1}' if unbroken else ', '.join(map(str, layers))}"
 
     def __getitem__(self, layer: int | slice) -> Any:
@@ -235,7 +242,8 @@ def _shown(layer: Any) -> str:
 class Sites:
     """The sites of one model, as attributes; built from the sites its own modules declare.
 
-    before, after: what is offered once a pass, before the layers and after them. layers: what each layer offers.
+    before, after: what is offered once a pass, before the layers and after them. layers: what each layer (each iteration of
+    the body) offers. named: what the body calls an iteration.
 
     >>> from cloche import GLU, LM, Attention, Block, Stack
     >>> net = LM(64, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
@@ -243,7 +251,13 @@ class Sites:
     ('resid_post[1]', <z in layers 0 to 1>)
     """
 
-    def __init__(self, before: Declarations, layers: Sequence[Declarations], after: Declarations) -> None:
+    def __init__(
+        self,
+        before: Declarations,
+        layers: Sequence[Declarations],
+        after: Declarations,
+        named: Callable[[int], str] = "layer {}".format,
+    ) -> None:
         self._layers, self._once = list(layers), before | after
         order = _in_order(self._layers)
         self.names = frozenset((*before, *order, *after))
@@ -258,7 +272,9 @@ class Sites:
                 )
         self._table: dict[str, Site | Layers] = {name: _made(name, None, declared) for name, declared in before.items()}
         for name in order:
-            self._table[name] = Layers(tuple(_made(name, i, at[name]) for i, at in enumerate(layers) if name in at))
+            self._table[name] = Layers(
+                tuple(_made(name, i, at[name], named(i)) for i, at in enumerate(layers) if name in at)
+            )
         self._table |= {name: _made(name, None, declared) for name, declared in after.items()}
         # A text may name a site of this model, or one of another model, which is answered better than a misspelt one.
         own = {name: (e if isinstance(e, Site) else e.sites[0]).whole_axes for name, e in self._table.items()}
@@ -339,8 +355,8 @@ class Sites:
         return entry
 
 
-def _made(name: str, layer: int | None, declared: DeclaredSite) -> Site:
-    return Site(name, layer, None, declared.axes)
+def _made(name: str, layer: int | None, declared: DeclaredSite, iteration: str = "") -> Site:
+    return Site(name, layer, None, declared.axes, iteration)
 
 
 def _in_order(layers: list[Declarations]) -> list[str]:
