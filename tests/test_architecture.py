@@ -8,6 +8,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 
@@ -137,6 +138,41 @@ def test_files_are_written_and_hashed_in_one_place() -> None:
     assert not wrong
     code = "import sys, cloche.files; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def packages() -> list[Path]:
+    return sorted(path.parent for path in PACKAGE.rglob("__init__.py"))
+
+
+def test_packages_load_what_they_hand_out_when_it_is_asked_for() -> None:
+    """Every export is imported under `if TYPE_CHECKING:` and listed in `__all__`, and no module has its name: importing a
+    module sets it on its package, over the lazy export."""
+    wrong = []
+    for folder in packages():
+        tree = ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))
+        at = folder.relative_to(PACKAGE.parent)
+        exports = {
+            alias.asname or alias.name
+            for block in tree.body
+            if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+            for node in block.body
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        eager = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)} - {
+            *("__future__", "typing", "collections.abc", "cloche.lazy", "cloche.missing")
+        }
+        wrong += [f"{at} imports {name} eagerly" for name in sorted(eager, key=str)]
+        listed = next((ast.literal_eval(n.value) for n in tree.body if _assigns(n, "__all__")), [])
+        if exports and exports != set(listed) - {"__version__"}:
+            wrong.append(f"{at} imports other names than __all__ lists: {sorted(exports ^ set(listed))}")
+        modules = {path.stem for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+        wrong += [f"{at} hands out {name} and has a module of that name" for name in sorted(exports & modules)]
+    assert not wrong
+
+
+def _assigns(node: ast.stmt, name: str) -> TypeGuard[ast.Assign]:
+    return isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name
 
 
 def test_no_pickle_anywhere() -> None:

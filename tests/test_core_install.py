@@ -68,6 +68,7 @@ def test_a_missing_extra_is_one_sentence_with_the_command() -> None:
 NEEDS = (
     "from cloche.sparse.pursuit import NonNegativeOMP as P; P(k=1).encode(torch.ones(2, 4), Dictionary(torch.eye(4)))",
     "from cloche.sparse.transforms import noise_level; noise_level(torch.ones(64))",
+    "from cloche.sparse.sindy import SINDy; SINDy()",
 )
 
 

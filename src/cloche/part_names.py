@@ -117,7 +117,7 @@ def subclasses(base: type[P]) -> list[type[P]]:
 def known_names(base: type[Any]) -> list[str]:
     """The names that a part of this base can be given by, in order; for help texts and errors."""
     for package in _owners(base):
-        for name in getattr(package, "__all__", ()):
+        for name in _exports(package):
             _load_export(base, name)
     return sorted({cls.__name__ for cls in subclasses(base)} | {entry.name for entry in _entries()}, key=str.lower)
 
@@ -131,15 +131,23 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def _owners(base: type) -> list[Any]:
     """The packages that the base's module is in, the innermost first."""
+    if base.__module__.startswith("cloche.") and base.__module__.count(".") == 1:  # a part of any package
+        return [
+            module for name, module in sorted(sys.modules.items()) if name.startswith("cloche.") and _exports(module)
+        ]
     parts = base.__module__.split(".")
     names = [".".join(parts[:n]) for n in range(len(parts) - 1, 1 if parts[0] == "cloche" else 0, -1)]
     return [sys.modules[name] for name in names if name in sys.modules]
 
 
+def _exports(module: Any) -> tuple[str, ...]:
+    return tuple(getattr(module, "__all__", ()))
+
+
 def _load_export(base: type, name: str) -> None:
     """Fetch one export, which a package may import only when it is asked for."""
     for package in _owners(base):
-        if name in getattr(package, "__all__", ()):
+        if name in _exports(package):
             with suppress(ImportError, ClocheError):  # of an extra that is not installed
                 getattr(package, name)
 

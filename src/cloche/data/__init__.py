@@ -1,9 +1,18 @@
 """Files -> documents -> packed token shards -> batches with an exact cursor."""
 
-from cloche.data.batches import Batches
-from cloche.data.packed import PackedTokens
-from cloche.data.preparation import prepare
-from cloche.data.reading import Document, Report, documents
-from cloche.data.stdlib import standard_library
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cloche.lazy import lazy
+
+if TYPE_CHECKING:
+    from cloche.data.batches import Batches
+    from cloche.data.packed import PackedTokens
+    from cloche.data.preparation import prepare
+    from cloche.data.reading import Document, Report, documents
+    from cloche.data.stdlib import standard_library
 
 __all__ = ["Batches", "Document", "PackedTokens", "Report", "documents", "prepare", "standard_library"]
+
+__getattr__ = lazy(__name__)

@@ -6,8 +6,9 @@ imports torch.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from cloche.lazy import lazy
 
 if TYPE_CHECKING:
     from cloche.microscope.app import make_app
@@ -16,11 +17,4 @@ if TYPE_CHECKING:
 
 __all__ = ["make_app", "serve", "write_report"]
 
-# Lazy, because the worker is a module of this package too and has no use for a web server.
-_HOMES = {"make_app": "app", "serve": "serving.server", "write_report": "report"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'cloche.microscope' has no attribute {name!r}")
-    return getattr(import_module(f"cloche.microscope.{_HOMES[name]}"), name)
+__getattr__ = lazy(__name__)

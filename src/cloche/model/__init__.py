@@ -1,26 +1,33 @@
 """Parts as values, the modules they build, sites, edits, plans, and checkpoints in and out."""
 
-from cloche.model.bodies.body import Body, Iterated
-from cloche.model.bodies.stack import Block, ParallelBlock, Stack
-from cloche.model.context import Context
-from cloche.model.huggingface import load_network, save_network, weight_files
-from cloche.model.lm import LM, Head, Unembed
-from cloche.model.maps.activations import Shifted, gain
-from cloche.model.maps.mlp import GLU, MLP, ClampedGLU, Map
-from cloche.model.maps.moe import MoE
-from cloche.model.mixers.attention import Attention, Mixer
-from cloche.model.mixers.masks import Causal, Full, Mask, Window
-from cloche.model.mixers.scored import ScoredAttention
-from cloche.model.network import Network
-from cloche.model.norms import AllHeads, LayerNorm, NoNorm, Norm, RectifiedNorm, RMSNorm, ZeroCenteredRMSNorm
-from cloche.model.passes.stored import Activations
-from cloche.model.positions.encodings import EmbeddingPosition, Learned, NoPosition, Position, RoPE
-from cloche.model.positions.scalings import DynamicScaling, LinearScaling, Llama3Scaling, LongRoPE, Scaling, YaRN
-from cloche.model.sites.edits import Edit
-from cloche.model.sites.plan import Plan
-from cloche.model.sites.result import Result
-from cloche.model.sites.vocabulary import Layers, Site, Sites, site
-from cloche.part import Part, part_from_dict
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cloche.lazy import lazy
+
+if TYPE_CHECKING:
+    from cloche.model.bodies.body import Body, Iterated
+    from cloche.model.bodies.stack import Block, ParallelBlock, Stack
+    from cloche.model.context import Context
+    from cloche.model.huggingface import load_network, save_network, weight_files
+    from cloche.model.lm import LM, Head, Unembed
+    from cloche.model.maps.activations import Shifted, gain
+    from cloche.model.maps.mlp import GLU, MLP, ClampedGLU, Map
+    from cloche.model.maps.moe import MoE
+    from cloche.model.mixers.attention import Attention, Mixer
+    from cloche.model.mixers.masks import Causal, Full, Mask, Window
+    from cloche.model.mixers.scored import ScoredAttention
+    from cloche.model.network import Network
+    from cloche.model.norms import AllHeads, LayerNorm, NoNorm, Norm, RectifiedNorm, RMSNorm, ZeroCenteredRMSNorm
+    from cloche.model.passes.stored import Activations
+    from cloche.model.positions.encodings import EmbeddingPosition, Learned, NoPosition, Position, RoPE
+    from cloche.model.positions.scalings import DynamicScaling, LinearScaling, Llama3Scaling, LongRoPE, Scaling, YaRN
+    from cloche.model.sites.edits import Edit
+    from cloche.model.sites.plan import Plan
+    from cloche.model.sites.result import Result
+    from cloche.model.sites.vocabulary import Layers, Site, Sites, site
+    from cloche.part import Part, part_from_dict
 
 __all__ = [
     "GLU",
@@ -79,3 +86,5 @@ __all__ = [
     "site",
     "weight_files",
 ]
+
+__getattr__ = lazy(__name__)

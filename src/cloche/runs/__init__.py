@@ -1,13 +1,20 @@
 """The run folder: create, open, append-only logs, checkpoints, verify."""
 
-from cloche.runs.adopting import Adopted, Revision, adopt
-from cloche.runs.chain import FIELD as CHAIN_FIELD
-from cloche.runs.checkpoints import Checkpoint
-from cloche.runs.folder import Run
-from cloche.runs.frames import data_frame
-from cloche.runs.logs import LogWriter, read_from
-from cloche.runs.models import adopt_command, revisions_in, step_in
-from cloche.runs.verification import Problem, Verification, verify
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cloche.lazy import lazy
+
+if TYPE_CHECKING:
+    from cloche.runs.adopting import Adopted, Revision, adopt
+    from cloche.runs.chain import FIELD as CHAIN_FIELD
+    from cloche.runs.checkpoints import Checkpoint
+    from cloche.runs.folder import Run
+    from cloche.runs.frames import data_frame
+    from cloche.runs.logs import LogWriter, read_from
+    from cloche.runs.models import adopt_command, revisions_in, step_in
+    from cloche.runs.verification import Problem, Verification, verify
 
 __all__ = [
     "CHAIN_FIELD",
@@ -26,3 +33,5 @@ __all__ = [
     "step_in",
     "verify",
 ]
+
+__getattr__ = lazy(__name__)

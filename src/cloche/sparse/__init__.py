@@ -1,27 +1,34 @@
 """x = D a: dictionaries, sparse codes, and autoencoders that learn both. As useful on images and signals as on activations."""
 
-from cloche.sparse.code import Code
-from cloche.sparse.dictionary import Dictionary, Encoder, mean_max_cosine
-from cloche.sparse.metrics import Report, report
-from cloche.sparse.saes import (
-    SAE,
-    Answer,
-    BatchTopK,
-    Gated,
-    JumpReLU,
-    Kind,
-    Provenance,
-    ReLU,
-    TopK,
-    Training,
-    Wiring,
-    geometric_median,
-    load_sae,
-    save_saelens,
-    train_sae,
-    training_course,
-)
-from cloche.sparse.truth import Gap, Grade, Hierarchy, Planted, gap_report, gap_table, grade, isotropic_noise
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cloche.lazy import lazy
+
+if TYPE_CHECKING:
+    from cloche.sparse.code import Code
+    from cloche.sparse.dictionary import Dictionary, Encoder, mean_max_cosine
+    from cloche.sparse.metrics import Report, report
+    from cloche.sparse.saes import (
+        SAE,
+        Answer,
+        BatchTopK,
+        Gated,
+        JumpReLU,
+        Kind,
+        Provenance,
+        ReLU,
+        TopK,
+        Training,
+        Wiring,
+        geometric_median,
+        load_sae,
+        save_saelens,
+        train_sae,
+        training_course,
+    )
+    from cloche.sparse.truth import Gap, Grade, Hierarchy, Planted, gap_report, gap_table, grade, isotropic_noise
 
 __all__ = [
     "SAE",
@@ -55,3 +62,5 @@ __all__ = [
     "train_sae",
     "training_course",
 ]
+
+__getattr__ = lazy(__name__)

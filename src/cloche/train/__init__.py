@@ -1,25 +1,32 @@
 """Training: the recipe, objectives, optimisers, schedules, the loop, and the health of what grows."""
 
-from cloche.train.corpus import prepare_data
-from cloche.train.evaluation import Score, evaluate, sample
-from cloche.train.loop import Loop, Setup, total
-from cloche.train.machine.calibrate import calibrate
-from cloche.train.machine.gemm import best_precision, gemm_rate, gemm_rates
-from cloche.train.monitors.callbacks import Callback
-from cloche.train.monitors.health import Health
-from cloche.train.monitors.journal import is_finished
-from cloche.train.objectives.next_token import NextToken
-from cloche.train.objectives.objective import Objective, Term
-from cloche.train.optimizers.adamw import AdamW
-from cloche.train.optimizers.muon import Muon
-from cloche.train.optimizers.optimizer import Optimizer
-from cloche.train.optimizers.schedule import WSD, Cosine, Schedule
-from cloche.train.optimizers.stepper import Stepper
-from cloche.train.plan import Every, Milestones, Plan
-from cloche.train.pretrain import Trainer
-from cloche.train.prompts import opening
-from cloche.train.recipe.limits import check_fits, check_recipe
-from cloche.train.recipe.recipe import Recipe
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cloche.lazy import lazy
+
+if TYPE_CHECKING:
+    from cloche.train.corpus import prepare_data
+    from cloche.train.evaluation import Score, evaluate, sample
+    from cloche.train.loop import Loop, Setup, total
+    from cloche.train.machine.calibrate import calibrate
+    from cloche.train.machine.gemm import best_precision, gemm_rate, gemm_rates
+    from cloche.train.monitors.callbacks import Callback
+    from cloche.train.monitors.health import Health
+    from cloche.train.monitors.journal import is_finished
+    from cloche.train.objectives.next_token import NextToken
+    from cloche.train.objectives.objective import Objective, Term
+    from cloche.train.optimizers.adamw import AdamW
+    from cloche.train.optimizers.muon import Muon
+    from cloche.train.optimizers.optimizer import Optimizer
+    from cloche.train.optimizers.schedule import WSD, Cosine, Schedule
+    from cloche.train.optimizers.stepper import Stepper
+    from cloche.train.plan import Every, Milestones, Plan
+    from cloche.train.pretrain import Trainer
+    from cloche.train.prompts import opening
+    from cloche.train.recipe.limits import check_fits, check_recipe
+    from cloche.train.recipe.recipe import Recipe
 
 __all__ = [
     "WSD",
@@ -55,3 +62,5 @@ __all__ = [
     "sample",
     "total",
 ]
+
+__getattr__ = lazy(__name__)

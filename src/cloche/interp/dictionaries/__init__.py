@@ -1,10 +1,17 @@
 """Dictionaries of a model's activations: learned along a route, measured by what the model keeps, read feature by feature."""
 
-from cloche.interp.dictionaries.features import FeatureReader, features_report, held_out_windows
-from cloche.interp.dictionaries.finishing import end_to_end
-from cloche.interp.dictionaries.learn import Look, Progress, batched_windows, dictionary_name, train_dictionary
-from cloche.interp.dictionaries.recovered import Recovered, loss_recovered
-from cloche.interp.dictionaries.report import dictionary_report
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cloche.lazy import lazy
+
+if TYPE_CHECKING:
+    from cloche.interp.dictionaries.features import FeatureReader, features_report, held_out_windows
+    from cloche.interp.dictionaries.finishing import end_to_end
+    from cloche.interp.dictionaries.learn import Look, Progress, batched_windows, dictionary_name, train_dictionary
+    from cloche.interp.dictionaries.recovered import Recovered, loss_recovered
+    from cloche.interp.dictionaries.report import dictionary_report
 
 __all__ = [
     "FeatureReader",
@@ -20,3 +27,5 @@ __all__ = [
     "loss_recovered",
     "train_dictionary",
 ]
+
+__getattr__ = lazy(__name__)

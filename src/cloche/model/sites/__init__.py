@@ -1,23 +1,30 @@
 """The one vocabulary of places in a model, what is done there, and what a pass gives back: what engines build on."""
 
-from cloche.model.sites.checks import check_ids, check_pad, row_shape
-from cloche.model.sites.declared import DeclaredSite, each_pair, each_token
-from cloche.model.sites.edits import Edit, selected
-from cloche.model.sites.places import Places, make_positions
-from cloche.model.sites.plan import (
-    BLANK,
-    Blank,
-    Key,
-    Operation,
-    Plan,
-    Tape,
-    make_plan,
-    narrowed,
-    position_axis,
-    spanned,
-)
-from cloche.model.sites.result import Result
-from cloche.model.sites.vocabulary import Layers, Site, Sites, site
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cloche.lazy import lazy
+
+if TYPE_CHECKING:
+    from cloche.model.sites.checks import check_ids, check_pad, row_shape
+    from cloche.model.sites.declared import DeclaredSite, each_pair, each_token
+    from cloche.model.sites.edits import Edit, selected
+    from cloche.model.sites.places import Places, make_positions
+    from cloche.model.sites.plan import (
+        BLANK,
+        Blank,
+        Key,
+        Operation,
+        Plan,
+        Tape,
+        make_plan,
+        narrowed,
+        position_axis,
+        spanned,
+    )
+    from cloche.model.sites.result import Result
+    from cloche.model.sites.vocabulary import Layers, Site, Sites, site
 
 __all__ = [
     "BLANK",
@@ -46,3 +53,5 @@ __all__ = [
     "site",
     "spanned",
 ]
+
+__getattr__ = lazy(__name__)

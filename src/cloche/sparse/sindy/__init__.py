@@ -1,12 +1,20 @@
 """SINDy: equations of motion from time series, as sparse codes over a library of terms."""
 
-from cloche.sparse.sindy.fit import SINDy
-from cloche.sparse.sindy.library import Custom, Fourier, Library, Polynomials, Products
-from cloche.sparse.sindy.model import Model
-from cloche.sparse.sindy.selection import ForwardBackward
-from cloche.sparse.sindy.selectors import SR3, STLSQ, Greedy, Stable
-from cloche.sparse.sindy.strong import Strong
-from cloche.sparse.sindy.weak import Weak
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cloche.lazy import lazy
+from cloche.missing import extra
+
+if TYPE_CHECKING:
+    from cloche.sparse.sindy.fit import SINDy
+    from cloche.sparse.sindy.library import Custom, Fourier, Library, Polynomials, Products
+    from cloche.sparse.sindy.model import Model
+    from cloche.sparse.sindy.selection import ForwardBackward
+    from cloche.sparse.sindy.selectors import SR3, STLSQ, Greedy, Stable
+    from cloche.sparse.sindy.strong import Strong
+    from cloche.sparse.sindy.weak import Weak
 
 __all__ = [
     "SR3",
@@ -24,3 +32,6 @@ __all__ = [
     "Strong",
     "Weak",
 ]
+
+extra("scipy", "sparse", "SINDy needs scipy")
+__getattr__ = lazy(__name__)

@@ -1,5 +1,14 @@
 """Recipes: what a run is to do, as plain text and as values."""
 
-from cloche.train.recipe.recipe import Recipe
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cloche.lazy import lazy
+
+if TYPE_CHECKING:
+    from cloche.train.recipe.recipe import Recipe
 
 __all__ = ["Recipe"]
+
+__getattr__ = lazy(__name__)

@@ -1,21 +1,17 @@
 """Autoencoders that other libraries saved, read and written: the same codes and reconstructions here and there."""
 
-from collections.abc import Callable
-from pathlib import Path
+from __future__ import annotations
 
-from cloche.sparse.saes.exchange.dictionary_learning import read_dictionary_learning
-from cloche.sparse.saes.exchange.saelens import read_saelens
-from cloche.sparse.saes.exchange.write import save_saelens
-from cloche.sparse.saes.module import SAE
+from typing import TYPE_CHECKING
+
+from cloche.lazy import lazy
+
+if TYPE_CHECKING:
+    from cloche.sparse.saes.exchange.dictionary_learning import read_dictionary_learning
+    from cloche.sparse.saes.exchange.foreign import foreign_reader
+    from cloche.sparse.saes.exchange.saelens import read_saelens
+    from cloche.sparse.saes.exchange.write import save_saelens
 
 __all__ = ["foreign_reader", "read_dictionary_learning", "read_saelens", "save_saelens"]
 
-_FORMATS: tuple[tuple[tuple[str, str], Callable[[Path], SAE]], ...] = (
-    (("cfg.json", "sae_weights.safetensors"), read_saelens),
-    (("config.json", "ae.pt"), read_dictionary_learning),
-)
-
-
-def foreign_reader(folder: Path) -> Callable[[Path], SAE] | None:
-    """What reads `folder`, by the names of the files in it; None where it is no other library's."""
-    return next((read for names, read in _FORMATS if all((folder / name).is_file() for name in names)), None)
+__getattr__ = lazy(__name__)
