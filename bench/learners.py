@@ -83,7 +83,7 @@ def sides_of(shape: Shape, x: torch.Tensor, made: dict[str, Dictionary]) -> list
 
     def from_greedy() -> Dictionary:
         start, _ = ITDA(atoms, code).fit(x)
-        return OnlineDictionaryLearning(atoms, code, passes=2, start=start).fit(x)[0]
+        return OnlineDictionaryLearning(atoms, code, passes=2).fit(x, start)[0]
 
     def theirs(penalty: float, passes: int) -> Dictionary:
         model = MiniBatchDictionaryLearning(

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cloche.sparse.transforms import FAMILIES, approximate, denoise, fitted
+from cloche.sparse.transforms import Transform, approximate, denoise, fitted
 from rounds import busy, machine, table, write
 
 IMAGES = Path(__file__).resolve().parents[2] / "shared" / "data" / "signals" / "images"
@@ -90,8 +90,10 @@ def main() -> None:
     load = busy()
     found = pictures(options.images)
     with ProcessPoolExecutor(options.processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        asked = {(name, image): pool.submit(measured, x, name) for image, x in found.items() for name in FAMILIES}
-        figures = {name: {image: asked[name, image].result() for image in found} for name in FAMILIES}
+        asked = {
+            (name, image): pool.submit(measured, x, name) for image, x in found.items() for name in Transform.renamed
+        }
+        figures = {name: {image: asked[name, image].result() for image in found} for name in Transform.renamed}
     photographs = [image for image in found if image != CARTOON]
     if photographs:
         show("photographs (mean)", figures, photographs)
@@ -102,7 +104,7 @@ def main() -> None:
             "what": "PSNR (dB) of M-term approximation and of denoising at 3 sigma, fixed dictionaries, 256 x 256 grey images",
             "load_before": load,
             "machine": machine(("torch", "numpy", "PyWavelets", "pillow")),
-            "redundancy": {name: fitted(name, (SIDE, SIDE)).transform.redundancy for name in FAMILIES},
+            "redundancy": {name: fitted(name, (SIDE, SIDE)).transform.redundancy for name in Transform.renamed},
             "figures": figures,
         },
     )

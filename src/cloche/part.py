@@ -19,12 +19,13 @@ from cloche.errors import (
     FileTooLarge,
     PartInvalid,
     RecipeInvalid,
+    SettingConflict,
     SettingInvalid,
     SettingRange,
     shown,
 )
 from cloche.part_lines import Call, named_fields, read_line
-from cloche.part_names import find_class, import_parts, nearest, text_name
+from cloche.part_names import find_class, import_parts, nearest, renamed, text_name
 
 __all__ = [
     "LARGEST",
@@ -35,6 +36,7 @@ __all__ = [
     "part_from_dict",
     "part_from_line",
     "positive",
+    "settings_from_line",
 ]
 
 DEEPEST_TREE = 64  # parts within parts
@@ -48,7 +50,7 @@ class Part:
 
     Fields hold other parts, tuples of parts, or int, float, bool and str; None only where None is the default, so that
     leaving a field out of the text form is never ambiguous. `renamed` of a base maps former names of its parts, and other
-    spellings of them in text, to the names they have.
+    spellings of them in text, to the names they have, or to whole lines.
     """
 
     renamed: ClassVar[dict[str, str]] = {}
@@ -104,6 +106,7 @@ class Part:
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(type(self))  # type: ignore[arg-type]
             if getattr(self, field.name) != field.default
+            and (field.default_factory is dataclasses.MISSING or getattr(self, field.name) != field.default_factory())
         }
         return _line(text_name(type(self)), given, str)
 
@@ -147,23 +150,56 @@ def part_from_dict(data: dict[str, Any], where: str = "model", base: type[Any] |
     return _built(Call(data["part"], (), named), base or Part, where)
 
 
-def part_from_line(text: str, base: type[Any], where: str = "value") -> Any:
+def part_from_line(
+    text: str,
+    base: type[Any],
+    where: str = "value",
+    options: dict[str, Any] | None = None,
+    defaults: dict[str, Any] | None = None,
+) -> Any:
     """Build the part that one line of text describes, which must be a `base`; `where` names the place in errors.
 
     The line is a name, or a name with settings in parentheses as in Python; values without a name are those of the fields in
-    order. Nothing in it is run. Raises ClocheError for an unknown name or field, or a value that is not of its type.
+    order. Nothing in it is run. `options` are fields that other options of a command give (None: not given), `defaults` those
+    that a part has here if it has such a field and nothing else is said. Raises ClocheError for an unknown name or field, or a
+    value that is not of its type.
 
     >>> from cloche.model import Scaling
     >>> from cloche.part import part_from_line
     >>> part_from_line("LinearScaling(2)", Scaling)
     LinearScaling(factor=2.0)
     """
-    return _built(read_line(text, where), base, where)
+    cls, settings = settings_from_line(text, base, where)
+    fields = {field.name for field in dataclasses.fields(cls)}
+    for name, value in (options or {}).items():
+        if value is None:
+            continue
+        if name not in fields:
+            raise SettingConflict(
+                f"--{name} means nothing to {cls.__name__}, which has {', '.join(fields)}: leave it out."
+            )
+        if name in settings:
+            raise SettingConflict(f"{name} is in {where} and given as --{name}: leave one out.")
+        settings[name] = value
+    there = {name: value for name, value in (defaults or {}).items() if name in fields and value is not None}
+    return _made(cls, there | settings, where, list(options or ()))
+
+
+def settings_from_line(text: str, base: type[Any], where: str = "value") -> tuple[Any, dict[str, Any]]:
+    """The class that one line of text names, and the values of the fields that it gives, checked; nothing is made yet."""
+    return _read(read_line(text, where), base, where)
 
 
 def _built(call: Call, base: type[Any], where: str) -> Any:
+    return _made(*_read(call, base, where), where)
+
+
+def _read(call: Call, base: type[Any], where: str) -> tuple[Any, dict[str, Any]]:
     if where.count(".") > DEEPEST_TREE:
         raise FileTooLarge(f"[{where[:80]}...] is nested more than {DEEPEST_TREE} parts deep; write a flatter tree.")
+    if other := renamed(base).get(call.name):
+        meant = read_line(other, where)
+        call = Call(meant.name, call.given or meant.given, meant.named | call.named)
     cls = find_class(call.name, base, where)
     hints = _hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
@@ -171,15 +207,19 @@ def _built(call: Call, base: type[Any], where: str) -> Any:
     for key, value in named_fields(call, [f.name for f in fields.values() if not f.kw_only], where).items():
         if key not in fields:
             hint = _elsewhere(key, call.named, where) or nearest(key, fields)
-            raise FieldUnknown(f"[{where}] {cls.__name__} has no field {shown(key)}{hint}.")
+            raise FieldUnknown(f"[{where}] {cls.__name__} has no field {shown(key)}{hint}")
         arguments[key] = _typed(value, hints[key], f"{where}.{key}", read=True)
+    return cls, arguments
+
+
+def _made(cls: Any, arguments: dict[str, Any], where: str, options: list[str] | None = None) -> Any:
     missing = [
-        f.name
-        for f in fields.values()
-        if f.name not in arguments and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        f"--{f.name}" if f.name in (options or ()) else f.name
+        for f in dataclasses.fields(cls)
+        if f.init and f.name not in arguments and f.default is f.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise PartInvalid(f"[{where}] {cls.__name__} needs {' and '.join(missing)}; add it.")
+        raise PartInvalid(f"[{where}] {cls.__name__} needs {' and '.join(missing)}; give it.")
     return cls(**arguments)
 
 
@@ -222,9 +262,11 @@ def _typed(value: Any, hint: Any, where: str, read: bool = False) -> Any:
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST:
         return float(value)
+    if not isinstance(hint, type):
+        raise PartInvalid(f"[{where}] holds what no text can say; make this part in Python.")
     if isinstance(value, bool) != (hint is bool) or not isinstance(value, hint):
         raise SettingInvalid(f"[{where}] must be of type {hint.__name__}, not {shown(value)}.")
-    if hint is int and abs(value) >= LARGEST_INTEGER:
+    if isinstance(value, int) and abs(value) >= LARGEST_INTEGER:
         raise SettingInvalid(f"[{where}] is {shown(value)}, which is beyond 64 bits; give a smaller number.")
     return value
 

@@ -77,7 +77,6 @@ def find_class(text: str, base: type[P], where: str) -> type[P]:
     if match is None:
         raise PartInvalid(f"[{where}] {shown(text)} is not the name of a part; write one such as {_example(base)}.")
     module, name = match[1], match[2]
-    name = _renamed(base).get(name, name) if module is None else name
     _load_export(base, name)
     found = _candidates(base, module, name)
     if not found and (entries := [entry for entry in _entries() if entry.name == name]):
@@ -119,14 +118,15 @@ def known_names(base: type[Any]) -> list[str]:
     for package in _owners(base):
         for name in _exports(package):
             _load_export(base, name)
-    return sorted({cls.__name__ for cls in subclasses(base)} | {entry.name for entry in _entries()}, key=str.lower)
+    names = {cls.__name__ for cls in subclasses(base) if not cls.__name__.startswith("_")}
+    return sorted(names | {entry.name for entry in _entries()}, key=str.lower)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown word: the one known word that is like it, or all of them."""
+    """The end of a sentence, with its stop, about an unknown word: the one known word that is like it, or all of them."""
     by_lower = {name.lower(): name for name in sorted(known)}
     close = difflib.get_close_matches(word.lower()[:100], by_lower, n=1, cutoff=CLOSE)
-    return f"; did you mean {by_lower[close[0]]!r}?" if close else f"; known are {', '.join(by_lower.values())}"
+    return f"; did you mean {by_lower[close[0]]!r}?" if close else f"; known are {', '.join(by_lower.values())}."
 
 
 def _owners(base: type) -> list[Any]:
@@ -167,8 +167,8 @@ def _load_entry(entry: EntryPoint, where: str) -> None:
         ) from error
 
 
-def _renamed(base: type) -> dict[str, str]:
-    """{former name: name} of a base: its own table, over those of the bases that it is derived from."""
+def renamed(base: type) -> dict[str, str]:
+    """{former name: line} of a base: its own table, over those of the bases that it is derived from."""
     table: dict[str, str] = {}
     for cls in reversed(base.__mro__):
         table |= cls.__dict__.get("renamed", {})
@@ -191,5 +191,5 @@ def _refuse(base: type, module: str | None, name: str, where: str) -> NoReturn:
     kind = "part" if base is root else base.__name__
     raise PartUnknown(
         f"[{where}] names an unknown {kind} {shown(name)} (one of your own must be imported first, as with --import "
-        f"my_parts){nearest(name, known_names(base))}."
+        f"my_parts){nearest(name, known_names(base))}"
     )

@@ -50,7 +50,7 @@ def test_a_table_keeps_its_other_columns(call: Call, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--dictionary", "ridgelet"), "There is no dictionary 'ridgelet'"),
+        (("--dictionary", "ridgelet"), "unknown Transform 'ridgelet'"),
         (("--sigma", "much"), "is no number"),
         (("--sigma", "-1"), "above zero"),
     ],

@@ -106,17 +106,13 @@ def test_dead_and_doubled_atoms_become_badly_explained_signals() -> None:
     x = signed()
     start = PLANTED.dictionary.atoms.clone()
     start[7] = start[6]
-    learner = OnlineDictionaryLearning(48, OMP(k=3), start=Dictionary(start), dead_after=10**9)
+    learner = OnlineDictionaryLearning(48, OMP(k=3), dead_after=10**9)
     fitting = Fitting(learner, start)
     fitting.step(x[:1_000])
     gram = fitting.dictionary.gram.abs().fill_diagonal_(0)
     assert gram.max() < 0.99
-    after, _ = learner_from(start).fit(x)
+    after, _ = OnlineDictionaryLearning(48, OMP(k=3), passes=6).fit(x, start=Dictionary(start))
     assert found(PLANTED.dictionary.atoms, after.atoms) == 1.0
-
-
-def learner_from(start: Tensor) -> OnlineDictionaryLearning:
-    return OnlineDictionaryLearning(48, OMP(k=3), passes=6, start=Dictionary(start))
 
 
 def test_learning_explains_more_than_the_signals_it_starts_from() -> None:
@@ -228,9 +224,14 @@ def test_greedy_building_finds_no_structure_in_noise() -> None:
         (ITDA(2, OMP(k=1), threshold=1.5), isotropic_noise(9, 4), "threshold is 1.5"),
         (ITDA(2, OMP(k=1)), iter([isotropic_noise(9, 4)]), "The length of a stream is not known"),
         (ITDA(2, OMP(k=1), threshold=0.1), iter([]), "the stream was empty"),
-        (OnlineDictionaryLearning(2, OMP(k=1), start=PLANTED.dictionary), isotropic_noise(9, 32), "start from is"),
     ],
 )
 def test_what_cannot_be_learned_from_is_refused(learner: Learner, signals: object, sentence: str) -> None:
     with pytest.raises(ClocheError, match=sentence):
         learner.fit(signals)  # type: ignore[arg-type]
+
+
+def test_a_start_of_another_shape_is_refused() -> None:
+    for learner in (OnlineDictionaryLearning(2, OMP(k=1)), KSVD(2, OMP(k=1))):
+        with pytest.raises(ClocheError, match="start from is"):
+            learner.fit(isotropic_noise(9, 32), start=PLANTED.dictionary)

@@ -273,7 +273,7 @@ def test_settings_of_other_types_are_refused() -> None:
     for pursuit, sentence in (
         (OMP(2.5), "k is 2.5, but must be a whole number"),
         (IHT(True), "k is True"),
-        (MatchingPursuit("3"), "steps is '3'"),
+        (MatchingPursuit("3"), "k is '3'"),
         (IHT(2, tolerance=float("nan")), "tolerance is nan"),
         (LARS("0.1"), "penalty is '0.1', but must be a finite number"),
         (Lasso(10**400), "penalty is a whole number of about 40[01] digits"),

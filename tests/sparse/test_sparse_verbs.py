@@ -13,10 +13,13 @@ from PIL import Image
 
 from cloche.cli import main
 from cloche.errors import ClocheError
+from cloche.part import part_from_line
 from cloche.sparse import Code, Dictionary, Planted
+from cloche.sparse.learners import Learner, OnlineDictionaryLearning
 from cloche.sparse.learners.keep import Card, load_dictionary, save_dictionary
 from cloche.sparse.learners.patches import draw, tiling
 from cloche.sparse.pictures import atoms_of, picture
+from cloche.sparse.pursuit import OMP
 from cloche.sparse.transforms import Wavelets
 
 Call = Callable[..., tuple[int, str, str]]
@@ -78,7 +81,8 @@ def test_rows_are_learned_and_coded_as_the_library_does(verb: Call, tmp_path: Pa
     code, out, _ = verb("learn", rows, "--out", tmp_path / "d", "--atoms", 18, "--k", 2, "--passes", 10)
     assert code == 0 and "18 atoms from 3,000 signals of width 16" in out
     dictionary, card = load_dictionary(tmp_path / "d")
-    assert card == Card((), False, "online", 2, 3_000)
+    assert card == Card((), False, card.method, 2, 3_000)
+    assert part_from_line(card.method, Learner) == OnlineDictionaryLearning(18, OMP(2), passes=10)
     cosine = (PLANTED.dictionary.atoms @ dictionary.atoms.T).abs().amax(1)
     assert (cosine > 0.99).double().mean() > 0.8
     for method, words in (("omp", ()), ("lasso", ("--penalty", 0.1)), ("iht", ("--k", 2)), ("mp", ("--k", 3))):
@@ -168,7 +172,7 @@ def test_a_dictionary_comes_back_as_it_was_and_damage_is_seen(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--method", "svd"), "There is no method 'svd'"),
+        (("--method", "svd"), "unknown Learner 'svd'"),
         (("--method", "itda", "--passes", 3), "takes no --passes"),
         (("--k", 999), "k = 999 atoms"),
         (("--k", 0), "k = 0 atoms"),
@@ -215,12 +219,12 @@ def test_what_cannot_be_encoded_is_one_sentence(verb: Call, tmp_path: Path, rows
     (tmp_path / "there.npz").write_bytes(b"")
     out = tmp_path / "c.npz"
     for words, said in (
-        (("d", "rows.npy", "--out", out, "--method", "best"), "There is no method 'best'"),
-        (("d", "rows.npy", "--out", out, "--method", "lasso"), "needs a penalty"),
-        (("d", "rows.npy", "--out", out, "--penalty", 1), "means nothing to omp"),
+        (("d", "rows.npy", "--out", out, "--method", "best"), "unknown Pursuit 'best'"),
+        (("d", "rows.npy", "--out", out, "--method", "lasso"), "Lasso needs --penalty; give it"),
+        (("d", "rows.npy", "--out", out, "--penalty", 1), "--penalty means nothing to OMP, which has k, residual"),
         (("d", "rows.npy", "--out", out, "--k", 25), "k = 25 atoms a signal cannot be chosen from a dictionary of 18"),
         (("nameless", "rows.npy", "--out", out), "no rule to stop by"),
-        (("nameless", "rows.npy", "--out", out, "--method", "iht"), "give --k"),
+        (("nameless", "rows.npy", "--out", out, "--method", "iht"), "IHT needs --k; give it"),
         (("d", "wide.npy", "--out", out), "do not fit a dictionary"),
         (("d", "scene.png", "--out", out), "the dictionary is one of rows"),
         (("d", "rows.npy", "--out", tmp_path / "c.txt"), "is no .npz file"),

@@ -20,24 +20,25 @@ if TYPE_CHECKING:
 
     from cloche.sparse import Dictionary
     from cloche.sparse.learners import Learner
-    from cloche.sparse.pursuit import Pursuit
 
 Level = Annotated[
     bool | None,
     typer.Option("--level/--no-level", help="Take each signal's mean off first; so with pieces of pictures."),
 ]
 Column = Annotated[str | None, typer.Option(help="A series in the column of a table, or which array of an .npz.")]
-METHODS = ("online", "ksvd", "itda")
-PURSUITS = ("omp", "nonnegative-omp", "mp", "iht", "htp", "lasso", "lars", "bpdn")
-BY_PENALTY = ("lasso", "lars")
+ATOMS, USED = 256, 6  # of a dictionary, and by a signal, unless told
 
 
 def learn(
     files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="Pictures, .npy, .npz or .csv files.")],
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the dictionary goes.")],
-    atoms: Annotated[int, typer.Option(max=10**7, help="How many atoms.")] = 256,
-    method: Annotated[str, typer.Option(help="online, ksvd or itda.")] = "online",
-    k: Annotated[int, typer.Option("--k", help="Atoms a signal may use, chosen by OMP.")] = 6,
+    atoms: Annotated[int | None, typer.Option(max=10**7, help=f"How many atoms; by default {ATOMS}.")] = None,
+    method: Annotated[
+        str, typer.Option(help="online, ksvd, itda, or a learner with settings, such as 'KSVD(batch=2000)'.")
+    ] = "online",
+    k: Annotated[
+        int | None, typer.Option("--k", help=f"Atoms a signal may use, chosen by OMP; by default {USED}.")
+    ] = None,
     piece: Annotated[int, typer.Option(help="Side of the pieces of pictures and series.")] = 8,
     count: Annotated[int, typer.Option(max=10**9, help="Pieces drawn, from all files together.")] = 20_000,
     passes: Annotated[
@@ -59,6 +60,7 @@ def learn(
 
     refuse_existing(out, "choose another --out", files)
     learner = _learner(method, atoms, k, passes, seed)
+    used = getattr(getattr(learner, "pursuit", None), "k", None) or 0
     x, sides = signals_of(files, piece, count, column, seed)
     from cloche.sparse import report
     from cloche.sparse.learners.keep import Card, save_dictionary
@@ -69,7 +71,7 @@ def learn(
     dictionary, encoder = learner.fit(x)
     took = time.perf_counter() - started
     found = report(encoder, dictionary, x)
-    save_dictionary(dictionary, out, Card(sides, level, method, k, len(x)))
+    save_dictionary(dictionary, out, Card(sides, level, learner.to_line(), used, len(x)))
     drawn = _drawn(out, dictionary, sides)
     if as_json:
         shares = {"l0": found.l0, "fvu": found.fvu, "dead_share": found.dead_share, "seconds": took}
@@ -107,9 +109,16 @@ def encode(
     dictionary: Annotated[Path, typer.Argument(metavar="DICTIONARY", help="A folder that `sparse learn` wrote.")],
     signal: Annotated[Path, typer.Argument(metavar="SIGNAL", help="A picture, a .npy or .npz array or a .csv table.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the code goes, an .npz file.")],
-    method: Annotated[str, typer.Option(help=f"{', '.join(PURSUITS[:-1])} or {PURSUITS[-1]}.")] = "omp",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="omp, nonnegative-omp, mp, iht, htp, lasso, lars, bpdn, or a pursuit with settings, such as 'FISTA(0.1)'."
+        ),
+    ] = "omp",
     k: Annotated[int | None, typer.Option("--k", help="Atoms a signal; as many as it was learned with.")] = None,
-    residual: Annotated[float, typer.Option(help="Norm of what may be left of a signal (omp, mp, bpdn).")] = 0.0,
+    residual: Annotated[
+        float | None, typer.Option(help="Norm of what may be left of a signal (omp, mp, bpdn); by default 0.")
+    ] = None,
     penalty: Annotated[float | None, typer.Option(help="Of the lasso, in units of a correlation.")] = None,
     column: Column = None,
     decoded: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write what the code stands for.")] = None,
@@ -129,10 +138,13 @@ def encode(
         raise FileExists(f"--out and --decoded are both {out}: choose two names.")
     if out.suffix.lower() != ".npz":
         raise SettingConflict(f"{out} is no .npz file, and codes are kept in one: choose another --out.")
+    from cloche.part import part_from_line
     from cloche.sparse.learners.keep import load_dictionary
+    from cloche.sparse.pursuit import Pursuit
 
     atoms, card = load_dictionary(dictionary)
-    pursuit = _pursuit(method, k if k is not None else card.k or None, residual, penalty)
+    options = {"k": k, "residual": residual, "penalty": penalty}
+    pursuit = part_from_line(method, Pursuit, "--method", options, {"k": card.k or None, "residual": 0.0})
     coded = Coded.read(signal, column, card.sides)
     x = coded.rows.to(atoms.atoms.dtype)
     means = x.mean(1, keepdim=True) if card.level else x.new_zeros(len(x), 1)
@@ -151,7 +163,9 @@ def encode(
 
 
 def atoms(
-    source: Annotated[str, typer.Argument(metavar="DICTIONARY", help="A folder, or the name of a fixed dictionary.")],
+    source: Annotated[
+        str, typer.Argument(metavar="DICTIONARY", help="A folder, or a fixed dictionary, such as curvelet.")
+    ],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the picture goes.")],
     side: Annotated[int, typer.Option(max=4096, help="Side of the pictures that a fixed dictionary is made for.")] = 64,
     as_json: AsJson = False,
@@ -163,7 +177,7 @@ def atoms(
     """
     from cloche.cli.signals.rows import save_picture
     from cloche.sparse.pictures import atoms_of, picture
-    from cloche.sparse.transforms import FAMILIES, fitted
+    from cloche.sparse.transforms import fitted
 
     refuse_existing(out, "choose another --out")
     if Path(source).is_dir():
@@ -171,12 +185,11 @@ def atoms(
 
         found, card = load_dictionary(source)
         drawn: Tensor = atoms_of(found, card.sides)
-    elif source in FAMILIES:
-        drawn = atoms_of(fitted(source, (side, side)).transform)
     else:
-        raise FileMissing(
-            f"There is no folder {source}, nor a fixed dictionary of that name: take one of {', '.join(FAMILIES)}."
-        )
+        try:
+            drawn = atoms_of(fitted(source, (side, side)).transform)
+        except PartUnknown as error:
+            raise FileMissing(f"There is no folder {source}, nor a fixed dictionary of that name: {error}") from None
     save_picture(out, picture(drawn))
     if as_json:
         emit({"out": str(out), "atoms": len(drawn)})
@@ -184,41 +197,12 @@ def atoms(
     print(f"{out}: {len(drawn):,} atoms.")
 
 
-def _learner(method: str, atoms: int, k: int, passes: int | None, seed: int) -> Learner:
-    from cloche.sparse.learners import ITDA, KSVD, OnlineDictionaryLearning
+def _learner(method: str, atoms: int | None, k: int | None, passes: int | None, seed: int) -> Learner:
+    from cloche.part import part_from_line
+    from cloche.sparse.learners import Learner
     from cloche.sparse.pursuit import OMP
 
-    code = OMP(k=k)
-    if method == "online":
-        return OnlineDictionaryLearning(atoms, code, passes=5 if passes is None else passes, seed=seed)
-    if method == "ksvd":
-        return KSVD(atoms, code, rounds=15 if passes is None else passes, seed=seed)
-    if method == "itda" and passes is None:
-        return ITDA(atoms, code, seed=seed)
-    if method == "itda":
-        raise SettingConflict("ITDA sees every signal once, so it takes no --passes: leave that option out.")
-    raise PartUnknown(f"There is no method {method!r}: take one of {', '.join(METHODS)}.")
-
-
-def _pursuit(method: str, k: int | None, residual: float, penalty: float | None) -> Pursuit:
-    from cloche.sparse import pursuit
-
-    if method not in PURSUITS:
-        raise PartUnknown(f"There is no method {method!r}: take one of {', '.join(PURSUITS)}.")
-    if method in BY_PENALTY:
-        if penalty is None:
-            raise SettingConflict(f"The {method} needs a penalty: give --penalty, in units of a correlation.")
-        return pursuit.Lasso(penalty) if method == "lasso" else pursuit.LARS(penalty)
-    if penalty is not None:
-        raise SettingConflict(f"--penalty means nothing to {method}: take {' or '.join(BY_PENALTY)}, or leave it out.")
-    if method == "bpdn":
-        return pursuit.BasisPursuitDenoising(residual)
-    if method == "omp":
-        return pursuit.OMP(k, residual)
-    if method == "nonnegative-omp":
-        return pursuit.NonNegativeOMP(k, residual)
-    if k is None:
-        raise SettingConflict(f"{method} needs the number of atoms a signal: give --k.")
-    if method == "mp":
-        return pursuit.MatchingPursuit(k, residual)
-    return pursuit.IHT(k) if method == "iht" else pursuit.HardThresholdingPursuit(k)
+    options = {"atoms": atoms, "pursuit": None if k is None else OMP(k=k)}
+    defaults = {"atoms": ATOMS, "pursuit": OMP(k=USED), "seed": seed}
+    learner: Learner = part_from_line(method, Learner, "--method", options, defaults)
+    return learner if passes is None else learner.lasting(passes)

@@ -19,7 +19,7 @@ from cloche.files import refuse_existing, writing_file
 if TYPE_CHECKING:
     import numpy as np
 
-    from cloche.sparse.sindy import Model
+    from cloche.sparse.sindy import Library, Model
 
 TIMES = ("t", "time", "year", "date", "step")  # what a column of times is called when --time does not say
 _UNIT = re.compile(r"\s*[\[(][^\[\]()]*[\])]\s*$")
@@ -50,6 +50,16 @@ def sindy(
     ] = None,
     fourier: Annotated[int, typer.Option(max=1000, help="Frequencies of sines and cosines offered besides.")] = 0,
     delay: Annotated[int, typer.Option(help="Samples by which a copy of each state lags, as states of their own.")] = 0,
+    library: Annotated[
+        str | None,
+        typer.Option(
+            help="All terms on offer, such as 'Sum([Polynomials(3), Fourier(2)])', in place of --degree and --fourier."
+        ),
+    ] = None,
+    form: Annotated[str, typer.Option(help="How the derivative is had: Weak or Strong.")] = "Weak",
+    selector: Annotated[
+        str, typer.Option(help="How terms are chosen: ForwardBackward, STLSQ, SR3, Greedy or Stable.")
+    ] = "ForwardBackward",
     simulate: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="Write the motion from the first sample.")
     ] = None,
@@ -73,15 +83,14 @@ def sindy(
         raise FieldUnknown(f"{source} has no column besides its time {table.time!r}: there is nothing to explain.")
     import numpy as np
 
-    from cloche.sparse.sindy import Fourier, Library, Polynomials, SINDy
+    from cloche.part import part_from_line
+    from cloche.sparse.sindy import Form, Selector, SINDy
 
+    way = part_from_line(form, Form, "--form"), part_from_line(selector, Selector, "--selector")
     t, x = table.columns[table.time], np.stack([table.columns[name] for name in states], 1)
     u = np.stack([table.columns[name] for name in driven], 1) if driven else None
     t, x, u, names = _lagged(t, x, u, states, delay)
-    library: Library | None = None if degree is None else Polynomials(degree)
-    if fourier:
-        library = (library or Polynomials()) + Fourier(fourier)
-    model = SINDy(library).fit(x, t, u, names, driven)
+    model = SINDy(_library(library, degree, fourier), *way).fit(x, t, u, names, driven)
     if simulate is not None:
         _write(simulate, table.time, t, model, model.simulate(x[0], t, u))
     if as_json:
@@ -92,6 +101,22 @@ def sindy(
     print(model)
     if simulate is not None:
         print(f"\n{simulate}: the motion from the first sample.")
+
+
+def _library(text: str | None, degree: int | None, fourier: int) -> Library | None:
+    """The terms on offer; None leaves them to SINDy."""
+    from cloche.part import part_from_line
+    from cloche.sparse.sindy import Fourier, Library, Polynomials
+
+    if text is not None and (degree is not None or fourier):
+        raise SettingConflict(
+            "--library names all terms, so it goes with neither --degree nor --fourier: leave them out."
+        )
+    if text is not None:
+        found: Library = part_from_line(text, Library, "--library")
+        return found
+    library = None if degree is None else Polynomials(degree)
+    return (library or Polynomials()) + Fourier(fourier) if fourier else library
 
 
 def _split(text: str | None) -> list[str]:

@@ -31,7 +31,11 @@ def denoise(
     signal: Annotated[Path, typer.Argument(metavar="SIGNAL", help="A picture, a .npy array or a .csv table.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the result goes.")],
     dictionary: Annotated[
-        str, typer.Option(help="wavelet, biorthogonal, steerable, curvelet, contourlet or bandlet.")
+        str,
+        typer.Option(
+            help="wavelet, biorthogonal, steerable, curvelet, contourlet, bandlet, or one with settings, such as "
+            "'Curvelets(directions=16)'."
+        ),
     ] = "wavelet",
     sigma: Annotated[str, typer.Option(help="Noise of a sample, in the file's units, or auto.")] = "auto",
     threshold: Annotated[float, typer.Option(help="Least coefficient kept, in its noise's standard deviations.")] = 3.0,

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cloche.errors import CorpusEmpty, DeviceUnavailable, DictionaryMismatch, NotFinite, SettingRange, SignalsShape
+from cloche.errors import (
+    CorpusEmpty,
+    DeviceUnavailable,
+    DictionaryMismatch,
+    NotFinite,
+    SettingConflict,
+    SettingRange,
+    SignalsShape,
+)
+from cloche.part import Part
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary
 from cloche.sparse.pursuit.base import Pursued
@@ -21,13 +30,22 @@ ALIKE = 0.99  # |cosine| of two atoms of which one is superfluous
 _SILENT = 1e-6  # share of the typical norm beneath which a signal has no direction
 
 
-class Learner(Protocol):
+class Learner(Part, ABC):
     """Finds a dictionary for signals: an array [n, d], or a stream of such pieces.
 
-    The dictionary's atoms have norm one; the encoder is the pursuit it was learned with, over it.
+    The dictionary's atoms have norm one; the encoder is the pursuit it was learned with, over it. One with the fields `atoms`,
+    `pursuit` and `seed` takes them from the options of `cloche sparse learn`.
     """
 
-    def fit(self, signals: Signals) -> tuple[Dictionary, Pursued]: ...
+    renamed = {"online": "OnlineDictionaryLearning", "ksvd": "KSVD", "itda": "ITDA"}  # noqa: RUF012 (a ClassVar of Part)
+
+    @abstractmethod
+    def fit(self, signals: Signals) -> tuple[Dictionary, Pursued]:
+        """The dictionary and its encoder. Raises for signals that are not [n, d] of finite numbers, or too few of them."""
+
+    def lasting(self, passes: int) -> Learner:
+        """The same with so many passes over the signals."""
+        raise SettingConflict(f"{type(self).__name__} sees every signal once, so it takes no --passes: leave it out.")
 
 
 def checked(piece: Tensor | np.ndarray, width: int | None = None, seen: int = 0) -> Tensor:

@@ -15,6 +15,7 @@ from cloche.errors import CorpusEmpty, SettingConflict, SettingRange
 from cloche.sparse.dictionary import Dictionary
 from cloche.sparse.learners.base import (
     ALIKE,
+    Learner,
     Signals,
     check_count,
     checked,
@@ -29,7 +30,7 @@ _TINY = 1e-12  # energy, of a batch's mean, beneath which a signal is no atom
 
 
 @dataclass(frozen=True)
-class ITDA:
+class ITDA(Learner):
     """Inference-time decomposition of activations (Leask, Nanda & Al Moubayed 2025, 2505.17769): atoms are signals themselves.
 
     A few random signals start the dictionary (as many as they have coordinates). Then, batch by batch, each signal is coded by

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary
 from cloche.sparse.learners.base import (
+    Learner,
     Signals,
     check_count,
     first_atoms,
@@ -23,32 +24,37 @@ from cloche.sparse.pursuit.base import Pursued, Pursuit, as_array
 
 
 @dataclass(frozen=True)
-class KSVD:
+class KSVD(Learner):
     """K-SVD (Aharon, Elad & Bruckstein 2006), with the approximate updates of Rubinstein, Zibulevsky & Elad 2008.
 
-    `atoms` atoms start as signals drawn with `seed` (or from `start`). Each of `rounds` codes signals by `pursuit`, then takes
-    the atoms in turn: an atom and its amounts become, by one step of the power method, the best rank-one account of what the
-    other atoms leave of its signals. An atom that no signal uses, or that says what another says, becomes the signal that is
-    explained worst. A round sees `batch` signals drawn anew (None: 10 for each atom), and the last tenth of the rounds sees
-    all: quicker than all in every round, as in the papers, and less often caught in a poor optimum. All signals are held in
-    memory, those of a stream too.
+    `atoms` atoms start as signals drawn with `seed`. Each of `rounds` codes signals by `pursuit`, then takes the
+    atoms in turn: an atom and its amounts become, by one step of the power method, the best rank-one account of what the
+    other atoms leave of its signals. An atom that no signal uses, or that says what another says, becomes the signal that
+    is explained worst. A round sees `batch` signals drawn anew (None: 10 for each atom), and the last tenth of the rounds
+    sees all: quicker than all in every round, as in the papers, and less often caught in a poor optimum. All signals are
+    held in memory, those of a stream too.
     """
 
     atoms: int
     pursuit: Pursuit
     rounds: int = 15
     batch: int | None = None
-    start: Dictionary | None = None
     seed: int = 0
 
-    def fit(self, signals: Signals) -> tuple[Dictionary, Pursued]:
-        """The dictionary and its encoder. Raises for signals that are not [n, d] of finite numbers, or too few of them."""
+    def lasting(self, passes: int) -> KSVD:
+        return replace(self, rounds=passes)
+
+    def fit(self, signals: Signals, start: Dictionary | None = None) -> tuple[Dictionary, Pursued]:
+        """The dictionary and its encoder; the atoms start as those of `start`, if there is one.
+
+        Raises for signals that are not [n, d] of finite numbers, or too few of them.
+        """
         batch = 10 * self.atoms if self.batch is None else self.batch
         for name, count in (("atoms", self.atoms), ("rounds", self.rounds), ("batch", batch)):
             check_count(name, count)
         x = gathered(signals)
-        start = first_atoms(x, self.atoms, self.seed) if self.start is None else started_from(self.start, self.atoms, x)
-        dictionary = Dictionary(start)
+        first = first_atoms(x, self.atoms, self.seed) if start is None else started_from(start, self.atoms, x)
+        dictionary = Dictionary(first)
         rng = torch.Generator().manual_seed(self.seed)
         few = self.rounds - -(-self.rounds // 10)
         for done in range(self.rounds):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -14,6 +14,7 @@ from cloche.errors import CorpusEmpty, SettingRange
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary
 from cloche.sparse.learners.base import (
+    Learner,
     Signals,
     check_count,
     checked,
@@ -30,10 +31,10 @@ _LEAST = 1e-12  # share of the greatest remembered energy beneath which an atom 
 
 
 @dataclass(frozen=True)
-class OnlineDictionaryLearning:
+class OnlineDictionaryLearning(Learner):
     """Online dictionary learning (Mairal, Bach, Ponce & Sapiro 2009), coded by any pursuit.
 
-    `atoms` atoms start as signals drawn with `seed` (or from `start`). Each batch is coded by `pursuit`; A = sum of a a^T and
+    `atoms` atoms start as signals drawn with `seed`. Each batch is coded by `pursuit`; A = sum of a a^T and
     B = sum of a x^T remember the codes, older batches less: batch t weighs its predecessors by (1 - 1/t)^`forget`. Then each
     atom moves to its optimum in turn. An atom that no signal used for `dead_after` signals (None: 8 for each atom, at least 4
     batches), or that says what another says, becomes the signal that is explained worst. An array is passed over `passes`
@@ -46,37 +47,40 @@ class OnlineDictionaryLearning:
     batch: int = 512
     forget: float = 8.0
     dead_after: int | None = None
-    start: Dictionary | None = None
     seed: int = 0
 
-    def fit(self, signals: Signals) -> tuple[Dictionary, Pursued]:
-        """The dictionary and its encoder. Raises for signals that are not [n, d] of finite numbers, or too few of them."""
+    def lasting(self, passes: int) -> OnlineDictionaryLearning:
+        return replace(self, passes=passes)
+
+    def fit(self, signals: Signals, start: Dictionary | None = None) -> tuple[Dictionary, Pursued]:
+        """The dictionary and its encoder; the atoms start as those of `start`, if there is one.
+
+        Raises for signals that are not [n, d] of finite numbers, or too few of them.
+        """
         for name in ("atoms", "passes", "batch"):
             check_count(name, getattr(self, name))
         if not self.forget >= 0:
             raise SettingRange(f"forget is {self.forget:g}, but must be zero or more: choose another forget.")
-        batches, first = self._batches(signals)
-        fitting = Fitting(self, self._start(first))
+        batches, first = self._batches(signals, self.atoms if start is None else 1)
+        fitting = Fitting(self, self._start(first, start))
         for batch in batches:
             fitting.step(batch)
         dictionary = fitting.dictionary
         return dictionary, self.pursuit.over(dictionary)
 
-    def _batches(self, signals: Signals) -> tuple[Iterator[Tensor], Tensor]:
+    def _batches(self, signals: Signals, least: int) -> tuple[Iterator[Tensor], Tensor]:
         """(the batches, the signals that the first atoms are drawn from)."""
         if isinstance(signals, (Tensor, np.ndarray)):
             x = checked(signals)
             return shuffled(x, self.batch, self.passes, self.seed), x
-        pieces = streamed(signals, self.atoms if self.start is None else 1, self.batch)
+        pieces = streamed(signals, least, self.batch)
         first = next(pieces, None)
         if first is None:
             raise CorpusEmpty("There are no signals to learn a dictionary from: the stream was empty.")
         return chain([first], pieces), first
 
-    def _start(self, x: Tensor) -> Tensor:
-        if self.start is None:
-            return first_atoms(x, self.atoms, self.seed)
-        return started_from(self.start, self.atoms, x)
+    def _start(self, x: Tensor, start: Dictionary | None) -> Tensor:
+        return first_atoms(x, self.atoms, self.seed) if start is None else started_from(start, self.atoms, x)
 
 
 class Fitting:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from cloche.errors import SettingRange, shown
+from cloche.part import Part
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary
 
@@ -27,8 +28,19 @@ _SCORES = 2**22  # correlations held at once
 _DENSE = 2**26  # amounts written out at once by a batched pursuit
 
 
-class Pursuit(ABC):
+class Pursuit(Part, ABC):
     """Finds sparse codes a of signals x = D a. A value (its settings); the dictionary comes with the signals."""
+
+    renamed = {  # noqa: RUF012 (a ClassVar of Part)
+        "omp": "OMP",
+        "nonnegative-omp": "NonNegativeOMP",
+        "mp": "MatchingPursuit",
+        "iht": "IHT",
+        "htp": "HardThresholdingPursuit",
+        "lasso": "Lasso",
+        "lars": "LARS",
+        "bpdn": "BasisPursuitDenoising",
+    }
 
     @abstractmethod
     def encode(self, x: Tensor, dictionary: Dictionary) -> Code:

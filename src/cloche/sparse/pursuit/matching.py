@@ -31,27 +31,27 @@ from cloche.sparse.pursuit.signals import prepare
 
 @dataclass(frozen=True)
 class MatchingPursuit(Pursuit):
-    """Matching pursuit (Mallat & Zhang 1993): `steps` times the atom of the largest correlation, by that correlation.
+    """Matching pursuit (Mallat & Zhang 1993): `k` times the atom of the largest correlation, by that correlation.
 
-    An atom may come again, so a signal uses at most `steps` atoms. Stops before where the residual's norm (in the signals'
+    An atom may come again, so a signal uses at most `k` atoms. Stops before where the residual's norm (in the signals'
     units) is at most `residual`, or where what is left is rounding. Compiled over the Gram on a CPU, batched torch elsewhere.
     """
 
-    steps: int
+    k: int
     residual: float = 0.0
 
     def encode(self, x: Tensor, dictionary: Dictionary) -> Code:
         check_amount("residual", self.residual)
-        check_whole("steps", self.steps)
-        if self.steps < 1:
-            raise SettingRange(f"Matching pursuit cannot take {self.steps} steps: give it at least one.")
+        check_whole("k", self.k)
+        if self.k < 1:
+            raise SettingRange(f"Matching pursuit cannot take {self.k} steps: give it at least one.")
         signals = prepare(x, dictionary)
         rows, tolerance = signals.rows, signals.setting(self.residual)
         walk = _compiled if fits_gram(rows, dictionary) else _batched
-        code, doubtful = walk(rows, dictionary, self.steps, tolerance)
+        code, doubtful = walk(rows, dictionary, self.k, tolerance)
 
         def again(chosen: Tensor) -> Code:
-            return _batched(rows[chosen].double(), dictionary.double(), self.steps, tolerance[chosen])[0]
+            return _batched(rows[chosen].double(), dictionary.double(), self.k, tolerance[chosen])[0]
 
         return signals.restored(redone(code, doubtful, again))
 

@@ -9,17 +9,18 @@ from cloche.missing import extra
 
 if TYPE_CHECKING:
     from cloche.sparse.sindy.fit import SINDy
-    from cloche.sparse.sindy.library import Custom, Fourier, Library, Polynomials, Products
+    from cloche.sparse.sindy.library import Custom, Fourier, Library, Polynomials, Products, Sum
     from cloche.sparse.sindy.model import Model
-    from cloche.sparse.sindy.selection import ForwardBackward
+    from cloche.sparse.sindy.selection import ForwardBackward, Selector
     from cloche.sparse.sindy.selectors import SR3, STLSQ, Greedy, Stable
     from cloche.sparse.sindy.strong import Strong
-    from cloche.sparse.sindy.weak import Weak
+    from cloche.sparse.sindy.weak import Form, Weak
 
 __all__ = [
     "SR3",
     "STLSQ",
     "Custom",
+    "Form",
     "ForwardBackward",
     "Fourier",
     "Greedy",
@@ -28,8 +29,10 @@ __all__ = [
     "Polynomials",
     "Products",
     "SINDy",
+    "Selector",
     "Stable",
     "Strong",
+    "Sum",
     "Weak",
 ]
 

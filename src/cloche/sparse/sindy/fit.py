@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cloche.errors import SeriesInvalid
+from cloche.part import Part
 from cloche.sparse.sindy.equation import resampled
 from cloche.sparse.sindy.library import Array, Library
 from cloche.sparse.sindy.model import Model
@@ -16,15 +17,14 @@ from cloche.sparse.sindy.regression import Noise
 from cloche.sparse.sindy.search import Held, Search
 from cloche.sparse.sindy.selection import ForwardBackward, Selector
 from cloche.sparse.sindy.series import Series, noise_of, read
-from cloche.sparse.sindy.strong import Strong
-from cloche.sparse.sindy.weak import Weak
+from cloche.sparse.sindy.weak import Form, Weak
 
 _LEAST_NOISE = 1e-3  # of a state's spread: nothing is believed to be measured better, nor quadrature to be exacter
 _LOST = 0.5  # of a state's variance: more noise than that leaves no motion to find an equation for
 
 
 @dataclass(frozen=True)
-class SINDy:
+class SINDy(Part):
     """Finds equations of motion x' = f(x, u) as a few terms of a library, from noisy series.
 
     library: the terms f may have. None takes polynomials up to the second degree, and up to the third for the states whose
@@ -36,7 +36,7 @@ class SINDy:
     """
 
     library: Library | None = None
-    form: Weak | Strong = field(default_factory=Weak)
+    form: Form = field(default_factory=Weak)
     selector: Selector = field(default_factory=ForwardBackward)
     noise: float | tuple[float, ...] | None = None
     resamples: int = 20

@@ -12,13 +12,14 @@ import numpy as np
 from scipy.linalg import block_diag
 
 from cloche.errors import SettingConflict, SettingInvalid, SettingRange
+from cloche.part import Part
 
 Array = np.ndarray
 _STEP = 1e-4  # of a variable's spread: the step of a numerical derivative, far above rounding and below any curvature
 _STILL = 1e-6  # of a variable's size: what counts as its spread where it hardly moves
 
 
-class Library(ABC):
+class Library(Part, ABC):
     """Functions of the variables, which are the states and after them the inputs; libraries add up with +.
 
     A library is a value. What it gives has one column a term, in the order of `names`.

@@ -16,8 +16,7 @@ from cloche.sparse.sindy.model import written
 from cloche.sparse.sindy.regression import Noise, Rows
 from cloche.sparse.sindy.selection import Selector, solve
 from cloche.sparse.sindy.series import Series, pace
-from cloche.sparse.sindy.strong import Strong
-from cloche.sparse.sindy.weak import Weak
+from cloche.sparse.sindy.weak import Form
 
 _MOST_TERMS = 2_000
 _MOST_UNASKED = 300  # terms of a library that is tried though nobody asked for it
@@ -60,7 +59,7 @@ class Search:
         series: Sequence[Series],
         noise: Noise,
         names: tuple[tuple[str, ...], tuple[str, ...]],
-        form: Weak | Strong,
+        form: Form,
         selector: Selector,
     ) -> Search:
         paces = pace(series, noise.supposed)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import log
-from typing import Protocol
 
 import numpy as np
 from scipy.linalg.lapack import dgeqrf, dorgqr
 
+from cloche.part import Part
 from cloche.sparse.sindy.library import Array
 from cloche.sparse.sindy.regression import Regression
 
@@ -90,20 +91,20 @@ class Normal:
             support = np.delete(support, out)
 
 
-class Selector(Protocol):
+class Selector(Part, ABC):
     """Chooses terms for one equation."""
 
+    @abstractmethod
     def rich(self, problem: Regression) -> Array:
         """Indices of the terms of a model that is rather too large: what rows are weighted by before anything is known."""
-        ...
 
+    @abstractmethod
     def choose(self, problem: Regression) -> list[int]:
         """Indices, rising, of the terms the equation has."""
-        ...
 
 
 @dataclass(frozen=True)
-class ForwardBackward:
+class ForwardBackward(Selector):
     """Of the best supports of each size, as far as single moves find them, the one of the best information criterion.
 
     From none upwards: the term that helps most joins (orthogonal matching pursuit, on the moments).

@@ -14,7 +14,7 @@ from cloche.sparse.sindy.selection import Criterion, ForwardBackward, Normal, Se
 _SHARES = np.geomspace(1e-4, 1, 40)  # of the largest scaled amount: thresholds that are tried when none is given
 
 
-class _Swept:
+class _Swept(Selector):
     """What the selectors here share: supports for many thresholds, of which the criterion takes one."""
 
     strictness: float = 2.0
@@ -129,7 +129,7 @@ class Greedy(_Swept):
 
 
 @dataclass(frozen=True)
-class Stable:
+class Stable(Selector):
     """The terms that `selector` chooses in at least `share` of `resamples` draws of the windows, with repeats.
 
     Stability selection (Meinshausen and Buhlmann 2010), as in ensemble SINDy (Fasel et al. 2022).

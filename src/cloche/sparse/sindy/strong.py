@@ -10,13 +10,13 @@ from scipy.sparse import csr_array
 
 from cloche.errors import SettingRange
 from cloche.sparse.sindy.series import Array, Series
-from cloche.sparse.sindy.weak import Weak
+from cloche.sparse.sindy.weak import Form, Weak
 
 _GAP = 0.25  # of the radius: a polynomial is smooth over a longer gap than a spline
 
 
 @dataclass(frozen=True)
-class Strong:
+class Strong(Form):
     """x'(c) = f(x)(c) at centres c, both sides smoothed by a weighted polynomial of degree `degree` through |t - c| < radius.
 
     Savitzky and Golay's filter, at any sampling (Cleveland's tricube weights). It is plainer than the weak form and less

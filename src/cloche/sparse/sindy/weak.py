@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,14 +13,27 @@ from scipy.linalg import solve_banded
 from scipy.sparse import csr_array
 
 from cloche.errors import SettingRange
+from cloche.part import Part
 from cloche.sparse.sindy.series import Array, Series
 
 _GAP = 0.1  # of the radius: a test function over a longer gap in the samples is left out, for the spline errs there
 _FINE = 6  # points a sample at which test functions are integrated over unevenly sampled series
 
 
+class Form(Part, ABC):
+    """How the derivative of a series is had: linear functionals of the series and of the terms, which must agree."""
+
+    @abstractmethod
+    def radius_for(self, series: Sequence[Series], paces: Array) -> float:
+        """How far a window reaches from its centre, in units of t."""
+
+    @abstractmethod
+    def matrices(self, one: Series, radius: float) -> tuple[csr_array, csr_array]:
+        """(V, D), both [windows, n]: V f(x) = -D x for the true f, up to noise."""
+
+
 @dataclass(frozen=True)
-class Weak:
+class Weak(Form):
     """Test functions (1 - ((t - c) / radius)^2)^power on |t - c| < radius, with centres c `stride` radii apart
     (a sample or more).
 

@@ -12,13 +12,12 @@ if TYPE_CHECKING:
     from cloche.sparse.transforms.contourlets import Contourlets, DirectionalFilterBank
     from cloche.sparse.transforms.curvelets import Curvelets
     from cloche.sparse.transforms.denoising import approximate, denoise, noise_level
-    from cloche.sparse.transforms.families import FAMILIES, Fitted, fitted
+    from cloche.sparse.transforms.families import Fitted, fitted
     from cloche.sparse.transforms.shrinkage import iterative_hard_thresholding, lasso
     from cloche.sparse.transforms.steerable import SteerablePyramid
     from cloche.sparse.transforms.wavelets import Wavelets
 
 __all__ = [
-    "FAMILIES",
     "Band",
     "Bandlets",
     "Coefficients",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +34,10 @@ class Bandlets(Transform):
     directions: int = 12
     name: str = "db4"
     geometry: tuple[int, ...] = ()
+
+    @classmethod
+    def multiple(cls, settings: dict[str, Any]) -> int:
+        return int(2 ** settings["levels"] * settings["block"])
 
     def __post_init__(self) -> None:
         if not np.allclose(*filters(self.name)):

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from cloche.errors import ArgumentInvalid, NotFinite, PartUnknown, SettingConflict, SettingRange, SignalsShape
+from cloche.part import Part
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary
 
@@ -92,7 +94,7 @@ def _terms(m: int, size: int) -> int:
     return m
 
 
-class Transform(ABC):
+class Transform(Part, ABC):
     """A fixed dictionary as an operator: x = synthesise(analyse(x)), exactly, for signals of one `shape`.
 
     A value: two of the same settings are equal. Signals come as [*shape] or [*batch, *shape], float32 or float64, on any
@@ -101,6 +103,20 @@ class Transform(ABC):
     """
 
     shape: tuple[int, ...]
+    axes: ClassVar[tuple[int, ...]] = (2,)  # how many a signal may have
+    renamed = {  # noqa: RUF012 (a ClassVar of Part)
+        "wavelet": "Wavelets",
+        "biorthogonal": "Wavelets(name='bior4.4')",
+        "steerable": "SteerablePyramid",
+        "curvelet": "Curvelets",
+        "contourlet": "Contourlets",
+        "bandlet": "Bandlets",
+    }
+
+    @classmethod
+    def multiple(cls, settings: dict[str, Any]) -> int:
+        """What the sides of a signal must be multiples of, given the other fields."""
+        return 1
 
     @property
     @abstractmethod

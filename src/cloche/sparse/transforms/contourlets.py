@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,10 @@ class DirectionalFilterBank(FrequencyFrame):
 
     shape: tuple[int, int]
     depth: int = 3
+
+    @classmethod
+    def multiple(cls, settings: dict[str, Any]) -> int:
+        return max(4, int(2 ** (settings["depth"] - 1)))
 
     def __post_init__(self) -> None:
         if self.depth < 2:
@@ -94,6 +99,10 @@ class Contourlets(Transform):
     levels: int = 3
     depth: int = 3
     name: str = "db4"
+
+    @classmethod
+    def multiple(cls, settings: dict[str, Any]) -> int:
+        return int(2 ** (settings["levels"] + settings["depth"] - 1))
 
     def __post_init__(self) -> None:
         analysis, synthesis = filters(self.name)

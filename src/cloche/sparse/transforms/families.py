@@ -1,47 +1,19 @@
-"""The families by name, each made to fit a shape: how many levels it takes, and what must be added at the edges."""
+"""Transforms made to fit a shape: how many levels they take, and what must be added at the edges."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cloche.errors import PartUnknown, SignalsShape
-from cloche.sparse.transforms.bandlets import Bandlets
+from cloche.errors import SettingConflict, SignalsShape, shown
+from cloche.part import settings_from_line
 from cloche.sparse.transforms.base import Transform
-from cloche.sparse.transforms.contourlets import Contourlets
-from cloche.sparse.transforms.curvelets import Curvelets
-from cloche.sparse.transforms.steerable import SteerablePyramid
-from cloche.sparse.transforms.wavelets import Wavelets
 
 Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Family:
-    """`make(shape, levels)` gives the operator; sides must be multiples of 2^(levels + `extra`)."""
-
-    make: Callable[[Shape, int], Transform]
-    axes: tuple[int, ...] = (2,)
-    extra: int = 0
-    free: bool = False  # takes sides of any length
-
-
-def _sides(shape: Shape) -> tuple[int, int]:
-    return shape[0], shape[1]
-
-
-FAMILIES: dict[str, Family] = {
-    "wavelet": Family(lambda shape, levels: Wavelets(shape, "db4", levels), (1, 2)),
-    "biorthogonal": Family(lambda shape, levels: Wavelets(shape, "bior4.4", levels), (1, 2)),
-    "steerable": Family(lambda shape, levels: SteerablePyramid(_sides(shape), levels), free=True),
-    "curvelet": Family(lambda shape, levels: Curvelets(_sides(shape), levels), free=True),
-    "contourlet": Family(lambda shape, levels: Contourlets(_sides(shape), levels), extra=2),
-    "bandlet": Family(lambda shape, levels: Bandlets(_sides(shape), levels), extra=2),
-}
+MOST = 1_024  # levels, directions and the like
 
 
 @dataclass(frozen=True)
@@ -71,19 +43,31 @@ class Fitted:
         return x
 
 
-def fitted(name: str, shape: Shape, levels: int | None = None) -> Fitted:
-    """The family `name` for signals of `shape`, at most 4 levels deep unless `levels` says otherwise."""
-    family = FAMILIES.get(name)
-    if family is None:
-        raise PartUnknown(f"There is no dictionary {name!r}: take one of {', '.join(FAMILIES)}.")
-    if len(shape) not in family.axes:
-        kinds = " or ".join(f"{n}-D" for n in family.axes)
-        raise SignalsShape(f"A {name} takes {kinds} signals, not one of shape {list(shape)}: take another dictionary.")
+def fitted(text: str, shape: Shape, levels: int | None = None) -> Fitted:
+    """The transform of one line, such as "curvelet" or "Wavelets(name='sym8')", made for signals of `shape`.
+
+    At most 4 levels deep, unless the line or `levels` says otherwise.
+    """
+    cls, settings = settings_from_line(text, Transform, "dictionary")
+    if "shape" in settings:
+        raise SettingConflict(f"The shape of {shown(text)} is the signal's, {list(shape)}: leave it out.")
+    if len(shape) not in cls.axes:
+        kinds = " or ".join(f"{n}-D" for n in cls.axes)
+        raise SignalsShape(
+            f"{cls.__name__} takes {kinds} signals, not one of shape {list(shape)}: take another dictionary."
+        )
     deepest = int(np.log2(max(2, min(shape)))) - 3
     if deepest < 1:
         raise SignalsShape(
-            f"A signal of shape {list(shape)} is too small for a {name}: sides of at least 16 are needed."
+            f"A signal of shape {list(shape)} is too small for {cls.__name__}: sides of at least 16 are needed."
         )
-    levels = min(4, deepest) if levels is None else levels
-    block = 1 if family.free else 2 ** (levels + family.extra)
-    return Fitted(family.make(tuple(-(-n // block) * block for n in shape), levels), shape)
+    fields = cls.__dataclass_fields__
+    if levels is not None or "levels" in fields:
+        settings.setdefault("levels", min(4, deepest) if levels is None else levels)
+    many = {name: value for name, value in settings.items() if isinstance(value, int) and not 0 < value <= MOST}
+    by = 1 if many else cls.multiple({name: settings.get(name, field.default) for name, field in fields.items()})
+    if many or by > 2 * max(shape):
+        raise SignalsShape(
+            f"A signal of shape {list(shape)} is too small for {shown(text)}: take fewer levels or directions."
+        )
+    return Fitted(cls(tuple(-(-n // by) * by for n in shape), **settings), shape)

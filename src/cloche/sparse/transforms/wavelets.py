@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -30,6 +31,11 @@ class Wavelets(Transform):
     shape: tuple[int, ...]
     name: str = "db4"
     levels: int = 4
+    axes: ClassVar[tuple[int, ...]] = (1, 2)
+
+    @classmethod
+    def multiple(cls, settings: dict[str, Any]) -> int:
+        return int(2 ** settings["levels"])
 
     def __post_init__(self) -> None:
         filters(self.name)
