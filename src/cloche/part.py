@@ -170,7 +170,7 @@ def part_from_line(
     LinearScaling(factor=2.0)
     """
     cls, settings = settings_from_line(text, base, where)
-    fields = {field.name for field in dataclasses.fields(cls)}
+    fields = [field.name for field in dataclasses.fields(cls)]
     for name, value in (options or {}).items():
         if value is None:
             continue
