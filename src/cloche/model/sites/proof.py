@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from cloche.errors import SitesWrong
+from cloche.model.sites.checks import shape_here
+from cloche.model.sites.site_value import AXES, VIEWS, Site
 
 if TYPE_CHECKING:
     from cloche.model.network import Network
@@ -26,8 +28,10 @@ TOLERANCE = {
     torch.float32: 1e-5,
     torch.float16: 5e-3,
     torch.bfloat16: 2e-2,
-}  # relative, by the dtype of what is recorded
+}  # relative, by the dtype of the weights
 ROWS, LENGTH = 2, 7  # texts of the random input, and their tokens
+# Sites that the pass computes apart, for whoever asks for them.
+APART = ("attn_scale", "mlp_scale", "final_scale", "q_pre", "k_pre", "scores", "pattern", "head_out")
 AT_ONCE = 1 << 23  # numbers of a matrix held in float32 at a time (32 MB)
 
 Key = tuple[str, int | None]
@@ -90,7 +94,7 @@ class Proof:
         if expected is not None:
             self.proved.add(key)
             off = _off(recorded, expected, size)
-            allowed = TOLERANCE.get(recorded.dtype, TOLERANCE[torch.float32])
+            allowed = TOLERANCE.get(self._net.embed.weight.dtype, TOLERANCE[torch.float32])
             if not off <= allowed:
                 self._fail(site, off, allowed, list(recorded.shape), list(expected.shape))
         return recorded.double()
@@ -173,30 +177,73 @@ def _off(recorded: Tensor, expected: Tensor, size: Tensor | None) -> float:
     if recorded.shape != expected.shape:
         return float("inf")
     value, expected = recorded.double(), expected.to(recorded.dtype).double()
-    # Numbers whose square the dtype does not hold may have overflowed on their way: no fault of the site's.
-    reach = torch.finfo(recorded.dtype).max ** 0.5 / 1000
-    alike = (value == expected) | ~(value.isfinite() | (expected.abs() < reach))
-    off = torch.where(alike, 0.0, value - expected).norm(dim=-1, keepdim=True)
-    large = _size(expected)
+    off = value - expected
+    if not bool(off.isfinite().all()):
+        off = torch.where(_alike(recorded, expected), 0.0, off)
+    off, large = off.norm(dim=-1, keepdim=True), _size(expected)
     large = torch.maximum(large, large.median())
     if size is not None:
         large = torch.maximum(large, size)
     return float(torch.where(off == 0, 0.0, off / large).nan_to_num(torch.inf, torch.inf).max())
 
 
+def _alike(recorded: Tensor, expected: Tensor) -> Tensor:
+    """Where two numbers that may not be finite are alike."""
+    # Numbers whose square the dtype does not hold may have overflowed on their way: no fault of the site's.
+    reach = torch.finfo(recorded.dtype).max ** 0.5 / 1000
+    return (recorded == expected) | ~(recorded.isfinite() | (expected.abs() < reach))
+
+
+def _check_declared(net: Network, site: Site, recorded: Tensor, ids: Tensor) -> None:
+    """Raise where a site is not of the shape that its module declares, or where one that is named like one of ours has not its
+    axes or may not be edited as it may."""
+    declared, shape = net.sites.declared(site), list(recorded.shape)
+    wanted = shape_here(site, ids, net.sites)
+    if shape != wanted:
+        raise SitesWrong(
+            f"{site} is declared with sizes {dict(declared.sizes)}, {wanted} here, and its module offers {shape}; correct the "
+            "declaration."
+        )
+    ours = AXES.get(site.name, declared.axes), VIEWS.get(site.name)
+    if (declared.axes, declared.view_of) != ours and site.name in AXES:
+        raise SitesWrong(
+            f"{site} is declared as [{', '.join(declared.axes)}]{_view(declared.view_of)}, and every site of that name is "
+            f"[{', '.join(ours[0])}]{_view(ours[1])}; correct the declaration, or rename the site."
+        )
+
+
+def _view(of: str | None) -> str:
+    return "" if of is None else f" as a view of {of}"
+
+
 @torch.no_grad()
 def prove_sites(net: Network) -> list[str]:
     """Compare every site of a network with its definition on a short random input; the sites that were compared.
 
-    Sites of parts that define no `prove` are recorded and not compared. Weights are read twice (by the pass and by the
-    proof); memory holds one short pass. Raises SitesWrong, naming the first site that is wrong, its layer and the error.
+    Twice, for a pass takes another path where it is asked for a pattern or a norm's divisor. Sites of parts that define no
+    `prove` are not compared, nor experts that no token is sent to. Memory holds one short pass. Raises SitesWrong, naming the
+    first site that is wrong, its layer and the error.
+
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> from cloche.model.sites.proof import prove_sites
+    >>> len(prove_sites(LM(64, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)))
+    44
     """
     length = min(LENGTH, net.length or LENGTH)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(net.spec.vocab, (ROWS, length), generator=generator).to(net.embed.weight.device)
-    sites = list(net.sites)
+    every = list(net.sites)
+    proved = _proved(net, ids, every)
+    _proved(net, ids[:1], [site for site in every if site.name not in APART])
+    return [str(site) for site in every if (site.name, site.layer) in proved]
+
+
+def _proved(net: Network, ids: Tensor, sites: list[Site]) -> set[Key]:
+    """Compare what a pass records at these sites; those that were compared."""
     result = net.run(ids, save=sites)
+    for site in sites:
+        _check_declared(net, site, result[site], ids)
     seen = {(site.name, site.layer): result[site] for site in sites}
-    proof = Proof(net, seen, torch.arange(length, device=ids.device)[None])
+    proof = Proof(net, seen, torch.arange(ids.shape[1], device=ids.device)[None])
     net.spec.prove(ids, proof)
-    return [str(site) for site in sites if (site.name, site.layer) in proof.proved]
+    return proof.proved

@@ -50,6 +50,7 @@ AXES: dict[str, tuple[str, ...]] = {
     "final_norm": STREAM,
     "logits": ("batch", "position", "vocab"),
 }
+VIEWS = {"head_out": "z"}  # of our sites those that are computed where they are saved, and what to edit instead
 METHODS = ("replace", "add", "scale", "zero", "mean", "noise", "clamp", "project_out", "apply")  # each makes an edit
 
 
