@@ -11,10 +11,7 @@ from typing import Any, overload
 from torch import Tensor
 
 from cloche.answers import Loss, NextTokens, loss_of, next_of
-from cloche.decode import Generation, generate
-from cloche.decode.generation import check_stop
-from cloche.decode.prompts import encoded, is_texts, read_prompt, read_windows
-from cloche.decode.sampling import Sampling
+from cloche.decode import Generation, Sampling, check_stop, encoded, generate, is_texts, read_prompt, read_windows
 from cloche.errors import ArgumentInvalid, TokenizerInvalid, TokenizerMissing, shown
 from cloche.missing import check_name, nearest, no_model
 from cloche.model import Activations, Edit, Network, Result, Sites, load_network

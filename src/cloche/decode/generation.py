@@ -205,7 +205,12 @@ def _ends_in(tokens: list[int]) -> Callable[[list[int]], bool]:
 
 
 def check_stop(stop: Any, vocab: int) -> list[int]:
-    """The stop tokens as a list. Raises ClocheError for one outside the vocabulary, which could never be generated."""
+    """The stop tokens as a list. Raises ClocheError for one outside the vocabulary, which could never be generated.
+
+    >>> from cloche.decode import check_stop
+    >>> check_stop((3, 5), vocab=10)
+    [3, 5]
+    """
     try:
         tokens = [operator.index(token) for token in stop]
     except TypeError:

@@ -20,13 +20,24 @@ class Encoder(Protocol):
 
 
 def is_texts(prompt: Any) -> TypeGuard[list[str] | tuple[str, ...]]:
-    """Whether a prompt is several texts."""
+    """Whether a prompt is several texts.
+
+    >>> from cloche.decode import is_texts
+    >>> is_texts(["one", "two"]), is_texts("one")
+    (True, False)
+    """
     return isinstance(prompt, list | tuple) and bool(prompt) and all(isinstance(text, str) for text in prompt)
 
 
 def encoded(texts: list[str], tokenizer: Encoder | None, name: str = "This model") -> list[list[int]]:
     """The ids of each text as its tokenizer encodes it, nothing added; an empty one begins at the end-of-text token, as
-    documents do in training. Raises ClocheError without a tokenizer."""
+    documents do in training. Raises ClocheError without a tokenizer.
+
+    >>> from cloche.decode import encoded
+    >>> encoded(["one"], None)
+    Traceback (most recent call last):
+    cloche.errors.TokenizerMissing: This model has no tokenizer.json, so it cannot read text; give token ids instead.
+    """
     if tokenizer is None:
         raise TokenizerMissing(f"{name} has no tokenizer.json, so it cannot read text; give token ids instead.")
     rows = tokenizer.encode_batch(texts)
@@ -40,6 +51,10 @@ def read_prompt(prompt: Any, tokenizer: Encoder | None, name: str = "This model"
 
     prompt: a text, a list of texts (padded on the left where they are of unequal length), or ids [batch, position] or
     [position], which pass as they are.
+
+    >>> from cloche.decode import read_prompt
+    >>> read_prompt([1, 2, 3], None)
+    (tensor([[1, 2, 3]]), None)
     """
     if isinstance(prompt, str) or is_texts(prompt):
         rows = encoded([prompt] if isinstance(prompt, str) else list(prompt), tokenizer, name)
@@ -56,6 +71,10 @@ def read_windows(
     """Batches of ids [batch, position] of what an instrument reads: batches of ids, texts, or one text.
 
     Each text is a batch of its own; one longer than `longest` tokens is cut into windows of so many.
+
+    >>> from cloche.decode import read_windows
+    >>> list(read_windows([[[1, 2, 3]], [4, 5]], None, None))
+    [tensor([[1, 2, 3]]), tensor([[4, 5]])]
     """
     if isinstance(windows, str):
         windows = [windows]

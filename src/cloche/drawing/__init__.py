@@ -9,8 +9,11 @@ from cloche.lazy import lazy
 if TYPE_CHECKING:
     from cloche.drawing.finding import Finding, Provenance
     from cloche.drawing.html import as_html
+    from cloche.drawing.markup import EMPTY, REPORT_POLICY, Child, Markup, document, join, tag
+    from cloche.drawing.notebook import STYLE
     from cloche.drawing.panels import (
         Bars,
+        Form,
         Graph,
         Heatmap,
         Lines,
@@ -27,8 +30,38 @@ if TYPE_CHECKING:
     from cloche.drawing.words import duration, number, percent, short, visible
 
 __all__ = [
-    "Bars", "Finding", "Graph", "Heatmap", "Lines", "Node", "Panel", "Passage", "Provenance", "Scatter", "Series", "Table",
-    "Text", "Tokens", "as_html", "as_table", "as_text", "duration", "number", "percent", "short", "text_table", "visible",
+    "EMPTY",
+    "REPORT_POLICY",
+    "STYLE",
+    "Bars",
+    "Child",
+    "Finding",
+    "Form",
+    "Graph",
+    "Heatmap",
+    "Lines",
+    "Markup",
+    "Node",
+    "Panel",
+    "Passage",
+    "Provenance",
+    "Scatter",
+    "Series",
+    "Table",
+    "Text",
+    "Tokens",
+    "as_html",
+    "as_table",
+    "as_text",
+    "document",
+    "duration",
+    "join",
+    "number",
+    "percent",
+    "short",
+    "tag",
+    "text_table",
+    "visible",
 ]  # fmt: skip
 
 __getattr__ = lazy(__name__)

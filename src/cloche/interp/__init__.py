@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from cloche.interp.lens import logit_lens
     from cloche.interp.look import look_inside
     from cloche.interp.probing import sparse_probing, token_labels
-    from cloche.interp.route import Place, Route
+    from cloche.interp.route import FIRST, Place, Route
     from cloche.interp.subject import Subject
 
 __all__ = [
+    "FIRST",
     "FeatureReader",
     "Finding",
     "Look",

@@ -13,8 +13,7 @@ from cloche.drawing import Bars, Finding, Panel, Provenance, Series, Table
 from cloche.errors import ArgumentRange, CorpusEmpty, ModelUnsupported, SiteUnsuitable
 from cloche.interp.route import FIRST
 from cloche.interp.subject import Subject, windows_of
-from cloche.model import Network, Site
-from cloche.model.maps.activations import activation
+from cloche.model import Network, Site, activation
 
 NEURONS, STREAM = "mlp_act", "resid_post"
 NOT_ZERO = "not zero"

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from cloche.decode.prompts import is_texts, read_prompt, read_windows
+from cloche.decode import is_texts, read_prompt, read_windows
 from cloche.errors import ArgumentRange, PromptInvalid
 from cloche.model import Network
 from cloche.model.sites import check_ids

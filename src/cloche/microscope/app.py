@@ -19,8 +19,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from cloche.drawing.markup import REPORT_POLICY
-from cloche.drawing.notebook import STYLE as PANELS_STYLE
+from cloche.drawing import REPORT_POLICY
+from cloche.drawing import STYLE as PANELS_STYLE
 from cloche.errors import ClocheError, FileMissing
 from cloche.microscope.folder import features
 from cloche.microscope.folder.follow import Follower, stream

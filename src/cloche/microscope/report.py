@@ -10,10 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cloche.drawing import as_html, duration, short
-from cloche.drawing.markup import EMPTY, Child, Markup, document, join, tag
-from cloche.drawing.notebook import STYLE
+from cloche.drawing import EMPTY, STYLE, Child, Markup, as_html, document, duration, join, short, tag
 from cloche.errors import ClocheError
+from cloche.files import write_atomically
 from cloche.microscope.folder.history import Columns
 from cloche.microscope.folder.logbook import Metrics
 from cloche.microscope.folder.moments import ALARMS, STATES
@@ -29,13 +28,16 @@ UNFIT = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 Record = dict[str, Any]
 
 
-def write_report(run_path: str | Path) -> Path:
-    """Writes report.html into a run folder and returns its path. A part that the run does not have yet is left out, and one
-    whose files are damaged is a sentence.
+def write_report(run_path: str | Path, out: Path | None = None) -> Path:
+    """Writes report.html into a run folder, or the report to the file `out`, and returns its path. A part that the run does
+    not have yet is left out, and one whose files are damaged is a sentence.
 
     Raises ClocheError where there is no run.
     """
     library = Library(run_path)
+    if out is not None:
+        write_atomically(out, page(library).encode())
+        return out
     library.files.file("report.html")  # refused before the page is drawn where something else has its place
     text = page(library)
     return Run(run_path).write_bytes("report.html", text.encode())

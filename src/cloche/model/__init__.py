@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from cloche.model.context import Context
     from cloche.model.huggingface import load_network, save_network, weight_files
     from cloche.model.lm import LM, Head, Unembed
-    from cloche.model.maps.activations import Shifted, gain
+    from cloche.model.maps.activations import Shifted, activation, gain
     from cloche.model.maps.mlp import GLU, MLP, ClampedGLU, Map
     from cloche.model.maps.moe import MoE
     from cloche.model.mixers.attention import Attention, Mixer
@@ -79,6 +79,7 @@ __all__ = [
     "Window",
     "YaRN",
     "ZeroCenteredRMSNorm",
+    "activation",
     "gain",
     "load_network",
     "part_from_dict",

@@ -9,10 +9,11 @@ from cloche.lazy import lazy
 if TYPE_CHECKING:
     from cloche.runs.adopting import Adopted, Revision, adopt
     from cloche.runs.chain import FIELD as CHAIN_FIELD
-    from cloche.runs.checkpoints import Checkpoint
+    from cloche.runs.checkpoints import Checkpoint, checkpoint_name, step_of
     from cloche.runs.folder import Run
     from cloche.runs.frames import data_frame
     from cloche.runs.logs import LogWriter, read_from
+    from cloche.runs.making import refuse_taken
     from cloche.runs.models import adopt_command, revisions_in, step_in
     from cloche.runs.verification import Problem, Verification, verify
 
@@ -27,10 +28,13 @@ __all__ = [
     "Verification",
     "adopt",
     "adopt_command",
+    "checkpoint_name",
     "data_frame",
     "read_from",
+    "refuse_taken",
     "revisions_in",
     "step_in",
+    "step_of",
     "verify",
 ]
 

@@ -41,11 +41,22 @@ class Checkpoint:
 
 
 def checkpoint_name(step: int) -> str:
+    """The name of the folder that the checkpoint of a step is kept in.
+
+    >>> from cloche.runs import checkpoint_name
+    >>> checkpoint_name(500)
+    'step-000500'
+    """
     return f"step-{step:06d}"
 
 
 def step_of(name: str) -> int | None:
-    """The step in a checkpoint's name; None for a name of another kind."""
+    """The step in a checkpoint's name; None for a name of another kind.
+
+    >>> from cloche.runs import step_of
+    >>> step_of("step-000500")
+    500
+    """
     match = _STEP.fullmatch(name)
     return int(match[1]) if match else None
 

@@ -27,6 +27,10 @@ def refuse_taken(folder: Path) -> None:
     creation.
 
     Nothing is touched.
+
+    >>> from pathlib import Path
+    >>> from cloche.runs import refuse_taken
+    >>> refuse_taken(Path("not-there-yet"))
     """
     if not folder.exists():
         return

@@ -9,7 +9,8 @@ from cloche.lazy import lazy
 if TYPE_CHECKING:
     from cloche.sparse.code import Code
     from cloche.sparse.dictionary import Dictionary, Encoder, mean_max_cosine
-    from cloche.sparse.metrics import Report, report
+    from cloche.sparse.metrics import Report, Tally, report
+    from cloche.sparse.pictures import atoms_of, picture
     from cloche.sparse.saes import (
         SAE,
         Answer,
@@ -47,9 +48,11 @@ __all__ = [
     "Provenance",
     "ReLU",
     "Report",
+    "Tally",
     "TopK",
     "Training",
     "Wiring",
+    "atoms_of",
     "gap_report",
     "gap_table",
     "geometric_median",
@@ -57,6 +60,7 @@ __all__ = [
     "isotropic_noise",
     "load_sae",
     "mean_max_cosine",
+    "picture",
     "report",
     "save_saelens",
     "train_sae",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cloche.data import prepare, standard_library
-from cloche.data.preparation import Progress
 from cloche.errors import CorpusEmpty, FolderForeign, RunDamaged
 from cloche.files import WRITING, move, put_in_place, sha256_of, temporary_folder
 from cloche.runs import Run
@@ -21,7 +21,7 @@ LEAST_BATCHES = 4  # below this there is nothing to learn from and too little to
 _SHARD = re.compile(r"(train|validation)-\d{5}\.bin")
 
 
-def prepare_data(recipe: Recipe, run: Run, on_progress: Progress | None = None) -> None:
+def prepare_data(recipe: Recipe, run: Run, on_progress: Callable[[str, int, int], None] | None = None) -> None:
     """Trains or loads the tokenizer and packs the corpus into the run's folder; does nothing where that is done already.
 
     Raises ClocheError, before anything in the run has changed, for a corpus of fewer tokens than four batches take, and where

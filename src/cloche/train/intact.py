@@ -8,8 +8,7 @@ from typing import Any
 
 from cloche.errors import FileUnreadable, RunDamaged
 from cloche.files import sha256_of_all
-from cloche.runs import Checkpoint, Run
-from cloche.runs.checkpoints import step_of
+from cloche.runs import Checkpoint, Run, step_of
 from cloche.train.checkpoint import TOKENIZER_FILES
 
 INDEX = "data.json"

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cloche.errors import ArgumentInvalid, NotFinite
-from cloche.runs import Checkpoint, Run
-from cloche.runs.checkpoints import checkpoint_name
+from cloche.runs import Checkpoint, Run, checkpoint_name
 from cloche.train.checkpoint import restore_checkpoint, save_checkpoint
 from cloche.train.machine.gemm import gemm_rates
 from cloche.train.monitors import journal

@@ -32,10 +32,8 @@ def report_run(
     before is replaced; any other file stays, and is an error.
     """
     from cloche.cli.progress import Screen
-    from cloche.files import refuse_existing, write_atomically
+    from cloche.files import refuse_existing
     from cloche.microscope import write_report
-    from cloche.microscope.library import Library
-    from cloche.microscope.report import page
     from cloche.runs import Run
 
     opened, screen = Run.open(run), Screen(stderr=as_json)
@@ -46,10 +44,7 @@ def report_run(
         from cloche.cli.running.inside import look_inside
 
         look_inside(opened, screen)
-    if out is None:
-        write_report(opened.path)
-    else:
-        write_atomically(out, page(Library(opened.path)).encode())
+    write_report(opened.path, out)
     if as_json:
         held = {"checkpoints": len(opened.checkpoints()), "findings": len(opened.findings())}
         emit({"run": str(run), "report": str(target), "bytes": target.stat().st_size, **held})

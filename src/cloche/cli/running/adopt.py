@@ -67,7 +67,7 @@ def adopt(
     """
     from cloche.cli.progress import Screen
     from cloche.runs import adopt as make
-    from cloche.runs.making import refuse_taken
+    from cloche.runs import refuse_taken
 
     screen = Screen(stderr=as_json)
     refuse_taken(out)

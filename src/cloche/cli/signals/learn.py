@@ -63,7 +63,7 @@ def learn(
     used = getattr(getattr(learner, "pursuit", None), "k", None) or 0
     x, sides = signals_of(files, piece, count, column, seed)
     from cloche.sparse import report
-    from cloche.sparse.learners.keep import Card, save_dictionary
+    from cloche.sparse.learners import Card, save_dictionary
 
     level = bool(sides) if level is None else level
     x = (x - x.mean(1, keepdim=True) if level else x).float()
@@ -94,8 +94,8 @@ def learn(
 def _drawn(out: Path, dictionary: Dictionary, sides: tuple[int, ...]) -> str | None:
     """Draws the atoms into the folder; returns where, or None where pictures cannot be written here, and says so."""
     from cloche.cli.signals.rows import save_picture
-    from cloche.sparse.learners.keep import PICTURE
-    from cloche.sparse.pictures import atoms_of, picture
+    from cloche.sparse import atoms_of, picture
+    from cloche.sparse.learners import PICTURE
 
     try:
         save_picture(out / PICTURE, picture(atoms_of(dictionary, sides)))
@@ -139,7 +139,7 @@ def encode(
     if out.suffix.lower() != ".npz":
         raise SettingConflict(f"{out} is no .npz file, and codes are kept in one: choose another --out.")
     from cloche.part import part_from_line
-    from cloche.sparse.learners.keep import load_dictionary
+    from cloche.sparse.learners import load_dictionary
     from cloche.sparse.pursuit import Pursuit
 
     atoms, card = load_dictionary(dictionary)
@@ -176,12 +176,12 @@ def atoms(
     they are wavelets.
     """
     from cloche.cli.signals.rows import save_picture
-    from cloche.sparse.pictures import atoms_of, picture
+    from cloche.sparse import atoms_of, picture
     from cloche.sparse.transforms import fitted
 
     refuse_existing(out, "choose another --out")
     if Path(source).is_dir():
-        from cloche.sparse.learners.keep import load_dictionary
+        from cloche.sparse.learners import load_dictionary
 
         found, card = load_dictionary(source)
         drawn: Tensor = atoms_of(found, card.sides)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cloche.sparse import Code
-    from cloche.sparse.learners.patches import Tiling
+    from cloche.sparse.learners import Tiling
 
 
 def contents(path: Path, column: str | None) -> Signals:
@@ -43,7 +43,7 @@ def signals_of(
     """([n, d] rows or pieces of all the files, the sides of the pieces)."""
     import torch
 
-    from cloche.sparse.learners.patches import draw
+    from cloche.sparse.learners import draw
 
     for name, amount in (("--piece", piece), ("--count", count)):
         if amount < 1:
@@ -91,7 +91,7 @@ class Coded:
     @classmethod
     def read(cls, path: Path, column: str | None, sides: tuple[int, ...]) -> Coded:
         """For a dictionary of pieces of `sides`, or of whole rows where there are none."""
-        from cloche.sparse.learners.patches import tiling
+        from cloche.sparse.learners import tiling
 
         given = contents(path, column)
         values = _finite(path, given)

@@ -180,7 +180,7 @@ def _run(path: Path, time: str | None) -> Columns:
     import numpy as np
 
     from cloche.runs import Run
-    from cloche.sparse.sindy.series import SHORTEST
+    from cloche.sparse.sindy import SHORTEST
 
     name = time or "step"
     if name not in ("step", "tokens", "time"):

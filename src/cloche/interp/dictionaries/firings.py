@@ -11,8 +11,7 @@ from torch.nn import functional as F
 
 from cloche.errors import CorpusEmpty
 from cloche.interp.route import FIRST, rows_without_first
-from cloche.sparse import SAE, Code, Report
-from cloche.sparse.metrics import Tally
+from cloche.sparse import SAE, Code, Report, Tally
 
 
 @dataclass(frozen=True, eq=False)

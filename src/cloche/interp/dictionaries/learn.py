@@ -23,8 +23,7 @@ from cloche.part import part_from_line
 from cloche.ranks import Ranks
 from cloche.runs import Run
 from cloche.sparse import SAE, Kind, Provenance, TopK, Training, training_course
-from cloche.sparse.saes import further_course
-from cloche.sparse.saes.fit import Record
+from cloche.sparse.saes import Record, further_course
 
 HELD = 1 << 30  # bytes of activations held in memory; more are read from the model anew in each pass
 CALIBRATED, FEWEST = 16_384, 2_048  # tokens that a threshold is calibrated on, and of how few it is not

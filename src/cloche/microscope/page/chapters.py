@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cloche.drawing import Finding, Heatmap, Lines, Series, as_html, visible
-from cloche.drawing.markup import EMPTY, Child, Markup, tag
-from cloche.drawing.panels import Form
+from cloche.drawing import EMPTY, Child, Finding, Form, Heatmap, Lines, Markup, Series, as_html, tag, visible
 from cloche.microscope.folder.moments import thin
 
 MAP_COLUMNS = 300

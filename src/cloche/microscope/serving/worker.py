@@ -88,7 +88,7 @@ def reader(checkpoint: str, dictionary: str, tokens: int) -> Any:
 def feature(checkpoint: str, dictionary: str, tokens: int, feature: int) -> dict[str, Any]:
     """One feature's page as a `features` finding has it, whether the finding lists it or not. `tokens` is how many the
     finding read: a window's first token is not among them."""
-    from cloche.interp.route import FIRST
+    from cloche.interp import FIRST
 
     length = min(WINDOW, load(checkpoint).net.length or WINDOW)
     page: dict[str, Any] = reader(checkpoint, dictionary, -(-tokens // (length - FIRST)) * length).page(feature)

@@ -9,7 +9,7 @@ from cloche.lazy import lazy
 if TYPE_CHECKING:
     from cloche.sparse.saes.exchange import save_saelens
     from cloche.sparse.saes.files import load_sae
-    from cloche.sparse.saes.fit import Fit, Training, fit_input, geometric_median
+    from cloche.sparse.saes.fit import Fit, Record, Training, fit_input, geometric_median
     from cloche.sparse.saes.kinds import Answer, BatchTopK, Gated, JumpReLU, Kind, ReLU, TopK
     from cloche.sparse.saes.module import SAE, Wiring
     from cloche.sparse.saes.provenance import Provenance
@@ -26,6 +26,7 @@ __all__ = [
     "Kind",
     "Provenance",
     "ReLU",
+    "Record",
     "TopK",
     "Training",
     "Wiring",

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from cloche.text.bpe import SMALLEST_VOCAB
+from cloche.text import SMALLEST_VOCAB
 
 DEFAULT_MINUTES = 5.0
 DEFAULT_VOCAB = 4096
