@@ -36,6 +36,31 @@ def shared() -> Callable[[str], Path]:
     return find
 
 
+@pytest.fixture(scope="session")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The kernels of pursuits and learners, compiled where this machine has not kept them yet: no test waits for that.
+
+    Of several workers one compiles, and the others read what it kept.
+    """
+    import torch
+
+    from cloche.files import locked
+    from cloche.sparse import Dictionary
+    from cloche.sparse.learners import KSVD, OnlineDictionaryLearning
+    from cloche.sparse.pursuit import IHT, LARS, OMP, Lasso, MatchingPursuit, NonNegativeOMP
+
+    pursuits = MatchingPursuit(3, 0.1), OMP(2), NonNegativeOMP(2, 0.1), IHT(2), Lasso(0.1), LARS(0.1)
+    learners = OnlineDictionaryLearning(4, OMP(k=1), batch=6), KSVD(4, OMP(k=1), rounds=1)
+    x, directions = torch.randn(20, 6, generator=torch.Generator().manual_seed(0)).split((12, 8))
+    atoms = torch.nn.functional.normalize(directions, dim=1)
+    with locked(tmp_path_factory.getbasetemp().parent / "kernels.lock", seconds=300):
+        for dtype in (torch.float32, torch.float64):
+            for pursuit in pursuits:
+                pursuit.encode(x.to(dtype), Dictionary(atoms.to(dtype)))
+            for learner in learners:
+                learner.fit(x.to(dtype))
+
+
 def cpu_seconds() -> float:
     """CPU seconds of this process and of its children, those that still run included (a server, a browser)."""
     total = sum(os.times()[:4])

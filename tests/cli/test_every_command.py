@@ -14,6 +14,7 @@ from cloche.cli.app import app
 from cloche.runs import Run
 
 Call = Callable[..., tuple[int, str, str]]
+pytestmark = pytest.mark.usefixtures("kernels")
 SHOWS = ("open",)  # commands that show something and report nothing
 
 

@@ -17,6 +17,7 @@ from cloche.sparse import Training, load_sae
 from cloche.sparse.saes import Fit
 
 Call = Callable[..., tuple[int, str, str]]
+pytestmark = pytest.mark.usefixtures("kernels")
 SMALL = ("--features", 96, "--l0", 4, "--tokens", 6_000)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import re
 
 import torch
 
@@ -155,7 +156,38 @@ def plain(number: int) -> LM:
     )
 
 
-NUMBERS = range(PLAIN + 24)
+def name(number: int) -> str:
+    """What tells the model of this number from the others: "28 heads 4 of 4, no position, window 3, GLU silu, RMSNorm"."""
+    spec = combination(number)
+    block = spec.body.blocks[0]
+    mix = block.mix if isinstance(block.mix, Attention) else block.mix.attention
+    mapping = f"{type(block.map).__name__} {getattr(block.map, 'activation', '')}".replace("Shifted", "shifted")
+    position = " and ".join(_word(p) for p in (mix.position, spec.position) if p not in (None, NoPosition()))
+    words = [
+        f"{number} heads {mix.heads} of {mix.kv_heads or mix.heads}",
+        position or "no position",
+        " or ".join(f"window {n}" for n in re.findall(r"Window\(size=(\d+)\)", repr(mix.mask))) or "causal",
+        re.sub(r"[^\w ]+", " ", mapping).strip(),
+        _word(block.norm),
+        *(["scores"] if isinstance(block.mix, ScoredAttention) else []),
+        *(["parallel"] if isinstance(block, ParallelBlock) else []),
+    ]
+    return ", ".join(words)
+
+
+def _word(part: object) -> str:
+    scaling = getattr(part, "scaling", None)
+    return type(part).__name__ + (f" {type(scaling).__name__}" if scaling else "")
+
+
+class Numbered(int):
+    """A combination's number, which pytest shows as the combination's name."""
+
+    def __str__(self) -> str:
+        return name(int(self))
+
+
+NUMBERS = tuple(map(Numbered, range(PLAIN + 24)))
 
 
 def lively(spec: LM, seed: int = 0) -> Network:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from combinations import VOCAB, close, combination, lively, random_ids
+from combinations import NUMBERS, VOCAB, close, combination, lively, random_ids
 
 from cloche.model import LM, MLP, Attention, Block, Network, Stack
 
@@ -49,7 +49,7 @@ def steered(net: Network, strength: float) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("number", [1, 33, 35, 44])
+@pytest.mark.parametrize("number", [NUMBERS[n] for n in (1, 33, 35, 44)])
 def test_one_graph_whatever_the_strength(number: int) -> None:
     net, backend = lively(combination(number)), Counting()
     for strength in (2.0, 5.0, -1.5):

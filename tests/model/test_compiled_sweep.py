@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from combinations import combination, lively, random_ids
+from combinations import NUMBERS, combination, lively, random_ids
 from torch import Tensor
 
 from cloche.model.passes import sweep as swept
@@ -38,14 +38,22 @@ def read(logits: Tensor) -> Tensor:
     return logits[:, -1, 3] - logits[:, -1, 5]
 
 
-@pytest.mark.parametrize("pad", [None, [0, 2]])
-@pytest.mark.parametrize("number", [1, 2, 35])
-def test_every_wave_is_one_graph(monkeypatch: pytest.MonkeyPatch, number: int, pad: Any) -> None:
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("number", "layers", "pad"),
+    [
+        pytest.param(NUMBERS[35], (1,), [0, 2]),
+        *(pytest.param(NUMBERS[n], (0, 1, 2), pad, marks=slow) for n in (1, 2, 35) for pad in (None, [0, 2])),
+    ],
+)
+def test_every_wave_is_one_graph(monkeypatch: pytest.MonkeyPatch, number: int, layers: Any, pad: Any) -> None:
     net, backend, waves = lively(combination(number)), Counting(), []
     source = net.run(IDS.flip(0), pad=pad, save=["z.all", "resid_pre.all"])
     s = net.sites
-    edits = [z.head(h).replace(source) for z in s.z for h in (0, 1)]
-    edits += [pre.replace(source).at(p) for pre in s.resid_pre for p in (-1, -3)]
+    edits = [s.z[layer].head(h).replace(source) for layer in layers for h in (0, 1)]
+    edits += [s.resid_pre[layer].replace(source).at(p) for layer in layers for p in (-1, -3)]
     edits += [s.pattern[1].head(1).zero(), s.mlp_out[2].scale(2.0).at("last"), s.attn_out[0].mean()]
     wanted = net.sweep(IDS, edits, read, pad=pad)
     eager = swept._logits

@@ -129,7 +129,7 @@ def test_positions(net: Network, name: str, form: str) -> None:
 
 
 @pytest.mark.parametrize("form", POSITIONS)
-@pytest.mark.parametrize("number", [1, 4])
+@pytest.mark.parametrize("number", [NUMBERS[1], NUMBERS[4]])
 def test_positions_under_left_padding(number: int, form: str) -> None:
     """Positions are counted from each row's own first token."""
     where, _ = POSITIONS[form]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from combinations import VOCAB, close, combination, lively, random_ids
+from combinations import NUMBERS, VOCAB, close, combination, lively, random_ids
 from torch import Tensor
 
 from cloche.errors import ClocheError
@@ -120,7 +120,7 @@ def test_clamp_sets_one_direction_and_leaves_the_rest(net: Network, name: str, l
 
 
 @pytest.mark.parametrize("pad", [None, PAD])
-@pytest.mark.parametrize("number", [0, 3, 6])
+@pytest.mark.parametrize("number", NUMBERS[0:7:3])
 def test_they_sweep_as_they_run(number: int, pad: Any) -> None:
     net = lively(combination(number))
     s, d = net.sites, torch.randn(net.spec.width, generator=torch.Generator().manual_seed(5))

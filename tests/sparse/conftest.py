@@ -14,6 +14,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def compiled(kernels: None) -> None:
+    """Every test here finds the kernels compiled, and what torch imports at the first optimizer imported."""
+    import torch._dynamo  # noqa: F401
+
+
 @pytest.fixture
 def rng() -> torch.Generator:
     return torch.Generator().manual_seed(3)

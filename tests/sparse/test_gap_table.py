@@ -21,13 +21,13 @@ def careless() -> SAE:
 
 
 def test_every_row_is_blamed_for_what_is_its_own() -> None:
-    held, code = PLANTED.sample(2_000, seed=9)
+    held, code = PLANTED.sample(1_000, seed=9)
     x = PLANTED.sample(20_000)[0]
     waves = OMP(k=3).over(Wavelets((32,), "db2", 3).dictionary())
     learned = {
         "careless": careless(),
-        "SAE": train_sae(x, 64, 3, Training(steps=400, batch=512, lr=1e-2), seed=1)[0],
-        "K-SVD": KSVD(64, OMP(k=3)).fit(x[:5_000])[1],
+        "SAE": train_sae(x, 64, 3, Training(steps=200, batch=512, lr=1e-2), seed=1)[0],
+        "K-SVD": KSVD(64, OMP(k=3)).fit(x[:3_000])[1],
         "wavelets": waves,
         "truth": OMP(k=3).over(PLANTED.dictionary),
     }

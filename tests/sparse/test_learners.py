@@ -49,7 +49,7 @@ def test_planted_atoms_are_found_up_to_sign_and_order(name: str) -> None:
 @pytest.mark.parametrize("name", LEARNERS)
 def test_noise_holds_no_atoms(name: str) -> None:
     """The control: atoms learned from noise lie no nearer to any given directions than random ones do."""
-    dictionary, _ = LEARNERS[name].fit(isotropic_noise(3_000, 32, seed=3))
+    dictionary, _ = LEARNERS[name].fit(isotropic_noise(1_500, 32, seed=3))
     truth = PLANTED.dictionary.atoms
     chance = mean_max_cosine(truth, isotropic_noise(48, 32, seed=4))
     assert mean_max_cosine(truth, dictionary.atoms) < chance + 0.05

@@ -131,6 +131,7 @@ def rows() -> Tensor:
     return PLANTED.sample(4_096)[0]
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     kinds = ALL[:5]
     _one_of(0, 1, kinds, "", str(tmp_path / "one"))

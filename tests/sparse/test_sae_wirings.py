@@ -27,7 +27,8 @@ PLANTED = Planted(width=24, features=48, active=3, zipf=0.5)
 OTHER = Planted(
     width=32, features=48, active=3, zipf=0.5, seed=7
 ).dictionary  # what each feature says on the other side
-SHORT = Training(steps=1_000, batch=512, lr=5e-3)
+SHORT = Training(steps=400, batch=512, lr=1e-2)
+BRIEF = Training(steps=300, batch=256, lr=1e-2)
 
 
 def pairs(n: int, seed: int, linear: Tensor | None = None) -> Tensor:
@@ -64,7 +65,7 @@ def test_a_skip_takes_what_is_linear_and_leaves_the_features_alone() -> None:
     left = {}
     for skip in (False, True):
         wiring = Wiring((24,), (32,), skip=skip)
-        sae, _ = train_sae(pairs(30_000, 1, linear), 48, 3, SHORT, wiring=wiring, seed=1)
+        sae, _ = train_sae(pairs(30_000, 1, linear), 48, 3, BRIEF, wiring=wiring, seed=1)
         rows = pairs(4_000, 9, linear)
         left[skip] = sae.report(rows).fvu
         torch.testing.assert_close(sae(rows[:, :24]).detach(), sae.explain(rows)[2], atol=1e-4, rtol=1e-4)
