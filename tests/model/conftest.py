@@ -6,8 +6,10 @@ import pytest
 import torch
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: runs a C++ compiler; `-m 'not slow'` leaves it out")
+@pytest.fixture(autouse=True, scope="session")
+def compiler_imported() -> None:
+    """What torch imports at the first compiled call, before any test is charged for it."""
+    import torch._dynamo  # noqa: F401
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -23,7 +23,7 @@ from cloche.sparse.stream import epochs
 from cloche.sparse.truth import match
 
 PLANTED = Planted(width=32, features=64, active=3, zipf=0.5)
-SHORT = Training(steps=500, batch=512, lr=1e-2)
+SHORT = Training(steps=350, batch=512, lr=1e-2)
 
 
 def test_planted_dictionary_is_recovered() -> None:

@@ -30,14 +30,14 @@ from cloche.sparse.pursuit import OMP
 from cloche.sparse.saes.kinds import Kind
 
 PLANTED = Planted(width=32, features=64, active=3, zipf=0.5)
-SHORT = Training(steps=500, batch=512, lr=8e-3)
+SHORT = Training(steps=450, batch=512, lr=9e-3)
 BRIEF = Training(steps=250, batch=512, lr=1e-2)
 KNOWN = [BatchTopK(), ReLU(), Gated(), JumpReLU(), TopK()]
 
 
 @cache
 def learned(kind: Kind) -> SAE:
-    return train_sae(PLANTED.sample(30_000)[0] * 7, 64, 3, SHORT, kind=kind, seed=1)[0]
+    return train_sae(PLANTED.sample(20_000)[0] * 7, 64, 3, SHORT, kind=kind, seed=1)[0]
 
 
 # A penalty on the values or a window of a threshold finds fewer of the atoms in so short a run; chance is 0.51.
