@@ -48,7 +48,7 @@ class _Convolution(Module):
         before = x.new_zeros(x.shape[0], x.shape[2], self.size - 1) if state is None else state.to(x.dtype)
         seen = torch.cat([before, (x * real).mT], -1)  # [batch, width, position]
         mixed = F.conv1d(seen, self.kernel[:, None], groups=x.shape[2])
-        mixed = context.tape("conv_out", layer, mixed.mT)
+        mixed = context.record("conv_out", layer, mixed.mT)
         return self.out(mixed), None if state is None else seen[..., 1 - self.size :]
 
 

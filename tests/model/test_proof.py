@@ -13,22 +13,22 @@ from torch import Tensor
 import cloche
 from cloche.errors import SitesWrong, SiteUnsuitable
 from cloche.model import save_network
-from cloche.model.sites.plan import Key, Tape
+from cloche.model.sites import Key, PlanRecorder
 from cloche.model.sites.proof import prove_sites
 from cloche.model.sites.vocabulary import AXES
 
 
 def record(monkeypatch: pytest.MonkeyPatch, key: Key, wrong: Callable[[dict[Key, Tensor]], Tensor]) -> None:
     """Have every pass record at `key` what `wrong` makes of what was recorded until then, and go on with what is right."""
-    right = Tape.__call__
+    right = PlanRecorder.__call__
 
-    def call(self: Tape, name: str, layer: int | None, value: Tensor) -> Tensor:
+    def call(self: PlanRecorder, name: str, layer: int | None, value: Tensor) -> Tensor:
         out = right(self, name, layer, value)
         if (name, layer) == key and key in self.kept:
             self.kept[key] = wrong(self.kept)
         return out
 
-    monkeypatch.setattr(Tape, "__call__", call)
+    monkeypatch.setattr(PlanRecorder, "__call__", call)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

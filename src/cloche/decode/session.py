@@ -12,11 +12,11 @@ from torch import Tensor
 from cloche.errors import ArgumentInvalid, ContextExceeded, EditInvalid
 from cloche.model import Context, Edit, Network, Plan, Result
 from cloche.model.sites import (
-    BLANK,
-    Blank,
+    NULL_RECORDER,
     Key,
     Operation,
-    Tape,
+    PlanRecorder,
+    Recorder,
     make_positions,
     narrowed,
     position_axis,
@@ -189,9 +189,11 @@ def _step(net: Network, plan: Plan) -> Callable[..., Stepped]:
         ids: Tensor, keys: Tensor, pad: Tensor | None, lengths: Tensor, states: list[Any], inputs: list[Tensor]
     ) -> Stepped:
         start = keys.shape[1] - ids.shape[1]
-        tape: Tape | Blank = Tape(plan, inputs, keys[:, start:], lengths, net.sites) if plan.touched else BLANK
-        context = Context(keys[:, start:], keys, start, pad is not None, tape)
+        record: Recorder = (
+            PlanRecorder(plan, inputs, keys[:, start:], lengths, net.sites) if plan.touched else NULL_RECORDER
+        )
+        context = Context(keys[:, start:], keys, start, pad is not None, record)
         logits = net.logits(ids, context, states, last=True)
-        return logits[:, -1], tuple(tape.kept[key] for key in plan.kept) if isinstance(tape, Tape) else ()
+        return logits[:, -1], record.saved() if isinstance(record, PlanRecorder) else ()
 
     return step

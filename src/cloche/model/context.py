@@ -1,4 +1,4 @@
-"""What every part may know of the pass it is in: where the tokens stand, what is hidden, and the tape."""
+"""What every part may know of the pass it is in: where the tokens stand, what is hidden, and the recorder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 from cloche.model.mixers.masks import Causal, Full, Mask
 from cloche.model.positions.encodings import Position
 from cloche.model.sites.places import make_positions
-from cloche.model.sites.plan import BLANK, Blank, Tape
+from cloche.model.sites.recorder import NULL_RECORDER, Recorder
 
 
 class Context:
@@ -19,14 +19,14 @@ class Context:
     """
 
     @classmethod
-    def over(cls, ids: Tensor, start: int = 0, pad: Tensor | None = None, tape: Tape | Blank = BLANK) -> Context:
+    def over(cls, ids: Tensor, start: int = 0, pad: Tensor | None = None, record: Recorder = NULL_RECORDER) -> Context:
         """The pass over ids [batch, position] that follow `start` tokens, of which `pad` [batch] were left padding."""
         keys = make_positions(0, start + ids.shape[1], pad, ids.device)
-        return cls(keys[:, start:], keys, start, pad is not None, tape)
+        return cls(keys[:, start:], keys, start, pad is not None, record)
 
-    def __init__(self, positions: Tensor, keys: Tensor, start: int, padded: bool, tape: Tape | Blank = BLANK) -> None:
+    def __init__(self, positions: Tensor, keys: Tensor, start: int, padded: bool, record: Recorder) -> None:
         self.positions, self.keys = positions, keys
-        self.start, self.padded, self.tape = start, padded, tape
+        self.start, self.padded, self.record = start, padded, record
         self.losses: dict[str, Tensor] = {}
         self._tables: list[tuple[Position, int, tuple[Tensor, Tensor] | None]] = []
         self._masks: list[tuple[Mask, Tensor]] = []

@@ -55,7 +55,7 @@ class Module(nn.Module):
         return parameter
 
     def declare_site(self, name: str, declared: DeclaredSite) -> None:
-        """Say that this module offers the site `name` to `context.tape` in each pass, in the order of the pass."""
+        """Say that this module offers the site `name` to `context.record` in each pass, in the order of the pass."""
         check_declared(name, declared, type(self).__name__.strip("_"))
         self.declared_sites[name] = declared
 

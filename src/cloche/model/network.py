@@ -20,7 +20,7 @@ from cloche.model.passes.run import plan_of, run
 from cloche.model.passes.stored import Activations
 from cloche.model.passes.stream import SHARD_BYTES, stream, stream_bytes
 from cloche.model.passes.sweep import sweep
-from cloche.model.sites import Edit, Plan, Result, Site, Sites, each_token
+from cloche.model.sites import Edit, Plan, Recorder, Result, Site, Sites, each_token
 from cloche.words import ATTRIBUTES, answering, no_attribute
 
 
@@ -154,7 +154,7 @@ class Network(Module):
         """`hidden`, and the parts' auxiliary losses of this pass by name, each summed over the layers ("balance" of a mixture
         of experts); there are none without gradients."""
         context = Context.over(ids)
-        return self.normed(self.run_layers(ids, context), context.tape), context.losses
+        return self.normed(self.run_layers(ids, context), context.record), context.losses
 
     def logits(self, ids: Tensor, context: Context, states: list[Any] | None = None, last: bool = False) -> Tensor:
         """Logits of `ids` [batch, new] in the pass of `context`, after the tokens held in `states` (from `new_states`), which
@@ -162,10 +162,12 @@ class Network(Module):
 
         last: only the last position's logits, [batch, 1, vocab]; for prompts whose other predictions nobody reads.
         """
-        x, tape = self.normed(self.run_layers(ids, context, states), context.tape), context.tape
-        if last and not tape.wants("logits", None):  # an edit of the logits may name any position, so it needs them all
+        x, record = self.normed(self.run_layers(ids, context, states), context.record), context.record
+        if last and not record.wants(
+            "logits", None
+        ):  # an edit of the logits may name any position, so it needs them all
             return self.unembed(x[:, -1:])
-        logits = tape("logits", None, self.unembed(x))
+        logits = record("logits", None, self.unembed(x))
         return logits[:, -1:] if last else logits
 
     def run_layers(
@@ -175,12 +177,12 @@ class Network(Module):
         x = self.embed(ids)
         if self.position is not None:
             x = x + self.position(context.positions)
-        x, stop = context.tape("embed", None, x), len(self.layers) if stop is None else stop
+        x, stop = context.record("embed", None, x), len(self.layers) if stop is None else stop
         return self.body(x, context, states, 0, stop)[0] if stop else x
 
-    def normed(self, x: Tensor, tape: Any) -> Tensor:
+    def normed(self, x: Tensor, record: Recorder) -> Tensor:
         """The final norm of the stream, as the head reads it."""
-        return tape("final_norm", None, normalised(self.final_norm, x, tape, "final_scale", None))
+        return record("final_norm", None, normalised(self.final_norm, x, record, "final_scale", None))
 
     def new_states(self, batch: int, capacity: int) -> list[Any]:
         """Empty caches, one for each iteration of the body, for `capacity` tokens."""

@@ -16,8 +16,8 @@ from cloche.model.maps.activations import MOST_SHIFT
 from cloche.part import Part, positive
 
 if TYPE_CHECKING:
-    from cloche.model.sites.plan import Blank, Tape
     from cloche.model.sites.proof import Proof
+    from cloche.model.sites.recorder import Recorder
 
 
 class Norm(Part):
@@ -212,11 +212,11 @@ def row_size(x: Tensor) -> Tensor:
     return x.norm(dim=-1, keepdim=True)
 
 
-def normalised(norm: Any, x: Tensor, tape: Tape | Blank, scale: str, layer: int | None) -> Any:
-    """norm(x). Where a plan touches the site `scale`, what each row is divided by is computed apart and offered to the tape."""
-    if not tape.wants(scale, layer):
+def normalised(norm: Any, x: Tensor, record: Recorder, scale: str, layer: int | None) -> Any:
+    """norm(x). Where a plan touches the site `scale`, what each row is divided by is computed apart and offered to `record`."""
+    if not record.wants(scale, layer):
         return norm(x)
-    return norm.divided(x, tape(scale, layer, norm.scale(x)))
+    return norm.divided(x, record(scale, layer, norm.scale(x)))
 
 
 def has_scale(norm: Any) -> bool:

@@ -118,36 +118,36 @@ class _Block(Module):
         return 2.0 * met + self.part.mix.flops_per_token(self.width, length)
 
     def forward(self, x: Tensor, context: Context, layer: int, state: Any) -> tuple[Tensor, Any]:
-        tape = context.tape
-        x = tape("resid_pre", layer, x)
+        record = context.record
+        x = record("resid_pre", layer, x)
         update, state = self._mixed(x, context, layer, state)
-        x = tape("resid_mid", layer, x + update)
-        x = tape("resid_post", layer, x + self._mapped(x, context, layer))
+        x = record("resid_mid", layer, x + update)
+        x = record("resid_post", layer, x + self._mapped(x, context, layer))
         return x, state
 
     def _mixed(self, x: Tensor, context: Context, layer: int, state: Any) -> tuple[Tensor, Any]:
-        read = normalised(self.mix_norm, x, context.tape, "attn_scale", layer)
-        update, state = self.mix(context.tape("attn_in", layer, read), context, layer, state)
+        read = normalised(self.mix_norm, x, context.record, "attn_scale", layer)
+        update, state = self.mix(context.record("attn_in", layer, read), context, layer, state)
         if self.mix_post is not None:
             update = self.mix_post(update)
-        return context.tape("attn_out", layer, update), state
+        return context.record("attn_out", layer, update), state
 
     def _mapped(self, x: Tensor, context: Context, layer: int) -> Tensor:
-        read = normalised(self.map_norm, x, context.tape, "mlp_scale", layer)
-        update, losses = self.map(context.tape("mlp_in", layer, read), context, layer)
+        read = normalised(self.map_norm, x, context.record, "mlp_scale", layer)
+        update, losses = self.map(context.record("mlp_in", layer, read), context, layer)
         context.collect(losses)
         if self.map_post is not None:
             update = self.map_post(update)
-        return context.tape("mlp_out", layer, update)
+        return context.record("mlp_out", layer, update)
 
 
 class _ParallelBlock(_Block):
     between = ()
 
     def forward(self, x: Tensor, context: Context, layer: int, state: Any) -> tuple[Tensor, Any]:
-        x = context.tape("resid_pre", layer, x)
+        x = context.record("resid_pre", layer, x)
         update, state = self._mixed(x, context, layer, state)
-        return context.tape("resid_post", layer, x + update + self._mapped(x, context, layer)), state
+        return context.record("resid_post", layer, x + update + self._mapped(x, context, layer)), state
 
 
 @dataclass(frozen=True)

@@ -144,8 +144,8 @@ class _MLP(Module):
         _declare_sites(self, hidden)
 
     def forward(self, x: Tensor, context: Context, layer: int) -> tuple[Tensor, dict[str, Tensor]]:
-        pre = context.tape("mlp_pre", layer, self.inner(x))
-        return self.outer(context.tape("mlp_act", layer, self.f(pre))), {}
+        pre = context.record("mlp_pre", layer, self.inner(x))
+        return self.outer(context.record("mlp_act", layer, self.f(pre))), {}
 
 
 class _GLU(Module):
@@ -164,8 +164,8 @@ class _GLU(Module):
 
     def forward(self, x: Tensor, context: Context, layer: int) -> tuple[Tensor, dict[str, Tensor]]:
         gate, up = self.inner.split(x, self.rows)
-        gate = context.tape("mlp_pre", layer, gate)
-        return self.outer(context.tape("mlp_act", layer, self.f(gate) * up)), {}
+        gate = context.record("mlp_pre", layer, gate)
+        return self.outer(context.record("mlp_act", layer, self.f(gate) * up)), {}
 
 
 class _ClampedGLU(Module):
@@ -186,7 +186,7 @@ class _ClampedGLU(Module):
 
     def forward(self, x: Tensor, context: Context, layer: int) -> tuple[Tensor, dict[str, Tensor]]:
         gate, up = self.inner.split(x, self.rows)
-        gate = context.tape("mlp_pre", layer, gate).clamp(max=self.limit)
+        gate = context.record("mlp_pre", layer, gate).clamp(max=self.limit)
         up = up.clamp(-self.limit, self.limit)
         act = gate * (gate * self.slope).sigmoid() * (up + 1)
-        return self.outer(context.tape("mlp_act", layer, act)), {}
+        return self.outer(context.record("mlp_act", layer, act)), {}

@@ -14,7 +14,7 @@ from cloche.model.context import Context
 from cloche.model.declare import Linear, Module
 from cloche.model.maps.mlp import GLU, Map
 from cloche.model.sites.declared import each_token
-from cloche.model.sites.plan import BLANK
+from cloche.model.sites.recorder import NULL_RECORDER
 from cloche.part import positive
 
 if TYPE_CHECKING:
@@ -97,13 +97,13 @@ class _MoE(Module):
         # Rounded to bf16 a choice between near equals would fall otherwise (selective precision, 2101.03961, section 2.4).
         with torch.autocast(x.device.type, enabled=False):
             logits = self.router(x.to(self.router.weight.dtype))
-        logits = context.tape("router", layer, logits)  # [batch, position, expert]
+        logits = context.record("router", layer, logits)  # [batch, position, expert]
         probabilities = logits.float().softmax(-1)
         shares, chosen = probabilities.topk(self.active, -1)
         if self.normalise:
             shares = shares / shares.sum(-1, keepdim=True)
         weights = torch.zeros_like(probabilities).scatter(-1, chosen, shares)
-        inside = Context(context.positions, context.keys, context.start, context.padded, BLANK)
+        inside = Context(context.positions, context.keys, context.start, context.padded, NULL_RECORDER)
         mixed = self._all if torch.compiler.is_compiling() else self._chosen
         out = mixed(x.flatten(0, -2), weights.flatten(0, -2).to(x.dtype), inside, layer).view_as(x)
         losses = {}

@@ -222,32 +222,32 @@ class DotProduct(Module):
     def forward(
         self, x: Tensor, context: Context, layer: int, state: KeyValues | None
     ) -> tuple[Tensor, KeyValues | None]:
-        tape = context.tape
+        record = context.record
         qk, v = self.qkv.split(x, [(self.heads + self.kv_heads) * self.size, self.kv_heads * self.size])
         # [batch, position, heads of q, then of k, size] and [batch, position, heads of v, size]
         qk, v = qk.unflatten(-1, (-1, self.size)), v.unflatten(-1, (-1, self.size))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = qk.split((self.heads, self.kv_heads), dim=2)
             qk = torch.cat([self.q_norm(q), self.k_norm(k)], 2)
-        if tape.wants("q_pre", layer) or tape.wants("k_pre", layer):
+        if record.wants("q_pre", layer) or record.wants("k_pre", layer):
             q, k = qk.split((self.heads, self.kv_heads), dim=2)
-            qk = torch.cat([tape("q_pre", layer, q), tape("k_pre", layer, k)], 2)
+            qk = torch.cat([record("q_pre", layer, q), record("k_pre", layer, k)], 2)
         table = context.table(self.part.position, self.size)
         if table is not None:
             qk = rotate(qk, table)  # q and k in one go
         q, k = qk.split((self.heads, self.kv_heads), dim=2)
-        q, k, v = tape("q", layer, q), tape("k", layer, k), tape("v", layer, v)
+        q, k, v = record("q", layer, q), record("k", layer, k), record("v", layer, v)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [batch, head, position, size]
         if state is not None:
             k, v = state.extend(k, v, context.start)
-        if self.explicit or tape.wants("scores", layer) or tape.wants("pattern", layer):
+        if self.explicit or record.wants("scores", layer) or record.wants("pattern", layer):
             z = self._spelled_out(q, k, v, context, layer)
         else:
             z = self._fused(q, k, v, *context.mask(self.part.mask))
-        z = tape("z", layer, z.transpose(1, 2))  # [batch, position, head, size]
-        if tape.wants("head_out", layer):
+        z = record("z", layer, z.transpose(1, 2))  # [batch, position, head, size]
+        if record.wants("head_out", layer):
             matrices = self.out.weight.unflatten(1, (self.heads, self.size))  # [width, head, size]
-            tape("head_out", layer, torch.einsum("bphs,whs->bphw", z, matrices.to(z.dtype)))
+            record("head_out", layer, torch.einsum("bphs,whs->bphw", z, matrices.to(z.dtype)))
         return self.out(z.flatten(2)), state
 
     def _fused(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor:
@@ -268,8 +268,8 @@ class DotProduct(Module):
             k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
             scores = self.shaped((q.to(wide) @ k.to(wide).mT) * (self.scale or self.size**-0.5))
             scores = scores.masked_fill(~context.visible(self.part.mask), -torch.inf)
-            scores = context.tape("scores", layer, scores)
-            pattern = context.tape("pattern", layer, self.pattern(scores))
+            scores = context.record("scores", layer, scores)
+            pattern = context.record("pattern", layer, self.pattern(scores))
             return (pattern @ v.to(wide)).to(v.dtype)
 
     def shaped(self, scores: Tensor) -> Tensor:

@@ -9,7 +9,18 @@ import torch
 from torch import Tensor
 
 from cloche.model.context import Context
-from cloche.model.sites import BLANK, Edit, Places, Plan, Result, Site, Tape, check_ids, check_pad, make_plan
+from cloche.model.sites import (
+    NULL_RECORDER,
+    Edit,
+    Places,
+    Plan,
+    PlanRecorder,
+    Result,
+    Site,
+    check_ids,
+    check_pad,
+    make_plan,
+)
 from cloche.model.sites.checks import check_edits, check_no_grad, edit_value
 
 if TYPE_CHECKING:
@@ -51,12 +62,12 @@ def _program(net: Network, plan: Plan, stop: int | None) -> Callable[..., Passed
             ids.shape[1] - pad[:, None] if pad is not None else torch.full((1, 1), ids.shape[1], device=ids.device)
         )
         context = Context.over(ids, 0, pad)
-        tape = Tape(plan, inputs, context.positions, lengths, net.sites)
-        context.tape = tape if plan.touched else BLANK
+        record = PlanRecorder(plan, inputs, context.positions, lengths, net.sites)
+        context.record = record if plan.touched else NULL_RECORDER
         out = net.logits(ids, context) if stop is None else None
         if stop is not None:
             net.run_layers(ids, context, stop=stop)
-        return out, tape.saved(), tape.off
+        return out, record.saved(), record.off
 
     return program
 

@@ -18,11 +18,12 @@ from torch import Tensor
 from cloche.errors import ArgumentInvalid, ArgumentRange
 from cloche.model.context import Context
 from cloche.model.sites import (
-    BLANK,
+    NULL_RECORDER,
     Edit,
     Key,
     Operation,
     Places,
+    Recorder,
     Site,
     make_plan,
     make_positions,
@@ -167,7 +168,7 @@ class _Clean:
             x, _ = net.body(x, context, self.states, i, i + 1)
             self.starts.append(x)
         if shared:
-            self.logits = net.unembed(net.normed(x, BLANK))
+            self.logits = net.unembed(net.normed(x, NULL_RECORDER))
 
     def rows(self, iteration: int, slot: int, count: int) -> Tensor:
         """`count` copies of what an iteration starts from, from `slot` on; -1 is the embedding."""
@@ -180,15 +181,15 @@ class _Clean:
             return None
         return [state.repeated(count) if i == iteration else None for i, state in enumerate(self.states)]
 
-    def context(self, slot: int, count: int, tape: Any) -> Context:
+    def context(self, slot: int, count: int, record: Recorder) -> Context:
         """The context of `count` copies from `slot` on."""
         pad = None if self.pad is None else self.pad.repeat(count)
         keys = make_positions(0, self.length, pad, self.device)
-        return Context(keys[:, slot:], keys, slot, pad is not None, tape)
+        return Context(keys[:, slot:], keys, slot, pad is not None, record)
 
 
-class _WaveTape:
-    """The tape of several variants in one batch: variant i has the rows from i * batch on, and its changes reach no others.
+class _WaveRecorder:
+    """The recorder of several variants in one batch: variant i has the rows from i * batch on, and its changes reach no others.
 
     first: the variant that the values offered begin with.
     """
@@ -232,29 +233,29 @@ class _WaveTape:
 
 def _logits(net: Network, wave: list[_Variant], clean: _Clean, slot: int) -> Iterator[tuple[_Variant, Tensor]]:
     """Each variant of a wave (ordered by layer) with its logits [batch, position, vocab]."""
-    tape = _WaveTape(wave, clean, slot)
-    x = _run_iterations(net, wave, clean, slot, tape)
+    record = _WaveRecorder(wave, clean, slot)
+    x = _run_iterations(net, wave, clean, slot, record)
     count = max(1, LOGITS_AT_ONCE // (clean.batch * clean.length * net.spec.vocab))
-    for tape.first in range(0, len(wave), count):
-        part = x[tape.first * clean.batch : (tape.first + count) * clean.batch]
-        logits = tape("logits", None, net.unembed(net.normed(part, tape)))
-        for number, own in enumerate(logits.split(clean.batch), tape.first):
+    for record.first in range(0, len(wave), count):
+        part = x[record.first * clean.batch : (record.first + count) * clean.batch]
+        logits = record("logits", None, net.unembed(net.normed(part, record)))
+        for number, own in enumerate(logits.split(clean.batch), record.first):
             yield wave[number], own if slot == 0 else torch.cat([clean.logits[:, :slot], own], 1)
 
 
-def _run_iterations(net: Network, wave: list[_Variant], clean: _Clean, slot: int, tape: _WaveTape) -> Tensor:
+def _run_iterations(net: Network, wave: list[_Variant], clean: _Clean, slot: int, record: _WaveRecorder) -> Tensor:
     """What the final norm reads, [variant * batch, position from slot on, width]: each variant joins where it begins."""
     depth = len(net.layers)
     first = wave[0].layer
-    x, count, context = clean.rows(first, slot, 0), 0, clean.context(slot, 1, tape)
+    x, count, context = clean.rows(first, slot, 0), 0, clean.context(slot, 1, record)
     for i in range(first, depth + 1):
         joining = sum(variant.layer == i for variant in wave)
         if joining:
             x, count = torch.cat([x, clean.rows(i, slot, joining)]), count + joining
             if clean.pad is not None:
-                context = clean.context(slot, count, tape)
+                context = clean.context(slot, count, record)
         if i < 0:
-            x = tape("embed", None, x)
+            x = record("embed", None, x)
         elif i < depth:
             x, _ = net.body(x, context, clean.states_at(i, slot, count), i, i + 1)
     return x

@@ -12,34 +12,33 @@ if TYPE_CHECKING:
     from cloche.model.sites.edits import Edit, selected
     from cloche.model.sites.places import Places, make_positions
     from cloche.model.sites.plan import (
-        BLANK,
-        Blank,
         Key,
         Operation,
         Plan,
-        Tape,
         make_plan,
         narrowed,
         position_axis,
         spanned,
     )
+    from cloche.model.sites.recorder import NULL_RECORDER, NullRecorder, PlanRecorder, Recorder
     from cloche.model.sites.result import Result
     from cloche.model.sites.vocabulary import Layers, Site, Sites, site
 
 __all__ = [
-    "BLANK",
-    "Blank",
+    "NULL_RECORDER",
     "DeclaredSite",
     "Edit",
     "Key",
     "Layers",
+    "NullRecorder",
     "Operation",
     "Places",
     "Plan",
+    "PlanRecorder",
+    "Recorder",
     "Result",
     "Site",
     "Sites",
-    "Tape",
     "check_ids",
     "check_pad",
     "each_pair",

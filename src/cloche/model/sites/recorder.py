@@ -1,0 +1,130 @@
+"""What a pass offers its sites to: the recorder, which edits and keeps what a plan names."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from cloche.errors import SitesWrong, SiteUnknown
+from cloche.model.sites.edits import average, selected
+from cloche.model.sites.plan import Key, Operation, Plan, altered
+from cloche.model.sites.site_value import Site
+from cloche.model.sites.vocabulary import Sites
+
+
+class Recorder(Protocol):
+    """What `context.record` is. Each module offers it the value of each site that it declares, in the order of the pass, and
+    goes on with what it gets back.
+
+    A module that would have to compute a value for the recorder alone asks `wants` first, and need not offer what is not
+    wanted. layer: the number of the iteration, as the module was given it; None for what is in the model once.
+    """
+
+    def wants(self, name: str, layer: int | None) -> bool:
+        """Whether the site's value will be kept or changed."""
+        ...
+
+    def __call__(self, name: str, layer: int | None, value: Tensor) -> Tensor:
+        """Offer a site's value; what the rest of the pass must use, of the same shape and dtype."""
+        ...
+
+
+class PlanRecorder:
+    """Carries a plan through one pass: every part offers its values to the recorder, which edits and keeps what the plan names.
+
+    sites: those of the model; a part that offers another, which no plan could name, is told so.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        inputs: list[Tensor] | tuple[Tensor, ...],
+        positions: Tensor,
+        lengths: Tensor,
+        sites: Sites,
+    ) -> None:
+        self.plan, self.inputs, self.names, self.known = plan, inputs, plan.names, sites.names
+        self.positions, self.lengths = positions, lengths
+        self.kept: dict[Key, Tensor] = {}
+        self.off: dict[
+            int | None, Tensor
+        ] = {}  # by layer of an edited pattern: how far its rows' sums are from what they were
+
+    def saved(self) -> tuple[Tensor, ...]:
+        """What the plan keeps, in its order. Raises SitesWrong for a site that the model declares and never offered."""
+        for name, layer in self.plan.kept:
+            if (name, layer) not in self.kept:
+                raise SitesWrong(
+                    f"{Site(name, layer)} is declared by its module and never offered to the recorder: offer it in forward, or "
+                    "leave it out of the module's sites."
+                )
+        return tuple(self.kept[key] for key in self.plan.kept)
+
+    def wants(self, name: str, layer: int | None) -> bool:
+        """Whether the plan touches this site: attention asks before it spells its pattern out."""
+        return (name, layer) in self.plan.touched
+
+    def __call__(self, name: str, layer: int | None, value: Tensor) -> Tensor:
+        """Offer a site's value; returns what the rest of the pass must use. What is saved is the value after the edits."""
+        if name not in self.names:  # most offers end here, and a pass makes hundreds
+            if name not in self.known:
+                raise undeclared(name, layer)
+            return value
+        key = (name, layer)
+        if key not in self.plan.touched:
+            return value
+        offered = value
+        for operation in self.plan.by_site.get(key, ()):
+            value = self._edited(operation, value)
+        if name == "pattern" and key in self.plan.by_site:
+            self.off[layer] = (value.detach().sum(-1) - offered.detach().sum(-1)).abs().amax()
+        if key in self.plan.keeps:
+            self.kept[key] = _own(value)
+        return value
+
+    def _edited(self, operation: Operation, value: Tensor) -> Tensor:
+        site, axes = operation.site, operation.site.whole_axes
+        index = site.head_index
+        old = value if index is None else value.select(axes.index("head"), index)
+        tensor = None if operation.input is None else self.inputs[operation.input].to(value.dtype)
+        if operation.own_mean:
+            tensor = average(old, self.positions >= 0)
+        chosen = None if operation.where is None else selected(operation.where, self.positions, self.lengths)
+        new = altered(operation, old, tensor, chosen)
+        if index is None:
+            return new
+        slot = torch.tensor([index], device=value.device)
+        return value.index_copy(axes.index("head"), slot, new.unsqueeze(axes.index("head")))
+
+
+def undeclared(name: str, layer: int | None) -> SiteUnknown:
+    """The error for a part that offers a site no module declares."""
+    where = "" if layer is None else f" in layer {layer}"
+    return SiteUnknown(
+        f"A module{where} offers the site {name!r}, which it does not declare, so no plan can name it; say "
+        f"self.declare_site({name!r}, each_token(...)) where it is built."
+    )
+
+
+def _own(value: Tensor) -> Tensor:
+    """The value itself, or a copy where it is a part of something larger (q of q, k and v), which it would keep in memory."""
+    if torch.compiler.is_compiling() or value.untyped_storage().nbytes() <= value.numel() * value.element_size():
+        return value
+    return value.clone(memory_format=torch.contiguous_format)
+
+
+class NullRecorder:
+    """The recorder of a pass that saves and edits nothing."""
+
+    plan = Plan()
+
+    def wants(self, name: str, layer: int | None) -> bool:
+        return False
+
+    def __call__(self, name: str, layer: int | None, value: Tensor) -> Tensor:
+        return value
+
+
+NULL_RECORDER = NullRecorder()
