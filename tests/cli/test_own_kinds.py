@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from cloche import part_names
+from cloche.errors import ClocheError
 from cloche.part import import_parts, part_from_line
-from cloche.sparse import SAE, Kind, Training, load_sae, train_sae
+from cloche.sparse import SAE, Kind, Training, load_sae, save_saelens, train_sae
 from cloche.sparse.saes import Fit
 
 Call = Callable[..., tuple[int, str, str]]
@@ -68,6 +69,8 @@ def test_it_trains_saves_and_loads(kind: Kind, folder: Path) -> None:
     assert history[-1]["loss"] < history[0]["loss"] and float(sae.encode(torch.randn(99, 8)).values.max()) > 0
     sae.save(folder / "kept")
     assert json.loads((folder / "kept/dictionary.json").read_text())["kind"] == LINE == kind.to_line()
+    with pytest.raises(ClocheError, match="SAELens has no kind that computes what own_kinds:Saturating"):
+        save_saelens(sae, folder / "theirs")
     again = load_sae(folder / "kept")
     assert again.kind == kind and type(again.kind).__module__ == "own_kinds"
     x = torch.randn(99, 8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import struct
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,6 +118,14 @@ TEXTS = {
         '{"cloche": ' + '{"part": "LM", "body": ' * 300 + "1" + "}" * 301,
         "must be a Body, and LM is not one",
     ),
+    "a body of a module that is not imported": (
+        json.dumps({"cloche": OWN | {"body": {"part": "antigravity:Stack", "depth": 1}}}),
+        "names antigravity:Stack, and the module antigravity is not imported; if you trust it, add --import antigravity",
+    ),
+    "a body that runs code": (
+        json.dumps({"cloche": OWN | {"body": "__import__('antigravity').Stack(1)"}}),
+        "is not a part; write its name and settings",
+    ),
     "a mask within itself": (
         '{"cloche": {"part": "Attention", "mask": ' + '{"part": "Both", "first": ' * 300 + "1" + "}" * 302,
         "nested more than",
@@ -146,7 +155,7 @@ def test_a_config_that_is_no_models(case: str, spoilt: Path) -> None:
     (spoilt / "config.json").write_text(text)
     with pytest.raises(ClocheError, match=said):
         load_network(spoilt)
-    assert sentence(spoilt)
+    assert sentence(spoilt) and "antigravity" not in sys.modules
 
 
 def test_experts_beyond_count_are_refused_before_they_are_built(tmp_path: Path) -> None:

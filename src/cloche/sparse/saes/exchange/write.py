@@ -14,9 +14,10 @@ from cloche.files import refuse_existing, writing_folder
 from cloche.sparse.saes.exchange.dense import Dense, from_sae
 from cloche.sparse.saes.exchange.places import hook_of
 from cloche.sparse.saes.exchange.saelens import CFG, WEIGHTS
-from cloche.sparse.saes.kinds import BatchTopK, Gated, TopK
+from cloche.sparse.saes.kinds import BatchTopK, Gated, JumpReLU, ReLU, TopK
 from cloche.sparse.saes.module import SAE
 
+_NAMES = {TopK: "topk", Gated: "gated", BatchTopK: "jumprelu", JumpReLU: "jumprelu", ReLU: "jumprelu"}
 _FORMAT = "6.54.0"  # the version of SAELens whose format this is
 
 
@@ -24,7 +25,7 @@ def save_saelens(sae: SAE, folder: str | Path) -> Path:
     """Writes `sae` to a new `folder` as SAELens' `SAE.load_from_disk` reads it: the same codes, in the activations' units, and
     the same reconstructions. The scale and the threshold go into the weights.
 
-    A TopK becomes `topk`, a Gated `gated`, a ReLU without a threshold `standard` and everything else `jumprelu`; a transcoder
+    A TopK becomes `topk`, a Gated `gated`, a ReLU without a threshold `standard` and the other kinds `jumprelu`; a transcoder
     `transcoder`, with `jumprelu_` and `skip_` where it has them. What SAELens has no field for (l0, tokens, a site without a
     hook) stands in the metadata under "cloche". Raises where SAELens has no such dictionary, and where `folder` is there.
     """
@@ -51,7 +52,11 @@ def _architecture(sae: SAE) -> str:
             f"SAELens has no dictionary that reads {len(wiring.reads)} sites and writes "
             f"{len(wiring.writes or wiring.reads)}, as this crosscoder does: save it with sae.save(folder)."
         )
-    named = {TopK: "topk", Gated: "gated"}.get(type(sae.kind), "jumprelu")
+    named = _NAMES.get(type(sae.kind))
+    if named is None:
+        raise DictionaryMismatch(
+            f"SAELens has no kind that computes what {sae.kind} does: save it with sae.save(folder)."
+        )
     if wiring.writes is None:
         return named
     if named != "jumprelu":
