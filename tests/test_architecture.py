@@ -31,7 +31,6 @@ RESULTS = {  # what is given back, or written down: as many fields as there are 
 TOO_LARGE = {  # to be emptied
     "interp/dictionaries/learn.py Look",  # becomes DictionaryConfig, with a Training inside
     "sparse/saes/fit.py Training",
-    "sparse/truth/plant.py Hierarchy",
 }
 
 

@@ -12,9 +12,9 @@ from cloche.sparse import SAE
 from cloche.sparse.learners import OnlineDictionaryLearning
 from cloche.sparse.pursuit import OMP
 from cloche.sparse.pursuit.base import Pursued
-from cloche.sparse.truth import Hierarchy, Planted, PlantedReport, match, planted_report
+from cloche.sparse.truth import Families, Hierarchy, Planted, PlantedReport, Usage, match, planted_report
 
-PLANT = Hierarchy(width=32, features=48, active=2, parents=4, children=2, groups=4, zipf=0.5, bias=0.0)
+PLANT = Hierarchy(width=32, features=48, active=2, families=Families(4, 2), usage=Usage(0.5, groups=4), bias=0.0)
 
 
 def test_the_true_atoms_by_a_pursuit_are_nearly_perfect() -> None:
@@ -60,7 +60,7 @@ def test_a_learner_finds_the_plant_and_nothing_in_noise() -> None:
 def test_a_plant_without_hierarchy_has_no_absorption() -> None:
     report = _learned(Planted(width=16, features=24, active=2), control=False)
     assert "absorption" not in report.figures and "absorption" not in str(report)
-    again = _learned(replace(PLANT, parents=0), control=False)
+    again = _learned(replace(PLANT, families=Families(parents=0)), control=False)
     assert "absorption" not in again.figures
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from cloche.errors import ClocheError
 from cloche.sparse import Code, Dictionary, grade
-from cloche.sparse.truth import Hierarchy, Interval, absorption, over_seeds, stability
+from cloche.sparse.truth import Families, Hierarchy, Interval, Usage, absorption, over_seeds, stability
 
-PLANT = Hierarchy(width=64, features=128, active=4, parents=8, children=4)
+PLANT = Hierarchy(width=64, features=128, active=4, families=Families(parents=8, children=4))
 
 
 class Given:
@@ -49,8 +49,8 @@ def test_frequencies_follow_zipf() -> None:
 
 
 def test_groups_go_together_and_without_correlation_they_do_not() -> None:
-    assert _lift_of_groups(replace(PLANT, correlation=2.0)) > 1.5
-    assert _lift_of_groups(replace(PLANT, correlation=0.0)) == pytest.approx(1, abs=0.05)
+    assert _lift_of_groups(replace(PLANT, usage=Usage(correlation=2.0))) > 1.5
+    assert _lift_of_groups(replace(PLANT, usage=Usage(correlation=0.0))) == pytest.approx(1, abs=0.05)
 
 
 def _lift_of_groups(plant: Hierarchy) -> float:
@@ -61,7 +61,7 @@ def _lift_of_groups(plant: Hierarchy) -> float:
     on = (plant.sample(40_000)[1].dense() != 0)[:, 1 : plant.roots].double()
     share = on.mean(0)
     pairs, expected = on.T @ on / len(on), share[:, None] * share
-    group = torch.arange(1, plant.roots) % plant.groups
+    group = torch.arange(1, plant.roots) % plant.usage.groups
     same = group[:, None] == group
     apart = ~same
     same.fill_diagonal_(False)

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from cloche.sparse.truth.gap import Gap, gap_report
     from cloche.sparse.truth.gap_tables import GapTable, gap_table
     from cloche.sparse.truth.grading import Grade, grade
-    from cloche.sparse.truth.plant import Hierarchy
+    from cloche.sparse.truth.plant import Families, Hierarchy, Usage
     from cloche.sparse.truth.planted import Plant, Planted, isotropic_noise
     from cloche.sparse.truth.planted_reports import PlantedReport, planted_report
     from cloche.sparse.truth.seeds import Interval, over_seeds, stability
 
 __all__ = [
     "Absorption",
+    "Families",
     "Gap",
     "GapTable",
     "Grade",
@@ -28,6 +29,7 @@ __all__ = [
     "Plant",
     "Planted",
     "PlantedReport",
+    "Usage",
     "absorption",
     "gap_report",
     "gap_table",
