@@ -12,6 +12,7 @@ from cloche.lazy import lazy
 if TYPE_CHECKING:
     from cloche.errors import ClocheError
     from cloche.glass import Glass, load
+    from cloche.interp import trace
     from cloche.model import (
         GLU,
         LM,
@@ -63,6 +64,7 @@ __all__ = [
     "__version__",
     "load",
     "site",
+    "trace",
     "train_bpe",
     "verify",
 ]

@@ -328,6 +328,11 @@ class InstrumentUnknown(ClocheError):
     Name one of those that the message lists."""
 
 
+class InstrumentOption(ClocheError):
+    """An option of an instrument is unknown, is needed and not given, or cannot be read from text.
+    Write it as key=value; `cloche look RUN` lists each instrument's options."""
+
+
 class WorkerFailed(ClocheError):
     """The process that holds the models could not answer.
     Ask again, with a shorter prompt."""

@@ -12,9 +12,11 @@ import typer
 
 from cloche import __version__
 from cloche.cli.errors import INTERRUPTED, Stopped, noting_interrupts, report
+from cloche.cli.looking.look import look
 from cloche.cli.looking.open import open_microscope
 from cloche.cli.looking.report import report_run
 from cloche.cli.looking.sae import sae
+from cloche.cli.looking.trace import trace
 from cloche.cli.running.adopt import adopt
 from cloche.cli.running.demo import demo
 from cloche.cli.running.doctor import doctor
@@ -45,6 +47,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "recipe": print_recipe,
     "report": report_run,
     "generate": generate,
+    "look": look,
+    "trace": trace,
     "open": open_microscope,
     "verify": verify,
     "doctor": doctor,
@@ -58,6 +62,8 @@ EXAMPLES = {
     "recipe": "cloche recipe --set model.width=256 > mine.toml",
     "report": "cloche report runs/mine --out mine.html",
     "generate": "cloche generate runs/first 'def ' --new 64 --edit 'mlp_out[2].zero()'",
+    "look": "cloche look runs/first logit-lens prompt='def '",
+    "trace": "cloche trace runs/first logit-lens",
     "open": "cloche open runs/first",
     "verify": "cloche verify runs/first --json",
     "doctor": "cloche doctor",

@@ -8,6 +8,14 @@ from cloche.lazy import lazy
 
 if TYPE_CHECKING:
     from cloche.drawing import Finding
+    from cloche.interp.catalogue import (
+        Materials,
+        fill_in,
+        find_instrument,
+        instruments,
+        options_of,
+        read_options,
+    )
     from cloche.interp.density import activation_density
     from cloche.interp.dictionaries import (
         FeatureReader,
@@ -26,15 +34,19 @@ if TYPE_CHECKING:
     from cloche.interp.harvesting import activations, harvest
     from cloche.interp.lens import logit_lens
     from cloche.interp.look import look_inside
+    from cloche.interp.materials import held_out, held_out_prompts, open_dictionary, others_of
     from cloche.interp.probing import sparse_probing, token_labels
     from cloche.interp.route import FIRST, Place, Route
     from cloche.interp.subject import Subject
+    from cloche.interp.tracing import Onset, find_onset, trace
 
 __all__ = [
     "FIRST",
     "FeatureReader",
     "Finding",
     "Look",
+    "Materials",
+    "Onset",
     "Place",
     "Progress",
     "Recovered",
@@ -47,13 +59,24 @@ __all__ = [
     "dictionary_report",
     "end_to_end",
     "features_report",
+    "fill_in",
+    "find_instrument",
+    "find_onset",
     "harvest",
+    "held_out",
+    "held_out_prompts",
     "held_out_windows",
+    "instruments",
     "logit_lens",
     "look_inside",
     "loss_recovered",
+    "open_dictionary",
+    "options_of",
+    "others_of",
+    "read_options",
     "sparse_probing",
     "token_labels",
+    "trace",
     "train_dictionary",
 ]
 

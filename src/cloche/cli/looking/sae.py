@@ -13,15 +13,13 @@ import typer
 
 from cloche.cli.options import LARGEST_SEED, AsJson, RunFolder
 from cloche.cli.streams import emit
-from cloche.errors import ClocheError, DictionaryMissing
+from cloche.errors import ClocheError
 from cloche.files import refuse_existing
 
 if TYPE_CHECKING:
     from cloche.glass import Glass
     from cloche.interp import Finding
-    from cloche.model import Network
     from cloche.runs import Run
-    from cloche.sparse import SAE
 
 sae = typer.Typer(
     no_args_is_help=True,
@@ -67,7 +65,7 @@ def train(
     """
     from cloche.cli.progress import Screen
     from cloche.data import PackedTokens
-    from cloche.interp import Look, dictionary_name, train_dictionary
+    from cloche.interp import Look, dictionary_name, others_of, train_dictionary
     from cloche.part import part_from_line
     from cloche.sparse import Kind
 
@@ -75,7 +73,7 @@ def train(
     opened, glass = _load(run)
     look = Look(site=site, kind=value, features=features, k=l0, tokens=tokens, skip=skip, end_to_end=end_to_end)
     name = name or dictionary_name(glass, look)
-    text, others = PackedTokens.open(opened.path, "train"), _others(opened, site)
+    text, others = PackedTokens.open(opened.path, "train"), others_of(opened, site)
     message = ""
     with _together() as first, _alone(opened, name) if first else nullcontext():
         course = train_dictionary(opened, glass, text, seed, look, name, others)
@@ -108,14 +106,21 @@ def report(
     What it explains, what of that its encoder misses, and what the model keeps when the reconstruction is put back; how
     sparse the model's own neurons are, layer by layer; and how well few features tell what a token is, beside few neurons.
     """
-    opened, glass = _load(run)
-    learned, windows = _dictionary(opened, name), _held_out(opened, glass, tokens)
-    from cloche.interp import activation_density, dictionary_report, sparse_probing
+    from cloche.interp import (
+        activation_density,
+        dictionary_report,
+        held_out,
+        open_dictionary,
+        others_of,
+        sparse_probing,
+    )
 
-    others = _others(opened, learned.trained_on.site)
+    opened, glass = _load(run)
+    learned, windows = open_dictionary(opened, name), held_out(opened, glass, tokens)
+    others = others_of(opened, learned.trained_on.site)
     asked: list[Callable[[], Finding]] = [lambda: activation_density(glass, windows)]
     if probe and not others:  # probes read one model
-        asked.append(lambda: sparse_probing(glass, _held_out(opened, glass, probe), sae=learned, name=name))
+        asked.append(lambda: sparse_probing(glass, held_out(opened, glass, probe), sae=learned, name=name))
     findings = [dictionary_report(glass, learned, windows, name, others)]
     findings[0].save(opened)
     for instrument in asked:
@@ -141,11 +146,11 @@ def features(
     as_json: AsJson = False,
 ) -> None:
     """Read held-out text with a dictionary and keep its most telling features as a finding that the microscope shows."""
-    opened, glass = _load(run)
-    learned, windows = _dictionary(opened, name), _held_out(opened, glass, tokens)
-    from cloche.interp import features_report
+    from cloche.interp import features_report, held_out, open_dictionary, others_of
 
-    finding = features_report(glass, learned, windows, name, count, _others(opened, learned.trained_on.site))
+    opened, glass = _load(run)
+    learned, windows = open_dictionary(opened, name), held_out(opened, glass, tokens)
+    finding = features_report(glass, learned, windows, name, count, others_of(opened, learned.trained_on.site))
     finding.save(opened)
     if as_json:
         emit({"run": str(run), "finding": finding.id, "summary": finding.summary} | finding.data)
@@ -167,15 +172,6 @@ def _load(path: Path) -> tuple[Run, Glass]:
 
     opened = Run.open(path)
     return opened, cloche.load(opened)
-
-
-def _others(run: Run, site: str | None) -> dict[str, Network]:
-    """The networks of the other checkpoints of the run that a site's text names."""
-    import cloche
-    from cloche.interp import Route
-
-    named = {place.model for place in Route.parse(site).places} - {""} if site else set()
-    return {model: cloche.load(run, model).net for model in named}
 
 
 @contextmanager
@@ -201,22 +197,11 @@ def _alone(run: Run, name: str) -> Iterator[None]:
         yield
 
 
-def _dictionary(run: Run, name: str) -> SAE:
-    from cloche.sparse import load_sae
-
-    folder = run.path / "dictionaries"
-    if not (folder / name).is_dir():
-        known = ", ".join(sorted(p.name for p in folder.glob("*/"))) if folder.is_dir() else ""
-        raise DictionaryMissing(
-            f"{run.path} has no dictionary {name!r}: "
-            + (f"it has {known}." if known else "train one with `cloche sae train`.")
-        )
-    return load_sae(folder / name)
-
-
 def _trained(run: Run, name: str) -> dict[str, Any]:
     """What a dictionary in the run is, as --json reports it."""
-    learned = _dictionary(run, name)
+    from cloche.interp import open_dictionary
+
+    learned = open_dictionary(run, name)
     return {
         "run": str(run.path),
         "dictionary": name,
@@ -228,10 +213,3 @@ def _trained(run: Run, name: str) -> dict[str, Any]:
         "features": learned.features,
         "l0": learned.l0,
     }
-
-
-def _held_out(run: Run, glass: Glass, count: int) -> list[Any]:
-    from cloche.data import PackedTokens
-    from cloche.interp import held_out_windows
-
-    return held_out_windows(PackedTokens.open(run.path, "validation"), glass.net, count)

@@ -1,0 +1,116 @@
+"""`cloche look`: one instrument, by name, on a run or a model."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cloche.cli.options import AsJson, Model
+from cloche.cli.streams import emit
+from cloche.errors import InstrumentOption
+
+if TYPE_CHECKING:
+    from cloche.drawing import Finding
+
+Instrument = Annotated[
+    str, typer.Argument(metavar="[INSTRUMENT]", help="Such as logit-lens; without one, all there are are listed.")
+]
+Options = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE...]", help="The instrument's options; one may be repeated.")
+]
+
+
+def look(
+    context: typer.Context,
+    model: Model,
+    instrument: Instrument = "",
+    options: Options = None,
+    checkpoint: Annotated[str, typer.Option(help='A step, or "last".')] = "last",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="Where the finding of a model goes; a run keeps its own.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look inside with an instrument; the finding stays in the run, where the microscope shows it.
+
+    What an instrument needs and is not given comes from the run: held-out text, a prompt from it, its only dictionary. Of a
+    model that is no run the finding is printed.
+    """
+    modules = imported(context)
+    if not instrument:
+        list_instruments(modules, as_json)
+        return
+    import cloche
+    from cloche.files import refuse_existing, to_json, write_atomically
+    from cloche.interp import Materials, fill_in, find_instrument, read_options
+    from cloche.runs import Run
+
+    if out is not None:
+        refuse_existing(out, "choose another --out")
+    name, function = find_instrument(instrument, modules)
+    glass = cloche.load(model, checkpoint)
+    run = Run.open(model) if (Path(model) / "run.json").is_file() else None
+    materials = Materials(glass, run)
+    values = read_options(name, function, pairs(options), materials)
+    finding = function(glass, **fill_in(name, function, values, materials))
+    found = finding if isinstance(finding, list) else [finding]
+    paths = [None if run is None else each.save(run) for each in found]
+    if out is not None:
+        write_atomically(
+            out, to_json(found[0].record() if len(found) == 1 else [each.record() for each in found], indent=1)
+        )
+    if as_json:
+        emit({"findings": [recorded(each, path) for each, path in zip(found, paths, strict=True)]})
+        return
+    for each, path in zip(found, paths, strict=True):
+        print(each.text() if path is None else f"{each.text()}\n\n{path}")
+
+
+def imported(context: typer.Context) -> list[str]:
+    """The modules named with --import, whose instruments are looked for too."""
+    return list(context.find_root().params.get("modules") or [])
+
+
+def pairs(options: list[str] | None) -> dict[str, list[str]]:
+    """["prompt=a", "prompt=b", "top=5"] as {"prompt": ["a", "b"], "top": ["5"]}."""
+    found: dict[str, list[str]] = {}
+    for text in options or []:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise InstrumentOption(
+                f"{text!r} is no option of an instrument: write it as key=value, such as prompt='def '."
+            )
+        found.setdefault(key.strip(), []).append(value)
+    return found
+
+
+def recorded(finding: Finding, path: Path | None) -> dict[str, Any]:
+    """A finding as JSON, and the file that it went to."""
+    return finding.record() | {"path": None if path is None else str(path)}
+
+
+def list_instruments(modules: list[str], as_json: bool) -> None:
+    """Prints every instrument with its options and the first sentence of its docstring."""
+    from cloche.interp import instruments, options_of
+
+    found: list[dict[str, Any]] = []
+    for name, function in instruments(modules).items():
+        options = [{"name": o.name, "type": o.kind, "default": o.default} for o in options_of(function).values()]
+        found.append({"name": name, "about": about(function.__doc__), "options": options})
+    if as_json:
+        emit({"instruments": found})
+        return
+    for each in found:
+        print(f"{each['name']}\n  {each['about']}")
+        for option in each["options"]:
+            default = "" if option["default"] is None else f" = {option['default']}"
+            print(f"    {option['name']}: {option['type']}{default}")
+
+
+def about(docstring: str | None) -> str:
+    """The first sentence of a docstring, on one line."""
+    text = " ".join((docstring or "").split("\n\n")[0].split())
+    return re.split(r"(?<! al)\. ", text)[0].rstrip(".") + "." if text else ""

@@ -1,0 +1,46 @@
+"""`cloche trace`: one instrument over all checkpoints of a run."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cloche.cli.looking.look import Instrument, Options, imported, list_instruments, pairs, recorded
+from cloche.cli.options import LARGEST_SEED, AsJson, RunFolder
+from cloche.cli.streams import emit
+
+
+def trace(
+    context: typer.Context,
+    run: RunFolder,
+    instrument: Instrument = "",
+    options: Options = None,
+    figure: Annotated[str | None, typer.Option(help="The figure to follow; by default the finding's first.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the bootstrap over prompts.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Follow an instrument's headline over all checkpoints, and say at which step it sets in.
+
+    The onset is the first checkpoint after which the headline stays above half of its total gain, with an interval over
+    prompts; there is none where the gain is within two spreads of the null. The finding stays in the run.
+    """
+    modules = imported(context)
+    if not instrument:
+        list_instruments(modules, as_json)
+        return
+    import cloche
+    from cloche.cli.progress import Screen
+    from cloche.interp import Materials, find_instrument, read_options
+    from cloche.runs import Run
+
+    opened, screen = Run.open(run), Screen(stderr=True)
+    name, function = find_instrument(instrument, modules)
+    values = read_options(name, function, pairs(options), Materials(cloche.load(opened), opened))
+    with screen.bar("tracing") as update:
+        finding = cloche.trace(opened, function, figure=figure, seed=seed, on_progress=update, **values)
+    path = finding.save(opened)
+    if as_json:
+        emit(recorded(finding, path))
+    else:
+        print(f"{finding.text()}\n\n{path}")

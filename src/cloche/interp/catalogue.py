@@ -1,0 +1,285 @@
+"""Instruments by name: which there are, what they ask for, and their arguments from text.
+
+An instrument is a function whose first parameter is a model and which returns a Finding. It is found among the exports of
+the packages in ROOMS, and among what modules named with --import define; nothing is registered.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from cloche.errors import ClocheError, DictionaryMissing, InstrumentOption, InstrumentUnknown, shown
+from cloche.interp.materials import dictionaries, held_out, held_out_prompts, open_dictionary, others_of
+from cloche.interp.subject import Subject
+from cloche.model import Network, Site
+from cloche.part import Part, part_from_line
+from cloche.part_names import nearest
+from cloche.runs import Run
+from cloche.sparse import SAE
+
+ROOMS = ("interp", "evals", "diagnose", "text", "sparse")
+WINDOWS = 10_240  # held-out tokens that an instrument reads where nothing is said
+Instrument = Callable[..., Any]
+Given = Mapping[str, Sequence[str]]  # what stands after each option's name; one that is repeated has several
+
+# ---- which there are
+
+
+def instruments(modules: Iterable[str] = ()) -> dict[str, Instrument]:
+    """Every instrument by its name, those of the imported `modules` among them.
+
+    >>> from cloche.interp import instruments
+    >>> "logit-lens" in instruments()
+    True
+    """
+    found: dict[str, Instrument] = {}
+    for room in ROOMS:
+        if find_spec(f"cloche.{room}") is None:
+            continue
+        package = import_module(f"cloche.{room}")
+        for export in package.__all__:
+            with suppress(ImportError, ClocheError):  # of an extra that is not installed
+                found |= _if_instrument(export, getattr(package, export))
+    for module in modules:
+        for export, value in vars(sys.modules[module]).items():
+            if not export.startswith("_"):
+                found |= _if_instrument(export, value)
+    return dict(sorted(found.items()))
+
+
+def find_instrument(name: str, modules: Iterable[str] = ()) -> tuple[str, Instrument]:
+    """The name, with hyphens, and the function of an instrument; hyphens and underscores are the same.
+
+    Raises ClocheError naming the nearest, or all there are.
+    """
+    known = instruments(modules)
+    wanted = name.replace("_", "-").removesuffix("-report")
+    if wanted not in known:
+        raise InstrumentUnknown(f"There is no instrument {shown(name)}{nearest(wanted, known)}.")
+    return wanted, known[wanted]
+
+
+def _if_instrument(name: str, value: Any) -> dict[str, Instrument]:
+    return {name.replace("_", "-").removesuffix("-report"): value} if _is_instrument(value) else {}
+
+
+def _is_instrument(value: Any) -> bool:
+    if not inspect.isfunction(value):
+        return False
+    own = inspect.unwrap(value)
+    parameters = list(inspect.signature(own).parameters.values())
+    reads_model = bool(parameters) and not _named(parameters[0].annotation, "Run")
+    return reads_model and any(
+        _named(each.__annotations__.get("return"), "Finding") for each in (own, *typing.get_overloads(own))
+    )
+
+
+def _named(annotation: Any, name: str) -> bool:
+    """Whether an annotation, evaluated or not, is a class of that name, or a union with one."""
+    if isinstance(annotation, str):
+        return any(part.strip().rpartition(".")[2] == name for part in annotation.strip("\"'").split("|"))
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return any(_named(option, name) for option in typing.get_args(annotation))
+    return isinstance(annotation, type) and annotation.__name__ == name
+
+
+# ---- what they ask for
+
+
+@dataclass(frozen=True)
+class Option:
+    """One parameter of an instrument beside the model: its name, its type, and its default as text, None where it needs one."""
+
+    name: str
+    hint: Any
+    default: str | None
+
+    @property
+    def kind(self) -> str:
+        """Its type as a person reads it."""
+        text = self.hint if isinstance(self.hint, str) else inspect.formatannotation(self.hint)
+        return re.sub(r"[\w.]*\.(\w+)", r"\1", text)
+
+
+def options_of(function: Instrument) -> dict[str, Option]:
+    """The options of an instrument by name, from its signature."""
+    own = inspect.unwrap(function)
+    try:
+        hints = typing.get_type_hints(own)
+    except (NameError, TypeError):  # a type that is imported for the type checker alone
+        hints = dict(own.__annotations__)
+    found = {}
+    for parameter in list(inspect.signature(own).parameters.values())[1:]:
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            default = None if parameter.default is parameter.empty else _as_text(parameter.default)
+            found[parameter.name] = Option(parameter.name, hints.get(parameter.name, Any), default)
+    return found
+
+
+def _as_text(default: Any) -> str:
+    if isinstance(default, list | tuple):
+        return ",".join(map(str, default))
+    return default.__name__ if callable(default) else str(default)
+
+
+@dataclass
+class Materials:
+    """What arguments are made of: a model, and the run that it is of, None for a model alone."""
+
+    subject: Subject
+    run: Run | None = None
+
+    def need_run(self, option: str) -> Run:
+        if self.run is None:
+            raise InstrumentOption(
+                f"{option}= names something in a run, and this is a model alone; make a run of it with `cloche adopt`."
+            )
+        return self.run
+
+
+def read_options(name: str, function: Instrument, given: Given, materials: Materials) -> dict[str, Any]:
+    """The values of an instrument's options from text. Raises ClocheError for an option that is unknown or cannot be read."""
+    options = options_of(function)
+    texts = {key.replace("-", "_"): values for key, values in given.items()}
+    _require_known(name, texts, options)
+    read = {key: [_value(text, options[key], materials) for text in values] for key, values in texts.items()}
+    made = {key: values[0] if len(values) == 1 else values for key, values in read.items()}
+    if "sae" in texts and "name" in options:
+        made.setdefault("name", texts["sae"][0])
+    return made
+
+
+def fill_in(name: str, function: Instrument, values: Mapping[str, Any], materials: Materials) -> dict[str, Any]:
+    """An instrument's keyword arguments: the `values` given, and from the run what it needs besides.
+
+    Parameters of some names are filled in: `windows` with held-out text, `prompt` with its beginning, `sae` with the run's only
+    dictionary, whose `name` goes with it, and `others` with the checkpoints that the dictionary's site names. Raises
+    ClocheError for an option that is unknown, or that the run does not have.
+    """
+    options = options_of(function)
+    _require_known(name, values, options)
+    made = dict(values)
+    for key, option in options.items():
+        if key not in made and option.default is None:
+            made[key] = _from_run(name, option, materials)
+            if key == "sae" and "name" in options and materials.run is not None:
+                made.setdefault("name", dictionaries(materials.run)[0])
+    if isinstance(made.get("sae"), SAE) and "others" in options and materials.run is not None:
+        made.setdefault("others", others_of(materials.run, made["sae"].trained_on.site) or None)
+    return made
+
+
+def _require_known(name: str, given: Iterable[str], options: Mapping[str, Option]) -> None:
+    for key in given:
+        if key not in options:
+            raise InstrumentOption(f"{name} has no option {shown(key)}{nearest(key, options) if options else ''}.")
+
+
+def _from_run(name: str, option: Option, materials: Materials) -> Any:
+    """The value of an option that is needed and was not given."""
+    if materials.run is not None:
+        if option.name == "windows":
+            return held_out(materials.run, materials.subject, WINDOWS)
+        if option.name == "prompt":
+            return held_out_prompts(materials.run, 1)[0]
+        if option.name == "sae" and len(known := dictionaries(materials.run)) == 1:
+            return open_dictionary(materials.run, known[0])
+        if option.name == "sae" and not known:
+            raise DictionaryMissing(
+                f"{name} reads a dictionary, and {materials.run.path} has none: train one with "
+                f"`cloche sae train {materials.run.path}`."
+            )
+    hint = f": one of {', '.join(dictionaries(materials.run))}" if option.name == "sae" and materials.run else ""
+    raise InstrumentOption(f"{name} needs {option.name}=...{hint or f', of type {option.kind}'}.")
+
+
+# ---- values from text
+
+
+def _value(text: str, option: Option, materials: Materials) -> Any:
+    if option.name == "windows":
+        return _windows(text, materials)
+    try:
+        return _converted(text, option.hint, option.name, materials)
+    except ValueError:
+        raise InstrumentOption(f"{option.name}={shown(text)} is not of type {option.kind}.") from None
+
+
+def _windows(text: str, materials: Materials) -> Any:
+    if text.replace("_", "").isdecimal():
+        return held_out(materials.need_run("windows"), materials.subject, int(text))
+    path = Path(text).expanduser()
+    if not path.is_file():
+        raise InstrumentOption(f"windows={shown(text)} is neither a number of held-out tokens nor a file of text.")
+    return [path.read_text(encoding="utf-8", errors="replace")]
+
+
+def _converted(text: str, hint: Any, name: str, materials: Materials) -> Any:
+    """A value of the type from text. Raises ValueError where the text is none."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _first(text, inner, name, materials)
+    if origin is typing.Literal:
+        if text not in inner:
+            raise InstrumentOption(f"{name}={shown(text)} is none of {', '.join(map(str, inner))}.")
+        return text
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        item = inner[0] if inner else str
+        return [
+            _converted(part.strip(), item, name, materials) for part in text.strip("[]()").split(",") if part.strip()
+        ]
+    if hint in (Any, str, Site, inspect.Parameter.empty):
+        return text
+    if hint is bool:
+        return _truth(text)
+    if hint in (int, float, Path):
+        return hint(text)
+    if isinstance(hint, type):
+        return _thing(text, hint, name, materials)
+    raise InstrumentOption(f"{name}= cannot be given as text; call the instrument in Python.")
+
+
+def _truth(text: str) -> bool:
+    if text.lower() in ("true", "yes", "1"):
+        return True
+    if text.lower() in ("false", "no", "0"):
+        return False
+    raise ValueError(text)
+
+
+def _first(text: str, options: Sequence[Any], name: str, materials: Materials) -> Any:
+    """The value of the first type of a union that takes the text; the plain ones are asked before a text is taken as it is."""
+    if type(None) in options and text.lower() == "none":
+        return None
+    plain = [option for option in options if option is not type(None)]
+    for option in sorted(plain, key=lambda option: option in (str, Any, Site)):
+        with suppress(ValueError):
+            return _converted(text, option, name, materials)
+    raise ValueError(text)
+
+
+def _thing(text: str, hint: type, name: str, materials: Materials) -> Any:
+    """A model, run, dictionary or part that a text names."""
+    if issubclass(hint, Part):
+        return part_from_line(text, hint, name)
+    if hint is SAE:
+        return open_dictionary(materials.need_run(name), text)
+    if hint is Run:
+        return Run.open(text)
+    if hint is Network or hint.__name__ in ("Subject", "Glass"):
+        from cloche.glass import load
+
+        glass = load(text)
+        return glass.net if hint is Network else glass
+    raise InstrumentOption(f"{name}= cannot be given as text; call the instrument in Python.")

@@ -1,0 +1,199 @@
+"""One instrument over all checkpoints of a run: how its headline grows, and the step of its onset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cloche.drawing import Finding, Lines, Panel, Provenance, Series
+from cloche.errors import CheckpointMissing, InstrumentUnknown
+from cloche.interp.catalogue import Instrument, Materials, fill_in, find_instrument, options_of
+from cloche.interp.materials import held_out_prompts
+from cloche.runs import Run
+
+Array = NDArray[np.float64]
+PROMPTS = 8  # pieces of held-out text by default; windows are divided into as many groups
+RESAMPLES = 1_000
+INTERVAL = (0.05, 0.95)
+SPREADS = 2.0  # of the null, within which a gain is none
+
+
+class Onset(NamedTuple):
+    """The first checkpoint from which the headline stays above half of its gain, as an index, with its interval; None where the
+    gain is within the null. `spread` is what the gain is held against."""
+
+    at: int | None
+    low: int | None
+    high: int | None
+    gain: float
+    spread: float
+
+
+def trace(
+    run: Run | Path | str,
+    instrument: str | Instrument,
+    figure: str | None = None,
+    seed: int = 0,
+    on_progress: Callable[[int, int, str], object] = lambda done, total, name: None,
+    **options: Any,
+) -> Finding:
+    """Runs an instrument over all checkpoints of a run; says when its headline (or the `figure` named) set in.
+
+    The onset is the first checkpoint after which the mean over prompts stays above half of its total gain, from the first
+    checkpoint to the last; its interval is that of 5 to 95% of bootstrap resamples of the prompts. There is none where the gain
+    is within two spreads: the larger of the null's standard deviation over checkpoints and prompts, and of the gain's standard
+    error over prompts.
+
+    `options` are the instrument's own. `prompt` may be a list of prompts, by default pieces of the held-out text; an instrument
+    that reads windows of text is run on groups of them, which stand for prompts. Raises ClocheError for a run of fewer than two
+    checkpoints, and an instrument without figures.
+
+    >>> import cloche
+    >>> cloche.trace("first", "logit-lens", prompt=["the cat sat", "a dog ran"])  # doctest: +SKIP
+    """
+    run = run if isinstance(run, Run) else Run.open(run)
+    name, function = find_instrument(instrument) if isinstance(instrument, str) else (_called(instrument), instrument)
+    checkpoints = run.checkpoints()
+    if len(checkpoints) < 2:
+        raise CheckpointMissing(
+            f"{run.path} has {len(checkpoints)} checkpoints, and an onset is looked for among two or more; trace a run that "
+            "has them."
+        )
+    if "prompt" in options_of(function) and "prompt" not in options:
+        options["prompt"] = held_out_prompts(run, PROMPTS)
+    values: list[list[float]] = []
+    nulls: list[list[float]] = []
+    for done, checkpoint in enumerate(checkpoints):
+        on_progress(done, len(checkpoints), checkpoint.name)
+        found = list(_findings(run, checkpoint.name, name, function, options))
+        figure = figure or next(iter(found[0].figures), "")
+        values.append([_figure(each, figure, name) for each in found])
+        nulls.append([float(each.null[figure]) for each in found if each.null and figure in each.null])
+    steps = [checkpoint.step for checkpoint in checkpoints]
+    return _finding(name, figure or "", steps, (np.array(values), nulls), checkpoints[-1].name, seed)
+
+
+def _called(function: Instrument) -> str:
+    return function.__name__.replace("_", "-").removesuffix("-report")
+
+
+def _findings(run: Run, checkpoint: str, name: str, function: Instrument, options: dict[str, Any]) -> Iterator[Finding]:
+    """The instrument's finding for each prompt, or group of windows, at one checkpoint."""
+    from cloche.glass import load
+
+    glass = load(run, checkpoint)
+    made = fill_in(name, function, options, Materials(glass, run))
+    for unit in _units(made):
+        yield function(glass, **{**made, **unit})
+
+
+def _units(made: dict[str, Any]) -> list[dict[str, Any]]:
+    """The arguments that stand for one prompt each: prompts, or groups of windows; one where there is neither."""
+    if isinstance(prompts := made.get("prompt"), list | tuple) and prompts and not isinstance(prompts[0], int):
+        return [{"prompt": prompt} for prompt in prompts]
+    windows = made.get("windows")
+    if not isinstance(windows, list | tuple) or not windows:
+        return [{}]
+    if all(isinstance(text, str) for text in windows):
+        return [{"windows": [text]} for text in windows]
+    rows = [row for batch in windows for row in np.asarray(batch)]
+    groups = np.array_split(np.arange(len(rows)), min(PROMPTS, len(rows)))
+    return [{"windows": [np.stack([rows[i] for i in group])]} for group in groups]
+
+
+def _figure(finding: Finding, figure: str, name: str) -> float:
+    value = finding.figures.get(figure)
+    if value is None:
+        known = ", ".join(finding.figures) or "none"
+        raise InstrumentUnknown(
+            f"{name} at {finding.checkpoint} has no figure {figure or 'to trace'}; it has {known}: name one with figure=."
+        )
+    return float(value)
+
+
+# ---- the onset
+
+
+def find_onset(values: Array, nulls: Array, seed: int = 0) -> Onset:
+    """The onset of values [checkpoint, prompt], held against null values of any shape: see `trace`.
+
+    >>> import numpy as np
+    >>> from cloche.interp.tracing import find_onset
+    >>> find_onset(np.array([[0.0, 0.1], [0.1, 0.0], [1.0, 0.9], [0.9, 1.0]]), np.zeros(1)).at
+    2
+    """
+    rng = np.random.default_rng(seed)
+    count = values.shape[1]
+    drawn = values[:, rng.integers(count, size=(RESAMPLES, count))].mean(2)  # [checkpoint, resample]
+    gains = drawn[-1] - drawn[0]
+    mean = values.mean(1)
+    gain = float(mean[-1] - mean[0])
+    spread = max(float(nulls.std()) if nulls.size else 0.0, float(gains.std()) if count > 1 else 0.0)
+    if not abs(gain) > SPREADS * spread:
+        return Onset(None, None, None, gain, spread)
+    if count < 2:
+        return Onset(int(_above(mean[:, None])[0]), None, None, gain, spread)
+    low, high = np.quantile(_above(drawn), INTERVAL, method="nearest")
+    return Onset(int(_above(mean[:, None])[0]), int(low), int(high), gain, spread)
+
+
+def _above(means: Array) -> NDArray[np.int64]:
+    """For each column of means [checkpoint, column] the first checkpoint from which it stays above half of its gain."""
+    half = (means[0] + means[-1]) / 2
+    below = (means - half) * np.sign(means[-1] - means[0]) <= 0
+    return np.minimum(len(means) - below[::-1].argmax(0), len(means) - 1)  # a resample may gain nothing
+
+
+def _finding(
+    name: str, figure: str, steps: Sequence[int], measured: tuple[Array, list[list[float]]], checkpoint: str, seed: int
+) -> Finding:
+    values, nulls = measured
+    found = find_onset(values, np.array([value for row in nulls for value in row]), seed)
+    null = [float(np.mean(row)) for row in nulls] if all(nulls) else []
+    figures = {"gain": found.gain, "first": float(values[0].mean()), "last": float(values[-1].mean())}
+    if found.at is not None:
+        span = {"onset_low": found.low, "onset_high": found.high}
+        at = {"onset": float(steps[found.at])}
+        figures = at | {key: float(steps[i]) for key, i in span.items() if i is not None} | figures
+    data = {
+        "instrument": name,
+        "figure": figure,
+        "steps": list(steps),
+        "values": values.tolist(),
+        "nulls": nulls,
+        "onset": None if found.at is None else steps[found.at],
+        "spread": found.spread,
+    }
+    about = Provenance("trace", checkpoint, seed=seed)
+    null_gain = {"gain": null[-1] - null[0]} if null else None
+    return Finding(about, _summary(data, found), figures, data, null=null_gain, panels=(_curve(data, null),))
+
+
+def _summary(data: dict[str, Any], found: Onset) -> str:
+    steps, first, last = data["steps"], np.mean(data["values"][0]), np.mean(data["values"][-1])
+    moved = f"The {data['figure'].replace('_', ' ')} of {data['instrument']} goes from {first:.3g} to {last:.3g}"
+    if found.at is None:
+        within = f"within {SPREADS:g} spreads of the null ({found.spread:.2g})"
+        return f"{moved} over {len(steps)} checkpoints; that is {within}, so it has no onset."
+    prompts, span = len(data["values"][0]), ""
+    if found.low is not None and found.high is not None:
+        span = f" (90% of resamples: {steps[found.low]:,} to {steps[found.high]:,})"
+    return f"{moved}; it sets in at step {steps[found.at]:,}{span}, over {prompts} {'prompt' if prompts == 1 else 'prompts'}."
+
+
+def _curve(data: dict[str, Any], null: list[float]) -> Panel:
+    values = np.array(data["values"])
+    error = values.std(1) / max(1, values.shape[1] - 1) ** 0.5
+    mean = values.mean(1)
+    figure = data["figure"].replace("_", " ")
+    series = [Series(figure, tuple(mean.tolist()), tuple((mean - error).tolist()), tuple((mean + error).tolist()))]
+    if null:
+        series.append(Series("null", tuple(null), control=True))
+    marks = () if data["onset"] is None else ((float(data["onset"]), "onset"),)
+    title = f"{figure} of {data['instrument']} by step"
+    note = "The mean over the prompts, with its standard error."
+    return Lines(title, tuple(map(float, data["steps"])), tuple(series), "step", marks=marks, note=note)

@@ -1,0 +1,180 @@
+"""`cloche look` and `cloche trace`: any instrument by name, its options from its signature, ours and a third party's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import foreign_model
+import pytest
+
+from cloche.drawing import Finding
+from cloche.interp import instruments, options_of
+from cloche.runs import Run
+
+Call = Callable[..., tuple[int, str, str]]
+OWN = '''
+"""A third party's instrument."""
+from typing import Literal
+from cloche.drawing import Finding, Provenance
+from cloche.interp import Subject
+
+
+def weight_size(subject: Subject, other: Subject | None = None, scale: float = 1.0, of: Literal["embed", "head"] = "embed",
+                layers: tuple[int, ...] = (0,), signed: bool = False) -> Finding:
+    """How large the weights are. By a norm."""
+    net = (other or subject).net
+    size = scale * float((net.embed.weight if of == "embed" else net.unembed_weight()).abs().mean())
+    data = {"layers": list(layers), "signed": signed}
+    return Finding(Provenance("weight-size", subject.checkpoint), f"They are {size:.3g}.", {"size": size}, data)
+
+
+def not_an_instrument(subject: Subject) -> float:
+    return 0.0
+'''
+
+
+@pytest.fixture
+def run(grown: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(grown, tmp_path / "run"))
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "weights_of_mine.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "weights_of_mine", raising=False)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    return "weights_of_mine"
+
+
+def looked(call: Call, *words: object) -> dict:
+    code, out, err = call("look", *words, "--json")
+    assert code == 0, err
+    (found,) = json.loads(out)["findings"]
+    return found
+
+
+def test_every_instrument_of_ours_is_found_with_its_options() -> None:
+    known = instruments()
+    assert {"logit-lens", "activation-density", "sparse-probing", "features", "dictionary"} <= set(known)
+    assert "trace" not in known and "look-inside" not in known
+    assert {name: option.default for name, option in options_of(known["logit-lens"]).items()} == {
+        "prompt": None,
+        "top": "10",
+        "seed": "0",
+    }
+
+
+def test_a_finding_stays_in_the_run(call: Call, run: Path) -> None:
+    code, out, err = call("look", run, "logit-lens", "prompt=def main", "top=3", "--checkpoint", "0")
+    assert code == 0, err
+    (kept,) = Run.open(run).findings("logit-lens")
+    assert kept["checkpoint"] == "step-000000" and kept["data"]["prompt"] == "def main"
+    assert {len(cell) for row in kept["data"]["top"] for cell in row} == {3}
+    path = run / "findings" / "logit-lens" / f"{kept['id']}.json"
+    assert kept["summary"] in out and out.rstrip().endswith(str(path))
+    assert call("verify", run)[0] == 0
+    found = looked(call, run, "logit_lens", "prompt=def main", "top=3", "--checkpoint", "0")
+    assert found["id"] == kept["id"] and found["path"] == str(path)
+
+
+def test_what_is_not_given_comes_from_the_run(call: Call, run: Path) -> None:
+    assert len(looked(call, run, "logit-lens")["data"]["tokens"]) == 28
+    density = looked(call, run, "activation-density", "windows=500", "also=mlp_in", "thresholds=0.05,0.2")
+    assert density["data"]["criteria"] == ["not zero", "above 0.05 RMS", "above 0.2 RMS"]
+    assert any(site["site"].startswith("mlp_in") for site in density["data"]["sites"])
+    code, _, err = call("look", run, "features")
+    assert code == 1 and "features reads a dictionary" in err and "cloche sae train" in err
+    words = ("--features", 32, "--l0", 4, "--tokens", 1_000)
+    assert call("sae", "train", run, "--site", "resid_post[1]", *words)[0] == 0
+    found = looked(call, run, "features-report", "count=2", "windows=500")
+    assert found["data"]["dictionary"] == "resid_post_1" and len(found["data"]["features"]) <= 2
+    assert looked(call, run, "dictionary", "sae=resid_post_1", "windows=500")["data"]["dictionary"] == "resid_post_1"
+    code, _, err = call("look", run, "dictionary", "sae=nope")
+    assert code == 1 and "no dictionary 'nope': it has resid_post_1" in err
+
+
+def test_several_prompts_are_several_findings(call: Call, run: Path) -> None:
+    code, out, err = call("look", run, "logit-lens", "prompt=def ", "prompt=import os", "--json")
+    assert code == 0, err
+    assert [found["data"]["prompt"] for found in json.loads(out)["findings"]] == ["def ", "import os"]
+    assert len(Run.open(run).findings("logit-lens")) == 2
+
+
+def test_a_model_alone_is_looked_into_and_its_finding_printed(call: Call, tmp_path: Path) -> None:
+    model = foreign_model.write(tmp_path / "model")
+    before = foreign_model.state(model)
+    assert looked(call, model, "logit-lens", "prompt=the cat")["path"] is None
+    code, out, err = call("look", model, "logit-lens", "prompt=the cat", "--out", tmp_path / "found.json")
+    assert code == 0 and "logit-lens of model" in out, err
+    kept = Finding.of_record(json.loads((tmp_path / "found.json").read_text()))
+    assert kept.data["prompt"] == "the cat" and kept.panels
+    code, _, err = call("look", model, "logit-lens", "prompt=the cat", "--out", tmp_path / "found.json")
+    assert code == 1 and "exists already" in err
+    assert call("look", model, "activation-density", f"windows={_text(tmp_path)}")[0] == 0
+    for words, said in (
+        (("activation-density",), "needs windows=..."),
+        (("activation-density", "windows=100"), "this is a model alone"),
+        (("features", "sae=x"), "make a run of it with `cloche adopt`"),
+    ):
+        code, _, err = call("look", model, *words)
+        assert code == 1 and said in err
+    assert foreign_model.state(model) == before
+
+
+def _text(folder: Path) -> Path:
+    (folder / "text.txt").write_text(foreign_model.TEXT)
+    return folder / "text.txt"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("logit-lense",), "no instrument 'logit-lense'; did you mean 'logit-lens'"),
+        (("logit-lens", "promt=x"), "no option 'promt'; did you mean 'prompt'"),
+        (("logit-lens", "prompt"), "write it as key=value"),
+        (("logit-lens", "top=many"), "top='many' is not of type int"),
+        (("sparse-probing", "labels=mine"), "labels= cannot be given as text"),
+        (("activation-density", "windows=nowhere.txt"), "neither a number of held-out tokens nor a file"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_sentence(call: Call, grown: Path, words: tuple[str, ...], said: str) -> None:
+    code, _, err = call("look", grown, *words)
+    assert code == 1 and said in err and err.count("\n") == 1
+
+
+def test_a_third_partys_instrument_is_one_like_ours(call: Call, run: Path, own: str) -> None:
+    code, _, err = call("look", run, "weight-size")
+    assert code == 1 and "no instrument 'weight-size'" in err
+    code, out, err = call("look", run, "--import", own, "--json")
+    (mine,) = [each for each in json.loads(out)["instruments"] if each["name"] == "weight-size"]
+    assert mine["about"] == "How large the weights are."
+    assert {option["name"]: option["default"] for option in mine["options"]}["layers"] == "0"
+    options = ("scale=2", "of=head", "layers=1,2", "signed=yes", f"other={run / 'checkpoints/step-000000'}")
+    found = looked(call, run, "weight-size", *options, "--import", own)
+    assert found["data"] == {"layers": [1, 2], "signed": True} and found["figures"]["size"] > 0
+    assert Run.open(run).findings("weight-size")[0]["id"] == found["id"]
+    for option, said in (("of=body", "none of embed, head"), ("signed=perhaps", "not of type bool")):
+        code, _, err = call("look", run, "weight-size", option, "--import", own)
+        assert code == 1 and said in err
+    code, out, err = call("trace", run, "weight_size", "of=head", "--import", own, "--json")
+    assert code == 0 and json.loads(out)["data"]["instrument"] == "weight-size", err
+
+
+def test_a_trace_stays_in_the_run(call: Call, run: Path) -> None:
+    code, out, err = call("trace", run, "logit-lens", "--figure", "entropy", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    steps = [checkpoint.step for checkpoint in Run.open(run).checkpoints()]
+    assert found["data"]["steps"] == steps and len(found["data"]["values"][0]) == 8
+    (kept,) = Run.open(run).findings("trace")
+    assert kept["summary"] == found["summary"] and "The entropy of logit-lens" in kept["summary"]
+    code, out, err = call("trace", run, "activation-density", "windows=600")
+    assert code == 0 and "active of activation-density by step" in out, err
+    model = run / "checkpoints" / "step-000000"
+    code, _, err = call("trace", model, "logit-lens")
+    assert code == 1 and "cloche adopt" in err
