@@ -11,10 +11,12 @@ import pytest
 import torch
 
 import cloche
+from cloche.cli.edits import parse_edit
 from cloche.decode import Session, generate
 from cloche.errors import ClocheError
 from cloche.glass import Glass, load
-from cloche.model import GLU, LM, Attention, Block, RoPE, Stack, save_network, site
+from cloche.model import GLU, LM, Attention, Block, LayerNorm, Learned, RMSNorm, RoPE, Stack, save_network, site
+from cloche.model.sites.dialects import IN_BLOCKS, ONCE
 from cloche.model.sites.vocabulary import AXES
 from cloche.words import ARGUMENTS, ATTRIBUTES, EDITS, IN_A_BLOCK, IN_THE_MODEL
 
@@ -86,18 +88,14 @@ def test_things_that_answer_are_copied_and_kept_as_before(glass: Glass) -> None:
 
 
 THEIRS = {
-    "blocks.3.hook_resid_post": "resid_post[3]",
-    "blocks.0.attn.hook_z": "z[0]",
-    "blocks.2.attn.hook_pattern": "pattern[2]",
-    "blocks.1.mlp.hook_post": "mlp_act[1]",
+    "blocks.1.hook_mlp_in": "resid_mid[1]",
+    "blocks.1.ln1.hook_normalized": "attn_in[1]",
     "model.layers.3": "resid_post[3]",
     "model.layers[3].mlp.output": "mlp_out[3]",
     "model.layers.3.self_attn": "attn_out[3]",
     "transformer.h.0": "resid_post[0]",
     "transformer.h.2.mlp": "mlp_out[2]",
     "gpt_neox.layers.1.attention": "attn_out[1]",
-    "resid_post.3": "resid_post[3]",
-    "hook_embed": "embed",
     "transformer.wte": "embed",
     "model.norm": "final_norm",
     "lm_head": "logits",
@@ -110,13 +108,57 @@ def test_a_place_of_another_library_is_answered_with_ours(text: str, glass: Glas
     for act in (lambda: site(text), lambda: glass.run(IDS, save=[text]), lambda: glass.run(IDS)[text]):
         with pytest.raises(ClocheError) as caught:
             act()
-        assert str(caught.value) == f"{text!r} is another library's name; here it is {THEIRS[text]}."
+        said = f"{text!r} is another library's name; what comes nearest to it here is {THEIRS[text]}."
+        assert str(caught.value) == said
     glass.run(IDS, save=THEIRS[text])
     assert {*IN_A_BLOCK.values(), *IN_THE_MODEL.values()} <= {
         *AXES,
         "resid_post.all",
         "pattern.all",
     }
+
+
+DIALECTS = {
+    **{f"blocks.3.{hook}": f"{ours}[3]" for hook, ours in IN_BLOCKS.items()},
+    **ONCE,
+    **{f"{name}.2": f"{name}[2]" for name in AXES if name not in ("embed", "final_scale", "final_norm", "logits")},
+    "blocks.1.attn.hook_z.head(1)": "z[1].head(1)",
+    "z.1.head(1)": "z[1].head(1)",
+}
+
+
+@pytest.mark.parametrize("text", DIALECTS)
+def test_a_site_is_read_in_three_dialects_and_written_in_ours(text: str, glass: Glass, tmp_path: Path) -> None:
+    ours = DIALECTS[text]
+    assert str(site(text)) == ours
+    if "router" in ours:  # which only a mixture of experts has
+        return
+    assert glass.sites[text] == glass.sites[ours] == glass.sites.resolve(text)[0] == site(ours)
+    result = glass.run(IDS, save=[text])
+    assert torch.equal(result[text], result[ours]) and text in result and str(result.plan) == f"save {site(ours).whole}"
+    if "head_out" not in ours:
+        assert parse_edit(f"{text}.scale(0.5)", tmp_path, glass.sites).site == site(ours)
+
+
+def test_streamed_rows_are_read_in_three_dialects(glass: Glass, tmp_path: Path) -> None:
+    kept = glass.stream([IDS], "blocks.2.hook_resid_post", tmp_path / "rows")
+    rows = [next(kept.batches(text)) for text in ("resid_post[2]", "resid_post.2", "blocks.2.hook_resid_post")]
+    assert kept.sites == {"resid_post[2]": [16]} and all(torch.equal(rows[0], other) for other in rows)
+
+
+def test_a_hook_that_holds_other_numbers_here_is_refused() -> None:
+    block = Block(Attention(2, qk_norm=RMSNorm()), GLU(hidden=24), LayerNorm())
+    net = LM(20, 16, Stack(2, block), position=Learned(8)).build(seed=0)
+    for text, said in {
+        "hook_embed": "before its positions are added .* nearest is embed",
+        "blocks.1.attn.hook_q": r"q before its norm .* nearest is q_pre\[1\]",
+        "blocks.0.attn.hook_k": r"k before its norm .* nearest is k_pre\[0\]",
+    }.items():
+        with pytest.raises(ClocheError, match=said):
+            net.run(IDS, save=[text])
+    assert str(net.sites["blocks.1.attn.hook_v"]) == "v[1]" and len(net.sites["z.all"]) == 2  # type: ignore[arg-type]
+    with pytest.raises(ClocheError, match="takes the text of a site"):
+        net.sites[3]  # type: ignore[index]
 
 
 def test_a_missing_model_says_what_to_do(tmp_path: Path, glass: Glass, monkeypatch: pytest.MonkeyPatch) -> None:

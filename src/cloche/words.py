@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ParamSpec, TypeVar
 
@@ -147,26 +146,11 @@ EDITS: dict[str, str] = {
     "output": "name it in run(prompt, save=[...])",
 }
 
-IN_A_BLOCK = {  # what follows a layer's number in their names of places
+# Names of places that come near one of our sites and are not read as it (those that are: `model/sites/dialects.py`).
+IN_A_BLOCK = {  # what follows a layer's number
     "": "resid_post",
-    "hook_resid_pre": "resid_pre",
-    "hook_resid_mid": "resid_mid",
-    "hook_resid_post": "resid_post",
-    "hook_attn_in": "attn_in",
-    "hook_attn_out": "attn_out",
-    "hook_mlp_in": "mlp_in",
-    "hook_mlp_out": "mlp_out",
-    "attn.hook_q": "q",
-    "attn.hook_k": "k",
-    "attn.hook_v": "v",
-    "attn.hook_rot_q": "q",
-    "attn.hook_rot_k": "k",
-    "attn.hook_z": "z",
-    "attn.hook_result": "z",
-    "attn.hook_attn_scores": "scores",
-    "attn.hook_pattern": "pattern",
-    "mlp.hook_pre": "mlp_pre",
-    "mlp.hook_post": "mlp_act",
+    "hook_attn_in": "resid_pre",
+    "hook_mlp_in": "resid_mid",
     "ln1.hook_normalized": "attn_in",
     "ln2.hook_normalized": "mlp_in",
     "ln_1": "attn_in",
@@ -184,7 +168,6 @@ IN_A_BLOCK = {  # what follows a layer's number in their names of places
     "block_sparse_moe": "mlp_out",
 }
 IN_THE_MODEL = {
-    "hook_embed": "embed",
     "model.embed_tokens": "embed",
     "transformer.wte": "embed",
     "gpt_neox.embed_in": "embed",
@@ -198,19 +181,6 @@ IN_THE_MODEL = {
     "hidden_states": "resid_post.all",
     "attentions": "pattern.all",
 }
-_BLOCK = re.compile(r"(?:blocks|model\.layers|layers|transformer\.h|h|gpt_neox\.layers)[.\[](\d+)\]?\.?(.*)")
-_DOTTED = re.compile(r"(\w+)\.(\d+)")
-
-
-def site_for(text: str, known: Iterable[str]) -> str | None:
-    """Our name of a place that another library names so; None where it is none of theirs. known: our sites."""
-    text = text.strip().removesuffix(".output").removesuffix(".output[0]").removesuffix(".input")
-    if match := _BLOCK.fullmatch(text):
-        name = IN_A_BLOCK.get(match[2])
-        return None if name is None else f"{name}[{match[1]}]"
-    if (match := _DOTTED.fullmatch(text)) and match[1] in set(known):
-        return f"{match[1]}[{match[2]}]"
-    return IN_THE_MODEL.get(text)
 
 
 Given = ParamSpec("Given")

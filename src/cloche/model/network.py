@@ -21,6 +21,7 @@ from cloche.model.passes.stored import Activations
 from cloche.model.passes.stream import SHARD_BYTES, stream, stream_bytes
 from cloche.model.passes.sweep import sweep
 from cloche.model.sites import Edit, Plan, Recorder, Result, Site, Sites, each_token
+from cloche.model.sites.dialects import unlike
 from cloche.words import ATTRIBUTES, answering, no_attribute
 
 
@@ -74,6 +75,7 @@ class Network(Module):
             | {"final_norm": stream, "logits": each_token(vocab=spec.vocab)},
             self.body.named,
         )
+        self.sites.unlike = unlike(self.position, [getattr(block, "mix", None) for block in self.layers])
 
     # What it is -----------------------------------------------------------------------------------------------------
 

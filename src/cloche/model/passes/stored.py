@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cloche.errors import ArgumentRange, FileDamaged, FileMissing, FileUnsupported, SiteNotSaved
 from cloche.files import sha256_of, to_json, write_atomically
+from cloche.model.sites.dialects import in_our_words
 
 MANIFEST = "activations.json"
 FORMAT = 1
@@ -83,7 +84,8 @@ class Activations:
         """
         if any(type(n) is not int or n < 1 for n in (size, buffer)):
             raise ArgumentRange(f"size={size!r} and buffer={buffer!r} must be whole numbers of at least one.")
-        names = [str(w) for w in (what if isinstance(what, list) else [what])]
+        known = {site.partition("[")[0] for site in self.sites}
+        names = [in_our_words(str(w), known) for w in (what if isinstance(what, list) else [what])]
         for name in names:
             if name not in self.sites and name not in OWN:
                 raise SiteNotSaved(f"{self.folder} holds no {name!r}; it has {', '.join([*self.sites, *OWN])}.")

@@ -13,8 +13,9 @@ from typing import Any
 
 from cloche.errors import SiteUnknown, SiteUnsuitable, shown
 from cloche.model.sites.declared import Declarations, DeclaredSite
+from cloche.model.sites.dialects import in_our_words, nearest, unlike_here
 from cloche.model.sites.site_value import AXES, METHODS, Site
-from cloche.words import IN_A_BLOCK, IN_THE_MODEL, site_for
+from cloche.words import IN_A_BLOCK, IN_THE_MODEL
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Sites:
                 raise SiteUnsuitable(
                     f"Modules of this model declare the site {name!r} in two ways; rename one of them."
                 )
-            if hasattr(Sites, name) or name == "names":
+            if hasattr(Sites, name) or name in ("names", "unlike"):
                 raise SiteUnsuitable(
                     f"A site cannot be called {name!r}, which net.sites.{name} means already; rename it."
                 )
@@ -121,6 +122,7 @@ class Sites:
         # A text may name a site of this model, or one of another model, which is answered better than a misspelt one.
         own = {name: (e if isinstance(e, Site) else e.sites[0]).whole_axes for name, e in self._table.items()}
         self._axes = AXES | own
+        self.unlike: dict[str, str] = {}  # hooks of TransformerLens that hold other numbers here, and what theirs are
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -135,6 +137,19 @@ class Sites:
                 counts.setdefault(str(entry).partition(" in ")[2], []).append(entry.name)
         lines = [f"in {layers}: {', '.join(names)}" for layers, names in counts.items()]
         return "\n".join([f"<Sites of {len(self._layers)} layers>", *lines, f"once: {', '.join(once)}"])
+
+    def __getitem__(self, text: str) -> Site | Layers:
+        """The site, or the layers, that a text names in any of the dialects of `site`."""
+        if not isinstance(text, str):
+            raise SiteUnknown(f"net.sites[...] takes the text of a site, such as 'resid_post[0]'; got {text!r}.")
+        if text.strip().endswith(".all"):
+            return self._all(text)
+        if theirs := unlike_here(text, self.unlike):
+            raise SiteUnknown(
+                f"{shown(text)} is {theirs} in TransformerLens, which has no site in this model; what comes nearest is "
+                f"{in_our_words(text, self._axes)}."
+            )
+        return _read(text, self._axes)
 
     def _entry(self, name: str) -> Site | Layers:
         if name not in self._table:
@@ -154,7 +169,7 @@ class Sites:
     def resolve(self, what: Any) -> list[Site]:
         """The sites that `what` names: a Site, Layers, or their text. Raises ClocheError where this model has none such."""
         if isinstance(what, str):
-            what = self._all(what) if what.strip().endswith(".all") else _read(what, self._axes)
+            return self.resolve(self[what])
         if isinstance(what, Layers):
             return [found for entry in what for found in self.resolve(entry)]
         if not isinstance(what, Site):
@@ -217,7 +232,8 @@ _TEXT = re.compile(r"(\w+)(?:\[(\d+)\]|(\.all))?(?:\.head\((\d+)\))?")
 
 
 def site(text: str) -> Any:
-    """Read a site from its text. `resid_post.all` names no count of layers, so it needs a model: use `net.sites`.
+    """Read a site from its text, ours (`z[9].head(6)`), dotted (`z.9.head(6)`) or a hook of TransformerLens
+    (`blocks.9.attn.hook_z`). `resid_post.all` names no count of layers, so it needs a model: use `net.sites`.
 
     >>> from cloche import site
     >>> site("resid_post[3]").axes
@@ -228,9 +244,10 @@ def site(text: str) -> Any:
 
 def _read(text: str, known: Mapping[str, tuple[str, ...]]) -> Site:
     """The site of a text; known: the axes of the sites that there are, by name."""
-    match = _TEXT.fullmatch(text.strip())
-    if (not match or match[1] not in known) and (ours := site_for(text, known)):
-        raise SiteUnknown(f"{shown(text)} is another library's name; here it is {ours}.")
+    given, text = text, in_our_words(text, known)
+    match = _TEXT.fullmatch(text)
+    if (not match or match[1] not in known) and (ours := nearest(text)):
+        raise SiteUnknown(f"{shown(given)} is another library's name; what comes nearest to it here is {ours}.")
     if match and match[1] not in known:
         theirs = IN_A_BLOCK.get(match[1])
         if close := [theirs] if theirs in known else difflib.get_close_matches(match[1], known, n=1):
