@@ -15,6 +15,7 @@ from cloche.cli.edits import parse_edit
 from cloche.decode import Session, generate
 from cloche.errors import ClocheError
 from cloche.glass import Glass, load
+from cloche.interp.route import Route
 from cloche.model import GLU, LM, Attention, Block, LayerNorm, Learned, RMSNorm, RoPE, Stack, save_network, site
 from cloche.model.sites.dialects import IN_BLOCKS, ONCE
 from cloche.model.sites.vocabulary import AXES
@@ -138,6 +139,11 @@ def test_a_site_is_read_in_three_dialects_and_written_in_ours(text: str, glass: 
     assert torch.equal(result[text], result[ours]) and text in result and str(result.plan) == f"save {site(ours).whole}"
     if "head_out" not in ours:
         assert parse_edit(f"{text}.scale(0.5)", tmp_path, glass.sites).site == site(ours)
+
+
+def test_a_dictionarys_places_are_written_in_ours() -> None:
+    route = Route.parse("blocks.2.hook_resid_post + step-000100/resid_post.1 -> blocks.0.hook_mlp_out")
+    assert str(route) == "resid_post[2] + step-000100/resid_post[1] -> mlp_out[0]"
 
 
 def test_streamed_rows_are_read_in_three_dialects(glass: Glass, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cloche.errors import ClocheError, SitesWrong
 from cloche.model import LM, Network, load_network, network, save_network
-from cloche.model.sites.plan import Key, Tape
+from cloche.model.sites import Key, PlanRecorder
 from cloche.model.sites.proof import LENGTH, ROWS, TOLERANCE, prove_sites
 from cloche.model.sites.vocabulary import Sites
 
@@ -22,15 +22,15 @@ IDS = random_ids(ROWS, LENGTH)
 
 def record(monkeypatch: pytest.MonkeyPatch, key: Key, wrong: Callable[[Tensor], Tensor]) -> None:
     """Have every pass record at `key` what `wrong` makes of the right value, and go on with the right one."""
-    right = Tape.__call__
+    right = PlanRecorder.__call__
 
-    def call(self: Tape, name: str, layer: int | None, value: Tensor) -> Tensor:
+    def call(self: PlanRecorder, name: str, layer: int | None, value: Tensor) -> Tensor:
         out = right(self, name, layer, value)
         if (name, layer) == key and key in self.kept:
             self.kept[key] = wrong(self.kept[key])
         return out
 
-    monkeypatch.setattr(Tape, "__call__", call)
+    monkeypatch.setattr(PlanRecorder, "__call__", call)
 
 
 def sites_of(spec: LM) -> list[str]:

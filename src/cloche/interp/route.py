@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cloche.errors import DictionaryMismatch, SiteUnsuitable
 from cloche.model import Edit, Network, Site
-from cloche.model.sites import row_shape
+from cloche.model.sites import in_our_words, row_shape
 from cloche.sparse import SAE, Wiring
 
 FIRST = 1  # positions left out at the start of a window: without context, they are like no others
@@ -171,7 +171,8 @@ def _places(text: str, whole: str) -> tuple[Place, ...]:
         raise DictionaryMismatch(
             f"{whole!r} names no places to read and write: write a site, sites joined by +, or what is read -> what is written."
         )
-    return tuple(Place(part.rpartition("/")[2], part.rpartition("/")[0]) for part in parts)
+    split = [part.rpartition("/") for part in parts]
+    return tuple(Place(in_our_words(site), model) for model, _, site in split)
 
 
 def _said(wiring: Wiring) -> str:

@@ -9,6 +9,7 @@ from cloche.lazy import lazy
 if TYPE_CHECKING:
     from cloche.model.sites.checks import check_ids, check_pad, row_shape
     from cloche.model.sites.declared import DeclaredSite, each_pair, each_token
+    from cloche.model.sites.dialects import in_our_words
     from cloche.model.sites.edits import Edit, selected
     from cloche.model.sites.places import Places, make_positions
     from cloche.model.sites.plan import (
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         position_axis,
         spanned,
     )
+    from cloche.model.sites.proof import Proof, prove_sites
     from cloche.model.sites.recorder import NULL_RECORDER, NullRecorder, PlanRecorder, Recorder
     from cloche.model.sites.result import Result
     from cloche.model.sites.vocabulary import Layers, Site, Sites, site
@@ -35,6 +37,7 @@ __all__ = [
     "Places",
     "Plan",
     "PlanRecorder",
+    "Proof",
     "Recorder",
     "Result",
     "Site",
@@ -43,10 +46,12 @@ __all__ = [
     "check_pad",
     "each_pair",
     "each_token",
+    "in_our_words",
     "make_plan",
     "make_positions",
     "narrowed",
     "position_axis",
+    "prove_sites",
     "row_shape",
     "selected",
     "site",

@@ -10,6 +10,7 @@ import re
 from collections.abc import Container
 from typing import Any
 
+from cloche.model.sites.site_value import AXES
 from cloche.words import IN_A_BLOCK, IN_THE_MODEL
 
 IN_BLOCKS = {  # hook of a block -> our site of its layer
@@ -38,11 +39,11 @@ _DOTTED = re.compile(r"(\w+)\.(\d+)((?:\.head\(\d+\))?)")
 _PATH = re.compile(r"(?:blocks|model\.layers|layers|transformer\.h|h|gpt_neox\.layers)[.\[](\d+)\]?\.?(.*)")
 
 
-def in_our_words(text: str, known: Container[str]) -> str:
+def in_our_words(text: str, known: Container[str] = AXES) -> str:
     """The text of the same site as we write it; a text in neither dialect as it is. known: names of our sites.
 
-    >>> from cloche.model.sites.dialects import in_our_words
-    >>> in_our_words("blocks.3.attn.hook_z.head(6)", ["z"]), in_our_words("resid_post.3", ["resid_post"])
+    >>> from cloche.model.sites import in_our_words
+    >>> in_our_words("blocks.3.attn.hook_z.head(6)"), in_our_words("resid_post.3")
     ('z[3].head(6)', 'resid_post[3]')
     """
     text = text.strip()
