@@ -71,7 +71,7 @@ def measured(x: torch.Tensor, name: str) -> dict[str, object]:
             if method == "iht" and transform.redundancy == 1 and name != "biorthogonal":
                 row[str(share)] = terms["largest"][str(share)]
             else:
-                row[str(share)] = psnr(x, approximate(x, transform, m, method))
+                row[str(share)] = psnr(x, approximate(x, transform, m, refine=method == "iht"))
     cleaned = {}
     for sigma in SIGMAS:
         noisy = x + sigma / 255 * torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(sigma))

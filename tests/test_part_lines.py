@@ -254,6 +254,23 @@ def test_nothing_in_the_current_folder_stands_in_for_an_installed_package(
     import_parts(["parts_with_colours"])
 
 
+class Bare(Circle):
+    thickness: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Foggy(Shape):
+    of: Elsewhere = None  # type: ignore[name-defined]  # noqa: F821
+
+
+def test_classes_that_are_no_whole_parts_are_told_how_to_be() -> None:
+    assert part_from_line("Bare(2)", Shape) == Bare(2.0)
+    with pytest.raises(ClocheError, match=r"no field 'thickness'; write @dataclass\(frozen=True\) above the class\."):
+        part_from_line("Bare(thickness=2)", Shape)
+    with pytest.raises(ClocheError, match=r"'Elsewhere' is not defined\); import it outside"):
+        part_from_line("Foggy", Shape)
+
+
 def test_an_installed_package_is_asked_only_for_an_unknown_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import itertools
 import json
 import math
@@ -207,6 +208,8 @@ def _read(call: Call, base: type[Any], where: str) -> tuple[Any, dict[str, Any]]
     for key, value in named_fields(call, [f.name for f in fields.values() if not f.kw_only], where).items():
         if key not in fields:
             hint = _elsewhere(key, call.named, where) or nearest(key, fields)
+            if key in inspect.get_annotations(cls):
+                hint = "; write @dataclass(frozen=True) above the class."
             raise FieldUnknown(f"[{where}] {cls.__name__} has no field {shown(key)}{hint}")
         arguments[key] = _typed(value, hints[key], f"{where}.{key}", read=True)
     return cls, arguments
@@ -225,7 +228,13 @@ def _made(cls: Any, arguments: dict[str, Any], where: str, options: list[str] | 
 
 def _hints(cls: type[Part]) -> dict[str, Any]:
     """Its fields' types by name, in the order of the fields."""
-    hints = typing.get_type_hints(cls)
+    try:
+        hints = typing.get_type_hints(cls)
+    except NameError as error:
+        raise PartInvalid(
+            f"The fields of {cls.__name__} have a type that is not known when it runs ({error}); import it outside of `if "
+            "TYPE_CHECKING:`."
+        ) from None
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
 
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
 import signal
+import sys
+from pathlib import Path
 
 import pytest
 from planted_run import lens_data, plant
 from starlette.testclient import TestClient
 
+from cloche import part_names
+from cloche.errors import ClocheError
 from cloche.microscope import make_app
 from cloche.microscope.folder.reading import clean
 from cloche.microscope.serving import worker
+from cloche.microscope.serving.asks import Worker
 from cloche.microscope.serving.guard import TOKEN_HEADER
+from cloche.part import import_parts
 
 LOCAL = "http://127.0.0.1"
 
@@ -166,3 +173,21 @@ def test_the_real_worker_reads_a_real_model(tmp_path):
     assert found["data"]["rank"] == expected.data["rank"]
     for row, wanted in zip(found["data"]["entropy"], expected.data["entropy"], strict=True):
         assert row == pytest.approx(wanted, abs=1e-4)
+
+
+def test_the_worker_imports_what_this_process_was_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "parts_of_mine.py").write_text("from pathlib import Path; Path('was-imported').touch()")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(part_names, "imported", [])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    import_parts(["parts_of_mine"])
+    (tmp_path / "was-imported").unlink()
+
+    async def asked() -> None:
+        worker = Worker()
+        with pytest.raises(ClocheError, match="nowhere is not a checkpoint"):
+            await worker.ask("lens", checkpoint="nowhere", prompt="a")
+        await worker.close()
+
+    asyncio.run(asked())
+    assert (tmp_path / "was-imported").exists()

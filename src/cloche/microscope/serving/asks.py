@@ -12,10 +12,10 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import IO, Any
 
+from cloche import part_names
 from cloche.errors import WorkerFailed
 from cloche.microscope.folder.reading import parse_json
 from cloche.microscope.serving.bounds import Busy
-from cloche.part_names import imported
 
 SECONDS_PER_ASK = 120.0
 ANSWER_BYTES_KEPT = 16 << 20
@@ -102,7 +102,7 @@ class Worker:
             environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
             self._process = await asyncio.create_subprocess_exec(
                 *self.command,
-                *(f"--import={name}" for name in imported),
+                *(f"--import={name}" for name in part_names.imported),
                 stdin=PIPE,
                 stdout=PIPE,
                 stderr=self._stderr,

@@ -7,7 +7,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from cloche.errors import NotFinite, PartUnknown, SettingRange, SignalsShape
+from cloche.errors import NotFinite, SettingRange, SignalsShape
 from cloche.missing import extra
 from cloche.sparse.transforms.base import Transform
 from cloche.sparse.transforms.families import Fitted, fitted
@@ -30,13 +30,11 @@ def noise_level(x: Tensor) -> float:
     return float(torch.from_numpy(finest).abs().median()) / MEDIAN_OF_NORMAL
 
 
-def approximate(x: Tensor, transform: Transform, m: int, method: str = "largest") -> Tensor:
-    """[*shape] x from m coefficients: the "largest" of the analysis, or as "iht" finds them, better in a frame."""
-    if method not in ("largest", "iht"):
-        raise PartUnknown(f"There is no method {method!r} of approximation: take largest or iht.")
-    if method == "iht":
-        return transform.synthesise(iterative_hard_thresholding(x, transform, m))
-    return transform.synthesise(transform.analyse(x).largest(m))
+def approximate(x: Tensor, transform: Transform, m: int, refine: bool = False) -> Tensor:
+    """[*shape] x from m coefficients: the largest of the analysis, or with `refine` those that iterative hard thresholding
+    finds from there, better in a frame."""
+    chosen = iterative_hard_thresholding(x, transform, m) if refine else transform.analyse(x).largest(m)
+    return transform.synthesise(chosen)
 
 
 def denoise(
