@@ -164,8 +164,11 @@ def test_the_real_worker_reads_a_real_model(tmp_path):
     with TestClient(app, base_url=LOCAL) as client:
         asked = {"checkpoint": "step-000010", "prompt": "def read(self"}
         answer = client.post("/api/lens", json=asked, headers={TOKEN_HEADER: app.state.token})
+        same = {"checkpoint": "step-000010", "instrument": "logit-lens", "options": {"prompt": "def read(self"}}
+        by_name = client.post("/api/look", json=same, headers={TOKEN_HEADER: app.state.token})
     assert answer.status_code == 200, answer.text
     found = answer.json()
+    assert by_name.json()["data"] == found["data"] and by_name.json()["panels"]
     expected = logit_lens(cloche.load(run.path / "checkpoints" / "step-000010"), "def read(self")
     assert found["checkpoint"] == "step-000010"
     assert found["data"]["tokens"] == expected.data["tokens"]

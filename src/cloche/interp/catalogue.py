@@ -135,10 +135,16 @@ def _as_text(default: Any) -> str:
 
 @dataclass
 class Materials:
-    """What arguments are made of: a model, and the run that it is of, None for a model alone."""
+    """What arguments are made of: a model, and the run that it is of, None for a model alone. `paths`: whether an option may
+    name a file or another model of this machine, as it may on the command line and not in a request to a server."""
 
     subject: Subject
     run: Run | None = None
+    paths: bool = True
+
+    def need_paths(self, option: str) -> None:
+        if not self.paths:
+            raise InstrumentOption(f"{option}= can name a file or folder on the command line alone: use `cloche look`.")
 
     def need_run(self, option: str) -> Run:
         if self.run is None:
@@ -219,6 +225,7 @@ def _value(text: str, option: Option, materials: Materials) -> Any:
 def _windows(text: str, materials: Materials) -> Any:
     if text.replace("_", "").isdecimal():
         return held_out(materials.need_run("windows"), materials.subject, int(text))
+    materials.need_paths("windows")
     path = Path(text).expanduser()
     if not path.is_file():
         raise InstrumentOption(f"windows={shown(text)} is neither a number of held-out tokens nor a file of text.")
@@ -243,8 +250,11 @@ def _converted(text: str, hint: Any, name: str, materials: Materials) -> Any:
         return text
     if hint is bool:
         return _truth(text)
-    if hint in (int, float, Path):
+    if hint in (int, float):
         return hint(text)
+    if hint is Path:
+        materials.need_paths(name)
+        return Path(text)
     if isinstance(hint, type):
         return _thing(text, hint, name, materials)
     raise InstrumentOption(f"{name}= cannot be given as text; call the instrument in Python.")
@@ -275,6 +285,7 @@ def _thing(text: str, hint: type, name: str, materials: Materials) -> Any:
         return part_from_line(text, hint, name)
     if hint is SAE:
         return open_dictionary(materials.need_run(name), text)
+    materials.need_paths(name)
     if hint is Run:
         return Run.open(text)
     if hint is Network or hint.__name__ in ("Subject", "Glass"):

@@ -35,6 +35,9 @@ TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", 
 MOST_PROMPT_CHARACTERS = 4000
 MOST_STREAMS = 32
 LENS_EXAMPLE = 'The lens needs a JSON object such as {"checkpoint": "step-000500", "prompt": "def "}.'
+LOOK_EXAMPLE = (
+    'An instrument is asked for by a JSON object such as {"checkpoint": "step-000500", "instrument": "logit-lens"}.'
+)
 FEATURE_EXAMPLE = 'A feature is asked for by a JSON object such as {"finding": "latest", "feature": 7}.'
 
 
@@ -77,6 +80,7 @@ def make_app(
             Route("/api/stream", events),
             Route("/api/lens", lens, methods=["POST"]),
             Route("/api/feature", any_feature, methods=["POST"]),
+            Route("/api/look", look, methods=["POST"]),
             Route("/static/{name:path}", static),
         ],
         middleware=[Middleware(Guard, token=token)],
@@ -260,6 +264,20 @@ async def lens(request: Request) -> Response:
         )
     folder = library_of(request).checkpoint(asked.get("run"), str(asked["checkpoint"]))
     return Json(await request.app.state.worker.ask("lens", checkpoint=str(folder), prompt=prompt))
+
+
+async def look(request: Request) -> Response:
+    """Any instrument by name: {"checkpoint", "instrument", "options"?, "run"?} -> its finding. Options are texts."""
+    asked = await asked_of(request, LOOK_EXAMPLE)
+    instrument, options = asked.get("instrument"), asked.get("options", {})
+    if not isinstance(instrument, str) or "checkpoint" not in asked or not isinstance(options, dict):
+        raise BadRequest(LOOK_EXAMPLE)
+    texts = {str(key): str(value) for key, value in options.items()}
+    if sum(map(len, (*texts, *texts.values()))) > MOST_PROMPT_CHARACTERS:
+        raise BadRequest(f"The options have more than {MOST_PROMPT_CHARACTERS} characters: shorten them.")
+    folder = library_of(request).checkpoint(asked.get("run"), str(asked["checkpoint"]))
+    answer = await request.app.state.worker.ask("look", checkpoint=str(folder), instrument=instrument, options=texts)
+    return Json(answer)
 
 
 async def any_feature(request: Request) -> Response:

@@ -85,9 +85,18 @@ def damage(sentences: list[str]) -> Markup:
 
 
 def parameters(files: RunFiles) -> int | None:
-    """How many numbers the last checkpoint's weights hold, from the safetensors header; None before the first checkpoint."""
+    """How many numbers the last checkpoint's weights hold, from the safetensors headers; None before the first checkpoint."""
     names = files.checkpoints()
-    file = files.open_file(f"checkpoints/{names[-1]}/model.safetensors") if names else None
+    folder = f"checkpoints/{names[-1]}" if names else ""
+    entries = [entry.name for entry in files.entries(folder) if names and entry.name.startswith("model")]
+    counts = [_parameters(files, f"{folder}/{name}") for name in entries if name.endswith(".safetensors")]
+    known = [count for count in counts if count is not None]
+    return sum(known) if known and len(known) == len(counts) else None
+
+
+def _parameters(files: RunFiles, weights: str) -> int | None:
+    """How many numbers one file of weights holds."""
+    file = files.open_file(weights)
     if file is None:
         return None
     with file:
@@ -118,6 +127,11 @@ def title(files: RunFiles, about: Record, metrics: Metrics) -> Markup:
         story += f" on {size(int(sizes['bytes'] or 0))} of text"
         story += f" in {_count(sizes['documents'], 'document')}" if sizes.get("documents") else ""
     story += "."
+    adopted = adopted_from(about)
+    if adopted is not None:
+        story += (
+            f" It was adopted from {adopted} and not trained here, so there are no curves, samples or health records."
+        )
     if bpb is not None:
         story += (
             f" It now needs {bpb:.3f} bits for each byte of text that it has never seen; a file of plain bytes needs 8."
@@ -146,6 +160,12 @@ def title(files: RunFiles, about: Record, metrics: Metrics) -> Markup:
         tag("dl", figures, class_="figures"),
         class_="title",
     )
+
+
+def adopted_from(about: Record) -> str | None:
+    """Where a run of a model that was trained elsewhere is from; None for a run that was trained here."""
+    adopted = about["info"].get("adopted")
+    return words(adopted.get("source"), 300) if isinstance(adopted, dict) else None
 
 
 def size(count: int) -> str:
@@ -195,10 +215,13 @@ def what_next(files: RunFiles, about: Record, samples: list[Record], events: lis
     more = (
         f" --set run.steps={2 * round(ended.get('step') or 100)}" if ended and finished else ""
     )  # else nothing is left
+    on = (f"cloche resume {path}{more}", "let it grow on")
+    if adopted_from(about) is not None:
+        on = (f"cloche pretrain --from {path} --out RUN", "train on from it")
     commands = [
         (f"cloche open {path}", "these pages, live and explorable"),
         (f"cloche generate {path} {shlex.quote(prompt)}", "let it write"),
-        (f"cloche resume {path}{more}", "let it grow on"),
+        on,
         (f"cloche verify {path}", "check every hash"),
     ]
     wide = max(len(command) for command, _ in commands)

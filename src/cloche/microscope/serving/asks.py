@@ -41,7 +41,7 @@ class Worker:
         alive = self._process is not None and self._process.returncode is None
         return self._process.pid if alive and self._process is not None else None
 
-    async def ask(self, ask: str, **arguments: str | int) -> dict[str, Any]:
+    async def ask(self, ask: str, **arguments: str | int | dict[str, str]) -> dict[str, Any]:
         """The worker's answer; the same question again is answered from memory. Raises ClocheError on failure, Busy where
         many questions wait already."""
         if self._waiting >= MOST_WAITING:

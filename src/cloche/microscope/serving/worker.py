@@ -2,6 +2,7 @@
 
 In:  {"id": 7, "ask": "lens", "checkpoint": "<folder>", "prompt": "..."}
      {"id": 8, "ask": "feature", "checkpoint": "<folder>", "dictionary": "<name>", "tokens": 48960, "feature": 1203}
+     {"id": 9, "ask": "look", "checkpoint": "<folder>", "instrument": "activation-density", "options": {"windows": "2000"}}
 Out: {"id": 7, "ok": {...}} or {"id": 7, "error": "one sentence"}
 
 Started by the server on the first question, so that opening a run never imports torch, and apart from it, so that a
@@ -73,10 +74,7 @@ def reader(checkpoint: str, dictionary: str, tokens: int) -> Any:
 
     files, glass = files_of(checkpoint), load(checkpoint)
     files.all_inside(f"dictionaries/{dictionary}")
-    files.all_inside("data")
-    splits = (files.object("data/data.json") or {}).get("splits") or {}
-    for shard in splits.get("validation", {}).get("shards", []):
-        files.file(f"data/{shard['file']}")
+    require_text_inside(files)
     sae = load_sae(files.root / "dictionaries" / dictionary)
     site = sae.trained_on.site
     named = {place.model for place in Route.parse(site).places} - {""} if site else set()
@@ -95,12 +93,35 @@ def feature(checkpoint: str, dictionary: str, tokens: int, feature: int) -> dict
     return page
 
 
+def look(checkpoint: str, instrument: str, options: dict[str, str]) -> dict[str, Any]:
+    """What any instrument finds, as its file in a run would hold it. `options` are text, as `cloche look` takes them."""
+    from cloche.interp import Materials, fill_in, find_instrument, read_options
+    from cloche.runs import Run
+
+    files, glass = files_of(checkpoint), load(checkpoint)
+    require_text_inside(files)
+    files.all_inside("dictionaries")
+    name, function = find_instrument(instrument)
+    materials = Materials(glass, Run(files.root), paths=False)
+    values = read_options(name, function, {key: [text] for key, text in options.items()}, materials)
+    found: dict[str, Any] = function(glass, **fill_in(name, function, values, materials)).record()
+    return found
+
+
+def require_text_inside(files: RunFiles) -> None:
+    """Raises ClocheError when the packed text leads outside the run."""
+    files.all_inside("data")
+    splits = (files.object("data/data.json") or {}).get("splits") or {}
+    for shard in splits.get("validation", {}).get("shards", []):
+        files.file(f"data/{shard['file']}")
+
+
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """The reply to one request. What a user can cause is a sentence; any other failure is one too, its traceback on stderr."""
     reply: dict[str, Any] = {"id": request.get("id")}
     asked = {key: value for key, value in request.items() if key not in ("id", "ask")}
     try:
-        known: dict[str, Callable[..., dict[str, Any]]] = {"lens": lens, "feature": feature}
+        known: dict[str, Callable[..., dict[str, Any]]] = {"lens": lens, "feature": feature, "look": look}
         if request.get("ask") not in known:
             raise WorkerFailed(f"The worker cannot answer {request.get('ask')!r}: it knows {', '.join(known)}.")
         reply["ok"] = known[request["ask"]](**asked)

@@ -2,8 +2,15 @@
 import { quoted } from './format.js';
 import { stateOf, stepOf } from './store.js';
 
+// Where a run of a model that was trained elsewhere is from, which has no logs; null for a run that was trained here.
+export function adoptedFrom(run) {
+  const source = run.about.info.adopted?.source;
+  return typeof source === 'string' ? source : null;
+}
+
 // Training goes on; a run that has finished needs more steps to do so.
 export function resumeCommand(run, ...settings) {
+  if (adoptedFrom(run)) return `cloche pretrain --from ${quoted(run.about.path)} --out RUN`;
   const more = stateOf(run).word === 'finished' ? [`run.steps=${2 * (stepOf(run) || 100)}`] : [];
   const sets = [...more, ...settings];
   return ['cloche resume', quoted(run.about.path), ...(sets.length ? ['--set', ...sets.map(quoted)] : [])].join(' ');

@@ -1,7 +1,7 @@
 // Curves: how the run is going, and beside another if asked.
 import { html, useEffect } from './vendor/htm-preact.js';
 import { Chart } from './chart.js';
-import { resumeCommand } from './commands.js';
+import { adoptedFrom, resumeCommand } from './commands.js';
 import { Choice, Empty, Select } from './controls.js';
 import { duration, fixed, number, percent, short, whole } from './format.js';
 import { last, openSecond, stateOf, stepOf, useStore, useWindow } from './store.js';
@@ -117,6 +117,10 @@ export function Curves({ state, change }) {
   const near = useWindow(run, axis, window);
   const other = useWindow(store.runs[compare], axis, window);
   if (!run.train.step.length && !run.validation.step.length) {
+    if (adoptedFrom(run)) {
+      return html`<${Empty} title="Trained elsewhere" command=${resumeCommand(run)}>
+        This run was adopted from ${adoptedFrom(run)}: it was not trained here, so it has no training log and no curves. To train on, start a run from it:</>`;
+    }
     return html`<${Empty} title="No record yet" command=${resumeCommand(run)}>
       The first line of log/metrics.jsonl appears here by itself, as soon as the run writes it. If nothing is training, start it:</>`;
   }

@@ -1,6 +1,6 @@
 // Growing up: what the model says to the same prompts as it learns, and what it expects next.
 import { html } from './vendor/htm-preact.js';
-import { resumeCommand } from './commands.js';
+import { adoptedFrom, resumeCommand } from './commands.js';
 import { Bars, Choice, Empty } from './controls.js';
 import { percent, visible, whole } from './format.js';
 import { Painted } from './panels/heatmap.js';
@@ -26,6 +26,10 @@ export function Growing({ state, change }) {
   const run = store.runs[store.main];
   const prompts = [...new Set(run.samples.map((record) => record.prompt))];
   if (!prompts.length) {
+    if (adoptedFrom(run)) {
+      return html`<${Empty} title="Trained elsewhere" command=${resumeCommand(run)}>
+        This run was adopted from ${adoptedFrom(run)}: it was not trained here, so it has no samples from its training. To train on, start a run from it:</>`;
+    }
     const silent = /^samples\s*=\s*0\b|^prompts\s*=\s*\[\s*\]/m.test(run.about.recipe);
     const fill = silent ? resumeCommand(run, 'evaluate.samples=8') : resumeCommand(run);
     return html`<${Empty} title="No sample yet" command=${fill}>${silent

@@ -1,7 +1,7 @@
 // Health: what goes on inside, layer by layer, step by step.
 import { html } from './vendor/htm-preact.js';
 import { Chart } from './chart.js';
-import { resumeCommand } from './commands.js';
+import { adoptedFrom, resumeCommand } from './commands.js';
 import { Empty } from './controls.js';
 import { number, percent, short, whole } from './format.js';
 import { Painted } from './panels/heatmap.js';
@@ -87,6 +87,10 @@ export function Health({ state, change }) {
   const run = store.runs[store.main];
   const records = run.health;
   if (!records.length) {
+    if (adoptedFrom(run)) {
+      return html`<${Empty} title="Trained elsewhere" command=${resumeCommand(run)}>
+        This run was adopted from ${adoptedFrom(run)}: it was not trained here, so it has no health records. To train on, start a run from it:</>`;
+    }
     return html`<${Empty} title="No measurement yet" command=${resumeCommand(run)}>
       While it trains, the run measures its inside every few steps and writes it to log/health.jsonl; the first record appears here by itself. If nothing is training, go on with it:</>`;
   }
