@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -47,3 +50,13 @@ class Ranks:
         pieces = [values.new_empty(most) for _ in sizes]
         dist.all_gather(pieces, torch.cat([values, values.new_zeros(most - len(values))]))
         return torch.cat([piece[: int(size)] for piece, size in zip(pieces, sizes, strict=True)])
+
+
+@contextmanager
+def joined(backend: str = "gloo") -> Iterator[Ranks]:
+    """Joins the processes that torchrun started, until the block ends."""
+    dist.init_process_group(backend)
+    try:
+        yield Ranks()
+    finally:
+        dist.destroy_process_group()

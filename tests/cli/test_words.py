@@ -11,6 +11,7 @@ from cloche.cli.running.demo import free_folder
 from cloche.cli.running.grow import settings
 from cloche.errors import ClocheError
 from cloche.model import site
+from cloche.runs import Run
 from cloche.sparse import SAE
 
 
@@ -52,8 +53,9 @@ def test_a_run_is_never_overwritten(tmp_path: Path) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    SAE(width=8, features=16, l0=2, seed=0).save(tmp_path / "dictionaries" / "resid_post_2")
-    return tmp_path
+    made = Run.create(tmp_path / "run", "").path
+    SAE(width=8, features=16, l0=2, seed=0).save(made / "dictionaries" / "resid_post_2")
+    return made
 
 
 @pytest.mark.parametrize(

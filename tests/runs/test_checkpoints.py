@@ -66,7 +66,7 @@ def test_choosing_a_checkpoint(run: Run) -> None:
 
 def test_a_step_is_written_once(run: Run) -> None:
     write(run, 5, b"first")
-    with pytest.raises(ClocheError, match="already exists"):
+    with pytest.raises(ClocheError, match="exists already"):
         write(run, 5, b"second")
     assert b"first" in (run.checkpoint(5).path / "model.safetensors").read_bytes()
 

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cloche.errors import DictionaryMissing, EditInvalid, FeatureUnknown
+from cloche.errors import EditInvalid, FeatureUnknown
 
 if TYPE_CHECKING:
     from cloche.model import Edit, Sites
@@ -54,13 +54,10 @@ def _direction(value: str, text: str, run: Path) -> Any:
     match = _FEATURE.fullmatch(value)
     if not match:
         raise EditInvalid(f"{value!r} in {text!r} is no direction; write one like 4 * DICTIONARY[17].")
-    folder = run / "dictionaries" / match["name"]
-    if not folder.is_dir():
-        there = ", ".join(sorted(path.name for path in (run / "dictionaries").glob("[!.]*"))) or "none"
-        raise DictionaryMissing(f"{run} has no dictionary {match['name']!r}; it has {there}.")
-    from cloche.sparse import load_sae
+    from cloche.interp import open_dictionary
+    from cloche.runs import Run
 
-    atoms, index = load_sae(folder).decoder.detach(), int(match["index"])
+    atoms, index = open_dictionary(Run.open(run), match["name"]).decoder.detach(), int(match["index"])
     if index >= len(atoms):
         raise FeatureUnknown(f"{match['name']} has no feature {index}; it has features 0 to {len(atoms) - 1}.")
     return _number(match["weight"] or "1", text) * atoms[index]

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cloche.errors import FileExists
-from cloche.files import sha256_of_all, writing_folder
+from cloche.files import refuse_existing, sha256_of_all, writing_folder
 from cloche.runs.chain import Anchor
 from cloche.runs.manifest import MANIFEST, Entry, sealed
 
@@ -98,8 +97,7 @@ def write_checkpoint(
     left alone.
     """
     target = folder / checkpoint_name(step)
-    if target.exists():
-        raise FileExists(f"{target} already exists; move it away to write step {step} again")
+    refuse_existing(target, f"move it away to write step {step} again")
     with writing_folder(target) as temporary:
         yield temporary
         _seal(temporary, step, anchors())

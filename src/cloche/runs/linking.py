@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from cloche.errors import FileExists
-from cloche.files import told
+from cloche.files import refuse_existing, told
 
 How = Literal["reflink", "hard link", "copy"]
 _FICLONE = 0x40049409  # linux/fs.h: the new file shares the old one's blocks until either is written to
@@ -23,8 +22,7 @@ def take(source: Path, target: Path, copy: bool = False) -> How:
     Symbolic links are followed at the source, so that the run holds plain files. A reflink is tried first, then a hard link,
     then a copy; `copy` takes the last at once. The source's bytes, times and permissions stay as they are.
     """
-    if os.path.lexists(target):
-        raise FileExists(f"{target} is there already, and nothing is overwritten; name another place")
+    refuse_existing(target, "name another place")
     source = Path(os.path.realpath(source))
     with told(target):
         if not copy:

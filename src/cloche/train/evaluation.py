@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from cloche.data import PackedTokens
-from cloche.decode import generate
+from cloche.decode import generate, read_prompt
 from cloche.model import Network
 from cloche.text import Tokenizer
 from cloche.train.objectives.next_token import NextToken
@@ -55,10 +54,9 @@ def evaluate(
 @torch.no_grad()
 def sample(net: Network, tokenizer: Tokenizer, prompt: str, new: int, seed: int = 0) -> dict[str, Any]:
     """A line of samples.jsonl without its step: how a prompt goes on at temperature 0.8, and the ten likeliest next tokens."""
-    ids = tokenizer.encode(prompt) or [tokenizer.end or 0]
-    prompt_ids: Tensor = torch.tensor([ids], device=net.embed.weight.device)
+    prompt_ids = read_prompt(prompt, tokenizer)[0].to(net.embed.weight.device)
     if net.length is not None:
-        new = max(1, min(new, net.length - len(ids)))
+        new = max(1, min(new, net.length - prompt_ids.shape[1]))
     unused = tokenizer.unused(net.spec.vocab)
     out = generate(net, prompt_ids, new=new, temperature=0.8, top_p=0.95, seed=seed, exclude=unused)
     top = net(prompt_ids)[0, -1].float().softmax(-1)[: tokenizer.vocab].topk(min(10, tokenizer.vocab))

@@ -180,13 +180,10 @@ def _together() -> Iterator[bool]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield True
         return
-    import torch.distributed as dist
+    from cloche.ranks import joined
 
-    dist.init_process_group("gloo")
-    try:
-        yield dist.get_rank() == 0
-    finally:
-        dist.destroy_process_group()
+    with joined() as ranks:
+        yield ranks.rank == 0
 
 
 @contextmanager

@@ -69,13 +69,13 @@ def lens(checkpoint: str, prompt: str) -> dict[str, Any]:
 def reader(checkpoint: str, dictionary: str, tokens: int) -> Any:
     """A dictionary of the checkpoint's run, read over about so many of its held-out tokens."""
     from cloche.data import PackedTokens
-    from cloche.interp import FeatureReader, Route, held_out_windows
-    from cloche.sparse import load_sae
+    from cloche.interp import FeatureReader, Route, held_out_windows, open_dictionary
+    from cloche.runs import Run
 
     files, glass = files_of(checkpoint), load(checkpoint)
     files.all_inside(f"dictionaries/{dictionary}")
     require_text_inside(files)
-    sae = load_sae(files.root / "dictionaries" / dictionary)
+    sae = open_dictionary(Run.open(files.root), dictionary)
     site = sae.trained_on.site
     named = {place.model for place in Route.parse(site).places} - {""} if site else set()
     others = {name: load(str(files.root / "checkpoints" / name)).net for name in sorted(named)}
