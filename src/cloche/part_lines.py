@@ -102,9 +102,9 @@ class _Reader:
 def named_fields(call: Call, fields: list[str], where: str) -> dict[str, Any]:
     """The call's values by field, those without a name given to the `fields` in order."""
     if len(call.given) > len(fields):
-        listed = ", ".join(fields) or "no fields"
+        named = ", ".join(fields) or "its settings by name"
         raise PartInvalid(
-            f"[{where}] {call.name} takes {listed}, and {len(call.given)} values were given; leave some out."
+            f"[{where}] {call.name} takes {named}, but was given {len(call.given)} without a name; leave some out or name them."
         )
     found = dict(zip(fields, call.given, strict=False))
     if twice := sorted(found.keys() & call.named.keys()):

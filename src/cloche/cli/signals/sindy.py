@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 TIMES = ("t", "time", "year", "date", "step")  # what a column of times is called when --time does not say
 _UNIT = re.compile(r"\s*[\[(][^\[\]()]*[\])]\s*$")
 
+Terms = Annotated[
+    str | None,
+    typer.Option(help="All terms on offer in place of --degree and --fourier: 'Sum([Polynomials(3), Fourier(2)])'."),
+]
+Derivative = Annotated[str, typer.Option(help="How the derivative is had: Weak or Strong.")]
+Choice = Annotated[str, typer.Option(help="How terms are chosen: ForwardBackward, STLSQ, SR3, Greedy or Stable.")]
+
 
 @dataclass(frozen=True, eq=False)
 class Columns:
@@ -50,16 +57,9 @@ def sindy(
     ] = None,
     fourier: Annotated[int, typer.Option(max=1000, help="Frequencies of sines and cosines offered besides.")] = 0,
     delay: Annotated[int, typer.Option(help="Samples by which a copy of each state lags, as states of their own.")] = 0,
-    library: Annotated[
-        str | None,
-        typer.Option(
-            help="All terms on offer, such as 'Sum([Polynomials(3), Fourier(2)])', in place of --degree and --fourier."
-        ),
-    ] = None,
-    form: Annotated[str, typer.Option(help="How the derivative is had: Weak or Strong.")] = "Weak",
-    selector: Annotated[
-        str, typer.Option(help="How terms are chosen: ForwardBackward, STLSQ, SR3, Greedy or Stable.")
-    ] = "ForwardBackward",
+    library: Terms = None,
+    form: Derivative = "Weak",
+    selector: Choice = "ForwardBackward",
     simulate: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="Write the motion from the first sample.")
     ] = None,

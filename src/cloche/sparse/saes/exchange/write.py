@@ -107,6 +107,7 @@ def _metadata(sae: SAE, hook: tuple[str, int | None] | None) -> dict[str, Any]:
         "sae_lens_training_version": None,
         "cloche": {
             "kind": sae.kind.to_line(),
+            "nested": list(sae.kind.nested),
             "l0": sae.l0,
             "site": origin.site,
             "tokens": origin.tokens,
