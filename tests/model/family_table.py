@@ -235,14 +235,18 @@ FAMILIES |= {
 # What is shared and a family's config knows nothing of.
 ABSENT = {
     "GPTNeoX": ("num_key_value_heads", "head_dim"),
-    "GPT2": ("num_key_value_heads", "intermediate_size"),
+    "GPT2": ("num_key_value_heads", "intermediate_size", "head_dim"),
 }
 
 
 def theirs(name: str) -> Any:
     """transformers' model of a case."""
-    family, change = FAMILIES[name]
-    torch.manual_seed(0)
+    return built(*FAMILIES[name])
+
+
+def built(family: str, change: dict[str, Any], seed: int = 0) -> Any:
+    """transformers' model of a family with these fields in place of the shared ones."""
+    torch.manual_seed(seed)
     fields = SHARED | change
     fields = {k: v for k, v in fields.items() if k not in ABSENT.get(family, ())}
     home = shifted_relu if hasattr(shifted_relu, f"{family}Config") else transformers
