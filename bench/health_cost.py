@@ -15,7 +15,7 @@ from statistics import median
 
 import torch
 
-from cloche.train import Health, Recipe, Stepper, best_precision, gemm_rates, total
+from cloche.train import Health, Recipe, Stepper, best_precision, gemm_rates, total_loss
 
 RESULTS = Path(__file__).parent / "results" / "health_cost.json"
 
@@ -39,7 +39,7 @@ def main() -> None:
         start = time.perf_counter()
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=fast):
-            loss = total(objective.terms(net, batch))
+            loss = total_loss(objective.terms(net, batch))
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0).item()
         if measure:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from cloche.runs import Run
-from cloche.train import WSD, AdamW, Loop, Plan, Setup, Stepper, Term
+from cloche.train import WSD, AdamW, Loop, Setup, Stepper, StepPlan, Term
 
 SLOPE = torch.tensor([[3.0, -2.0, 0.5]])
 
@@ -55,7 +55,7 @@ def regression(run: Run, steps: int, minutes: float | None = None, callbacks=(),
     """A loop over `steps` of a second each by its own clock."""
     torch.manual_seed(0)
     net, clock = nn.Linear(3, 1), Clock()
-    plan = Plan(steps, WSD(), 60 * minutes if minutes else None)
+    plan = StepPlan(steps, WSD(), 60 * minutes if minutes else None)
     setup = Setup(log_every=10, checkpoints=5)
     loop = Loop(run, net, Points(clock, **points), SquaredError(), Stepper(net, AdamW(lr=0.1)), plan, callbacks, setup)
     loop.clock = clock

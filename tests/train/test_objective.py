@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from cloche.errors import ClocheError
 from cloche.model import GLU, LM, Attention, Block, MoE, Stack, Unembed
-from cloche.train import NextToken, total
+from cloche.train import NextToken, total_loss
 from cloche.train.objectives.head_loss import HeadLoss
 
 TOKENS, WIDTH, VOCAB = 37, 24, 61
@@ -78,7 +78,7 @@ def test_without_gradients_none_are_made():
 
 def test_next_token_equals_cross_entropy_through_a_network(tiny):
     net, batch = tiny.model.build(0), torch.randint(300, (3, 17), generator=torch.Generator().manual_seed(0))
-    loss = total(NextToken(chunk=10).terms(net, batch))
+    loss = total_loss(NextToken(chunk=10).terms(net, batch))
     loss.backward()
     ours = {name: p.grad.clone() for name, p in net.named_parameters()}
     net.zero_grad()
@@ -121,7 +121,7 @@ def capped_and_biased(experts=True, **head):
 @pytest.mark.parametrize("head", [{}, {"bias": True}, {"cap": 2.0}, {"bias": True, "cap": 2.0}])
 def test_the_loss_is_autograds_over_full_logits(experts, head):
     net, batch = capped_and_biased(experts, **head)
-    loss = total(NextToken(chunk=10, balance=0.3).terms(net, batch))
+    loss = total_loss(NextToken(chunk=10, balance=0.3).terms(net, batch))
     loss.backward()
     ours = {name: p.grad.clone() for name, p in net.named_parameters()}
     net.zero_grad()
@@ -149,7 +149,7 @@ def test_the_balance_reaches_the_routers_alone_where_it_should():
         objective = NextToken(balance=weight)
         terms = objective.terms(net, batch)
         net.zero_grad()
-        total(terms).backward()
+        total_loss(terms).backward()
         grads.append(
             (terms["loss"].value.item(), net.layers[2].map.router.weight.grad.clone(), net.unembed.weight.grad.clone())
         )

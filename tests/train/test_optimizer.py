@@ -5,7 +5,7 @@ import torch
 from tiny_training import tiny_recipe
 
 from cloche.errors import ClocheError
-from cloche.train import Muon, NextToken, Stepper, total
+from cloche.train import Muon, NextToken, Stepper, total_loss
 from cloche.train.optimizers.muon import MatrixMuon, orthogonalise
 
 
@@ -20,7 +20,7 @@ def stepped(kind, steps=3, restore_at=None):
             optimizer = Stepper(net, recipe.optimizer)
             optimizer.restore(saved)
         optimizer.zero_grad()
-        total(NextToken().terms(net, torch.randint(300, (2, 17), generator=generator))).backward()
+        total_loss(NextToken().terms(net, torch.randint(300, (2, 17), generator=generator))).backward()
         optimizer.step()
     return net, optimizer
 
@@ -105,7 +105,7 @@ def test_it_learns(kind):
     optimizer, losses = Stepper(net, recipe.optimizer), []
     for _ in range(30):
         optimizer.zero_grad()
-        loss = total(NextToken().terms(net, batch))
+        loss = total_loss(NextToken().terms(net, batch))
         loss.backward()
         optimizer.step()
         losses.append(loss.item())

@@ -9,7 +9,7 @@ import pytest
 from regression import regression
 
 from cloche.runs import Run
-from cloche.train import WSD, Cosine, Plan
+from cloche.train import WSD, Cosine, StepPlan
 
 STEPS, MINUTES = 300, 5.0  # of a second each
 
@@ -73,7 +73,7 @@ def test_steps_come_back_where_the_machine_recovers(run):
 
 @pytest.mark.parametrize("schedule", [WSD(), Cosine(), WSD(decay=1.0), WSD(warmup=0.5)])
 def test_a_replanned_rate_has_no_jump_and_falls_to_the_end(schedule):
-    plan = Plan(1000, schedule, 60.0)
+    plan = StepPlan(1000, schedule, 60.0)
     plan.turns += [(500, 700), (600, 650)]
     rates = [plan.rate(step) for step in range(650)]
     assert rates[:501] == pytest.approx([schedule.rate(step, 1000) for step in range(501)], abs=1e-12)

@@ -31,11 +31,12 @@ VALUES = {
 }
 POSSIBLE = {  # what each of these values may be, of settings whose other values are all refused
     "zero": "seed samples balance beta1 beta2 momentum weight_decay warmup decay final look",
-    "large": "chunk clip log_every health_every steps seed theta norm.eps embed_scale validation_tokens",
+    "large": "chunk clip log.every health_every steps seed theta norm.eps embed_scale evaluate.tokens",
     "empty": "ask measure glob field path",
     "list": "paths validation prompts",
+    "table": "model body block mix position mask map norm head objective optimizer schedule",  # all of it the default's
     "true": "look bias tied",
-    "word": "ask measure glob field path",
+    "word": "ask measure glob field path paths validation prompts",
 }
 
 

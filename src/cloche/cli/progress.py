@@ -53,7 +53,7 @@ class Screen:
             for record in records:
                 growth.take(record)
                 if record["log"] == "metrics":
-                    show("growing", growth.step / steps, growth.line(), "val_bpb" in record)
+                    show("growing", growth.step / growth.steps, growth.line(), "val_bpb" in record)
                 elif record["log"] == "samples" and record["prompt"] == growth.first_prompt:
                     self.say(f"  {record['step']:>6,} │ {_one_line(record['prompt'] + record['text'])}", "dim")
                 elif record["log"] == "events" and record["kind"] in TOLD:
@@ -104,6 +104,7 @@ class Growth:
             self.first_prompt = record["prompt"]
         elif record["log"] == "events":
             self.ended = record["kind"]
+            self.steps = record.get("steps", self.steps)  # of a re-plan
 
     def line(self) -> str:
         """step, loss, validation, speed, MFU and time left, as far as they are known."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import operator
 from collections.abc import Callable, Generator, Iterable
@@ -222,6 +223,9 @@ def check_stop(stop: Any, vocab: int) -> list[int]:
 
 
 def sampling_of(settings: dict[str, Any]) -> Sampling:
-    """A Sampling from keyword settings. Raises ClocheError for one that does not exist."""
-    check_arguments("Sampling", settings, tuple(Sampling.__dataclass_fields__))
-    return Sampling(**settings)
+    """A Sampling from keyword settings, over those of a whole one given as sampling=. Raises ClocheError for a setting that
+    does not exist."""
+    given = dict(settings)
+    whole = given.pop("sampling", None) or Sampling()
+    check_arguments("Sampling", given, tuple(Sampling.__dataclass_fields__))
+    return dataclasses.replace(whole, **given)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from cloche.errors import ArgumentInvalid, ArgumentRange, NotFinite, shown
+from cloche.part import Part
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Sampling(Part):
     """How the next token is drawn. temperature 0 takes the likeliest; top_k, then top_p (Holtzman et al. 2019, 1904.09751),
     then min_p (at least so much of the likeliest token's probability: Nguyen et al. 2024, 2407.01082) narrow the choice;
     `exclude`: ids that are never drawn; `seed` fixes the draw.

@@ -9,7 +9,7 @@ from cloche.lazy import lazy
 if TYPE_CHECKING:
     from cloche.train.corpus import prepare_data
     from cloche.train.evaluation import Score, evaluate, sample
-    from cloche.train.loop import Loop, Setup, total
+    from cloche.train.loop import Loop, Setup, total_loss
     from cloche.train.machine.calibrate import calibrate
     from cloche.train.machine.gemm import best_precision, gemm_rate, gemm_rates
     from cloche.train.monitors.callbacks import Callback
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cloche.train.optimizers.optimizer import Optimizer
     from cloche.train.optimizers.schedule import WSD, Cosine, Schedule
     from cloche.train.optimizers.stepper import Stepper
-    from cloche.train.plan import Every, Milestones, Plan
+    from cloche.train.plan import Every, Milestones, StepPlan
     from cloche.train.pretrain import Trainer
     from cloche.train.prompts import opening
     from cloche.train.recipe.limits import check_fits, check_recipe
@@ -41,11 +41,11 @@ __all__ = [
     "NextToken",
     "Objective",
     "Optimizer",
-    "Plan",
     "Recipe",
     "Schedule",
     "Score",
     "Setup",
+    "StepPlan",
     "Stepper",
     "Term",
     "Trainer",
@@ -60,7 +60,7 @@ __all__ = [
     "opening",
     "prepare_data",
     "sample",
-    "total",
+    "total_loss",
 ]
 
 __getattr__ = lazy(__name__)

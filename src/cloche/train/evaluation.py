@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from cloche.data import PackedTokens
-from cloche.decode import generate, read_prompt
+from cloche.decode import Sampling, generate, read_prompt
 from cloche.model import Network
 from cloche.text import Tokenizer
 from cloche.train.objectives.next_token import NextToken
@@ -52,13 +52,18 @@ def evaluate(
 
 
 @torch.no_grad()
-def sample(net: Network, tokenizer: Tokenizer, prompt: str, new: int, seed: int = 0) -> dict[str, Any]:
-    """A line of samples.jsonl without its step: how a prompt goes on at temperature 0.8, and the ten likeliest next tokens."""
+def sample(
+    net: Network, tokenizer: Tokenizer, prompt: str, new: int, seed: int = 0, how: Sampling | None = None
+) -> dict[str, Any]:
+    """A line of samples.jsonl without its step: how a prompt goes on, and the ten likeliest next tokens.
+
+    how: greedy unless given; its seed and excluded ids are replaced by `seed` and the tokenizer's unused ones.
+    """
     prompt_ids = read_prompt(prompt, tokenizer)[0].to(net.embed.weight.device)
     if net.length is not None:
         new = max(1, min(new, net.length - prompt_ids.shape[1]))
     unused = tokenizer.unused(net.spec.vocab)
-    out = generate(net, prompt_ids, new=new, temperature=0.8, top_p=0.95, seed=seed, exclude=unused)
+    out = generate(net, prompt_ids, new=new, sampling=how, seed=seed, exclude=unused)
     top = net(prompt_ids)[0, -1].float().softmax(-1)[: tokenizer.vocab].topk(min(10, tokenizer.vocab))
     likely = [[tokenizer.show(int(i)), p] for i, p in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
     text = tokenizer.decode_bytes(out.new[0]).decode("utf-8", "replace")  # goes on from the prompt: no space is dropped

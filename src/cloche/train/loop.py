@@ -26,7 +26,7 @@ from cloche.train.monitors.pace import Pace
 from cloche.train.monitors.spikes import SpikeGuard
 from cloche.train.objectives.objective import Term
 from cloche.train.optimizers.stepper import Stepper
-from cloche.train.plan import Milestones, Plan
+from cloche.train.plan import Milestones, StepPlan
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -95,7 +95,7 @@ class Loop:
         source: Source,
         objective: Trainable,
         optimizer: Stepper,
-        plan: Plan,
+        plan: StepPlan,
         callbacks: Sequence[Callback] = (),
         setup: Setup = Setup(),
     ) -> None:
@@ -175,7 +175,7 @@ class Loop:
         self.optimizer.zero_grad()
         with self.autocast():
             terms = self.objective.terms(self.net, batch)
-        total(terms).backward()
+        total_loss(terms).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.optimizer.clip).item()
         values = {name: term.value.item() for name, term in terms.items()}
         update = Update(values.pop("loss"), norm, rates, values, applied=False, limit=self.guard.limit())
@@ -299,7 +299,7 @@ class Loop:
         self.run.truncate_logs(self.step)
 
 
-def total(terms: dict[str, Term]) -> Tensor:
+def total_loss(terms: dict[str, Term]) -> Tensor:
     """The sum of an objective's terms by their weights. Raises ClocheError where none is called "loss"."""
     if "loss" not in terms:
         raise ArgumentInvalid(

@@ -20,7 +20,7 @@ EARLY = (
 )  # a run that was shortened, and would now end before the first, is given steps back to end at the second
 
 
-class Plan:
+class StepPlan:
     """The steps of a run and its schedule. With `seconds` it is re-planned where the machine gets slower; without, never.
 
     `turns` is all there is to know of it: (step, steps planned from there on). A shortened plan passes through what was left
@@ -133,7 +133,7 @@ class Plan:
 class Milestones:
     """About `count` steps of a plan, dense at the beginning, and step 0: see `milestones`. They move with the plan."""
 
-    def __init__(self, plan: Plan, count: int) -> None:
+    def __init__(self, plan: StepPlan, count: int) -> None:
         self.plan, self.count = plan, count
         self._planned, self._steps = 0, [0]
 
@@ -154,7 +154,7 @@ class Milestones:
 class Every:
     """Every so many steps of a plan, step 0 not among them."""
 
-    def __init__(self, plan: Plan, steps: int) -> None:
+    def __init__(self, plan: StepPlan, steps: int) -> None:
         self.plan, self.every = plan, steps
 
     def __contains__(self, step: object) -> bool:

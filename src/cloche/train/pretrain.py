@@ -22,7 +22,7 @@ from cloche.train.monitors.health import Health
 from cloche.train.monitors.journal import Record
 from cloche.train.monitors.pretraining import MeasuresHealth, Writes
 from cloche.train.optimizers.stepper import Stepper
-from cloche.train.plan import Every, Milestones, Plan
+from cloche.train.plan import Every, Milestones, StepPlan
 from cloche.train.recipe.limits import check_fits
 from cloche.train.recipe.recipe import Recipe
 from cloche.train.recipe.resolve import amend, resolve, usable_device
@@ -76,7 +76,7 @@ class Trainer(Loop):
             tokens,
             net.flops_per_token(r.length) * tokens,
         )
-        plan = Plan(r.steps, recipe.schedule, 60 * r.minutes if r.minutes else None)
+        plan = StepPlan(r.steps, recipe.schedule, 60 * r.minutes if r.minutes else None)
         self._health = MeasuresHealth(
             Every(plan, recipe.log.health_every), Health(net), recipe.optimizer.usual_update_ratio
         )
@@ -152,7 +152,7 @@ class Trainer(Loop):
     def sample(self) -> list[Record]:
         """What the network writes after each of the recipe's prompts, for samples.jsonl."""
         r, e = self.recipe.run, self.recipe.evaluate
-        return [sample(self.net, self.tokenizer, prompt, e.sample_tokens, r.seed) for prompt in e.prompts]
+        return [sample(self.net, self.tokenizer, prompt, e.sample_tokens, r.seed, e.sampler) for prompt in e.prompts]
 
     def measure_health(self, batch: Tensor) -> None:
         """Measures and throws away: what it costs is to be known before training starts."""

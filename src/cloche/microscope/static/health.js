@@ -23,7 +23,7 @@ const MAPS = [
   { key: 'activation_density', title: 'Activation density', format: (v) => percent(v, 1),
     note: 'The share of MLP units that are active on a token: how sparsely each layer thinks.' },
   { key: 'update_ratio', title: 'Update / weight', log: true, format: number, first: true,
-    note: 'The norm of each step’s update beside that of the weights. About one in a thousand is usual; a row far above it learns too fast.' },
+    note: 'The norm of each step’s update beside that of the weights.', usual: 'usual_update_ratio' },
   { key: 'dead_units', title: 'Dead units', format: (v) => percent(v, 1),
     note: 'The share of MLP units that never fired so far: width that is paid for and not used.' },
 ];
@@ -54,12 +54,14 @@ function grid(records, map) {
 function Map_({ map, records, version, pinned, onPick, more }) {
   const { rows, values } = grid(records, map);
   const scale = scaleOf(values.flat(), map.log ? 'log' : 'linear', null, map.top);
+  const above = map.usual && records[records.length - 1][map.usual];
+  const usual = above ? ` Up to ${number(above)} is usual for this run’s optimiser; a row that stays above it learns too fast.` : '';
   const newest = values.map((row) => row[row.length - 1]);
   const summary = `Newest values from the top row down: ${newest.slice(0, 16).map(map.format).join(', ')}.`;
   const tall = map.heads ? Math.max(4, Math.min(10, Math.round(190 / rows.length))) : Math.max(8, Math.min(24, Math.round(150 / rows.length)));
   return html`<section class="panel">
     <header><h3>${map.title}</h3><${Legend} low=${map.format(scale.min)} high=${map.format(scale.max)} /></header>
-    <p class="note">${map.note}${more && html` <a href=${link('findings', { of: 'activation-density' })}>${more}</a>`}</p>
+    <p class="note">${map.note}${usual}${more && html` <a href=${link('findings', { of: 'activation-density' })}>${more}</a>`}</p>
     <${Painted} title=${map.title} rows=${rows} columns=${records.map((r) => r.step)} values=${values} scale=${scale} format=${map.format}
       version=${version} rowHeight=${tall} pinned=${pinned} onPick=${onPick} summary=${summary} />
   </section>`;

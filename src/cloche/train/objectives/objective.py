@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,19 +22,19 @@ class Term(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Objective(Part):
+class Objective(Part, ABC):
     """What training minimises: the base of `NextToken` and your own, which defines `terms`."""
 
     def check(self, net: Network) -> None:
         """Raises ClocheError for a network that it cannot train; called before training starts."""
 
+    @abstractmethod
     def terms(self, net: Network, batch: Tensor) -> dict[str, Term]:
         """The terms of the loss of a batch [row, length + 1] of token ids, by the names that they have in metrics.jsonl.
 
         The one called "loss" is what a run is judged by (its mean since the last record is logged, and spikes are told from
         it); a term that only regularises has a name of its own.
         """
-        raise TypeError(f"{type(self).__name__} must define terms(net, batch)")
 
     def examples(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """batch [row, length + 1] -> inputs, targets and the weights of the targets, each [row, length]."""

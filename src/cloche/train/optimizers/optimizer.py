@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Optimizer(Part):
+class Optimizer(Part, ABC):
     """How weights are moved along the gradient: the base of `Muon`, `AdamW` and your own.
 
     `lr` is the one learning rate: `build` makes those of all its groups proportional to it, so that setting it scales them
@@ -31,12 +32,12 @@ class Optimizer(Part):
     def __post_init__(self) -> None:
         positive(self, lr=self.lr, clip=self.clip)
 
+    @abstractmethod
     def build(self, net: nn.Module, dtype: torch.dtype = torch.float32) -> list[torch.optim.Optimizer]:
         """Optimisers of torch that share out the parameters of `net`, each group with a "name" and a "lr" at its peak.
 
         dtype: that of fast products of matrices, bf16 where the run trains in it. State must be tensors.
         """
-        raise TypeError(f"{type(self).__name__} must define build(net, dtype)")
 
 
 def grouped(net: nn.Module) -> dict[str, list[tuple[str, nn.Parameter]]]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from cloche.part import Part, within
 
 
 @dataclass(frozen=True)
-class Schedule(Part):
+class Schedule(Part, ABC):
     """The learning rate over a run, as a share of its peak: it rises over the first `warmup` share of all steps, then does as
-    `after` says, and ends at `final`.
-
-    A schedule of your own defines `after(done)`, or `rate(step, steps)` as a whole.
+    `after` says, and ends at `final`: the base of `WSD`, `Cosine` and your own, which defines `after`.
     """
 
     warmup: float = 0.04
@@ -29,9 +28,9 @@ class Schedule(Part):
             return (step + 1) / rising if step + 1 < rising else 1.0
         return self.after(step, rising, steps)
 
+    @abstractmethod
     def after(self, step: float, rising: int, steps: int) -> float:
         """The share of the peak for an update `step` past the first `rising` ones."""
-        raise TypeError(f"{type(self).__name__} must define after(step, rising, steps)")
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from cloche.decode import Sampling
+from cloche.part import part_from_line
 from cloche.text import SMALLEST_VOCAB
 
 DEFAULT_MINUTES = 5.0
@@ -106,8 +108,9 @@ class LogSection(Section):
 class EvaluateSection(Section):
     """[evaluate] How often, and on how much, the run is measured and sampled; half of the times early on.
 
-    prompts: none: taken from the held-out text, and written here once that is packed. look: inside once it is grown: a
-    dictionary of features, a logit lens and report.html; unset: where training is short.
+    prompts: none: taken from the held-out text, and written here once that is packed. sampling: how a sample's tokens are
+    drawn. look: inside once it is grown: a dictionary of features, a logit lens and report.html; unset: where training is
+    short.
     """
 
     validations: Whole = Field(default=8, ge=1, le=100_000)
@@ -115,7 +118,19 @@ class EvaluateSection(Section):
     samples: Whole = Field(default=8, ge=0, le=100_000)
     sample_tokens: Whole = Field(default=64, ge=1, le=100_000)
     prompts: Texts = []
+    sampling: str = "Sampling(temperature=0.8, top_p=0.95)"
     look: bool | None = None
+
+    @field_validator("sampling")
+    @classmethod
+    def _is_sampling(cls, value: str) -> str:
+        part_from_line(value, Sampling, "evaluate.sampling")
+        return value
+
+    @property
+    def sampler(self) -> Sampling:
+        """How samples are drawn."""
+        return part_from_line(self.sampling, Sampling, "evaluate.sampling")
 
 
 class CheckpointSection(Section):
