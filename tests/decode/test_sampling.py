@@ -141,3 +141,23 @@ def test_excluded_ids_are_never_drawn_and_the_rest_keeps_its_proportions():
 def test_what_cannot_be_excluded_is_said(exclude, says: str):
     with pytest.raises(ClocheError, match=says):
         Sampling(exclude=exclude)
+
+
+def test_a_whole_sampling_is_a_setting_like_its_fields():
+    """Also one of a third party's, which draws in its own way."""
+    from cloche.decode import generate
+    from cloche.model import GLU, LM, Attention, Block, Stack
+
+    class Least(Sampling):
+        def pick(self, logits, generator):
+            return logits.argmin(-1)
+
+    net = LM(64, 32, Stack(1, Block(Attention(4), GLU("silu", 64)))).build(0)
+    whole = Sampling(temperature=0.8, top_k=5)
+    ids = [[1, 2, 3]]
+    assert (
+        generate(net, ids, new=4, sampling=whole, seed=3).new
+        == generate(net, ids, new=4, temperature=0.8, top_k=5, seed=3).new
+    )
+    assert generate(net, ids, new=1, sampling=Least()).new[0][0] == int(net(torch.tensor(ids))[0, -1].argmin())
+    assert Sampling.from_toml(whole.to_toml()) == whole

@@ -22,7 +22,7 @@ from cloche.words import answering, check_arguments, no_attribute
 Stop = Iterable[int] | Callable[[list[int]], bool]
 
 
-_answering_sampling = functools.partial(answering, also=tuple(Sampling.__dataclass_fields__))
+_answering_sampling = functools.partial(answering, also=(*Sampling.__dataclass_fields__, "sampling"))
 
 
 @dataclass(frozen=True, repr=False)
