@@ -137,6 +137,7 @@ def test_an_interrupt_while_data_is_prepared_is_resumed(
     assert weights(tmp_path / "run") == weights(grown)
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_it_trains_saves_and_resume_ends_in_the_same_weights(
     call: Call, tmp_path: Path, text: Path
 ) -> None:
@@ -187,6 +188,7 @@ def test_doctor_reports(call: Call) -> None:
     assert checks["trains in"] in ("fp32", "bf16")
 
 
+@pytest.mark.slow
 def test_demo_grows_and_looks_and_a_lost_look_is_made_again_by_resume(call: Call, tmp_path: Path, text: Path) -> None:
     """The demo leaves everything; what an interrupt during the looking stage would leave is completed, nothing retrained."""
     code, out, err = call("demo", "--out", tmp_path / "first", "--data", text, "--set", *TINY, "evaluate.look=true")

@@ -26,6 +26,7 @@ def run(grown: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(grown, tmp_path / "run"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["topk", "BatchTopK(nested=[32, 64])"])
 def test_a_dictionary_is_trained_measured_and_read(call: Call, run: Path, kind: str) -> None:
     code, _, err = call("sae", "train", run, "--site", "resid_post[1]", "--kind", kind, *SMALL)
@@ -128,6 +129,7 @@ def test_two_commands_do_not_train_one_dictionary(call: Call, run: Path) -> None
     assert call("verify", run)[0] == 0
 
 
+@pytest.mark.slow
 def test_two_processes_under_torchrun_train_what_one_trains(call: Call, run: Path) -> None:
     words = ["sae", "train", str(run), "--site", "resid_post[1]", *map(str, SMALL), "--name"]
     assert call(*words, "one")[0] == 0

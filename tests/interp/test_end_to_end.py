@@ -57,6 +57,7 @@ def test_the_loss_is_the_divergence_of_the_spliced_model_and_its_gradient_is_exa
     assert float(batch.downstream(batch.rows)) == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_end_to_end_keeps_more_of_the_model_than_the_variance_does() -> None:
     net = network()
     glass, fresh = Glass(net, None, "here", "step-000001"), windows(4, 99)

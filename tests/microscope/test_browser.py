@@ -58,6 +58,7 @@ def test_curves_show_the_planted_values(page, url):
     }""")
 
 
+@pytest.mark.slow
 def test_a_chart_is_read_by_keyboard_and_in_words(page, url):
     page.goto(url)
     plot = chart(page, "Validation").locator(".plot")
@@ -72,6 +73,7 @@ def test_a_chart_is_read_by_keyboard_and_in_words(page, url):
     expect(chart(page, "Validation").locator("output")).to_contain_text(f"{bpb(1200):.3f}")
 
 
+@pytest.mark.slow
 def test_hovering_names_an_event(page, url):
     page.goto(url + "#/curves?from=630&to=650")
     over = chart(page, "Training loss").locator(".u-over")
@@ -80,6 +82,7 @@ def test_hovering_names_an_event(page, url):
     expect(chart(page, "Training loss").locator("output")).to_contain_text("spike: loss 3.74")
 
 
+@pytest.mark.slow
 def test_a_second_run_stands_beside(page, url):
     page.goto(url + "#/curves?compare=second")
     expect(page.locator(".key")).to_contain_text("second")
@@ -87,6 +90,7 @@ def test_a_second_run_stands_beside(page, url):
     expect(chart(page, "Training loss").locator("output")).to_contain_text(f"second {loss(900):.3f}")
 
 
+@pytest.mark.slow
 def test_the_curves_as_a_table(page, url):
     page.goto(url + "#/curves?as=table")
     rows = page.locator("table.data tbody tr")
@@ -95,6 +99,7 @@ def test_the_curves_as_a_table(page, url):
     expect(rows.last).to_contain_text(f"{loss(1200):.3f}")
 
 
+@pytest.mark.slow
 def test_choices_become_the_url_and_back_goes_back(page, url):
     page.goto(url)
     page.get_by_text("tokens", exact=True).first.click()
@@ -143,6 +148,7 @@ def test_health(page, url):
     expect(chart(page, "Logit norm").locator("output")).to_contain_text("3.275")
 
 
+@pytest.mark.slow
 def test_a_heat_map_has_the_scale_colours(page, url):
     """The scale does not start at the smallest value: of logarithms it spans whole powers of ten."""
     page.goto(url + "#/health")
@@ -164,6 +170,7 @@ def test_a_heat_map_has_the_scale_colours(page, url):
         assert max(abs(a - b) for a, b in zip(painted, drawing.colour(scale.share(value)), strict=True)) <= 3
 
 
+@pytest.mark.slow
 def test_page_and_report_share_one_scale(page, url):
     page.goto(url)
     script = """async () => {
@@ -191,6 +198,7 @@ def test_the_stored_lens(page, url):
     expect(page.locator('[data-cell="3.1"]')).to_have_class("here")
 
 
+@pytest.mark.slow
 def test_the_lens_of_a_typed_prompt(page, url):
     page.goto(url + "#/lens")
     page.get_by_label("prompt").fill("import os")
@@ -207,6 +215,7 @@ def test_the_lens_of_a_typed_prompt(page, url):
     expect(page.locator(".summary")).to_contain_text(r"Lens of 'one\ntwo'")
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_a_sentence_in_the_page(page, url):
     page.goto(url + "#/lens?prompt=die")
     expect(page.get_by_role("alert")).to_contain_text("ended with status 3")
@@ -261,6 +270,7 @@ def test_a_run_is_followed_live(page, tmp_path, serving):
     expect(chart(page, "Training loss").locator("output")).to_contain_text("2.718")
 
 
+@pytest.mark.slow
 def test_an_empty_view_names_the_command_that_fills_it(page, tmp_path, serving):
     run = plant(tmp_path / "empty", steps=0, finished=False, findings=False)
     url = serving(run.path)
@@ -285,6 +295,7 @@ def test_an_empty_view_names_the_command_that_fills_it(page, tmp_path, serving):
     look("growing", f"cloche resume {run.path} --set run.steps=10")
 
 
+@pytest.mark.slow
 def test_the_lens_starts_from_a_prompt_of_the_run(page, tmp_path, serving):
     run = plant(tmp_path / "run", steps=300, findings=False)
     page.goto(serving(run.path) + "#/lens")
@@ -294,6 +305,7 @@ def test_the_lens_starts_from_a_prompt_of_the_run(page, tmp_path, serving):
     expect(page.locator(".note").filter(has_text="longer than the 512 tokens")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_twenty_thousand_points(page, tmp_path, serving):
     run = plant(tmp_path / "long", steps=0, finished=False, findings=False)
     lines = "".join(json.dumps(metric(step)) + "\n" for step in range(1, 20_001))
@@ -304,6 +316,7 @@ def test_twenty_thousand_points(page, tmp_path, serving):
     expect(chart(page, "Training loss").locator("output")).to_contain_text("1.111")
 
 
+@pytest.mark.slow
 def test_what_a_model_writes_is_shown_and_not_run(page, tmp_path, serving):
     run = plant(tmp_path / "run", steps=5, finished=False, findings=False)
     hostile = "<img src=x onerror=alert(1)><script>alert(1)</script>"
@@ -313,6 +326,7 @@ def test_what_a_model_writes_is_shown_and_not_run(page, tmp_path, serving):
     assert page.locator("blockquote img, blockquote script").count() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [900, 390])
 def test_a_narrow_page_does_not_spill(page, url, width):
     page.set_viewport_size({"width": width, "height": 700})

@@ -62,6 +62,7 @@ def test_a_dictionary_is_shown_with_its_newest_measurement_at_that_checkpoint(pa
     expect(page.locator(".shares")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_dictionaries_are_chosen_among_and_the_choice_is_the_url(page, url, measured):
     page.goto(url)
     choose = page.get_by_role("combobox", name="dictionary")
@@ -79,6 +80,7 @@ def test_dictionaries_are_chosen_among_and_the_choice_is_the_url(page, url, meas
     expect(figure(page, "dictionary")).to_have_text("bare")
 
 
+@pytest.mark.slow
 def test_where_the_features_of_a_crosscoder_live(page, url, measured):
     page.goto(url + "?finding=across")
     expect(page.locator(".where")).to_have_text("lives inresid_post[1]step-000600/resid_post[2]")
@@ -91,6 +93,7 @@ def test_where_the_features_of_a_crosscoder_live(page, url, measured):
     expect(page.locator(".placed .key span")).to_have_text(["resid_post[1] 25 %", "step-000600/resid_post[2] 75 %"])
 
 
+@pytest.mark.slow
 def test_a_dictionary_outside_the_stream_says_why_it_has_no_logits(page, url):
     page.goto(url + "?finding=silent")
     words = "No direct effect on the logits: mlp_act[1] writes to no place of the residual stream."
@@ -122,6 +125,7 @@ def test_the_density_of_neurons_by_layer(page, url):
     expect(table.last).to_contain_text("Gaussian units100.0 %99.2 %")
 
 
+@pytest.mark.slow
 def test_health_leads_to_the_density(page, url):
     page.goto(url.replace("features", "health"))
     page.get_by_role("link", name="Beside the residual stream and what is said of cortex").click()
@@ -142,6 +146,7 @@ def test_sparse_probing(page, url):
     expect(panel(page, "AUROC by number of units").locator(".note")).to_contain_text("keyword (one class comes 3 times")
 
 
+@pytest.mark.slow
 def test_an_old_run_has_its_features_and_the_command_for_the_rest(page, first, serving):
     page.goto(serving(first.path) + "#/features")
     expect(page.locator(".features li")).to_have_count(FEATURES)
@@ -151,6 +156,7 @@ def test_an_old_run_has_its_features_and_the_command_for_the_rest(page, first, s
     expect(panel(page, "What the model keeps")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_one_finding_alone_is_enough(page, tmp_path, serving):
     run = plant(tmp_path / "a run", steps=10, findings=False)
     page.goto(serving(run.path) + "#/features")
@@ -159,6 +165,7 @@ def test_one_finding_alone_is_enough(page, tmp_path, serving):
     expect(page.locator(".command code")).to_have_text(f"cloche sae features '{run.path}' 'it'\"'\"'s'")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [900, 390])
 def test_nothing_spills_from_a_narrow_page(page, url, width):
     page.set_viewport_size({"width": width, "height": 700})

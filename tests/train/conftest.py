@@ -16,6 +16,12 @@ from cloche.train import Recipe, gemm_rate, loop, prepare_data
 WORDS = "the glass house grows a model under light and we look inside it step by step while it learns"
 
 
+@pytest.fixture(autouse=True, scope="session")
+def compiler_imported() -> None:
+    """What torch imports at the first optimizer, before any test is charged for it."""
+    import torch._dynamo  # noqa: F401
+
+
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tokenizer and packed data."""

@@ -11,7 +11,7 @@ from tiny_training import tiny_recipe
 
 from cloche.errors import ClocheError
 from cloche.runs import verify
-from cloche.train import Trainer
+from cloche.train import Recipe, Trainer
 
 KILLED = Path(__file__).with_name("killed.py")
 UNTIMED = ("step", "tokens", "flops", "loss", "lr", "grad_norm", "val_loss", "val_bpb", "val_bytes")
@@ -27,23 +27,38 @@ def fingerprint(run):
     return last.step, files, clockless, metrics, run.read_log("health"), run.read_log("samples")
 
 
+def killed(run, step):
+    """By kill -9, as power cuts do."""
+    died = subprocess.run([sys.executable, KILLED, run.path, str(step)], capture_output=True, text=True, timeout=300)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+
+
+def crashed(run, step):
+    """In this process: an error between two checkpoints, which nothing catches and after which nothing is saved."""
+    steps = iter(Trainer.start(Recipe.parse(run.recipe), run))
+    with pytest.raises(MemoryError):
+        for record in steps:
+            if record["step"] >= step:
+                steps.throw(MemoryError())
+
+
+@pytest.mark.parametrize("end", [crashed, pytest.param(killed, marks=pytest.mark.slow)], ids=lambda end: end.__name__)
 @pytest.mark.parametrize("kind", ["AdamW", "Muon"])
-def test_killed_and_resumed_ends_in_the_same_bytes(new_run, kind):
-    # checkpoints at 25, 50, 75, 100; logs every 7 steps, so that a half-gathered loss must survive the checkpoint too
+def test_cut_off_and_resumed_ends_in_the_same_bytes(new_run, kind, end):
+    # checkpoints at 25 and 50; logs every 7 steps, so that a half-gathered loss must survive the checkpoint too
     recipe = tiny_recipe(
-        run__steps=100, checkpoint__count=8, log__every=7, evaluate__validations=3, optimizer__part=kind
+        run__steps=50, checkpoint__count=8, log__every=7, evaluate__validations=3, optimizer__part=kind
     )
     straight, broken = new_run("straight", recipe), new_run("broken", recipe)
     trainer = Trainer.start(recipe, straight)
     list(trainer)
-    died = subprocess.run([sys.executable, KILLED, broken.path, "57"], capture_output=True, text=True, timeout=300)
-    assert died.returncode == -signal.SIGKILL, died.stderr
-    assert broken.checkpoint("last").step == 50
-    assert max(r["step"] for r in broken.read_log("metrics")) > 50
+    end(broken, 30)
+    assert broken.checkpoint("last").step == 25
+    assert max(r["step"] for r in broken.read_log("metrics")) > 25
 
     resumed = Trainer.resume(broken)
-    assert resumed.step == 50
-    assert max(r["step"] for r in broken.read_log("metrics")) <= 50
+    assert resumed.step == 25
+    assert max(r["step"] for r in broken.read_log("metrics")) <= 25
     list(resumed)
     assert fingerprint(broken) == fingerprint(straight)
     assert (resumed.batches.next() == trainer.batches.next()).all()
