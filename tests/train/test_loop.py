@@ -10,7 +10,7 @@ from tiny_training import tiny_recipe
 
 from cloche.errors import ClocheError
 from cloche.runs import Run, verify
-from cloche.train import NextToken, Recipe, Trainer
+from cloche.train import Muon, NextToken, Recipe, Trainer
 
 
 def grow(run, recipe=None):
@@ -45,6 +45,8 @@ def test_a_run_logs_all_that_was_agreed(run):
     assert [r["step"] for r in validations] == [0, 10, 20]
     assert validations[-1]["val_bpb"] < validations[0]["val_bpb"]
     assert [r["step"] for r in run.read_log("health")] == [5, 10, 15, 20]
+    assert {r["usual_update_ratio"] for r in run.read_log("health")} == {Muon.usual_update_ratio}
+    assert Muon.usual_update_ratio > 0.017, "what the default optimiser does is no alarm"
     assert [(r["step"], r["prompt"], len(r["next"])) for r in run.read_log("samples")] == [
         (0, "the ", 10),
         (20, "the ", 10),
