@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from combinations import NUMBERS, combination, lively, random_ids
+from combinations import NUMBERS, VOCAB, combination, lively, random_ids
 from torch import Tensor
 
 import cloche
 from cloche.errors import SitesWrong, SiteUnsuitable
-from cloche.model import save_network
-from cloche.model.sites import Key, PlanRecorder
+from cloche.model import GLU, LM, MLP, Attention, Block, RoPE, Stack, save_network
+from cloche.model.sites import Key, PlanRecorder, Proof
 from cloche.model.sites.proof import prove_sites
 from cloche.model.sites.vocabulary import AXES
+from third_party import Convolution, Loop, TwoSpeed
 
 
 def record(monkeypatch: pytest.MonkeyPatch, key: Key, wrong: Callable[[dict[Key, Tensor]], Tensor]) -> None:
@@ -60,3 +62,36 @@ def test_a_view_is_saved_and_not_edited() -> None:
     for act in (lambda edit: net.run(ids, edits=[edit]), lambda edit: net.sweep(ids, [edit], read=lambda x: x)):
         with pytest.raises(SiteUnsuitable, match=r"head_out\[1\] is .* edit z instead"):
             act(site.head(0).zero())
+
+
+@pytest.mark.parametrize("body", ["loop", "two speeds"])
+def test_the_blocks_of_a_third_partys_body_prove_themselves(body: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In every iteration, all but the stream that the body hands to a block."""
+    block = Block(Attention(2, position=RoPE()), GLU(hidden=9))
+    net = lively(LM(VOCAB, 12, Loop(3, block) if body == "loop" else TwoSpeed(1, 2, block, block)))
+    left = {str(site) for site in net.sites} - set(prove_sites(net))
+    assert left == {"final_scale", "final_norm", *(f"resid_pre[{i}]" for i in range(3))}
+    record(monkeypatch, ("v", 2), lambda kept: kept["v", 1])
+    with pytest.raises(SitesWrong, match=r"v\[2\] is not what"):
+        prove_sites(net)
+
+
+def test_a_third_partys_mixer_may_prove_its_own_site(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = Block(Convolution(), MLP(hidden=9)), Block(ProvenConvolution(), MLP(hidden=9))
+    net = lively(LM(VOCAB, 12, Stack(2, blocks)))
+    left = {str(site) for site in net.sites} - set(prove_sites(net))
+    assert left == {"conv_out[0]", "attn_out[0]"}
+    record(monkeypatch, ("conv_out", 1), lambda kept: 1.01 * kept["conv_out", 1])
+    with pytest.raises(SitesWrong, match=r"conv_out\[1\] is not what"):
+        prove_sites(net)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProvenConvolution(Convolution):
+    """Which says once more what it computes."""
+
+    def prove(self, x: Tensor, proof: Proof) -> Tensor:
+        kernel, length = proof.vector("kernel"), x.shape[1]
+        past = [torch.cat([torch.zeros_like(x[:, :n]), x[:, : length - n]], 1) for n in range(kernel.shape[1])]
+        mixed = torch.stack([kernel[:, -1 - n] * tokens for n, tokens in enumerate(past)]).sum(0)
+        return proof.linear("out", proof("conv_out", mixed))

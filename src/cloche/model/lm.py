@@ -121,6 +121,8 @@ class LM(Part):
             added = proof.through(self.position, proof.positions, "position")
             x = None if x is None or added is None else x + added
         x = proof.through(self.body, proof("embed", x), "body")
+        if x is None:
+            proof.blocks()
         x = proof.through(self.norm, x, "final_norm", "final_norm", "final_scale")
         proof("logits", proof.through(self.head, x, "unembed"))
 

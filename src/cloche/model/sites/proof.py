@@ -76,6 +76,14 @@ class Proof:
         found: Tensor | None = part.prove(x, self.inside(name), *sites)
         return found
 
+    def blocks(self) -> None:
+        """Prove the block of each iteration by itself, for a body that does not say how the stream goes between them."""
+        names = {module: name for name, module in self._net.named_modules()}
+        for i, module in enumerate(self._net.layers):
+            part: Any = getattr(module, "part", None)
+            if module in names and _proves(part):
+                part.prove(None, self._copy(_layer=i, _prefix=f"{names[module]}."))
+
     @overload
     def __call__(self, site: str | None, expected: Tensor, size: Tensor | None = None) -> Tensor: ...
     @overload
