@@ -21,11 +21,11 @@ test-slow: .venv/installed-dev browser  ## Run the slow tests: kills, fuzzing, g
 	$(BIN)/python -m pytest -n 2 -m slow
 
 bench: .venv/installed-dev  ## Measure, each comparison beside its peers in an environment of its own
-	@for script in $$(grep -l __main__ bench/*.py | grep -v setup.py); do \
+	@for script in $$(grep -l __main__ bench/*/*.py); do \
 		name=$$(basename $$script .py); python=$(BIN)/python; \
 		if [ -f bench/requirements/$$name.txt ]; then \
-			$(BIN)/python bench/setup.py $$name || exit 1; python=bench/.venvs/$$name/bin/python; fi; \
-		echo "== $$name"; $$python $$script || exit 1; \
+			$(BIN)/python -m bench.setup $$name || exit 1; python=bench/.venvs/$$name/bin/python; fi; \
+		echo "== $$name"; $$python -m $$(echo $${script%.py} | tr / .) || exit 1; \
 	done
 
 clean:  ## Remove the environment and the caches; runs/ stays

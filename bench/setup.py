@@ -1,6 +1,6 @@
 """Makes the virtual environment of one comparison: this package beside its peers, at the versions their file pins.
 
-    python bench/setup.py NAME...
+    python -m bench.setup NAME...
 
 It reads requirements/NAME.txt, makes .venvs/NAME and prints how to run the comparison there.
 """
@@ -35,7 +35,8 @@ def main() -> None:
         raise SystemExit(__doc__)
     for name in sys.argv[1:]:
         python = make(name)
-        print(f"{python} bench/{name}.py")
+        script = next(HERE.glob(f"*/{name}.py"))
+        print(f"{python} -m bench.{script.parent.name}.{name}")
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ os.environ["OMP_WAIT_POLICY"] = "passive"  # where a test asks for two threads, 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-# bench/faults.py draws faults for tests and measurements alike.
-sys.path.append(str(Path(__file__).resolve().parents[1] / "bench"))
+# bench/runs/faults.py draws faults for tests and measurements alike.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

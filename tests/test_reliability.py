@@ -1,4 +1,4 @@
-"""The quick form of bench/reliability.py: kills, doubles, full disks, deletions, faults, hostile files and requests."""
+"""The quick form of bench/runs/reliability.py: kills, doubles, full disks, deletions, faults, hostile files and requests."""
 
 import subprocess
 import sys

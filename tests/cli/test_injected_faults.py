@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from tiny_run import TINY
 
+from bench.runs.faults import KINDS, faults, snapshot
 from cloche.runs import verify
-from faults import KINDS, faults, snapshot
 
 DRAWN = 300
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from long_run import SPIKE, write_long_run
+from bench.microscope.long_run import SPIKE, write_long_run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
 expect = playwright.expect

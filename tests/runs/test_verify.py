@@ -13,11 +13,11 @@ import pytest
 from safetensors.numpy import save
 from whole_run import finite, make
 
+from bench.runs.faults import KINDS, faults, snapshot
 from cloche.errors import ClocheError
 from cloche.files import write_atomically
 from cloche.runs import Run, manifest, verify
 from cloche.runs.manifest import Entry, sealed, unsealed
-from faults import KINDS, faults, snapshot
 
 
 @pytest.fixture(scope="module")

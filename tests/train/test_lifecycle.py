@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from tiny_training import tiny_recipe
 
 import cloche
+from bench.runs.faults import snapshot
 from cloche import files
 from cloche.data import PackedTokens
 from cloche.errors import ClocheError
@@ -20,7 +21,6 @@ from cloche.microscope import write_report
 from cloche.model import save_network
 from cloche.runs import Run, Verification, verify
 from cloche.train import Recipe, Trainer, checkpoint, prepare_data
-from faults import snapshot
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def prepare(
     `vocab` is the size of the tokenizer to train (on the training documents alone), or a tokenizer to use as it is.
     `validation` is a share or patterns of file names (see `plan_split`); `glob`, `field` and `encoding` as in `documents`. The
     corpus is read twice, records and compressed files three times, and never held: memory stays under 2 GB whatever its
-    size (bench/corpus_memory.py). An interrupted packing starts over; a finished one is not overwritten. Raises
+    size (bench/train/corpus_memory.py). An interrupted packing starts over; a finished one is not overwritten. Raises
     ClocheError for anything about the corpus that cannot be used as it is.
 
     >>> from pathlib import Path

@@ -9,9 +9,9 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from forks import command
-from hostile_files import Specimen
-from reliability_kills import Laboratory
+from bench.runs.forks import command
+from bench.runs.hostile_files import Specimen
+from bench.runs.reliability_kills import Laboratory
 
 LINES = [f"A line of text, number {i}, with a word or two more in it." for i in range(400)]
 

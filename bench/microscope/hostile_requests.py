@@ -4,7 +4,7 @@
 `complaint` says what was wrong with the answer, or nothing. A server must give no 5xx, nothing from outside the run, and must
 answer or hang up within bounds.
 
-    python bench/hostile_requests.py RUN [--count 2000] [--seed 0]       # against a server over that run
+    python -m bench.microscope.hostile_requests RUN [--count 2000] [--seed 0]       # against a server over that run
 """
 
 from __future__ import annotations

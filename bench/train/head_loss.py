@@ -1,6 +1,6 @@
 """The head's loss and gradient: our fused chunks beside torch's full logits and its own linear_cross_entropy, in one run.
 
-    python bench/head_loss.py [--rounds 7]
+    python -m bench.train.head_loss [--rounds 7]
 
 The first model's head: 4,096 tokens, width 256, vocabulary 4,096, in fp32 and under bf16 autocast. Every gradient is compared
 with float64. Prints one table and writes bench/results/head_loss.json.
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cloche.train.objectives.head_loss import HeadLoss
 
-RESULTS = Path(__file__).parent / "results" / "head_loss.json"
+RESULTS = Path(__file__).parents[1] / "results" / "head_loss.json"
 TOKENS, WIDTH, VOCAB = 4096, 256, 4096
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 

@@ -14,7 +14,7 @@ import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from forks import Child, Outcome, command, counted, killed_at, watched
+from bench.runs.forks import Child, Outcome, command, counted, killed_at, watched
 
 RECIPE = (
     *("model.width=48", "model.body.depth=2", "model.body.block.map.hidden=64", "tokenizer.vocab=300"),

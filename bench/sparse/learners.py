@@ -8,7 +8,7 @@ stopping; a side of ours is held against each of them. (Its coordinate descent, 
 images, held-out parts included; the 12 x 12 shape was only measured. One thread, one process.
 "online from ITDA" is two passes of online learning that start from the greedily built dictionary, both counted.
 
-    python bench/learners.py [--images FOLDER] [--rounds 3]
+    python -m bench.sparse.learners [--images FOLDER] [--rounds 3]
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from PIL import Image
 from sklearn.decomposition import MiniBatchDictionaryLearning
 from threadpoolctl import threadpool_limits
 
+from bench.rounds import Side, Spread, busy, interleave, machine, ratio, table, write
 from cloche.sparse import Dictionary
 from cloche.sparse.learners import ITDA, KSVD, OnlineDictionaryLearning
 from cloche.sparse.pursuit import OMP
-from rounds import Side, Spread, busy, interleave, machine, ratio, table, write
 
-IMAGES = Path(__file__).resolve().parents[2] / "shared" / "data" / "signals" / "images"
+IMAGES = Path(__file__).resolve().parents[3] / "shared" / "data" / "signals" / "images"
 WANTED = 5.0  # times faster, at an equal or better residual
 LEARN, HELD = 10_000, 5_000
 

@@ -5,7 +5,7 @@ cloche's own step with the codes written out as [batch, features]; its gradients
 anything is timed. The peers go through their own trainers as they ship. (SAELens' sparse activations are left out: their
 backward pass does not run on a CPU in torch 2.13.) Planted activations; no dead features, so no auxiliary loss on any side.
 
-    python bench/setup.py sae_step && bench/.venvs/sae_step/bin/python bench/sae_step.py [--rounds 5] [--threads 1]
+    python -m bench.setup sae_step && bench/.venvs/sae_step/bin/python -m bench.sparse.sae_step [--rounds 5] [--threads 1]
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.rounds import Side, Spread, busy, interleave, machine, ratio, table, write
+from bench.sparse.sae_peers import DictionaryLearning, SAELens, Shape
 from cloche.sparse import SAE, BatchTopK, Planted, TopK, Training
 from cloche.sparse.saes import Fit, Kind, fit_input
 from cloche.sparse.saes.gathered import Everything
 from cloche.sparse.saes.kinds import Answer, Question
-from rounds import Side, Spread, busy, interleave, machine, ratio, table, write
-from sae_peers import DictionaryLearning, SAELens, Shape
 
 SHAPES = [(256, 4_096, 32), (512, 8_192, 32), (512, 16_384, 32)]  # width, features, k
 BATCH = 4_096

@@ -7,7 +7,7 @@ and token plus attention's 12 * layers * width * length (PaLM, 2204.02311) over 
 turn in the same rounds, in bf16 or in fp32, whichever is the faster. Each side has a process of its own: how often the heap
 gives memory back to the system and asks for it again depends on who else lives in it, and is a third of some sides' step.
 
-    python bench/train_step.py [--rounds 10] [--threads 2] [--nanochat FOLDER] [--nanogpt FOLDER] [--tied] [--profile]
+    python -m bench.train.train_step [--rounds 10] [--threads 2] [--nanochat FOLDER] [--nanogpt FOLDER] [--tied] [--profile]
                                 [--precisions fp32]
 """
 
@@ -26,11 +26,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from bench.rounds import Apart, Side, Spread, busy, interleave, machine, ratio, table, write
 from cloche.data import Batches, PackedTokens, prepare, standard_library
 from cloche.model import GLU, LM, Attention, Block, Causal, RMSNorm, RoPE, Stack
 from cloche.runs import Run
 from cloche.train import Recipe, Trainer
-from rounds import Apart, Side, Spread, busy, interleave, machine, ratio, table, write
 
 WIDTH, LAYERS, HEADS, HIDDEN, VOCAB, LENGTH, BATCH = 256, 6, 8, 688, 4096, 256, 16
 TOKENS = BATCH * LENGTH

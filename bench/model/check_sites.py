@@ -1,7 +1,7 @@
 """What proving a model's sites on loading costs: seconds, and peak memory over what the process held before, beside a plain
 pass over the same tokens. Models of about 125M parameters, random weights.
 
-    python bench/check_sites.py
+    python -m bench.model.check_sites
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from bench.rounds import machine, table, write
 from cloche.model import GLU, LM, MLP, Attention, Block, LayerNorm, Learned, RoPE, Stack
 from cloche.model.sites import prove_sites
-from rounds import machine, table, write
 
 WANTED = 1.0
 SPECS = {

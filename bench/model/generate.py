@@ -7,7 +7,7 @@ cache. Generation of one row is bound by reading every weight once a token: the 
 second over the memory's bandwidth, which is the faster of a copy (bytes read and written) and a sum over 512 MB, each taking
 its turn in the same rounds.
 
-    python bench/generate.py [--rounds 5] [--threads 2] [--new 32] [--batches 1 32] [--precisions fp32 bf16]
+    python -m bench.model.generate [--rounds 5] [--threads 2] [--new 32] [--batches 1 32] [--precisions fp32 bf16]
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from bench.rounds import Side, Spread, busy, interleave, machine, ratio, table, write
 from cloche.decode import generate, lay_by_columns
 from cloche.model import Network, load_network
-from rounds import Side, Spread, busy, interleave, machine, ratio, table, write
 
 PROMPT = 16
 STEER = 1e-3  # so weak that the work alone differs, whatever tokens come

@@ -3,7 +3,7 @@ own bytes. A Llama of about 440 MB in fp32 (or a GPT-2, whose matrices are store
 or in shards, fp32 or bf16 on disk; each load in a process of its own, cloche beside transformers (whose weights stay
 mapped from the file where it can leave them there, which also counts as resident once read).
 
-    python bench/load_memory.py
+    python -m bench.model.load_memory
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from rounds import machine, table, write
+from bench.rounds import machine, table, write
 
 WANTED = 1.10
 SIDES = {

@@ -5,7 +5,7 @@ default size of about a thousand features, and 8 x 8 patches of photographs, whe
 learned from the same signals and measured on others, by its own encoder and by a pursuit over the same atoms at the same number
 of active ones. Seconds are the CPU's, of learning alone, and say nothing of what more of them would buy.
 
-    python bench/gap_table.py [--images FOLDER] [--steps 1000]
+    python -m bench.sparse.gap_table [--images FOLDER] [--steps 1000]
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bench.rounds import busy, machine, write
+from bench.sparse.learners import IMAGES, patches
 from cloche.sparse import BatchTopK, Hierarchy, Planted, TopK, Training, gap_table, train_sae
 from cloche.sparse.learners import KSVD, OnlineDictionaryLearning
 from cloche.sparse.pursuit import OMP
 from cloche.sparse.transforms import Wavelets
 from cloche.sparse.truth.gap_tables import GapTable, Learned
-from learners import IMAGES, patches
-from rounds import busy, machine, write
 
 HELD = 4_000
 

@@ -6,7 +6,7 @@ difference at the last position; the prompts' own saved pass is outside the cloc
 `net.sweep` and as one `net.run` a cell; TransformerLens as its `patching.get_act_patch_*`; transformers with one forward hook a
 cell is what one writes by hand. Sides that disagree are refused.
 
-    python bench/setup.py save_cost && bench/.venvs/save_cost/bin/python bench/sweep.py [--rounds 7] [--threads 2]
+    python -m bench.setup save_cost && bench/.venvs/save_cost/bin/python -m bench.model.sweep [--rounds 7] [--threads 2]
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
+from bench.model.save_cost import VOCAB, Shape, bare, same_in_cloche
+from bench.rounds import Side, Spread, busy, interleave, machine, ratio, table, write
 from cloche.model import Network
-from rounds import Side, Spread, busy, interleave, machine, ratio, table, write
-from save_cost import VOCAB, Shape, bare, same_in_cloche
 
 SHAPES = {Shape(12, 128, 4, 16, 1): 15.0, Shape(6, 256, 8, 32, 1): 5.0}  # wanted: times faster than TransformerLens
 AGREE = 1e-4  # largest difference between two sides' readings, in nats
@@ -153,7 +153,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if not find_spec("transformer_lens"):
-        print("transformer_lens: skipped, not installed here (python bench/setup.py save_cost)")
+        print("transformer_lens: skipped, not installed here (python -m bench.setup save_cost)")
     load = busy()
     with torch.no_grad():
         sweeps = [measure(shape, grid, arguments.rounds) for shape in SHAPES for grid in GRIDS]

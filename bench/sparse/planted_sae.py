@@ -9,7 +9,7 @@ signals left out). Peers get the batch of 512 too, for at 2,048 they find less, 
 cloche cuts it: at their own 1,000 steps nothing would be revived. JumpReLU's thresholds start at 0.1: from their own 0.01
 they cannot rise in so short a run.
 
-    python bench/setup.py planted_sae && bench/.venvs/planted_sae/bin/python bench/planted_sae.py [--quick]
+    python -m bench.setup planted_sae && bench/.venvs/planted_sae/bin/python -m bench.sparse.planted_sae [--quick]
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.rounds import busy, machine, table, write
+from bench.sparse.sae_peers import SAELens, Shape
 from cloche.sparse import (
     SAE,
     BatchTopK,
@@ -41,8 +43,6 @@ from cloche.sparse import (
 )
 from cloche.sparse.saes import Kind
 from cloche.sparse.truth import Interval, PlantedReport, grade, planted_report
-from rounds import busy, machine, table, write
-from sae_peers import SAELens, Shape
 
 FEATURES, L0, PIECE = 1_024, 13, 2_048  # the plant has 12.6 features active
 SEEDS, DEVELOPMENT = range(5), 1_000

@@ -10,7 +10,7 @@ of reach in float32; all else in float32. Slow sides get fewer signals, and figu
 supports (OMP) and objectives (lasso) are compared with scikit-learn's in float64; sides that disagree are not timed.
 scikit-learn's lasso and ours stop at a duality gap of 1e-6 of the signal's energy; SPAMS' lasso is a homotopy and exact.
 
-    python bench/pursuit.py [--rounds 5]
+    python -m bench.sparse.pursuit [--rounds 5]
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from sklearn.linear_model import Lasso as TheirLasso
 from sklearn.linear_model import orthogonal_mp, orthogonal_mp_gram
 from threadpoolctl import threadpool_limits
 
+from bench.rounds import Side, Spread, busy, interleave, machine, ratio, table, write
 from cloche.sparse import Dictionary
 from cloche.sparse.pursuit import OMP, Lasso
-from rounds import Side, Spread, busy, interleave, machine, ratio, table, write
 
 try:
     import spams

@@ -6,7 +6,7 @@ guessed), silent (a result as if nothing were wrong), or nothing to get wrong (t
 measured. Peers are used as their tutorials use them, and are given the benefit of the doubt: a message that contains the wrong
 value is clear.
 
-    python bench/setup.py misuse && bench/.venvs/misuse/bin/python bench/misuse.py
+    python -m bench.setup misuse && bench/.venvs/misuse/bin/python -m bench.model.misuse
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from tokenizers.models import WordLevel
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from bench.model.misuse_cases import CASES, Case
+from bench.rounds import machine, table, write
 from cloche.decode import generate
 from cloche.errors import ClocheError
 from cloche.model import Network, Result, load_network, site
-from misuse_cases import CASES, Case
-from rounds import machine, table, write
 
 SIDES = ("cloche", "transformer_lens", "nnsight")
 KINDS = ("clear", "other", "silent", "nothing")

@@ -5,7 +5,7 @@ that the number of distinct words keeps growing as it does in the wild) as huge 
 `prepare` on it in a process of its own, and writes its peak and its resident memory over time to
 results/corpus_memory.json.
 
-    python bench/corpus_memory.py [--megabytes 1100] [--keep FOLDER]
+    python -m bench.train.corpus_memory [--megabytes 1100] [--keep FOLDER]
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import zstandard
 
 from cloche.data import prepare, standard_library
 
-RESULT = Path(__file__).parent / "results" / "corpus_memory.json"
+RESULT = Path(__file__).parents[1] / "results" / "corpus_memory.json"
 LIMIT_MB = 2000
 SAMPLE_SECONDS = 20.0
 SHARES = {"huge.txt": 0.35, "long.md": 0.2, "records.jsonl": 0.2, "packed.txt.gz": 0.15, "records.jsonl.zst": 0.1}
@@ -105,7 +105,7 @@ def run(megabytes: int, folder: Path) -> dict:
     corpus = folder / "corpus"
     corpus.mkdir(parents=True)
     text_bytes = generate(corpus, megabytes * 10**6)
-    command = [sys.executable, __file__, "--measure", str(corpus), str(folder / "run")]
+    command = [sys.executable, "-m", "bench.train.corpus_memory", "--measure", str(corpus), str(folder / "run")]
     child = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3  # kB on Linux
     record = {

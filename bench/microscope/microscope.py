@@ -1,6 +1,6 @@
 """How the microscope holds a long run: seconds to the first chart in Chromium, bytes, and the server's CPU and memory.
 
-    python bench/microscope.py [--records 200000] [--checkpoints 300]
+    python -m bench.microscope.microscope [--records 200000] [--checkpoints 300]
 
 The server is a process of its own, as `cloche open` starts it; each view is opened in a fresh page. Wall seconds suffer from
 neighbours; the server's CPU seconds stand beside them.
@@ -20,9 +20,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from long_run import write_long_run
+from bench.microscope.long_run import write_long_run
 
-RESULTS = Path(__file__).parent / "results" / "microscope.json"
+RESULTS = Path(__file__).parents[1] / "results" / "microscope.json"
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 SHOWN = {
     "curves": ".chart canvas",

@@ -4,7 +4,7 @@ Trains the default recipe on every book of the folder but two, then scores the g
 byte are the sum of -log2 p(token | what came before in its window of 256) over the UTF-8 bytes of the text. xz sees the same
 bytes: each book alone and both as one file, whichever comes out smaller.
 
-    python bench/books.py [--books FOLDER] [--minutes 5] [--threads 2] [--set section.key=value] [--keep RUN]
+    python -m bench.train.books [--books FOLDER] [--minutes 5] [--threads 2] [--set section.key=value] [--keep RUN]
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pathlib import Path
 
 import torch
 
+from bench.rounds import busy, machine, table, write
 from cloche.data import PackedTokens
 from cloche.errors import ClocheError
 from cloche.runs import Run
 from cloche.train import Recipe, Score, Trainer, evaluate, prepare_data
-from rounds import busy, machine, table, write
 
 HELD_OUT = ("Arthur_Conan_Doyle__The_Hound_of_the_Baskervilles.md", "Mary_Wollstonecraft_Shelley__Frankenstein.md")
-BOOKS = Path(__file__).parents[1] / "../shared/data/text/books"  # beside the checkout
+BOOKS = Path(__file__).parents[2] / "../shared/data/text/books"  # beside the checkout
 WANTED = 0.25  # below xz
 XZ = lzma.PRESET_EXTREME | 9
 

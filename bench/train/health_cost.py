@@ -1,6 +1,6 @@
 """What health costs: seconds of a training step with and without it, in turn, at the first model's shape.
 
-    python bench/health_cost.py [--rounds 12] [--every 20]
+    python -m bench.train.health_cost [--rounds 12] [--every 20]
 
 Prints one table and writes bench/results/health_cost.json. Steps alternate, so that a busy machine slows both alike.
 """
@@ -17,7 +17,7 @@ import torch
 
 from cloche.train import Health, Recipe, Stepper, best_precision, gemm_rates, total_loss
 
-RESULTS = Path(__file__).parent / "results" / "health_cost.json"
+RESULTS = Path(__file__).parents[1] / "results" / "health_cost.json"
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 and k-sparse probes on the axes of the residual stream, the neurons and the features of a TopK autoencoder, on labels that come
 from the text itself. Autoencoders and the division of the text are drawn anew for each seed.
 
-    python bench/own_units.py            # three minutes of a quiet core
+    python -m bench.interp.own_units            # three minutes of a quiet core
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from statistics import median
 import torch
 
 import cloche
+from bench.rounds import machine, table, write
 from cloche.interp import activation_density, harvest, sparse_probing
 from cloche.interp.probing.sparse import mean_scores
 from cloche.sparse import Provenance, Training, train_sae
-from rounds import machine, table, write
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 STORIES = DATA / "text" / "tinystories_sample_ascii.jsonl"
 MODELS = {"relu2M": "resid_post[3]", "stories260K": "resid_post[2]"}
 LENGTH, BATCH, PROBED = 256, 8, 160  # tokens a window, windows a batch, windows kept from the autoencoder

@@ -1,6 +1,6 @@
 """A run of minutes on a machine that drops to half speed midway, beside runs of as many steps that nothing happened to.
 
-    python bench/slowed_run.py [--steps 400] [--seeds 3]
+    python -m bench.train.slowed_run [--steps 400] [--seeds 3]
 
 Time is told, not measured: each step takes a second of a clock of the run's own, and two from the middle on, so that the result
 does not depend on what else this machine does. Every run is trained for real, on a part of the standard library. Prints bits
@@ -20,10 +20,10 @@ from statistics import mean
 
 import torch
 
+from bench.rounds import machine, table, write
 from cloche.data import standard_library
 from cloche.runs import Run
 from cloche.train import Recipe, Trainer, evaluate
-from rounds import machine, table, write
 
 MOST_WORSE = 0.03  # of the bits per byte of the unslowed run
 FILES = 60  # of the standard library

@@ -7,7 +7,7 @@ by wall and by CPU time within each round, and the least CPU time of all rounds 
 machine disturbs the least. Peak memory is the most that was allocated at one time during a pass, from the profiler's record of
 every allocation.
 
-    python bench/save_cost.py [--rounds 30] [--threads 2]
+    python -m bench.model.save_cost [--rounds 30] [--threads 2]
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from bench.rounds import Side, Spread, busy, interleave, machine, ratio, table, write
 from cloche.model import Network, load_network
-from rounds import Side, Spread, busy, interleave, machine, ratio, table, write
 
 WANTED = 1.03
 VOCAB = 512
@@ -215,7 +215,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     for peer in PEERS:
         if not find_spec(peer):
-            print(f"{peer}: skipped, not installed here (python bench/setup.py save_cost)")
+            print(f"{peer}: skipped, not installed here (python -m bench.setup save_cost)")
     load = busy()
     with torch.no_grad():
         shapes = {str(shape): measure(shape, arguments.rounds) for shape in SHAPES}

@@ -4,7 +4,7 @@ Every import runs in a fresh interpreter, `import torch` and `import torch, PACK
 of the differences within a round. With `--install`, the package is installed without extras into a fresh environment under the
 system's temporary folder, with the CPU build of torch, its files are summed, and it is removed again.
 
-    python bench/import_time.py [--rounds 15] [--install [--torch-index URL]]
+    python -m bench.model.import_time [--rounds 15] [--install [--torch-index URL]]
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import tempfile
 import venv
 from pathlib import Path
 
-from rounds import Side, Spread, busy, interleave, machine, table, write
+from bench.rounds import Side, Spread, busy, interleave, machine, table, write
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PACKAGES = ("", ".model", ".decode", ".sparse", ".train", ".interp", ".glass", ".cli")
 MOST_SECONDS = 0.3  # that `import cloche.model` may add
 MOST_MEGABYTES = 1150

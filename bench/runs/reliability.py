@@ -1,7 +1,7 @@
 """What happens to runs that are killed, doubled, starved and damaged, to files from strangers, and to requests from strangers.
 
-    python bench/reliability.py            about a quarter of an hour: 100 kills and the rest; results/reliability.json
-    python bench/reliability.py --quick    a minute or two: 10 kills and a few of each
+    python -m bench.runs.reliability            about a quarter of an hour: 100 kills and the rest; results/reliability.json
+    python -m bench.runs.reliability --quick    a minute or two: 10 kills and a few of each
 
 Everything is drawn by `--seed`; a failure is printed with what was done, and the exit code is 1 if there is one.
 """
@@ -18,12 +18,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forks import bounded, command, import_everything
-from reliability_kills import Laboratory, deletions, doubles, full_disks, kills, last_line
-from rounds import RESULTS, machine, table, write
+from bench.rounds import RESULTS, machine, table, write
+from bench.runs.forks import bounded, command, import_everything
+from bench.runs.reliability_kills import Laboratory, deletions, doubles, full_disks, kills, last_line
 
 if TYPE_CHECKING:
-    from faults import Fault
+    from bench.runs.faults import Fault
 
 MODULES = (
     *("torch._dynamo", "rich.console", "rich.progress"),  # what torch.optim and the progress lines import late
@@ -72,8 +72,8 @@ def tried(name: str, trials: Iterable[tuple[str, Callable[[], str]]]) -> dict[st
 
 def faults(lab: Laboratory, count: int, seed: int) -> Iterable[tuple[str, Callable[[], str]]]:
     """Damage to a finished run, which `verify` must find."""
-    from faults import faults as drawn
-    from faults import snapshot
+    from bench.runs.faults import faults as drawn
+    from bench.runs.faults import snapshot
 
     before = snapshot(lab.straight)
     for fault in islice(drawn(lab.straight, seed), count):
@@ -93,8 +93,8 @@ def faults(lab: Laboratory, count: int, seed: int) -> Iterable[tuple[str, Callab
 
 def files(lab: Laboratory, count: int, seed: int) -> Iterable[tuple[str, Callable[[], str]]]:
     """Damaged and hostile files, which are read or refused with one sentence."""
-    from hostile_files import hostile
-    from hostile_specimens import specimens
+    from bench.runs.hostile_files import hostile
+    from bench.runs.hostile_specimens import specimens
 
     good = specimens(lab)
     for specimen in good:  # the control: what nobody has spoiled is read
@@ -128,7 +128,7 @@ def _refusing(read: Callable[[], object]) -> Callable[[], object]:
 
 def requests(lab: Laboratory, count: int, seed: int) -> Iterable[tuple[str, Callable[[], str]]]:
     """Hostile requests to the microscope over the run that nothing happened to."""
-    from hostile_requests import complaint, hostile_requests, send
+    from bench.microscope.hostile_requests import complaint, hostile_requests, send
 
     address = lab.place("address")
 

@@ -7,7 +7,7 @@ band kept; "spun" averages over 3 x 3 shifts. PSNR in dB, of values 0..1, before
 256 x 256; so no dictionary is padded. The cartoon is drawn here, each pixel the mean of 4 x 4 samples: smooth shades between
 curved edges, what curvelets, contourlets and bandlets are made for.
 
-    python bench/transforms.py [--images FOLDER] [--processes 2]
+    python -m bench.sparse.transforms [--images FOLDER] [--processes 2]
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from bench.rounds import busy, machine, table, write
 from cloche.sparse.transforms import Transform, approximate, denoise, fitted
-from rounds import busy, machine, table, write
 
-IMAGES = Path(__file__).resolve().parents[2] / "shared" / "data" / "signals" / "images"
+IMAGES = Path(__file__).resolve().parents[3] / "shared" / "data" / "signals" / "images"
 SIDE = 256
 SHARES = (0.01, 0.02, 0.05, 0.1)
 SIGMAS = (10, 25, 50)  # of 255

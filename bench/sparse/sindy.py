@@ -10,7 +10,8 @@ form is timed on one system, and whole fits. Last come the situations of sindy_s
 wrong. With --peer-seeds 0 or --rounds 0 what results/sindy.json holds of pysindy's sweep, on the same seeds, or of the timing
 is kept.
 
-    python bench/sindy.py [--seeds 20] [--first-seed 100] [--peer-seeds 20] [--systems NAME ...] [--workers 2] [--rounds 7]
+    python -m bench.sparse.sindy [--seeds 20] [--first-seed 100] [--peer-seeds 20] [--systems NAME ...]
+        [--workers 2] [--rounds 7]
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from itertools import product
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from bench.rounds import RESULTS, Side, Spread, busy, interleave, machine, ratio, table, write
+from bench.sparse.sindy_situations import judge
+from bench.sparse.sindy_systems import SYSTEMS, System
 from cloche.sparse.sindy import SINDy, Weak
 from cloche.sparse.sindy.series import Series, noise_of, pace, read
-from rounds import RESULTS, Side, Spread, busy, interleave, machine, ratio, table, write
-from sindy_situations import judge
-from sindy_systems import SYSTEMS, System
 
 try:
     import pysindy

@@ -5,7 +5,7 @@ Two small models trained by others, read on stories of the kind they were traine
 Stories that the dictionaries learn from, those their thresholds are set on and those they are measured on are apart. One seed,
 one recipe for all.
 
-    python bench/real_sae.py [--steps 1000]
+    python -m bench.interp.real_sae [--steps 1000]
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 
 import cloche
+from bench.rounds import busy, machine, table, write
 from cloche.interp import dictionary_report, end_to_end, harvest
 from cloche.interp.route import Route
 from cloche.sparse import SAE, BatchTopK, Gated, JumpReLU, Provenance, ReLU, TopK, Training, train_sae
 from cloche.sparse.saes import Kind, further_course
-from rounds import busy, machine, table, write
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 STORIES = DATA / "text" / "tinystories_sample_ascii.jsonl"
 LENGTH, BATCH = 256, 8  # tokens a window, windows a batch
 TUNING, HELD = 4, 12  # batches that thresholds are set on; the next, up to this one, are measured on
