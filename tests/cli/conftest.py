@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from schema_check import check_output
 from tiny_run import TINY
 
 from cloche.cli import main
@@ -24,7 +25,10 @@ def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, st
         with pytest.raises(SystemExit) as end:
             main([str(word) for word in words])
         out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
+        code = int(end.value.code or 0)
+        if "--json" in words and "--" not in words:
+            check_output([str(word) for word in words], out)
+        return code, out, err
 
     return run
 

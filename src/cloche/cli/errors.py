@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from cloche.cli.outputs import Refused
 from cloche.errors import ArgumentInvalid, ClocheError, FileDamaged, FileUnreadable, OutOfMemory, WriteRefused
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
@@ -210,7 +211,8 @@ def report(error: BaseException, debug: bool, as_json: bool = False) -> int:
         traceback.print_exception(error)
     sentence = one_line(sentence)
     if as_json:
-        print(json.dumps({"error": sentence, "code": code_of(error, status)}, ensure_ascii=False))
+        refused: Refused = {"error": sentence, "code": code_of(error, status)}
+        print(json.dumps(refused, ensure_ascii=False))
     print(sentence, file=sys.stderr)
     return status
 

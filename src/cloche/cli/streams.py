@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -27,7 +28,7 @@ def prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def emit(record: dict[str, Any]) -> None:
+def emit(record: Mapping[str, Any]) -> None:
     """What a command reports with --json: one JSON object on stdout; numbers that are not finite are null."""
     from cloche.files import to_json
 

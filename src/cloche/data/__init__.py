@@ -8,11 +8,12 @@ from cloche.lazy import lazy
 
 if TYPE_CHECKING:
     from cloche.data.batches import Batches
+    from cloche.data.pack import DataIndex
     from cloche.data.packed import PackedTokens
     from cloche.data.preparation import prepare
     from cloche.data.reading import Document, Report, documents
     from cloche.data.stdlib import standard_library
 
-__all__ = ["Batches", "Document", "PackedTokens", "Report", "documents", "prepare", "standard_library"]
+__all__ = ["Batches", "DataIndex", "Document", "PackedTokens", "Report", "documents", "prepare", "standard_library"]
 
 __getattr__ = lazy(__name__)

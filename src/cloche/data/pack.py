@@ -7,9 +7,10 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from cloche.data.reading import Document
 from cloche.errors import TokenizerMissing
@@ -25,7 +26,39 @@ BATCH_CHARACTERS = 4 << 20
 BATCH_TEXTS = 4096
 
 
-def pack(divided: Iterable[tuple[str, Document]], tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
+class Shard(TypedDict):
+    """One file of packed tokens."""
+
+    file: str
+    tokens: int
+    sha256: str
+
+
+class Split(TypedDict):
+    """One side of the text: its files, and what they stand for; `bytes` are UTF-8, end tokens not counted."""
+
+    shards: list[Shard]
+    tokens: int
+    bytes: int
+    documents: int
+
+
+class DataIndex(TypedDict):
+    """data/data.json: the packed text of a run, and what was read for it.
+
+    >>> from cloche.data import DataIndex
+    >>> DataIndex(vocab=300, dtype="uint16", end=0, splits={})["dtype"]
+    'uint16'
+    """
+
+    vocab: int
+    dtype: str
+    end: int
+    splits: dict[str, Split]
+    sources: NotRequired[dict[str, Any]]
+
+
+def pack(divided: Iterable[tuple[str, Document]], tokenizer: Tokenizer, folder: Path) -> DataIndex:
     """Writes train-00000.bin, validation-00000.bin, ... into `folder`; returns the index, not yet written (see `write_index`).
 
     Tokens are little-endian uint16 (vocab < 65,536) or uint32. `bytes` of a split are the UTF-8 bytes of its text, end
@@ -53,7 +86,7 @@ def pack(divided: Iterable[tuple[str, Document]], tokenizer: Tokenizer, folder: 
     }
 
 
-def write_index(folder: Path, index: dict[str, Any]) -> None:
+def write_index(folder: Path, index: DataIndex) -> None:
     """Writes data.json, atomically and last: a folder without it was not packed to the end."""
     write_atomically(
         folder / INDEX, (json.dumps(index, ensure_ascii=False, indent=1) + "\n").encode("utf-8", "replace")
@@ -80,7 +113,7 @@ class _Writer:
         self._folder, self._split, self._dtype = folder, split, dtype
         self._file: Any = None
         self._hash = hashlib.sha256()
-        self._shards: list[dict[str, Any]] = []
+        self._shards: list[Shard] = []
         self._bytes = self._documents = 0
 
     def add(self, ids: list[int], document: Document) -> None:
@@ -103,7 +136,7 @@ class _Writer:
         name = f"{self._split}-{len(self._shards):05d}.bin"
         self._file = open(self._folder / name, "wb")  # noqa: SIM115  (closed in close)
         self._hash = hashlib.sha256()
-        self._shards.append({"file": name, "tokens": 0})
+        self._shards.append({"file": name, "tokens": 0, "sha256": ""})  # the hash is known once it is full
 
     def close(self) -> None:
         """Finishes the shard at hand, if any; on the disk before data.json names it."""
@@ -115,6 +148,6 @@ class _Writer:
         self._file = None
         self._shards[-1]["sha256"] = self._hash.hexdigest()
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Split:
         tokens = sum(shard["tokens"] for shard in self._shards)
         return {"shards": self._shards, "tokens": tokens, "bytes": self._bytes, "documents": self._documents}

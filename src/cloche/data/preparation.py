@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
-from cloche.data.pack import INDEX, pack, write_index
+from cloche.data.pack import INDEX, DataIndex, pack, write_index
 from cloche.data.reading import Document, Report
 from cloche.data.reading.formats import File
 from cloche.data.reading.read import read_file, read_files, recognised_files
@@ -31,7 +30,7 @@ def prepare(
     field: str = "text",
     encoding: str | None = None,
     on_progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> DataIndex:
     """Packs a corpus into `out`/data, with its tokenizer in `out`; returns the contents of data.json.
 
     `vocab` is the size of the tokenizer to train (on the training documents alone), or a tokenizer to use as it is.
@@ -113,7 +112,7 @@ def _measuring(
     return read
 
 
-def _require_both_sides(index: dict[str, Any], how: str) -> None:
+def _require_both_sides(index: DataIndex, how: str) -> None:
     for side in ("validation", "train"):
         if not index["splits"][side]["bytes"]:
             raise CorpusEmpty(

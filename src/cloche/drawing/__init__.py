@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from cloche.lazy import lazy
 
 if TYPE_CHECKING:
-    from cloche.drawing.finding import Finding, Provenance
+    from cloche.drawing.finding import Finding, FindingRecord, Provenance
     from cloche.drawing.html import as_html
     from cloche.drawing.markup import EMPTY, REPORT_POLICY, Child, Markup, document, join, tag
     from cloche.drawing.notebook import STYLE
@@ -36,6 +36,7 @@ __all__ = [
     "Bars",
     "Child",
     "Finding",
+    "FindingRecord",
     "Form",
     "Graph",
     "Heatmap",

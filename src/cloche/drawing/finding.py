@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from cloche.drawing import panels as kinds
 from cloche.drawing.html import as_html
 from cloche.drawing.markup import EMPTY, Markup, tag
@@ -22,6 +24,23 @@ from cloche.files import to_json
 from cloche.runs import Run, data_frame
 
 _NEEDED = ("instrument", "id", "created", "summary", "checkpoint", "data")
+
+
+class FindingRecord(TypedDict):
+    """findings/*/*.json: what an instrument found. The first of `figures` is the headline; `null` are the same figures where
+    there is nothing to find; `panels` are drawn; `data` depends on the instrument."""
+
+    instrument: str
+    id: str
+    created: str
+    checkpoint: str
+    plan: str
+    seed: int
+    summary: str
+    figures: dict[str, float | None]
+    null: dict[str, float | None] | None
+    panels: list[dict[str, Any]]
+    data: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -103,13 +122,22 @@ class Finding:
 
     # ---- in the run folder
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> FindingRecord:
         """The finding as JSON: what the .json holds."""
         about = self.provenance
-        told = {key: getattr(about, key) for key in ("instrument", "id", "created", "checkpoint", "plan", "seed")}
-        null = None if self.null is None else dict(self.null)
-        shown = {"figures": dict(self.figures), "null": null, "panels": kinds.to_json(self.panels)}
-        return {**told, "summary": self.summary, **shown, "data": self.data}
+        return {
+            "instrument": about.instrument,
+            "id": about.id,
+            "created": about.created,
+            "checkpoint": about.checkpoint,
+            "plan": about.plan,
+            "seed": about.seed,
+            "summary": self.summary,
+            "figures": dict(self.figures),
+            "null": None if self.null is None else dict(self.null),
+            "panels": kinds.to_json(self.panels),
+            "data": self.data,
+        }
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any], arrays: Mapping[str, Any] | None = None) -> Finding:

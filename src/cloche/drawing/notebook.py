@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def script() -> str:
     return _START.replace("HTM", modules(MODULES / "vendor" / "htm-preact.js")).replace("PANEL", modules())
 
 
-def mime_bundle(record: dict[str, Any], static: dict[str, str]) -> Any:
+def mime_bundle(record: Mapping[str, Any], static: dict[str, str]) -> Any:
     """`static`, and the interactive form before it where anywidget is installed."""
     try:
         import anywidget

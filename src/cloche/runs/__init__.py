@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cloche.runs.logs import LogWriter, read_from
     from cloche.runs.making import refuse_taken
     from cloche.runs.models import adopt_command, revisions_in, step_in
+    from cloche.runs.records import ProblemRecord
     from cloche.runs.verification import Problem, Verification, verify
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Checkpoint",
     "LogWriter",
     "Problem",
+    "ProblemRecord",
     "Revision",
     "Run",
     "Verification",

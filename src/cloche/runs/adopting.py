@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from cloche.errors import WeightsInvalid
 from cloche.files import put_in_place, temporary_folder, to_json, writing_folder
@@ -14,6 +13,7 @@ from cloche.runs.checkpoints import checkpoint_name
 from cloche.runs.folder import Run
 from cloche.runs.linking import How, take
 from cloche.runs.making import refuse_taken
+from cloche.runs.records import AdoptedRevision, Adoption
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
@@ -104,7 +104,8 @@ def adopt(
                 run.write_bytes(name, path.read_bytes())
         record = [_record(run, revision) for revision in revisions]
         _require_different(record)
-        run.write_bytes("run.json", to_json(run.info | {"adopted": {"source": source, "revisions": record}}, indent=1))
+        adoption: Adoption = {"source": source, "revisions": record}
+        run.write_bytes("run.json", to_json(run.info | {"adopted": adoption}, indent=1))
         run.anchor_logs()
     return made
 
@@ -120,14 +121,14 @@ def _fill(folder: Path, revision: Revision, shared: Path, made: Adopted, copy: b
             made.take(own, folder / name, copy=True)
 
 
-def _record(run: Run, revision: Revision) -> dict[str, Any]:
+def _record(run: Run, revision: Revision) -> AdoptedRevision:
     files = run.checkpoint(revision.step).manifest["files"]
     hashes = {path.name: files[path.name]["sha256"] for path in revision.weights}
-    commit = {"commit": revision.commit} if revision.commit else {}
-    return {"checkpoint": revision.checkpoint, "revision": revision.name, **commit, "sha256": hashes}
+    record: AdoptedRevision = {"checkpoint": revision.checkpoint, "revision": revision.name, "sha256": hashes}
+    return {**record, "commit": revision.commit} if revision.commit else record
 
 
-def _require_different(record: Sequence[dict[str, Any]]) -> None:
+def _require_different(record: Sequence[AdoptedRevision]) -> None:
     seen: dict[str, str] = {}
     for item in record:
         key = repr(sorted(item["sha256"].items()))

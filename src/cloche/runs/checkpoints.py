@@ -13,6 +13,7 @@ from typing import Any
 from cloche.files import refuse_existing, sha256_of_all, writing_folder
 from cloche.runs.chain import Anchor
 from cloche.runs.manifest import MANIFEST, Entry, sealed
+from cloche.runs.records import CheckpointManifest, LogAnchor
 
 _STEP = re.compile(r"step-(\d{6,})")
 
@@ -108,5 +109,6 @@ def _seal(folder: Path, step: int, anchors: Mapping[str, Anchor]) -> None:
     files = {
         path.relative_to(folder).as_posix(): Entry.of_file(path, hashes[path]).to_dict() for path in sorted(hashes)
     }
-    logs = {name: anchor._asdict() for name, anchor in anchors.items()}
-    (folder / MANIFEST).write_bytes(sealed({"step": step, "files": files, "logs": logs}))
+    logs: dict[str, LogAnchor] = {name: {"records": a.records, "chain": a.chain} for name, a in anchors.items()}
+    document: CheckpointManifest = {"step": step, "files": files, "logs": logs}
+    (folder / MANIFEST).write_bytes(sealed(document))

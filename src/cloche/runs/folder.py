@@ -44,6 +44,7 @@ from cloche.runs.frames import data_frame
 from cloche.runs.making import held_for_dictionary, held_for_training, is_half_made, made, undo
 from cloche.runs.manifest import Entry
 from cloche.runs.models import not_a_run
+from cloche.runs.records import RunInfo
 
 FORMAT = 2
 _LOG_NAME = re.compile(r"[a-z0-9_-]+")
@@ -109,7 +110,7 @@ class Run:
         self, recipe: str | None, seed: int, command: Sequence[str] = (), parent: dict[str, str] | None = None
     ) -> None:
         """Writes what every run begins with into an empty folder; an adopted run has no recipe."""
-        info = {
+        info: RunInfo = {
             "format": FORMAT,
             "cloche": __version__,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -25,6 +25,7 @@ from typing import Any
 
 from cloche.files import sha256_of, to_json, write_atomically
 from cloche.runs.chain import Anchor
+from cloche.runs.records import FileEntry, LogAnchor, RunManifest
 
 MANIFEST = "manifest.json"
 
@@ -55,7 +56,7 @@ class Entry:
             raise ValueError("an entry has a number of bytes and a sha256")
         return cls(size, sha256)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> FileEntry:
         return {"bytes": self.size, "sha256": self.sha256}
 
 
@@ -77,8 +78,9 @@ class Manifest:
 
     def render(self) -> bytes:
         files = {path: _entry_to_dict(self.files[path]) for path in sorted(self.files)}
-        logs = {name: self.logs[name]._asdict() for name in sorted(self.logs)}
-        return sealed({"files": files, "logs": logs, "checkpoints": self.checkpoints})
+        logs = {name: _anchor_to_dict(self.logs[name]) for name in sorted(self.logs)}
+        document: RunManifest = {"files": files, "logs": logs, "checkpoints": self.checkpoints}
+        return sealed(document)
 
     @classmethod
     def parse(cls, data: bytes) -> Manifest:
@@ -105,11 +107,15 @@ def is_inside(path: str) -> bool:
     return all(part not in ("", ".", "..") for part in path.split("/"))
 
 
-def _entry_to_dict(entry: Entry | Pending) -> dict[str, Any]:
+def _entry_to_dict(entry: Entry | Pending) -> FileEntry:
     if isinstance(entry, Entry):
         return entry.to_dict()
-    new = entry.new.to_dict() if entry.new else {"bytes": None, "sha256": None}
-    return new | {"was": entry.was.to_dict() if entry.was else None}
+    new: FileEntry = entry.new.to_dict() if entry.new else {"bytes": None, "sha256": None}
+    return {**new, "was": entry.was.to_dict() if entry.was else None}
+
+
+def _anchor_to_dict(anchor: Anchor) -> LogAnchor:
+    return {"records": anchor.records, "chain": anchor.chain}
 
 
 def _parse_entry(value: Any) -> Entry | Pending:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from cloche.sparse.opened import opened_json, opened_safetensors
 WEIGHTS, CARD = "dictionary.safetensors", "dictionary.json"
 
 
-def write_folder(folder: Path, tensors: dict[str, Tensor], card: dict[str, Any]) -> Path:
+def write_folder(folder: Path, tensors: dict[str, Tensor], card: Mapping[str, Any]) -> Path:
     """Writes weights and card, complete or not at all; a dictionary already there is replaced, anything else refused."""
     if folder.exists() and not _is_free(folder):
         raise FolderForeign(f"{folder} holds something other than a dictionary: save to another name.")

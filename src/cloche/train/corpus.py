@@ -6,9 +6,8 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from cloche.data import prepare, standard_library
+from cloche.data import DataIndex, prepare, standard_library
 from cloche.errors import CorpusEmpty, FolderForeign, RunDamaged
 from cloche.files import WRITING, move, put_in_place, sha256_of, temporary_folder
 from cloche.runs import Run
@@ -59,7 +58,7 @@ def prepare_data(recipe: Recipe, run: Run, on_progress: Callable[[str, int, int]
     _record(run)
 
 
-def _require_enough(index: dict[str, Any], recipe: Recipe) -> None:
+def _require_enough(index: DataIndex, recipe: Recipe) -> None:
     r = recipe.run
     tokens, least = sum(side["tokens"] for side in index["splits"].values()), LEAST_BATCHES * r.batch * r.length
     if tokens < least:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cloche.cli.options import AsJson, Model
+from cloche.cli.outputs import InstrumentRecord, Listed, Looked, OptionRecord, SavedFinding
 from cloche.cli.streams import emit
 from cloche.errors import InstrumentOption
 
@@ -63,7 +64,8 @@ def look(
             out, to_json(found[0].record() if len(found) == 1 else [each.record() for each in found], indent=1)
         )
     if as_json:
-        emit({"findings": [recorded(each, path) for each, path in zip(found, paths, strict=True)]})
+        answer: Looked = {"findings": [recorded(each, path) for each, path in zip(found, paths, strict=True)]}
+        emit(answer)
         return
     for each, path in zip(found, paths, strict=True):
         print(each.text() if path is None else f"{each.text()}\n\n{path}")
@@ -87,21 +89,24 @@ def pairs(options: list[str] | None) -> dict[str, list[str]]:
     return found
 
 
-def recorded(finding: Finding, path: Path | None) -> dict[str, Any]:
+def recorded(finding: Finding, path: Path | None) -> SavedFinding:
     """A finding as JSON, and the file that it went to."""
-    return finding.record() | {"path": None if path is None else str(path)}
+    return {**finding.record(), "path": None if path is None else str(path)}
 
 
 def list_instruments(modules: list[str], as_json: bool) -> None:
     """Prints every instrument with its options and the first sentence of its docstring."""
     from cloche.interp import instruments, options_of
 
-    found: list[dict[str, Any]] = []
+    found: list[InstrumentRecord] = []
     for name, function in instruments(modules).items():
-        options = [{"name": o.name, "type": o.kind, "default": o.default} for o in options_of(function).values()]
+        options: list[OptionRecord] = [
+            {"name": o.name, "type": o.kind, "default": o.default} for o in options_of(function).values()
+        ]
         found.append({"name": name, "about": about(function.__doc__), "options": options})
     if as_json:
-        emit({"instruments": found})
+        answer: Listed = {"instruments": found}
+        emit(answer)
         return
     for each in found:
         print(f"{each['name']}\n  {each['about']}")

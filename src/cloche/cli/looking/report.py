@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cloche.cli.options import AsJson, RunFolder
+from cloche.cli.outputs import Reported
 from cloche.cli.streams import emit
 from cloche.errors import FileUnreadable
 
@@ -46,8 +47,14 @@ def report_run(
         look_inside(opened, screen)
     write_report(opened.path, out)
     if as_json:
-        held = {"checkpoints": len(opened.checkpoints()), "findings": len(opened.findings())}
-        emit({"run": str(run), "report": str(target), "bytes": target.stat().st_size, **held})
+        answer: Reported = {
+            "run": str(run),
+            "report": str(target),
+            "bytes": target.stat().st_size,
+            "checkpoints": len(opened.checkpoints()),
+            "findings": len(opened.findings()),
+        }
+        emit(answer)
     else:
         screen.say(f"{target}: open it in any browser.")
 

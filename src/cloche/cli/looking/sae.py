@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cloche.cli.options import LARGEST_SEED, AsJson, RunFolder
+from cloche.cli.outputs import TrainedDictionary
 from cloche.cli.streams import emit
 from cloche.errors import ClocheError
 from cloche.files import refuse_existing
@@ -88,7 +89,7 @@ def train(
         if not as_json:
             screen.say(f"{message}; it is in {run}/dictionaries/{name}")
             return
-    emit(_trained(opened, name) | {"message": message})
+    emit(_trained(opened, name, message))
 
 
 @sae.command(epilog="Example: cloche sae report runs/first resid_post_3")
@@ -194,7 +195,7 @@ def _alone(run: Run, name: str) -> Iterator[None]:
         yield
 
 
-def _trained(run: Run, name: str) -> dict[str, Any]:
+def _trained(run: Run, name: str, message: str) -> TrainedDictionary:
     """What a dictionary in the run is, as --json reports it."""
     from cloche.interp import open_dictionary
 
@@ -209,4 +210,5 @@ def _trained(run: Run, name: str) -> dict[str, Any]:
         "wiring": learned.wiring.name,
         "features": learned.features,
         "l0": learned.l0,
+        "message": message,
     }

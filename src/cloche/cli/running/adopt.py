@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from cloche.cli.options import AsJson, Encoding, Field, Glob
+from cloche.cli.outputs import AdoptedModel, Taken
 from cloche.cli.streams import emit
 from cloche.errors import ArgumentInvalid, ModelMissing, RunExists, TokenizerMissing
 
@@ -208,14 +209,18 @@ def _packing(
 
 def _conclude(made: Adopted, source: str, as_json: bool, screen: Screen) -> None:
     checkpoints = [checkpoint.name for checkpoint in made.run.checkpoints()]
-    taken = [{"how": how, "files": made.files[how], "bytes": made.bytes[how]} for how in made.files]
+    taken: list[Taken] = [{"how": how, "files": made.files[how], "bytes": made.bytes[how]} for how in made.files]
     if as_json:
-        has_data = (made.run.path / "data").is_dir()
-        emit(
-            {"run": str(made.run.path), "source": source, "checkpoints": checkpoints, "taken": taken, "data": has_data}
-        )
+        answer: AdoptedModel = {
+            "run": str(made.run.path),
+            "source": source,
+            "checkpoints": checkpoints,
+            "taken": taken,
+            "data": (made.run.path / "data").is_dir(),
+        }
+        emit(answer)
         return
     told = {"reflink": "as reflinks", "hard link": "as hard links", "copy": "copied"}
-    each = "; ".join(f"{t['files']:,} files of {t['bytes']:,} bytes {told[str(t['how'])]}" for t in taken)
+    each = "; ".join(f"{t['files']:,} files of {t['bytes']:,} bytes {told[t['how']]}" for t in taken)
     screen.say(f"{made.run.path}: {len(checkpoints):,} checkpoints, {checkpoints[0]} to {checkpoints[-1]} ({each})")
     screen.say(f"Next:\n  cloche open {made.run.path}")

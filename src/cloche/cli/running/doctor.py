@@ -6,12 +6,13 @@ import os
 import platform
 import shutil
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import typer
 
 from cloche.cli.options import AsJson
+from cloche.cli.outputs import CheckRecord, Examined
 from cloche.cli.streams import emit
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -24,9 +25,12 @@ class Check:
     """One line of the report. `ok` is False only for what keeps `cloche demo` from working well."""
 
     name: str
-    value: object
+    value: str | int | float | bool | None
     ok: bool = True
     note: str = ""
+
+    def record(self) -> CheckRecord:
+        return {"name": self.name, "value": self.value, "ok": self.ok, "note": self.note}
 
 
 def doctor(as_json: AsJson = False) -> None:
@@ -36,7 +40,7 @@ def doctor(as_json: AsJson = False) -> None:
     """
     checks = [*_software(), *_processor(), *_room(), _browser(), *_speed()]
     if as_json:
-        report = {"ok": all(check.ok for check in checks), "checks": [asdict(check) for check in checks]}
+        report: Examined = {"ok": all(check.ok for check in checks), "checks": [check.record() for check in checks]}
         emit(report)
     else:
         width = max(len(check.name) for check in checks)

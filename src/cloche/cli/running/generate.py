@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cloche.cli.options import LARGEST_SEED, AsJson, Model
+from cloche.cli.outputs import Generated
 from cloche.cli.streams import emit
 
 if TYPE_CHECKING:
@@ -47,14 +48,17 @@ def generate(
     if as_json:
         made = list(tokens)
         text = tokenizer.decode_bytes(made).decode("utf-8", "replace")
-        record = {
+        record: Generated = {
             "checkpoint": glass.checkpoint,
             "prompt": prompt,
             "text": text,
             "ids": made,
             "edits": edit or [],
             "notes": notes,
-            **settings,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "seed": seed,
         }
         emit(record)
         return

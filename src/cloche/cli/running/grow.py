@@ -18,6 +18,7 @@ import typer
 
 from cloche.cli.errors import Stopped, resumable
 from cloche.cli.options import AsJson, Data, Encoding, Field, Glob, RunFolder, Sets
+from cloche.cli.outputs import Grown
 from cloche.cli.running.inside import is_done, is_wanted, look
 from cloche.cli.streams import emit
 from cloche.errors import ArgumentRange, RecipeInvalid
@@ -228,13 +229,12 @@ def _trainer(run: Run, recipe: Recipe, screen: Screen, changes: dict[str, Any]) 
 # ---- the end
 
 
-def summary(run: Run) -> dict[str, Any]:
+def summary(run: Run) -> Grown:
     """What a run has come to, from its logs."""
     metrics: dict[str, Any] = {}
     for record in run.read_log("metrics"):
         metrics |= record
     last = run.checkpoint("last")
-    wanted = ("loss", "val_loss", "val_bpb", "tokens", "flops", "tokens_per_second", "mfu")
     ended = [record["kind"] for record in run.read_log("events") if record["kind"] in ("finished", "stopped")]
     return {
         "run": str(run.path),
@@ -242,7 +242,13 @@ def summary(run: Run) -> dict[str, Any]:
         "step": last.step,
         "finished": ended[-1:] == ["finished"],
         "seconds": metrics.get("time"),
-        **{key: metrics.get(key) for key in wanted},
+        "loss": metrics.get("loss"),
+        "val_loss": metrics.get("val_loss"),
+        "val_bpb": metrics.get("val_bpb"),
+        "tokens": metrics.get("tokens"),
+        "flops": metrics.get("flops"),
+        "tokens_per_second": metrics.get("tokens_per_second"),
+        "mfu": metrics.get("mfu"),
         "report": str(run.path / "report.html") if (run.path / "report.html").exists() else None,
     }
 

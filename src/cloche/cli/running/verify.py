@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import typer
 
 from cloche.cli.options import AsJson, RunFolder
+from cloche.cli.outputs import Verified
 from cloche.cli.streams import emit
 
 
@@ -21,11 +21,11 @@ def verify(run: RunFolder, as_json: AsJson = False) -> None:
 
     found = runs.verify(run)
     if as_json:
-        answer = {
+        answer: Verified = {
             "run": str(run),
             "ok": not found.problems,
-            "problems": [asdict(problem) for problem in found.problems],
-            "notes": [asdict(note) for note in found.notes],
+            "problems": [problem.record() for problem in found.problems],
+            "notes": [note.record() for note in found.notes],
         }
         emit(answer)
     else:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cloche.cli.options import LARGEST_SEED, AsJson
+from cloche.cli.outputs import Drawn, Encoded, LearnedDictionary
 from cloche.cli.streams import emit
 from cloche.errors import ClocheError, FileExists, FileMissing, PartUnknown, SettingConflict
 from cloche.files import refuse_existing
@@ -74,15 +75,21 @@ def learn(
     save_dictionary(dictionary, out, Card(sides, level, learner.to_line(), used, len(x)))
     drawn = _drawn(out, dictionary, sides)
     if as_json:
-        shares = {"l0": found.l0, "fvu": found.fvu, "dead_share": found.dead_share, "seconds": took}
-        made = {
+        made: LearnedDictionary = {
             "out": str(out),
             "method": method,
             "atoms": dictionary.size,
             "width": dictionary.width,
             "signals": len(x),
+            "sides": list(sides),
+            "level": level,
+            "picture": drawn,
+            "l0": found.l0,
+            "fvu": found.fvu,
+            "dead_share": found.dead_share,
+            "seconds": took,
         }
-        emit(made | {"sides": list(sides), "level": level, "picture": drawn} | shares)
+        emit(made)
         return
     kind = f"pieces of {' x '.join(map(str, sides))}" if sides else f"signals of width {dictionary.width}"
     print(f"{out}: {dictionary.size:,} atoms from {len(x):,} {kind} by {method} in {took:.1f} s.")
@@ -156,8 +163,15 @@ def encode(
     left = float((x - back).square().sum() / (x - means).square().sum().clamp_min(1e-30))
     used = float(code.active.double().mean()) if len(x) else 0.0
     if as_json:
-        written = str(decoded) if decoded is not None else None
-        emit({"out": str(out), "decoded": written, "method": method, "signals": len(x), "l0": used, "fvu": left})
+        written: Encoded = {
+            "out": str(out),
+            "decoded": str(decoded) if decoded is not None else None,
+            "method": method,
+            "signals": len(x),
+            "l0": used,
+            "fvu": left,
+        }
+        emit(written)
         return
     print(f"{out}: {len(x):,} signals by {method}, {used:.1f} atoms each leave {left:.2%} of the energy.")
 
@@ -192,7 +206,8 @@ def atoms(
             raise FileMissing(f"There is no folder {source}, nor a fixed dictionary of that name: {error}") from None
     save_picture(out, picture(drawn))
     if as_json:
-        emit({"out": str(out), "atoms": len(drawn)})
+        answer: Drawn = {"out": str(out), "atoms": len(drawn)}
+        emit(answer)
         return
     print(f"{out}: {len(drawn):,} atoms.")
 

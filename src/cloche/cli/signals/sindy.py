@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cloche.cli.options import AsJson
+from cloche.cli.outputs import Equations
 from cloche.cli.streams import emit
 from cloche.cli.tables import read_table
 from cloche.errors import ArgumentInvalid, ArgumentRange, FieldUnknown, RecordInvalid, SettingConflict
@@ -94,8 +95,16 @@ def sindy(
     if simulate is not None:
         _write(simulate, table.time, t, model, model.simulate(x[0], t, u))
     if as_json:
-        read = {"source": str(source), "samples": len(t), "time": table.time, "from": t[0], "to": t[-1]}
-        emit(read | model.record() | {"simulated": None if simulate is None else str(simulate)})
+        answer: Equations = {
+            "source": str(source),
+            "samples": len(t),
+            "time": table.time,
+            "from": float(t[0]),
+            "to": float(t[-1]),
+            **model.record(),  # type: ignore[typeddict-item]
+            "simulated": None if simulate is None else str(simulate),
+        }
+        emit(answer)
         return
     print(f"{source}: {len(t):,} samples of {', '.join(names)} over {table.time} = {t[0]:g} to {t[-1]:g}\n")
     print(model)

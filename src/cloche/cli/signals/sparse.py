@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cloche.cli.options import AsJson
+from cloche.cli.outputs import Denoised
 from cloche.cli.signals.learn import atoms, encode, learn
 from cloche.cli.streams import emit
 from cloche.errors import ArgumentInvalid
@@ -67,9 +68,15 @@ def denoise(
         levels.append(noise * given.full)
     write(out, changed(given, torch.stack(cleaned).numpy()))
     if as_json:
-        shapes = {"shape": list(values.shape[1:]), "padded": list(fit.transform.shape) if fit.padded else None}
-        found = {"dictionary": dictionary, "noise": levels, "estimated": sigma == "auto"}
-        emit({"out": str(out)} | found | shapes)
+        found: Denoised = {
+            "out": str(out),
+            "dictionary": dictionary,
+            "noise": levels,
+            "estimated": sigma == "auto",
+            "shape": list(values.shape[1:]),
+            "padded": list(fit.transform.shape) if fit.padded else None,
+        }
+        emit(found)
         return
     told = (f"{noise:.4g}" for noise in levels)
     print(f"{out}: denoised with {dictionary}, noise {', '.join(told)}{' (estimated)' if sigma == 'auto' else ''}.")

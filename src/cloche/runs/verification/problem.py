@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from cloche.runs.records import ProblemRecord
+
 
 @dataclass(frozen=True, order=True)
 class Problem:
@@ -18,6 +20,10 @@ class Problem:
     where: str  # path relative to the run folder
     what: str
     fix: str
+
+    def record(self) -> ProblemRecord:
+        """As JSON."""
+        return {"where": self.where, "what": self.what, "fix": self.fix}
 
     def __str__(self) -> str:
         return f"{self.where} {self.what}; {self.fix}"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import torch
+from typing_extensions import TypedDict
 
 from cloche.errors import ClocheError, DictionaryMismatch, shown
 from cloche.part import part_from_dict, part_from_line
@@ -18,9 +19,26 @@ from cloche.sparse.saes.provenance import Provenance
 from cloche.sparse.store import CARD, WEIGHTS, need, read_card, read_weights, write_folder
 
 
+class DictionaryCard(TypedDict):
+    """dictionaries/*/dictionary.json of a sparse autoencoder: its kind, and the route and checkpoint that it was trained on."""
+
+    kind: str
+    l0: float
+    site: str | None
+    checkpoint: str | None
+    tokens: int
+    wiring: dict[str, Any]
+    width: int
+    features: int
+    scale: float
+    format: NotRequired[int]
+    torch: NotRequired[str]
+    sha256: NotRequired[str]
+
+
 def save_sae(sae: SAE, folder: str | Path) -> Path:
     """Writes `sae` to `folder`, replacing a dictionary already there only once the new one is complete."""
-    card = {
+    card: DictionaryCard = {
         "kind": sae.kind.to_line(),
         "l0": sae.l0,
         "site": sae.trained_on.site,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cloche.model import Network
+from cloche.train.monitors.records import HealthRecord
 
 ACTIVE = 0.01  # a unit is active above this share of its layer's RMS activation
 MEMORY = 10  # records over which a unit must stay silent to be called dead
@@ -50,7 +51,7 @@ class Health:
         self.weights = [[p.clone() for p in part] for part in self.parts]
 
     @torch.no_grad()
-    def record(self, step: int, ids: Tensor, grad_norm: float) -> dict[str, Any]:
+    def record(self, step: int, ids: Tensor, grad_norm: float) -> HealthRecord:
         """One line of health.jsonl, for token ids [batch, position] of which the first rows are used."""
         sites, ids, layers = self.net.sites, ids[: self.rows], self.net.layers
         patterns = [

@@ -10,6 +10,7 @@ from torch import Tensor
 from cloche.train.monitors.callbacks import Callback, Logged, When
 from cloche.train.monitors.health import Health
 from cloche.train.monitors.journal import Record
+from cloche.train.monitors.records import HealthRecord
 
 
 class Writes(Callback):
@@ -44,7 +45,8 @@ class MeasuresHealth(Callback):
         if self._seen is None:  # the step was a spike
             return []
         (ids, grad_norm), self._seen = self._seen, None
-        return [("health", self.health.record(step, ids, grad_norm) | {"usual_update_ratio": self.usual})]
+        record: HealthRecord = {**self.health.record(step, ids, grad_norm), "usual_update_ratio": self.usual}
+        return [("health", dict(record))]
 
     def state(self) -> dict[str, Any]:
         return self.health.state()

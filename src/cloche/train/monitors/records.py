@@ -1,0 +1,79 @@
+"""What training writes down, as types; docs/schemas/ is made from them."""
+
+from __future__ import annotations
+
+from typing import Any, NotRequired, Required
+
+from typing_extensions import TypedDict
+
+
+class MetricsRecord(TypedDict, total=False):
+    """A line of log/metrics.jsonl, of training (`loss`) or of a validation (`val_loss`); `lr_*` are the rates of the
+    optimiser's groups. Losses are in nats per token, `time` and `eta` in seconds."""
+
+    step: int
+    time: float
+    tokens: int
+    flops: float
+    loss: float | None
+    lr: float
+    grad_norm: float | None
+    tokens_per_second: float
+    mfu: float | None
+    eta: float | None
+    val_loss: float
+    val_bpb: float
+    val_bytes: int
+    chain: str
+
+
+class HealthRecord(TypedDict):
+    """A line of log/health.jsonl: by layer, or by layer and head."""
+
+    step: int
+    resid_variance: list[float | None]
+    attention_entropy: list[list[float | None]]
+    activation_density: list[float | None]
+    dead_units: list[float | None]
+    logit_norm: float | None
+    grad_norm: float | None
+    update_ratio: list[float]
+    usual_update_ratio: NotRequired[float]
+    chain: NotRequired[str]
+
+
+class SampleRecord(TypedDict):
+    """A line of log/samples.jsonl: what was written after a prompt, and the likeliest next tokens [text, probability]."""
+
+    step: int
+    prompt: str
+    text: str
+    next: list[tuple[str, float]]
+    chain: NotRequired[str]
+
+
+class EventRecord(TypedDict):
+    """A line of log/events.jsonl; of a checkpoint that was saved or removed with its name."""
+
+    step: int
+    time: float | None
+    kind: str
+    message: str
+    checkpoint: NotRequired[str]
+    chain: NotRequired[str]
+
+
+class TrainingState(TypedDict, total=False):
+    """checkpoints/*/state.json: what training needs beside weights and optimiser to go on as if it had never stopped."""
+
+    step: Required[int]
+    time: Required[float]
+    tokens: int
+    flops: float
+    plan: list[list[int]]
+    losses: list[float]
+    source: dict[str, Any]
+    optimizer: Required[str]
+    guard: dict[str, Any]
+    callbacks: dict[str, Any]
+    rng: str
