@@ -177,7 +177,9 @@ def test_what_prints_says_what_it_is(glass: Glass) -> None:
         repr(result)
         == f"<Result: logits [1, {count}, 290], z[0] [1, {count}, 2, 8], pattern[1] [1, 2, {count}, {count}]>"
     )
-    assert repr(S).splitlines()[0] == "<Sites of 2 layers>" and "in layers 0 to 1: resid_pre, attn_in, q" in repr(S)
+    assert repr(S).splitlines()[
+        0
+    ] == "<Sites of 2 layers>" and "in layers 0 to 1: resid_pre, attn_scale, attn_in, q_pre, k_pre, q" in repr(S)
     assert repr(S.z) == "<z in layers 0 to 1>"
     made = glass.generate([[3, 4], [5, 6]], new=3, save="z[0]")
     assert repr(made) == "<Generation: 2 rows of 2 prompt tokens and 3, 3 new ones; saved z[0]>"

@@ -80,7 +80,7 @@ class RMSNorm(Norm):
 
     def prove(self, x: Tensor, proof: Proof, site: str | None = None, scale: str | None = None) -> Tensor | None:
         y = x / proof(scale, x.pow(2).mean(-1, keepdim=True).add(self.eps).sqrt()) * self._gain(proof)
-        return proof(site, y)
+        return proof(site, y, _rounded_among(x, y))
 
     def _gain(self, proof: Proof) -> Tensor:
         return proof.vector("weight")
@@ -128,7 +128,7 @@ class LayerNorm(Norm):
     def prove(self, x: Tensor, proof: Proof, site: str | None = None, scale: str | None = None) -> Tensor | None:
         gain, centred = proof.vector("weight"), x - x.mean(-1, keepdim=True)
         divisor = proof(scale, centred.pow(2).mean(-1, keepdim=True).add(self.eps).sqrt())
-        return proof(site, centred / divisor * gain + proof.vector("bias"), row_size(x / divisor * gain))
+        return proof(site, centred / divisor * gain + proof.vector("bias"), _rounded_among(x, x / divisor * gain))
 
 
 @dataclass(frozen=True)
@@ -184,13 +184,13 @@ class RectifiedNorm(Norm):
         return _RectifiedNorm(self.norm.build_heads(heads, size), self.shift)
 
     def prove(self, x: Tensor, proof: Proof, site: str | None = None, scale: str | None = None) -> Tensor | None:
-        return self._rectified(proof.through(self.norm, x, "inner", None, scale), proof, site)
+        return self._rectified(x, proof.through(self.norm, x, "inner", None, scale), proof, site)
 
     def prove_heads(self, x: Tensor, proof: Proof, site: str | None) -> Tensor | None:
-        return self._rectified(self.norm.prove_heads(x, proof.inside("inner"), None), proof, site)
+        return self._rectified(x, self.norm.prove_heads(x, proof.inside("inner"), None), proof, site)
 
-    def _rectified(self, y: Tensor | None, proof: Proof, site: str | None) -> Tensor | None:
-        return proof(site, None) if y is None else proof(site, (y - self.shift).clamp(min=0), row_size(y))
+    def _rectified(self, x: Tensor, y: Tensor | None, proof: Proof, site: str | None) -> Tensor | None:
+        return proof(site, None) if y is None else proof(site, (y - self.shift).clamp(min=0), _rounded_among(x, y))
 
 
 def _before_rectifying(rms: float, shift: float) -> float:
@@ -210,6 +210,12 @@ def _before_rectifying(rms: float, shift: float) -> float:
 def row_size(x: Tensor) -> Tensor:
     """The norm of each row: [..., 1]."""
     return x.norm(dim=-1, keepdim=True)
+
+
+def _rounded_among(x: Tensor, y: Tensor) -> Tensor:
+    """[..., 1]: how large the numbers are that a norm's output is rounded among; infinite where the squares of x, whose sum
+    float32 holds, overflow."""
+    return torch.where(row_size(x) < torch.finfo(torch.float32).max ** 0.5 / 2, row_size(y), torch.inf)
 
 
 def normalised(norm: Any, x: Tensor, record: Recorder, scale: str, layer: int | None) -> Any:

@@ -92,8 +92,8 @@ class Proof:
         """Compare what the pass recorded at a site with `expected`, and give back what was recorded, in float64.
 
         expected: by the part's definition, from the sites before it; None where nobody can say. size: [..., 1], how large the
-        numbers were that `expected` was rounded among, where they were larger than it. Where nothing was recorded, `expected`
-        itself.
+        numbers were that `expected` was rounded among, where they were larger than it; a row of infinite size is left out.
+        Where nothing was recorded, `expected` itself.
         """
         if site is None or not self._recorded or (site, self._layer) not in self._seen:
             return expected
@@ -192,7 +192,7 @@ def _off(recorded: Tensor, expected: Tensor, size: Tensor | None) -> float:
     large = torch.maximum(large, large.median())
     if size is not None:
         large = torch.maximum(large, size)
-    return float(torch.where(off == 0, 0.0, off / large).nan_to_num(torch.inf, torch.inf).max())
+    return float(torch.where((off == 0) | large.isinf(), 0.0, off / large).nan_to_num(torch.inf, torch.inf).max())
 
 
 def _alike(recorded: Tensor, expected: Tensor) -> Tensor:
