@@ -31,7 +31,7 @@ def test_plain_lines_say_all_that_matters_once() -> None:
     lines = out.getvalue().splitlines()
     assert lines == [
         "growing step 0/20 · val 3.500 bits/byte",
-        "       0 │ def a⏎→b·[red]",
+        "       0 │ def a↵→b\\x00[red]",
         "      12 │ step 12: the loss jumped",
         "growing step 20/20 · loss 6.250 · val 1.750 bits/byte · 11,234 tok/s · MFU 52% · 2:05 left",
         "      20 │ finished 20 steps",
@@ -43,7 +43,7 @@ def test_a_live_terminal_redraws_one_line_and_keeps_the_samples() -> None:
     made, out = screen(force_terminal=True)
     made.follow(RECORDS, steps=20)
     assert "2:05 left" in out.getvalue()
-    assert "def a⏎→b·[red]" in out.getvalue()
+    assert "def a↵→b\\x00[red]" in out.getvalue()
 
 
 def test_a_record_that_is_not_finite_reads_as_unknown() -> None:

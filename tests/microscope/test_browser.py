@@ -343,7 +343,7 @@ def test_the_report_opens_from_its_file(page, tmp_path):
     page.goto(path.as_uri())
     expect(page.get_by_role("heading", level=1)).to_have_text("first")
     expect(page.locator(".lines-panel")).to_have_count(5)
-    expect(page.locator(".passages li")).to_have_count(40)
+    expect(page.locator(".passages li")).to_have_count(12)
     assert page.evaluate("[...document.images].every((image) => image.naturalWidth > 0)")
     page.set_viewport_size({"width": 390, "height": 700})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
-from planted_run import FEATURES, append, bpb, plant, sample, write_finding
+from planted_run import append, bpb, plant, sample, write_finding
 from planted_units import crosscoder_data, dictionary_data, silent_data
 
 from cloche.drawing import scale as drawing
@@ -50,7 +50,7 @@ def test_it_tells_the_planted_run(page):
     assert "1,200" in page and "5:00" in page
     assert "# sample of step 1200" in page
     assert "loss 3.74, 8 deviations above its mean" in page
-    assert "Feature 7" in page and page.count('<span class="tokens">') == FEATURES
+    assert "Feature 7" in page and page.count('<span class="tokens">') == 12 and "… 28 more" in page
     assert "By layer 1 the model names" in page
     assert "cloche open" in page
     for title in ("Residual variance", "Attention entropy", "Activation density", "Update / weight", "Dead units"):
@@ -172,7 +172,7 @@ def test_the_report_says_what_features_make_likelier_or_that_they_cannot(tmp_pat
     run = plant(tmp_path / "run", steps=5, findings=False)
     write_finding(run, "features", "across", "Across.", crosscoder_data())
     page = write_report(run.path).read_text()
-    assert page.count("makes likelier") == FEATURES and "No direct effect" not in page
+    assert page.count("makes likelier") == 12 and "No direct effect" not in page
     write_finding(run, "features", "silent", "Silent.", silent_data(), hour=13)
     page = write_report(run.path).read_text()
     assert "makes likelier" not in page and "No direct effect on the logits" in page

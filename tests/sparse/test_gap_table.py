@@ -43,7 +43,7 @@ def test_every_row_is_blamed_for_what_is_its_own() -> None:
     assert rows["truth"].gap.own.fvu == pytest.approx(rows["truth"].gap.best.fvu) and rows["truth"].own.f1 > 0.95
     assert table.truth is not None and table.truth[1].cosine == pytest.approx(1)
     text = str(table).splitlines()
-    assert len(text) == 7 and text[-1].startswith("the true atoms") and "F1" in text[0]
+    assert len(text) == 8 and text[-1].startswith("the true atoms") and "F1" in text[0]
     assert len({len(line) for line in text}) == 1
 
 

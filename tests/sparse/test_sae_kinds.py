@@ -126,7 +126,7 @@ def test_the_gap_is_put_where_it_was_planted() -> None:
     other = Planted(width=32, features=64, active=3, seed=5).dictionary
     wrong = gap_report(OMP(k=3).over(other), other, x, truth)
     assert wrong.of_dictionary is not None and wrong.of_dictionary > 0.2 and abs(wrong.of_encoder) < 0.1
-    assert str(wrong).count("\n") == 3
+    assert str(wrong).count("\n") == 4
 
 
 def test_a_grade_of_known_answers() -> None:

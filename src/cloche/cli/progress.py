@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from cloche.drawing import visible
+
 Record = dict[str, Any]
 PLAIN_EVERY = 10.0  # seconds between lines that are not redrawn
 SAMPLE_WIDTH = 240  # characters of a sample that are shown
@@ -122,6 +124,5 @@ class Growth:
 
 
 def _one_line(text: str) -> str:
-    shown = text.replace("\n", "⏎").replace("\t", "→")
-    shown = "".join(c if c.isprintable() else "·" for c in shown)
+    shown = visible(text, space=" ")
     return shown if len(shown) <= SAMPLE_WIDTH else shown[: SAMPLE_WIDTH - 1] + "…"

@@ -15,7 +15,7 @@ from cloche.drawing.words import FORMS, visible, written
 
 TONES = ("first", "second", "third", "fourth")
 GLYPHS = ("●", "■", "▲", "◆")
-MOST_ROWS, CELLS_AS_TEXT, PASSAGES = 200, 6_000, 60
+MOST_ROWS, CELLS_AS_TEXT, PASSAGES = 200, 6_000, 12
 WIDE, TALL, LEFT, RIGHT, TOP, BOTTOM = 640, 270, 52, 14, 12, 38
 DECADES = 4  # shown of a logarithmic axis of shares
 Place = Callable[[float], float]
@@ -110,7 +110,9 @@ def _tokens(panel: Tokens) -> Markup:
         lit = [_lit(token, value or 0.0, high) for token, value in zip(each.tokens, each.values, strict=True)]
         name = tag("b", each.name) if each.name else EMPTY
         items.append(tag("li", name, tag("span", lit, class_="tokens"), tag("small", each.note)))
-    return tag("ul", items, class_="passages")
+    more = len(panel.passages) - PASSAGES
+    left_out = tag("p", f"… {more:,} more", class_="note") if more > 0 else EMPTY
+    return join(tag("ul", items, class_="passages"), left_out)
 
 
 def _lit(token: str, value: float, high: float) -> Markup:

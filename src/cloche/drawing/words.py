@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-_SIGNS = {" ": "·", "\n": "↵", "\t": "→", "\r": "␍"}
+_SIGNS = {"\n": "↵", "\t": "→", "\r": "␍"}
 
 
-def visible(token: str) -> str:
-    """A token with its spaces and control characters made visible; nothing at all is ∅.
+def visible(token: str, space: str = "·") -> str:
+    """A token with its spaces and control characters made visible, a byte that is part of no character as <0xE2>; nothing at
+    all is ∅. Running text keeps its spaces: give `space=" "`.
 
     >>> from cloche.drawing import visible
     >>> visible(" a\\n")
     '·a↵'
     """
-    return "".join(_SIGNS.get(c) or (c if c.isprintable() else _escaped(c)) for c in token) or "∅"
+    signs = {" ": space, **_SIGNS}
+    return "".join(signs.get(c) or (c if c.isprintable() else _escaped(c)) for c in token) or "∅"
 
 
 def _escaped(character: str) -> str:
-    """A byte that stands alone (a surrogate escape) as <0xE2>, other characters as \\x0c."""
     if "\udc80" <= character <= "\udcff":
         return f"<0x{ord(character) - 0xDC00:02X}>"
     return character.encode("unicode_escape").decode("ascii")

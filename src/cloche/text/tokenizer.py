@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from cloche.drawing import visible
 from cloche.errors import FileExists, FileMissing, TextEncoding, TokenizerInvalid
 from cloche.files import write_atomically
 from cloche.text import checked
@@ -179,7 +180,7 @@ class Tokenizer:
         data = self._bytes[i]
         if not data:
             return self._engine.id_to_token(i) or f"[{i}]"
-        return "".join(_visible(character) for character in data.decode("utf-8", errors="surrogateescape"))
+        return visible(data.decode("utf-8", errors="surrogateescape"))
 
     @cached_property
     def byte_lengths(self) -> np.ndarray:
@@ -260,17 +261,3 @@ def _refuse_surrogates(text: str) -> None:
     except UnicodeEncodeError as error:
         where = text[max(0, error.start - 20) : error.end + 20]
         raise TextEncoding(f"A lone surrogate in {where!r} is not Unicode text; replace it first.") from None
-
-
-_SIGNS = {" ": "·", "\n": "↵", "\t": "→"}
-
-
-def _visible(character: str) -> str:
-    point = ord(character)
-    if 0xDC80 <= point <= 0xDCFF:  # surrogateescape: a byte that is part of no character
-        return f"<0x{point - 0xDC00:02X}>"
-    if character in _SIGNS:
-        return _SIGNS[character]
-    if character.isprintable():
-        return character
-    return character.encode("unicode_escape").decode()

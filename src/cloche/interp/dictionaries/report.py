@@ -129,7 +129,7 @@ def panels(data: dict[str, Any]) -> tuple[Panel, ...]:
     return (
         *drawn,
         density_panel(data["density_histogram"]),
-        Table(f"The dictionary {data['dictionary']}", ("", "is"), rows),
+        Table(f"The dictionary {data['dictionary']}", ("", "value"), rows),
     )
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from cloche.drawing import text_table
 from cloche.sparse.dictionary import Dictionary, Encoder
 from cloche.sparse.metrics import Report, report
 from cloche.sparse.pursuit import OMP, NonNegativeOMP
 from cloche.sparse.pursuit.base import Pursued
-from cloche.sparse.truth.columns import columns
 
 _NAMES = {OMP: "OMP", NonNegativeOMP: "non-negative OMP"}
 _SIGNS = 256  # signals on which it is seen whether an encoder uses negative values
@@ -44,7 +44,7 @@ class Gap:
         rows = [("its own encoder", self.own), (f"the same atoms, by {_NAMES[type(self.pursuit.pursuit)]}", self.same)]
         rows += [] if self.best is None else [("the true atoms, by OMP", self.best)]
         lines = [[what, f"{row.fvu:.4f}", f"{row.l0:.2f}", f"{row.dead_share:.1%}"] for what, row in rows]
-        return columns([["", "FVU", "L0", "dead"], *lines])
+        return text_table(["", "FVU", "L0", "dead"], lines)
 
 
 def gap_report(encoder: Encoder, dictionary: Dictionary, x: Tensor, truth: Dictionary | None = None) -> Gap:

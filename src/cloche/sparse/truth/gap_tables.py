@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cloche.drawing import text_table
 from cloche.errors import ArgumentRange, SettingConflict
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary
 from cloche.sparse.metrics import Report
 from cloche.sparse.pursuit import OMP
-from cloche.sparse.truth.columns import columns
 from cloche.sparse.truth.gap import Gap, gap_report
 from cloche.sparse.truth.grading import Grade, grade
 from cloche.sparse.truth.planted_reports import Learned
@@ -44,7 +44,7 @@ class GapTable:
             explained = ["", f"{seen.fvu:.4f}", f"{seen.l0:.2f}", f"{seen.dead_share:.1%}"]
             lines.append(["the true atoms", *explained, f"{found.cosine:.3f}", "", f"{found.f1:.3f}"])
         shown = len(header) if self.truth is not None else 5
-        return columns([line[:shown] for line in [header, *lines]])
+        return text_table(header[:shown], [line[:shown] for line in lines])
 
 
 def gap_table(

@@ -10,13 +10,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from cloche.drawing import text_table
 from cloche.errors import ClocheError
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary, Encoder, mean_max_cosine, random_atoms
 from cloche.sparse.metrics import Report, report
 from cloche.sparse.truth.absorbing import absorption
 from cloche.sparse.truth.assignment import match
-from cloche.sparse.truth.columns import columns
 from cloche.sparse.truth.grading import grade
 from cloche.sparse.truth.plant import Hierarchy
 from cloche.sparse.truth.planted import Plant, isotropic_noise
@@ -62,13 +62,14 @@ class PlantedReport:
     density: dict[str, list[float]]  # atoms by log10 of their density, as in `Report`, averaged over seeds
 
     def __str__(self) -> str:
-        rows = [["", "mean ± 95%", "on noise", "chance"]]
+        rows = []
         for key, interval in self.figures.items():
             elsewhere = [(column or {}).get(key) for column in (self.control, self.chance)]
             rows.append([_NAMES[key], str(interval), *("" if found is None else f"{found}" for found in elsewhere)])
         edges, counts = self.density["edges"], self.density["counts"]
         bars = "".join(_BARS[math.ceil(8 * count / max(1, *counts))] for count in counts)
-        return f"{columns(rows)}\n{'density':<{max(map(len, _NAMES.values()))}}  10^{edges[0]:.1f} {bars} 1"
+        table = text_table(["", "mean ± 95%", "on noise", "chance"], rows)
+        return f"{table}\n{'density':<{max(map(len, _NAMES.values()))}}  10^{edges[0]:.1f} {bars} 1"
 
 
 def planted_report(
