@@ -31,7 +31,7 @@ def test_what_the_user_can_mend_is_one_sentence(capsys: pytest.CaptureFixture[st
     code, out, err = call(capsys, "resume", str(tmp_path / "nowhere"))
     assert (code, out) == (1, "")
     assert one_sentence(err)
-    assert "has no run.json" in err
+    assert "there is no folder" in err
 
 
 @pytest.mark.parametrize("words", [("--debug", "verify", "nowhere"), ("verify", "nowhere", "--debug")])

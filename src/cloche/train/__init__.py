@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cloche.train.optimizers.optimizer import Optimizer
     from cloche.train.optimizers.schedule import WSD, Cosine, Schedule
     from cloche.train.optimizers.stepper import Stepper
+    from cloche.train.parents import begin_from
     from cloche.train.plan import Every, Milestones, StepPlan
     from cloche.train.pretrain import Trainer
     from cloche.train.prompts import opening
@@ -49,6 +50,7 @@ __all__ = [
     "Stepper",
     "Term",
     "Trainer",
+    "begin_from",
     "best_precision",
     "calibrate",
     "check_fits",

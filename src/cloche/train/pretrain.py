@@ -22,6 +22,7 @@ from cloche.train.monitors.health import Health
 from cloche.train.monitors.journal import Record
 from cloche.train.monitors.pretraining import MeasuresHealth, Writes
 from cloche.train.optimizers.stepper import Stepper
+from cloche.train.parents import put_in_place
 from cloche.train.plan import Every, Milestones, StepPlan
 from cloche.train.recipe.limits import check_fits
 from cloche.train.recipe.recipe import Recipe
@@ -98,7 +99,8 @@ class Trainer(Loop):
 
     @classmethod
     def start(cls, recipe: Recipe, run: Run) -> Trainer:
-        """A fresh run: its data is prepared unless data/ holds it, and the resolved recipe written to recipe.toml."""
+        """A fresh run: its data is prepared unless data/ holds it, and the resolved recipe written to recipe.toml. Its weights
+        are its parent's, where run.json names one."""
         if run.checkpoints():
             raise RunExists(f"{run.path} has been trained already; go on with `cloche resume {run.path}`")
         with run.training():
@@ -108,7 +110,10 @@ class Trainer(Loop):
                 steps = calibrate(recipe, cls(brief(recipe), run))
                 recipe = recipe.with_set({"run.steps": steps, "run.minutes": recipe.run.minutes})
             run.write_bytes("recipe.toml", recipe.to_toml().encode())
-            return cls(recipe, run)
+            trainer = cls(recipe, run)
+            if parent := run.info.get("parent"):
+                put_in_place(trainer.net, parent)
+            return trainer
 
     @classmethod
     def resume(cls, run: Run, changes: dict[str, Any] | None = None) -> Trainer:

@@ -21,7 +21,7 @@ from cloche.cli.options import AsJson, Data, Encoding, Field, Glob, RunFolder, S
 from cloche.cli.outputs import Grown
 from cloche.cli.running.inside import is_done, is_wanted, look
 from cloche.cli.streams import emit
-from cloche.errors import ArgumentRange, RecipeInvalid
+from cloche.errors import ArgumentRange, RecipeInvalid, SettingConflict
 
 if TYPE_CHECKING:
     from cloche.cli.progress import Screen
@@ -42,6 +42,10 @@ def pretrain(
     glob: Glob = None,
     field: Field = None,
     encoding: Encoding = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--from", metavar="RUN|FOLDER", help="Begin with the weights and the tokenizer of this model."),
+    ] = None,
     minutes: Annotated[float | None, typer.Option(help="Train for about so long.")] = None,
     width: Annotated[int | None, typer.Option(help="The width of the model; what depends on it follows.")] = None,
     depth: Annotated[int | None, typer.Option(help="How many blocks it has.")] = None,
@@ -72,7 +76,14 @@ def pretrain(
         **sizes(start, width, depth, heads, vocab),
     }
     changes = {key: value for key, value in chosen.items() if value is not None} | settings(sets)
-    _run_course(out, start.with_set(changes), as_json)
+    whole, parent = start.with_set(changes), None
+    if model is not None:
+        from cloche.train import begin_from
+
+        if set(changes) & {"model.width", "model.body.depth", "model.body.block.mix.heads", "tokenizer.vocab"}:
+            raise SettingConflict("--from takes the model as it is: leave out --width, --depth, --heads and --vocab.")
+        whole, parent = begin_from(model, whole)
+    _run_course(out, whole, as_json, parent)
 
 
 def read_recipe(given: list[Path]) -> Recipe:
@@ -113,21 +124,21 @@ def resume(run: RunFolder, sets: Sets = None, as_json: AsJson = False) -> None:
     conclude(opened, screen, as_json)
 
 
-def _run_course(out: Path, recipe: Recipe, as_json: bool) -> None:
+def _run_course(out: Path, recipe: Recipe, as_json: bool, parent: dict[str, str] | None = None) -> None:
     from cloche.cli.progress import Screen
 
     screen = Screen(stderr=as_json)
-    run = begin(out, recipe, screen)
+    run = begin(out, recipe, screen, parent)
     conclude(run, screen, as_json)
 
 
-def begin(out: Path, recipe: Recipe, screen: Screen) -> Run:
+def begin(out: Path, recipe: Recipe, screen: Screen, parent: dict[str, str] | None = None) -> Run:
     """Makes a run and takes it through its course. What turns out to be impossible leaves nothing behind."""
     from cloche.runs import Run
     from cloche.train import check_recipe
 
-    check_recipe(recipe)  # says now, not after an hour of reading, what cannot be trained
-    with Run.making(out, recipe.to_toml(), recipe.run.seed, ["cloche", *sys.argv[1:]]) as run:
+    check_recipe(recipe, padded=parent is not None)  # says now, not after an hour of reading, what cannot be trained
+    with Run.making(out, recipe.to_toml(), recipe.run.seed, ["cloche", *sys.argv[1:]], parent) as run:
         course(run, screen)
     return run
 

@@ -21,11 +21,14 @@ STATE = 16  # bytes a parameter takes in training: itself, its gradient, two ave
 GB = 1e9
 
 
-def check_recipe(recipe: Recipe) -> None:
-    """Raise ClocheError for what cannot be trained on this machine or with the tokenizer at [tokenizer] path."""
+def check_recipe(recipe: Recipe, padded: bool = False) -> None:
+    """Raise ClocheError for what cannot be trained on this machine or with the tokenizer at [tokenizer] path.
+
+    `padded`: the model may have rows for more tokens than there are, as many that were trained elsewhere do.
+    """
     check_fits(recipe)
     if recipe.tokenizer.path is not None:
-        check_vocab(recipe, Tokenizer.load(recipe.tokenizer.path).vocab)
+        check_vocab(recipe, Tokenizer.load(recipe.tokenizer.path).vocab, padded)
 
 
 def check_fits(recipe: Recipe) -> None:
@@ -107,9 +110,10 @@ def _memory(device: str) -> float:
         return math.inf
 
 
-def check_vocab(recipe: Recipe, size: int) -> None:
-    """Raise ClocheError where [model] has another vocabulary than the tokenizer at [tokenizer] path."""
-    if recipe.model.vocab != size:
+def check_vocab(recipe: Recipe, size: int, padded: bool = False) -> None:
+    """Raise ClocheError where [model] has another vocabulary than the tokenizer at [tokenizer] path; a `padded` one may be
+    larger."""
+    if recipe.model.vocab != size and not (padded and recipe.model.vocab > size):
         raise TokenizerInvalid(
             f"[model] vocab = {recipe.model.vocab:,}, and the tokenizer in {recipe.tokenizer.path} has {size:,} tokens: leave "
             f"vocab out, or set it to {size}"

@@ -31,9 +31,9 @@ def resolve(recipe: Recipe, run: Run) -> Recipe:
     """Decides device, threads, precision, prompts and [model] vocab: all but the number of steps."""
     tokenizer = Tokenizer.load(run.path)
     if recipe.tokenizer.path is not None:
-        check_vocab(recipe, tokenizer.vocab)
-    # A tokenizer trained on little text has fewer tokens than were asked for.
-    changes: dict[str, Any] = {"model.vocab": tokenizer.vocab}
+        check_vocab(recipe, tokenizer.vocab, padded=run.info.get("parent") is not None)
+    # A tokenizer trained on little text has fewer tokens than were asked for; a parent's weights have the rows they have.
+    changes: dict[str, Any] = {} if run.info.get("parent") else {"model.vocab": tokenizer.vocab}
     if not recipe.evaluate.prompts:
         changes["evaluate.prompts"] = held_out_prompts(PackedTokens.open(run.path, "validation"), tokenizer)
     threads = recipe.run.threads or torch.get_num_threads()
