@@ -45,8 +45,8 @@ class Iterated(Module):
         row and position stands for itself, so that some may be taken out and others put in. states: a cache for each
         iteration (None where this pass has none), extended in place.
         """
-        for i in range(start, stop):
-            x, state = self.layers[i](x, context, i, None if states is None else states[i])
+        for i, block in enumerate(list(self.layers)[start:stop], start):  # indexing a ModuleList is slow
+            x, state = block(x, context, i, None if states is None else states[i])
             if states is not None:
                 states[i] = state
         return x, states

@@ -228,11 +228,9 @@ def _from_result(edit: Edit, source: Result, pad: Tensor | None, shape: list[int
 
 
 def shape_here(site: Site, ids: Tensor, sites: Sites) -> list[int]:
-    """The shape a site has in a pass over `ids` [batch, position]."""
-    batch, length = ids.shape
-    return [
-        size if size is not None else batch if axis == "batch" else length for axis, size in sites.shape(site).items()
-    ]
+    """The shape a site of this model has in a pass over `ids` [batch, position]."""
+    (batch, length), sizes = ids.shape, sites.declared(site).sizes
+    return [sizes[axis] or (batch if axis == "batch" else length) for axis in site.axes]
 
 
 def row_shape(sites: Sites, site: Site) -> list[int]:

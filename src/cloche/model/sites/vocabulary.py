@@ -119,6 +119,7 @@ class Sites:
                 tuple(_made(name, i, at[name], named(i)) for i, at in enumerate(layers) if name in at)
             )
         self._table |= {name: _made(name, None, declared) for name, declared in after.items()}
+        self._by_key = {(found.name, found.layer): found for found in self}
         # A text may name a site of this model, or one of another model, which is answered better than a misspelt one.
         own = {name: (e if isinstance(e, Site) else e.sites[0]).whole_axes for name, e in self._table.items()}
         self._axes = AXES | own
@@ -174,20 +175,26 @@ class Sites:
             return [found for entry in what for found in self.resolve(entry)]
         if not isinstance(what, Site):
             raise SiteUnknown(f"Expected a site such as net.sites.resid_post[0], or its text; got {what!r}.")
-        entry = self._entry(what.name)
-        if isinstance(entry, Layers) and what.layer is None:
-            raise SiteUnknown(f"The site {what.name} is in every layer; say which: {what.name}[0], or {what.name}.all.")
-        if isinstance(entry, Site) and what.layer is not None:
-            raise SiteUnknown(f"The site {what.name} is not in a layer; write {what.name}.")
-        if isinstance(entry, Layers) and what.whole not in entry.sites:
-            raise SiteUnknown(f"There is no {what.whole}: this model has {entry}.")
-        own = entry if isinstance(entry, Site) else next(found for found in entry if found.layer == what.layer)
+        own = self._by_key.get((what.name, what.layer))
+        if own is None:
+            raise self._unknown(what)
         if what.head_index is None:
             return [own]
         count = self.declared(own).sizes.get("head") or 0
         if count and not 0 <= what.head_index < count:
             raise SiteUnknown(f"There is no {what}: {what.whole} has heads 0 to {count - 1}.")
         return [own.head(what.head_index)]
+
+    def _unknown(self, what: Site) -> SiteUnknown:
+        """The error for a site that is not one of this model's."""
+        entry = self._entry(what.name)
+        if isinstance(entry, Site):
+            return SiteUnknown(f"The site {what.name} is not in a layer; write {what.name}.")
+        if what.layer is None:
+            return SiteUnknown(
+                f"The site {what.name} is in every layer; say which: {what.name}[0], or {what.name}.all."
+            )
+        return SiteUnknown(f"There is no {what.whole}: this model has {entry}.")
 
     def declared(self, site: Site) -> DeclaredSite:
         """What the module that offers a site says of it."""
