@@ -52,7 +52,7 @@ def test_a_learner_finds_the_plant_and_nothing_in_noise() -> None:
         assert found > chance + 0.25 and noise == pytest.approx(chance, abs=0.03), name
     assert report.figures["f1"].mean > report.control["f1"].mean + 0.3
     lines = str(report).splitlines()
-    assert lines[0].split() == ["mean", "±", "95%", "on", "noise", "chance"] and len(lines) == 13
+    assert lines[0].split() == ["mean", "±", "95%", "on", "noise", "chance"] and len(lines) == 12
     assert lines[6].startswith("cosine one to one") and lines[6].count("±") == 3
     assert "▇" in lines[-1] or "█" in lines[-1]
 
