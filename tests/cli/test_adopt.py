@@ -70,6 +70,24 @@ def test_every_command_serves_an_adopted_model_and_its_source_stays(call: Call, 
     assert foreign_model.state(texts / "cache") == before, "nothing wrote into a file that is linked"
 
 
+def test_the_report_looks_into_an_adopted_run(call: Call, model: Path, texts: Path) -> None:
+    adopted(call, model, texts / "run", "--data", *sorted(texts.glob("text-*.txt")))
+    code, _, err = call("report", texts / "run", "--look")
+    assert code == 0, err
+    run = Run.open(texts / "run")
+    assert run.findings("features") and run.findings("logit-lens")[0]["data"]["prompt"].startswith("the cat sat on")
+    (trained,) = (run.path / "dictionaries").glob("[!.]*/")
+    assert "What each layer would say next" in (run.path / "report.html").read_text()
+    assert call("verify", run.path)[0] == 0 and trained.name == "resid_post_0"
+
+
+def test_without_text_the_sentence_says_how_to_give_some(call: Call, model: Path, tmp_path: Path) -> None:
+    adopted(call, model, tmp_path / "run")
+    for words in (("sae", "train", tmp_path / "run"), ("look", tmp_path / "run", "logit-lens")):
+        code, _, err = call(*words)
+        assert code == 1 and err.count("\n") == 1 and "`cloche adopt --data`" in err
+
+
 def _blob(source: Path) -> Path:
     return (source / "model.safetensors").resolve()
 

@@ -113,5 +113,5 @@ def test_what_cannot_be_traced_is_said(tmp_path: Path) -> None:
         cloche.trace(run, "logit-lens", promt=COUNTING, prompt=COUNTING)
     with pytest.raises(ClocheError, match="has no figure hoyer; it has next_probability"):
         cloche.trace(run, "logit-lens", figure="hoyer", prompt=COUNTING)
-    with pytest.raises(ClocheError, match=r"holds no data\.json"):
+    with pytest.raises(ClocheError, match="holds no packed text"):
         cloche.trace(run, "logit-lens")

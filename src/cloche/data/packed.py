@@ -44,6 +44,11 @@ class PackedTokens:
         try:
             index = json.loads((folder / INDEX).read_bytes())
         except FileNotFoundError:
+            if (folder / "run.json").is_file():
+                raise FileMissing(
+                    f"{folder} holds no packed text (data/{INDEX}); an adopted run gets some when it is made, with "
+                    "`cloche adopt --data`, and one that was stopped while it was prepared when it is resumed."
+                ) from None
             raise FileMissing(
                 f"{folder} holds no {INDEX}, so no corpus was packed there to the end; prepare it again."
             ) from None

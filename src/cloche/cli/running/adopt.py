@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from itertools import pairwise
@@ -221,6 +222,14 @@ def _conclude(made: Adopted, source: str, as_json: bool, screen: Screen) -> None
         emit(answer)
         return
     told = {"reflink": "as reflinks", "hard link": "as hard links", "copy": "copied"}
-    each = "; ".join(f"{t['files']:,} files of {t['bytes']:,} bytes {told[t['how']]}" for t in taken)
-    screen.say(f"{made.run.path}: {len(checkpoints):,} checkpoints, {checkpoints[0]} to {checkpoints[-1]} ({each})")
-    screen.say(f"Next:\n  cloche open {made.run.path}")
+    each = "; ".join(
+        f"{t['files']:,} {'file' if t['files'] == 1 else 'files'} of {t['bytes']:,} bytes {told[t['how']]}"
+        for t in taken
+    )
+    which = (
+        f"{len(checkpoints):,} checkpoints, {checkpoints[0]} to {checkpoints[-1]}"
+        if checkpoints[1:]
+        else checkpoints[0]
+    )
+    screen.say(f"{made.run.path}: {which} ({each})")
+    screen.say(f"Next:\n  cloche open {shlex.quote(str(made.run.path))}")

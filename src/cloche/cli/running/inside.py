@@ -61,9 +61,9 @@ def look_inside(run: Run, screen: Screen) -> None:
 
     if _is_looked_into(run):
         return
-    recipe = Recipe.parse(run.recipe)
-    torch.set_num_threads(recipe.run.threads or torch.get_num_threads())
-    _use_instruments(run, cloche.load(run), recipe.run.seed, screen)
+    settings = (Recipe() if run.adopted is not None else Recipe.parse(run.recipe)).run
+    torch.set_num_threads(settings.threads or torch.get_num_threads())
+    _use_instruments(run, cloche.load(run), settings.seed, screen)
 
 
 def _is_looked_into(run: Run) -> bool:
