@@ -75,6 +75,14 @@ def test_noise_over_checkpoints_is_no_onset_and_a_jump_in_it_is(seed: int) -> No
     assert found.at == 13 and (found.low, found.high) == (13, 13)
 
 
+def test_without_a_null_noise_that_prompts_share_is_seldom_an_onset_and_a_rise_is_one() -> None:
+    noise = np.random.default_rng(0).standard_normal((200, 20, 1)) + np.zeros((1, 1, 8))
+    found = [find_onset(each, np.zeros(0)) for each in noise]
+    assert sum(each.at is not None for each in found) < 0.15 * len(found)
+    rise = np.linspace(0, 1, 11)[:, None] + np.zeros((1, 8))
+    assert find_onset(rise, np.zeros(0)).at == 6
+
+
 def test_the_interval_holds_the_steps_at_which_prompts_differ() -> None:
     values = np.zeros((10, 16))
     for prompt in range(16):

@@ -19,6 +19,7 @@ Array = NDArray[np.float64]
 PROMPTS = 8  # pieces of held-out text by default; windows are divided into as many groups
 RESAMPLES = 1_000
 INTERVAL = (0.05, 0.95)
+FEWEST_MOVES = 5  # from one checkpoint to the next, from which their usual size is told
 SPREADS = 2.0  # of the null, within which a gain is none
 
 
@@ -45,8 +46,8 @@ def trace(
 
     The onset is the first checkpoint after which the mean over prompts stays above half of its total gain, from the first
     checkpoint to the last; its interval is that of 5 to 95% of bootstrap resamples of the prompts. There is none where the gain
-    is within two spreads: the larger of the null's standard deviation over checkpoints and prompts, and of the gain's standard
-    error over prompts.
+    is within two spreads: the larger of the null's standard deviation over checkpoints and prompts (without a null, of the
+    usual move from one checkpoint to the next), and of the gain's standard error over prompts.
 
     `options` are the instrument's own. `prompt` may be a list of prompts, by default pieces of the held-out text; an instrument
     that reads windows of text is run on groups of them, which stand for prompts. Raises ClocheError for a run of fewer than two
@@ -132,13 +133,20 @@ def find_onset(values: Array, nulls: Array, seed: int = 0) -> Onset:
     gains = drawn[-1] - drawn[0]
     mean = values.mean(1)
     gain = float(mean[-1] - mean[0])
-    spread = max(float(nulls.std()) if nulls.size else 0.0, float(gains.std()) if count > 1 else 0.0)
+    spread = max(float(nulls.std()) if nulls.size else _drift(mean), float(gains.std()) if count > 1 else 0.0)
     if not abs(gain) > SPREADS * spread:
         return Onset(None, None, None, gain, spread)
     if count < 2:
         return Onset(int(_above(mean[:, None])[0]), None, None, gain, spread)
     low, high = np.quantile(_above(drawn), INTERVAL, method="nearest")
     return Onset(int(_above(mean[:, None])[0]), int(low), int(high), gain, spread)
+
+
+def _drift(mean: Array) -> float:
+    """How far the mean usually moves from one checkpoint to the next, as a standard deviation that a single jump does not
+    raise; 0 where there are too few checkpoints to say."""
+    steps = np.abs(np.diff(mean))
+    return float(1.4826 * np.median(steps)) if len(steps) >= FEWEST_MOVES else 0.0
 
 
 def _above(means: Array) -> NDArray[np.int64]:
