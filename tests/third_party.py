@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cloche.model import Block, Body, Causal, Iterated, Mask, Mixer
-from cloche.model.declare import Declared, Linear, Module
+from cloche.model import Block, Body, Causal, Declared, Iterated, Linear, Mask, Mixer, Module
 from cloche.model.sites import each_token
 
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from cloche.model.bodies.body import Body, Iterated
     from cloche.model.bodies.stack import Block, ParallelBlock, Stack
     from cloche.model.context import Context
+    from cloche.model.declare import Declared, Linear, Module
     from cloche.model.huggingface import load_network, save_network, weight_files
     from cloche.model.lm import LM, Head, Unembed
     from cloche.model.maps.activations import Shifted, activation, gain
@@ -41,6 +42,7 @@ __all__ = [
     "Causal",
     "ClampedGLU",
     "Context",
+    "Declared",
     "DynamicScaling",
     "Edit",
     "EmbeddingPosition",
@@ -50,6 +52,7 @@ __all__ = [
     "LayerNorm",
     "Layers",
     "Learned",
+    "Linear",
     "LinearScaling",
     "Llama3Scaling",
     "LongRoPE",
@@ -57,6 +60,7 @@ __all__ = [
     "Mask",
     "Mixer",
     "MoE",
+    "Module",
     "Network",
     "NoNorm",
     "NoPosition",
