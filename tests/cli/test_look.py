@@ -11,8 +11,10 @@ from pathlib import Path
 import foreign_model
 import pytest
 
+from cloche import part_names
 from cloche.drawing import Finding
 from cloche.interp import instruments, options_of
+from cloche.microscope.serving import worker
 from cloche.runs import Run
 
 Call = Callable[..., tuple[int, str, str]]
@@ -48,6 +50,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "weights_of_mine", raising=False)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    monkeypatch.setattr(part_names, "imported", [])  # processes that later tests start must not look for it
     return "weights_of_mine"
 
 
@@ -161,6 +164,10 @@ def test_a_third_partys_instrument_is_one_like_ours(call: Call, run: Path, own: 
     for option, said in (("of=body", "none of embed, head"), ("signed=perhaps", "not of type bool")):
         code, _, err = call("look", run, "weight-size", option, "--import", own)
         assert code == 1 and said in err
+    asked = {"ask": "look", "checkpoint": str(run / "checkpoints/step-000000"), "options": {"scale": "2", "of": "head"}}
+    assert worker.answer({"id": 1, "instrument": "weight-size", **asked})["ok"]["figures"]["size"] > 0
+    refused = worker.answer({"id": 1, "instrument": "weight-size", **asked, "options": {"other": str(run)}})
+    assert "on the command line alone" in refused["error"]
     code, out, err = call("trace", run, "weight_size", "of=head", "--import", own, "--json")
     assert code == 0 and json.loads(out)["data"]["instrument"] == "weight-size", err
 

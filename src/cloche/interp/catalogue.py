@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from cloche import part_names
 from cloche.errors import ClocheError, DictionaryMissing, InstrumentOption, InstrumentUnknown, shown
 from cloche.interp.materials import dictionaries, held_out, held_out_prompts, open_dictionary, others_of
 from cloche.interp.subject import Subject
@@ -36,8 +37,8 @@ Given = Mapping[str, Sequence[str]]  # what stands after each option's name; one
 # ---- which there are
 
 
-def instruments(modules: Iterable[str] = ()) -> dict[str, Instrument]:
-    """Every instrument by its name, those of the imported `modules` among them.
+def instruments() -> dict[str, Instrument]:
+    """Every instrument by its name, those of the modules named with --import among them.
 
     >>> from cloche.interp import instruments
     >>> "logit-lens" in instruments()
@@ -51,19 +52,19 @@ def instruments(modules: Iterable[str] = ()) -> dict[str, Instrument]:
         for export in package.__all__:
             with suppress(ImportError, ClocheError):  # of an extra that is not installed
                 found |= _if_instrument(export, getattr(package, export))
-    for module in modules:
-        for export, value in vars(sys.modules[module]).items():
+    for module in filter(None, map(sys.modules.get, part_names.imported)):
+        for export, value in vars(module).items():
             if not export.startswith("_"):
                 found |= _if_instrument(export, value)
     return dict(sorted(found.items()))
 
 
-def find_instrument(name: str, modules: Iterable[str] = ()) -> tuple[str, Instrument]:
+def find_instrument(name: str) -> tuple[str, Instrument]:
     """The name, with hyphens, and the function of an instrument; hyphens and underscores are the same.
 
     Raises ClocheError naming the nearest, or all there are.
     """
-    known = instruments(modules)
+    known = instruments()
     wanted = name.replace("_", "-").removesuffix("-report")
     if wanted not in known:
         raise InstrumentUnknown(f"There is no instrument {shown(name)}{nearest(wanted, known)}.")

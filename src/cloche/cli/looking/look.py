@@ -25,7 +25,6 @@ Options = Annotated[
 
 
 def look(
-    context: typer.Context,
     model: Model,
     instrument: Instrument = "",
     options: Options = None,
@@ -40,9 +39,8 @@ def look(
     What an instrument needs and is not given comes from the run: held-out text, a prompt from it, its only dictionary. Of a
     model that is no run the finding is printed.
     """
-    modules = imported(context)
     if not instrument:
-        list_instruments(modules, as_json)
+        list_instruments(as_json)
         return
     import cloche
     from cloche.files import refuse_existing, to_json, write_atomically
@@ -51,7 +49,7 @@ def look(
 
     if out is not None:
         refuse_existing(out, "choose another --out")
-    name, function = find_instrument(instrument, modules)
+    name, function = find_instrument(instrument)
     glass = cloche.load(model, checkpoint)
     run = Run.open(model) if (Path(model) / "run.json").is_file() else None
     materials = Materials(glass, run)
@@ -69,11 +67,6 @@ def look(
         return
     for each, path in zip(found, paths, strict=True):
         print(each.text() if path is None else f"{each.text()}\n\n{path}")
-
-
-def imported(context: typer.Context) -> list[str]:
-    """The modules named with --import, whose instruments are looked for too."""
-    return list(context.find_root().params.get("modules") or [])
 
 
 def pairs(options: list[str] | None) -> dict[str, list[str]]:
@@ -94,12 +87,12 @@ def recorded(finding: Finding, path: Path | None) -> SavedFinding:
     return {**finding.record(), "path": None if path is None else str(path)}
 
 
-def list_instruments(modules: list[str], as_json: bool) -> None:
+def list_instruments(as_json: bool) -> None:
     """Prints every instrument with its options and the first sentence of its docstring."""
     from cloche.interp import instruments, options_of
 
     found: list[InstrumentRecord] = []
-    for name, function in instruments(modules).items():
+    for name, function in instruments().items():
         options: list[OptionRecord] = [
             {"name": o.name, "type": o.kind, "default": o.default} for o in options_of(function).values()
         ]

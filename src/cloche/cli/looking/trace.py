@@ -6,13 +6,12 @@ from typing import Annotated
 
 import typer
 
-from cloche.cli.looking.look import Instrument, Options, imported, list_instruments, pairs, recorded
+from cloche.cli.looking.look import Instrument, Options, list_instruments, pairs, recorded
 from cloche.cli.options import LARGEST_SEED, AsJson, RunFolder
 from cloche.cli.streams import emit
 
 
 def trace(
-    context: typer.Context,
     run: RunFolder,
     instrument: Instrument = "",
     options: Options = None,
@@ -25,9 +24,8 @@ def trace(
     The onset is the first checkpoint after which the headline stays above half of its total gain, with an interval over
     prompts; there is none where the gain is within two spreads of the null. The finding stays in the run.
     """
-    modules = imported(context)
     if not instrument:
-        list_instruments(modules, as_json)
+        list_instruments(as_json)
         return
     import cloche
     from cloche.cli.progress import Screen
@@ -35,7 +33,7 @@ def trace(
     from cloche.runs import Run
 
     opened, screen = Run.open(run), Screen(stderr=True)
-    name, function = find_instrument(instrument, modules)
+    name, function = find_instrument(instrument)
     values = read_options(name, function, pairs(options), Materials(cloche.load(opened), opened))
     with screen.bar("tracing") as update:
         finding = cloche.trace(opened, function, figure=figure, seed=seed, on_progress=update, **values)
