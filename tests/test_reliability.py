@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "bench" / "reliability.py"
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kinds", ["kills", "doubles disks deletions", "faults files requests"])
 def test_what_happens_to_a_run_loses_nothing(kinds: str) -> None:
-    command = [sys.executable, SCRIPT, "--quick", "--only", *kinds.split()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    command = [sys.executable, "-m", "bench.runs.reliability", "--quick", "--only", *kinds.split()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
