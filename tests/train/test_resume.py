@@ -35,7 +35,10 @@ def killed(run, step):
 
 def crashed(run, step):
     """In this process: an error between two checkpoints, which nothing catches and after which nothing is saved."""
-    steps = iter(Trainer.start(Recipe.parse(run.recipe), run))
+    cut_off(iter(Trainer.start(Recipe.parse(run.recipe), run)), step)
+
+
+def cut_off(steps, step):
     while next(steps)["step"] < step:
         pass
     with pytest.raises(MemoryError):
@@ -83,6 +86,23 @@ def test_more_steps_go_on_from_the_end(new_run):
     list(Trainer.resume(run, {"run.steps": "8"}))
     assert run.checkpoint("last").step == 8
     assert run.read_log("metrics")[-1]["tokens"] == 8 * 4 * 32
+
+
+def test_a_shortened_run_can_be_given_the_steps_it_was_planned_with(new_run):
+    recipe = tiny_recipe(run__minutes=5.0, run__steps=12)
+    run = new_run("shortened", recipe)
+    trainer = Trainer.start(recipe, run)
+    trainer.plan.turns.append((2, 4))  # as on a machine that got slower
+    list(trainer)
+    assert run.checkpoint("last").step == 4
+    with pytest.raises(ClocheError, match=r"finished its 4 steps.*run.steps=12$"):
+        Trainer.resume(run)
+    longer = Trainer.resume(run, {"run.steps": "12"})
+    assert longer.steps == 12
+    cut_off(iter(longer), 5)
+    assert run.checkpoint("last").step == 4
+    list(Trainer.resume(run))
+    assert run.checkpoint("last").step == 12
 
 
 def test_a_damaged_checkpoint_is_one_sentence(new_run):

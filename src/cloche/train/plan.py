@@ -120,12 +120,14 @@ class StepPlan:
         return [list(turn) for turn in self.turns]
 
     def restore(self, turns: list[list[int]]) -> None:
-        """Goes on with the turns that a checkpoint keeps, unless the run was given another number of steps since."""
-        if turns and turns[0][1] == self.steps:
+        """Goes on with the turns that a checkpoint keeps, unless the run was given a number of steps since."""
+        if self.seconds is not None and turns and turns[0][1] == self.steps:
             self.turns = [(int(step), int(steps)) for step, steps in turns]
 
     def foretell(self, step: int, events: list[dict[str, Any]], reached: int) -> None:
         """Before the records of steps after `step` are dropped: what was decided there is decided again, without the clock."""
+        if self.seconds is None:
+            return
         self.foretold = {e["step"]: e["steps"] for e in events if e.get("kind") == "replan" and e["step"] > step}
         self.known = max(reached, *self.foretold, 0) if self.foretold else reached
 

@@ -73,10 +73,13 @@ def amend(recipe: Recipe, changes: dict[str, Any], step: int, run: Run) -> Recip
             f"{run.path} is trained by {type(recipe.optimizer).__name__}, whose state no other optimizer can go on with: "
             "change its settings, or start another run"
         )
-    more = changed.run.steps is not None and changed.run.steps > step and changed.run.steps != recipe.run.steps
-    if changed.run.steps is None or changed.run.steps < step or (is_finished(run, step) and not more):
+    steps, planned = changed.run.steps, recipe.run.steps
+    # A plan of minutes may have been shortened; steps that were set by hand are taken exactly.
+    more = steps is not None and steps > step and changed.run.minutes is None
+    if steps is None or steps < step or (is_finished(run, step) and not more):
+        longer = planned if planned and planned > step else 2 * (planned or step)
         raise RunFinished(
             f"{run.path} has finished its {step} steps; to train it further: "
-            f"cloche resume {run.path} --set run.steps={2 * (recipe.run.steps or step)}"
+            f"cloche resume {run.path} --set run.steps={longer}"
         )
     return changed
