@@ -81,7 +81,7 @@ CASES: dict[str, tuple[Callable[[Network], Any], str]] = {
     "id outside the vocabulary": (lambda n: generate(n, [[11]], new=1), "11 is outside the vocabulary"),
     "ragged": (lambda n: generate(n, [[1], [1, 2]], new=1), "must form a rectangle"),
     "no prompt": (lambda n: generate(n, [[]], new=1), "at least one token"),
-    "pad of another length": (setting(pad=[1]), "one whole number a row"),
+    "pad of another length": (setting(pad=[1]), "one whole number per row"),
     "pad of a whole row": (setting(pad=[0, 3]), "at least one real token"),
     "stream is checked at once": (lambda n: stream(n, IDS, new=0), "new=0"),
     "edit past every token": (edit(lambda s, n: s.z[0].zero().at(7)), r"positions 0 to 2 and 4 new ones"),

@@ -195,9 +195,9 @@ def test_edits_that_leave_something_of_each_other(net: Network) -> None:
 
 
 MISUSE: dict[str, tuple[Any, str]] = {
-    "mean of a pattern": (lambda s: s.pattern[0].mean(), r"pattern\[0\] has a row for each pair"),
-    "noise on scores": (lambda s: s.scores[0].head(1).noise(1.0), "has a row for each pair"),
-    "clamp of a pattern": (lambda s: s.pattern[0].clamp(V, 1.0), "has a row for each pair"),
+    "mean of a pattern": (lambda s: s.pattern[0].mean(), r"pattern\[0\] has a value for each pair"),
+    "noise on scores": (lambda s: s.scores[0].head(1).noise(1.0), "has a value for each pair"),
+    "clamp of a pattern": (lambda s: s.pattern[0].clamp(V, 1.0), "has a value for each pair"),
     "noise of nothing": (lambda s: s.embed.noise(0.0), "takes a positive number"),
     "noise of a tensor": (lambda s: s.embed.noise(V), "takes a positive number"),
     "a seed of a half": (lambda s: s.embed.noise(1.0, 0.5), "a whole seed"),

@@ -170,7 +170,7 @@ def test_misuse_of_streams(net: Network, tmp_path: Path, monkeypatch: pytest.Mon
     refused("dtype='int8' must be one of", dtype="int8")
     refused("names no site", save=[])
     refused("did you mean 'resid_post'", save="resid_pots[0]")
-    refused(r"pattern\[0\] has one for each pair", save="pattern[0]")
+    refused(r"pattern\[0\] has one per pair", save="pattern[0]")
     refused("got generator", batches=(ids for ids in IDS))
     refused("no batches", batches=[])
     refused("outside the vocabulary", batches=[[[VOCAB]]])

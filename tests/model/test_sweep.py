@@ -175,7 +175,7 @@ MISUSE: dict[str, tuple[Any, str]] = {
     "ids outside": (lambda n: n.sweep([[VOCAB]], [n.sites.z[0].zero()], everything), "outside the vocabulary"),
     "pad of another length": (
         lambda n: n.sweep(IDS, [n.sites.z[0].zero()], everything, pad=[1]),
-        "one whole number a row",
+        "one whole number per row",
     ),
 }
 

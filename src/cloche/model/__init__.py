@@ -1,4 +1,4 @@
-"""Parts as values, the modules they build, sites, edits, plans, and checkpoints in and out."""
+"""Models: parts and the modules they build, sites, edits, plans, and checkpoints in and out."""
 
 from __future__ import annotations
 

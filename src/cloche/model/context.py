@@ -1,4 +1,4 @@
-"""What every part may know of the pass it is in: where the tokens stand, what is hidden, and the recorder."""
+"""The context of a forward pass that every part sees: positions, mask, and the recorder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class Context:
 
     @classmethod
     def over(cls, ids: Tensor, start: int = 0, pad: Tensor | None = None, record: Recorder = NULL_RECORDER) -> Context:
-        """The pass over ids [batch, position] that follow `start` tokens, of which `pad` [batch] were left padding."""
+        """The pass over ids [batch, position] after `start` tokens; each row starts with `pad` [batch] tokens of left
+        padding."""
         keys = make_positions(0, start + ids.shape[1], pad, ids.device)
         return cls(keys[:, start:], keys, start, pad is not None, record)
 
@@ -41,7 +42,7 @@ class Context:
         return table
 
     def mask(self, mask: Mask) -> tuple[Tensor | None, bool]:
-        """(mask, is_causal) as scaled_dot_product_attention takes them; a tensor only where a flag cannot say it.
+        """(mask, is_causal) as scaled_dot_product_attention takes them; a tensor only if a flag cannot express it.
 
         The tensor is bool [batch or 1, 1, query, key], True where the query sees the key.
         """
@@ -53,12 +54,12 @@ class Context:
         return self.visible(mask), False
 
     def visible(self, mask: Mask) -> Tensor:
-        """`mask` spelled out, with padding hidden: bool [batch or 1, 1, query, key]."""
+        """`mask` as a tensor, with padding hidden: bool [batch or 1, 1, query, key]."""
         for known, tensor in self._masks:
             if known == mask:
                 return tensor
         query, key = self.positions[:, None, :, None], self.keys[:, None, None, :]
-        # Padding sees itself, so that no row of the softmax is empty; nothing else reads what it computes.
+        # Padding sees itself, so that no row of the softmax is empty; nothing else reads its output.
         tensor = (mask.allows(query, key) & (key >= 0)) | ((query < 0) & (query == key))
         self._masks.append((mask, tensor))
         return tensor

@@ -1,8 +1,8 @@
-"""What each parameter is for, said where it is made: initialisation, optimiser group, row blocks, shard axis; and which
-sites a module offers.
+"""Declarations beside each parameter: initialisation, optimiser group, row blocks, shard axis; and the sites of a
+module.
 
 Weight decay groups, Muon's matrices, variance-stable initialisation and tensor-parallel plans are derived from these
-declarations and listed nowhere by hand.
+declarations, not listed by hand.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Declared:
     """One parameter's declaration.
 
     std, constant: its initial value is `constant + std * normal`.
-    group: "matrix" (a linear map; decays, Muon's business), "embedding" (rows are looked up), "vector" (gains and biases).
-    blocks: named row counts of matrices that share one tensor (q, k and v), in order; empty when it is one matrix.
-    shard: the axis tensor parallelism splits, None where every rank keeps the whole.
+    group: "matrix" (a linear map; weight decay, Muon), "embedding" (rows are looked up), "vector" (gains and biases).
+    blocks: named row counts of matrices that share one tensor (q, k and v), in order; empty for a single matrix.
+    shard: the axis that tensor parallelism splits, None if every rank keeps all of it.
     """
 
     std: float = 0.0
@@ -40,7 +40,7 @@ class Declared:
 
 
 class Module(nn.Module):
-    """An nn.Module whose own parameters and sites are declared, not merely created."""
+    """An nn.Module that declares its own parameters and sites."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Module(nn.Module):
         return parameter
 
     def declare_site(self, name: str, declared: DeclaredSite) -> None:
-        """Say that this module offers the site `name` to `context.record` in each pass, in the order of the pass."""
+        """Declare that this module offers the site `name` to `context.record`; call in the order of the pass."""
         check_declared(name, declared, type(self).__name__.strip("_"))
         self.declared_sites[name] = declared
 
@@ -84,10 +84,10 @@ class Linear(Module):
         return nn.functional.linear(x, self.weight, self.bias)
 
     def split(self, x: Tensor, rows: list[int]) -> Sequence[Tensor]:
-        """The parts of y that `rows` consecutive rows of W make each: [..., rows[i]].
+        """y split into the parts of `rows` consecutive rows of W: [..., rows[i]].
 
-        Where a gradient will be asked for, each is a product of its own: halves of one product are strided, and their
-        gradients would have to be laid side by side again (docs/log.md). Elsewhere one product costs fewer calls.
+        If gradients are needed, each part is a product of its own: parts of one product are strided views, whose
+        gradients would have to be concatenated (docs/log.md). Otherwise a single product takes fewer calls.
         """
         if not torch.is_grad_enabled():
             return self(x).split(rows, -1)
@@ -118,7 +118,7 @@ def groups(module: nn.Module) -> dict[str, list[tuple[str, nn.Parameter]]]:
 
 
 def matrix_weights(module: nn.Module, without: Collection[int] = ()) -> int:
-    """How many entries the matrices of a module have; `without`: the ids of parameters that are not counted."""
+    """The number of entries in a module's matrices; `without`: ids of parameters to leave out."""
     return sum(p.numel() for _, p in groups(module)["matrix"] if id(p) not in without)
 
 

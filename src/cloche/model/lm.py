@@ -1,4 +1,4 @@
-"""The root of the tree: a language model as a value."""
+"""A language model as a value: the root of the tree of parts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ TIED_STD = 0.02
 
 
 class Head(Part):
-    """From the normalised stream to predictions. `build(width, vocab, tied)` gives a module to logits [..., vocab].
+    """From the normalised residual stream to logits. `build(width, vocab, tied)` gives a module to logits [...,
+    vocab].
 
     `prove(x, proof)` says what the logits are, from the head's fields and weights alone (see `sites.proof`).
     """
@@ -38,7 +39,7 @@ class Head(Part):
 
 @dataclass(frozen=True)
 class Unembed(Head):
-    """One linear map to the vocabulary; the embedding's own matrix where the model is tied.
+    """One linear map to the vocabulary; in a tied model the embedding's matrix.
 
     cap: a logit x becomes cap tanh(x / cap) (Gemma 2, 2408.00118).
 
@@ -106,7 +107,7 @@ class LM(Part):
 
     @property
     def stream_std(self) -> float:
-        """Standard deviation of the embedded stream: one, or `TIED_STD` (scaled) where the head reads with the same matrix."""
+        """Standard deviation of the embeddings: one, or `TIED_STD` (scaled) if the head shares their matrix."""
         return TIED_STD * (self.embed_scale or 1.0) if self.tied else 1.0
 
     def resolved(self) -> LM:
@@ -114,7 +115,7 @@ class LM(Part):
         return dataclasses.replace(self, body=self.body.resolved(self.width))
 
     def prove(self, ids: Tensor, proof: Proof) -> None:
-        """Say what every site of a pass over `ids` is, from the tree's fields and weights alone (see `sites.proof`)."""
+        """Prove every site of a pass over `ids` from the tree's fields and weights alone (see `sites.proof`)."""
         rows = proof.weight("embed.weight")
         x = None if rows is None else rows[ids].double() * (self.embed_scale or 1.0)
         if self.position is not None:

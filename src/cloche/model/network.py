@@ -1,4 +1,4 @@
-"""The module an LM describes: one forward path for training, looking, editing and cached generation."""
+"""The module of an LM: one forward pass for training, saving, editing and cached generation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from cloche.words import ATTRIBUTES, answering, no_attribute
 
 
 class Embedding(Module):
-    """Rows of a [vocab, width] matrix, times `scale`; `std` is the deviation wanted of what comes out."""
+    """Rows of a [vocab, width] matrix, times `scale`; `std` is the standard deviation of the result."""
 
     def __init__(self, vocab: int, width: int, std: float, scale: float | None = None) -> None:
         super().__init__()
@@ -91,11 +91,11 @@ class Network(Module):
 
     @property
     def length(self) -> int | None:
-        """Most positions the model knows; None where its position encoding sets no limit."""
+        """The largest number of positions; None if the position encoding sets no limit."""
         return getattr(self.spec.position, "length", None)
 
     def beyond(self, tokens: int) -> list[str]:
-        """A sentence where a text of so many tokens is longer than those the model was trained on or is declared for."""
+        """A sentence, if a text of so many tokens is longer than those the model was trained on or declared for."""
         if self.context is None or tokens <= self.context:
             return []
         return [
@@ -104,12 +104,12 @@ class Network(Module):
         ]
 
     def warn_beyond(self, tokens: int) -> None:
-        """The sentence of `beyond` as a warning, for what gives back tensors or text and has no notes."""
+        """Warns with the sentence of `beyond`, for results without notes."""
         for note in self.beyond(tokens):
             warnings.warn(note, UserWarning, stacklevel=3)
 
     def unembed_weight(self) -> Tensor:
-        """[vocab, width]: the matrix that reads logits off the normalised stream."""
+        """[vocab, width]: the matrix from the normalised stream to logits."""
         return self.unembed.weight  # type: ignore[return-value]
 
     def declarations(self) -> dict[str, Declared]:
@@ -127,8 +127,7 @@ class Network(Module):
     def flops_per_token(self, length: int) -> float:
         """Operations to train on one token in sequences of `length`: forward and twice that backward.
 
-        Two for each weight of every matrix, the head's among them, as often as a token meets it, plus attention's own
-        (PaLM's count, 2204.02311).
+        Two for each use of a weight of a matrix, including the head's, plus attention's (PaLM's count, 2204.02311).
         """
         outside = matrix_weights(self, without={id(p) for p in self.body.parameters()})
         if self.spec.tied:
@@ -137,8 +136,8 @@ class Network(Module):
         return 3.0 * (2.0 * outside + inside)
 
     def folded(self) -> Network:
-        """A new network that computes the same logits, with the gains and shifts of its norms folded into the matrices that
-        read them, value biases into the output's, and a head matrix of its own. This one is left as it is."""
+        """A new network with the same logits: gains and shifts of norms are folded into the matrices that follow,
+        value biases into the output's bias, and the head has a matrix of its own. This network does not change."""
         return folded(self)
 
     # The pass -------------------------------------------------------------------------------------------------------
@@ -149,7 +148,8 @@ class Network(Module):
         return self.unembed(self.hidden(ids))
 
     def hidden(self, ids: Tensor) -> Tensor:
-        """The stream after the final norm, [batch, position, width]: what a loss that chunks the head starts from."""
+        """The residual stream after the final norm, [batch, position, width], for losses that compute the head in
+        chunks."""
         return self.hidden_and_losses(ids)[0]
 
     def hidden_and_losses(self, ids: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -159,10 +159,9 @@ class Network(Module):
         return self.normed(self.run_layers(ids, context), context.record), context.losses
 
     def logits(self, ids: Tensor, context: Context, states: list[Any] | None = None, last: bool = False) -> Tensor:
-        """Logits of `ids` [batch, new] in the pass of `context`, after the tokens held in `states` (from `new_states`), which
-        it extends.
+        """Logits of `ids` [batch, new] after the tokens in the caches `states` (from `new_states`), which it extends.
 
-        last: only the last position's logits, [batch, 1, vocab]; for prompts whose other predictions nobody reads.
+        last: only the last position's logits, [batch, 1, vocab]; for prompts whose other predictions are not needed.
         """
         x, record = self.normed(self.run_layers(ids, context, states), context.record), context.record
         if last and not record.wants(
@@ -175,7 +174,7 @@ class Network(Module):
     def run_layers(
         self, ids: Tensor, context: Context, states: list[Any] | None = None, stop: int | None = None
     ) -> Tensor:
-        """The embedded stream after the body's iterations before `stop`, or after all of them."""
+        """The residual stream after the body's iterations before `stop`, or after all of them."""
         x = self.embed(ids)
         if self.position is not None:
             x = x + self.position(context.positions)
@@ -211,8 +210,8 @@ class Network(Module):
         ids: [batch, position] (or [position]) token ids. save: sites, `sites.resid_post.all`, or their text.
         edits: values from the sites' methods, applied in order. pad: tokens of left padding in each row.
         logits=False stops after the last layer the plan needs. grad: keep the graph. compile: through torch.compile
-        (or one of its backends, by name or function), one graph a plan, without breaks; another strength of the same edit
-        compiles nothing again.
+        (or one of its backends, by name or function), one graph per plan, without breaks; changing the strength of an
+        edit does not recompile.
 
         Raises ClocheError for an unknown site, an edit that would not fire, a shape that does not fit.
         """
@@ -222,11 +221,12 @@ class Network(Module):
     def sweep(
         self, ids: Any, edits: Iterable[Any], read: Callable[[Tensor], Any], pad: Any = None, rows: int = 128
     ) -> Tensor:
-        """What `read` makes of the logits under each of many edits, as if each were run alone: [edit, ...].
+        """`read` of the logits under each of many edits, as if each were run alone: [edit, ...].
 
         ids, pad: as in `run`. edits: each element one edit, or a tuple of edits made together. read: from the logits
-        [batch, position, vocab] of one element to a tensor (of one shape for all) or a number. rows: sequences in flight at
-        most, which bounds the memory. Layers below an edit and, in a causal model, positions before it are computed once.
+        [batch, position, vocab] of one element to a tensor (of one shape for all) or a number. rows: the most sequences
+        computed at a time, which bounds the memory. Layers below an edit and, in a causal model, positions before it are
+        computed once.
 
         Raises ClocheError for what `run` refuses.
         """
@@ -242,18 +242,19 @@ class Network(Module):
         edits: Iterable[Edit] | Edit = (),
         shard_bytes: int = SHARD_BYTES,
     ) -> Activations:
-        """Write the saved sites of many texts to the folder `to`, one row a token, and open what was written.
+        """Write the saved sites of many texts to the folder `to`, one row per token, and open it.
 
-        batches: a list (anything with a length) of ids [batch, position], without padding. save: sites with one value a
-        token. dtype: "bfloat16", "float16" or "float32". The pass stops after the last layer that is saved; memory holds one
-        shard of `shard_bytes`. Called again with the same arguments after a kill, it keeps the finished shards and goes on.
+        batches: a list (anything with a length) of ids [batch, position], without padding. save: sites with one value per
+        token. dtype: "bfloat16", "float16" or "float32". The pass stops after the last layer that is saved; memory holds
+        one shard of `shard_bytes`. Called again with the same arguments after a kill, it keeps the finished shards and goes
+        on.
 
         Raises ClocheError for a disk too small, a folder of other activations, a value the dtype cannot hold.
         """
         return stream(self, batches, save, to, dtype, edits, shard_bytes)
 
     def stream_bytes(self, batches: Sequence[Any], save: Iterable[Any] | Site | str, dtype: str = "bfloat16") -> int:
-        """Bytes of tensors that `stream` would write; nothing is run."""
+        """The bytes of tensors that `stream` would write, without running it."""
         return stream_bytes(self, batches, save, dtype)
 
     def plan(
@@ -267,7 +268,7 @@ class Network(Module):
     ) -> tuple[Plan, list[Tensor]]:
         """The plan of these saves and edits for a prompt `ids` followed by `new` generated tokens, and its tensors.
 
-        grad: whether the pass keeps its graph; where it does not, an edit's tensor may not ask for a gradient.
+        grad: whether the pass keeps its graph; if not, an edit's tensor may not require a gradient.
         """
         return plan_of(self, save, edits, ids, pad, new, grad)
 

@@ -1,4 +1,4 @@
-"""Normalisations: what stands before a branch reads the residual stream."""
+"""Normalisation layers."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 class Norm(Part):
     """A normalisation over the last axis.
 
-    `build(width)` gives a module from [..., width] to [..., width]; `gain` is the deviation wanted of what comes out, for one
-    that stands after a branch. A module with `scale(x)` [..., 1] and `divided(x, scale)` has a site for what each row is
-    divided by.
+    `build(width)` gives a module from [..., width] to [..., width]; `gain` is the standard deviation of the output,
+    for norms after a branch. A module with `scale(x)` [..., 1] and `divided(x, scale)` has a site for the divisor of
+    each row.
 
-    `prove(x, proof, site, scale)` says what the two sites are, from the norm's fields and weights alone (see `sites.proof`).
+    `prove(x, proof, site, scale)` gives the two sites from the norm's fields and weights alone (see `sites.proof`).
     """
 
     def build(self, width: int, gain: float = 1.0) -> Module:
         raise TypeError(f"{type(self).__name__} must define build(width, gain)")
 
     def build_heads(self, heads: int, size: int) -> Module:
-        """A module on [..., heads, size]: each head for itself, all with the same gains."""
+        """A module on [..., heads, size]: each head separately, all with the same gains."""
         return self.build(size)
 
     def prove_heads(self, x: Tensor, proof: Proof, site: str | None) -> Tensor | None:
@@ -44,7 +44,7 @@ class Norm(Part):
 
 @dataclass(frozen=True)
 class NoNorm(Norm):
-    """No normalisation: what a branch reads is the stream itself (OLMo 2, which normalises what a branch adds).
+    """No normalisation: a branch reads the residual stream itself (OLMo 2, which normalises the branch's output).
 
     >>> import torch
     >>> from cloche.model import NoNorm
@@ -158,9 +158,9 @@ class AllHeads(Norm):
 
 @dataclass(frozen=True)
 class RectifiedNorm(Norm):
-    """relu(norm(x) - shift): what a branch reads has no negative numbers, and the fewer that are not zero the larger `shift`.
+    """relu(norm(x) - shift): a branch's input is not negative, and sparser for a larger `shift`.
 
-    Its gain starts where the numbers that come out have a second moment of one, so that a branch starts as after any norm.
+    Its gain is initialised so that the output has a second moment of one, as after any other norm.
 
     >>> from cloche import GLU, LM, Attention, Block, Stack
     >>> from cloche.model import RectifiedNorm
@@ -194,14 +194,14 @@ class RectifiedNorm(Norm):
 
 
 def _before_rectifying(rms: float, shift: float) -> float:
-    """The deviation g of a normal z for which relu(g z - shift) has this root mean square."""
+    """The standard deviation g of a normal z for which relu(g z - shift) has this root mean square."""
 
     def second_moment(g: float) -> float:
         a = shift / g
         upper = math.erfc(a / math.sqrt(2)) / 2
         return g**2 * ((1 + a**2) * upper - a * math.exp(-(a**2) / 2) / math.sqrt(2 * math.pi))
 
-    low, high = rms, 2 * rms + 4 * shift  # it grows with g, from below what is wanted to above
+    low, high = rms, 2 * rms + 4 * shift  # it grows with g, from below the target to above
     while low < (middle := (low + high) / 2) < high:
         low, high = (middle, high) if second_moment(middle) < rms**2 else (low, middle)
     return high
@@ -213,20 +213,20 @@ def row_size(x: Tensor) -> Tensor:
 
 
 def _rounded_among(x: Tensor, y: Tensor) -> Tensor:
-    """[..., 1]: how large the numbers are that a norm's output is rounded among; infinite where the squares of x, whose sum
-    float32 holds, overflow."""
+    """[..., 1]: the scale at which a norm's output is rounded; infinite where the squares of x overflow float32."""
     return torch.where(row_size(x) < torch.finfo(torch.float32).max ** 0.5 / 2, row_size(y), torch.inf)
 
 
 def normalised(norm: Any, x: Tensor, record: Recorder, scale: str, layer: int | None) -> Any:
-    """norm(x). Where a plan touches the site `scale`, what each row is divided by is computed apart and offered to `record`."""
+    """norm(x). If a plan touches the site `scale`, the divisor of each row is computed separately and offered to
+    `record`."""
     if not record.wants(scale, layer):
         return norm(x)
     return norm.divided(x, record(scale, layer, norm.scale(x)))
 
 
 def has_scale(norm: Any) -> bool:
-    """Whether the module of a norm divides by something that has a site."""
+    """Whether the module of a norm has a site for its divisor."""
     return hasattr(norm, "divided") and (not isinstance(norm, _RectifiedNorm) or has_scale(norm.inner))
 
 
@@ -268,7 +268,7 @@ class _RMSNorm(Module):
 
     @property
     def gain(self) -> Tensor:
-        """[width]: what each normalised number is multiplied by."""
+        """[width]: the factor of each normalised number."""
         return self.weight
 
     def forward(self, x: Tensor) -> Tensor:

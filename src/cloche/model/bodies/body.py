@@ -1,4 +1,4 @@
-"""What stands between embedding and head: some iterations, each served by a block."""
+"""Bodies: what is between embedding and head, as iterations that are each computed by a block."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cloche.part import Part
 
 
 class Body(Part):
-    """What stands between embedding and head. `build(width, std)` gives an `Iterated`; `std` is the standard deviation of the
+    """Everything between embedding and head. `build(width, std)` gives an `Iterated`; `std` is the standard deviation of the
     embedded stream."""
 
     def resolved(self, width: int) -> Self:
@@ -27,10 +27,10 @@ class Body(Part):
 class Iterated(Module):
     """The module of a body, which runs iterations 0, 1, ... one after the other.
 
-    A subclass sets `layers`, the block that serves each iteration, in their order: a stack has as many blocks as iterations,
-    a loop names one block several times. Sites, caches, costs and the sweep go by the number of the iteration, which is what
-    stands in a site's brackets. A body that does more than hand the stream from one block to the next overrides `forward`,
-    and one whose iterations are not called layers overrides `named`.
+    A subclass sets `layers`, the block of each iteration in order: a stack has as many blocks as iterations, a loop
+    repeats one. Sites, caches, costs and the sweep are indexed by iteration, the number in a site's brackets. A body
+    that does more than pass the stream from one block to the next overrides `forward`, and one whose iterations are
+    not called layers overrides `named`.
     """
 
     layers: Any  # a sequence of modules
@@ -40,9 +40,9 @@ class Iterated(Module):
     ) -> tuple[Tensor, list[Any] | None]:
         """Runs the iterations from `start` up to, not including, `stop`, at least one; (x, states).
 
-        x: before iteration 0 the embedded stream [batch, position, width], after the last what the final norm reads, of the
-        same shape. Between two iterations it is whatever the next one needs, a tensor [batch, position, ...] of which each
-        row and position stands for itself, so that some may be taken out and others put in. states: a cache for each
+        x: before iteration 0 the embeddings [batch, position, width], after the last one the input of the final norm,
+        of the same shape. Between iterations it is whatever the next one needs, as a tensor [batch, position, ...] in
+        which rows and positions are independent, so that some may be exchanged. states: a cache for each
         iteration (None where this pass has none), extended in place.
         """
         for i, block in enumerate(list(self.layers)[start:stop], start):  # indexing a ModuleList is slow
@@ -52,7 +52,7 @@ class Iterated(Module):
         return x, states
 
     def named(self, iteration: int) -> str:
-        """What an iteration is called where people read of it."""
+        """The name of an iteration in text for people."""
         return f"layer {iteration}"
 
     def new_states(self, batch: int, capacity: int, like: Tensor) -> list[Any]:
@@ -60,7 +60,7 @@ class Iterated(Module):
         return [block.mix.new_state(batch, capacity, like) for block in self.layers]
 
     def flops_per_token(self, iteration: int, length: int) -> float:
-        """Forward operations that an iteration costs a token in sequences of `length`."""
+        """Forward operations of an iteration per token in sequences of `length`."""
         inside = {id(p) for block in self.layers for p in block.parameters()}
         if matrix_weights(self, without=inside):
             raise ModelUnsupported(

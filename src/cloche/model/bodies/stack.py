@@ -21,7 +21,7 @@ from cloche.part import Part, positive
 if TYPE_CHECKING:
     from cloche.model.sites.proof import Proof
 
-BRANCHES = 2  # residual branches a block adds to the stream: mix and map
+BRANCHES = 2  # residual branches per block: mix and map
 DEEPEST = 10_000  # blocks; far beyond any model there is, and still built in seconds
 
 
@@ -29,7 +29,7 @@ DEEPEST = 10_000  # blocks; far beyond any model there is, and still built in se
 class Block(Part):
     """x + mix(norm(x)), then x + map(norm(x)): one pre-norm layer.
 
-    post: a norm on what each branch adds to the stream, alone (with `norm=NoNorm()`, OLMo 2) or besides `norm` (Gemma 2).
+    post: a norm on the output of each branch, alone (with `norm=NoNorm()`, OLMo 2) or besides `norm` (Gemma 2).
 
     >>> from cloche import GLU, Attention, Block, LayerNorm
     >>> Block(Attention(4), GLU(), norm=LayerNorm()).norm
@@ -45,11 +45,11 @@ class Block(Part):
         return dataclasses.replace(self, mix=self.mix.resolved(width), map=self.map.resolved(width))
 
     def build(self, width: int, std: float) -> _Block:
-        """std: the standard deviation wanted of each branch's update."""
+        """std: the initial standard deviation of each branch's output."""
         return _Block(self, width, std)
 
     def prove(self, x: Tensor | None, proof: Proof) -> Tensor | None:
-        """Say what the block's sites are, from its fields and weights alone; the stream after it (see `sites.proof`)."""
+        """Prove the block's sites from its fields and weights alone; returns the stream after it (see `sites.proof`)."""
         x = proof("resid_pre", x)
         x = proof.sum("resid_mid", x, self._branch("mix", x, proof, "attn"))
         return proof.sum("resid_post", x, self._branch("map", x, proof, "mlp"))
@@ -113,7 +113,7 @@ class _Block(Module):
         )
 
     def flops_per_token(self, length: int) -> float:
-        """Forward operations that a token costs here: two a weight that it meets, and the mixer's own."""
+        """Forward operations per token: two per weight, and the mixer's own."""
         met = matrix_weights(self) - self.part.map.idle_weights(self.width)
         return 2.0 * met + self.part.mix.flops_per_token(self.width, length)
 
@@ -192,7 +192,7 @@ class Stack(Body):
 class _Stack(Iterated):
     def __init__(self, part: Stack, width: int, std: float) -> None:
         super().__init__()
-        # All branches together add as much variance as the embedding brought: 1/sqrt(branches) each.
+        # All branches together add as much variance as the embedding has: 1/sqrt(branches) each.
         branch = std * (BRANCHES * part.depth) ** -0.5
         blocks = [part.blocks[i % len(part.blocks)] for i in range(part.depth)]
         self.layers = nn.ModuleList(block.build(width, branch) for block in blocks)

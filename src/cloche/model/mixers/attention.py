@@ -28,9 +28,9 @@ class Mixer(Part):
     """Moves information between positions.
 
     `build(width, std)` gives a module whose forward takes (x, context, layer, state) and returns (update, state): the
-    cached and the full pass share that one path. Its `new_state(batch, capacity, like)` is an empty cache; a pattern that is
-    worth watching in training is given by `pattern_reads` and `pattern_rows` (see `DotProduct`). `std` is the standard
-    deviation wanted of the update. `prove(x, proof)` says what its sites are, from the mixer's fields and weights alone, and
+    cached and the full pass share that one path. Its `new_state(batch, capacity, like)` is an empty cache;
+    `pattern_reads` and `pattern_rows` give rows of the pattern to monitors (see `DotProduct`). `std` is the initial
+    standard deviation of the update. `prove(x, proof)` proves its sites from the mixer's fields and weights alone and
     returns the update (see `sites.proof`).
     """
 
@@ -44,7 +44,7 @@ class Mixer(Part):
         raise TypeError(f"{type(self).__name__} must define build(width, std)")
 
     def flops_per_token(self, width: int, length: int) -> float:
-        """Forward operations a token costs beyond its weight matrices."""
+        """Forward operations per token beyond its weight matrices."""
         return 0.0
 
 
@@ -104,7 +104,7 @@ class Attention(Mixer):
         return self.prove_update(pattern, v, proof)
 
     def prove_heads(self, x: Tensor, proof: Proof) -> tuple[Tensor | None, ...]:
-        """What q, k and v are, each [batch, position, head, size]."""
+        """q, k and v by their definition, each [batch, position, head, size]."""
         size, turned = self.size(proof.width), []
         q, k, v = (proof.linear("qkv", x, block).unflatten(-1, (-1, size)) for block in "qkv")
         for name, value in (("q", q), ("k", k)):
@@ -118,7 +118,7 @@ class Attention(Mixer):
     def prove_scores(
         self, q: Tensor | None, k: Tensor | None, proof: Proof, scale: float, cap: float | None = None
     ) -> Tensor | None:
-        """What the scores are: query head h reads key head h // (heads / kv_heads)."""
+        """The scores by their definition: query head h reads key head h // (heads / kv_heads)."""
         if q is None or k is None:
             return proof("scores", None)
         scores = torch.stack([q[:, :, h] @ k[:, :, self._group(h)].mT for h in range(self.heads)], 1) * scale
@@ -129,7 +129,7 @@ class Attention(Mixer):
         return proof("scores", torch.where(seen, scores, -torch.inf), size)
 
     def prove_update(self, pattern: Tensor | None, v: Tensor | None, proof: Proof) -> Tensor | None:
-        """What z, each head's output and the update are."""
+        """z, each head's output and the update by their definition."""
         if pattern is None or v is None:
             z = proof("z", None)
         else:
@@ -144,7 +144,7 @@ class Attention(Mixer):
         return head // (self.heads // (self.kv_heads or self.heads))
 
     def flops_per_token(self, width: int, length: int) -> float:
-        # q k^T and pattern v, two operations a multiply-add, without halving for causality (as PaLM counts, 2204.02311).
+        # q k^T and pattern v, two operations per multiply-add, without halving for causality (as PaLM counts, 2204.02311).
         return 4.0 * self.heads * self.size(width) * length
 
 
@@ -161,7 +161,7 @@ class KeyValues:
 
     keys: Tensor
     values: Tensor
-    by_slot: ClassVar[bool] = True  # each token has a slot of its own, so a pass may begin anew at any of them
+    by_slot: ClassVar[bool] = True  # each token has its own slot, so a pass may start again at any of them
 
     def repeated(self, count: int) -> KeyValues:
         """`count` copies of every row, one batch after the other."""
@@ -172,7 +172,7 @@ class KeyValues:
         return [(self.keys, 2), (self.values, 2)]
 
     def extend(self, k: Tensor, v: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """Write k, v [batch, kv_head, new, head_size] from slot `start` on; returns all that is filled, as views."""
+        """Write k, v [batch, kv_head, new, head_size] from slot `start` on; returns views of all filled slots."""
         end = start + k.shape[2]
         self.keys[:, :, start:end] = k
         self.values[:, :, start:end] = v
@@ -180,11 +180,11 @@ class KeyValues:
 
 
 class DotProduct(Module):
-    """The module of an Attention. What changes its scores overrides `scale`, `shaped` and `pattern`."""
+    """The module of an Attention. Subclasses that change the scores override `scale`, `shaped` and `pattern`."""
 
-    pattern_reads = ("q", "k")  # the sites of which `pattern_rows` makes its rows
-    scale: float | None = None  # what q k^T is multiplied by, size^-0.5 where None
-    explicit = False  # whether the fused kernel cannot say it
+    pattern_reads = ("q", "k")  # the sites that `pattern_rows` is computed from
+    scale: float | None = None  # the factor of q k^T, size^-0.5 if None
+    explicit = False  # whether the fused kernel cannot compute it
 
     def __init__(self, part: Attention, width: int, std: float) -> None:
         super().__init__()
@@ -262,7 +262,7 @@ class DotProduct(Module):
         return z.to(torch.bfloat16)
 
     def _spelled_out(self, q: Tensor, k: Tensor, v: Tensor, context: Context, layer: int) -> Tensor:
-        """The same attention with its scores and pattern made visible; in fp32 at least, as the fused kernel accumulates."""
+        """The same attention with explicit scores and pattern; in fp32 at least, as the fused kernel accumulates."""
         with torch.autocast(q.device.type, enabled=False):  # which would multiply in bf16 whatever the inputs' dtype
             groups, wide = self.heads // self.kv_heads, torch.promote_types(q.dtype, torch.float32)
             k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
@@ -277,14 +277,14 @@ class DotProduct(Module):
         return scores
 
     def pattern(self, scores: Tensor) -> Tensor:
-        """How much of each key a query reads, from its masked scores."""
+        """The attention pattern from the masked scores."""
         return scores.softmax(-1)
 
     def pattern_rows(self, rows: Tensor, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Some rows of the pattern, of the values of its sites `pattern_reads`: [batch, head, row, choice], and among how many
-        choices each row has its share, [row]. The other rows are never formed.
+        """Some rows of the pattern, from the values of the sites `pattern_reads`: [batch, head, row, choice], and the
+        number of choices of each row, [row]. Other rows are not computed.
 
-        rows: query positions. A choice is a key, or what takes the share that no key has.
+        rows: query positions. A choice is a key, or a sink.
         """
         k = k.repeat_interleave(self.heads // self.kv_heads, dim=2)
         scores = torch.einsum("brhd,bkhd->bhrk", q[:, rows], k).float() * (self.scale or self.size**-0.5)

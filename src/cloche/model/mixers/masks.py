@@ -1,4 +1,4 @@
-"""Who may look at whom: masks as values that compose with & and |."""
+"""Attention masks as values that compose with & and |."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cloche.part import Part, positive
 
 
 class Mask(Part):
-    """A rule on absolute positions. Padding is not its business: the pass hides it from every mask."""
+    """A rule on absolute positions. Padding is hidden by the pass, not by the mask."""
 
     def allows(self, query: Tensor, key: Tensor) -> Tensor:
         """True where a query may see a key. query: [..., query, 1], key: [..., 1, key]; broadcast to [..., query, key]."""
@@ -24,7 +24,7 @@ class Mask(Part):
 
     @property
     def causal(self) -> bool:
-        """Whether no query ever sees a later key; generation with a cache rests on it."""
+        """Whether no query sees a later key, as generation with a cache requires."""
         return False
 
 
@@ -82,7 +82,7 @@ class Window(Mask):
 
 @dataclass(frozen=True)
 class Both(Mask):
-    """Seen by both masks."""
+    """Allowed by both masks."""
 
     first: Mask
     second: Mask
@@ -97,7 +97,7 @@ class Both(Mask):
 
 @dataclass(frozen=True)
 class Either(Mask):
-    """Seen by at least one of two masks."""
+    """Allowed by at least one of two masks."""
 
     first: Mask
     second: Mask

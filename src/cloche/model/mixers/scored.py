@@ -1,4 +1,4 @@
-"""Attention whose scores are scaled, capped or joined by a sink before their softmax."""
+"""Attention whose scores are scaled, capped, or extended by a sink before the softmax."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 class ScoredAttention(Mixer):
     """`attention` with its scores changed before their softmax.
 
-    scale: what q k^T is multiplied by, head_size^-0.5 unless given (Gemma). cap: a score s becomes cap tanh(s / cap)
-    (Gemma 2, 2408.00118). sinks: each head has a learned score for a key that holds nothing, so that a row of its pattern sums
-    to less than one (GPT-OSS, 2508.10925). With cap or sinks the pattern of every head exists in memory, as when it is saved.
+    scale: the factor of q k^T, head_size^-0.5 unless given (Gemma). cap: a score s becomes cap tanh(s / cap)
+    (Gemma 2, 2408.00118). sinks: each head has a learned score for an empty key, so that its pattern's rows sum to
+    less than one (GPT-OSS, 2508.10925). With cap or sinks the full pattern is computed in memory, as when it is
+    saved.
 
     >>> from cloche import Attention
     >>> from cloche.model import ScoredAttention

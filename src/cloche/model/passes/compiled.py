@@ -15,13 +15,14 @@ Program = Callable[..., Any]
 
 
 class Compiled:
-    """The compiled passes of one network. They read its weights, so a copy of the network starts without them."""
+    """The compiled passes of one network. They refer to its weights, so a copy of the network starts without them."""
 
     def __init__(self) -> None:
         self._programs: dict[Any, Program] = {}  # by what is compiled, its plan and its backend
 
     def __call__(self, program: Program, what: tuple[Any, ...], backend: Any) -> Program:
-        """`program` through torch.compile, in one graph; made once for each (kind, plan, ...) of `what` and each backend."""
+        """`program` through torch.compile, in one graph; compiled once for each (kind, plan, ...) of `what` and each
+        backend."""
         backend = "inductor" if backend is True else backend
         if isinstance(backend, str) and backend not in torch.compiler.list_backends(exclude_tags=()):
             raise ArgumentInvalid(f"{backend!r} is no backend of torch.compile; compile=True takes its usual one.")
@@ -41,8 +42,8 @@ _numbers = itertools.count()
 def _with_own_code(function: FunctionType, name: str) -> FunctionType:
     """The same function with a code object of its own.
 
-    torch.compile keeps its cache, its limit of recompilations and its record of which integers vary by code object; shared
-    between plans, a second one would find its layer numbers turned into unknowns, and a ninth one would be refused.
+    torch.compile keeps its cache, its limit of recompilations and its record of dynamic integers per code object; if
+    plans shared one, a second plan would find its layer numbers dynamic, and a ninth would be refused.
     """
     code = function.__code__.replace(co_name=name)
     return FunctionType(code, function.__globals__, name, function.__defaults__, function.__closure__)

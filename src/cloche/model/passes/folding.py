@@ -1,4 +1,4 @@
-"""The same function with gains of norms and value biases folded into the matrices, so that weights can be compared."""
+"""Folds gains of norms and value biases into matrices, so that weights can be compared."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _roomy_block(block: Block) -> Block:
 
 
 def _passes_values(mix: Any) -> bool:
-    """Whether its pattern's rows sum to one: with a sink they do not."""
+    """Whether its pattern's rows sum to one; with a sink they do not."""
     return not (isinstance(mix, ScoredAttention) and mix.sinks)
 
 

@@ -1,4 +1,4 @@
-"""One pass under a plan: what it saves and edits, made from what was asked for and then run."""
+"""One pass under a plan: builds the plan from the arguments, then runs it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cloche.model.network import Network
 
 Passed = tuple[Tensor | None, tuple[Tensor, ...], dict[int | None, Tensor]]  # logits, kept, patterns' sums
-PLANS_HELD = 256  # plans remembered at most; one is a few names
+PLANS_HELD = 256  # the most plans to cache
 
 
 def run(
@@ -55,7 +55,7 @@ def run(
 
 
 def _program(net: Network, plan: Plan, stop: int | None) -> Callable[..., Passed]:
-    """The pass of a plan as a function of tensors alone. stop: the iteration before which it ends, None to read the logits."""
+    """The pass of a plan as a function of tensors. stop: the iteration before which it ends, None for the logits."""
 
     def program(ids: Tensor, pad: Tensor | None, inputs: list[Tensor]) -> Passed:
         lengths = (
@@ -100,7 +100,7 @@ def _saves_only(net: Network, asked: tuple[Any, ...]) -> Plan:
     held = net.save_plans
     try:
         plan = held.get(asked)
-    except TypeError:  # something that cannot be hashed is no site, and resolving it says so
+    except TypeError:  # what cannot be hashed is not a site, and resolving it raises
         plan = None
     if plan is None:
         plan, _ = make_plan([site.whole for what in asked for site in net.sites.resolve(what)], [])

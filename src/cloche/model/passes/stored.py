@@ -1,4 +1,5 @@
-"""Activations on disk: one row a token, safetensors shards beside a manifest, read in order or shuffled in bounded memory."""
+"""Activations on disk: one row per token, safetensors shards and a manifest, read in order or shuffled in bounded
+memory."""
 
 from __future__ import annotations
 
@@ -23,15 +24,15 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 OWN = {
     "ids": torch.int32,
     "position": torch.int32,
-}  # kept beside the sites: each row's token, and its place in its text
-BLOCK = 256  # rows read together when shuffling: a seek each
+}  # stored beside the sites: each row's token and position
+BLOCK = 256  # rows read together when shuffling, with one seek
 
 
 class Activations:
-    """What `Network.stream` wrote: rows of every site saved, in the order of the texts.
+    """Activations that `Network.stream` wrote: a row per token for each saved site, in the order of the texts.
 
     sites: text of each site -> shape of one row. rows: tokens. dtype: as stored ("bfloat16", ...); reading gives fp32.
-    manifest: activations.json as it stands on disk.
+    manifest: the contents of activations.json.
 
     >>> from cloche import GLU, LM, Attention, Block, Stack
     >>> net = LM(64, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
@@ -50,7 +51,7 @@ class Activations:
 
     @classmethod
     def open(cls, folder: str | Path) -> Activations:
-        """A finished folder; ClocheError where there is none, or only half of one."""
+        """Opens a finished folder. Raises ClocheError if there is none, or an unfinished one."""
         folder = Path(folder)
         manifest = read_manifest(folder)
         if manifest is None:
@@ -67,7 +68,7 @@ class Activations:
         return self.rows
 
     def verify(self) -> None:
-        """Raise ClocheError naming the first shard whose bytes are not those that were written."""
+        """Raises ClocheError, naming the first shard whose bytes are not those that were written."""
         for shard in self.manifest["shards"]:
             if sha256_of(self.folder / shard["file"]) != shard["sha256"]:
                 raise FileDamaged(
@@ -76,11 +77,12 @@ class Activations:
                 )
 
     def batches(self, what: Any, size: int = 4096, seed: int | None = None, buffer: int = 65_536) -> Iterator[Any]:
-        """Every row once, in tensors [size, ...] (the last may be shorter), in fp32; "ids" and "position" as int64.
+        """Yields every row once, in fp32 tensors [size, ...] (the last may be shorter); "ids" and "position" as
+        int64.
 
         what: a site or its text, "ids" or "position"; a list of them gives tuples of the same rows. seed: None reads in
-        order; a number shuffles, the same way each time. Shuffling picks short runs of rows from all over and mixes `buffer`
-        rows at a time, which is all that it holds in memory.
+        order; a number shuffles reproducibly. Shuffling reads short runs of rows from random places and mixes
+        `buffer` rows at a time, which bounds its memory.
         """
         if any(type(n) is not int or n < 1 for n in (size, buffer)):
             raise ArgumentRange(f"size={size!r} and buffer={buffer!r} must be whole numbers of at least one.")
@@ -107,7 +109,7 @@ class Activations:
             yield _given(held, names, several)
 
     def _pools(self, names: list[str], seed: int | None, buffer: int) -> Iterator[list[Tensor]]:
-        """About `buffer` rows at a time, made of blocks; each shard stays open only while a block of it is read."""
+        """About `buffer` rows at a time, made of blocks; a shard is open only while a block of it is read."""
         blocks = [
             (shard["file"], start, min(start + BLOCK, shard["rows"]))
             for shard in self.manifest["shards"]
@@ -134,7 +136,7 @@ def _given(tensors: list[Tensor], names: list[str], several: bool) -> Any:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """activations.json of a folder; None where there is none."""
+    """activations.json of a folder; None if there is none."""
     path = folder / MANIFEST
     if not path.is_file():
         return None
@@ -148,12 +150,12 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Replace activations.json whole."""
+    """Replace activations.json atomically."""
     write_atomically(folder / MANIFEST, to_json(manifest, indent=1))
 
 
 def check_shards(folder: Path, manifest: dict[str, Any]) -> None:
-    """Raise where a shard that the manifest names is missing or of another size."""
+    """Raise if a shard in the manifest is missing or of another size."""
     for shard in manifest["shards"]:
         path = folder / shard["file"]
         if not path.is_file() or path.stat().st_size != shard["bytes"]:

@@ -1,4 +1,4 @@
-"""Activations of many texts to disk: shard by shard in flat memory, resumed where a kill left it."""
+"""Writes activations of many texts to disk, shard by shard in constant memory; resumes after a kill."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ from cloche.model.sites.vocabulary import Site
 if TYPE_CHECKING:
     from cloche.model.network import Network
 
-SHARD_BYTES = 1 << 28  # 256 MB: what is held in memory beside the pass itself
+SHARD_BYTES = 1 << 28  # 256 MB: the memory used beside the pass itself
 SPARE = 1 << 20  # room for headers and the manifest
 
 
 def stream_bytes(net: Network, batches: Sequence[Any], save: Any, dtype: str) -> int:
-    """Bytes of tensors that `Network.stream` will write of these batches: known before anything runs."""
+    """The bytes of tensors that `Network.stream` will write for these batches."""
     sites = _sites(net, save, dtype)
     return _rows(batches) * row_bytes(sites, dtype)
 
@@ -92,7 +92,9 @@ def _sites(net: Network, save: Any, dtype: str) -> dict[str, list[int]]:
         raise ArgumentRange("save= names no site; give at least one, such as net.sites.resid_post[0].")
     for site in named:
         if "key" in site.axes:
-            raise SiteUnsuitable(f"stream writes one row a token, and {site} has one for each pair; save it with run.")
+            raise SiteUnsuitable(
+                f"stream writes one row per token, and {site} has one per pair of tokens; save it with run."
+            )
     return {str(site): row_shape(net.sites, site) for site in named}
 
 
@@ -108,7 +110,7 @@ def _rows(batches: Any) -> int:
 
 
 def _source(net: Network, batches: Sequence[Any], edits: list[Edit]) -> str:
-    """sha256 of all that decides the values: model, weights, ids and edits."""
+    """sha256 of everything that determines the values: model, weights, ids and edits."""
     digest = hashlib.sha256(net.spec.hash.encode())
 
     def add(tensor: Tensor) -> None:
@@ -129,7 +131,7 @@ def _source(net: Network, batches: Sequence[Any], edits: list[Edit]) -> str:
 
 
 def _continued(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    """The manifest to go on from: what an earlier call of the same stream left, else this one, written down."""
+    """The manifest to continue from: that of an earlier call of the same stream, else this one, after writing it."""
     remove_abandoned(folder)
     old = read_manifest(folder)
     if old is None:

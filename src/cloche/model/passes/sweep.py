@@ -1,8 +1,8 @@
-"""Many edits of one prompt in few passes: what an edit leaves untouched is computed once for all of them.
+"""Many edits of one prompt in few passes: whatever an edit does not affect is computed once for all of them.
 
-An edit changes nothing before its layer and, where the model is causal, nothing before its position. So one clean pass keeps
-what each iteration of the body starts from, and the edits join a batch as it runs: at iteration i come the rows of the edits
-that begin there.
+An edit changes nothing before its layer and, where the model is causal, nothing before its position. So one clean
+pass keeps the input of each iteration of the body, and the edits join a batch as it runs: at iteration i it gets the
+rows of the edits that begin there.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from cloche.model.sites.plan import altered
 if TYPE_CHECKING:
     from cloche.model.network import Network
 
-TOGETHER = ("apply",)  # kinds that may look at all positions at once
-STARTS = 4  # positions are shared from so many places of the prompt: more would save work and cost passes
-LOGITS_AT_ONCE = 1 << 24  # numbers of the widest tensor, the logits, held at a time (64 MB in fp32)
+TOGETHER = ("apply",)  # kinds of edits that may use all positions at once
+STARTS = 4  # the most different starting positions: more would save work but take more passes
+LOGITS_AT_ONCE = 1 << 24  # the most logits held at a time (64 MB in fp32)
 
 
 @dataclass(frozen=True)
 class _Change:
-    """One operation with its tensor, and where it falls: an unbroken span of slots, else a mask [batch or 1, slot]."""
+    """One operation with its tensor and its slots: a contiguous span, else a mask [batch or 1, slot]."""
 
     operation: Operation
     value: Tensor | None
@@ -98,7 +98,7 @@ def _reading(read: Callable[[Tensor], Any], logits: Tensor) -> Tensor:
     value = read(logits)
     if not isinstance(value, Tensor | int | float):
         raise ArgumentInvalid(f"read= must return a tensor or a number; it returned {type(value).__name__}.")
-    # A copy: what is read is often a view, and a view would keep the whole batch of logits in memory.
+    # A copy, because a view would keep the whole batch of logits in memory.
     return value.clone() if isinstance(value, Tensor) else torch.tensor(float(value))
 
 
@@ -132,7 +132,7 @@ def _variant(net: Network, ids: Tensor, places: Places, index: int, element: Any
     layer, slot = len(net.layers), ids.shape[1]
     for operation in plan.operations:
         site, where = operation.site, operation.where
-        alone = operation.kind not in TOGETHER and not operation.own_mean  # each position by itself
+        alone = operation.kind not in TOGETHER and not operation.own_mean  # each position separately
         if where is None:
             span: tuple[int, int] | None = (0, ids.shape[1])
         else:
@@ -153,7 +153,7 @@ def _layer(site: Site, depth: int) -> int:
 
 
 class _Clean:
-    """The pass without edits: what every iteration of the body starts from and, where positions are shared, the caches and the
+    """The pass without edits: the input of every iteration of the body and, if positions are shared, the caches and
     logits."""
 
     def __init__(self, net: Network, ids: Tensor, pad: Tensor | None, shared: bool) -> None:
@@ -163,7 +163,7 @@ class _Clean:
         self.real = context.positions >= 0
         self.states: list[Any] | None = net.new_states(*ids.shape) if shared else None
         x = net.run_layers(ids, context, stop=0)
-        self.starts = [x, x]  # of the embedding, of each iteration, and what the final norm reads
+        self.starts = [x, x]  # outputs of the embedding and of each iteration, and the input of the final norm
         for i in range(len(net.layers)):
             x, _ = net.body(x, context, self.states, i, i + 1)
             self.starts.append(x)
@@ -171,12 +171,12 @@ class _Clean:
             self.logits = net.unembed(net.normed(x, NULL_RECORDER))
 
     def rows(self, iteration: int, slot: int, count: int) -> Tensor:
-        """`count` copies of what an iteration starts from, from `slot` on; -1 is the embedding."""
+        """`count` copies of an iteration's input, from `slot` on; -1 is the embedding."""
         start = self.starts[iteration + 1]
         return start[:, slot:].repeat(count, *(1 for _ in start.shape[1:]))
 
     def states_at(self, iteration: int, slot: int, count: int) -> list[Any] | None:
-        """`count` copies of an iteration's cache, to be written from `slot` on, where it is looked for."""
+        """`count` copies of an iteration's cache, to be written from `slot` on."""
         if slot == 0 or self.states is None:
             return None
         return [state.repeated(count) if i == iteration else None for i, state in enumerate(self.states)]
@@ -189,9 +189,10 @@ class _Clean:
 
 
 class _WaveRecorder:
-    """The recorder of several variants in one batch: variant i has the rows from i * batch on, and its changes reach no others.
+    """The recorder of several variants in one batch: variant i has the rows from i * batch on, and its changes affect
+    no others.
 
-    first: the variant that the values offered begin with.
+    first: the variant of the first rows offered.
     """
 
     def __init__(self, wave: list[_Variant], clean: _Clean, slot: int) -> None:
@@ -244,7 +245,8 @@ def _logits(net: Network, wave: list[_Variant], clean: _Clean, slot: int) -> Ite
 
 
 def _run_iterations(net: Network, wave: list[_Variant], clean: _Clean, slot: int, record: _WaveRecorder) -> Tensor:
-    """What the final norm reads, [variant * batch, position from slot on, width]: each variant joins where it begins."""
+    """The input of the final norm, [variant * batch, position from slot on, width]; each variant joins where it
+    begins."""
     depth = len(net.layers)
     first = wave[0].layer
     x, count, context = clean.rows(first, slot, 0), 0, clean.context(slot, 1, record)

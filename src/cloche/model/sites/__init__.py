@@ -1,4 +1,4 @@
-"""The one vocabulary of places in a model, what is done there, and what a pass gives back: what engines build on."""
+"""Sites, edits, plans and results: the public surface for engines such as generation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every way a run can be asked for wrongly, caught before it starts, each in one sentence."""
+"""Checks of the arguments of a run, before it starts; each failure is one sentence."""
 
 from __future__ import annotations
 
@@ -53,17 +53,17 @@ def _integers(tensor: Tensor) -> bool:
 
 
 def check_pad(pad: Any, ids: Tensor) -> Tensor | None:
-    """Left padding as a LongTensor [batch], or None where there is none."""
+    """Left padding as a LongTensor [batch], or None."""
     if pad is None:
         return None
     batch, width = ids.shape
     try:
         tensor = torch.as_tensor(pad, device=ids.device)
     except (TypeError, ValueError, RuntimeError):
-        raise PromptInvalid(f"pad= needs one whole number a row, [{batch}]; got {pad!r}.") from None
+        raise PromptInvalid(f"pad= needs one whole number per row, [{batch}]; got {pad!r}.") from None
     if tensor.shape != (batch,) or not _integers(tensor):
         raise PromptInvalid(
-            f"pad= needs one whole number a row, [{batch}]; got {tensor.dtype} of shape {tuple(tensor.shape)}."
+            f"pad= needs one whole number per row, [{batch}]; got {tensor.dtype} of shape {tuple(tensor.shape)}."
         )
     tensor = tensor.long()
     if (tensor < 0).any() or (tensor >= width).any():
@@ -74,8 +74,8 @@ def check_pad(pad: Any, ids: Tensor) -> Tensor | None:
 
 
 def check_edits(edits: Sequence[Any], sites: Sites, places: Places) -> list[Edit]:
-    """The edits, each of this model's own site. Raises where one names a site this model lacks or positions that no token of
-    this run takes."""
+    """The edits, with this model's sites. Raises ClocheError for an unknown site, or positions that no token of this
+    run has."""
     edits = [_of_this_model(edit, sites) for edit in edits]
     for edit in edits:
         for where in edit.where if isinstance(edit.where, tuple) else (edit.where,):
@@ -147,8 +147,8 @@ def _number(edit: Edit, value: int | float) -> float:
 
 
 def _finite(edit: Edit, value: Tensor, net: Network) -> Tensor:
-    """The value itself. Raises ClocheError where it holds what would spread to every logit: NaN, or infinity in the dtype of
-    its site. Scores, which are -inf where a key is hidden, may be."""
+    """The value itself. Raises ClocheError for what would spread to every logit: NaN, or infinity in the dtype of its
+    site. Scores may be -inf, as they are where a key is hidden."""
     wide = edit.site.name in ("scores", "pattern")
     held = value.detach() if wide else value.detach().to(net.embed.weight.dtype)
     if edit.site.name == "scores" and edit.kind == "replace":
@@ -160,7 +160,8 @@ def _finite(edit: Edit, value: Tensor, net: Network) -> Tensor:
 
 
 def check_no_grad(edits: Sequence[Edit], values: Sequence[Tensor]) -> None:
-    """Raise where a tensor asks for a gradient and the pass keeps none; not inside `torch.no_grad()`, where that is said."""
+    """Raise if a tensor requires a gradient and the pass keeps none; not inside `torch.no_grad()`, where that is
+    explicit."""
     for edit, value in zip(edits, values, strict=True):
         if value.requires_grad and torch.is_grad_enabled():
             raise EditInvalid(
@@ -170,13 +171,13 @@ def check_no_grad(edits: Sequence[Edit], values: Sequence[Tensor]) -> None:
 
 
 def noise(edit: Edit, shape: list[int], places: Places) -> Tensor:
-    """The numbers of a noise edit, [batch, slot, ...], those of new tokens too; zero on padding."""
+    """The noise of a noise edit, [batch, slot, ...], including new tokens; zero on padding."""
     std, seed = edit.value
     out = torch.zeros(shape[0], places.width + places.new, *shape[2:])
     for row in range(shape[0]):
         skip = 0 if places.pad is None else int(places.pad[row])
         digest = hashlib.sha256(f"{seed}/{edit.site}/{row}".encode()).digest()
-        # Drawn one after the other, so that more positions never change the earlier ones.
+        # Drawn one after the other, so that further positions never change the earlier ones.
         draw = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
         values = draw.standard_normal((out.shape[1] - skip, *shape[2:]), dtype=np.float32)
         out[row, skip:] = std * torch.from_numpy(values)
@@ -184,7 +185,7 @@ def noise(edit: Edit, shape: list[int], places: Places) -> Tensor:
 
 
 def _clamped(edit: Edit, shape: list[int]) -> Tensor:
-    """Unit vectors with the level of each as one number more, [..., width + 1]: an edit brings one tensor."""
+    """Unit vectors with the level of each appended, [..., width + 1], because an edit has a single tensor."""
     direction, level = edit.value
     if isinstance(level, int | float) and not isinstance(level, bool):
         level = torch.tensor(_number(edit, level))
@@ -211,7 +212,7 @@ def _clamped(edit: Edit, shape: list[int]) -> Tensor:
 
 
 def _from_result(edit: Edit, source: Result, pad: Tensor | None, shape: list[int]) -> Tensor:
-    """What another run saved at the edit's site: of the same prompt length and padding, slot for slot."""
+    """The value that another run, of the same prompt length and padding, saved at the edit's site."""
     value = source[edit.site]
     if value.shape[1:] != torch.Size(shape[1:]) or value.shape[0] not in (1, shape[0]):
         raise EditInvalid(

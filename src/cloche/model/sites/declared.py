@@ -1,4 +1,4 @@
-"""What a module says of the sites it offers: the axes of each, with the sizes that are known before a prompt is."""
+"""Declarations of a module's sites: the axes of each, with the sizes that do not depend on the prompt."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ NAME = re.compile(r"[a-zA-Z]\w*")
 
 @dataclass(frozen=True)
 class DeclaredSite:
-    """One site of a module. `each_token` and `each_pair` write the usual ones.
+    """One site of a module. `each_token` and `each_pair` make the usual ones.
 
-    sizes: the axes in order, with their sizes; None where the prompt decides.
-    view_of: the site to edit instead of this one, which is computed where it is saved and read by nothing.
+    sizes: the axes in order, with their sizes; None if it depends on the prompt.
+    view_of: the site to edit instead of this one, which is computed only to be saved.
     """
 
     sizes: Mapping[str, int | None]
@@ -52,7 +52,7 @@ def joined(where: str, *parts: Declarations) -> Declarations:
         for name, declared in part.items():
             if name in sites:
                 raise SiteUnsuitable(
-                    f"Two modules of {where} declare the site {name!r}, so it could not be told which is meant; rename one."
+                    f"Two modules of {where} declare the site {name!r}, which would be ambiguous; rename one."
                 )
             sites[name] = declared
     return sites

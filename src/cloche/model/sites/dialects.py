@@ -1,7 +1,7 @@
-"""A site's text in other dialects: TransformerLens' hook names and dotted layers are read; ours alone is written.
+"""Reads sites in other dialects: TransformerLens' hook names and dotted layers. Only ours is written.
 
-Read are the hooks that hold the very numbers of our site, of a model whose weights neither library has folded. What comes
-near one of ours and differs is answered with an error that names it (`words.py`).
+A hook is read if it holds the same numbers as our site in a model whose weights neither library has folded. One that
+is merely similar raises an error that names our nearest site (`words.py`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _PATH = re.compile(r"(?:blocks|model\.layers|layers|transformer\.h|h|gpt_neox\.l
 
 
 def in_our_words(text: str, known: Container[str] = AXES) -> str:
-    """The text of the same site as we write it; a text in neither dialect as it is. known: names of our sites.
+    """The same site in our dialect; a text in neither dialect is returned unchanged. known: names of our sites.
 
     >>> from cloche.model.sites import in_our_words
     >>> in_our_words("blocks.3.attn.hook_z.head(6)"), in_our_words("resid_post.3")
@@ -55,7 +55,7 @@ def in_our_words(text: str, known: Container[str] = AXES) -> str:
 
 
 def nearest(text: str) -> str | None:
-    """Our site that comes nearest to what another library names so; None where it is none of their names."""
+    """Our site nearest to another library's name; None if it is not one of their names."""
     text = text.strip().removesuffix(".output").removesuffix(".output[0]").removesuffix(".input")
     if match := _PATH.fullmatch(text):
         name = IN_A_BLOCK.get(match[2])
@@ -64,13 +64,13 @@ def nearest(text: str) -> str | None:
 
 
 def unlike_here(text: str, unlike: dict[str, str]) -> str | None:
-    """What another library means by a hook, where that is not our site of its name in this model."""
+    """What another library means by a hook, if that differs from our site of its name in this model."""
     match = _HOOK.fullmatch(text.strip())
     return unlike.get(match[2] if match else text.strip())
 
 
 def unlike(position: Any, mixers: list[Any]) -> dict[str, str]:
-    """Hooks that hold other numbers than the site of their name in a model with these modules: what theirs are."""
+    """The hooks that differ from our site of that name in a model with these modules, and what they hold."""
     found: dict[str, str] = {}
     if position is not None:
         found["hook_embed"] = "the embedding before its positions are added"

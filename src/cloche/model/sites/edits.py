@@ -61,11 +61,11 @@ class Edit:
 
     @property
     def own_mean(self) -> bool:
-        """Whether it takes the mean of the site itself."""
+        """Whether it uses the mean of the site itself."""
         return self.kind == "mean" and self.value is None
 
     def overwrites(self, other: Edit) -> bool:
-        """Whether it leaves nothing of `other`, made before it at the same positions."""
+        """Whether it overwrites all of `other`, made before it at the same positions."""
         same = (self.site.name, self.site.layer) == (other.site.name, other.site.layer)
         covers = self.site.head_index in (None, other.site.head_index)
         return same and covers and not self.own_mean and self.kind in ("replace", "zero", "mean")
@@ -79,7 +79,7 @@ class Edit:
 
 
 def _brought(value: Any) -> str:
-    """What an edit brings, in a few words."""
+    """The value of an edit, for its repr."""
     if value is None:
         return ""
     if isinstance(value, Tensor):
@@ -151,7 +151,7 @@ def changed(kind: Kind, old: Tensor, value: Tensor | None, function: Callable[[T
         return torch.zeros_like(old)
     if kind == "apply":
         assert function is not None
-        new = function(old.clone())  # its own copy: a function that works in place must not reach what was saved before
+        new = function(old.clone())  # a copy: a function that works in place must not change what was saved before
         if not isinstance(new, Tensor) or new.shape != old.shape:
             got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
             raise EditInvalid(

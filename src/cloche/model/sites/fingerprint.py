@@ -1,4 +1,4 @@
-"""What a function is told apart by, so that two of one name are two to a plan's hash."""
+"""A fingerprint of a function, so that a plan's hash distinguishes two functions of the same name."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 
 def fingerprint(function: Callable[..., Any]) -> str:
-    """64 hex digits of the function's code with what it closes over, its defaults and the globals that it names.
+    """64 hex digits of a hash of the function's code, its closure, its defaults and the globals it uses.
 
     The same in every process of one Python version for functions of plain values, tensors, arrays, modules and other such
-    functions. An object of any other kind counts by its identity: within one process two are never taken for one, and in
-    another process the same plan may get another hash.
+    functions. Objects of other kinds count by identity: two are never confused within one process, but the hash may
+    differ in another.
     """
     digest = hashlib.sha256()
     _add(digest, function, set())
@@ -47,7 +47,7 @@ def _add(digest: Any, value: Any, seen: set[int]) -> None:
 
 
 def _of_a_library(value: Any) -> bool:
-    """Whether it is found again by its name: a function written in C, or one of a module that is installed."""
+    """Whether its name identifies it: a function written in C, or one of an installed module."""
     module = getattr(value, "__module__", None)
     if isinstance(value, FunctionType):
         return isinstance(module, str) and module.split(".")[0] in ("torch", "numpy") and "<" not in value.__qualname__

@@ -1,4 +1,4 @@
-"""Where in a batch of prompts each form of position falls."""
+"""Resolves positions of edits (indices, slices, "last", "new") to slots in a batch of prompts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cloche.model.sites.edits import Where, selected
 
 
 class Places:
-    """The slots of a prompt [batch, position] and of `new` tokens after it; each form of position is worked out once.
+    """The slots of a prompt [batch, position] and of `new` tokens after it; each form of position is resolved once.
 
     positions: [batch or 1, slot] absolute, negative on padding. lengths: [batch or 1, 1] real tokens of each prompt.
     """
@@ -29,7 +29,7 @@ class Places:
         return self._masks[where]
 
     def silent_row(self, where: Where) -> int | None:
-        """The first row in which `where` names no token; None when it names one in each."""
+        """The first row in which `where` names no token; None if every row has one."""
         silent = ~self.mask(where).any(-1)
         return int(silent.nonzero()[0]) if bool(silent.any()) else None
 
@@ -39,7 +39,7 @@ class Places:
         return span[0] if span is not None else int(self.mask(where).any(0).nonzero()[0])
 
     def span(self, where: Where) -> tuple[int, int] | None:
-        """(first slot, past the last) where `where` names one unbroken range, the same in every row; else None."""
+        """(first slot, past the last) if `where` names one contiguous range, the same in every row; else None."""
         if where not in self._spans:
             self._spans[where] = self._unbroken(where)
         return self._spans[where]

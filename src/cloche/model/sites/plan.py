@@ -1,7 +1,6 @@
-"""A plan: which sites a pass saves and edits, frozen and hashable, with no tensor in it.
+"""A plan: the sites that a pass saves and edits, frozen and hashable, without tensors.
 
-The tensors of the edits travel beside it as ordinary inputs, so the same plan with another strength is the same program:
-nothing is traced or compiled again.
+The tensors of the edits are ordinary inputs beside it, so changing a strength neither traces nor compiles again.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class Operation:
 
     @property
     def own_mean(self) -> bool:
-        """Whether it takes the mean of the site itself, and so must see all positions at once."""
+        """Whether it uses the mean of the site itself, and so needs all positions at once."""
         return self.kind == "mean" and self.input is None
 
     def __str__(self) -> str:
@@ -75,7 +74,7 @@ class Plan:
 
     @property
     def stop(self) -> int | None:
-        """The first iteration of the body that a pass need not run to satisfy the plan; None where it needs the model's end."""
+        """The first iteration of the body that the plan does not need; None if it needs the logits."""
         if any(layer is None and name != "embed" for name, layer in self.touched):
             return None
         return max((layer + 1 for _, layer in self.touched if layer is not None), default=0)
@@ -85,7 +84,7 @@ class Plan:
 
     @property
     def hash(self) -> str:
-        """First 16 hex digits of the sha256 of the plan's text, and of what its applied functions do (see `fingerprint`)."""
+        """First 16 hex digits of the sha256 of the plan's text and the fingerprints of its applied functions."""
         told = [str(self), *(fingerprint(o.function) for o in self.operations if o.function is not None)]
         return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
 
@@ -104,7 +103,7 @@ def make_plan(saves: list[Site], edits: list[Edit]) -> tuple[Plan, list[Edit]]:
 
 
 def altered(operation: Operation, old: Tensor, tensor: Tensor | None, chosen: Tensor | None) -> Tensor:
-    """What an operation makes of a site's value (of its head's alone where it names one).
+    """A site's value after an operation (only of its head, if it names one).
 
     chosen: the tokens it touches, bool [batch or 1, position]; None for all.
     """
@@ -114,12 +113,12 @@ def altered(operation: Operation, old: Tensor, tensor: Tensor | None, chosen: Te
         shape[0], shape[position_axis(operation.site.axes)] = chosen.shape
         new = torch.where(chosen.view(shape), new, old)
     if operation.site.name == "scores":
-        new = torch.where(old == -torch.inf, old, new)  # no edit of the scores makes a hidden key seen
+        new = torch.where(old == -torch.inf, old, new)  # no edit of the scores makes a hidden key visible
     return new
 
 
 def position_axis(axes: tuple[str, ...]) -> int:
-    """The axis of a site on which its edits' positions are counted: of a pattern, its queries."""
+    """The axis of a site that positions of edits index; in a pattern, the queries."""
     return axes.index("query" if "query" in axes else "position")
 
 
@@ -131,7 +130,7 @@ def spanned(site: Site, value: Tensor) -> list[tuple[str, int]]:
 
 
 def narrowed(site: Site, value: Tensor, start: int, end: int, keys: int | None = None) -> Tensor:
-    """The part of an edit's tensor that belongs to the slots from start to end; of a pattern, to the first `keys` keys."""
+    """The part of an edit's tensor for the slots from start to end, and in a pattern for the first `keys` keys."""
     for axis, dim in spanned(site, value):
         if axis != "key":
             value = value.narrow(dim, start, end - start)

@@ -1,8 +1,9 @@
-"""Whether every site holds what its name says: each part says once more, from its fields and weights, what its sites are.
+"""Proves that every site holds what its name says: each part defines its sites a second time, from its fields and
+weights.
 
-A part's `prove(x, proof)` is its definition written down apart from the module it builds: no code is shared with the forward
-pass. It offers each site's value to the proof, which compares it with what the pass recorded and gives the recorded value
-back, so that every identity stands alone and the first that fails names the site that is wrong:
+A part's `prove(x, proof)` is its definition, written independently of the module it builds and sharing no code with
+the forward pass. It offers each site's value to the proof, which compares it with the recorded value and returns the
+recorded one, so that each identity is tested alone and the first failure names the wrong site:
 
     norm(resid_pre) = attn_in; rotated q_pre = q; q.k with scale, cap and mask = scores; softmax(scores) = pattern;
     pattern.v = z; heads + bias, through the post-norm = attn_out; resid_pre + attn_out = resid_mid; act(mlp_pre) = mlp_act;
@@ -30,7 +31,7 @@ TOLERANCE = {
     torch.bfloat16: 2e-2,
 }  # relative, by the dtype of the weights
 ROWS, LENGTH = 2, 7  # texts of the random input, and their tokens
-# Sites that the pass computes apart, for whoever asks for them.
+# Sites that the pass computes only when they are saved.
 APART = ("attn_scale", "mlp_scale", "final_scale", "q_pre", "k_pre", "scores", "pattern", "head_out")
 AT_ONCE = 1 << 23  # numbers of a matrix held in float32 at a time (32 MB)
 
@@ -59,17 +60,17 @@ class Proof:
         return self._copy(_layer=layer)
 
     def unrecorded(self) -> Proof:
-        """The same where the pass records nothing, as inside an expert."""
+        """A proof for parts where the pass records nothing, such as inside an expert."""
         return self._copy(_recorded=False)
 
     def inside(self, name: str) -> Proof:
-        """The same for the part whose weights are under `name`; "" for this one's own."""
+        """A proof for the part whose weights are under `name`; "" for the same part."""
         return self._copy(_prefix=self._prefix + (name and f"{name}."))
 
     def through(self, part: Any, x: Tensor | None, name: str, *sites: str | None) -> Tensor | None:
-        """What `part` makes of x by its own `prove(x, proof, *sites)`; its weights are under `name`.
+        """The output of `part` for x by its own `prove(x, proof, *sites)`; its weights are under `name`.
 
-        What was recorded at the first of `sites`, if any, where x is unknown or the part proves nothing.
+        If x is unknown or the part proves nothing, the value recorded at the first of `sites`, if any.
         """
         if x is None or not _proves(part):
             return self(sites[0], None) if sites else None
@@ -77,7 +78,8 @@ class Proof:
         return found
 
     def blocks(self) -> None:
-        """Prove the block of each iteration by itself, for a body that does not say how the stream goes between them."""
+        """Prove the block of each iteration separately, for a body that does not define how the stream passes between
+        them."""
         names = {module: name for name, module in self._net.named_modules()}
         for i, module in enumerate(self._net.layers):
             part: Any = getattr(module, "part", None)
@@ -89,11 +91,11 @@ class Proof:
     @overload
     def __call__(self, site: str | None, expected: Tensor | None, size: Tensor | None = None) -> Tensor | None: ...
     def __call__(self, site: str | None, expected: Tensor | None, size: Tensor | None = None) -> Tensor | None:
-        """Compare what the pass recorded at a site with `expected`, and give back what was recorded, in float64.
+        """Compare the value recorded at a site with `expected`; returns the recorded value in float64.
 
-        expected: by the part's definition, from the sites before it; None where nobody can say. size: [..., 1], how large the
-        numbers were that `expected` was rounded among, where they were larger than it; a row of infinite size is left out.
-        Where nothing was recorded, `expected` itself.
+        expected: by the part's definition, from the sites before it; None if unknown. size: [..., 1], the scale at
+        which `expected` was rounded, if larger than itself; a row of infinite size is skipped. Returns `expected` if
+        nothing was recorded.
         """
         if site is None or not self._recorded or (site, self._layer) not in self._seen:
             return expected
@@ -128,14 +130,14 @@ class Proof:
         return self(site, torch.stack(known).sum(0), _size(torch.cat(known, -1)))
 
     def weight(self, name: str) -> Tensor | None:
-        """A parameter of the part, as it is stored; None where it has none of that name."""
+        """A parameter of the part, as stored; None if there is none of that name."""
         try:
             return self._net.get_parameter(self._prefix + name)
         except AttributeError:
             return None
 
     def vector(self, name: str) -> Tensor:
-        """A parameter of the part in float64; zero where it has none of that name."""
+        """A parameter of the part in float64; zero if there is none of that name."""
         weight = self.weight(name)
         return self.positions.new_zeros(()).double() if weight is None else weight.double()
 
@@ -165,7 +167,7 @@ class Proof:
 
 
 def _proves(part: Any) -> bool:
-    """Whether it has a `prove` that belongs to what it computes: a subclass that computes something else must say so anew."""
+    """Whether its `prove` belongs to its `build`: a subclass that overrides one must override the other."""
     for owner in type(part).__mro__:
         if "prove" in vars(owner):
             return True
@@ -175,13 +177,13 @@ def _proves(part: Any) -> bool:
 
 
 def _size(x: Tensor) -> Tensor:
-    """The norm of each row [..., 1], leaving out what is no number."""
+    """The norm of each row [..., 1], ignoring NaN."""
     return torch.where(x.isfinite(), x, 0.0).double().norm(dim=-1, keepdim=True)
 
 
 def _off(recorded: Tensor, expected: Tensor, size: Tensor | None) -> float:
-    """The largest relative error of a row, over the last axis. A row smaller than the median one counts as large as that one,
-    for its numbers may be what is left of larger ones."""
+    """The largest relative error of a row, over the last axis. A row smaller than the median row counts as large as
+    that, because its numbers may be differences of larger ones."""
     if recorded.shape != expected.shape:
         return float("inf")
     value, expected = recorded.double(), expected.to(recorded.dtype).double()
@@ -196,15 +198,15 @@ def _off(recorded: Tensor, expected: Tensor, size: Tensor | None) -> float:
 
 
 def _alike(recorded: Tensor, expected: Tensor) -> Tensor:
-    """Where two numbers that may not be finite are alike."""
-    # Numbers whose square the dtype does not hold may have overflowed on their way: no fault of the site's.
+    """Where two numbers, which may not be finite, agree."""
+    # Numbers whose square overflows the dtype may have overflowed on the way, which is not the site's fault.
     reach = torch.finfo(recorded.dtype).max ** 0.5 / 1000
     return (recorded == expected) | ~(recorded.isfinite() | (expected.abs() < reach))
 
 
 def _check_declared(net: Network, site: Site, recorded: Tensor, ids: Tensor) -> None:
-    """Raise where a site is not of the shape that its module declares, or where one that is named like one of ours has not its
-    axes or may not be edited as it may."""
+    """Raise if a site does not have the shape its module declares, or if one named like ours has other axes or
+    another view."""
     declared, shape = net.sites.declared(site), list(recorded.shape)
     wanted = shape_here(site, ids, net.sites)
     if shape != wanted:
@@ -226,10 +228,10 @@ def _view(of: str | None) -> str:
 
 @torch.no_grad()
 def prove_sites(net: Network) -> list[str]:
-    """Compare every site of a network with its definition on a short random input; the sites that were compared.
+    """Compares every site of a network with its definition on a short random input; returns the sites compared.
 
-    Twice, for a pass takes another path where it is asked for a pattern or a norm's divisor. Sites of parts that define no
-    `prove` are not compared, nor experts that no token is sent to. Memory holds one short pass. Raises SitesWrong, naming the
+    Runs twice, because a pass takes another path when a pattern or a norm's divisor is saved. Sites of parts without
+    `prove` are not compared, nor experts that receive no token. Memory holds one short pass. Raises SitesWrong, naming the
     first site that is wrong, its layer and the error.
 
     >>> from cloche import GLU, LM, Attention, Block, Stack

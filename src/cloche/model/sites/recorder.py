@@ -1,4 +1,4 @@
-"""What a pass offers its sites to: the recorder, which edits and keeps what a plan names."""
+"""The recorder of a pass: it edits and saves the sites that a plan names."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from cloche.model.sites.vocabulary import Sites
 
 
 class Recorder(Protocol):
-    """What `context.record` is. Each module offers it the value of each site that it declares, in the order of the pass, and
-    goes on with what it gets back.
+    """The protocol of `context.record`. Each module offers it the value of each declared site, in the order of the
+    pass, and continues with the value it returns.
 
-    A module that would have to compute a value for the recorder alone asks `wants` first, and need not offer what is not
-    wanted. layer: the number of the iteration, as the module was given it; None for what is in the model once.
+    A module that would compute a value only for the recorder asks `wants` first, and may skip what is not wanted. layer:
+    the number of the iteration that the module was given; None for sites outside the body.
     """
 
     def wants(self, name: str, layer: int | None) -> bool:
-        """Whether the site's value will be kept or changed."""
+        """Whether the site's value will be saved or changed."""
         ...
 
     def __call__(self, name: str, layer: int | None, value: Tensor) -> Tensor:
-        """Offer a site's value; what the rest of the pass must use, of the same shape and dtype."""
+        """Offer a site's value; returns the value that the rest of the pass must use, of the same shape and dtype."""
         ...
 
 
 class PlanRecorder:
-    """Carries a plan through one pass: every part offers its values to the recorder, which edits and keeps what the plan names.
+    """Carries out a plan in one pass: every part offers its values, and the recorder edits and saves those that the
+    plan names.
 
-    sites: those of the model; a part that offers another, which no plan could name, is told so.
+    sites: those of the model; offering another one, which no plan could name, raises.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class PlanRecorder:
         ] = {}  # by layer of an edited pattern: how far its rows' sums are from what they were
 
     def saved(self) -> tuple[Tensor, ...]:
-        """What the plan keeps, in its order. Raises SitesWrong for a site that the model declares and never offered."""
+        """The saved values, in the plan's order. Raises SitesWrong for a site that was declared but never offered."""
         for name, layer in self.plan.kept:
             if (name, layer) not in self.kept:
                 raise SitesWrong(
@@ -63,12 +64,13 @@ class PlanRecorder:
         return tuple(self.kept[key] for key in self.plan.kept)
 
     def wants(self, name: str, layer: int | None) -> bool:
-        """Whether the plan touches this site: attention asks before it spells its pattern out."""
+        """Whether the plan touches this site: attention asks before computing its pattern."""
         return (name, layer) in self.plan.touched
 
     def __call__(self, name: str, layer: int | None, value: Tensor) -> Tensor:
-        """Offer a site's value; returns what the rest of the pass must use. What is saved is the value after the edits."""
-        if name not in self.names:  # most offers end here, and a pass makes hundreds
+        """Offer a site's value; returns the value that the rest of the pass must use. Saved is the value after the
+        edits."""
+        if name not in self.names:  # most offers end here, and a pass has hundreds
             if name not in self.known:
                 raise undeclared(name, layer)
             return value
@@ -109,7 +111,8 @@ def undeclared(name: str, layer: int | None) -> SiteUnknown:
 
 
 def _own(value: Tensor) -> Tensor:
-    """The value itself, or a copy where it is a part of something larger (q of q, k and v), which it would keep in memory."""
+    """The value itself, or a copy if it is a view of something larger (q of q, k and v), which it would keep in
+    memory."""
     if torch.compiler.is_compiling() or value.untyped_storage().nbytes() <= value.numel() * value.element_size():
         return value
     return value.clone(memory_format=torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""What a pass gives back."""
+"""The result of a pass."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cloche.model.sites.plan import Key, Plan
 from cloche.model.sites.vocabulary import Layers, Site, Sites
 from cloche.words import no_attribute
 
-SUMS_TO_ONE = 1e-3  # as far as fp16 rounds a sum
+SUMS_TO_ONE = 1e-3  # the rounding of a sum in fp16
 
 
 class Result:
@@ -54,7 +54,7 @@ class Result:
 
     @property
     def notes(self) -> list[str]:
-        """What is allowed but worth knowing of this run, one sentence each: a text beyond the model's context, edited patterns
+        """Remarks about this run, one sentence each: a text beyond the model's context, edited patterns
         whose rows no longer sum to one, logits that are not numbers."""
         wrong = self._logits is not None and bool(self._logits.isnan().any())
         unsummed = [(layer, float(off)) for layer, off in self._off.items() if float(off) > SUMS_TO_ONE]
@@ -79,7 +79,7 @@ class Result:
         raise no_attribute("Result", name, ("logits", "notes", "pad", "plan"))
 
     def __repr__(self) -> str:
-        """What was saved, with its shape; and what is worth knowing."""
+        """The saved sites with their shapes, and the notes."""
         kept = {str(Site(*key)): list(value.shape) for key, value in self._kept.items()}
         told = {} if self._logits is None else {"logits": list(self._logits.shape)}
         shapes = ", ".join(f"{name} {shape}" for name, shape in (told | kept).items()) or "nothing saved"

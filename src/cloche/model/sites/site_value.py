@@ -1,4 +1,4 @@
-"""A site as a value: its name, where it is, and the edits that can be made there."""
+"""A site as a value: its name, layer and head, and the edits that can be made there."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEADS = ("batch", "position", "head", "head_size")
 PAIRS = ("batch", "head", "query", "key")
 HIDDEN = ("batch", "position", "hidden")
 ROUTED = ("batch", "position", "expert")
-SCALE = ("batch", "position", "scale")  # one number, what a norm divides the row by
+SCALE = ("batch", "position", "scale")  # one number, the divisor of a norm
 
 # Axes of the sites that the package's own modules declare, in the order of the forward pass: what a text names without a
 # model at hand. A model's own table (`net.sites`) comes from its modules, and holds a third party's sites as well.
@@ -50,13 +50,23 @@ AXES: dict[str, tuple[str, ...]] = {
     "final_norm": STREAM,
     "logits": ("batch", "position", "vocab"),
 }
-VIEWS = {"head_out": "z"}  # of our sites those that are computed where they are saved, and what to edit instead
-METHODS = ("replace", "add", "scale", "zero", "mean", "noise", "clamp", "project_out", "apply")  # each makes an edit
+VIEWS = {"head_out": "z"}  # our sites that are computed only to be saved, and what to edit instead
+METHODS = (
+    "replace",
+    "add",
+    "scale",
+    "zero",
+    "mean",
+    "noise",
+    "clamp",
+    "project_out",
+    "apply",
+)  # methods that make an edit
 
 
 @dataclass(frozen=True)
 class Site:
-    """One place in one layer, or in the whole model where `layer` is None; one head of it where `head_index` is set.
+    """One site in one layer, or in the whole model if `layer` is None; one head of it if `head_index` is set.
 
     layer: the iteration of the body, which in a stack is the layer. iteration: what the body calls it ("layer 3"), where the
     site comes from a model.
@@ -113,7 +123,7 @@ class Site:
             raise no_attribute("Site", name, ("head", "axes", *METHODS), EDITS)
 
     def replace(self, value: Any) -> Edit:
-        """Put `value` there: a tensor that broadcasts to the site, or a Result that saved the same site."""
+        """Replace by `value`: a tensor that broadcasts to the site, or a Result that saved the same site."""
         return Edit(self, "replace", value)
 
     def add(self, value: Tensor) -> Edit:
@@ -125,18 +135,18 @@ class Site:
         return Edit(self, "scale", factor)
 
     def zero(self) -> Edit:
-        """Put zeros there: zero ablation."""
+        """Replace by zeros: zero ablation."""
         return Edit(self, "zero")
 
     def mean(self, value: Tensor | Any = None) -> Edit:
-        """Put the mean over batch and positions there (mean ablation): the site's own in this pass, that of another run whose
+        """Replace by the mean over batch and positions (mean ablation): the site's own in this pass, that of another run whose
         Result saved it (of any prompts), or a given tensor."""
         self._each_token("mean")
         return Edit(self, "mean", value)
 
     def noise(self, std: float, seed: int = 0) -> Edit:
-        """Add Gaussian noise of standard deviation `std`. It depends on the seed, the site, the row and the position alone, so
-        that cached steps and padding see the same."""
+        """Add Gaussian noise of standard deviation `std`. It depends only on the seed, the site, the row and the
+        position, so that caching and padding do not change it."""
         self._each_token("noise")
         if (
             isinstance(std, bool)
@@ -156,7 +166,7 @@ class Site:
     def _each_token(self, method: str) -> None:
         if "key" in self.axes:
             raise SiteUnsuitable(
-                f"{self} has a row for each pair of tokens, where .{method} means nothing; use .replace."
+                f"{self} has a value for each pair of tokens, where .{method} has no meaning; use .replace."
             )
 
     def project_out(self, direction: Tensor) -> Edit:
@@ -164,7 +174,7 @@ class Site:
         return Edit(self, "project_out", direction)
 
     def apply(self, function: Callable[[Tensor], Tensor]) -> Edit:
-        """Put `function(value)` there; it must keep the shape. It gets a copy, so it may work in place."""
+        """Replace by `function(value)`, which must keep the shape. It gets a copy, so it may work in place."""
         if not callable(function):
             raise EditInvalid(f"{self}.apply takes a function of the site's value; got {function!r}.")
         return Edit(self, "apply", function=function)

@@ -1,4 +1,4 @@
-"""The one vocabulary of places in a model: `resid_post[3]`, `z[9].head(6)`, `logits`.
+"""The vocabulary of sites in a model: `resid_post[3]`, `z[9].head(6)`, `logits`.
 
 A site is a value. The same object comes from attributes (`net.sites.z[9].head(6)`) and from text (`site("z[9].head(6)")`).
 """
@@ -36,7 +36,7 @@ class Layers:
 
     @property
     def name(self) -> str:
-        """What the site is called in each of them."""
+        """The name of the site."""
         return self.sites[0].name
 
     def __repr__(self) -> str:
@@ -85,8 +85,8 @@ def _shown(layer: Any) -> str:
 class Sites:
     """The sites of one model, as attributes; built from the sites its own modules declare.
 
-    before, after: what is offered once a pass, before the layers and after them. layers: what each layer (each iteration of
-    the body) offers. named: what the body calls an iteration.
+    before, after: the sites outside the layers, before and after them. layers: the sites of each layer (iteration of
+    the body). named: the body's name for an iteration.
 
     >>> from cloche import GLU, LM, Attention, Block, Stack
     >>> net = LM(64, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
@@ -120,7 +120,7 @@ class Sites:
             )
         self._table |= {name: _made(name, None, declared) for name, declared in after.items()}
         self._by_key = {(found.name, found.layer): found for found in self}
-        # A text may name a site of this model, or one of another model, which is answered better than a misspelt one.
+        # A text may name a site of another model, for which there is a better error than for a misspelt one.
         own = {name: (e if isinstance(e, Site) else e.sites[0]).whole_axes for name, e in self._table.items()}
         self._axes = AXES | own
         self.unlike: dict[str, str] = {}  # hooks of TransformerLens that hold other numbers here, and what theirs are
@@ -168,7 +168,8 @@ class Sites:
             yield from [entry] if isinstance(entry, Site) else entry.sites
 
     def resolve(self, what: Any) -> list[Site]:
-        """The sites that `what` names: a Site, Layers, or their text. Raises ClocheError where this model has none such."""
+        """The sites that `what` names: a Site, Layers, or their text. Raises ClocheError if this model has no such
+        site."""
         if isinstance(what, str):
             return self.resolve(self[what])
         if isinstance(what, Layers):
@@ -197,11 +198,11 @@ class Sites:
         return SiteUnknown(f"There is no {what.whole}: this model has {entry}.")
 
     def declared(self, site: Site) -> DeclaredSite:
-        """What the module that offers a site says of it."""
+        """The declaration of a site by its module."""
         return self._once[site.name] if site.layer is None else self._layers[site.layer][site.name]
 
     def shape(self, site: Any) -> dict[str, int | None]:
-        """The axes of a site, or of the head of it that is named, with their sizes; None where the prompt decides.
+        """The axes of a site (or of its head, if one is named) with their sizes; None if it depends on the prompt.
 
         >>> from cloche import GLU, LM, Attention, Block, Stack
         >>> net = LM(64, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
@@ -224,7 +225,7 @@ def _made(name: str, layer: int | None, declared: DeclaredSite, iteration: str =
 
 
 def _in_order(layers: list[Declarations]) -> list[str]:
-    """Every name that a layer offers; one that only a later layer has follows what it follows there."""
+    """The names of all layers; one that only a later layer has keeps its place among the others."""
     order: list[str] = []
     for layer in layers:
         at = 0
