@@ -14,13 +14,24 @@ from hand_built import answering, glass
 from cloche.drawing import Provenance
 from cloche.errors import ClocheError
 from cloche.glass import Glass
-from cloche.interp import Finding, Look, Progress, harvest, logit_lens, look_inside, train_dictionary
+from cloche.interp import (
+    DictionaryConfig,
+    Finding,
+    Progress,
+    TokenBudget,
+    harvest,
+    logit_lens,
+    look_inside,
+    train_dictionary,
+)
 from cloche.model import GLU, LM, Attention, Block, RMSNorm, RoPE, Stack
 from cloche.runs import Run
 from cloche.sparse import load_sae
 from cloche.text import train_bpe
 
-QUICK = Look(tokens=6_000, passes=2, shown=4_000, length=64, batch=256, features=48, k=4)
+QUICK = DictionaryConfig(
+    features=48, k=4, budget=TokenBudget(tokens=6_000, passes=2, shown=4_000, length=64, batch=256)
+)
 FEATURES = {
     *("dictionary", "site", "places", "tokens_seen", "fvu", "l0", "dead_share", "density_histogram", "features")
 }
@@ -52,7 +63,7 @@ def subject(layers: int = 3) -> tuple[Glass, Text]:
 def looked(path: Path, seed: int = 0) -> tuple[Run, list[Progress]]:
     run = Run.create(path, recipe="")
     model, tokens = subject()
-    return run, list(look_inside(run, model, tokens, ["the cat sat"], seed=seed, look=QUICK))
+    return run, list(look_inside(run, model, tokens, ["the cat sat"], seed=seed, config=QUICK))
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +108,7 @@ def test_the_same_seed_finds_the_same_and_again_is_safe(first: tuple[Run, list[P
     weights = [(r.path / "dictionaries/resid_post_1/dictionary.safetensors").read_bytes() for r in (run, other)]
     assert weights[0] == weights[1]
     model, tokens = subject()
-    list(look_inside(other, model, tokens, ["the cat sat"], look=QUICK))
+    list(look_inside(other, model, tokens, ["the cat sat"], config=QUICK))
     for name in ("features", "logit-lens"):
         (mine,), (again,) = run.findings(name), other.findings(name)
         assert mine["id"] == again["id"] and mine["data"] == again["data"]
@@ -108,19 +119,19 @@ def test_the_same_seed_finds_the_same_and_again_is_safe(first: tuple[Run, list[P
 def test_without_a_prompt_the_text_is_read_and_a_short_text_is_refused(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", recipe="")
     model, tokens = subject(layers=1)
-    steps = list(look_inside(run, model, Text(tokens.ids[:400]), look=QUICK))
+    steps = list(look_inside(run, model, Text(tokens.ids[:400]), config=QUICK))
     assert steps[-1].stage == "lens" and len(run.findings("logit-lens")[0]["data"]["tokens"]) == 16
     with pytest.raises(ClocheError, match="too short to look into"):
-        list(look_inside(run, model, Text(tokens.ids[:3]), look=QUICK))
+        list(look_inside(run, model, Text(tokens.ids[:3]), config=QUICK))
     with pytest.raises(ClocheError, match="no site 'resid_pots'"):
-        list(look_inside(run, model, tokens, look=Look(site="resid_pots[0]")))
+        list(look_inside(run, model, tokens, config=DictionaryConfig(site="resid_pots[0]")))
 
 
 @pytest.mark.parametrize("kind", ["batchtopk", "relu", "gated", "jumprelu"])
 def test_the_wanted_number_of_features_is_active_on_text_never_seen(tmp_path: Path, kind: str) -> None:
     model, tokens = subject()
-    look = replace(QUICK, kind=kind, passes=6)
-    course = train_dictionary(Run.create(tmp_path / "run", recipe=""), model, tokens, look=look)
+    config = replace(QUICK, kind=kind, budget=replace(QUICK.budget, passes=6))
+    course = train_dictionary(Run.create(tmp_path / "run", recipe=""), model, tokens, config=config)
     while True:
         try:
             next(course)

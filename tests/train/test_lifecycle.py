@@ -16,7 +16,7 @@ from bench.runs.faults import snapshot
 from cloche import files
 from cloche.data import PackedTokens
 from cloche.errors import ClocheError
-from cloche.interp import Look, train_dictionary
+from cloche.interp import DictionaryConfig, TokenBudget, train_dictionary
 from cloche.microscope import write_report
 from cloche.model import save_network
 from cloche.runs import Run, Verification, verify
@@ -130,9 +130,23 @@ def test_two_cannot_train_one_dictionary(finished):
     glass, tokens = cloche.load(finished), PackedTokens.open(finished.path, "train")
 
     def begin(name: str) -> None:
-        next(train_dictionary(finished, glass, tokens, look=Look(tokens=512, shown=256, length=32), name=name))
+        next(
+            train_dictionary(
+                finished,
+                glass,
+                tokens,
+                config=DictionaryConfig(budget=TokenBudget(tokens=512, shown=256, length=32)),
+                name=name,
+            )
+        )
 
-    first = train_dictionary(finished, glass, tokens, look=Look(tokens=512, shown=256, length=32), name="one")
+    first = train_dictionary(
+        finished,
+        glass,
+        tokens,
+        config=DictionaryConfig(budget=TokenBudget(tokens=512, shown=256, length=32)),
+        name="one",
+    )
     next(first)
     assert "another process is training the dictionary one" in elsewhere(begin, "one")
     assert elsewhere(begin, "other") == ""

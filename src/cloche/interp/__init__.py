@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     )
     from cloche.interp.density import activation_density
     from cloche.interp.dictionaries import (
+        DictionaryConfig,
         FeatureReader,
-        Look,
         Progress,
         Recovered,
+        TokenBudget,
         batched_windows,
         dictionary_name,
         dictionary_report,
@@ -42,9 +43,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FIRST",
+    "DictionaryConfig",
     "FeatureReader",
     "Finding",
-    "Look",
     "Materials",
     "Onset",
     "Place",
@@ -52,6 +53,7 @@ __all__ = [
     "Recovered",
     "Route",
     "Subject",
+    "TokenBudget",
     "activation_density",
     "activations",
     "batched_windows",

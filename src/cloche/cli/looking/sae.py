@@ -66,18 +66,26 @@ def train(
     """
     from cloche.cli.progress import Screen
     from cloche.data import PackedTokens
-    from cloche.interp import Look, dictionary_name, others_of, train_dictionary
+    from cloche.interp import DictionaryConfig, TokenBudget, dictionary_name, others_of, train_dictionary
     from cloche.part import part_from_line
     from cloche.sparse import Kind
 
     value = part_from_line(kind, Kind, "--kind")
     opened, glass = _load(run)
-    look = Look(site=site, kind=value, features=features, k=l0, tokens=tokens, skip=skip, end_to_end=end_to_end)
-    name = name or dictionary_name(glass, look)
+    config = DictionaryConfig(
+        site=site,
+        kind=value,
+        features=features,
+        k=l0,
+        budget=TokenBudget(tokens=tokens),
+        skip=skip,
+        end_to_end=end_to_end,
+    )
+    name = name or dictionary_name(glass, config)
     text, others = PackedTokens.open(opened.path, "train"), others_of(opened, site)
     message = ""
     with _together() as first, _alone(opened, name) if first else nullcontext():
-        course = train_dictionary(opened, glass, text, seed, look, name, others)
+        course = train_dictionary(opened, glass, text, seed, config, name, others)
         if not first:
             list(course)
             return

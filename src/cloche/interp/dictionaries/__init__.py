@@ -9,15 +9,23 @@ from cloche.lazy import lazy
 if TYPE_CHECKING:
     from cloche.interp.dictionaries.features import FeatureReader, features_report, held_out_windows
     from cloche.interp.dictionaries.finishing import end_to_end
-    from cloche.interp.dictionaries.learn import Look, Progress, batched_windows, dictionary_name, train_dictionary
+    from cloche.interp.dictionaries.learn import (
+        DictionaryConfig,
+        Progress,
+        TokenBudget,
+        batched_windows,
+        dictionary_name,
+        train_dictionary,
+    )
     from cloche.interp.dictionaries.recovered import Recovered, loss_recovered
     from cloche.interp.dictionaries.report import dictionary_report
 
 __all__ = [
+    "DictionaryConfig",
     "FeatureReader",
-    "Look",
     "Progress",
     "Recovered",
+    "TokenBudget",
     "batched_windows",
     "dictionary_name",
     "dictionary_report",

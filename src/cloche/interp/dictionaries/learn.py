@@ -39,40 +39,63 @@ class Tokens(Protocol):
 
 
 @dataclass(frozen=True)
-class Look:
-    """How closely to look. The defaults take about a minute on two cores for a model of width 256.
+class TokenBudget:
+    """How much text a dictionary is trained on and shown on: `tokens` tokens, `passes` times, in batches of `batch`, and
+    `shown` other tokens for its `count` features; in windows of `length`. The defaults take about a minute on two cores for a
+    model of width 256.
 
-    `site` None is the residual stream after the middle layer; it may be a route, such as "mlp_in[2] -> mlp_out[2]" (`skip`:
-    with a linear map besides). `features` None is eight times the width written, `k` None three for every 32 of it (2,048 and
-    24 for a width of 256). `kind` is a value or its line, such as "BatchTopK(nested=[256, 1024])". It is trained on
-    `tokens` tokens, `passes` times over, then on the share `end_to_end` of them by what the model makes of it, and shown on
-    `shown` others. `lr` None is `Training`'s own for the length of the run.
+    >>> from cloche.interp import TokenBudget
+    >>> TokenBudget(tokens=10_000, passes=2).shown
+    49152
+    """
+
+    tokens: int = 204_800
+    passes: int = 4
+    shown: int = 49_152
+    length: int = 256
+    batch: int = 1_024
+    count: int = 40
+
+    def __post_init__(self) -> None:
+        if min(self.tokens, self.passes, self.batch, self.count) < 1:
+            raise ArgumentRange(f"{self} counts something below 1: raise tokens, passes, batch or count.")
+
+
+@dataclass(frozen=True)
+class DictionaryConfig:
+    """The settings of a dictionary of a run's activations.
+
+    site: the residual stream after the middle layer unless given; it may be a route, such as "mlp_in[2] -> mlp_out[2]" (`skip`:
+    with a linear map besides). features: eight times the width written unless given; k: three active ones for every 32 of that
+    width (2,048 and 24 for a width of 256). kind: a value or its line, such as "BatchTopK(nested=[256, 1024])". end_to_end: the
+    share of the training that follows, by the model's own loss. lr: `Training`'s own for the length of the run unless given.
+
+    >>> from cloche.interp import DictionaryConfig, TokenBudget
+    >>> DictionaryConfig(site="resid_post[1]", kind="BatchTopK", budget=TokenBudget(tokens=10_000)).kind
+    BatchTopK(nested=())
     """
 
     site: str | None = None
     kind: Kind | str = TopK()
     features: int | None = None
     k: float | None = None
-    tokens: int = 204_800
-    passes: int = 4
-    shown: int = 49_152
-    length: int = 256
-    batch: int = 1_024
-    lr: float | None = None
-    count: int = 40
     skip: bool = False
     end_to_end: float = 0.0
+    lr: float | None = None
+    budget: TokenBudget = TokenBudget()
 
     def __post_init__(self) -> None:
         if not isinstance(self.kind, Kind):
             object.__setattr__(self, "kind", part_from_line(self.kind, Kind, "kind"))
-        if min(self.tokens, self.passes, self.batch, self.count, self.features or 1) < 1 or self.features == 0:
-            raise ArgumentRange(f"{self} counts something below 1: raise tokens, passes, batch, count or features.")
+        if self.features is not None and self.features < 1:
+            raise ArgumentRange(f"features={self.features} must be one or more.")
         if not 0 <= self.end_to_end < float("inf"):
-            raise ArgumentRange(f"end_to_end={self.end_to_end} is no share of a training: give 0 or more, such as 0.1.")
+            raise ArgumentRange(
+                f"end_to_end={self.end_to_end} must be a share of the training: 0 or more, such as 0.1."
+            )
 
 
-DEFAULT = Look()
+DEFAULT = DictionaryConfig()
 
 
 @dataclass(frozen=True)
@@ -93,7 +116,7 @@ def train_dictionary(
     subject: Subject,
     tokens: Tokens,
     seed: int = 0,
-    look: Look = DEFAULT,
+    config: DictionaryConfig = DEFAULT,
     name: str = "",
     others: Others | None = None,
 ) -> Generator[Progress, None, tuple[str, SAE, list[np.ndarray]]]:
@@ -103,10 +126,10 @@ def train_dictionary(
     it was when called again. `others` are the models that the route names beside the subject. Where `torch.distributed` is
     initialised all processes train together, and the first writes.
     """
-    _check_ranks(look)
-    reader = _route(subject, look).through(subject.net, others)
-    windows, shown = _windows(tokens, subject, look, seed)
-    name = name or dictionary_name(subject, look)
+    _check_ranks(config)
+    reader = _route(subject, config).through(subject.net, others)
+    windows, shown = _windows(tokens, subject, config, seed)
+    name = name or dictionary_name(subject, config)
     if name != Path(name).name or name.startswith("."):
         raise PathInvalid(
             f"{name!r} cannot name a dictionary: give one without strokes that does not begin with a dot."
@@ -114,7 +137,7 @@ def train_dictionary(
     state = run.path / "dictionaries" / f".training-{name}-{subject.checkpoint.replace('/', '-')}"
     with nullcontext() if Ranks().rank else run.training_dictionary(name):
         sae = yield from _learn(
-            _Lesson(reader, windows, look, seed, state), Provenance(str(reader.route), subject.checkpoint)
+            _TrainingData(reader, windows, config, seed, state), Provenance(str(reader.route), subject.checkpoint)
         )
         _calibrate(sae, reader, shown)
         if Ranks().rank == 0:
@@ -124,13 +147,13 @@ def train_dictionary(
     return name, sae, shown
 
 
-def _check_ranks(look: Look) -> None:
+def _check_ranks(config: DictionaryConfig) -> None:
     """Refuses what several processes cannot do together, before they begin."""
     world = Ranks().world
-    if world > 1 and (look.end_to_end > 0 or look.batch % world):
+    if world > 1 and (config.end_to_end > 0 or config.budget.batch % world):
+        what = "end-to-end training" if config.end_to_end > 0 else f"batches of {config.budget.batch:,}"
         raise SettingConflict(
-            f"{world} processes cannot share {'end-to-end training' if look.end_to_end > 0 else f'batches of {look.batch:,}'}: "
-            "run it in one, or in a number that divides the batch."
+            f"{world} processes cannot share {what}: run it in one, or in a number that divides the batch."
         )
 
 
@@ -144,13 +167,13 @@ def _calibrate(sae: SAE, reader: Reader, windows: list[np.ndarray]) -> None:
             sae.calibrate(sae.split(rows)[0])
 
 
-def dictionary_name(subject: Subject, look: Look = DEFAULT) -> str:
+def dictionary_name(subject: Subject, config: DictionaryConfig = DEFAULT) -> str:
     """What a dictionary is called when nobody says: its site or route, as a folder's name."""
-    return re.sub(r"[^A-Za-z0-9]+", "_", str(_route(subject, look))).strip("_")
+    return re.sub(r"[^A-Za-z0-9]+", "_", str(_route(subject, config))).strip("_")
 
 
-def _route(subject: Subject, look: Look) -> Route:
-    return Route.parse(look.site or str(_middle(subject)))
+def _route(subject: Subject, config: DictionaryConfig) -> Route:
+    return Route.parse(config.site or str(_middle(subject)))
 
 
 def _middle(subject: Subject) -> Any:
@@ -158,16 +181,18 @@ def _middle(subject: Subject) -> Any:
     return layers[(len(layers) - 1) // 2]
 
 
-def _windows(tokens: Tokens, subject: Subject, look: Look, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _windows(
+    tokens: Tokens, subject: Subject, config: DictionaryConfig, seed: int
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Batches of windows [batch, length] to learn from and, none of them the same, to show; chosen by `seed`."""
-    length = min(look.length, subject.net.length or look.length, len(tokens) // 2)
+    length = min(config.budget.length, subject.net.length or config.budget.length, len(tokens) // 2)
     if length < 2:
         raise CorpusEmpty(
             f"A text of {len(tokens):,} tokens is too short to look into a model with; give it more text."
         )
     order = np.random.default_rng(seed).permutation(len(tokens) // length)
-    shown = max(1, min(look.shown // length, len(order) // 5))
-    learn = max(1, min(look.tokens // length, len(order) - shown))
+    shown = max(1, min(config.budget.shown // length, len(order) // 5))
+    learn = max(1, min(config.budget.tokens // length, len(order) - shown))
     return batched_windows(tokens, order[shown : shown + learn], length), batched_windows(tokens, order[:shown], length)
 
 
@@ -178,12 +203,12 @@ def batched_windows(tokens: Tokens, places: np.ndarray, length: int) -> list[np.
 
 
 @dataclass(frozen=True)
-class _Lesson:
+class _TrainingData:
     """What a dictionary is to learn from: batches of windows, read along a route."""
 
     reader: Reader
     windows: list[np.ndarray]
-    look: Look
+    config: DictionaryConfig
     seed: int
     state: Path
 
@@ -208,50 +233,50 @@ class _Lesson:
 
     def streamed(self) -> Iterator[Tensor]:
         """Shuffled rows, pass after pass, read from the model each time."""
-        for turn in range(self.look.passes):
+        for turn in range(self.config.budget.passes):
             route, others = self.reader.route, self.reader.others
             yield from harvest(self.reader.net, self.windows, route, seed=self.seed + turn, others=others)
 
 
-def _learn(lesson: _Lesson, origin: Provenance) -> Generator[Progress, None, SAE]:
+def _learn(data: _TrainingData, origin: Provenance) -> Generator[Progress, None, SAE]:
     """Trains the dictionary, yielding progress; returns it."""
-    look, site = lesson.look, str(lesson.reader.route)
-    wiring = lesson.reader.wiring(look.skip)
+    config, site = data.config, str(data.reader.route)
+    wiring = data.reader.wiring(config.skip)
     width = sum(wiring.writes or wiring.reads)
-    features = 8 * width if look.features is None else look.features
-    l0 = min(features, max(4, 3 * width // 32)) if look.k is None else look.k
-    batch = min(look.batch, lesson.rows)
-    steps = max(1, look.passes * lesson.rows // batch)
-    training = Training(steps=steps, batch=batch, lr=look.lr, save_to=lesson.state)
-    source: Tensor | Iterator[Tensor] = lesson.streamed()
-    if lesson.fits():
+    features = 8 * width if config.features is None else config.features
+    l0 = min(features, max(4, 3 * width // 32)) if config.k is None else config.k
+    batch = min(config.budget.batch, data.rows)
+    steps = max(1, config.budget.passes * data.rows // batch)
+    training = Training(steps=steps, batch=batch, lr=config.lr, save_to=data.state)
+    source: Tensor | Iterator[Tensor] = data.streamed()
+    if data.fits():
         held: list[Tensor] = []
-        for done, rows in lesson.held():
+        for done, rows in data.held():
             held.append(rows)
-            yield Progress("harvest", done, len(lesson.windows), f"reading {site} at {sum(map(len, held)):,} tokens")
+            yield Progress("harvest", done, len(data.windows), f"reading {site} at {sum(map(len, held)):,} tokens")
         source = torch.cat(held)
-    assert isinstance(look.kind, Kind), "a line was read when the Look was made"
+    assert isinstance(config.kind, Kind), "a line was read when the DictionaryConfig was made"
     course = training_course(
-        source, features, l0, training, kind=look.kind, wiring=wiring, seed=lesson.seed, trained_on=origin
+        source, features, l0, training, kind=config.kind, wiring=wiring, seed=data.seed, trained_on=origin
     )
     sae = yield from _told(
         course, steps, lambda r: f"{features:,} features of {site} leave {r['fvu']:.0%} of it unexplained"
     )
-    if look.end_to_end > 0:
-        yield from _finish(lesson, sae)
+    if config.end_to_end > 0:
+        yield from _finish(data, sae)
     return sae
 
 
-def _finish(lesson: _Lesson, sae: SAE) -> Generator[Progress, None, SAE]:
+def _finish(data: _TrainingData, sae: SAE) -> Generator[Progress, None, SAE]:
     """Trains on by what the model makes of the reconstructions, beside the unexplained variance."""
-    look = lesson.look
-    steps = max(1, round(look.end_to_end * look.passes * len(lesson.windows)))
-    windows = islice(cycle(lesson.windows), steps)
-    batches = end_to_end(lesson.reader.net, windows, lesson.reader.route, local=1.0, others=lesson.reader.others)
+    config = data.config
+    steps = max(1, round(config.end_to_end * config.budget.passes * len(data.windows)))
+    windows = islice(cycle(data.windows), steps)
+    batches = end_to_end(data.reader.net, windows, data.reader.route, local=1.0, others=data.reader.others)
     training = Training(steps=steps, lr=_FINISHING)
     return (
         yield from _told(
-            further_course(sae, batches, training, lesson.seed),
+            further_course(sae, batches, training, data.seed),
             steps,
             lambda r: (
                 f"end to end, the reconstruction is {r['loss']:.3f} nats from the model's own, and {r['fvu']:.0%} unexplained"
