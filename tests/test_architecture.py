@@ -29,7 +29,6 @@ RESULTS = {  # what is given back, or written down: as many fields as there are 
     *("sparse/sindy/model.py Model", "sparse/sindy/regression.py Regression"),
 }
 TOO_LARGE = {  # to be emptied
-    "interp/dictionaries/learn.py Look",  # becomes DictionaryConfig, with a Training inside
     "sparse/saes/fit.py Training",
 }
 
