@@ -1,8 +1,10 @@
-"""What importing costs beside torch's own import, and what a core install weighs on the disk.
+"""What importing costs after torch's own import, and what a core install weighs on the disk.
 
-Every import runs in a fresh interpreter, `import torch` and `import torch, PACKAGE` in turn; what a package costs is the median
-of the differences within a round. With `--install`, the package is installed without extras into a fresh environment under the
-system's temporary folder, with the CPU build of torch, its files are summed, and it is removed again.
+Packages load what they hand out when it is asked for, so each is asked for all of it: `from PACKAGE import *`, after `import
+torch`, in a fresh interpreter that says what the second took, in wall and in CPU seconds. The packages take turns, the order
+turns round each time, and the median of the rounds counts. With `--install`, the package is installed without extras into a
+fresh environment under the system's temporary folder, with the CPU build of torch, its files are summed, and it is removed
+again.
 
     python -m bench.model.import_time [--rounds 15] [--install [--torch-index URL]]
 """
@@ -17,7 +19,7 @@ import tempfile
 import venv
 from pathlib import Path
 
-from bench.rounds import Side, Spread, busy, interleave, machine, table, write
+from bench.rounds import Spread, busy, machine, table, write
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("", ".model", ".decode", ".sparse", ".train", ".interp", ".glass", ".cli")
@@ -25,19 +27,27 @@ MOST_SECONDS = 0.3  # that `import cloche.model` may add
 MOST_MEGABYTES = 1150
 
 
-def importing(*modules: str) -> None:
-    subprocess.run([sys.executable, "-c", f"import {', '.join(modules)}"], check=True)
+CODE = """
+import time, torch
+wall, cpu = time.perf_counter(), time.process_time()
+from {package} import *
+print(time.perf_counter() - wall, time.process_time() - cpu)
+"""
 
 
-def costs(rounds: int) -> dict[str, Spread]:
-    """Seconds that each package adds to torch's import."""
-    torch = Side("torch", lambda: importing("torch"))
-    sides = {f"cloche{name}": Side(name, lambda name=name: importing("torch", f"cloche{name}")) for name in PACKAGES}
-    interleave([torch, *sides.values()], rounds, warm=1)
-    print(f"import torch: {Spread.of(torch.wall)} s")
+def costs(rounds: int) -> dict[str, dict[str, Spread]]:
+    """Wall and CPU seconds of each package's import after torch's."""
+    names = [f"cloche{name}" for name in PACKAGES]
+    found: dict[str, list[list[float]]] = {name: [] for name in names}
+    for index in range(-1, rounds):  # the first is not counted: it may compile what Python keeps as bytecode
+        for name in names if index % 2 else reversed(names):
+            command = [sys.executable, "-c", CODE.format(package=name)]
+            said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            if index >= 0:
+                found[name].append([float(number) for number in said.split()])
     return {
-        name: Spread.of(ours - alone for ours, alone in zip(side.wall, torch.wall, strict=True))
-        for name, side in sides.items()
+        name: {clock: Spread.of(values) for clock, values in zip(("wall", "cpu"), zip(*rows, strict=True), strict=True)}
+        for name, rows in found.items()
     }
 
 
@@ -68,13 +78,15 @@ def main() -> None:
     options = parser.parse_args()
     load = busy()
     found = costs(options.rounds)
-    print(table(["import", "seconds more than torch"], [[name, str(spread)] for name, spread in found.items()]))
+    print(table(["import", "seconds", "CPU"], [[name, *map(str, spreads.values())] for name, spreads in found.items()]))
     record: dict[str, object] = {
         "machine": machine(),
         "load": load,
         "rounds": options.rounds,
         "wanted": {"cloche.model": MOST_SECONDS, "megabytes": MOST_MEGABYTES},
-        "seconds": {name: spread.record() for name, spread in found.items()},
+        "seconds": {
+            name: {clock: spread.record() for clock, spread in spreads.items()} for name, spreads in found.items()
+        },
     }
     if options.install:
         sizes = installed_megabytes(options.torch_index)
