@@ -52,6 +52,11 @@ class Part:
     Fields hold other parts, tuples of parts, or int, float, bool and str; None only where None is the default, so that
     leaving a field out of the text form is never ambiguous. `renamed` of a base maps former names of its parts, and other
     spellings of them in text, to the names they have, or to whole lines.
+
+    >>> from cloche import Attention, RoPE
+    >>> part = Attention(heads=4, position=RoPE(theta=500_000))
+    >>> part.to_line()
+    'Attention(heads=4, position=RoPE(theta=500000.0), mask=Causal, bias=False)'
     """
 
     renamed: ClassVar[dict[str, str]] = {}

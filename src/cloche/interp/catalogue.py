@@ -63,6 +63,10 @@ def find_instrument(name: str) -> tuple[str, Instrument]:
     """The name, with hyphens, and the function of an instrument; hyphens and underscores are the same.
 
     Raises ClocheError naming the nearest, or all there are.
+
+    >>> from cloche.interp import find_instrument
+    >>> find_instrument("logit_lens")[0]
+    'logit-lens'
     """
     known = instruments()
     wanted = name.replace("_", "-").removesuffix("-report")
@@ -114,7 +118,12 @@ class Option:
 
 
 def options_of(function: Instrument) -> dict[str, Option]:
-    """The options of an instrument by name, from its signature."""
+    """The options of an instrument by name, from its signature.
+
+    >>> from cloche.interp import find_instrument, options_of
+    >>> sorted(options_of(find_instrument("logit-lens")[1]))
+    ['prompt', 'seed', 'top']
+    """
     own = inspect.unwrap(function)
     try:
         hints = typing.get_type_hints(own)

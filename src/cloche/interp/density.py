@@ -40,6 +40,17 @@ def activation_density(
     `data`: docs/architecture.md; `arrays`: each site's frequencies [criterion, units]. Memory: one batch, the ids, and eight
     numbers a unit. Layers of experts have no such units and are named under "skipped". Raises ClocheError for a model of
     experts alone, for no text and for thresholds that are not between 0 and 1.
+
+    >>> import cloche
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> text = "the cat sat on the mat and the dog ran off. " * 40
+    >>> tokenizer = cloche.train_bpe([text], vocab=280)
+    >>> net = LM(tokenizer.vocab, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
+    >>> glass = cloche.Glass(net, tokenizer)
+    >>> from cloche.interp import activation_density
+    >>> finding = activation_density(glass, [text])
+    >>> [site["site"] for site in finding.data["sites"]]
+    ['mlp_act[0]', 'mlp_act[1]', 'resid_post[0]', 'resid_post[1]']
     """
     net = subject.net
     if not thresholds or not all(0 < t < 1 for t in thresholds):

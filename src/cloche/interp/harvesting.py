@@ -22,6 +22,16 @@ def activations(
 
     `windows` are batches of token ids, or, where a Glass is given, texts; `others` the models a route names beside this one.
     Layers after the sites are not run.
+
+    >>> import cloche
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> text = "the cat sat on the mat and the dog ran off. " * 40
+    >>> tokenizer = cloche.train_bpe([text], vocab=280)
+    >>> net = LM(tokenizer.vocab, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
+    >>> glass = cloche.Glass(net, tokenizer)
+    >>> from cloche.interp import activations
+    >>> [(ids.shape, rows.shape) for ids, rows in activations(glass, ["the cat sat"], "resid_post[1]")]
+    [(torch.Size([1, 6]), torch.Size([1, 6, 32]))]
     """
     net = network_of(subject)
     reader = as_route(where).through(net, others)
@@ -42,6 +52,16 @@ def harvest(
 
     The first position of every window is left out. Neighbouring tokens come out far apart: a full buffer gives a random half of
     itself away before it takes more. The same windows and seed give the same stream.
+
+    >>> import cloche
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> text = "the cat sat on the mat and the dog ran off. " * 40
+    >>> tokenizer = cloche.train_bpe([text], vocab=280)
+    >>> net = LM(tokenizer.vocab, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
+    >>> glass = cloche.Glass(net, tokenizer)
+    >>> from cloche.interp import harvest
+    >>> sum(len(rows) for rows in harvest(glass, [text], "resid_post[1]")) > 100
+    True
     """
     if buffer < 2:
         raise ArgumentRange(f"buffer={buffer} cannot shuffle anything; hold at least 2 activations.")

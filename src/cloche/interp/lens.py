@@ -32,6 +32,17 @@ def logit_lens(subject: Subject, prompt: Any, top: int = 10, seed: int = 0) -> A
     entropy in nats, and the rank (1 is first) of the token that really follows. `arrays`: top_ids and top_probabilities
     [layer, position, top], entropy and rank [layer, position] (rank 0 where nothing follows), ids [position]. The null: the
     tokens that really follow, shuffled by `seed`. Of a list of several texts or rows of ids: a finding for each.
+
+    >>> import cloche
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> text = "the cat sat on the mat and the dog ran off. " * 40
+    >>> tokenizer = cloche.train_bpe([text], vocab=280)
+    >>> net = LM(tokenizer.vocab, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
+    >>> glass = cloche.Glass(net, tokenizer)
+    >>> from cloche.interp import logit_lens
+    >>> finding = logit_lens(glass, "the cat")
+    >>> finding.data["layers"]
+    ['embed', 'resid_post[0]', 'resid_post[1]']
     """
     if (prompts := several(prompt)) is not None:
         return [logit_lens(subject, each, top, seed) for each in prompts]

@@ -21,7 +21,12 @@ Others = Mapping[str, Network]  # models beside the one looked at, by name
 
 @dataclass(frozen=True)
 class Place:
-    """A site of the model looked at, or of another by its name: "resid_post[2]", "step-000100/resid_post[2]"."""
+    """A site of the model looked at, or of another by its name: "resid_post[2]", "step-000100/resid_post[2]".
+
+    >>> from cloche.interp import Place
+    >>> str(Place("resid_post[2]", model="step-000100"))
+    'step-000100/resid_post[2]'
+    """
 
     site: str
     model: str = ""
@@ -36,6 +41,11 @@ class Route:
 
     As text: "resid_post[2]" (an autoencoder), "mlp_in[2] -> mlp_out[2]" (a transcoder), "resid_post[1] + resid_post[2]" and
     "resid_post[2] + step-000100/resid_post[2]" (crosscoders, across layers and across checkpoints).
+
+    >>> from cloche.interp import Route
+    >>> route = Route.parse("mlp_in[2] -> mlp_out[2]")
+    >>> [place.site for place in route.reads], str(route)
+    (['mlp_in[2]'], 'mlp_in[2] -> mlp_out[2]')
     """
 
     reads: tuple[Place, ...]

@@ -58,12 +58,42 @@ def features_report(
     `data`: docs/architecture.md. Logits are a feature's direct effect at its strongest firing, in nats. `arrays` cover all
     features: density and maximum [features]. `others` are the models a crosscoder names beside this one. Choose windows the
     dictionary was not trained on, or its FVU flatters it.
+
+    >>> import cloche
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> text = "the cat sat on the mat and the dog ran off. " * 40
+    >>> tokenizer = cloche.train_bpe([text], vocab=280)
+    >>> net = LM(tokenizer.vocab, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
+    >>> glass = cloche.Glass(net, tokenizer)
+    >>> from cloche.interp import harvest
+    >>> from cloche.sparse import Provenance, Training, train_sae
+    >>> rows, where = harvest(glass, [text], "resid_post[1]"), Provenance("resid_post[1]")
+    >>> sae, _ = train_sae(rows, 64, 4, Training(steps=4, batch=64), trained_on=where)
+    >>> from cloche.interp import features_report
+    >>> finding = features_report(glass, sae, [text], count=3)
+    >>> len(finding.data["features"]) <= 3
+    True
     """
     return FeatureReader(subject, sae, windows, others).finding(name, count)
 
 
 class FeatureReader:
-    """A dictionary read over some text once: after that any feature's page, listed by a finding or not."""
+    """A dictionary read over some text once: after that any feature's page, listed by a finding or not.
+
+    >>> import cloche
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> text = "the cat sat on the mat and the dog ran off. " * 40
+    >>> tokenizer = cloche.train_bpe([text], vocab=280)
+    >>> net = LM(tokenizer.vocab, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
+    >>> glass = cloche.Glass(net, tokenizer)
+    >>> from cloche.interp import harvest
+    >>> from cloche.sparse import Provenance, Training, train_sae
+    >>> rows, where = harvest(glass, [text], "resid_post[1]"), Provenance("resid_post[1]")
+    >>> sae, _ = train_sae(rows, 64, 4, Training(steps=4, batch=64), trained_on=where)
+    >>> from cloche.interp import FeatureReader
+    >>> FeatureReader(glass, sae, [text]).page(0)["id"]
+    0
+    """
 
     @torch.no_grad()
     def __init__(self, subject: Subject, sae: SAE, windows: Iterable[Any], others: Others | None = None) -> None:

@@ -27,6 +27,20 @@ def end_to_end(
     the reconstructions put where the dictionary writes, plus `local` times their share of unexplained variance. A short
     training of this kind after an ordinary one brings most of what a whole one does (Karvonen 2025, 2503.17272). The model
     does not change.
+
+    >>> import cloche
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> text = "the cat sat on the mat and the dog ran off. " * 40
+    >>> tokenizer = cloche.train_bpe([text], vocab=280)
+    >>> net = LM(tokenizer.vocab, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
+    >>> glass = cloche.Glass(net, tokenizer)
+    >>> from cloche.interp import harvest
+    >>> from cloche.sparse import Provenance, Training, train_sae
+    >>> rows, where = harvest(glass, [text], "resid_post[1]"), Provenance("resid_post[1]")
+    >>> sae, _ = train_sae(rows, 64, 4, Training(steps=4, batch=64), trained_on=where)
+    >>> from cloche.interp import end_to_end
+    >>> len(list(end_to_end(glass, [text], "resid_post[1]")))
+    1
     """
     net = network_of(subject)
     reader = as_route(where).through(net, others)

@@ -100,7 +100,12 @@ DEFAULT = DictionaryConfig()
 
 @dataclass(frozen=True)
 class Progress:
-    """How far it is: `done` of `total` in a stage ("harvest", "dictionary", "features", "lens"), and a sentence."""
+    """How far it is: `done` of `total` in a stage ("harvest", "dictionary", "features", "lens"), and a sentence.
+
+    >>> from cloche.interp import Progress
+    >>> str(Progress("harvest", 1, 4, "harvested 1,024 of 4,096 tokens"))
+    'harvested 1,024 of 4,096 tokens'
+    """
 
     stage: str
     done: int

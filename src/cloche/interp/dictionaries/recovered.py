@@ -19,7 +19,12 @@ from cloche.sparse import SAE
 
 @dataclass(frozen=True)
 class Recovered:
-    """Cross-entropies in nats a token: of the model, with the reconstruction put back, and with the mean there instead."""
+    """Cross-entropies in nats a token: of the model, with the reconstruction put back, and with the mean there instead.
+
+    >>> from cloche.interp import Recovered
+    >>> round(Recovered(tokens=100, clean=2.0, spliced=2.5, ablated=4.0, kl=0.4).share, 2)
+    0.75
+    """
 
     tokens: int
     clean: float
@@ -48,6 +53,21 @@ def loss_recovered(subject: Subject, sae: SAE, windows: Iterable[Any], others: O
     not put back. The first position, which dictionaries do not see, is left as it is and not counted.
 
     Raises ClocheError where the dictionary is of another site or width, or there is nothing to predict.
+
+    >>> import cloche
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> text = "the cat sat on the mat and the dog ran off. " * 40
+    >>> tokenizer = cloche.train_bpe([text], vocab=280)
+    >>> net = LM(tokenizer.vocab, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
+    >>> glass = cloche.Glass(net, tokenizer)
+    >>> from cloche.interp import harvest
+    >>> from cloche.sparse import Provenance, Training, train_sae
+    >>> rows, where = harvest(glass, [text], "resid_post[1]"), Provenance("resid_post[1]")
+    >>> sae, _ = train_sae(rows, 64, 4, Training(steps=4, batch=64), trained_on=where)
+    >>> from cloche.interp import loss_recovered
+    >>> found = loss_recovered(glass, sae, [text])
+    >>> found.tokens > 100, found.spliced >= 0
+    (True, True)
     """
     net, sums, tokens = subject.net, torch.zeros(4, dtype=torch.float64), 0
     reader = reader_of(sae, net, others)

@@ -30,6 +30,21 @@ def dictionary_report(
 
     The gap to a pursuit over the same atoms is measured on 2,048 activations, where the dictionary writes what it reads and
     numba (of the extra `sparse`) is there to compile it; the summary says where it is not.
+
+    >>> import cloche
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> text = "the cat sat on the mat and the dog ran off. " * 40
+    >>> tokenizer = cloche.train_bpe([text], vocab=280)
+    >>> net = LM(tokenizer.vocab, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
+    >>> glass = cloche.Glass(net, tokenizer)
+    >>> from cloche.interp import harvest
+    >>> from cloche.sparse import Provenance, Training, train_sae
+    >>> rows, where = harvest(glass, [text], "resid_post[1]"), Provenance("resid_post[1]")
+    >>> sae, _ = train_sae(rows, 64, 4, Training(steps=4, batch=64), trained_on=where)
+    >>> from cloche.interp import dictionary_report
+    >>> finding = dictionary_report(glass, sae, [text])
+    >>> finding.data["site"], finding.data["features"]
+    ('resid_post[1]', 64)
     """
     windows = list(windows_of(subject, windows))
     route = reader_of(sae, subject.net, others).route

@@ -23,6 +23,17 @@ def token_labels(subject: Subject, ids: Tensor) -> dict[str, Tensor]:
     Of the token itself: "space" (begins with one), "digit" (holds one), "punctuation" (nothing but marks and symbols),
     "capital" (its first letter is one), "line end" (holds one), "keyword" (one of Python's). Of the text before it: "quoted"
     (inside double quotes, see `quoted`) and "seen" (came before in the row). Raises ClocheError without a tokenizer.
+
+    >>> import cloche
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> text = "the cat sat on the mat and the dog ran off. " * 40
+    >>> tokenizer = cloche.train_bpe([text], vocab=280)
+    >>> net = LM(tokenizer.vocab, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
+    >>> glass = cloche.Glass(net, tokenizer)
+    >>> from cloche.interp import token_labels
+    >>> ids, _ = glass.ids("the cat sat.")
+    >>> token_labels(glass, ids)["capital"].any()
+    tensor(False)
     """
     tokenizer = subject.tokenizer
     if tokenizer is None:

@@ -48,6 +48,21 @@ def sparse_probing(
 
     `data`: docs/architecture.md. Raises ClocheError for a site that is no vector a token, a dictionary of another site, fewer
     than four windows, and where no label comes often enough.
+
+    >>> import cloche
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> text = "the cat sat on the mat and the dog ran off. " * 40
+    >>> tokenizer = cloche.train_bpe([text], vocab=280)
+    >>> net = LM(tokenizer.vocab, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
+    >>> glass = cloche.Glass(net, tokenizer)
+    >>> import torch
+    >>> from cloche.interp import sparse_probing
+    >>> def vowels(subject, ids):
+    ...     shown = [[subject.tokenizer.show(int(i))[-1] in "aeiou" for i in row] for row in ids]
+    ...     return {"ends in a vowel": torch.tensor(shown)}
+    >>> finding = sparse_probing(glass, [text] * 6, site="resid_post[1]", labels=vowels, ks=(1, 4))
+    >>> [label["name"] for label in finding.data["labels"]]
+    ['ends in a vowel']
     """
     net = subject.net
     places = _Places(net, site, sae)

@@ -175,6 +175,12 @@ def describe(spec: LM, first: str | None = None) -> tuple[dict[str, Any], Module
     """config.json of a tree, and the family whose names its tensors take (None: our own names).
 
     first: the family to try before the others, where several can say the same.
+
+    >>> from cloche import GLU, LM, Attention, Block, RoPE, Stack
+    >>> from cloche.model.huggingface import describe
+    >>> config, family = describe(LM(64, 32, Stack(2, Block(Attention(4, position=RoPE()), GLU(hidden=64)))))
+    >>> config["model_type"], config["num_hidden_layers"]
+    ('llama', 2)
     """
     for family in sorted(FAMILIES.values(), key=lambda family: family is not FAMILIES.get(first or "")):
         config = family.write(spec)

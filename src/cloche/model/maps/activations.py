@@ -57,7 +57,13 @@ FAINTEST = 1e-12  # second moment below which an activation says nothing that a 
 
 
 def activation(which: str | Shifted) -> Callable[[Tensor], Tensor]:
-    """The function of this name, or of this part; ClocheError lists the known names otherwise."""
+    """The function of this name, or of this part; ClocheError lists the known names otherwise.
+
+    >>> import torch
+    >>> from cloche.model import activation
+    >>> activation("relu")(torch.tensor([-1.0, 2.0]))
+    tensor([0., 2.])
+    """
     if isinstance(which, Shifted):
         inner, shift = activation(which.activation), which.shift
         return lambda x: inner(x - shift)

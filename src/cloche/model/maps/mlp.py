@@ -24,6 +24,19 @@ class Map(Part):
     `build(width, std)` gives a module whose forward takes (x, context, layer) and returns the update and its auxiliary
     losses by name. `std` is the standard deviation wanted of the update. `prove(x, proof)` says what its sites are, from the
     map's fields and weights alone, and returns the update (see `sites.proof`).
+
+    >>> from dataclasses import dataclass
+    >>> from cloche import LM, Attention, Block, Stack
+    >>> from cloche.model import Linear, Map
+    >>> @dataclass(frozen=True)
+    ... class OneMatrix(Map):
+    ...     def build(self, width, std):
+    ...         return Inner(width, width, std)
+    >>> class Inner(Linear):
+    ...     def forward(self, x, context, layer):
+    ...         return super().forward(x), {}
+    >>> LM(64, 32, Stack(2, Block(Attention(4), OneMatrix()))).build(seed=0).run([[1, 2]]).logits.shape
+    torch.Size([1, 2, 64])
     """
 
     def resolved(self, width: int) -> Self:

@@ -10,7 +10,22 @@ from cloche.part import Part, positive
 
 
 class Mask(Part):
-    """A rule on absolute positions. Padding is hidden by the pass, not by the mask."""
+    """A rule on absolute positions. Padding is hidden by the pass, not by the mask.
+
+    >>> from dataclasses import dataclass
+    >>> from cloche import GLU, LM, Attention, Block, Causal, Stack
+    >>> from cloche.model import Mask
+    >>> @dataclass(frozen=True)
+    ... class EverySecond(Mask):
+    ...     def allows(self, query, key):
+    ...         return (query - key) % 2 == 0
+    >>> mask = Causal() & EverySecond()
+    >>> net = LM(64, 32, Stack(1, Block(Attention(4, mask=mask), GLU()))).build(seed=0)
+    >>> (net.run([[1, 2, 3]], save=["pattern[0]"])["pattern[0]"][0, 0] > 0).int()
+    tensor([[1, 0, 0],
+            [0, 1, 0],
+            [1, 0, 1]], dtype=torch.int32)
+    """
 
     def allows(self, query: Tensor, key: Tensor) -> Tensor:
         """True where a query may see a key. query: [..., query, 1], key: [..., 1, key]; broadcast to [..., query, key]."""

@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 
 def check_ids(ids: Any, vocab: int, length: int | None, device: torch.device) -> Tensor:
-    """Token ids as a LongTensor [batch, position] on the model's device, every one of them in the vocabulary."""
+    """Token ids as a LongTensor [batch, position] on the model's device, every one of them in the vocabulary.
+
+    >>> import torch
+    >>> from cloche.model.sites import check_ids
+    >>> check_ids([1, 2, 3], vocab=64, length=None, device=torch.device("cpu"))
+    tensor([[1, 2, 3]])
+    """
     try:
         tensor = torch.as_tensor(ids, device=device)
     except (TypeError, ValueError, RuntimeError):

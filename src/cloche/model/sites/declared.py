@@ -17,6 +17,10 @@ class DeclaredSite:
 
     sizes: the axes in order, with their sizes; None if it depends on the prompt.
     view_of: the site to edit instead of this one, which is computed only to be saved.
+
+    >>> from cloche.model.sites import each_token
+    >>> each_token(width=32).sizes
+    {'batch': None, 'position': None, 'width': 32}
     """
 
     sizes: Mapping[str, int | None]
@@ -41,7 +45,12 @@ def each_token(view_of: str | None = None, **sizes: int) -> DeclaredSite:
 
 
 def each_pair(head: int) -> DeclaredSite:
-    """A site with a value for each query and key of each head: [batch, head, query, key]."""
+    """A site with a value for each query and key of each head: [batch, head, query, key].
+
+    >>> from cloche.model.sites import each_pair
+    >>> list(each_pair(head=4).sizes)
+    ['batch', 'head', 'query', 'key']
+    """
     return DeclaredSite({"batch": None, "head": head, "query": None, "key": None})
 
 

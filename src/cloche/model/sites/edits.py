@@ -121,6 +121,11 @@ def selected(where: Where, positions: Tensor, lengths: Tensor) -> Tensor:
     """Which tokens an edit touches: bool [batch, position].
 
     positions: [batch, position] absolute, negative on padding. lengths: [batch, 1] tokens of each row's prompt.
+
+    >>> import torch
+    >>> from cloche.model.sites import selected
+    >>> selected("last", torch.arange(3)[None], torch.tensor([[3]]))
+    tensor([[False, False,  True]])
     """
     real = positions >= 0
     if where is None:

@@ -53,6 +53,12 @@ class Places:
 
 
 def make_positions(start: int, count: int, pad: Tensor | None, device: torch.device) -> Tensor:
-    """Absolute positions [batch or 1, count] of tokens in slots start..start+count-1, `pad` [batch] slots of left padding."""
+    """Absolute positions [batch or 1, count] of tokens in slots start..start+count-1, `pad` [batch] slots of left padding.
+
+    >>> import torch
+    >>> from cloche.model.sites import make_positions
+    >>> make_positions(0, 4, torch.tensor([1]), torch.device("cpu"))
+    tensor([[-1,  0,  1,  2]])
+    """
     slots = torch.arange(start, start + count, device=device)[None]
     return slots if pad is None else slots - pad[:, None]

@@ -118,7 +118,12 @@ def altered(operation: Operation, old: Tensor, tensor: Tensor | None, chosen: Te
 
 
 def position_axis(axes: tuple[str, ...]) -> int:
-    """The axis of a site that positions of edits index; in a pattern, the queries."""
+    """The axis of a site that positions of edits index; in a pattern, the queries.
+
+    >>> from cloche.model.sites import position_axis
+    >>> position_axis(("batch", "head", "query", "key"))
+    2
+    """
     return axes.index("query" if "query" in axes else "position")
 
 

@@ -119,7 +119,12 @@ def _own(value: Tensor) -> Tensor:
 
 
 class NullRecorder:
-    """The recorder of a pass that saves and edits nothing."""
+    """The recorder of a pass that saves and edits nothing.
+
+    >>> from cloche.model.sites import NULL_RECORDER
+    >>> NULL_RECORDER.wants("resid_post", 0)
+    False
+    """
 
     plan = Plan()
 
