@@ -19,8 +19,6 @@ from cloche.microscope.serving.asks import Worker
 from cloche.microscope.serving.server import make_server
 from cloche.runs import Run
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))  # the generators that benchmarks and tests share
-
 STANDIN = (sys.executable, str(Path(__file__).with_name("standin_worker.py")))
 LOCAL = "http://127.0.0.1"
 FLAGS = [

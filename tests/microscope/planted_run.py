@@ -68,6 +68,7 @@ def health(step: int) -> dict[str, Any]:
         "logit_norm": 0.3 + 3 * (1 - math.exp(-step / 250)),
         "grad_norm": metric(step)["grad_norm"],
         "update_ratio": [1e-3 * (1 + layer / 4) * min(1, (step + 1) / 100) for layer in range(LAYERS + 1)],
+        "usual_update_ratio": 0.05,
     }
 
 

@@ -14,7 +14,7 @@ expect = playwright.expect
 
 @pytest.mark.slow
 def test_two_hundred_thousand_records(browser, tmp_path):
-    import microscope as bench
+    from bench.microscope import microscope as bench
 
     run = write_long_run(tmp_path / "long")
     server, url = bench.start(run.path)

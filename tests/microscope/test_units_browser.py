@@ -163,15 +163,3 @@ def test_one_finding_alone_is_enough(page, tmp_path, serving):
     expect(page.locator(".empty")).to_contain_text("No feature yet")
     write_finding(run, "dictionary", "only", "Only.", dictionary_data("it's"))
     expect(page.locator(".command code")).to_have_text(f"cloche sae features '{run.path}' 'it'\"'\"'s'")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("width", [900, 390])
-def test_nothing_spills_from_a_narrow_page(page, url, width):
-    page.set_viewport_size({"width": width, "height": 700})
-    of_features = [f"features{at}" for at in ("", "?finding=across", "?finding=across&feature=7", "?finding=bare")]
-    instruments = ("activation-density", "sparse-probing", "dictionary", "features", "logit-lens")
-    for state in (*of_features, *(f"findings?of={name}" for name in instruments)):
-        page.goto(url.replace("features", state))
-        page.wait_for_timeout(150)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, state

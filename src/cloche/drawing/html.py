@@ -16,7 +16,7 @@ from cloche.drawing.words import FORMS, visible, written
 TONES = ("first", "second", "third", "fourth")
 GLYPHS = ("●", "■", "▲", "◆")
 MOST_ROWS, CELLS_AS_TEXT, PASSAGES = 200, 6_000, 12
-WIDE, TALL, LEFT, RIGHT, TOP, BOTTOM = 640, 270, 52, 14, 12, 38
+WIDE, TALL, LEFT, RIGHT, TOP, BOTTOM = 640, 270, 60, 26, 12, 44
 DECADES = 4  # shown of a logarithmic axis of shares
 Place = Callable[[float], float]
 
@@ -35,6 +35,8 @@ def _key(panel: Panel) -> Markup:
     """The names of the series beside their marks, or the ends of the colours."""
     if isinstance(panel, Heatmap):
         return legend(scale_of(sum(panel.values, ()), panel.scale, panel.low, panel.high), FORMS[panel.form])
+    if isinstance(panel, Scatter) and panel.values:
+        return legend(scale_of(panel.values), FORMS["number"])
     series = panel.series if isinstance(panel, Lines | Bars) else ()
     if len(series) < 2:
         return EMPTY
@@ -264,7 +266,7 @@ class _Axes:
         step = max(1, len(names) // 12)
         shown: list[tuple[float, str]] = [(i, name) for i, name in enumerate(names) if i % step == 0]
         for place, name in shown or [(tick, f"{tick:,.6g}") for tick in ticks(*self.ends[0], 6)]:
-            parts.append(_label(name, self.x(place), TALL - BOTTOM + 17))
+            parts.append(_label(name, self.x(place), TALL - BOTTOM + 19))
         return [*parts, _label(x_name, (LEFT + WIDE - RIGHT) / 2, TALL - 4)]
 
 

@@ -197,7 +197,7 @@ def curves(metrics: Metrics, events: list[Record]) -> Markup:
         chapters.curve("Training loss", "nats per token", train, "loss", marks),
         chapters.curve("Validation", "bits per byte", validation, "val_bpb", marks),
         chapters.curve("Gradient norm", "before clipping", train, "grad_norm", marks),
-        chapters.curve("Learning rate", "", train, "lr"),
+        chapters.curve("Learning rate", "", train, "lr", low=0.0),
     ]
     drawn = [as_html(panel) for panel in panels if panel is not None]
     if not drawn:
@@ -229,6 +229,11 @@ def what_next(files: RunFiles, about: Record, samples: list[Record], events: lis
     version = words(about["info"].get("cloche"), 60)
     made = f"Made by cloche {version} from the run folder {about['name']} alone."
     return join(
-        tag("section", tag("h2", "What to type next"), tag("pre", tag("code", code)), class_="next"),
+        tag(
+            "section",
+            tag("h2", "What to type next"),
+            tag("pre", tag("code", code), tabindex=0, role="region", aria_label="commands"),
+            class_="next",
+        ),
         tag("footer", made),
     )

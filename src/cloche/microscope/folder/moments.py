@@ -19,7 +19,7 @@ MOST_EVENTS = 2000
 ALARMS = ("spike", "nonfinite")
 STATES = ("start", "resume", "stopped", "finished", "nonfinite")
 LAYERED = ("resid_variance", "attention_entropy", "activation_density", "dead_units", "update_ratio")
-NUMBERS = ("logit_norm", "grad_norm")
+NUMBERS = ("logit_norm", "grad_norm", "usual_update_ratio")
 Record = dict[str, Any]
 Place = tuple[int, int]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cloche.drawing import EMPTY, Child, Finding, Form, Heatmap, Lines, Markup, Series, as_html, tag, visible
+from cloche.drawing import EMPTY, Child, Finding, Form, Heatmap, Lines, Markup, Series, as_html, number, tag, visible
 from cloche.microscope.folder.moments import thin
 
 MAP_COLUMNS = 300
@@ -20,13 +20,20 @@ def section(title: str, lead: Child, *body: Child, class_: str | None = None) ->
     return tag("section", tag("h2", title), tag("p", lead, class_="lead"), *body, class_=class_)
 
 
-def curve(title: str, unit: str, columns: Record, key: str, marks: tuple[tuple[float, str], ...] = ()) -> Lines | None:
-    """One measure over the steps; None where it was never taken."""
+def curve(
+    title: str,
+    unit: str,
+    columns: Record,
+    key: str,
+    marks: tuple[tuple[float, str], ...] = (),
+    low: float | None = None,
+) -> Lines | None:
+    """One measure over the steps, from `low` upwards if given; None if it was never taken."""
     pairs = [(x, y) for x, y in zip(columns["step"], columns[key], strict=True) if y is not None]
     if not pairs:
         return None
     series = (Series("", tuple(y for _, y in pairs)),)
-    return Lines(title, tuple(x for x, _ in pairs), series, "step", marks=marks, note=unit)
+    return Lines(title, tuple(x for x, _ in pairs), series, "step", low=low, marks=marks, note=unit)
 
 
 def samples(records: list[Record]) -> Markup:
@@ -51,7 +58,8 @@ def samples(records: list[Record]) -> Markup:
 
 @dataclass(frozen=True)
 class Measure:
-    """One health measure: its key in health.jsonl, its title, what to make of it, and how to draw it."""
+    """One health measure: its key in health.jsonl, its title, what to make of it, and how to draw it. `usual` is the key of
+    its highest usual value."""
 
     key: str
     title: str
@@ -60,6 +68,7 @@ class Measure:
     log: bool = False
     embed: bool = False
     high: float | None = None
+    usual: str | None = None
 
 
 MEASURES = (
@@ -68,7 +77,15 @@ MEASURES = (
         "attention_entropy", "Attention entropy", "How widely each head looks: 100% is everywhere alike.", high=1.0
     ),
     Measure("activation_density", "Activation density", "The share of MLP units active on a token."),
-    Measure("update_ratio", "Update / weight", "How far each step moves the weights.", "number", True, True),
+    Measure(
+        "update_ratio",
+        "Update / weight",
+        "The norm of each step's update over the norm of the weights.",
+        "number",
+        True,
+        True,
+        usual="usual_update_ratio",
+    ),
     Measure("dead_units", "Dead units", "The share of MLP units that never fired so far."),
 )
 
@@ -88,9 +105,11 @@ def grid(records: Sequence[Record], measure: Measure) -> Heatmap:
             names.append(name)
     steps = tuple(f"step {r['step']:,}" for r in records)
     scale: Literal["log", "linear"] = "log" if measure.log else "linear"
+    usual = records[-1].get(measure.usual or "")
+    note = measure.note if usual is None else f"{measure.note} Up to {number(usual)} is usual for this run's optimiser."
     return Heatmap(
         measure.title, tuple(names), steps, tuple(rows),
-        form=measure.form, scale=scale, high=measure.high, note=measure.note,
+        form=measure.form, scale=scale, high=measure.high, note=note,
     )  # fmt: skip
 
 

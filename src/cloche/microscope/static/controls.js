@@ -25,7 +25,7 @@ export function Empty({ title, children, command }) {
   return html`<div class="empty">
     <h2>${title}</h2>
     <p>${children}</p>
-    ${command && html`<pre><code>${command}</code></pre>`}
+    ${command && html`<pre tabindex="0" role="region" aria-label="command"><code>${command}</code></pre>`}
   </div>`;
 }
 

@@ -15,7 +15,7 @@ const PANELS = [
   { key: 'grad_norm', title: 'Gradient norm', unit: '', noisy: true, format: number, tick: number },
   { key: 'lr', title: 'Learning rate', unit: '', format: number, tick: number },
   { key: 'tokens_per_second', title: 'Speed', unit: 'tokens per second', noisy: true, format: whole, tick: short },
-  { key: 'mfu', title: 'Model FLOPs utilisation', unit: 'of this machine’s measured peak', noisy: true, format: percent, tick: (v) => `${number(100 * v)} %` },
+  { key: 'mfu', title: 'Model FLOPs utilisation', unit: 'of measured peak', noisy: true, format: percent, tick: (v) => `${number(100 * v)} %` },
 ];
 const TABLE_ROWS = 40;
 const SECONDS = [1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 18000, 36000, 86400];
@@ -94,12 +94,16 @@ function AsTable({ run }) {
   const total = run.total;
   const count = Math.min(n, TABLE_ROWS);
   const picked = Array.from({ length: count }, (_, i) => (count > 1 ? Math.round((i * (n - 1)) / (count - 1)) : 0));
-  const before = (step) => { const i = validation.step.findLastIndex((s) => s <= step); return i < 0 ? null : validation.val_bpb[i]; };
-  return html`<div class="scroll"><table class="data">
+  // A validation is shown once, in the first row at or after its step.
+  const validated = (row) => {
+    const at = validation.step.findLastIndex((s) => s <= train.step[picked[row]]);
+    return at < 0 || (row > 0 && validation.step[at] <= train.step[picked[row - 1]]) ? null : validation.val_bpb[at];
+  };
+  return html`<div class="scroll" tabindex="0" role="region" aria-label="Curves as a table"><table class="data">
     <caption>${total > count ? `${count} of ${whole(total)} records, evenly spaced; the last is the newest.` : `All ${total} records.`}</caption>
     <thead><tr>${['step', 'time', 'tokens', 'loss', 'bits/byte', 'gradient norm', 'learning rate', 'tokens/s', 'MFU'].map((h) => html`<th scope="col" key=${h}>${h}</th>`)}</tr></thead>
-    <tbody>${picked.map((i) => html`<tr key=${i}><th scope="row">${whole(train.step[i])}</th><td>${duration(train.time[i])}</td><td>${short(train.tokens[i])}</td>
-      <td>${fixed(train.loss[i], 3)}</td><td>${fixed(before(train.step[i]), 3)}</td><td>${number(train.grad_norm[i])}</td><td>${number(train.lr[i])}</td>
+    <tbody>${picked.map((i, row) => html`<tr key=${i}><th scope="row">${whole(train.step[i])}</th><td>${duration(train.time[i])}</td><td>${short(train.tokens[i])}</td>
+      <td>${fixed(train.loss[i], 3)}</td><td>${fixed(validated(row), 3)}</td><td>${number(train.grad_norm[i])}</td><td>${number(train.lr[i])}</td>
       <td>${whole(train.tokens_per_second[i])}</td><td>${percent(train.mfu[i])}</td></tr>`)}</tbody>
   </table></div>`;
 }

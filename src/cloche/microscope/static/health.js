@@ -75,12 +75,12 @@ function AtStep({ record, onClear }) {
   const cell = (list, i, format) => (list && i >= 0 && i < list.length ? format(list[i]) : '–');
   return html`<section class="panel at-step">
     <header><h3>Step ${whole(record.step)}</h3><button class="quiet" onClick=${onClear}>unpin</button></header>
-    <table class="data"><caption>Logit norm ${number(record.logit_norm)}, gradient norm ${number(record.grad_norm)}.</caption>
+    <div class="scroll" tabindex="0" role="region" aria-label=${`Step ${whole(record.step)}, per layer`}><table class="data"><caption>Logit norm ${number(record.logit_norm)}, gradient norm ${number(record.grad_norm)}.</caption>
       <thead><tr><th scope="col">after</th><th scope="col">residual variance</th><th scope="col">attention entropy (mean)</th><th scope="col">activation density</th>
         <th scope="col">update / weight</th><th scope="col">dead units</th></tr></thead>
       <tbody>${rows.map((i) => html`<tr key=${i}><th scope="row">${i === 0 ? 'embed' : `layer ${i - 1}`}</th><td>${cell(record.resid_variance, i, number)}</td>
         <td>${i > 0 && record.attention_entropy ? percent(mean(record.attention_entropy[i - 1]), 0) : '–'}</td><td>${cell(record.activation_density, i - 1, percent)}</td>
-        <td>${cell(record.update_ratio, i, number)}</td><td>${cell(record.dead_units, i - 1, percent)}</td></tr>`)}</tbody></table>
+        <td>${cell(record.update_ratio, i, number)}</td><td>${cell(record.dead_units, i - 1, percent)}</td></tr>`)}</tbody></table></div>
   </section>`;
 }
 

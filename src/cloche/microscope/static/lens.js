@@ -12,14 +12,14 @@ import { get, last, post, useStore } from './store.js';
 // Of square roots: a small model is seldom sure, and one in four should not look like never.
 const SHARES = { min: 0, max: 1, root: true };
 const MODES = {
-  top: { label: 'top token', value: (d, l, p) => d.top[l][p][0][1], scale: () => SHARES, show: percent, ends: ['0 %', '100 %'],
+  top: { label: 'top token', value: (d, l, p) => d.top[l][p][0][1], scale: () => SHARES, show: percent, ends: () => ['0 %', '100 %'],
     note: 'The token each layer would say, the more surely the lighter.' },
-  probability: { label: 'probability', value: (d, l, p) => truth(d, l, p), scale: () => SHARES, show: percent, ends: ['0 %', '100 %'],
+  probability: { label: 'probability', value: (d, l, p) => truth(d, l, p), scale: () => SHARES, show: percent, ends: () => ['0 %', '100 %'],
     note: 'The probability of the token that really follows, where it is among the ten likeliest.' },
-  rank: { label: 'rank', value: (d, l, p) => d.rank[l][p], scale: (d) => ({ min: Math.max(worst(d), 10), max: 1, log: true }), show: whole, ends: ['far', 'first'],
+  rank: { label: 'rank', value: (d, l, p) => d.rank[l][p], scale: (d) => ({ min: Math.max(worst(d), 10), max: 1, log: true }), show: whole, ends: (scale) => [`rank ${whole(scale.min)}`, 'rank 1'],
     note: 'Where the token that really follows stands among all: 1 is the likeliest.' },
   entropy: { label: 'entropy', value: (d, l, p) => d.entropy[l][p], scale: (d) => ({ min: 0, max: Math.max(...d.entropy.flat(), 0.01) }), show: (v) => `${fixed(v, 2)} nats`,
-    ends: ['certain', 'open'], note: 'How undecided each layer is.' },
+    ends: (scale) => ['0 nats', `${fixed(scale.max, 2)} nats`], note: 'How undecided each layer is.' },
 };
 
 const worst = (d) => Math.max(...d.rank.flat().filter((r) => r !== null && r !== undefined), 1);
@@ -62,9 +62,11 @@ function Shown({ found, state, change }) {
   const at = hover && data.top[hover.l]?.[hover.p] ? hover : pinned;
   const rank = data.rank[at.l][at.p];
   const next = data.tokens[at.p + 1];
+  const scale = MODES[mode].scale(data);
+  const [low, high] = MODES[mode].ends(scale);
   return html`
     <div class="toolbar"><${Choice} name="mode" label="colour" value=${mode} options=${Object.entries(MODES).map(([key, m]) => [key, m.label])}
-      onChange=${(key) => change({ mode: key === 'top' ? null : key })} /><${Legend} low=${MODES[mode].ends[0]} middle=${MODES[mode].scale(data).root && '25 %'} high=${MODES[mode].ends[1]} /></div>
+      onChange=${(key) => change({ mode: key === 'top' ? null : key })} /><${Legend} low=${low} middle=${scale.root && '25 %'} high=${high} /></div>
     <p class="note">${MODES[mode].note}</p>
     <div class="lens">
       <${Grid} data=${data} mode=${mode} at=${at} onAt=${setHover} onPin=${(cell) => change({ at: `${cell.l}.${cell.p}` }, true)} />

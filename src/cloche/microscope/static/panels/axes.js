@@ -2,7 +2,7 @@
 import { html } from '../vendor/htm-preact.js';
 import { number } from '../format.js';
 
-export const [WIDE, TALL, LEFT, RIGHT, TOP, BOTTOM] = [640, 270, 52, 14, 12, 38];
+export const [WIDE, TALL, LEFT, RIGHT, TOP, BOTTOM] = [640, 270, 60, 26, 12, 44];
 
 export function ticks(low, high, about = 4) {
   if (!(high > low)) return [low];
@@ -29,7 +29,7 @@ export function Grid({ across, up, xName, names, format = number }) {
   const step = Math.max(1, Math.floor((names?.length || 0) / 12));
   const below = names ? names.map((name, i) => [i, name]).filter(([i]) => i % step === 0) : ticks(...across, 6).map((v) => [v, number(v)]);
   return html`${ticks(...up).map((v) => html`<g key=${v}><line class="grid" x1=${LEFT} x2=${WIDE - RIGHT} y1=${y(v)} y2=${y(v)} /><text x=${LEFT - 7} y=${y(v) + 4} text-anchor="end">${format(v)}</text></g>`)}
-    ${below.map(([v, text]) => html`<text key=${v} x=${x(v)} y=${TALL - BOTTOM + 17} text-anchor="middle">${text}</text>`)}
+    ${below.map(([v, text]) => html`<text key=${v} x=${x(v)} y=${TALL - BOTTOM + 19} text-anchor="middle">${text}</text>`)}
     <text x=${(LEFT + WIDE - RIGHT) / 2} y=${TALL - 4} text-anchor="middle">${xName}</text>`;
 }
 

@@ -15,7 +15,7 @@ import { Tokens } from './tokens.js';
 
 const KINDS = { Table, Heatmap, Lines, Bars, Scatter, Tokens, Graph, Text };
 
-function Ends({ values, scale, low, high, form }) {
+function Ends({ values, scale, low, high, form = 'number' }) {
   const found = scaleOf(values.flat(), scale, low, high);
   const show = FORMS[form];
   return html`<${Legend} low=${show(found.min)} middle=${found.root && show(found.min + (found.max - found.min) / 4)} high=${show(found.max)} />`;
@@ -23,9 +23,10 @@ function Ends({ values, scale, low, high, form }) {
 
 export function Panel({ panel }) {
   const Kind = KINDS[panel.kind];
-  const head = panel.title || panel.series?.length > 1 || panel.kind === 'Heatmap';
+  const coloured = panel.kind === 'Heatmap' || (panel.kind === 'Scatter' && panel.values.length > 0);
+  const head = panel.title || panel.series?.length > 1 || coloured;
   return html`<figure class=${`drawn ${panel.kind.toLowerCase()}-panel`}>
-    ${head && html`<figcaption>${panel.title && html`<h3>${panel.title}</h3>`}${panel.kind === 'Heatmap' ? html`<${Ends} ...${panel} />` : html`<${Key} series=${panel.series} />`}</figcaption>`}
+    ${head && html`<figcaption>${panel.title && html`<h3>${panel.title}</h3>`}${coloured ? html`<${Ends} ...${panel} />` : html`<${Key} series=${panel.series} />`}</figcaption>`}
     <${Kind} ...${panel} />${panel.note && html`<p class="note">${panel.note}</p>`}</figure>`;
 }
 
