@@ -42,12 +42,12 @@ def _reflink(source: Path, target: Path) -> bool:
         return clone is not None and clone(os.fsencode(source), os.fsencode(target), 0) == 0
     if sys.platform != "linux":
         return False
-    from fcntl import ioctl
-
     try:
+        from fcntl import ioctl
+
         with source.open("rb") as old, target.open("xb") as new:
             ioctl(new.fileno(), _FICLONE, old.fileno())
-    except OSError:
+    except (ImportError, OSError):
         target.unlink(missing_ok=True)
         return False
     return True
