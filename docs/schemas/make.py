@@ -75,8 +75,10 @@ def mark_panels(found: Any) -> None:
 
 
 def close(found: Any) -> None:
-    """No other keys than those stated, in objects that are not open."""
+    """No other keys than those stated, in objects that are not open; no Python examples in descriptions."""
     if isinstance(found, dict):
+        if isinstance(found.get("description"), str):
+            found["description"] = found["description"].split(">>>")[0].rstrip()
         if "properties" in found and found.get("title") not in OPEN:
             found["additionalProperties"] = False
         for each in found.values():

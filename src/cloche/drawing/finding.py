@@ -1,4 +1,5 @@
-"""What an instrument found: figures beside their null, panels to draw, the data behind them, and a place in the run folder."""
+"""Findings of instruments: figures with their null, panels to draw, the data behind them, and files in the run
+folder."""
 
 from __future__ import annotations
 
@@ -27,8 +28,14 @@ _NEEDED = ("instrument", "id", "created", "summary", "checkpoint", "data")
 
 
 class FindingRecord(TypedDict):
-    """findings/*/*.json: what an instrument found. The first of `figures` is the headline; `null` are the same figures where
-    there is nothing to find; `panels` are drawn; `data` depends on the instrument."""
+    """findings/*/*.json: a finding of an instrument. The first of `figures` is the headline; `null` has the same
+    figures measured where there is nothing to find; `panels` are drawn; `data` depends on the instrument.
+
+    >>> from cloche.drawing import Finding, FindingRecord, Provenance
+    >>> record: FindingRecord = Finding(Provenance("greeting"), "It says hello.", {"hellos": 3.0}).record()
+    >>> record["figures"], record["null"]
+    ({'hellos': 3.0}, None)
+    """
 
     instrument: str
     id: str
@@ -45,8 +52,13 @@ class FindingRecord(TypedDict):
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a finding comes from: `plan` is the hash of the sites and edits of the pass (empty where there was none). The `id`
-    follows from the content, so that the same finding made again takes the same place."""
+    """Where a finding comes from. `plan` is the hash of the sites and edits of the pass, empty without one. The `id`
+    is computed from the content, so the same finding computed again overwrites its file.
+
+    >>> from cloche.drawing import Provenance
+    >>> Provenance("logit-lens", "step-000100", created="2026-01-01T00:00:00+00:00").checkpoint
+    'step-000100'
+    """
 
     instrument: str
     checkpoint: str = ""
@@ -60,9 +72,10 @@ class Provenance:
 class Finding:
     """A result of one instrument at one checkpoint.
 
-    `summary` is one sentence. `figures` are named numbers, the first of which is the headline, and `null` the same ones where
-    there is nothing to find (shuffled labels, a random model); None where there is no null. `panels` are what is drawn, `data`
-    is JSON (docs/architecture.md), and `arrays` are what is too large for it: tensors and arrays alike are kept as arrays.
+    `summary` is one sentence. `figures` are named numbers, the first of which is the headline, and `null` has the
+    same numbers measured where there is nothing to find (shuffled labels, a random model), or is None. `panels` are
+    drawn, `data` is JSON (docs/architecture.md), and `arrays` holds what is too large for it; tensors are stored as
+    arrays.
 
     >>> from cloche.drawing import Finding, Provenance
     >>> found = Finding(Provenance("greeting", "step-000100"), "It says hello.", {"hellos": 3.0}, null={"hellos": 0.0})
@@ -116,14 +129,15 @@ class Finding:
 
     @property
     def notes(self) -> list[str]:
-        """What is worth knowing of the passes it rests on, one sentence each: a text beyond the model's context."""
+        """Warnings about the forward passes behind it, one sentence each, such as a text longer than the model's
+        context."""
         notes = self.data.get("notes") or []
         return [str(note)[: kinds.MOST_CHARACTERS] for note in (notes if isinstance(notes, list) else [notes])]
 
     # ---- in the run folder
 
     def record(self) -> FindingRecord:
-        """The finding as JSON: what the .json holds."""
+        """The content of the .json file."""
         about = self.provenance
         return {
             "instrument": about.instrument,
@@ -141,8 +155,8 @@ class Finding:
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any], arrays: Mapping[str, Any] | None = None) -> Finding:
-        """From JSON that anybody may have written: what is of another type than it should be is left out. One without panels,
-        as older runs have, shows the plain figures of its data."""
+        """From untrusted JSON: fields of a wrong type are left out. A finding of an older run, without panels, shows
+        the plain figures of its data."""
         words = {key: str(record.get(key) or "")[: kinds.MOST_CHARACTERS] for key in (*_NEEDED[:-1], "plan")}
         summary, seed = words.pop("summary"), record.get("seed")
         about = Provenance(**words, seed=seed if isinstance(seed, int) else 0)
@@ -155,12 +169,14 @@ class Finding:
 
     def save(self, run: Run | str | Path) -> Path:
         """Writes findings/<instrument>/<id>.safetensors and .json into a run; returns the path of the latter."""
-        from safetensors.numpy import save  # here and below: to look at findings needs no numpy
+        from safetensors.numpy import save  # here and below: viewing findings needs no numpy
 
         run = run if isinstance(run, Run) else Run.open(run)
         place = f"findings/{self.instrument}/{self.id}"
         run.write_bytes(f"{place}.safetensors", save(dict(self.arrays)))
-        return run.write_json(f"{place}.json", self.record())  # last: who sees the .json finds its arrays
+        return run.write_json(
+            f"{place}.json", self.record()
+        )  # written last: a reader that sees the .json finds its arrays
 
     @classmethod
     def load(cls, path: str | Path) -> Finding:
@@ -173,17 +189,19 @@ class Finding:
             record = json.loads(path.read_bytes())
             arrays = load_file(path.with_suffix(".safetensors"))
         except (OSError, ValueError, SafetensorError) as error:
-            raise FileUnreadable(f"The finding {path} cannot be read ({error}); make it again.") from error
+            raise FileUnreadable(f"The finding {path} cannot be read ({error}); run the instrument again.") from error
         missing = [key for key in _NEEDED if not isinstance(record, dict) or key not in record]
         if missing:
-            raise InstrumentUnknown(f"{path} is no finding: it lacks {', '.join(missing)}; make it again.")
+            raise InstrumentUnknown(
+                f"{path} is not a finding: it lacks {', '.join(missing)}; run the instrument again."
+            )
         return cls.of_record(record, arrays)
 
-    # ---- to look at
+    # ---- display
 
     def frame(self, title: str = "") -> Any:
-        """A pandas DataFrame of the panel called `title`; without one, of the first table, or else of the figures and their
-        null. Raises ClocheError where pandas is missing, or there is no such panel."""
+        """A pandas DataFrame of the panel called `title`; without a title, of the first table, else of the figures
+        and their null. Raises ClocheError if pandas is missing or there is no such panel."""
         titled = [panel for panel in self.panels if panel.title == title] if title else []
         if title and not titled:
             known = ", ".join(repr(panel.title) for panel in self.panels) or "none"
@@ -204,16 +222,16 @@ class Finding:
         return Table("", ("", "value", *(() if null is None else ("null",))), rows)
 
     def table(self) -> str:
-        """The first table, or else the figures, as columns of text."""
+        """The first table, else the figures, as columns of text."""
         return as_text(replace(self._table, title="", note=""))
 
     def text(self) -> str:
-        """Everything for the terminal: the summary, the figures beside their null, every panel."""
+        """The whole finding for the terminal: the summary, the figures with their null, every panel."""
         figures = [as_text(self._figures())] if self.figures else []
         return "\n\n".join(["\n".join([str(self), *figures]), *map(as_text, self.panels)])
 
     def html(self) -> Markup:
-        """Everything as HTML: the figures beside their null, the notes, every panel."""
+        """The whole finding as HTML: the figures with their null, the notes, every panel."""
         null, items = self.null or {}, []
         for name, value in self.figures.items():
             beside = tag("small", f"null {number(null[name])}") if name in null else EMPTY
@@ -226,7 +244,7 @@ class Finding:
         return page(str(self), self.html())
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
-        """For notebooks: the panels drawn by the microscope's modules where anywidget is installed, static HTML besides."""
+        """For notebooks: static HTML, and with anywidget installed also the panels drawn by the microscope's modules."""
         return mime_bundle(self.record(), {"text/plain": str(self), "text/html": self._repr_html_()})
 
     def __str__(self) -> str:
@@ -238,7 +256,7 @@ class Finding:
 
 
 def _array(value: Any) -> Any:
-    """A tensor of any kind on any device as an array; what numpy has no type for (bfloat16) as float32."""
+    """A tensor on any device as an array; bfloat16, which numpy lacks, becomes float32."""
     import numpy as np
 
     if hasattr(value, "detach"):
@@ -252,14 +270,14 @@ def _named(name: str) -> str:
 
 
 def _numbers(value: Any) -> dict[str, float]:
-    """Of a JSON object its finite numbers, by names of bounded length."""
+    """The finite numbers of a JSON object; long names are cut."""
     given = value.items() if isinstance(value, dict) else ()
     known = [(str(k)[:200], v) for k, v in given if isinstance(v, int | float) and not isinstance(v, bool)]
     return {name: float(v) for name, v in known[:100] if abs(v) < 1e300}
 
 
 def _plain(data: Mapping[str, Any]) -> list[Panel]:
-    """The texts and numbers of an older finding's data."""
+    """A table of the texts and numbers in an older finding's data."""
     shown = [
         (str(k)[:200], v if isinstance(v, str) else float(v))
         for k, v in data.items()

@@ -1,5 +1,5 @@
-"""Panels as HTML and SVG without a script, for notebooks and the report; the microscope draws the same classes with its own
-modules (static/panels)."""
+"""Panels as HTML and SVG without scripts, for notebooks and the report; the microscope draws the same CSS classes
+with its own modules (static/panels)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ Place = Callable[[float], float]
 
 
 def as_html(panel: Panel) -> Markup:
-    """One panel as a figure with its title and its note."""
+    """One panel as a figure with its title and its note.
+
+    >>> from cloche.drawing import Text, as_html
+    >>> as_html(Text("", "1 < 2"))
+    Markup('<figure class="drawn text-panel"><p class="text">1 &lt; 2</p></figure>')
+    """
     drawn = _DRAWN[type(panel)](panel)
     title = tag("h3", panel.title) if panel.title else EMPTY
     note = "" if isinstance(panel, Text) else panel.note
@@ -32,7 +37,7 @@ def as_html(panel: Panel) -> Markup:
 
 
 def _key(panel: Panel) -> Markup:
-    """The names of the series beside their marks, or the ends of the colours."""
+    """The names of the series with their marks, or the colour scale with its ends."""
     if isinstance(panel, Heatmap):
         return legend(scale_of(sum(panel.values, ()), panel.scale, panel.low, panel.high), FORMS[panel.form])
     if isinstance(panel, Scatter) and panel.values:
@@ -48,7 +53,7 @@ def _key(panel: Panel) -> Markup:
 
 
 def _tones(series: Sequence[Series]) -> list[int]:
-    """A colour per series; a control has that of the series before it."""
+    """A colour per series; a control shares the colour of the series before it."""
     tones, at = [], -1
     for one in series:
         at += not one.control or at < 0
@@ -61,7 +66,7 @@ def _faint(series: Series) -> str:
 
 
 def legend(scale: Scale, form: Callable[[float], str]) -> Markup:
-    """The colours with their ends in words, and the middle where it is not half way."""
+    """The colour scale labelled at its ends, and in the middle if that is not half way."""
 
     def bar(start: float, end: float) -> Markup:
         stops = ", ".join(css(start + (end - start) * i / 15) for i in range(16))
@@ -73,7 +78,7 @@ def legend(scale: Scale, form: Callable[[float], str]) -> Markup:
 
 
 def _scrolling(inner: Markup, name: str) -> Markup:
-    """What may be wider than the page scrolls in a box that the keyboard reaches."""
+    """A box that scrolls sideways and can be focused, for content that may be wider than the page."""
     return tag("div", inner, class_="scroll", tabindex=0, role="region", aria_label=name or "table")
 
 
@@ -243,7 +248,7 @@ def _spread(values: Sequence[float], low: float | None = None, high: float | Non
 
 
 class _Axes:
-    """Where values stand, and the grid with its labels."""
+    """Coordinates of values in the drawing, and the grid with its labels."""
 
     def __init__(self, x: tuple[float, float], y: tuple[float, float]) -> None:
         self.low, self.wide = x[0], (x[1] - x[0]) or 1.0
@@ -310,7 +315,7 @@ def _path(points: Sequence[tuple[float, float]], axes: _Axes) -> str:
 
 
 def _glyph(kind: int, x: float, y: float, r: float = 4.0) -> Markup:
-    """A circle, a square, a triangle or a diamond: series are told apart without their colours."""
+    """A circle, a square, a triangle or a diamond, so that series differ in more than colour."""
     if kind == 0:
         return tag("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=r)
     square, up, diamond = (
@@ -323,7 +328,8 @@ def _glyph(kind: int, x: float, y: float, r: float = 4.0) -> Markup:
 
 
 def flat(point: Sequence[float], turn: float = 0.6, tilt: float = 0.4) -> tuple[float, float, float]:
-    """A point of two or three coordinates on the page, and how near it is: orthographic, turned and tilted (radians)."""
+    """Orthographic projection of a point of two or three coordinates, turned and tilted by angles in radians: (x, y,
+    depth)."""
     if len(point) == 2:
         return point[0], point[1], 0.0
     x, y, z = point
@@ -372,7 +378,7 @@ def _graph(panel: Graph) -> Markup:
 
 
 def _node_places(nodes: Sequence[Node]) -> list[tuple[float, float]]:
-    """Columns from left to right, the nodes of each spread evenly."""
+    """Coordinates of the nodes: columns from left to right, the nodes of each evenly spaced."""
     columns: dict[int, list[int]] = {}
     for i, node in enumerate(nodes):
         columns.setdefault(node.column, []).append(i)

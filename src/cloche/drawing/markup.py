@@ -1,7 +1,7 @@
-"""HTML that cannot forget to escape: text is only ever placed in a page through `tag`, which escapes it.
+"""HTML in which escaping cannot be forgotten: text gets into a page only through `tag`, which escapes it.
 
-A `Markup` is not a string. Joined with one it raises, and written into an f-string it gives text that `tag` escapes like any
-other, so that a slip shows as visible angle brackets in the page and never as an element.
+A `Markup` is not a string. Adding it to one raises, and in an f-string it becomes text that `tag` escapes like any other, so a
+mistake shows as visible angle brackets in the page and never as an element.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from html import escape
 from typing import TypeAlias
 
-# The report is one page with its style inside: it may style itself and show its own images, and nothing more.
+# The report is one page that contains its style: it may style itself and show its own images, nothing else.
 REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 VOID = {"meta", "img", "br"}
 LINKS = {"src", "href"}
@@ -18,7 +18,12 @@ _CONTROLS = dict.fromkeys((*range(9), 11, 12, *range(14, 32), 127), "\ufffd")
 
 
 class Markup:
-    """A piece of HTML. Made by `tag`, `join` and `stylesheet` alone."""
+    """A piece of HTML. Only `tag`, `join` and `stylesheet` make one.
+
+    >>> from cloche.drawing import tag
+    >>> tag("p", "a & b")
+    Markup('<p>a &amp; b</p>')
+    """
 
     __slots__ = ("_html",)
 
@@ -42,12 +47,12 @@ EMPTY = Markup("")
 
 
 def text(value: object) -> str:
-    """Escaped text: the one place where what a run folder says becomes HTML. Control characters and lone surrogates, which
-    no page can carry, become U+FFFD."""
+    """Escaped text: the only place where text of a run folder becomes HTML. Control characters and lone surrogates,
+    which HTML cannot contain, become U+FFFD."""
     plain = str(value).encode("utf-8", "replace").decode("utf-8") if _has_surrogate(str(value)) else str(value)
     return escape(plain.translate(_CONTROLS), quote=False).replace(
         '"', "&quot;"
-    )  # every attribute stands in double quotes
+    )  # attributes are always in double quotes
 
 
 def _has_surrogate(value: str) -> bool:
@@ -55,8 +60,13 @@ def _has_surrogate(value: str) -> bool:
 
 
 def tag(name: str, /, *children: Child, **attributes: Value) -> Markup:
-    """<name attribute="value">children</name>. Every value and every child that is not a `Markup` is escaped; `None` is left
-    out. `class_` is class, `aria_label` aria-label. Scripts and links to anywhere are refused."""
+    """<name attribute="value">children</name>. Attribute values and children other than `Markup` are escaped; None is
+    left out. `class_` is class, `aria_label` is aria-label. Raises ValueError for scripts and links.
+
+    >>> from cloche.drawing import tag
+    >>> tag("p", tag("b", "1"), " < 2", class_="note").html
+    '<p class="note"><b>1</b> &lt; 2</p>'
+    """
     if name in ("script", "iframe", "object", "embed", "link", "base", "form"):
         raise ValueError(f"a page of the report has no <{name}>")
     given = "".join(_attribute(key, value) for key, value in attributes.items())
@@ -74,7 +84,12 @@ def _attribute(key: str, value: Value) -> str:
 
 
 def join(*children: Child) -> Markup:
-    """Markup and texts, one after another."""
+    """Concatenates markup and texts; texts are escaped.
+
+    >>> from cloche.drawing import join, tag
+    >>> join("a < b", tag("br"), 3).html
+    'a &lt; b<br>3'
+    """
     parts = []
     for child in children:
         if isinstance(child, Markup):
@@ -87,19 +102,25 @@ def join(*children: Child) -> Markup:
 
 
 def stylesheet(style: str) -> Markup:
-    """A style element, of this package's own stylesheets alone: nothing of a run may be in it."""
+    """A style element. It is not escaped: only for this package's own stylesheets, never for text of a run."""
     return Markup(f"<style>\n{style}</style>")
 
 
 def document(title: str, style: str, *body: Child) -> str:
-    """A whole page: the only place that writes Markup out as a string. `style` is this package's own stylesheet."""
+    """A whole page as a string. `style` is this package's own stylesheet.
+
+    >>> from cloche.drawing import document, tag
+    >>> page = document("A run", "p { color: green }", tag("p", "It grew."))
+    >>> page.startswith("<!doctype html>"), "<main><p>It grew.</p></main>" in page
+    (True, True)
+    """
     sheet = stylesheet(style)
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
         tag("meta", http_equiv="Content-Security-Policy", content=REPORT_POLICY),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="generator", content="cloche"),  # by which `cloche report` knows a page it may replace
+        tag("meta", name="generator", content="cloche"),  # marks a page that `cloche report` may overwrite
         tag("title", title),
         sheet,
     )

@@ -1,4 +1,4 @@
-"""Findings in a notebook: static HTML that needs nothing else, or the microscope's modules where anywidget is installed."""
+"""Findings in a notebook: self-contained static HTML, or the microscope's modules if anywidget is installed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from cloche.drawing.markup import Markup, stylesheet, tag
 from cloche.files import to_json
 
 STYLE = Path(__file__).with_name("panels.css")
-COLOURS = Path(__file__).with_name("colours.css")  # light ones: a notebook does not say which it has
-MODULES = Path(__file__).parents[1] / "microscope" / "static"  # read as files; nothing of the microscope is imported
+COLOURS = Path(__file__).with_name("colours.css")  # light colours: a notebook does not report its theme
+MODULES = Path(__file__).parents[1] / "microscope" / "static"  # read as files; the microscope is not imported
 _IMPORT = re.compile(r"""(from\s+)'(\.[^']+)'""")
 _START = """
 import { html, render as draw } from 'HTM';
@@ -32,31 +32,31 @@ export default { render({ model, el }) {
 
 
 def page(summary: str, body: Markup) -> str:
-    """One finding as a piece of HTML with its own style."""
+    """One finding as HTML with its own style."""
     return tag("div", stylesheet(style()), tag("p", summary), body, class_="cloche").html
 
 
 @cache
 def style() -> str:
-    """The panels' style, for what is inside `.cloche` alone."""
+    """The panels' style, limited to elements inside `.cloche`."""
     return f".cloche {{ {COLOURS.read_text(encoding='utf-8')}\n{STYLE.read_text(encoding='utf-8')} }}"
 
 
 @cache
 def modules(path: Path = MODULES / "panels" / "panel.js") -> str:
-    """One of the microscope's modules as a `data:` address with those that it imports inside, so that it needs no server."""
+    """One of the microscope's modules as a `data:` URL that contains its imports, so that it needs no server."""
     text = path.read_text(encoding="utf-8")
     text = _IMPORT.sub(lambda match: f"{match[1]}'{modules((path.parent / match[2]).resolve())}'", text)
     return "data:text/javascript;base64," + base64.b64encode(text.encode()).decode()
 
 
 def script() -> str:
-    """The module that anywidget runs."""
+    """Source of the module that anywidget runs."""
     return _START.replace("HTM", modules(MODULES / "vendor" / "htm-preact.js")).replace("PANEL", modules())
 
 
 def mime_bundle(record: Mapping[str, Any], static: dict[str, str]) -> Any:
-    """`static`, and the interactive form before it where anywidget is installed."""
+    """`static`, preceded by the interactive form if anywidget is installed."""
     try:
         import anywidget
         import traitlets

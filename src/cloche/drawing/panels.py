@@ -1,5 +1,5 @@
-"""What can be drawn: eight kinds of panel. An instrument gives some; the terminal, the notebook, the report and the microscope
-draw them, whoever wrote the instrument."""
+"""The eight kinds of panel that a finding can have. The terminal, notebooks, the report and the microscope draw them
+for every instrument, including third parties'."""
 
 from __future__ import annotations
 
@@ -11,17 +11,27 @@ from typing import Any, Literal, TypeAlias
 
 from cloche.errors import ArgumentInvalid, ClocheError, shown
 
-Form: TypeAlias = Literal["number", "percent", "count", "token"]  # how a value is written
-Number: TypeAlias = float | None  # None where there is no value
+Form: TypeAlias = Literal["number", "percent", "count", "token"]  # how a value is formatted
+Number: TypeAlias = float | None  # None is a missing value
 Cell: TypeAlias = float | str | None
-MOST_ITEMS = 5_000  # of any one list that is read from a file
-MOST_VALUES = 200_000  # of all lists of one panel
+MOST_ITEMS = 5_000  # per list read from a file
+MOST_VALUES = 200_000  # in all lists of one panel
 MOST_CHARACTERS = 2_000
 
 
 @dataclass(frozen=True)
 class Series:
-    """A named value per column or row, between `low` and `high` where the spread is known; a control is drawn faintly."""
+    """A named value per column or row, with its spread from `low` to `high` if known; a control is drawn faintly.
+
+    >>> from cloche.drawing import Lines, Series, as_text
+    >>> series = (Series("probe", (0.7, 0.9)), Series("shuffled labels", (0.5, 0.5), control=True))
+    >>> print(as_text(Lines("Accuracy", ("layer 0", "layer 1"), series)))
+    Accuracy
+             probe  shuffled labels
+    -------  -----  ---------------
+    layer 0    0.7              0.5
+    layer 1    0.9              0.5
+    """
 
     name: str
     values: tuple[Number, ...]
@@ -32,7 +42,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of texts and numbers; `forms` says per column how its numbers are written.
+    """Rows of texts and numbers; `forms` has the number format per column.
 
     >>> from cloche.drawing import Table
     >>> Table("Scores", ("layer", "AUROC"), (("resid_post[0]", 0.71),)).rows[0][1]
@@ -54,9 +64,18 @@ class Table:
 
 @dataclass(frozen=True)
 class Heatmap:
-    """A value per row and column, the first row on top. The colours start at zero (for a scale of logarithms at a whole power
-    of ten), and are symmetric about it where values are negative, unless `low` and `high` are given. `texts` stand in the
-    cells, `tips` are shown on pointing."""
+    """A value per row and column, the first row on top. The colour scale starts at zero (a logarithmic one at a power
+    of ten) and is symmetric about zero if there are negative values, unless `low` and `high` are given. `texts` are
+    written in the cells, `tips` are tooltips.
+
+    >>> from cloche.drawing import Heatmap, as_text
+    >>> print(as_text(Heatmap("Scores", ("layer 1", "layer 0"), ("a", "b"), ((0.9, 0.1), (0.2, None)))))
+    Scores
+               a    b
+    -------  ---  ---
+    layer 1  0.9  0.1
+    layer 0  0.2
+    """
 
     title: str
     rows: tuple[str, ...]
@@ -81,7 +100,12 @@ class Heatmap:
 
 @dataclass(frozen=True)
 class Lines:
-    """Series over `x`, numbers or names. `marks` are places on x that something happened at, with what it was."""
+    """Series over `x`, numbers or names. `marks` are events: (position on x, description).
+
+    >>> from cloche.drawing import Lines, Series, as_table
+    >>> as_table(Lines("Loss", (100.0, 200.0), (Series("loss", (3.2, 2.9)),), x_name="step")).rows
+    ((100.0, 3.2), (200.0, 2.9))
+    """
 
     title: str
     x: tuple[float, ...] | tuple[str, ...]
@@ -100,8 +124,17 @@ class Lines:
 
 @dataclass(frozen=True)
 class Bars:
-    """A bar per row from `start`, or, where a series has a spread or the axis is logarithmic, a dot with its spread. `bands`
-    are named spans (name, low, high) behind them."""
+    """A bar per row from `start`; for a series with a spread or on a logarithmic axis, a dot with its spread. `bands`
+    are named ranges (name, low, high) in the background.
+
+    >>> from cloche.drawing import Bars, Series, as_text
+    >>> print(as_text(Bars("Active units", ("layer 0", "layer 1"), (Series("share", (0.02, 0.05)),), form="percent")))
+    Active units
+             share
+    -------  -----
+    layer 0   2.0%
+    layer 1   5.0%
+    """
 
     title: str
     rows: tuple[str, ...]
@@ -118,7 +151,12 @@ class Bars:
 
 @dataclass(frozen=True)
 class Scatter:
-    """Points of two or three coordinates, coloured by `values`, with a label each on pointing."""
+    """Points of two or three coordinates, coloured by `values`; `labels` are tooltips.
+
+    >>> from cloche.drawing import Scatter, as_table
+    >>> as_table(Scatter("Atoms", ((0.0, 1.0), (1.0, 0.5)), ("PC 1", "PC 2"), ("first", "second"))).rows
+    (('first', 0.0, 1.0, None), ('second', 1.0, 0.5, None))
+    """
 
     title: str
     points: tuple[tuple[float, ...], ...]
@@ -139,7 +177,15 @@ class Scatter:
 
 @dataclass(frozen=True)
 class Passage:
-    """Some tokens with a strength each; `name` stands before and `note` after them."""
+    """Tokens with a value each; `name` is written before them and `note` after.
+
+    >>> from cloche.drawing import Passage, Tokens, as_text
+    >>> print(as_text(Tokens("Feature 7", (Passage("1", ("def", " f", "(x)"), (0.0, 3.0, 0.5), "at most 3"),))))
+    Feature 7
+       tokens
+    -  ----------  ---------
+    1  def[·f](x)  at most 3
+    """
 
     name: str
     tokens: tuple[str, ...]
@@ -149,7 +195,13 @@ class Passage:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Passages of text whose tokens are lit by their strengths, zero dark and `high`, or the largest, the brightest."""
+    """Passages of text whose tokens are highlighted by their values, from zero to `high` (default: the largest
+    value).
+
+    >>> from cloche.drawing import Passage, Tokens, as_table
+    >>> as_table(Tokens("Surprise", (Passage("text", ("the", " cat"), (0.2, 4.1)),))).rows
+    (('text', 'the[·cat]', ''),)
+    """
 
     title: str
     passages: tuple[Passage, ...]
@@ -163,7 +215,12 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Node:
-    """A node in a column of its graph (0 is the first), with its strength."""
+    """A node in a column of its graph (0 is the first), with a value.
+
+    >>> from cloche.drawing import Graph, Node
+    >>> [node.name for node in Graph("Circuit", (Node("embed"), Node("logits", 1, 2.0)), ((0, 1, 0.5),)).nodes]
+    ['embed', 'logits']
+    """
 
     name: str
     column: int = 0
@@ -172,7 +229,13 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes in columns, and weighted edges (from, to, weight) between them by their numbers."""
+    """Nodes in columns, and weighted edges (from, to, weight) between their indices.
+
+    >>> from cloche.drawing import Graph, Node, as_table
+    >>> nodes = (Node("embed"), Node("L0H1", 1), Node("logits", 2))
+    >>> as_table(Graph("Circuit", nodes, ((0, 1, 0.2), (1, 2, -0.7)))).rows  # the strongest edge first
+    (('L0H1', 'logits', -0.7), ('embed', 'L0H1', 0.2))
+    """
 
     title: str
     nodes: tuple[Node, ...]
@@ -187,7 +250,13 @@ class Graph:
 
 @dataclass(frozen=True)
 class Text:
-    """Sentences; line ends are kept."""
+    """Plain text; line breaks are kept.
+
+    >>> from cloche.drawing import Text, as_text
+    >>> print(as_text(Text("Prompt", "def read(")))
+    Prompt
+    def read(
+    """
 
     title: str
     text: str
@@ -200,7 +269,7 @@ KINDS: dict[str, type[Any]] = {
 
 
 def to_json(panels: Sequence[Panel]) -> list[dict[str, Any]]:
-    """Each panel's fields beside its "kind", as `files.to_json` writes them (what is not finite as null)."""
+    """Each panel's fields and its "kind", for `files.to_json` (which writes non-finite numbers as null)."""
     for panel in panels:
         if KINDS.get(type(panel).__name__) is not type(panel):
             raise ArgumentInvalid(f"A {type(panel).__name__} is not a panel: give one of {', '.join(KINDS)}.")
@@ -208,7 +277,7 @@ def to_json(panels: Sequence[Panel]) -> list[dict[str, Any]]:
 
 
 def from_json(value: Any) -> tuple[Panel, ...]:
-    """The panels of a finding's JSON, whoever wrote it: what is not one becomes a sentence in its place."""
+    """The panels of a finding's untrusted JSON; an invalid one is replaced by a sentence."""
     given = value if isinstance(value, list) else []
     return tuple(_panel(each) for each in given[:100])
 
@@ -233,7 +302,7 @@ def _adapter(kind: Any) -> Any:
 
 
 def _cut(value: Any, left: list[int]) -> Any:
-    """Long lists and texts cut short; ValueError past `left` values, and for numbers that are not finite."""
+    """Cuts long lists and texts; raises ValueError beyond `left` values and for non-finite numbers."""
     left[0] -= 1
     if left[0] < 0 or (isinstance(value, float) and not math.isfinite(value)):
         raise ValueError

@@ -1,7 +1,7 @@
-"""The colour scale of every heat map, where values stand on it, and a heat map as a few hundred bytes of PNG.
+"""The colour scale of all heat maps, positions of values on it, and heat maps as small PNG images.
 
-The scale is the app's (static/scale.js), computed the same way: OKLCH with evenly rising lightness, so that the order survives
-colour blindness and grey printers.
+The same scale as in the app (static/scale.js): OKLCH with evenly increasing lightness, so that the order is visible
+with colour blindness and in greyscale.
 OKLab to sRGB: Björn Ottosson, "A perceptual color space for image processing", 2020.
 """
 
@@ -40,7 +40,7 @@ def _byte(share: float) -> int:
 
 @lru_cache(maxsize=1024)
 def colour(t: float) -> RGB:
-    """The scale's colour at `t` in 0..1: violet over green to yellow."""
+    """The scale's colour at `t` in 0..1: violet, green, yellow."""
     t = min(1.0, max(0.0, t))
     return oklch(0.27 + 0.64 * t, 0.12 - 0.03 * math.sin(math.pi * t), 300 - 195 * t)
 
@@ -50,13 +50,13 @@ def css(t: float) -> str:
 
 
 def ink_on(t: float) -> str:
-    """Black or white, whichever stands out: a contrast of at least 4.5 on every colour of the scale."""
+    """Black or white, whichever has the higher contrast, at least 4.45 on every colour of the scale."""
     return "#000" if t > 0.447 else "#fff"
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Where values stand between two ends, on a linear or a logarithmic scale, or on one of square roots (`root`)."""
+    """Maps values between two ends to 0..1: linear, logarithmic (`log`) or by square roots (`root`)."""
 
     low: float
     high: float
@@ -74,8 +74,8 @@ class Scale:
 def scale_of(
     values: Iterable[float | None], kind: str = "linear", low: float | None = None, high: float | None = None
 ) -> Scale:
-    """A scale that does not exaggerate: from zero, or symmetric about it where values are negative; of logarithms, between
-    whole powers of ten. Either end is replaced where it is given."""
+    """A scale that does not exaggerate: it starts at zero, or is symmetric about zero if there are negative values; a
+    logarithmic one runs between powers of ten. `low` and `high` override the ends."""
     log = kind == "log"
     known = [v for v in values if v is not None and (not log or v > 0)] or [0.0 if not log else 0.1, 1.0]
     least, most = min(known), max(known)
@@ -89,7 +89,7 @@ def scale_of(
 
 
 def png(rows: Sequence[Sequence[float | None]], scale: Scale) -> bytes:
-    """The rows of a heat-map as an image, one pixel a value; a missing value is transparent."""
+    """The rows of a heat map as an image, one pixel per value; missing values are transparent."""
     raw = b"".join(
         b"\0" + b"".join(bytes((*colour(round(scale.share(v), 3)), 255)) if v is not None else b"\0\0\0\0" for v in row)
         for row in rows
@@ -103,7 +103,7 @@ def png(rows: Sequence[Sequence[float | None]], scale: Scale) -> bytes:
 
 
 def ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Round numbers within the ends, about as many as asked."""
+    """About `about` round numbers between the ends."""
     if high <= low:
         return [low]
     rough = (high - low) / about
@@ -113,7 +113,7 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
 
 
 def thinned(points: list[tuple[float, float]], most: int = PLOT_POINTS) -> list[tuple[float, float]]:
-    """At most `most` points; of each stretch the lowest and the highest stay, so that no spike is lost."""
+    """At most `most` points: the lowest and the highest of each interval are kept, so that no spike is lost."""
     if len(points) <= most:
         return points
     stretch = math.ceil(2 * len(points) / most)

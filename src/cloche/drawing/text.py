@@ -1,4 +1,4 @@
-"""Panels for the terminal: every kind as the table of what it shows."""
+"""Panels for the terminal: every kind is printed as a table."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from cloche.drawing.panels import Bars, Cell, Form, Graph, Heatmap, Lines, Panel
 from cloche.drawing.words import visible, written
 
 MOST_ROWS = 60
-BEFORE, AFTER = 6, 3  # tokens around the strongest of a passage
+BEFORE, AFTER = 6, 3  # tokens shown around the largest value of a passage
 
 
 def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: Container[int] = (0,)) -> str:
-    """Columns of text under a rule; those in `left` are aligned to the left, the others to the right.
+    """Columns of text below a header; columns in `left` are left-aligned, the others right-aligned.
 
     >>> from cloche.drawing import text_table
     >>> print(text_table(["site", "L0"], [["z", "8"], ["embed", "16"]]))
@@ -33,7 +33,13 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: Cont
 
 
 def as_table(panel: Panel) -> Table:
-    """What a panel shows, as a table."""
+    """The content of a panel as a table.
+
+    >>> from cloche.drawing import Bars, Series, as_table
+    >>> table = as_table(Bars("Scores", ("layer 0",), (Series("probe", (0.7,)),)))
+    >>> table.columns, table.rows
+    (('', 'probe'), (('layer 0', 0.7),))
+    """
     if isinstance(panel, Table):
         return panel
     if isinstance(panel, Text):
@@ -63,7 +69,7 @@ def as_table(panel: Panel) -> Table:
 
 
 def snippet(passage: Passage) -> str:
-    """The tokens around the strongest one, which stands in brackets."""
+    """The tokens around the one with the largest value, which is in brackets."""
     if not passage.tokens:
         return ""
     peak = max(range(len(passage.tokens)), key=lambda i: passage.values[i] or 0.0)
@@ -72,7 +78,17 @@ def snippet(passage: Passage) -> str:
 
 
 def as_text(panel: Panel, most: int = MOST_ROWS) -> str:
-    """The panel's title, table and note; of a long table the first `most` rows."""
+    """The panel's title, the first `most` rows of its table, and its note.
+
+    >>> from cloche.drawing import Table, as_text
+    >>> print(as_text(Table("Heads", ("head", "score"), (("L0H1", 0.75), ("L1H0", 0.5), ("L1H1", 0.25))), most=2))
+    Heads
+    head  score
+    ----  -----
+    L0H1   0.75
+    L1H0    0.5
+    … 1 more
+    """
     if isinstance(panel, Text):
         return "\n".join(part for part in (panel.title, panel.text) if part)
     table = as_table(panel)

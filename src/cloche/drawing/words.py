@@ -1,4 +1,4 @@
-"""Numbers and tokens as people read them."""
+"""Numbers and tokens formatted for people."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ _SIGNS = {"\n": "↵", "\t": "→", "\r": "␍"}
 
 
 def visible(token: str, space: str = "·") -> str:
-    """A token with its spaces and control characters made visible, a byte that is part of no character as <0xE2>; nothing at
-    all is ∅. Running text keeps its spaces: give `space=" "`.
+    """A token with spaces and control characters made visible, a byte outside any character as <0xE2>, an empty token
+    as ∅. For running text, give `space=" "`.
 
     >>> from cloche.drawing import visible
     >>> visible(" a\\n")
@@ -26,7 +26,7 @@ def _escaped(character: str) -> str:
 
 
 def number(value: float | None) -> str:
-    """Four significant digits, six of thousands; a dash where there is none.
+    """Four significant digits, six from 1,000 on; a dash for None.
 
     >>> from cloche.drawing import number
     >>> [number(v) for v in (None, 0.25, 1234.5, 2.5e-7)]
@@ -41,7 +41,7 @@ def number(value: float | None) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A share as a percentage.
+    """A fraction as a percentage.
 
     >>> from cloche.drawing import percent
     >>> [percent(v) for v in (0.125, 0.0005, 0.00001)]
@@ -55,12 +55,12 @@ def percent(value: float | None) -> str:
 
 
 def count(value: float | None) -> str:
-    """A whole number with its thousands."""
+    """A whole number with thousands separators."""
     return "–" if value is None or value != value else f"{round(value):,}"
 
 
 def short(value: float | None) -> str:
-    """A large number in three digits and a letter.
+    """A large number as three digits and a letter.
 
     >>> from cloche.drawing import short
     >>> short(49_152)
@@ -75,7 +75,12 @@ def short(value: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Minutes and seconds, with hours where there are any."""
+    """Minutes and seconds, with hours if any.
+
+    >>> from cloche.drawing import duration
+    >>> duration(95), duration(3_700)
+    ('1:35', '1:01:40')
+    """
     minutes, left = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{left:02d}" if minutes >= 60 else f"{minutes}:{left:02d}"
 
@@ -89,7 +94,7 @@ FORMS: dict[str, Callable[[float | None], str]] = {
 
 
 def written(value: float | str | None, form: str = "number") -> str:
-    """A cell of a table; a missing one is empty."""
+    """A cell of a table; a missing value is empty."""
     if isinstance(value, str):
         return visible(value) if form == "token" else value
     return "" if value is None else FORMS[form](value)

@@ -52,7 +52,14 @@ class Json(JSONResponse):
 def make_app(
     run_path: str | Path, worker: Worker | None = None, stopping: Callable[[], bool] = lambda: False
 ) -> Starlette:
-    """The app over a run folder. Its write token is `app.state.token`. ClocheError when there is no run at the path."""
+    """The app over a run folder. Its write token is `app.state.token`. ClocheError when there is no run at the path.
+
+    >>> from cloche.microscope import make_app
+    >>> from cloche.runs import Run
+    >>> app = make_app(Run.create("first", recipe="").path)
+    >>> "/api/run" in [route.path for route in app.routes]
+    True
+    """
     library = Library(run_path)
     token = secrets.token_urlsafe(24)
     asker = worker or Worker()

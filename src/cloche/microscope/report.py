@@ -33,6 +33,12 @@ def write_report(run_path: str | Path, out: Path | None = None) -> Path:
     not have yet is left out, and one whose files are damaged is a sentence.
 
     Raises ClocheError where there is no run.
+
+    >>> from cloche.microscope import write_report
+    >>> from cloche.runs import Run
+    >>> path = write_report(Run.create("first", recipe="").path)
+    >>> path.name, "<h1>first</h1>" in path.read_text()
+    ('report.html', True)
     """
     library = Library(run_path)
     if out is not None:

@@ -47,7 +47,14 @@ def make_server(
 
 
 def serve(run_path: str | Path, port: int = 0, open_browser: bool = True) -> None:
-    """Serves the microscope over a run folder until Ctrl-C. Prints the address and, if asked, opens the browser there."""
+    """Serves the microscope over a run folder until Ctrl-C. Prints the address and, if asked, opens the browser there.
+
+    >>> from cloche.microscope import serve
+    >>> serve("first")  # with a run in the folder first, this serves it and opens the browser
+    Traceback (most recent call last):
+        ...
+    cloche.errors.RunMissing: ...
+    """
     server, listener, url = make_server(run_path, port)
     print(f"The microscope over {run_path} is at {url}  (Ctrl-C ends it)", flush=True)
     if open_browser:
