@@ -22,6 +22,7 @@ COMPLETE = {
     "cloche.microscope",
     "cloche.runs",
     "cloche.runs.verification",
+    "cloche.sparse.saes",
     "cloche.text",
 }
 PACKAGES = ["cloche", *(found.name for found in pkgutil.walk_packages(cloche.__path__, "cloche.") if found.ispkg)]

@@ -22,7 +22,7 @@ from bench.rounds import busy, machine, table, write
 from cloche.interp import dictionary_report, end_to_end, harvest
 from cloche.interp.route import Route
 from cloche.sparse import SAE, BatchTopK, Gated, JumpReLU, Provenance, ReLU, TopK, Training, train_sae
-from cloche.sparse.saes import Kind, further_course
+from cloche.sparse.saes import Kind, continue_training
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 STORIES = DATA / "text" / "tinystories_sample_ascii.jsonl"
@@ -63,7 +63,7 @@ class Subject:
         """Trained on end to end, over all the lessons twice."""
         where, lessons = str(sae.trained_on.site), self.lessons * 2
         training = Training(steps=len(lessons), lr=2e-4)
-        for _ in further_course(sae, end_to_end(self.glass.net, lessons, where, local=1.0), training):
+        for _ in continue_training(sae, end_to_end(self.glass.net, lessons, where, local=1.0), training):
             pass
         return sae
 

@@ -20,9 +20,9 @@ from torch import Tensor
 from bench.rounds import Side, Spread, busy, interleave, machine, ratio, table, write
 from bench.sparse.sae_peers import DictionaryLearning, SAELens, Shape
 from cloche.sparse import SAE, BatchTopK, Planted, TopK, Training
-from cloche.sparse.saes import Fit, Kind, fit_input
-from cloche.sparse.saes.gathered import Everything
-from cloche.sparse.saes.kinds import Answer, Question
+from cloche.sparse.saes import AuxLoss, Fit, Kind, fit_input
+from cloche.sparse.saes.gathered import AllFeatures
+from cloche.sparse.saes.kinds import FeatureActs, SelectionInput
 
 SHAPES = [(256, 4_096, 32), (512, 8_192, 32), (512, 16_384, 32)]  # width, features, k
 BATCH = 4_096
@@ -33,19 +33,19 @@ EQUAL = 1e-5  # relative difference of each gradient
 class DenseTopK(TopK):
     """The same kind with its codes written out."""
 
-    def choose(self, question: Question, own: dict[str, Tensor]) -> Everything:  # type: ignore[override]
-        self.__dict__["k"] = int(question.l0)
-        return Everything(len(question.centred), len(question.weight))
+    def choose(self, batch: SelectionInput, extra: dict[str, Tensor]) -> AllFeatures:  # type: ignore[override]
+        self.__dict__["k"] = int(batch.l0)
+        return AllFeatures(len(batch.centred), len(batch.weight))
 
-    def respond(self, pre: Tensor, own: dict[str, Tensor]) -> Answer:
+    def activate(self, pre: Tensor, extra: dict[str, Tensor]) -> FeatureActs:
         best = pre.topk(self.__dict__["k"], dim=1, sorted=False)
-        return Answer(torch.zeros_like(pre).scatter(1, best.indices, best.values.relu()))
+        return FeatureActs(torch.zeros_like(pre).scatter(1, best.indices, best.values.relu()))
 
 
 def fit_of(kind: Kind, shape: tuple[int, int, int], x: Tensor) -> Fit:
     width, features, k = shape
     sae = SAE(width, features, k, kind, seed=0)
-    return Fit(sae, Training(steps=10_000, batch=BATCH, lr=1e-4, dead_after=10**9), fit_input(sae, x))
+    return Fit(sae, Training(steps=10_000, batch=BATCH, lr=1e-4, aux=AuxLoss(dead_after=10**9)), fit_input(sae, x))
 
 
 def gradient_difference(shape: tuple[int, int, int], x: Tensor) -> float:
@@ -54,8 +54,8 @@ def gradient_difference(shape: tuple[int, int, int], x: Tensor) -> float:
     for kind in (TopK(), DenseTopK()):
         sae = fit_of(kind, shape, x).sae
         scaled = x[:BATCH] * sae.scale
-        chosen, answer = sae.answer(scaled)
-        reconstruction = sae.base(scaled) + chosen.decode(answer.values, sae.decoder)
+        chosen, acts = sae.feature_acts(scaled)
+        reconstruction = sae.base(scaled) + chosen.decode(acts.values, sae.decoder)
         (scaled - reconstruction).square().sum(1).mean().backward()
         gradients.append({name: p.grad for name, p in sae.named_parameters() if p.grad is not None})
     ours, dense = gradients

@@ -16,7 +16,7 @@ from cloche import part_names
 from cloche.errors import ClocheError
 from cloche.part import import_parts, part_from_line
 from cloche.sparse import SAE, Kind, Training, load_sae, save_saelens, train_sae
-from cloche.sparse.saes import Fit
+from cloche.sparse.saes import Fit, SaveState
 
 Call = Callable[..., tuple[int, str, str]]
 SMALL = ("--site", "resid_post[1]", "--features", 64, "--l0", 4, "--tokens", 3_000)
@@ -24,7 +24,7 @@ OWN = '''
 from dataclasses import dataclass
 from pathlib import Path
 
-from cloche.sparse import Answer, Kind
+from cloche.sparse import FeatureActs, Kind
 
 Path("was-imported").touch()
 
@@ -34,11 +34,11 @@ class Saturating(Kind):
 
     top: float = 8.0
 
-    def respond(self, pre, own):
-        values = self.magnitude(pre, own)
-        return Answer(values, values.sum())
+    def activate(self, pre, extra):
+        values = self.magnitude(pre, extra)
+        return FeatureActs(values, values.sum())
 
-    def magnitude(self, pre, own):
+    def magnitude(self, pre, extra):
         return pre.relu() / (1 + pre.relu() / self.top)
 '''
 LINE = "own_kinds:Saturating(nested=[], top=4.0)"
@@ -69,7 +69,7 @@ def test_it_trains_saves_and_loads(kind: Kind, folder: Path) -> None:
     assert history[-1]["loss"] < history[0]["loss"] and float(sae.encode(torch.randn(99, 8)).values.max()) > 0
     sae.save(folder / "kept")
     assert json.loads((folder / "kept/dictionary.json").read_text())["kind"] == LINE == kind.to_line()
-    with pytest.raises(ClocheError, match="SAELens has no kind that computes what own_kinds:Saturating"):
+    with pytest.raises(ClocheError, match="SAELens has no counterpart of own_kinds:Saturating"):
         save_saelens(sae, folder / "theirs")
     again = load_sae(folder / "kept")
     assert again.kind == kind and type(again.kind).__module__ == "own_kinds"
@@ -91,9 +91,9 @@ def test_it_goes_on_where_it_was_cut_off(kind: Kind, folder: Path, monkeypatch: 
 
     monkeypatch.setattr(Fit, "step", killed)
     with pytest.raises(ZeroDivisionError):
-        trained(save_to=folder / "state", save_every=5)
+        trained(save=SaveState(folder / "state", 5))
     monkeypatch.setattr(Fit, "step", step)
-    resumed = trained(save_to=folder / "state", save_every=5)
+    resumed = trained(save=SaveState(folder / "state", 5))
     assert all(torch.equal(tensor, resumed.state_dict()[name]) for name, tensor in whole.state_dict().items())
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from cloche.files import locked
 from cloche.runs import Run
-from cloche.sparse import Training, load_sae
-from cloche.sparse.saes import Fit
+from cloche.sparse import load_sae
+from cloche.sparse.saes import Fit, SaveState
 
 Call = Callable[..., tuple[int, str, str]]
 pytestmark = pytest.mark.usefixtures("kernels")
@@ -110,8 +110,7 @@ def test_a_training_cut_off_goes_on_to_the_same_bytes(call: Call, run: Path, mon
         return step(self, *rows)
 
     monkeypatch.setattr(Fit, "step", killed)
-    monkeypatch.setattr(Training, "save_every", 5)
-    monkeypatch.setattr(Training.__init__, "__defaults__", (*Training.__init__.__defaults__[:-1], 5))
+    monkeypatch.setattr(SaveState.__init__, "__defaults__", (5,))
     assert call(*words, "cut")[0] == 130
     folder = run / "dictionaries"
     assert not (folder / "cut").exists() and list(folder.glob(".training-cut-*"))
@@ -160,8 +159,8 @@ def test_two_processes_under_torchrun_train_what_one_trains(call: Call, run: Pat
         (("train", "--site", "resid_post[9]"), "resid_post[9]"),
         (("train", "--site", "resid_post[0] ->"), "names no places"),
         (("train", "--site", "resid_post[0] + step-000099/resid_post[0]"), "step-000099"),
-        (("train", "--site", "mlp_out[0]", "--skip"), "leave skip out"),
-        (("train", "--l0", "9000"), "cannot have l0 = 9000"),
+        (("train", "--site", "mlp_out[0]", "--skip"), "remove skip"),
+        (("train", "--l0", "9000"), "l0 = 9000 is impossible"),
         (("train", "--features", "0"), "counts something below 1"),
         (("train", "--name", "../away"), "without strokes"),
         (("report", "nothing"), "train one with `cloche sae train`"),

@@ -8,7 +8,7 @@ from cloche.glass import Glass
 from cloche.interp import end_to_end, loss_recovered
 from cloche.model import GLU, LM, Attention, Block, Network, RMSNorm, RoPE, Stack
 from cloche.sparse import Provenance, TopK, Training, train_sae
-from cloche.sparse.saes import further_course
+from cloche.sparse.saes import continue_training
 
 WIDTH, VOCAB, SITE = 32, 48, "resid_post[1]"
 
@@ -65,7 +65,7 @@ def test_end_to_end_keeps_more_of_the_model_than_the_variance_does() -> None:
     rows = torch.cat([batch.rows for batch in end_to_end(net, lessons, SITE)])
     plain, _ = train_sae(rows, 96, 4, Training(steps=300, batch=256, lr=5e-3), kind=TopK(), trained_on=Provenance(SITE))
     before = loss_recovered(glass, plain, fresh)
-    for _ in further_course(plain, end_to_end(net, lessons, SITE, local=0.1), Training(steps=150, lr=2e-3)):
+    for _ in continue_training(plain, end_to_end(net, lessons, SITE, local=0.1), Training(steps=150, lr=2e-3)):
         pass
     after = loss_recovered(glass, plain, fresh)
     assert after.kl < 0.85 * before.kl

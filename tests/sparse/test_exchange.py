@@ -54,8 +54,8 @@ def test_topk_by_rescaled_answers_and_by_plain_ones(tmp_path: Path, rng: torch.G
     for sae in (rescaled, plain):
         back = load_sae(save_saelens(sae, tmp_path / f"again-{sae.gain is None}"))
         near(back.encode(x).dense(), sae.encode(x).dense())
-    chosen, answer = plain.answer(x * plain.scale)  # in training too
-    near(chosen.decode(answer.values, plain.decoder).detach() + t["b_dec"], topk(pre) @ t["W_dec"] + t["b_dec"])
+    chosen, acts = plain.feature_acts(x * plain.scale)  # in training too
+    near(chosen.decode(acts.values, plain.decoder).detach() + t["b_dec"], topk(pre) @ t["W_dec"] + t["b_dec"])
 
 
 @pytest.mark.parametrize("rescale", [True, False])
@@ -145,18 +145,18 @@ def test_an_old_description_is_read_as_saelens_reads_it(tmp_path: Path, rng: tor
 @pytest.mark.parametrize(
     ("cfg", "sentence"),
     [
-        ({"normalize_activations": "layer_norm"}, "'layer_norm', which no fixed number stands for"),
-        ({"normalize_activations": "constant_norm_rescale"}, "which no fixed number stands for"),
-        ({"normalize_activations": "covariance_whitening"}, "which no fixed number stands for"),
-        ({"reshape_activations": "sideways"}, "'sideways', which nothing here understands"),
+        ({"normalize_activations": "layer_norm"}, "'layer_norm', which no fixed factor can replace"),
+        ({"normalize_activations": "constant_norm_rescale"}, "which no fixed factor can replace"),
+        ({"normalize_activations": "covariance_whitening"}, "which no fixed factor can replace"),
+        ({"reshape_activations": "sideways"}, "'sideways', which cloche does not support"),
         ({"finetuning_scaling_factor": True}, "a second size"),
-        ({"activation_fn": "tanh-relu"}, "'tanh-relu', which no kind here computes"),
-        ({"activation_fn_str": "tanh-relu", "metadata": None}, "'tanh-relu', which no kind here computes"),
-        ({"use_error_term": True}, "use_error_term = True, which nothing here understands: take it out"),
-        ({"architecture": "temporal"}, "architecture 'temporal', which has no counterpart here: give one of standard"),
+        ({"activation_fn": "tanh-relu"}, "'tanh-relu', which no kind computes"),
+        ({"activation_fn_str": "tanh-relu", "metadata": None}, "'tanh-relu', which no kind computes"),
+        ({"use_error_term": True}, "use_error_term = True, which cloche does not support: take it out"),
+        ({"architecture": "temporal"}, "architecture 'temporal', which is not supported: use one of standard"),
         ({"architecture": "gated"}, "lacks b_gate, b_mag, r_mag, which its description needs"),
         ({"architecture": "topk"}, "states k as None, which is no number"),
-        ({"architecture": "topk", "k": 41}, "cannot have l0 = 41"),
+        ({"architecture": "topk", "k": 41}, "l0 = 41 is impossible"),
         ({"architecture": "transcoder", "d_out": 12}, "no transcoder can"),
         ({"d_sae": 39}, r"W_enc in .* has shape \[12, 40\], but its description says \[12, 39\]"),
         ({"d_in": None}, "states d_in as None"),
@@ -177,7 +177,7 @@ def test_files_that_are_damaged_or_not_there(tmp_path: Path, rng: torch.Generato
     broken = lens_folder(tmp_path / "nan", t | {"b_enc": torch.full((FEATURES,), torch.nan)}, {})
     with pytest.raises(ClocheError, match=r"b_enc in .* holds NaN"):
         load_sae(broken)
-    with pytest.raises(ClocheError, match="holds odd, which nothing here understands"):
+    with pytest.raises(ClocheError, match="holds odd, which cloche does not support"):
         load_sae(lens_folder(tmp_path / "more", t | {"odd": torch.ones(2)}, {}))
     (broken / "sae_weights.safetensors").write_bytes(b"torn")
     with pytest.raises(ClocheError, match="cannot be read"):

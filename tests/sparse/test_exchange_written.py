@@ -34,7 +34,7 @@ def test_what_saelens_has_not_is_not_written(tmp_path: Path, rng: torch.Generato
     for kind in (TopK(), Gated()):
         with pytest.raises(ClocheError, match=f"no transcoder of kind {kind}"):
             save_saelens(ours(kind, rng, Wiring((WIDTH,), (7,))), tmp_path / "out")
-    with pytest.raises(ClocheError, match="reads 2 sites and writes 2, as this crosscoder does"):
+    with pytest.raises(ClocheError, match="reads 2 sites and writes 2, like this crosscoder"):
         save_saelens(SAE(Wiring((6, 6)), FEATURES, K, ReLU()), tmp_path / "out")
     assert not any(tmp_path.iterdir())
     save_saelens(ours(ReLU(), rng), tmp_path / "out")

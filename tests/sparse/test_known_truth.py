@@ -18,7 +18,7 @@ from cloche.sparse import (
     report,
     train_sae,
 )
-from cloche.sparse.saes import Fit, fit_input
+from cloche.sparse.saes import AuxLoss, Fit, fit_input
 from cloche.sparse.stream import epochs
 from cloche.sparse.truth import match
 
@@ -96,7 +96,7 @@ def _after_killing_half(x: torch.Tensor, aux_weight: float) -> Report:
     variance = fit_input(sae, x[:8_192])
     with torch.no_grad():
         sae.encoder_bias[:32] = -1
-    fit = Fit(sae, Training(steps=400, batch=512, lr=1e-2, dead_after=2_048, aux_weight=aux_weight), variance)
+    fit = Fit(sae, Training(steps=400, batch=512, lr=1e-2, aux=AuxLoss(aux_weight, dead_after=2_048)), variance)
     for batch in islice(epochs(x, 512, seed=0), 400):
         fit.step(batch)
     return report(sae, sae.dictionary, x, truth=PLANTED.dictionary.atoms)

@@ -103,11 +103,11 @@ def test_the_threshold_of_a_jump_learns_through_its_window() -> None:
     """Against the paper's pseudo-derivatives, written out for one feature (2407.14435, equations 11 and 12)."""
     kind, pre = JumpReLU(), torch.tensor([[0.1], [0.95], [1.04], [3.0]])
     log_threshold = torch.zeros(1, requires_grad=True)  # a threshold of one
-    answer = kind.respond(pre, {"log_threshold": log_threshold.expand(4, 1), "window": torch.tensor(0.2)})
-    assert answer.values.squeeze().tolist() == pytest.approx([0, 0, 1.04, 3.0])
-    assert answer.penalty is not None
-    (by_values,) = torch.autograd.grad(answer.values.sum(), log_threshold, retain_graph=True)
-    (by_count,) = torch.autograd.grad(answer.penalty, log_threshold)
+    acts = kind.activate(pre, {"log_threshold": log_threshold.expand(4, 1), "window": torch.tensor(0.2)})
+    assert acts.values.squeeze().tolist() == pytest.approx([0, 0, 1.04, 3.0])
+    assert acts.penalty is not None
+    (by_values,) = torch.autograd.grad(acts.values.sum(), log_threshold, retain_graph=True)
+    (by_count,) = torch.autograd.grad(acts.penalty, log_threshold)
     assert float(by_values) == pytest.approx(-2 / 0.2)  # two of four lie within 0.1 of it
     assert float(by_count) == pytest.approx(-2 / 0.2)
 
@@ -158,12 +158,12 @@ class _Given:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"l0": 65}, "choose l0 above 0 and at most 64"),
-        ({"l0": 0}, "choose l0 above 0"),
-        ({"kind": ReLU(nested=(64,))}, "between 1 and 63"),
-        ({"kind": BatchTopK(nested=(32, 16))}, "must rise"),
+        ({"l0": 65}, "choose an l0 above 0 and at most 64"),
+        ({"l0": 0}, "choose an l0 above 0"),
+        ({"kind": ReLU(nested=(64,))}, "from 1 to 63"),
+        ({"kind": BatchTopK(nested=(32, 16))}, "must increase"),
         ({"activations": torch.full((2_000, 8), torch.nan)}, "holds NaN"),
-        ({"activations": torch.ones(2_000, 8)}, "All activations are the same"),
+        ({"activations": torch.ones(2_000, 8)}, "All activations are equal"),
     ],
 )
 def test_misuse_gets_one_sentence(options: dict, sentence: str) -> None:
@@ -174,7 +174,7 @@ def test_misuse_gets_one_sentence(options: dict, sentence: str) -> None:
 
 def test_a_run_too_short_to_reach_its_l0_says_so() -> None:
     x = PLANTED.sample(2_000)[0]
-    with pytest.warns(UserWarning, match="features active where 60 were asked for"):
+    with pytest.warns(UserWarning, match="active features instead of 60"):
         train_sae(x, 64, 60, Training(steps=3, batch=256), kind=ReLU())
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cloche.errors import ClocheError
 from cloche.sparse import SAE, BatchTopK, Gated, JumpReLU, Planted, ReLU, TopK, Training, Wiring, train_sae
-from cloche.sparse.saes import Batch, further_course, training_course
+from cloche.sparse.saes import AuxLoss, Batch, SaveState, continue_training, iter_train_sae
 from cloche.sparse.saes.kinds import Kind
 
 PLANTED = Planted(width=16, features=32, active=3)
@@ -21,7 +21,7 @@ ALL = [TopK(), BatchTopK(), ReLU(), Gated(), JumpReLU(), BatchTopK(nested=(8,))]
 
 def learned(kind: Kind, training: Training, cut_after: int | None = None, **options) -> SAE | None:
     """Trains, or stops at the record after `cut_after` steps as a kill would."""
-    course = training_course(PLANTED.sample(4_096)[0], 32, 3, training, kind=kind, seed=3, **options)
+    course = iter_train_sae(PLANTED.sample(4_096)[0], 32, 3, training, kind=kind, seed=3, **options)
     while True:
         try:
             record = next(course)
@@ -33,9 +33,9 @@ def learned(kind: Kind, training: Training, cut_after: int | None = None, **opti
 
 @pytest.mark.parametrize("kind", ALL, ids=str)
 def test_a_training_cut_off_goes_on_to_the_same_bytes(kind: Kind, tmp_path: Path) -> None:
-    plan = Training(steps=60, batch=128, lr=5e-3, dead_after=512)
+    plan = Training(steps=60, batch=128, lr=5e-3, aux=AuxLoss(dead_after=512))
     whole = learned(kind, plan)
-    kept = Training(steps=60, batch=128, lr=5e-3, dead_after=512, save_to=tmp_path / "state", save_every=7)
+    kept = Training(steps=60, batch=128, lr=5e-3, aux=AuxLoss(dead_after=512), save=SaveState(tmp_path / "state", 7))
     assert learned(kind, kept, cut_after=31) is None
     resumed = learned(kind, kept)
     assert whole is not None and resumed is not None
@@ -46,38 +46,47 @@ def test_a_training_cut_off_goes_on_to_the_same_bytes(kind: Kind, tmp_path: Path
 
 def test_a_kept_state_of_another_training_is_refused_and_left_alone(tmp_path: Path) -> None:
     state = tmp_path / "state"
-    learned(TopK(), Training(steps=20, batch=128, save_to=state, save_every=5), cut_after=11)
+    learned(TopK(), Training(steps=20, batch=128, save=SaveState(state, 5)), cut_after=11)
     before = state.read_bytes()
     with pytest.raises(ClocheError, match="another lr"):
-        learned(TopK(), Training(steps=20, batch=128, lr=0.1, save_to=state))
+        learned(TopK(), Training(steps=20, batch=128, lr=0.1, save=SaveState(state)))
     with pytest.raises(ClocheError, match="another kind"):
-        learned(ReLU(), Training(steps=20, batch=128, save_to=state))
+        learned(ReLU(), Training(steps=20, batch=128, save=SaveState(state)))
     assert state.read_bytes() == before
     state.write_bytes(before[: len(before) // 2])
-    with pytest.raises(ClocheError, match="no training to go on with"):
-        learned(TopK(), Training(steps=20, batch=128, save_to=state))
+    with pytest.raises(ClocheError, match="not a saved training"):
+        learned(TopK(), Training(steps=20, batch=128, save=SaveState(state)))
 
 
 def test_a_training_does_not_go_on_with_other_signals(tmp_path: Path) -> None:
-    plan = Training(steps=20, batch=128, save_to=tmp_path / "state", save_every=5)
-    course = training_course(PLANTED.sample(4_096)[0], 32, 3, plan)
+    plan = Training(steps=20, batch=128, save=SaveState(tmp_path / "state", 5))
+    course = iter_train_sae(PLANTED.sample(4_096)[0], 32, 3, plan)
     while next(course)["step"] < 11:
         pass
     with pytest.raises(ClocheError, match="another first signals"):
         train_sae(PLANTED.sample(4_096, seed=2)[0], 32, 3, plan)
 
 
-@pytest.mark.parametrize("options", [{"steps": 0}, {"lr": -1.0}, {"lr": float("nan")}, {"aux_k": 0}, {"save_every": 0}])
-def test_a_training_of_nothing_is_refused(options: dict) -> None:
-    with pytest.raises(ClocheError, match=r"below 1|trains nothing"):
-        Training(**options)
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        (Training, {"steps": 0}),
+        (Training, {"lr": -1.0}),
+        (Training, {"lr": float("nan")}),
+        (AuxLoss, {"k": 0}),
+        (SaveState, {"path": Path("state"), "every": 0}),
+    ],
+)
+def test_a_training_of_nothing_is_refused(settings: type, options: dict) -> None:
+    with pytest.raises(ClocheError, match=r"below 1|not a positive number"):
+        settings(**options)
 
 
 def test_a_row_of_zeros_does_not_become_nan() -> None:
     sae = SAE(16, 32, 3, ReLU())
     with torch.no_grad():
         sae.decoder[3], sae.encoder_bias[3] = 0.0, -100.0
-    for _ in further_course(sae, PLANTED.sample(2_048)[0], Training(steps=5, batch=256)):
+    for _ in continue_training(sae, PLANTED.sample(2_048)[0], Training(steps=5, batch=256)):
         pass
     assert all(bool(tensor.isfinite().all()) for tensor in sae.state_dict().values())
 
@@ -86,7 +95,7 @@ def test_training_on_starts_where_the_first_ended() -> None:
     x = PLANTED.sample(8_192)[0]
     sae, history = train_sae(x, 32, 3, Training(steps=300, batch=256, lr=5e-3))
     scale, before = sae.scale.clone(), sae.report(x).fvu
-    course = further_course(sae, x, Training(steps=300, batch=256, lr=2e-3), seed=1)
+    course = continue_training(sae, x, Training(steps=300, batch=256, lr=2e-3), seed=1)
     first = next(course)
     assert first["fvu"] == pytest.approx(history[-1]["fvu"], rel=0.3)
     assert sum(1 for _ in course) > 10 and sae.report(x).fvu < before
@@ -124,7 +133,7 @@ def _one_of(rank: int, world: int, kinds: list[Kind], meet: str, out: str) -> No
         dist.destroy_process_group()
 
 
-SHARED = Training(steps=40, batch=256, lr=2e-3, dead_after=1_024)
+SHARED = Training(steps=40, batch=256, lr=2e-3, aux=AuxLoss(dead_after=1_024))
 
 
 def rows() -> Tensor:

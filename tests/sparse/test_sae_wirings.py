@@ -106,11 +106,11 @@ def test_a_crosscoder_says_in_which_site_each_feature_lives() -> None:
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: Wiring(()), "names no sites"),
-        (lambda: Wiring((4,), (0,)), "names no sites, or one of no width"),
+        (lambda: Wiring(()), "has no sites"),
+        (lambda: Wiring((4,), (0,)), "has no sites, or a width below 1"),
         (lambda: Wiring((4,), skip=True), "would explain all of it"),
-        (lambda: train_sae(torch.randn(2_000, 7), 16, 2, wiring=Wiring((4,), (4,))), "wants \\[n, 8\\]"),
-        (lambda: SAE(Wiring((4,), (4,)), 16, 2).explain(torch.randn(3, 4)), "side by side"),
+        (lambda: train_sae(torch.randn(2_000, 7), 16, 2, wiring=Wiring((4,), (4,))), "needs \\[n, 8\\]"),
+        (lambda: SAE(Wiring((4,), (4,)), 16, 2).explain(torch.randn(3, 4)), "concatenate what is read"),
         (lambda: SAE(Wiring((4,), (4,)), 16, 2).encode(torch.randn(3, 8)), "width 4"),
     ],
 )

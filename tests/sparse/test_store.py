@@ -87,8 +87,8 @@ def with_nan() -> torch.Tensor:
         (torch.randn(5, 5, 5), 16, "positions flattened"),
         (torch.zeros(0, 8), 16, "no activations"),
         (iter([torch.randn(10, 8)]), 16, "before one batch of 256"),
-        (torch.ones(1_000, 8), 16, "All activations are the same"),
-        (torch.randn(1_000, 8), 3, "choose l0 above 0 and at most 3"),
+        (torch.ones(1_000, 8), 16, "All activations are equal"),
+        (torch.randn(1_000, 8), 3, "choose an l0 above 0 and at most 3"),
     ],
 )
 def test_streams_that_cannot_be_trained_on(activations, features: int, sentence: str) -> None:

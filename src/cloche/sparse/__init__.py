@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from cloche.sparse.pictures import atoms_of, picture
     from cloche.sparse.saes import (
         SAE,
-        Answer,
         BatchTopK,
+        FeatureActs,
         Gated,
         JumpReLU,
         Kind,
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
         Training,
         Wiring,
         geometric_median,
+        iter_train_sae,
         load_sae,
         save_saelens,
         train_sae,
-        training_course,
     )
     from cloche.sparse.truth import Gap, Grade, Hierarchy, Planted, gap_report, gap_table, grade, isotropic_noise
 
 __all__ = [
     "SAE",
-    "Answer",
     "BatchTopK",
     "Code",
     "Dictionary",
     "Encoder",
+    "FeatureActs",
     "Gap",
     "Gated",
     "Grade",
@@ -58,13 +58,13 @@ __all__ = [
     "geometric_median",
     "grade",
     "isotropic_noise",
+    "iter_train_sae",
     "load_sae",
     "mean_max_cosine",
     "picture",
     "report",
     "save_saelens",
     "train_sae",
-    "training_course",
 ]
 
 __getattr__ = lazy(__name__)

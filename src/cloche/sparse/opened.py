@@ -85,7 +85,7 @@ def checked(
     if missing or more:
         raise WeightsInvalid(
             f"{path} {'lacks' if missing else 'holds'} {shown_all(missing or more)}, "
-            f"{'which its description needs' if missing else 'which nothing here understands'}: "
+            f"{'which its description needs' if missing else 'which cloche does not support'}: "
             "restore both files of one autoencoder, or save it with the library that made it."
         )
     for name, shape in shapes.items():

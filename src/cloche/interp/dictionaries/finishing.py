@@ -21,7 +21,7 @@ def end_to_end(
     local: float = 0.0,
     others: Others | None = None,
 ) -> Iterator[Batch]:
-    """Batches for `train_sae` and `further_course`, one for each batch of `windows` (ids [batch, position], or texts).
+    """Batches for `train_sae` and `continue_training`, one for each batch of `windows` (ids [batch, position], or texts).
 
     The loss of a batch is the Kullback-Leibler divergence, in nats a token, from the model's predictions to those it makes with
     the reconstructions put where the dictionary writes, plus `local` times their share of unexplained variance. A short

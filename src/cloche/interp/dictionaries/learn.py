@@ -22,8 +22,8 @@ from cloche.interp.subject import Subject
 from cloche.part import part_from_line
 from cloche.ranks import Ranks
 from cloche.runs import Run
-from cloche.sparse import SAE, Kind, Provenance, TopK, Training, training_course
-from cloche.sparse.saes import Record, further_course
+from cloche.sparse import SAE, Kind, Provenance, TopK, Training, iter_train_sae
+from cloche.sparse.saes import Record, SaveState, continue_training
 
 HELD = 1 << 30  # bytes of activations held in memory; more are read from the model anew in each pass
 CALIBRATED, FEWEST = 16_384, 2_048  # tokens that a threshold is calibrated on, and of how few it is not
@@ -252,7 +252,7 @@ def _learn(data: _TrainingData, origin: Provenance) -> Generator[Progress, None,
     l0 = min(features, max(4, 3 * width // 32)) if config.k is None else config.k
     batch = min(config.budget.batch, data.rows)
     steps = max(1, config.budget.passes * data.rows // batch)
-    training = Training(steps=steps, batch=batch, lr=config.lr, save_to=data.state)
+    training = Training(steps=steps, batch=batch, lr=config.lr, save=SaveState(data.state))
     source: Tensor | Iterator[Tensor] = data.streamed()
     if data.fits():
         held: list[Tensor] = []
@@ -261,11 +261,11 @@ def _learn(data: _TrainingData, origin: Provenance) -> Generator[Progress, None,
             yield Progress("harvest", done, len(data.windows), f"reading {site} at {sum(map(len, held)):,} tokens")
         source = torch.cat(held)
     assert isinstance(config.kind, Kind), "a line was read when the DictionaryConfig was made"
-    course = training_course(
+    records = iter_train_sae(
         source, features, l0, training, kind=config.kind, wiring=wiring, seed=data.seed, trained_on=origin
     )
-    sae = yield from _told(
-        course, steps, lambda r: f"{features:,} features of {site} leave {r['fvu']:.0%} of it unexplained"
+    sae = yield from _as_progress(
+        records, steps, lambda r: f"{features:,} features of {site} leave {r['fvu']:.0%} of it unexplained"
     )
     if config.end_to_end > 0:
         yield from _finish(data, sae)
@@ -280,8 +280,8 @@ def _finish(data: _TrainingData, sae: SAE) -> Generator[Progress, None, SAE]:
     batches = end_to_end(data.reader.net, windows, data.reader.route, local=1.0, others=data.reader.others)
     training = Training(steps=steps, lr=_FINISHING)
     return (
-        yield from _told(
-            further_course(sae, batches, training, data.seed),
+        yield from _as_progress(
+            continue_training(sae, batches, training, data.seed),
             steps,
             lambda r: (
                 f"end to end, the reconstruction is {r['loss']:.3f} nats from the model's own, and {r['fvu']:.0%} unexplained"
@@ -290,13 +290,13 @@ def _finish(data: _TrainingData, sae: SAE) -> Generator[Progress, None, SAE]:
     )
 
 
-def _told(
-    course: Generator[Record, None, SAE], steps: int, say: Callable[[Record], str]
+def _as_progress(
+    records: Generator[Record, None, SAE], steps: int, say: Callable[[Record], str]
 ) -> Generator[Progress, None, SAE]:
     """A training's records as progress."""
     while True:
         try:
-            record = next(course)
+            record = next(records)
         except StopIteration as end:
             return end.value
         yield Progress("dictionary", int(record["step"]), steps, say(record))

@@ -1,4 +1,4 @@
-"""Sparse autoencoders of every kind, transcoders and crosscoders: one module, one step, one way to train."""
+"""Sparse autoencoders of several kinds, transcoders and crosscoders: one module and one training step for all."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from cloche.lazy import lazy
 if TYPE_CHECKING:
     from cloche.sparse.saes.exchange import save_saelens
     from cloche.sparse.saes.files import load_sae
-    from cloche.sparse.saes.fit import Fit, Record, Training, fit_input, geometric_median
-    from cloche.sparse.saes.kinds import Answer, BatchTopK, Gated, JumpReLU, Kind, ReLU, TopK
+    from cloche.sparse.saes.fit import AuxLoss, Fit, Record, SaveState, Training, fit_input, geometric_median
+    from cloche.sparse.saes.kinds import BatchTopK, FeatureActs, Gated, JumpReLU, Kind, ReLU, TopK
     from cloche.sparse.saes.module import SAE, Wiring
     from cloche.sparse.saes.provenance import Provenance
-    from cloche.sparse.saes.train import Batch, further_course, train_sae, training_course
+    from cloche.sparse.saes.train import Batch, continue_training, iter_train_sae, train_sae
 
 __all__ = [
     "SAE",
-    "Answer",
+    "AuxLoss",
     "Batch",
     "BatchTopK",
+    "FeatureActs",
     "Fit",
     "Gated",
     "JumpReLU",
@@ -27,16 +28,17 @@ __all__ = [
     "Provenance",
     "ReLU",
     "Record",
+    "SaveState",
     "TopK",
     "Training",
     "Wiring",
+    "continue_training",
     "fit_input",
-    "further_course",
     "geometric_median",
+    "iter_train_sae",
     "load_sae",
     "save_saelens",
     "train_sae",
-    "training_course",
 ]
 
 __getattr__ = lazy(__name__)

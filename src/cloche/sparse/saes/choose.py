@@ -1,4 +1,4 @@
-"""Which features answer most strongly, without ever holding all the answers: of each signal, or of a whole batch."""
+"""Selecting the largest pre-activations per signal or per batch without ever holding all of them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 from cloche.sparse.saes.gathered import Choice
 
 ROWS = 512  # signals scored at once: their scores stay in the cache of one core
-GROUP = 8  # features compared as one before the exact choice; 8 measured fastest from 2,048 to 16,384 features
-_SAFE = 0.9  # of the last batch's threshold: nearly always below this batch's
+GROUP = 8  # features compared as one before the exact selection; 8 measured fastest from 2,048 to 16,384 features
+_SAFE = 0.9  # times the last batch's threshold: nearly always below this batch's
 
 
 @torch.no_grad()
 def select_topk(x: Tensor, weight: Tensor, bias: Tensor, k: int) -> Choice:
     """The k largest of x @ weight.T + bias of each signal, in no particular order.
 
-    `x` [n, d], `weight` [N, d], `bias` [N]. Memory beyond the answer: 512 * N numbers.
+    `x` [n, d], `weight` [N, d], `bias` [N]. Memory beside the result: 512 * N numbers.
     """
     indices = torch.empty(len(x), k, dtype=torch.int64, device=x.device)
     values = x.new_empty(len(x), k)
@@ -38,25 +38,25 @@ def select_batch(
 ) -> tuple[Choice, float]:
     """The `total` largest positive entries of x @ weight.T + bias over all signals, and the least of them.
 
-    `guess` is about where the least is expected: it saves work and changes nothing. `gather` joins the candidates of
+    `guess`, roughly the expected least, saves work and does not change the result. `gather` joins the candidates of
     several processes, so that `total` counts over all of them. With fewer positive entries than `total`, all are taken.
     """
     low = max(0.0, _SAFE * guess)
     choice = above(x, weight, bias, low)
-    everywhere = gather(choice.answers)
+    everywhere = gather(choice.pre)
     if low > 0 and len(everywhere) < total:
         low = 0.0
         choice = above(x, weight, bias, low)
-        everywhere = gather(choice.answers)
+        everywhere = gather(choice.pre)
     if len(everywhere) <= total:
         return choice, low
     least = everywhere.kthvalue(len(everywhere) - total + 1).values
-    return choice.within(choice.answers >= least), float(least)
+    return choice.within(choice.pre >= least), float(least)
 
 
 @torch.no_grad()
 def above(x: Tensor, weight: Tensor, bias: Tensor, low: Tensor | float) -> Choice:
-    """All entries of x @ weight.T + bias above `low` (a number, or one a feature)."""
+    """All entries of x @ weight.T + bias above `low` (a number, or one per feature)."""
     features = len(weight)
     found, kept = [], []
     counts = torch.zeros(len(x) + 1, dtype=torch.int64, device=x.device)
@@ -71,7 +71,7 @@ def above(x: Tensor, weight: Tensor, bias: Tensor, low: Tensor | float) -> Choic
 
 
 def scored(x: Tensor, weight: Tensor, bias: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """(rows, x[rows] @ weight.T + bias), a block of rows at a time, each written over the last."""
+    """(rows, x[rows] @ weight.T + bias), one block of rows at a time, each overwriting the last."""
     scores = x.new_empty(min(ROWS, len(x)), len(weight))
     for start in range(0, len(x), ROWS):
         rows = slice(start, min(start + ROWS, len(x)))
@@ -83,7 +83,7 @@ def scored(x: Tensor, weight: Tensor, bias: Tensor) -> Iterator[tuple[slice, Ten
 def _topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Values and indices [n, k] of the k largest scores of each row.
 
-    A row's k largest scores lie in the k groups whose maxima are largest (a group left out is beaten by k others), so only
+    A row's k largest scores lie in the k groups whose maxima are largest (every other group is exceeded by k of them), so only
     those groups are searched: about half the time of a plain topk on a CPU.
     """
     n, features = scores.shape

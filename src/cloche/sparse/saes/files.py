@@ -1,7 +1,8 @@
-"""An autoencoder on disk, in a dictionary's folder."""
+"""Saving and loading an autoencoder in a dictionary folder."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NotRequired
@@ -37,7 +38,7 @@ class DictionaryCard(TypedDict):
 
 
 def save_sae(sae: SAE, folder: str | Path) -> Path:
-    """Writes `sae` to `folder`, replacing a dictionary already there only once the new one is complete."""
+    """Writes `sae` to `folder`; a dictionary already there is replaced only once the new one is complete."""
     card: DictionaryCard = {
         "kind": sae.kind.to_line(),
         "l0": sae.l0,
@@ -53,9 +54,16 @@ def save_sae(sae: SAE, folder: str | Path) -> Path:
 
 
 def load_sae(folder: str | Path) -> SAE:
-    """The autoencoder saved in `folder` by cloche, SAELens or dictionary_learning: which one, its files' names tell.
+    """Loads the autoencoder that cloche, SAELens or dictionary_learning saved in `folder`, recognised by its file
+    names.
 
-    Raises where a file is missing, damaged, or disagrees with its description.
+    Raises if a file is missing or damaged, or does not match its description.
+
+    >>> import torch
+    >>> from cloche.sparse import SAE, load_sae
+    >>> sae = SAE(8, 32, l0=4)
+    >>> load_sae(sae.save("dictionary"))
+    SAE(TopK, 32 features of width 8, l0 4, scale 1)
     """
     folder = Path(folder)
     if not (folder / CARD).exists() and (read_foreign := foreign_reader(folder)):
@@ -66,11 +74,12 @@ def load_sae(folder: str | Path) -> SAE:
     features, l0 = count(card, "features", path), number(card, "l0", path)
     origin = Provenance(text(card, "site", path), text(card, "checkpoint", path), count(card, "tokens", path, least=0))
     kind.check(features, l0)
-    weights = read_weights(folder, card)
+    stored = read_weights(folder, card)
+    weights = {re.sub(r"^own\.", "extra.", name): tensor for name, tensor in stored.items()}  # as cloche 0.1 named them
     sides = {"encoder": (features, sum(wiring.reads)), "decoder": (features, sum(wiring.writes or wiring.reads))}
     stated = {name: tuple(weights[name].shape) == shape for name, shape in sides.items() if name in weights}
     if len(stated) < len(sides) or not all(stated.values()) or card["width"] != sides["decoder"][1]:
-        raise _differ(folder, card)  # before anything is built: what is stated may be of any size
+        raise _differ(folder, card)  # before anything is built: the stated sizes may be anything
     sae = SAE(wiring, features, l0, kind, trained_on=origin)
     sae.gain = torch.ones(features) if "gain" in weights else None
     expected = {name: tensor.shape for name, tensor in sae.state_dict().items()}
@@ -78,10 +87,10 @@ def load_sae(folder: str | Path) -> SAE:
         raise _differ(folder, card)
     for name, tensor in weights.items():
         real(name, tensor, folder / WEIGHTS)
-    for name in ("scale", "write_scale", "own.window"):
+    for name in ("scale", "write_scale", "extra.window"):
         if name in weights and not float(weights[name].float().min()) >= 1e-12:
             raise DictionaryMismatch(
-                f"{name} in {folder / WEIGHTS} is not above zero: take an earlier checkpoint of it."
+                f"{name} in {folder / WEIGHTS} is not above zero: use an earlier checkpoint of it."
             )
     sae.load_state_dict(weights)
     return sae
@@ -95,10 +104,11 @@ def _differ(folder: Path, card: dict[str, Any]) -> ClocheError:
 
 
 def _kind(card: dict[str, Any], path: Path) -> Kind:
-    """The kind that a card states: as one line, or as cloche 0.1 wrote it, a name and its settings."""
+    """The kind in a card: one line or, as cloche 0.1 wrote it, a name and settings."""
     if card["format"] != 1:
         raise DictionaryMismatch(
-            f"{path} is of format {shown(card['format'])}, but this cloche reads 1: use the one that wrote it."
+            f"{path} has format {shown(card['format'])}, but this version of cloche reads 1: use the "
+            "version that wrote it."
         )
     need(card, ("l0", "site", "checkpoint", "tokens", "wiring", "width", "features"), path)
     where, kind, settings = f"{path}: kind", card["kind"], card.get("settings")

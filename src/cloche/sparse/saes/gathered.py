@@ -1,13 +1,13 @@
-"""Encoding and decoding through only the chosen features, with gradients that touch nothing else.
+"""Encoding and decoding through the selected features only, with gradients that touch nothing else.
 
-A k-sparse autoencoder uses k of its N features a signal. Dense automatic differentiation ignores that and pays five products of
-[n, d] by [N, d] a step; here a step pays one (to choose the features, in `choose`), and the rest costs n * k * d. With m slots
-in all, slot s standing for feature f(s) of signal n(s):
+A k-sparse autoencoder uses k of its N features per signal. Dense automatic differentiation ignores that and computes
+five products of [n, d] by [N, d] per step; here a step computes one (to select the features, in `choose`), and the
+rest costs n * k * d. With m slots in all, slot s being feature f(s) of signal n(s):
 
     values[s] = x[n(s)] . weight[f(s)] + bias[f(s)]        d weight[f] = sum of d values[s] x[n(s)]   where f(s) = f
     signal[n] = sum of values[s] atoms[f(s)], n(s) = n     d atoms[f]  = sum of values[s] d signal[n(s)]  likewise
 
-The gradients equal the dense ones up to rounding. The choice itself has no gradient, as in Gao et al. 2024 (2406.04093).
+The gradients equal the dense ones up to rounding. The selection itself has no gradient, as in Gao et al. 2024 (2406.04093).
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-_SLOTS = 8_192  # slots whose rows are gathered at once where no sparse product is available
+_SLOTS = 8_192  # slots whose rows are gathered at once if no sparse product is available
 
 
 class Chosen(ABC):
-    """The features that may be active in n signals, of `features` in all: some of them (`Choice`) or all (`Everything`).
+    """The features that may be active in n signals, of `features` in all: some of them (`Choice`) or all (`AllFeatures`).
 
-    Amounts, one for each slot, have the shape that `encode` gives.
+    `values`, one per slot, have the shape of what `encode` returns.
     """
 
     features: int
@@ -42,20 +42,20 @@ class Chosen(ABC):
         """The slots' entries of (x - centre) @ weight.T + bias, differentiable in all four."""
 
     @abstractmethod
-    def decode(self, amounts: Tensor, atoms: Tensor, start: int = 0, end: int | None = None) -> Tensor:
-        """[n, d] each signal's sum of atoms times `amounts`, of features `start` to `end`; differentiable in both."""
+    def decode(self, values: Tensor, atoms: Tensor, start: int = 0, end: int | None = None) -> Tensor:
+        """[n, d] each signal's sum of atoms times `values`, of features `start` to `end`; differentiable in both."""
 
     @abstractmethod
-    def at(self, own: Tensor) -> Tensor:
-        """What the slots' features own of `own` [features], to be met with amounts; a number stays one."""
+    def at(self, weight: Tensor) -> Tensor:
+        """`weight` [features] at the slots, broadcastable with values; a scalar stays one."""
 
     @abstractmethod
-    def counts(self, amounts: Tensor) -> Tensor:
-        """[features] signals in which each has a positive amount."""
+    def counts(self, values: Tensor) -> Tensor:
+        """[features] number of signals in which each feature is positive."""
 
 
-class Everything(Chosen):
-    """All features of n signals: amounts [n, features], by plain products."""
+class AllFeatures(Chosen):
+    """All features of n signals: values are [n, features], computed by dense products."""
 
     def __init__(self, n: int, features: int) -> None:
         self.n, self.features = n, features
@@ -66,31 +66,32 @@ class Everything(Chosen):
     def encode(self, x: Tensor, centre: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return torch.addmm(bias, x - centre, weight.T)
 
-    def decode(self, amounts: Tensor, atoms: Tensor, start: int = 0, end: int | None = None) -> Tensor:
-        return amounts[:, start:end] @ atoms[start:end]
+    def decode(self, values: Tensor, atoms: Tensor, start: int = 0, end: int | None = None) -> Tensor:
+        return values[:, start:end] @ atoms[start:end]
 
-    def at(self, own: Tensor) -> Tensor:
-        return own.expand(self.n, self.features) if own.ndim else own
+    def at(self, weight: Tensor) -> Tensor:
+        return weight.expand(self.n, self.features) if weight.ndim else weight
 
-    def counts(self, amounts: Tensor) -> Tensor:
-        return (amounts > 0).sum(0)
+    def counts(self, values: Tensor) -> Tensor:
+        return (values > 0).sum(0)
 
 
 class Choice(Chosen):
     """Slots of n signals: their features are `indices` [m], signal i's from `starts[i]` to `starts[i + 1]`.
 
-    `answers` [m] are their entries of (x - centre) @ weight.T + bias where the choice was made, so `encode` only hands them on.
+    `pre` [m] are their pre-activations (x - centre) @ weight.T + bias, known from the selection, so `encode` only
+    returns them.
     """
 
-    def __init__(self, indices: Tensor, starts: Tensor, features: int, answers: Tensor) -> None:
-        self.indices, self.starts, self.features, self.answers = indices, starts, features, answers
+    def __init__(self, indices: Tensor, starts: Tensor, features: int, pre: Tensor) -> None:
+        self.indices, self.starts, self.features, self.pre = indices, starts, features, pre
 
     @classmethod
-    def equal(cls, indices: Tensor, answers: Tensor, features: int) -> Choice:
-        """As many for each signal: `indices` and `answers` [n, k]."""
+    def equal(cls, indices: Tensor, pre: Tensor, features: int) -> Choice:
+        """The same number for each signal: `indices` and `pre` [n, k]."""
         n, k = indices.shape
         starts = torch.arange(0, n * k + 1, k, device=indices.device)
-        return cls(indices.flatten(), starts, features, answers.flatten())
+        return cls(indices.flatten(), starts, features, pre.flatten())
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -98,27 +99,27 @@ class Choice(Chosen):
     def encode(self, x: Tensor, centre: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return _Encode.apply(x, centre, weight, bias, self)
 
-    def decode(self, amounts: Tensor, atoms: Tensor, start: int = 0, end: int | None = None) -> Tensor:
+    def decode(self, values: Tensor, atoms: Tensor, start: int = 0, end: int | None = None) -> Tensor:
         if start == 0 and (end is None or end >= self.features):
-            return _Decode.apply(amounts, atoms, self)
+            return _Decode.apply(values, atoms, self)
         kept = (self.indices >= start) & (self.indices < (self.features if end is None else end))
-        return _Decode.apply(amounts[kept], atoms, self.within(kept))
+        return _Decode.apply(values[kept], atoms, self.within(kept))
 
-    def at(self, own: Tensor) -> Tensor:
-        return own[self.indices] if own.ndim else own
+    def at(self, weight: Tensor) -> Tensor:
+        return weight[self.indices] if weight.ndim else weight
 
-    def counts(self, amounts: Tensor) -> Tensor:
-        return torch.bincount(self.indices[amounts > 0], minlength=self.features)
+    def counts(self, values: Tensor) -> Tensor:
+        return torch.bincount(self.indices[values > 0], minlength=self.features)
 
-    def padded(self, amounts: Tensor) -> tuple[Tensor, Tensor]:
-        """Indices and amounts [n, slots], as many slots as the busiest signal needs; the rest hold zero."""
+    def padded(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices and values [n, slots], with as many slots as the signal with most features needs; the rest are zero."""
         slots = max(1, int(self.starts.diff().max())) if len(self) else 1
         if len(self.indices) == len(self) * slots:
-            return self.indices.view(len(self), slots), amounts.view(len(self), slots)
+            return self.indices.view(len(self), slots), values.view(len(self), slots)
         place = torch.arange(len(self.indices), device=self.indices.device) - self.starts[self.signals]
         where = self.signals, place
-        indices, values = self.indices.new_zeros(len(self), slots), amounts.new_zeros(len(self), slots)
-        return indices.index_put_(where, self.indices), values.index_put_(where, amounts)
+        indices, padded = self.indices.new_zeros(len(self), slots), values.new_zeros(len(self), slots)
+        return indices.index_put_(where, self.indices), padded.index_put_(where, values)
 
     @cached_property
     def signals(self) -> Tensor:
@@ -127,7 +128,7 @@ class Choice(Chosen):
 
     @cached_property
     def by_feature(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(slots sorted by feature, the signal of each, where each feature starts); made once, used by both gradients."""
+        """(slots sorted by feature, the signal of each, where each feature starts); computed once, used by both gradients."""
         short = self.indices.to(torch.int16) if self.features <= 2**15 else self.indices  # 16-bit keys are radix sorted
         order = _argsort(short)
         counts = torch.bincount(self.indices, minlength=self.features)
@@ -136,16 +137,16 @@ class Choice(Chosen):
     def within(self, kept: Tensor) -> Choice:
         """Only the slots where `kept` [m] holds."""
         before = F.pad(kept.cumsum(0), (1, 0))
-        return Choice(self.indices[kept], before[self.starts], self.features, self.answers[kept])
+        return Choice(self.indices[kept], before[self.starts], self.features, self.pre[kept])
 
-    def sum_signals(self, amounts: Tensor, x: Tensor) -> Tensor:
-        """[N, d] for each feature, the signals that chose it times their `amounts` [m], summed."""
+    def sum_signals(self, values: Tensor, x: Tensor) -> Tensor:
+        """[N, d] for each feature, the signals that chose it times their `values` [m], summed."""
         order, signals, starts = self.by_feature
-        return F.embedding_bag(signals, x, starts, per_sample_weights=amounts[order], mode="sum")
+        return F.embedding_bag(signals, x, starts, per_sample_weights=values[order], mode="sum")
 
-    def sum_rows(self, amounts: Tensor, weight: Tensor) -> Tensor:
-        """[n, d] for each signal, the rows of `weight` [N, d] it chose times their `amounts`, summed."""
-        return F.embedding_bag(self.indices, weight, self.starts[:-1], per_sample_weights=amounts, mode="sum")
+    def sum_rows(self, values: Tensor, weight: Tensor) -> Tensor:
+        """[n, d] for each signal, the rows of `weight` [N, d] it chose times their `values`, summed."""
+        return F.embedding_bag(self.indices, weight, self.starts[:-1], per_sample_weights=values, mode="sum")
 
     def dot_rows(self, x: Tensor, weight: Tensor) -> Tensor:
         """[m] each signal's product with each row of `weight` it chose."""
@@ -175,7 +176,7 @@ class _Encode(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, centre: Tensor, weight: Tensor, bias: Tensor, choice: Choice) -> Tensor:
         ctx.save_for_backward(x, centre, weight)
         ctx.choice = choice
-        return choice.answers.clone()
+        return choice.pre.clone()
 
     @staticmethod
     @once_differentiable
@@ -184,23 +185,23 @@ class _Encode(torch.autograd.Function):
         choice: Choice = ctx.choice
         to_x = choice.sum_rows(grad, weight) if ctx.needs_input_grad[0] else None
         to_bias = torch.bincount(choice.indices, grad, minlength=choice.features).to(grad.dtype)
-        # The centre meets every signal alike, so its gradient needs no pass over the slots.
+        # The centre is subtracted from every signal, so its gradient needs no pass over the slots.
         to_centre = -(to_bias @ weight) if ctx.needs_input_grad[1] else None
         return to_x, to_centre, choice.sum_signals(grad, x - centre), to_bias, None
 
 
 class _Decode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, amounts: Tensor, atoms: Tensor, choice: Choice) -> Tensor:
-        ctx.save_for_backward(amounts, atoms)
+    def forward(ctx: Any, values: Tensor, atoms: Tensor, choice: Choice) -> Tensor:
+        ctx.save_for_backward(values, atoms)
         ctx.choice = choice
-        return choice.sum_rows(amounts, atoms)
+        return choice.sum_rows(values, atoms)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        amounts, atoms = ctx.saved_tensors
+        values, atoms = ctx.saved_tensors
         choice: Choice = ctx.choice
         grad = grad.contiguous()
-        to_amounts = choice.dot_rows(grad, atoms) if ctx.needs_input_grad[0] else None
-        return to_amounts, choice.sum_signals(amounts, grad) if ctx.needs_input_grad[1] else None, None
+        to_values = choice.dot_rows(grad, atoms) if ctx.needs_input_grad[0] else None
+        return to_values, choice.sum_signals(values, grad) if ctx.needs_input_grad[1] else None, None

@@ -1,4 +1,4 @@
-"""Where a dictionary comes from."""
+"""Origin of a dictionary."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a dictionary was trained on: the site and checkpoint its activations came from, and how many there were."""
+    """What a dictionary was trained on: site and checkpoint of its activations, and their number.
+
+    >>> from cloche.sparse.saes import SAE, Provenance
+    >>> SAE(4, 8, l0=1, trained_on=Provenance("resid_post[3]", "step-000500", 1_000_000)).trained_on.site
+    'resid_post[3]'
+    """
 
     site: str | None = None
     checkpoint: str | None = None

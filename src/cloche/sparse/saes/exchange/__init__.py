@@ -1,4 +1,4 @@
-"""Autoencoders that other libraries saved, read and written: the same codes and reconstructions here and there."""
+"""Reading and writing autoencoders in the formats of other libraries, with equal codes and reconstructions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An autoencoder in the plain terms that other libraries save, and the same one in ours."""
+"""Conversion between an autoencoder in the plain form that other libraries save and an `SAE`."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from cloche.sparse.saes.kinds import BatchTopK, Gated, JumpReLU, Kind, ReLU, Top
 from cloche.sparse.saes.module import SAE, Wiring
 from cloche.sparse.saes.provenance import Provenance
 
-_SAME = 1e-6  # relative spread below which one number stands for all features: a few roundings of float32
+_SAME = 1e-6  # relative spread below which numbers count as equal: a few roundings of float32
 _PIECE = 8_192  # features whose weights are held in float64 at once
 
 
 @dataclass(frozen=True, eq=False)
 class Dense:
-    """Of raw activations x: pre = x @ encoder.T + bias (x less the decoder's bias where `centred`), y = values @ decoder +
+    """Of raw activations x: pre = x @ encoder.T + bias (x minus the decoder's bias if `centred`), y = values @ decoder +
     decoder_bias (+ x @ skip.T).
 
-    `encoder` [features, width read], `decoder` [features, width written] with rows of any norm, `skip` [written, read]. `own`
-    [features] each: a `threshold` that pre must pass, also of a whole batch; or, for Gated, the bias `gate` and the `log_gain`,
-    values = relu(exp(log_gain) * (pre - bias) + bias) where pre - bias + gate > 0.
+    `encoder` [features, width read], `decoder` [features, width written] with rows of any norm, `skip` [written, read].
+    `extra` [features] each: a `threshold` that pre must exceed (also for BatchTopK); or, for Gated, the bias `gate` and the
+    `log_gain`, values = relu(exp(log_gain) * (pre - bias) + bias) where pre - bias + gate > 0.
     """
 
     encoder: Tensor
@@ -32,11 +32,11 @@ class Dense:
     decoder_bias: Tensor
     wiring: Wiring
     centred: bool = True
-    own: Mapping[str, Tensor] = field(default_factory=dict)
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
     skip: Tensor | None = None
 
     def scaled(self, factor: float) -> Dense:
-        """The same for activations that it takes times `factor`, and gives back undone."""
+        """Equivalent weights that multiply activations by `factor` and divide the output by it."""
         return replace(
             self,
             encoder=self.encoder * factor,
@@ -47,34 +47,34 @@ class Dense:
 
 @torch.no_grad()
 def to_sae(dense: Dense, kind: Kind, l0: float, trained_on: Provenance) -> SAE:
-    """The same autoencoder with atoms of norm one, so that its values are in the activations' units: those of `dense` times
-    the norms of its decoder's rows (a row of zeros stays one, with its values).
+    """Equivalent SAE with unit atoms: its values, in the activations' units, are those of `dense` times the norms of its
+    decoder's rows (a row of zeros remains one, with its values).
 
-    A TopK whose rows differ in norm keeps the order it chooses by, and has a `gain`. A BatchTopK whose features end up with
-    different thresholds becomes a JumpReLU, which has one a feature.
+    A TopK whose rows differ in norm gets a `gain`, which preserves its selection. A BatchTopK whose features end up with
+    different thresholds becomes a JumpReLU, which has one per feature.
     """
     norms = dense.decoder.norm(dim=1)
     norms = torch.where(norms > 0, norms, torch.ones_like(norms))
     apart = isinstance(kind, TopK) and not _same(norms)
     factor = torch.ones_like(norms) if apart else norms
-    threshold = (dense.own["threshold"] * factor).clamp_min(0) if "threshold" in dense.own else None
+    threshold = (dense.extra["threshold"] * factor).clamp_min(0) if "threshold" in dense.extra else None
     if isinstance(kind, BatchTopK) and threshold is not None and not _same(threshold):
         kind = JumpReLU(nested=kind.nested)
     sae = SAE(dense.wiring, len(norms), l0, kind, trained_on=trained_on)
     bias = dense.bias * factor
     if isinstance(kind, Gated):
-        gain = dense.own["log_gain"]
-        bias = bias * torch.exp(-gain)  # ours is added before the gain
-        sae.own["log_gain"].copy_(gain)
-        sae.own["gate_bias"].copy_(dense.own["gate"] * factor - bias)
-    if dense.wiring.writes is None and not dense.centred:  # ours always takes the decoder's bias from what it reads
+        gain = dense.extra["log_gain"]
+        bias = bias * torch.exp(-gain)  # in `SAE`, it is added before the gain
+        sae.extra["log_gain"].copy_(gain)
+        sae.extra["gate_bias"].copy_(dense.extra["gate"] * factor - bias)
+    if dense.wiring.writes is None and not dense.centred:  # `SAE` always subtracts the decoder's bias from its input
         bias = bias + _products(dense.encoder, dense.decoder_bias) * factor
     sae.encoder.copy_(dense.encoder * factor[:, None])
     sae.encoder_bias.copy_(bias)
     sae.decoder.copy_(dense.decoder / norms[:, None])
     sae.decoder_bias.copy_(dense.decoder_bias)
     if isinstance(kind, JumpReLU) and threshold is not None:
-        sae.own["log_threshold"].copy_(threshold.double().log())
+        sae.extra["log_threshold"].copy_(threshold.double().log())
     elif threshold is not None:
         sae.threshold.copy_(threshold.mean())
     if apart:
@@ -86,7 +86,7 @@ def to_sae(dense: Dense, kind: Kind, l0: float, trained_on: Provenance) -> SAE:
 
 @torch.no_grad()
 def from_sae(sae: SAE) -> Dense:
-    """`sae`, of one site read and one written, with its scales and its threshold inside the weights."""
+    """Plain form of `sae`, which reads and writes one site, with scales and threshold folded into the weights."""
     read, written = sae.scale.double(), sae.out_scale.double()
     rescale = float(read / written)
     bias, decoder_bias = sae.encoder_bias.double(), sae.decoder_bias.double()
@@ -96,25 +96,27 @@ def from_sae(sae: SAE) -> Dense:
         if sae.skip is not None:
             decoder_bias = decoder_bias - _products(sae.skip, sae.read_centre)
             skip = sae.skip * rescale
-    own: dict[str, Tensor] = {}
-    low, kind = sae.kind.low({name: value.detach() for name, value in sae.own.items()}), sae.kind
+    extra: dict[str, Tensor] = {}
+    low, kind = sae.kind.threshold({name: value.detach() for name, value in sae.extra.items()}), sae.kind
     if isinstance(kind, Gated):
-        # What must be passed moves from the threshold to the gate.
-        own = {"gate": (bias - low - sae.threshold) / written, "log_gain": sae.own["log_gain"]}
-        bias = bias * own["log_gain"].double().exp()
+        # The threshold is folded into the gate.
+        extra = {"gate": (bias - low - sae.threshold) / written, "log_gain": sae.extra["log_gain"]}
+        bias = bias * extra["log_gain"].double().exp()
     elif kind.thresholded and not (isinstance(kind, ReLU) and float(sae.threshold) <= 0):
-        own = {"threshold": ((low + sae.threshold.double()).clamp_min(0) / written).expand(sae.features)}
+        extra = {"threshold": ((low + sae.threshold.double()).clamp_min(0) / written).expand(sae.features)}
     decoder = sae.decoder if sae.gain is None else sae.decoder * sae.gain[:, None]
     biases = bias / written, decoder_bias / written
-    return Dense(sae.encoder * rescale, biases[0], decoder, biases[1], sae.wiring, sae.wiring.writes is None, own, skip)
+    return Dense(
+        sae.encoder * rescale, biases[0], decoder, biases[1], sae.wiring, sae.wiring.writes is None, extra, skip
+    )
 
 
 def _same(numbers: Tensor) -> bool:
-    """Whether one number stands for all."""
+    """Whether all are equal, up to rounding."""
     low, high = numbers.aminmax()
     return float(high - low) <= _SAME * float(high.abs())
 
 
 def _products(rows: Tensor, vector: Tensor) -> Tensor:
-    """rows @ vector summed in float64: the two may be large where their sum is not."""
+    """rows @ vector summed in float64: large terms may cancel."""
     return torch.cat([piece.double() @ vector.double() for piece in rows.split(_PIECE)])

@@ -1,4 +1,4 @@
-"""Autoencoders that dictionary_learning saved: ae.pt and config.json."""
+"""Reading autoencoders saved by dictionary_learning: ae.pt and config.json."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _KINDS: dict[str, type[Kind]] = {
     "MatryoshkaBatchTopKSAE": BatchTopK,
     "JumpReluAutoEncoder": JumpReLU,
 }
-# What each tensor is, by its name: E encoder, D decoder, b biases of the features, c of the decoder; t where it is transposed.
+# Role of each tensor, by its name: E encoder, D decoder, b biases of the features, c of the decoder; t if transposed.
 _LINEAR = {"encoder.weight": "E", "encoder.bias": "b", "decoder.weight": "Dt"}
 _PLAIN = {"W_enc": "Et", "b_enc": "b", "W_dec": "D", "b_dec": "c"}
 _COUNTED = {"k": "number", "threshold": "number"}
@@ -50,25 +50,24 @@ _TENSORS = {
 _OPTIONAL = {
     "AutoEncoderTopK": ("k", "threshold")
 }  # what early versions kept elsewhere (k in config.json) or not at all
-_UNCENTRED = ("AutoEncoderNew", "JumpReluAutoEncoder")  # the others take the decoder's bias from what they read
+_UNCENTRED = ("AutoEncoderNew", "JumpReluAutoEncoder")  # the others subtract the decoder's bias from their input
 
 
 def read_dictionary_learning(folder: Path) -> SAE:
-    """The autoencoder that dictionary_learning saved in `folder`, computing in float32: the same codes and reconstructions.
+    """Reads an autoencoder saved by dictionary_learning in `folder`, in float32, with equal codes and reconstructions.
 
-    Values are in the activations' units, of atoms of norm one: those of dictionary_learning times the norms of its decoder's
-    columns, as its `AutoEncoder.from_pretrained` has them too. The k strongest are kept where it is a TopK, and its threshold
-    decides where it is a BatchTopK: what its `encode` does by itself. A normalisation of activations in training was folded
-    into what it saved. From ae.pt nothing but tensors is read.
+    Atoms have unit norm and values are in the activations' units: those of dictionary_learning times the norms of its
+    decoder's columns, as in its `AutoEncoder.from_pretrained`. As in its `encode`, a TopK keeps the k largest and a
+    BatchTopK uses its threshold. A normalisation of activations in training is already folded into the saved weights. Only
+    tensors are read from ae.pt.
     """
     path = folder / CONFIG
     trainer = opened_json(path).get("trainer")
     name = trainer.get("dict_class") if isinstance(trainer, dict) else None
     if not isinstance(trainer, dict) or not isinstance(name, str) or name not in _KINDS:
         raise DictionaryMismatch(
-            f"{path} describes no autoencoder of dictionary_learning that is understood here (trainer.dict_class is "
-            f"{shown(name)}): "
-            f"give one of {', '.join(_KINDS)}."
+            f"{path} does not describe a supported autoencoder of dictionary_learning (trainer.dict_class is {shown(name)}): "
+            f"use one of {', '.join(_KINDS)}."
         )
     tensors = _tensors(name, folder / WEIGHTS)
     dense = _dense(name, tensors)
@@ -78,11 +77,11 @@ def read_dictionary_learning(folder: Path) -> SAE:
 
 
 def _tensors(name: str, path: Path) -> dict[str, Tensor]:
-    """The tensors, each of the shape that the encoder's asks for."""
+    """The tensors, with shapes checked against the encoder's."""
     found, roles = opened_torch(path), _TENSORS[name]
     encoder = next(found[key] for key in ("encoder.weight", "W_enc") if key in found) if found.keys() & roles else None
     if encoder is None or encoder.ndim != 2:
-        raise DictionaryMismatch(f"{path} holds no {name}: restore both files of one dictionary.")
+        raise DictionaryMismatch(f"{path} has no {name}: restore both files of one dictionary.")
     features, width = encoder.shape if roles.get("encoder.weight") else encoder.T.shape
     shapes: dict[str, tuple[int, ...]] = {
         "E": (features, width),
@@ -103,18 +102,18 @@ def _dense(name: str, tensors: dict[str, Tensor]) -> Dense:
         for key, role in _TENSORS[name].items()
         if key in tensors
     }
-    own: dict[str, Tensor] = {}
+    extra: dict[str, Tensor] = {}
     features, width = by_role["E"].shape
     if "gate" in by_role:
-        own = {"gate": by_role["gate"], "log_gain": by_role["gain"]}
+        extra = {"gate": by_role["gate"], "log_gain": by_role["gain"]}
     elif _KINDS[name] in (BatchTopK, JumpReLU):
-        own = {"threshold": tensors["threshold"].expand(features)}
+        extra = {"threshold": tensors["threshold"].expand(features)}
     centred = name not in _UNCENTRED
-    return Dense(by_role["E"], by_role["b"], by_role["D"], by_role["c"], Wiring((width,)), centred, own)
+    return Dense(by_role["E"], by_role["b"], by_role["D"], by_role["c"], Wiring((width,)), centred, extra)
 
 
 def _nested(tensors: dict[str, Tensor], features: int, path: Path) -> tuple[int, ...]:
-    """The leading features that reconstruct alone, of a Matryoshka's groups."""
+    """Numbers of leading features that reconstruct on their own, from the groups of a Matryoshka."""
     if "group_sizes" not in tensors:
         return ()
     sizes = tensors["group_sizes"]
@@ -130,7 +129,7 @@ def _nested(tensors: dict[str, Tensor], features: int, path: Path) -> tuple[int,
 
 
 def _l0(trainer: dict[str, Any], tensors: dict[str, Tensor], folder: Path, features: int) -> float:
-    """How many features are active on average, as stated."""
+    """Average number of active features, as stated."""
     if "k" in tensors:
         kept = count({"k": float(tensors["k"])}, "k", folder / WEIGHTS)
         if trainer.get("k", kept) != kept:

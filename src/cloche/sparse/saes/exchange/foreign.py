@@ -1,4 +1,4 @@
-"""Which library saved a folder, and what reads it."""
+"""Recognising the library that saved a folder."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ _FORMATS: tuple[tuple[tuple[str, str], Callable[[Path], SAE]], ...] = (
 
 
 def foreign_reader(folder: Path) -> Callable[[Path], SAE] | None:
-    """What reads `folder`, by the names of the files in it; None where it is no other library's."""
+    """Reader for `folder`, chosen by the names of its files; None if no other library saved it."""
     return next((read for names, read in _FORMATS if all((folder / name).is_file() for name in names)), None)

@@ -1,14 +1,14 @@
-"""The settings that SAELens' versions write into cfg.json, by whether they change what a trained autoencoder computes."""
+"""Settings in cfg.json of the versions of SAELens, by whether they affect what a trained autoencoder computes."""
 
 from __future__ import annotations
 
-# Read, and either followed or refused.
+# Read, and either honoured or refused.
 _UNDERSTOOD = """
     architecture d_in d_sae d_out dtype device metadata k apply_b_dec_to_input normalize_activations reshape_activations
     rescale_acts_by_decoder_norm activation_fn activation_fn_kwargs finetuning_scaling_factor
 """
 
-# How, on what and where it was trained: of no effect on what was saved.
+# Details of training, without effect on the saved autoencoder.
 _TRAINING = """
     model_name model_class_name model_kwargs model_from_pretrained_kwargs hook_name hook_name_out hook_eval hook_layer
     hook_layer_out hook_head_index hook_head_index_out hook_point_layer hook_point_eval hf_hook_name hf_hook_name_out

@@ -1,11 +1,11 @@
-"""Where an activation is read, in the names of TransformerLens and in ours: only those that are the same numbers."""
+"""Names of activations in TransformerLens and in cloche, for those with equal values."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-# A normalised input (ln2.hook_normalized) has no name here: theirs comes before the norm's weights, ours after them.
+# A normalised input (ln2.hook_normalized) has no counterpart: theirs is before the norm's weights, ours after them.
 _HOOKS = {
     "hook_resid_pre": "resid_pre",
     "hook_resid_mid": "resid_mid",
@@ -21,8 +21,8 @@ _CHANGED = ("center_writing_weights", "fold_ln", "fold_value_biases", "refactor_
 
 
 def site_of(hook_name: Any, head: Any = None, model_options: Any = None) -> str | None:
-    """Our text for a hook (of one head of it); None where we have no such place, or where the model was loaded with options
-    that change its activations (`center_writing_weights` and the like)."""
+    """Site of a hook (or of one head of it); None if there is no such site, or if the model was loaded with options that
+    change its activations (`center_writing_weights` and the like)."""
     match = _HOOK.fullmatch(hook_name) if isinstance(hook_name, str) else None
     if not match or match[2] not in _HOOKS:
         return None
@@ -36,7 +36,7 @@ def site_of(hook_name: Any, head: Any = None, model_options: Any = None) -> str 
 
 
 def hook_of(site: str | None) -> tuple[str, int | None] | None:
-    """The hook of a site's text, and which head of it; None where TransformerLens has none that is exactly it."""
+    """Hook of a site, and the head; None if TransformerLens has no hook with equal values."""
     match = _SITE.fullmatch(site or "")
     if not match or match[1] not in _SITES or (match[3] and match[1] != "z"):
         return None

@@ -1,4 +1,4 @@
-"""Autoencoders and transcoders that SAELens saved: cfg.json and sae_weights.safetensors, of versions 1 to 6."""
+"""Reading autoencoders and transcoders saved by SAELens 1 to 6: cfg.json and sae_weights.safetensors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CFG, WEIGHTS, SCALER, SPARSITY = "cfg.json", "sae_weights.safetensors", "activat
 WHITENING = "activation_whitening.safetensors"
 SKIPS = ("skip_transcoder", "jumprelu_skip_transcoder")
 TRANSCODERS = ("transcoder", "jumprelu_transcoder", *SKIPS)
-_BATCHED = ("batchtopk", "matryoshka_batchtopk")  # so only in checkpoints; a finished one is saved as jumprelu
+_BATCHED = ("batchtopk", "matryoshka_batchtopk")  # only in checkpoints; a finished one is saved as jumprelu
 _KINDS: dict[str, type[Kind]] = {
     "standard": ReLU,
     "topk": TopK,
@@ -38,12 +38,12 @@ _OLD_NAMES = {
 
 
 def read_saelens(folder: Path) -> SAE:
-    """The autoencoder that SAELens saved in `folder`, computing in float32: the same codes and reconstructions.
+    """Reads an autoencoder saved by SAELens in `folder`, in float32, with equal codes and reconstructions.
 
-    Its decoder's rows become atoms of norm one, so a value here is SAELens' times the norm of its row. Where a head's outputs
-    are reshaped (`hook_z`), a row is all heads side by side. `l0` is what the folder states or sparsity.safetensors has
-    counted; where neither does, the number of features, with a warning. Raises where anything that the description states is
-    not understood, where files are damaged or disagree, and where activations are normalised each by its own size.
+    The decoder's rows become unit atoms, so a value is SAELens' value times the norm of the row. If head outputs are
+    reshaped (`hook_z`), a row concatenates all heads. `l0` is stated by the folder or counted in sparsity.safetensors;
+    otherwise it is the number of features, with a warning. Raises on settings that are not understood, on files that are
+    damaged or do not match, and if each activation is normalised by its own norm.
     """
     path = folder / CFG
     cfg = _current(opened_json(path), path)
@@ -56,14 +56,14 @@ def read_saelens(folder: Path) -> SAE:
 
 
 def _current(cfg: dict[str, Any], path: Path) -> dict[str, Any]:
-    """`cfg` as version 6 writes it, defaults filled in. Refuses what it states and nothing here understands."""
+    """`cfg` as version 6 writes it, defaults filled in. Raises on settings that are not understood."""
     if not isinstance(cfg.get("metadata"), dict):
         cfg = {_OLD_NAMES.get(key, key): value for key, value in cfg.items()}
         cfg["metadata"] = cfg
     for key in sorted(set(cfg) - UNDERSTOOD - TRAINING):
         if cfg[key] is not None:
             mend = "take it out if it changes no numbers, or use the autoencoder with SAELens"
-            raise _refusal(path, key, cfg[key], "nothing here understands", mend)
+            raise _refusal(path, key, cfg[key], "cloche does not support", mend)
     given: dict[str, Any] = {
         "architecture": "standard",
         "apply_b_dec_to_input": True,
@@ -75,11 +75,11 @@ def _current(cfg: dict[str, Any], path: Path) -> dict[str, Any]:
         kept = details.get("k", given.get("k")) if isinstance(details, dict) else given.get("k")
         given |= {"architecture": "topk", "k": kept}
     elif activation != "relu":
-        raise _refusal(path, "activation_fn", activation, "no kind here computes")
+        raise _refusal(path, "activation_fn", activation, "no kind computes")
     if not isinstance(given["architecture"], str) or given["architecture"] not in _KINDS:
         raise DictionaryMismatch(
-            f"{path} describes a SAELens autoencoder of architecture {shown(given['architecture'])}, which has no counterpart "
-            f"here: give one of {', '.join(_KINDS)}."
+            f"{path} describes a SAELens autoencoder of architecture {shown(given['architecture'])}, which is not supported: "
+            f"use one of {', '.join(_KINDS)}."
         )
     norm = given.get("normalize_activations") or "none"
     given["normalize_activations"] = "expected_average_only_in" if norm is True else norm
@@ -88,23 +88,25 @@ def _current(cfg: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _check_numerics(cfg: dict[str, Any], path: Path) -> None:
-    """Refuses settings that change numbers in ways that weights cannot say."""
+    """Raises on settings whose effect cannot be expressed in the weights."""
     transcodes = cfg["architecture"] in TRANSCODERS
     known = ("none",) if transcodes else ("none", "expected_average_only_in")
     if cfg["normalize_activations"] not in known:
-        why = "a transcoder cannot undo" if transcodes else "no fixed number stands for"
+        why = "a transcoder cannot undo" if transcodes else "no fixed factor can replace"
         folded = "take what SAELens saved at the end of its training, where it is folded into the weights"
         mend = folded if cfg["normalize_activations"] == "covariance_whitening" else ""
         raise _refusal(path, "normalize_activations", cfg["normalize_activations"], why, mend)
     if cfg["reshape_activations"] not in ("none", "hook_z"):
-        raise _refusal(path, "reshape_activations", cfg["reshape_activations"], "nothing here understands")
+        raise _refusal(path, "reshape_activations", cfg["reshape_activations"], "cloche does not support")
     if cfg.get("finetuning_scaling_factor"):
-        raise _refusal(path, "finetuning_scaling_factor", True, "gives values a second size that no kind here has")
+        raise _refusal(path, "finetuning_scaling_factor", True, "rescales values, which no kind supports")
     for key in ("apply_b_dec_to_input", "rescale_acts_by_decoder_norm"):
         if not isinstance(cfg.get(key, True), bool):
             raise _refusal(path, key, cfg[key], "is neither true nor false")
     if transcodes and cfg["apply_b_dec_to_input"]:
-        raise _refusal(path, "apply_b_dec_to_input", True, "no transcoder can, its bias being of another site")
+        raise _refusal(
+            path, "apply_b_dec_to_input", True, "no transcoder supports, because its bias belongs to another site"
+        )
 
 
 def _refusal(path: Path, key: str, value: Any, why: str, mend: str = "") -> ClocheError:
@@ -115,7 +117,7 @@ def _refusal(path: Path, key: str, value: Any, why: str, mend: str = "") -> Cloc
 
 
 def _dense(cfg: dict[str, Any], folder: Path) -> Dense:
-    """The weights, with the norms of the decoder's rows folded where the choice is made as if they were."""
+    """The weights; decoder norms are folded in if the selection depends on them."""
     path, architecture = folder / WEIGHTS, cfg["architecture"]
     reads, features = count(cfg, "d_in", folder / CFG), count(cfg, "d_sae", folder / CFG)
     transcodes = architecture in TRANSCODERS
@@ -137,7 +139,7 @@ def _dense(cfg: dict[str, Any], folder: Path) -> Dense:
         given = {"gate": tensors["b_gate"], "log_gain": tensors["r_mag"]}
     encoder, bias, decoder = tensors["W_enc"].T, tensors.get("b_enc", tensors.get("b_mag")), tensors["W_dec"]
     assert bias is not None
-    default = architecture in _BATCHED  # what SAELens itself takes where the key is missing
+    default = architecture in _BATCHED  # SAELens' default
     if cfg.get("rescale_acts_by_decoder_norm", default) and architecture in ("topk", *_BATCHED):
         norms = decoder.norm(dim=1)
         encoder, bias, decoder = encoder * norms[:, None], bias * norms, decoder / norms.clamp_min(1e-30)[:, None]
@@ -147,7 +149,7 @@ def _dense(cfg: dict[str, Any], folder: Path) -> Dense:
 
 
 def _tidied(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Without the factors of one that some versions wrote, and with thresholds as later versions write them."""
+    """Drops the constant factors that some versions wrote, and converts thresholds to the later format."""
     if "scaling_factor" in tensors and bool((real("scaling_factor", tensors["scaling_factor"], path) == 1).all()):
         del tensors["scaling_factor"]
     if "log_threshold" in tensors and "threshold" not in tensors:
@@ -156,7 +158,7 @@ def _tidied(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 
 def _scaling_factor(cfg: dict[str, Any], folder: Path) -> float:
-    """What the activations were multiplied by, which SAELens keeps beside a checkpoint and folds into a finished one."""
+    """Factor of the activations, which SAELens saves beside a checkpoint and folds into a finished autoencoder."""
     path = folder / SCALER
     factor = opened_json(path).get("scaling_factor") if path.is_file() else None
     if not isinstance(factor, float | int) or not 1e-9 <= factor <= 1e9 or (folder / WHITENING).exists():
@@ -168,7 +170,7 @@ def _scaling_factor(cfg: dict[str, Any], folder: Path) -> float:
 
 
 def _kind(cfg: dict[str, Any], path: Path) -> Kind:
-    """The kind it is, or was trained as: SAELens saves a finished BatchTopK as a JumpReLU."""
+    """Its kind, or the one it was trained as: SAELens saves a finished BatchTopK as a JumpReLU."""
     kind, details = _KINDS[cfg["architecture"]], _training(cfg)
     if kind is JumpReLU and cfg["metadata"].get("training_architecture") in _BATCHED:
         kind = BatchTopK
@@ -179,19 +181,19 @@ def _kind(cfg: dict[str, Any], path: Path) -> Kind:
 
 
 def _ours(metadata: dict[str, Any]) -> dict[str, Any]:
-    """What `save_saelens` notes where SAELens has no field."""
+    """Entries that `save_saelens` adds because SAELens has no field for them."""
     stated = metadata.get("cloche")
     return stated if isinstance(stated, dict) else {}
 
 
 def _training(cfg: dict[str, Any]) -> dict[str, Any]:
-    """How it was trained: beside the rest in a checkpoint, in the metadata of a finished one."""
+    """Settings of training: top-level in a checkpoint, in the metadata of a finished autoencoder."""
     details = cfg["metadata"].get("training_architecture_details")
     return {**(details if isinstance(details, dict) else {}), **cfg}
 
 
 def _l0(cfg: dict[str, Any], folder: Path, features: int) -> float:
-    """How many features are active: as stated, or counted."""
+    """Number of active features: stated or counted."""
     if cfg["architecture"] == "topk":
         return count(cfg, "k", folder / CFG)
     details = _training(cfg)
@@ -208,7 +210,7 @@ def _l0(cfg: dict[str, Any], folder: Path, features: int) -> float:
 
 
 def unknown_l0(folder: Path, features: int) -> float:
-    """The most it can be, said aloud."""
+    """The maximum, with a warning."""
     warnings.warn(
         f"{folder} does not say how many features are active, so l0 stands at all {features:,}: set sae.l0 before you "
         "calibrate or train it.",
@@ -221,7 +223,7 @@ def _origin(metadata: dict[str, Any], path: Path) -> Provenance:
     options = metadata.get("model_from_pretrained_kwargs")
     head = metadata.get("hook_head_index")
     site = site_of(metadata.get("hook_name"), head, options)
-    if metadata.get("hook_name_out"):  # a transcoder: both ends, or none
+    if metadata.get("hook_name_out"):  # for a transcoder, both or neither
         written = site_of(metadata["hook_name_out"], metadata.get("hook_head_index_out"), options)
         site = f"{site} -> {written}" if site and written else None
     stated, model = _ours(metadata), metadata.get("model_name")

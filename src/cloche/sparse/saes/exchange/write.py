@@ -1,4 +1,4 @@
-"""Writing an autoencoder or a transcoder as SAELens saves its own."""
+"""Writing autoencoders and transcoders in the format of SAELens."""
 
 from __future__ import annotations
 
@@ -18,22 +18,29 @@ from cloche.sparse.saes.kinds import BatchTopK, Gated, JumpReLU, ReLU, TopK
 from cloche.sparse.saes.module import SAE
 
 _NAMES = {TopK: "topk", Gated: "gated", BatchTopK: "jumprelu", JumpReLU: "jumprelu", ReLU: "jumprelu"}
-_FORMAT = "6.54.0"  # the version of SAELens whose format this is
+_FORMAT = "6.54.0"  # version of SAELens with this format
 
 
 def save_saelens(sae: SAE, folder: str | Path) -> Path:
-    """Writes `sae` to a new `folder` as SAELens' `SAE.load_from_disk` reads it: the same codes, in the activations' units, and
-    the same reconstructions. The scale and the threshold go into the weights.
+    """Writes `sae` to a new `folder` for SAELens' `SAE.load_from_disk`, with equal codes (in the activations' units) and
+    reconstructions. Scale and threshold are folded into the weights.
 
-    A TopK becomes `topk`, a Gated `gated`, a ReLU without a threshold `standard` and the other kinds `jumprelu`; a transcoder
-    `transcoder`, with `jumprelu_` and `skip_` where it has them. What SAELens has no field for (l0, tokens, a site without a
-    hook) stands in the metadata under "cloche". Raises where SAELens has no such dictionary, and where `folder` is there.
+    A TopK becomes `topk`, a Gated `gated`, a ReLU without a threshold `standard` and the other kinds `jumprelu`; a
+    transcoder `transcoder`, with `jumprelu_` and `skip_` as needed. What SAELens has no field for (l0, tokens, a site
+    without a hook) is in the metadata under "cloche". Raises if SAELens has no such dictionary or `folder` exists.
+
+    >>> from cloche.sparse import SAE, load_sae, save_saelens
+    >>> folder = save_saelens(SAE(8, 32, l0=4), "for_saelens")
+    >>> sorted(path.name for path in folder.iterdir())
+    ['cfg.json', 'sae_weights.safetensors']
+    >>> load_sae(folder)
+    SAE(TopK, 32 features of width 8, l0 4, scale 1)
     """
     folder = Path(folder)
     refuse_existing(folder, "choose another folder")
     architecture = _architecture(sae)
     dense = from_sae(sae)
-    if architecture.startswith("jumprelu") and "threshold" not in dense.own:
+    if architecture.startswith("jumprelu") and "threshold" not in dense.extra:
         architecture = architecture.replace("jumprelu_", "").replace("jumprelu", "standard")
     tensors = {
         name: tensor.detach().to(sae.decoder.dtype).cpu().contiguous() for name, tensor in _tensors(dense).items()
@@ -45,18 +52,16 @@ def save_saelens(sae: SAE, folder: str | Path) -> Path:
 
 
 def _architecture(sae: SAE) -> str:
-    """SAELens' name for it, of a jumprelu wherever a threshold may decide."""
+    """Architecture in SAELens' terms: jumprelu if a threshold may decide."""
     wiring = sae.wiring
     if len(wiring.reads) > 1 or len(wiring.writes or (1,)) > 1:
         raise DictionaryMissing(
             f"SAELens has no dictionary that reads {len(wiring.reads)} sites and writes "
-            f"{len(wiring.writes or wiring.reads)}, as this crosscoder does: save it with sae.save(folder)."
+            f"{len(wiring.writes or wiring.reads)}, like this crosscoder: save it with sae.save(folder)."
         )
     named = _NAMES.get(type(sae.kind))
     if named is None:
-        raise DictionaryMismatch(
-            f"SAELens has no kind that computes what {sae.kind} does: save it with sae.save(folder)."
-        )
+        raise DictionaryMismatch(f"SAELens has no counterpart of {sae.kind}: save it with sae.save(folder).")
     if wiring.writes is None:
         return named
     if named != "jumprelu":
@@ -68,12 +73,12 @@ def _architecture(sae: SAE) -> str:
 
 def _tensors(dense: Dense) -> dict[str, Tensor]:
     tensors = {"W_enc": dense.encoder.T, "W_dec": dense.decoder, "b_dec": dense.decoder_bias}
-    if "gate" in dense.own:
-        tensors |= {"b_gate": dense.own["gate"], "b_mag": dense.bias, "r_mag": dense.own["log_gain"]}
+    if "gate" in dense.extra:
+        tensors |= {"b_gate": dense.extra["gate"], "b_mag": dense.bias, "r_mag": dense.extra["log_gain"]}
     else:
         tensors["b_enc"] = dense.bias
-    if "threshold" in dense.own:
-        tensors["threshold"] = dense.own["threshold"]
+    if "threshold" in dense.extra:
+        tensors["threshold"] = dense.extra["threshold"]
     if dense.skip is not None:
         tensors["W_skip"] = dense.skip
     return tensors
