@@ -161,7 +161,7 @@ def test_two_processes_under_torchrun_train_what_one_trains(call: Call, run: Pat
         (("train", "--site", "resid_post[0] + step-000099/resid_post[0]"), "step-000099"),
         (("train", "--site", "mlp_out[0]", "--skip"), "remove skip"),
         (("train", "--l0", "9000"), "l0 = 9000 is impossible"),
-        (("train", "--features", "0"), "counts something below 1"),
+        (("train", "--features", "0"), "must be one or more"),
         (("train", "--name", "../away"), "without strokes"),
         (("report", "nothing"), "train one with `cloche sae train`"),
         (("features", "nothing"), "has no dictionary 'nothing'"),
