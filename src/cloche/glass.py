@@ -14,7 +14,7 @@ from cloche.answers import Loss, NextTokens, loss_of, next_of
 from cloche.decode import Generation, Sampling, check_stop, encoded, generate, is_texts, read_prompt, read_windows
 from cloche.errors import ArgumentInvalid, TokenizerInvalid, TokenizerMissing, shown
 from cloche.missing import check_name, nearest, no_model
-from cloche.model import Activations, Edit, Network, Result, Sites, load_network
+from cloche.model import Edit, Network, Result, Sites, StoredActivations, load_network
 from cloche.model.huggingface import hub
 from cloche.runs import Run
 from cloche.text import Tokenizer
@@ -136,7 +136,7 @@ class Glass:
         ids, own = self.ids(prompt)
         return self.net.sweep(ids, edits, read, own if pad is None else pad, rows)
 
-    def stream(self, batches: Any, save: Any, to: str | Path, **options: Any) -> Activations:
+    def stream(self, batches: Any, save: Any, to: str | Path, **options: Any) -> StoredActivations:
         """Write saved sites of many batches of ids, or of texts, to a folder: `Network.stream`, with its options.
 
         Each text is a batch of its own; one longer than the model's context is cut into windows of so many tokens.

@@ -14,7 +14,7 @@ from combinations import VOCAB, lively, random_ids
 from safetensors.torch import load_file, save_file
 
 from cloche.errors import ClocheError
-from cloche.model import GLU, LM, Activations, Attention, Block, Network, RoPE, Stack
+from cloche.model import GLU, LM, Attention, Block, Network, RoPE, Stack, StoredActivations
 from cloche.model.passes import stored, stream
 
 WIDTH, ROW = 10, 10 * 2 + 16 * 2 + 8  # bytes of a row in bf16: resid_post[1], z[0], its token and position
@@ -102,7 +102,7 @@ def test_a_kill_is_resumed_to_the_same_bytes(
         net.stream(batches, save=SAVE, to=killed, shard_bytes=1000)
     monkeypatch.setattr(stream, "write_manifest", real)
     with pytest.raises(ClocheError, match="is half written"):
-        Activations.open(killed)
+        StoredActivations.open(killed)
     times = {path: path.stat().st_mtime_ns for path in sorted(killed.glob("shard-*"))[:shards_before]}
 
     def saves(tensors: dict[str, torch.Tensor], path: Path) -> None:
@@ -206,20 +206,20 @@ def test_misuse_of_what_was_written(net: Network, tmp_path: Path) -> None:
     with pytest.raises(ClocheError, match="size=0"):
         acts.batches("z[0]", size=0)
     with pytest.raises(ClocheError, match="holds no activations"):
-        Activations.open(tmp_path)
+        StoredActivations.open(tmp_path)
     (shard,) = (tmp_path / "a").glob("*.safetensors")
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
     shard.write_bytes(bytes(data))
     with pytest.raises(ClocheError, match="is damaged"):
-        Activations.open(tmp_path / "a").verify()
+        StoredActivations.open(tmp_path / "a").verify()
     shard.write_bytes(bytes(data[:-9]))
     with pytest.raises(ClocheError, match="missing or cut short"):
-        Activations.open(tmp_path / "a")
+        StoredActivations.open(tmp_path / "a")
     manifest = tmp_path / "a" / "activations.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 9}))
     with pytest.raises(ClocheError, match="not of format 1"):
-        Activations.open(tmp_path / "a")
+        StoredActivations.open(tmp_path / "a")
     manifest.write_text("{")
     with pytest.raises(ClocheError, match="cannot be read"):
-        Activations.open(tmp_path / "a")
+        StoredActivations.open(tmp_path / "a")

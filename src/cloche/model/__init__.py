@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cloche.model.mixers.scored import ScoredAttention
     from cloche.model.network import Network
     from cloche.model.norms import AllHeads, LayerNorm, NoNorm, Norm, RectifiedNorm, RMSNorm, ZeroCenteredRMSNorm
-    from cloche.model.passes.stored import Activations
+    from cloche.model.passes.stored import StoredActivations
     from cloche.model.positions.encodings import EmbeddingPosition, Learned, NoPosition, Position, RoPE
     from cloche.model.positions.scalings import DynamicScaling, LinearScaling, Llama3Scaling, LongRoPE, Scaling, YaRN
     from cloche.model.sites.edits import Edit
@@ -34,7 +34,6 @@ __all__ = [
     "GLU",
     "LM",
     "MLP",
-    "Activations",
     "AllHeads",
     "Attention",
     "Block",
@@ -79,6 +78,7 @@ __all__ = [
     "Site",
     "Sites",
     "Stack",
+    "StoredActivations",
     "Unembed",
     "Window",
     "YaRN",

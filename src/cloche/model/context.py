@@ -6,8 +6,8 @@ from torch import Tensor
 
 from cloche.model.mixers.masks import Causal, Full, Mask
 from cloche.model.positions.encodings import Position
-from cloche.model.sites.places import make_positions
 from cloche.model.sites.recorder import NULL_RECORDER, Recorder
+from cloche.model.sites.slots import make_positions
 
 
 class Context:

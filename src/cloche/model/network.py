@@ -17,7 +17,7 @@ from cloche.model.norms import has_scale, normalised
 from cloche.model.passes.compiled import Compiled
 from cloche.model.passes.folding import folded
 from cloche.model.passes.run import plan_of, run
-from cloche.model.passes.stored import Activations
+from cloche.model.passes.stored import StoredActivations
 from cloche.model.passes.stream import SHARD_BYTES, stream, stream_bytes
 from cloche.model.passes.sweep import sweep
 from cloche.model.sites import Edit, Plan, Recorder, Result, Site, Sites, each_token
@@ -241,7 +241,7 @@ class Network(Module):
         dtype: str = "bfloat16",
         edits: Iterable[Edit] | Edit = (),
         shard_bytes: int = SHARD_BYTES,
-    ) -> Activations:
+    ) -> StoredActivations:
         """Write the saved sites of many texts to the folder `to`, one row per token, and open it.
 
         batches: a list (anything with a length) of ids [batch, position], without padding. save: sites with one value per

@@ -12,9 +12,9 @@ from cloche.model.context import Context
 from cloche.model.sites import (
     NULL_RECORDER,
     Edit,
-    Places,
     Plan,
     PlanRecorder,
+    PromptSlots,
     Result,
     Site,
     check_ids,
@@ -87,9 +87,9 @@ def plan_of(
     if not edits:
         return _saves_only(net, asked), []
     saves = [site.whole for what in asked for site in net.sites.resolve(what)]
-    places = Places(ids, pad, new)
-    plan, carriers = make_plan(saves, check_edits(edits, net.sites, places))
-    values = [edit_value(edit, ids, net, places) for edit in carriers]
+    slots = PromptSlots(ids, pad, new)
+    plan, carriers = make_plan(saves, check_edits(edits, net.sites, slots))
+    values = [edit_value(edit, ids, net, slots) for edit in carriers]
     if not grad:
         check_no_grad(carriers, values)
     return plan, values

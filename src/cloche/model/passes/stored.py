@@ -28,7 +28,7 @@ OWN = {
 BLOCK = 256  # rows read together when shuffling, with one seek
 
 
-class Activations:
+class StoredActivations:
     """Activations that `Network.stream` wrote: a row per token for each saved site, in the order of the texts.
 
     sites: text of each site -> shape of one row. rows: tokens. dtype: as stored ("bfloat16", ...); reading gives fp32.
@@ -36,9 +36,9 @@ class Activations:
 
     >>> from cloche import GLU, LM, Attention, Block, Stack
     >>> net = LM(64, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
-    >>> from cloche.model import Activations
+    >>> from cloche.model import StoredActivations
     >>> _ = net.stream([[[1, 2, 3]], [[4, 5, 6]]], save=["resid_post[1]"], to="activations")
-    >>> kept = Activations.open("activations")
+    >>> kept = StoredActivations.open("activations")
     >>> kept.rows, [rows.shape for rows in kept.batches("resid_post[1]", size=4)]
     (6, [torch.Size([4, 32]), torch.Size([2, 32])])
     """
@@ -50,7 +50,7 @@ class Activations:
         self.dtype: str = manifest["dtype"]
 
     @classmethod
-    def open(cls, folder: str | Path) -> Activations:
+    def open(cls, folder: str | Path) -> StoredActivations:
         """Opens a finished folder. Raises ClocheError if there is none, or an unfinished one."""
         folder = Path(folder)
         manifest = read_manifest(folder)

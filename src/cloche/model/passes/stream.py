@@ -26,7 +26,7 @@ from cloche.model.passes.stored import (
     DTYPES,
     FORMAT,
     OWN,
-    Activations,
+    StoredActivations,
     check_shards,
     read_manifest,
     row_bytes,
@@ -57,7 +57,7 @@ def stream(
     dtype: str,
     edits: Iterable[Edit] | Edit,
     shard_bytes: int,
-) -> Activations:
+) -> StoredActivations:
     """See `Network.stream`."""
     sites, edits = _sites(net, save, dtype), [edits] if isinstance(edits, Edit) else list(edits)
     if type(shard_bytes) is not int or shard_bytes < 1:
@@ -80,7 +80,7 @@ def stream(
     start = sum(shard["batches"] for shard in manifest["shards"])
     for batches_in in _shards(batches, start, max(1, shard_bytes // each)):
         _write(net, batches, batches_in, folder, manifest, edits)
-    return Activations.open(folder)
+    return StoredActivations.open(folder)
 
 
 def _sites(net: Network, save: Any, dtype: str) -> dict[str, list[int]]:

@@ -22,7 +22,7 @@ from cloche.model.sites import (
     Edit,
     Key,
     Operation,
-    Places,
+    PromptSlots,
     Recorder,
     Site,
     make_plan,
@@ -111,22 +111,22 @@ def _variants(net: Network, ids: Tensor, edits: Iterable[Any], pad: Tensor | Non
     elements = [edits] if isinstance(edits, Edit) else list(edits)
     if not elements:
         raise ArgumentRange("This sweep has no edits; give at least one.")
-    places = Places(ids, pad)
+    slots = PromptSlots(ids, pad)
     by_slot = all(getattr(state, "by_slot", False) for state in net.new_states(1, 1))
     return [
-        _variant(net, ids, places, index, [element] if isinstance(element, Edit) else element, net.causal and by_slot)
+        _variant(net, ids, slots, index, [element] if isinstance(element, Edit) else element, net.causal and by_slot)
         for index, element in enumerate(elements)
     ]
 
 
-def _variant(net: Network, ids: Tensor, places: Places, index: int, element: Any, shares: bool) -> _Variant:
+def _variant(net: Network, ids: Tensor, slots: PromptSlots, index: int, element: Any, shares: bool) -> _Variant:
     if not isinstance(element, list | tuple) or not element:
         raise ArgumentInvalid(
             f"Each element of a sweep is an edit or a tuple of edits made together; number {index} is {element!r}."
         )
-    edits = check_edits(element, net.sites, places)
+    edits = check_edits(element, net.sites, slots)
     plan, carriers = make_plan([], edits)
-    values = [edit_value(edit, ids, net, places) for edit in carriers]
+    values = [edit_value(edit, ids, net, slots) for edit in carriers]
     check_no_grad(carriers, values)
     changes: dict[Key, list[_Change]] = {}
     layer, slot = len(net.layers), ids.shape[1]
@@ -136,9 +136,9 @@ def _variant(net: Network, ids: Tensor, places: Places, index: int, element: Any
         if where is None:
             span: tuple[int, int] | None = (0, ids.shape[1])
         else:
-            span = places.span(where) if alone else None
-        mask = places.mask(where) if span is None else None
-        slot = min(slot, places.first(where) if shares and alone and where is not None else 0)
+            span = slots.span(where) if alone else None
+        mask = slots.mask(where) if span is None else None
+        slot = min(slot, slots.first(where) if shares and alone and where is not None else 0)
         layer = min(layer, _layer(site, len(net.layers)))
         value = None if operation.input is None else values[operation.input]
         changes.setdefault((site.name, site.layer), []).append(_Change(operation, value, span, mask))

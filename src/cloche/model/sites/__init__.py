@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from cloche.model.sites.declared import DeclaredSite, each_pair, each_token
     from cloche.model.sites.dialects import in_our_words
     from cloche.model.sites.edits import Edit, selected
-    from cloche.model.sites.places import Places, make_positions
     from cloche.model.sites.plan import (
         Key,
         Operation,
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from cloche.model.sites.proof import Proof, prove_sites
     from cloche.model.sites.recorder import NULL_RECORDER, NullRecorder, PlanRecorder, Recorder
     from cloche.model.sites.result import Result
+    from cloche.model.sites.slots import PromptSlots, make_positions
     from cloche.model.sites.vocabulary import Layers, Site, Sites, site
 
 __all__ = [
@@ -34,9 +34,9 @@ __all__ = [
     "Layers",
     "NullRecorder",
     "Operation",
-    "Places",
     "Plan",
     "PlanRecorder",
+    "PromptSlots",
     "Proof",
     "Recorder",
     "Result",

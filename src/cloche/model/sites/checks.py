@@ -13,8 +13,8 @@ from torch import Tensor
 
 from cloche.errors import ArgumentRange, ContextExceeded, EditInvalid, PromptInvalid, SiteUnsuitable, shown
 from cloche.model.sites.edits import Edit, average
-from cloche.model.sites.places import Places
 from cloche.model.sites.result import Result
+from cloche.model.sites.slots import PromptSlots
 from cloche.model.sites.vocabulary import Site, Sites
 
 if TYPE_CHECKING:
@@ -79,21 +79,21 @@ def check_pad(pad: Any, ids: Tensor) -> Tensor | None:
     return tensor if bool((tensor > 0).any()) else None
 
 
-def check_edits(edits: Sequence[Any], sites: Sites, places: Places) -> list[Edit]:
+def check_edits(edits: Sequence[Any], sites: Sites, slots: PromptSlots) -> list[Edit]:
     """The edits, with this model's sites. Raises ClocheError for an unknown site, or positions that no token of this
     run has."""
     edits = [_of_this_model(edit, sites) for edit in edits]
     for edit in edits:
         for where in edit.where if isinstance(edit.where, tuple) else (edit.where,):
-            row = None if where is None else places.silent_row(where)
+            row = None if where is None else slots.first_row_without(where)
             if row is not None:
                 raise EditInvalid(
-                    f"The edit {edit} would never fire in row {row}: it has positions 0 to {int(places.lengths[row]) - 1}"
-                    + (f" and {places.new} new ones." if places.new else ', and "new" ones only when generating.')
+                    f"The edit {edit} would never fire in row {row}: it has positions 0 to {int(slots.lengths[row]) - 1}"
+                    + (f" and {slots.new} new ones." if slots.new else ', and "new" ones only when generating.')
                 )
     for number, late in enumerate(edits):
         for early in edits[:number]:
-            if late.overwrites(early) and not bool((places.mask(early.where) & ~places.mask(late.where)).any()):
+            if late.overwrites(early) and not bool((slots.mask(early.where) & ~slots.mask(late.where)).any()):
                 raise EditInvalid(
                     f"The edit {early} has no effect, because {late} comes after it and overwrites all of it; drop one."
                 )
@@ -109,11 +109,11 @@ def _of_this_model(edit: Any, sites: Sites) -> Edit:
     return edit if own.whole_axes == edit.site.whole_axes else dataclasses.replace(edit, site=own)
 
 
-def edit_value(edit: Edit, ids: Tensor, net: Network, places: Places) -> Tensor:
+def edit_value(edit: Edit, ids: Tensor, net: Network, slots: PromptSlots) -> Tensor:
     """The tensor an edit brings, on the model's device, broadcastable to its site."""
-    value, shape, pad = edit.value, shape_here(edit.site, ids, net.sites), places.pad
+    value, shape, pad = edit.value, shape_here(edit.site, ids, net.sites), slots.pad
     if edit.kind == "noise":
-        return noise(edit, shape, places).to(net.embed.weight.device)
+        return noise(edit, shape, slots).to(net.embed.weight.device)
     if edit.kind == "clamp":
         return _finite(edit, _clamped(edit, shape), net).to(net.embed.weight.device)
     if isinstance(value, Result) and edit.kind == "mean":
@@ -176,12 +176,12 @@ def check_no_grad(edits: Sequence[Edit], values: Sequence[Tensor]) -> None:
             )
 
 
-def noise(edit: Edit, shape: list[int], places: Places) -> Tensor:
+def noise(edit: Edit, shape: list[int], slots: PromptSlots) -> Tensor:
     """The noise of a noise edit, [batch, slot, ...], including new tokens; zero on padding."""
     std, seed = edit.value
-    out = torch.zeros(shape[0], places.width + places.new, *shape[2:])
+    out = torch.zeros(shape[0], slots.width + slots.new, *shape[2:])
     for row in range(shape[0]):
-        skip = 0 if places.pad is None else int(places.pad[row])
+        skip = 0 if slots.pad is None else int(slots.pad[row])
         digest = hashlib.sha256(f"{seed}/{edit.site}/{row}".encode()).digest()
         # Drawn one after the other, so that further positions never change the earlier ones.
         draw = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))

@@ -8,7 +8,7 @@ from torch import Tensor
 from cloche.model.sites.edits import Where, selected
 
 
-class Places:
+class PromptSlots:
     """The slots of a prompt [batch, position] and of `new` tokens after it; each form of position is resolved once.
 
     positions: [batch or 1, slot] absolute, negative on padding. lengths: [batch or 1, 1] real tokens of each prompt.
@@ -28,7 +28,7 @@ class Places:
             self._masks[where] = selected(where, self.positions, self.lengths)
         return self._masks[where]
 
-    def silent_row(self, where: Where) -> int | None:
+    def first_row_without(self, where: Where) -> int | None:
         """The first row in which `where` names no token; None if every row has one."""
         silent = ~self.mask(where).any(-1)
         return int(silent.nonzero()[0]) if bool(silent.any()) else None
