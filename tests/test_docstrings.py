@@ -23,6 +23,7 @@ COMPLETE = {
     "cloche.runs",
     "cloche.runs.verification",
     "cloche.sparse.saes",
+    "cloche.sparse.truth",
     "cloche.text",
 }
 PACKAGES = ["cloche", *(found.name for found in pkgutil.walk_packages(cloche.__path__, "cloche.") if found.ispkg)]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bench.rounds import busy, machine, write
 from bench.sparse.learners import IMAGES, patches
-from cloche.sparse import BatchTopK, Hierarchy, Planted, TopK, Training, gap_table, train_sae
+from cloche.sparse import BatchTopK, Hierarchy, SyntheticFeatures, TopK, Training, gap_table, train_sae
 from cloche.sparse.learners import KSVD, OnlineDictionaryLearning
 from cloche.sparse.pursuit import OMP
 from cloche.sparse.transforms import Wavelets
@@ -77,7 +77,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     load, results = busy(), {}
-    small, default = Planted(width=64, features=256, active=6), Hierarchy()
+    small, default = SyntheticFeatures(width=64, features=256, active=6), Hierarchy()
     for name, plant, k in (("planted", small, 6), ("planted hierarchy", default, 13)):
         x, (held, code) = plant.sample(64_000)[0], plant.sample(HELD, seed=2)
         learners = contestants(x, plant.features, k, Wavelets((plant.width,), "db2", 4), options.steps)

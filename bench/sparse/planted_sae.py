@@ -42,7 +42,7 @@ from cloche.sparse import (
     train_sae,
 )
 from cloche.sparse.saes import Kind
-from cloche.sparse.truth import Interval, PlantedReport, grade, planted_report
+from cloche.sparse.truth import Interval, SyntheticReport, grade, synthetic_report
 
 FEATURES, L0, PIECE = 1_024, 13, 2_048  # the plant has 12.6 features active
 SEEDS, DEVELOPMENT = range(5), 1_000
@@ -175,7 +175,7 @@ def sweep(kind: str, length: Length, plant: Hierarchy, drawn: Signals) -> tuple[
 class Outcome:
     """One side: its report, its CPU seconds a seed, and what was chosen for it."""
 
-    report: PlantedReport
+    report: SyntheticReport
     seconds: list[float]
     chosen: Setting | None = None
     tried: tuple[dict[str, Any], ...] = ()
@@ -196,7 +196,7 @@ def measured(
         seconds.append(spent)
         return learned
 
-    return Outcome(planted_report(train, plant, seeds), seconds)
+    return Outcome(synthetic_report(train, plant, seeds), seconds)
 
 
 def beside_peers(length: Length, drawn: Signals, seeds: range, trainers: tuple[str, ...]) -> dict[str, Outcome]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bench.rounds import Side, Spread, busy, interleave, machine, ratio, table, write
 from bench.sparse.sae_peers import DictionaryLearning, SAELens, Shape
-from cloche.sparse import SAE, BatchTopK, Planted, TopK, Training
+from cloche.sparse import SAE, BatchTopK, SyntheticFeatures, TopK, Training
 from cloche.sparse.saes import AuxLoss, Fit, Kind, fit_input
 from cloche.sparse.saes.gathered import AllFeatures
 from cloche.sparse.saes.kinds import FeatureActs, SelectionInput
@@ -64,7 +64,7 @@ def gradient_difference(shape: tuple[int, int, int], x: Tensor) -> float:
 
 def compare(shape: tuple[int, int, int], rounds: int) -> dict[str, object]:
     width, features, k = shape
-    x, _ = Planted(width=width, features=1_024, active=k).sample(2 * BATCH)
+    x, _ = SyntheticFeatures(width=width, features=1_024, active=k).sample(2 * BATCH)
     x = x / x.square().mean().sqrt()
     difference = gradient_difference(shape, x)
     batch, peer = x[:BATCH], Shape(width, features, k, 10_000, BATCH)

@@ -7,7 +7,7 @@ import torch
 from cloche.errors import ClocheError
 from cloche.interp.probing import probes
 from cloche.interp.probing.probes import auroc, probe
-from cloche.sparse import Code, Planted
+from cloche.sparse import Code, SyntheticFeatures
 
 
 def split(n: int, seed: int = 0) -> np.ndarray:
@@ -17,7 +17,7 @@ def split(n: int, seed: int = 0) -> np.ndarray:
 @pytest.fixture(scope="module")
 def planted() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Activations [n, 32], the code [n, 64] that made them, and labels: is planted feature 3, 20 or 41 active?"""
-    x, code = Planted(width=32, features=64, active=4, seed=0).sample(4_000, seed=1)
+    x, code = SyntheticFeatures(width=32, features=64, active=4, seed=0).sample(4_000, seed=1)
     dense = code.dense().numpy()
     return x.numpy(), dense, dense[:, [3, 20, 41]] != 0
 

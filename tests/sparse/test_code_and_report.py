@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cloche.errors import ClocheError
-from cloche.sparse import SAE, Code, Dictionary, Planted, isotropic_noise, report
+from cloche.sparse import SAE, Code, Dictionary, SyntheticFeatures, isotropic_noise, report
 
 
 class Exact:
@@ -18,7 +18,7 @@ class Exact:
 
 
 def test_decode_equals_the_dense_product() -> None:
-    planted = Planted(width=12, features=30, active=3)
+    planted = SyntheticFeatures(width=12, features=30, active=3)
     x, code = planted.sample(50)
     assert len(code) == 50 and code.k == 3 and code.dense().shape == (50, 30)
     torch.testing.assert_close(code.dense() @ planted.dictionary.atoms, x, atol=1e-5, rtol=1e-5)
@@ -35,7 +35,7 @@ def test_unused_slots_count_for_nothing() -> None:
 
 
 def test_report_of_a_perfect_and_of_an_empty_code() -> None:
-    planted = Planted(width=12, features=30, active=3)
+    planted = SyntheticFeatures(width=12, features=30, active=3)
     x, code = planted.sample(1_000)
     perfect = report(Exact(code), planted.dictionary, x, truth=planted.dictionary.atoms)
     assert perfect.fvu < 1e-10 and perfect.l0 == 3 and perfect.cosine == pytest.approx(1)

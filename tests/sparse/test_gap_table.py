@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from cloche.errors import ClocheError
-from cloche.sparse import SAE, Dictionary, Planted, Training, gap_table, train_sae
+from cloche.sparse import SAE, Dictionary, SyntheticFeatures, Training, gap_table, train_sae
 from cloche.sparse.learners import KSVD
 from cloche.sparse.pursuit import OMP, NonNegativeOMP
 from cloche.sparse.transforms import Wavelets
 
-PLANTED = Planted(width=32, features=64, active=3, zipf=0.5)
+PLANTED = SyntheticFeatures(width=32, features=64, active=3, zipf=0.5)
 
 
 def careless() -> SAE:
@@ -76,5 +76,5 @@ def test_misuse_gets_one_sentence() -> None:
     held, code = PLANTED.sample(100)
     with pytest.raises(ClocheError, match="at least one"):
         gap_table({}, held)
-    with pytest.raises(ClocheError, match="give both, or neither"):
+    with pytest.raises(ClocheError, match="give both or neither"):
         gap_table({"careless": careless()}, held, code=code)

@@ -8,9 +8,9 @@ import torch
 
 from cloche.sparse import (
     SAE,
-    Planted,
     Provenance,
     Report,
+    SyntheticFeatures,
     Training,
     geometric_median,
     isotropic_noise,
@@ -22,7 +22,7 @@ from cloche.sparse.saes import AuxLoss, Fit, fit_input
 from cloche.sparse.stream import epochs
 from cloche.sparse.truth import match
 
-PLANTED = Planted(width=32, features=64, active=3, zipf=0.5)
+PLANTED = SyntheticFeatures(width=32, features=64, active=3, zipf=0.5)
 SHORT = Training(steps=350, batch=512, lr=1e-2)
 
 
@@ -33,14 +33,14 @@ def test_planted_dictionary_is_recovered() -> None:
     assert result.cosine is not None and result.cosine > 0.94
     assert result.fvu < 0.15 and result.l0 == pytest.approx(3, abs=0.1) and result.dead_share < 0.05
     assert history[0]["fvu"] > 3 * history[-1]["fvu"]
-    other = Planted(width=32, features=64, active=3, seed=5).dictionary.atoms
+    other = SyntheticFeatures(width=32, features=64, active=3, seed=5).dictionary.atoms
     assert mean_max_cosine(PLANTED.dictionary.atoms, other) < 0.55  # atoms of another plant score as chance does
 
 
 @pytest.mark.parametrize(("steps", "least"), [(64, 0.87), (256, 0.96)])
 def test_the_default_recipe_fits_the_length_of_the_run(steps: int, least: float) -> None:
     """One to one, where fixed rates of 4e-3 and 1e-2 find .64 and .75 in 64 steps, .85 and .95 in 256."""
-    plant = Planted()
+    plant = SyntheticFeatures()
     x, _ = plant.sample(512 * steps)
     sae, _ = train_sae(x, plant.features, plant.active, Training(steps=steps), seed=1)
     assert float(match(plant.dictionary, sae.dictionary)[1].mean()) > least
@@ -72,7 +72,7 @@ def test_two_learners_do_not_agree_on_noise() -> None:
 
 
 def test_recovery_does_not_depend_on_the_units() -> None:
-    planted = Planted(width=16, features=32, active=2)
+    planted = SyntheticFeatures(width=16, features=32, active=2)
     x, _ = planted.sample(20_000)
     short = Training(steps=150, batch=512, lr=5e-3)
     small, _ = train_sae(x, 32, 2, short)
@@ -103,7 +103,7 @@ def _after_killing_half(x: torch.Tensor, aux_weight: float) -> Report:
 
 
 def test_same_seed_same_bytes_and_streams_equal_pieces() -> None:
-    x, _ = Planted().sample(6_000)
+    x, _ = SyntheticFeatures().sample(6_000)
     short = Training(steps=10, batch=512)
     a, _ = train_sae(iter(x.split(700)), 64, 4, short, trained_on=Provenance("resid_post[1]", "step-000010"))
     b, _ = train_sae(iter(x.split(97)), 64, 4, short)
@@ -116,7 +116,7 @@ def test_same_seed_same_bytes_and_streams_equal_pieces() -> None:
 
 
 def test_short_stream_is_said() -> None:
-    x, _ = Planted().sample(2_000)
+    x, _ = SyntheticFeatures().sample(2_000)
     with pytest.warns(UserWarning, match="ended after 3 of 10 steps"):
         train_sae(iter([x]), 64, 4, Training(steps=10, batch=600))
     with warnings.catch_warnings():

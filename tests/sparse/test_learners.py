@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cloche.errors import ClocheError
-from cloche.sparse import Dictionary, Planted, isotropic_noise, mean_max_cosine, report
+from cloche.sparse import Dictionary, SyntheticFeatures, isotropic_noise, mean_max_cosine, report
 from cloche.sparse.learners import ITDA, KSVD, Learner, OnlineDictionaryLearning
 from cloche.sparse.learners.base import first_atoms, new_directions
 from cloche.sparse.learners.ksvd import updated
@@ -18,7 +18,7 @@ from cloche.sparse.learners.online import Fitting
 from cloche.sparse.learners.online_kernel import accumulate, update_atoms
 from cloche.sparse.pursuit import OMP, Lasso, Pursued
 
-PLANTED = Planted(width=32, features=48, active=3, zipf=0.0, noise=0.02)
+PLANTED = SyntheticFeatures(width=32, features=48, active=3, zipf=0.0, noise=0.02)
 LEARNERS: dict[str, Learner] = {
     "online": OnlineDictionaryLearning(48, OMP(k=3), passes=8, batch=256),
     "online, lasso": OnlineDictionaryLearning(48, Lasso(0.2), passes=4, batch=256),

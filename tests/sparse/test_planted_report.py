@@ -12,7 +12,7 @@ from cloche.sparse import SAE
 from cloche.sparse.learners import OnlineDictionaryLearning
 from cloche.sparse.pursuit import OMP
 from cloche.sparse.pursuit.base import Pursued
-from cloche.sparse.truth import Families, Hierarchy, Planted, PlantedReport, Usage, match, planted_report
+from cloche.sparse.truth import Families, Hierarchy, SyntheticFeatures, SyntheticReport, Usage, match, synthetic_report
 
 PLANT = Hierarchy(width=32, features=48, active=2, families=Families(4, 2), usage=Usage(0.5, groups=4), bias=0.0)
 
@@ -24,7 +24,7 @@ def test_the_true_atoms_by_a_pursuit_are_nearly_perfect() -> None:
         seen.append(next(stream))
         return OMP(residual=PLANT.noise * PLANT.width**0.5 * 1.2).over(PLANT.dictionary)
 
-    report = planted_report(knows, PLANT, seeds=range(3), batch=64, held_out=2_048)
+    report = synthetic_report(knows, PLANT, seeds=range(3), batch=64, held_out=2_048)
     figures = report.figures
     for name in ("max_cosine", "cosine", "stability"):
         assert figures[name].mean == pytest.approx(1), name
@@ -39,7 +39,7 @@ def test_the_true_atoms_by_a_pursuit_are_nearly_perfect() -> None:
 
 
 def test_a_learner_of_the_same_seed_does_not_start_at_the_truth() -> None:
-    for plant in (PLANT, Planted(seed=3)):
+    for plant in (PLANT, SyntheticFeatures(seed=3)):
         start = SAE(plant.width, plant.features, 2, seed=plant.seed).dictionary
         assert float(match(plant.dictionary, start)[1].mean()) < 0.7
 
@@ -58,15 +58,15 @@ def test_a_learner_finds_the_plant_and_nothing_in_noise() -> None:
 
 
 def test_a_plant_without_hierarchy_has_no_absorption() -> None:
-    report = _learned(Planted(width=16, features=24, active=2), control=False)
+    report = _learned(SyntheticFeatures(width=16, features=24, active=2), control=False)
     assert "absorption" not in report.figures and "absorption" not in str(report)
     again = _learned(replace(PLANT, families=Families(parents=0)), control=False)
     assert "absorption" not in again.figures
 
 
-def _learned(plant: Hierarchy | Planted, control: bool = True) -> PlantedReport:
+def _learned(plant: Hierarchy | SyntheticFeatures, control: bool = True) -> SyntheticReport:
     def learn(stream: Iterator[Tensor], seed: int) -> Pursued:
         x = torch.cat(list(islice(stream, 4)))
         return OnlineDictionaryLearning(plant.features, OMP(k=2), passes=8, seed=seed).fit(x - x.mean(0))[1]
 
-    return planted_report(learn, plant, seeds=range(2), batch=512, held_out=1_024, control=control)
+    return synthetic_report(learn, plant, seeds=range(2), batch=512, held_out=1_024, control=control)

@@ -8,7 +8,7 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from cloche.errors import ClocheError
-from cloche.sparse import Dictionary, Planted, isotropic_noise, report
+from cloche.sparse import Dictionary, SyntheticFeatures, isotropic_noise, report
 from cloche.sparse.pursuit import MatchingPursuit, NonNegativeOMP
 from cloche.sparse.pursuit.matching import matching_batched
 
@@ -49,7 +49,7 @@ def test_matching_pursuit_compiled_and_batched_agree(dtype: torch.dtype, steps: 
 
 
 def test_matching_pursuit_ends_by_itself_once_all_is_explained() -> None:
-    planted = Planted(width=64, features=96, active=2, zipf=0.0)
+    planted = SyntheticFeatures(width=64, features=96, active=2, zipf=0.0)
     x, _ = planted.sample(50)
     code = MatchingPursuit(5_000).encode(x, planted.dictionary)
     assert torch.allclose(planted.dictionary.decode(code), x, atol=1e-3)
@@ -82,7 +82,7 @@ def test_with_room_enough_non_negative_omp_is_non_negative_least_squares() -> No
 
 
 def test_planted_codes_are_found_and_noise_is_not_explained() -> None:
-    planted = Planted(width=64, features=128, active=4)
+    planted = SyntheticFeatures(width=64, features=128, active=4)
     x, truth = planted.sample(400)
     code = NonNegativeOMP(k=8).encode(x, planted.dictionary)
     equal = ((code.dense() > 1e-3) == (truth.dense() > 0)).all(1)

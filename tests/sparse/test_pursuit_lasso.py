@@ -9,7 +9,7 @@ from sklearn.linear_model import Lasso as TheirLasso
 from torch import Tensor
 
 from cloche.errors import ClocheError
-from cloche.sparse import Dictionary, Planted, isotropic_noise
+from cloche.sparse import Dictionary, SyntheticFeatures, isotropic_noise
 from cloche.sparse.pursuit import ElasticNet, Lasso
 
 
@@ -72,7 +72,7 @@ def test_the_elastic_net_is_scikit_learns(ridge: float) -> None:
 
 
 def test_planted_supports_are_found_and_noise_gives_nothing() -> None:
-    planted = Planted(width=64, features=128, active=3, zipf=0.0, noise=0.01)
+    planted = SyntheticFeatures(width=64, features=128, active=3, zipf=0.0, noise=0.01)
     x, truth = planted.sample(300)
     found = Lasso(0.15).encode(x, planted.dictionary).dense() != 0
     strong = truth.dense() > 0.7

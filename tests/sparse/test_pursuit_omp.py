@@ -10,7 +10,7 @@ import torch
 from sklearn.linear_model import orthogonal_mp
 
 from cloche.errors import ClocheError
-from cloche.sparse import Code, Dictionary, Planted, isotropic_noise, report
+from cloche.sparse import Code, Dictionary, SyntheticFeatures, isotropic_noise, report
 from cloche.sparse.pursuit import OMP, Pursuit
 from cloche.sparse.pursuit.omp_torch import omp_batched
 
@@ -25,7 +25,7 @@ def doubled(dictionary: Dictionary) -> Dictionary:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_planted_codes_are_found_exactly(dtype: torch.dtype) -> None:
-    planted = Planted(width=64, features=200, active=5, zipf=0.0)
+    planted = SyntheticFeatures(width=64, features=200, active=5, zipf=0.0)
     x, truth = planted.sample(400)
     atoms = planted.dictionary.atoms.to(dtype)
     dictionary = Dictionary(torch.nn.functional.normalize(atoms, dim=1))
@@ -39,7 +39,7 @@ def test_planted_codes_are_found_exactly(dtype: torch.dtype) -> None:
 
 
 def test_supports_equal_scikit_learn_on_999_of_1000_signals() -> None:
-    planted = Planted(width=48, features=160, active=6, noise=0.02, seed=3)
+    planted = SyntheticFeatures(width=48, features=160, active=6, noise=0.02, seed=3)
     x, _ = planted.sample(1_000)
     mine = OMP(k=6).encode(x, planted.dictionary)
     theirs = torch.from_numpy(
@@ -75,7 +75,7 @@ def test_the_residual_is_as_asked_and_one_atom_fewer_would_not_do() -> None:
 
 
 def test_a_tiny_residual_is_reached_in_single_precision() -> None:
-    planted = Planted(width=64, features=96, active=3, zipf=0.0)
+    planted = SyntheticFeatures(width=64, features=96, active=3, zipf=0.0)
     x, _ = planted.sample(100)
     code = OMP(residual=1e-5).encode(x, planted.dictionary)
     assert (x - planted.dictionary.decode(code)).norm(dim=1).max() <= 1.2e-5
@@ -95,7 +95,7 @@ def test_a_duplicated_atom_and_a_zero_signal_are_no_trouble() -> None:
 
 def test_noise_stays_noise() -> None:
     """Signals without structure: k atoms explain far less of them than of planted signals, with any dictionary."""
-    planted = Planted(width=64, features=128, active=4)
+    planted = SyntheticFeatures(width=64, features=128, active=4)
     x, _ = planted.sample(500)
     share = {}
     for name, signals in (("planted", x), ("noise", isotropic_noise(500, 64, seed=9))):
@@ -106,7 +106,7 @@ def test_noise_stays_noise() -> None:
 
 
 def test_the_bias_is_taken_off_first() -> None:
-    planted = Planted(width=32, features=64, active=3)
+    planted = SyntheticFeatures(width=32, features=64, active=3)
     x, _ = planted.sample(50)
     bias = torch.linspace(-2, 2, 32)
     shifted = Dictionary(planted.dictionary.atoms, bias)
@@ -116,7 +116,7 @@ def test_the_bias_is_taken_off_first() -> None:
 
 
 def test_the_gram_follows_the_atoms_when_they_change() -> None:
-    planted = Planted(width=32, features=64, active=3)
+    planted = SyntheticFeatures(width=32, features=64, active=3)
     x, _ = planted.sample(50)
     dictionary = Dictionary(planted.dictionary.atoms.clone())
     first = dictionary.gram
@@ -128,7 +128,7 @@ def test_the_gram_follows_the_atoms_when_they_change() -> None:
 
 
 def test_two_threads_give_the_same_codes() -> None:
-    planted = Planted(width=32, features=64, active=3, noise=0.1)
+    planted = SyntheticFeatures(width=32, features=64, active=3, noise=0.1)
     x, _ = planted.sample(301)
     one = OMP(k=5).encode(x, planted.dictionary)
     torch.set_num_threads(2)
@@ -137,7 +137,7 @@ def test_two_threads_give_the_same_codes() -> None:
 
 
 def test_no_signals_give_an_empty_code() -> None:
-    dictionary = Planted().dictionary
+    dictionary = SyntheticFeatures().dictionary
     assert len(OMP(k=3).encode(torch.zeros(0, 32), dictionary)) == 0
 
 

@@ -12,7 +12,7 @@ from sklearn.linear_model import lars_path
 from torch import Tensor
 
 from cloche.errors import ClocheError
-from cloche.sparse import Dictionary, Planted, isotropic_noise
+from cloche.sparse import Dictionary, SyntheticFeatures, isotropic_noise
 from cloche.sparse.pursuit import LARS, BasisPursuit, BasisPursuitDenoising, Lasso
 
 
@@ -33,7 +33,7 @@ def test_basis_pursuit_is_the_linear_programme(dtype: torch.dtype) -> None:
 
 
 def test_planted_codes_are_found_where_noise_takes_every_dimension() -> None:
-    planted = Planted(width=40, features=80, active=4, zipf=0.0)
+    planted = SyntheticFeatures(width=40, features=80, active=4, zipf=0.0)
     dictionary = planted.dictionary.double()
     dictionary = Dictionary(torch.nn.functional.normalize(dictionary.atoms, dim=1))
     _, truth = planted.sample(100)

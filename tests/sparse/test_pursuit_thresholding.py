@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cloche.errors import ClocheError
-from cloche.sparse import Dictionary, Planted, isotropic_noise, report
+from cloche.sparse import Dictionary, SyntheticFeatures, isotropic_noise, report
 from cloche.sparse.pursuit import FISTA, IHT, HardThresholdingPursuit, Lasso
 from cloche.sparse.pursuit.thresholding import thresholding_batched
 
@@ -19,7 +19,7 @@ def setting(dtype: torch.dtype = torch.float64, n: int = 80) -> tuple[Tensor, Di
 
 @pytest.mark.parametrize("pursuit", [IHT(k=3), HardThresholdingPursuit(k=3)])
 def test_planted_codes_are_found_and_noise_is_not_explained(pursuit: IHT | HardThresholdingPursuit) -> None:
-    planted = Planted(width=96, features=128, active=3, zipf=0.0)
+    planted = SyntheticFeatures(width=96, features=128, active=3, zipf=0.0)
     x, truth = planted.sample(300)
     code = pursuit.encode(x, planted.dictionary)
     equal = ((code.dense() != 0) == (truth.dense() != 0)).all(1)

@@ -15,8 +15,8 @@ from cloche.sparse import (
     Dictionary,
     Gated,
     JumpReLU,
-    Planted,
     ReLU,
+    SyntheticFeatures,
     TopK,
     Training,
     gap_report,
@@ -29,7 +29,7 @@ from cloche.sparse import (
 from cloche.sparse.pursuit import OMP
 from cloche.sparse.saes.kinds import Kind
 
-PLANTED = Planted(width=32, features=64, active=3, zipf=0.5)
+PLANTED = SyntheticFeatures(width=32, features=64, active=3, zipf=0.5)
 SHORT = Training(steps=450, batch=512, lr=9e-3)
 BRIEF = Training(steps=250, batch=512, lr=1e-2)
 KNOWN = [BatchTopK(), ReLU(), Gated(), JumpReLU(), TopK()]
@@ -123,7 +123,7 @@ def test_the_gap_is_put_where_it_was_planted() -> None:
     careless.calibrate(x)
     blame = gap_report(careless, careless.dictionary, x, truth)
     assert blame.of_encoder > 0.3 and blame.of_dictionary is not None and abs(blame.of_dictionary) < 0.02
-    other = Planted(width=32, features=64, active=3, seed=5).dictionary
+    other = SyntheticFeatures(width=32, features=64, active=3, seed=5).dictionary
     wrong = gap_report(OMP(k=3).over(other), other, x, truth)
     assert wrong.of_dictionary is not None and wrong.of_dictionary > 0.2 and abs(wrong.of_encoder) < 0.1
     assert str(wrong).count("\n") == 4
@@ -136,7 +136,7 @@ def test_a_grade_of_known_answers() -> None:
     assert exact.cosine == pytest.approx(1) and exact.f1 == 1 and exact.shrinkage == pytest.approx(1)
     assert exact.partner.tolist() == list(range(64))
     assert grade(_Given(code, 0.6), truth, x, truth, code).shrinkage == pytest.approx(0.6)
-    other = Planted(width=32, features=64, seed=5)
+    other = SyntheticFeatures(width=32, features=64, seed=5)
     chance = grade(_Given(other.sample(1_000)[1], 1.0), other.dictionary, x, truth, code)
     assert chance.cosine < 0.5 and chance.f1 < 0.2
     with pytest.raises(ClocheError, match="the code that made them"):
@@ -198,7 +198,7 @@ def test_a_kind_as_it_was_saved_at_first_is_read(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_wanted_l0_is_that_of_signals_never_seen() -> None:
     """Passed over twenty times, few signals are known by heart: on them fewer features answer than on others."""
-    plant = Planted(width=64, features=512, active=6, noise=0.1)
+    plant = SyntheticFeatures(width=64, features=512, active=6, noise=0.1)
     x, fresh = plant.sample(34_000)[0], plant.sample(8_000, seed=9)[0]
     sae, _ = train_sae(x, 512, 6, Training(steps=1_300, batch=512, lr=3e-3), kind=BatchTopK(), seed=1)
     assert sae.report(fresh).l0 == pytest.approx(6, rel=0.02)
@@ -207,7 +207,7 @@ def test_the_wanted_l0_is_that_of_signals_never_seen() -> None:
 
 @pytest.mark.parametrize("kind", [BatchTopK(), BatchTopK(nested=(64,)), ReLU(), Gated(), JumpReLU()], ids=str)
 def test_a_stream_read_once_lands_on_the_l0_of_signals_never_seen(kind: Kind) -> None:
-    plant = Planted(width=32, features=128, active=5, noise=0.05)
+    plant = SyntheticFeatures(width=32, features=128, active=5, noise=0.05)
     once = islice(plant.stream(512), 200)
     sae, _ = train_sae(once, 128, 5, Training(steps=200, batch=512, lr=8e-3), kind=kind, seed=1)
     assert sae.report(plant.sample(10_000, seed=9_999)[0]).l0 == pytest.approx(5, rel=0.02)

@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cloche.errors import ClocheError
-from cloche.sparse import SAE, BatchTopK, Gated, JumpReLU, Planted, ReLU, TopK, Training, Wiring, train_sae
+from cloche.sparse import SAE, BatchTopK, Gated, JumpReLU, ReLU, SyntheticFeatures, TopK, Training, Wiring, train_sae
 from cloche.sparse.saes import AuxLoss, Batch, SaveState, continue_training, iter_train_sae
 from cloche.sparse.saes.kinds import Kind
 
-PLANTED = Planted(width=16, features=32, active=3)
+PLANTED = SyntheticFeatures(width=16, features=32, active=3)
 ALL = [TopK(), BatchTopK(), ReLU(), Gated(), JumpReLU(), BatchTopK(nested=(8,))]
 
 

@@ -12,7 +12,7 @@ from cloche.sparse import (
     BatchTopK,
     Dictionary,
     JumpReLU,
-    Planted,
+    SyntheticFeatures,
     TopK,
     Training,
     Wiring,
@@ -23,8 +23,8 @@ from cloche.sparse import (
 )
 from cloche.sparse.saes.kinds import Kind
 
-PLANTED = Planted(width=24, features=48, active=3, zipf=0.5)
-OTHER = Planted(
+PLANTED = SyntheticFeatures(width=24, features=48, active=3, zipf=0.5)
+OTHER = SyntheticFeatures(
     width=32, features=48, active=3, zipf=0.5, seed=7
 ).dictionary  # what each feature says on the other side
 SHORT = Training(steps=400, batch=512, lr=1e-2)
@@ -57,7 +57,7 @@ def test_a_transcoder_finds_what_each_feature_writes(kind: Kind, tmp_path: Path)
     assert torch.equal(again.encode(rows[:, :24]).values, code.values)
 
 
-TRANSCODER_CHANCE = Planted(width=32, features=48, seed=99).dictionary.atoms
+TRANSCODER_CHANCE = SyntheticFeatures(width=32, features=48, seed=99).dictionary.atoms
 
 
 def test_a_skip_takes_what_is_linear_and_leaves_the_features_alone() -> None:

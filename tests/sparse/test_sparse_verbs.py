@@ -14,7 +14,7 @@ from PIL import Image
 from cloche.cli import main
 from cloche.errors import ClocheError
 from cloche.part import part_from_line
-from cloche.sparse import Code, Dictionary, Planted
+from cloche.sparse import Code, Dictionary, SyntheticFeatures
 from cloche.sparse.learners import Learner, OnlineDictionaryLearning
 from cloche.sparse.learners.keep import Card, load_dictionary, save_dictionary
 from cloche.sparse.learners.patches import draw, tiling
@@ -23,7 +23,7 @@ from cloche.sparse.pursuit import OMP
 from cloche.sparse.transforms import Wavelets
 
 Call = Callable[..., tuple[int, str, str]]
-PLANTED = Planted(width=16, features=18, active=2, zipf=0.0)
+PLANTED = SyntheticFeatures(width=16, features=18, active=2, zipf=0.0)
 
 
 @pytest.fixture

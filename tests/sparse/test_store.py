@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from cloche.errors import ClocheError
-from cloche.sparse import SAE, Planted, Provenance, Training, load_sae, train_sae
+from cloche.sparse import SAE, Provenance, SyntheticFeatures, Training, load_sae, train_sae
 
 
 def trained(seed: int = 0) -> SAE:
-    x, _ = Planted().sample(3_000)
+    x, _ = SyntheticFeatures().sample(3_000)
     short = Training(steps=5, batch=512)
     return train_sae(x * 7, 64, 4, short, seed=seed, trained_on=Provenance("resid_post[2]", "step-000500"))[0]
 
 
 def test_round_trip_keeps_codes_and_provenance(tmp_path: Path) -> None:
-    sae, x = trained(), Planted().sample(100, seed=4)[0] * 7
+    sae, x = trained(), SyntheticFeatures().sample(100, seed=4)[0] * 7
     sae.save(tmp_path / "dictionaries" / "first")
     again = load_sae(tmp_path / "dictionaries" / "first")
     assert again.trained_on == sae.trained_on == Provenance("resid_post[2]", "step-000500", 2_560)

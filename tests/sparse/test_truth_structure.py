@@ -111,5 +111,5 @@ def test_bad_plants_and_seeds_are_refused_in_a_sentence() -> None:
         Hierarchy(features=100)
     with pytest.raises(ClocheError, match="more seeds"):
         over_seeds(lambda seed: {"a": 1.0}, [0])
-    with pytest.raises(ClocheError, match="fewer than two"):
+    with pytest.raises(ClocheError, match="needs two or more"):
         stability([PLANT.dictionary])

@@ -29,7 +29,16 @@ if TYPE_CHECKING:
         save_saelens,
         train_sae,
     )
-    from cloche.sparse.truth import Gap, Grade, Hierarchy, Planted, gap_report, gap_table, grade, isotropic_noise
+    from cloche.sparse.truth import (
+        Gap,
+        Grade,
+        Hierarchy,
+        SyntheticFeatures,
+        gap_report,
+        gap_table,
+        grade,
+        isotropic_noise,
+    )
 
 __all__ = [
     "SAE",
@@ -44,10 +53,10 @@ __all__ = [
     "Hierarchy",
     "JumpReLU",
     "Kind",
-    "Planted",
     "Provenance",
     "ReLU",
     "Report",
+    "SyntheticFeatures",
     "Tally",
     "TopK",
     "Training",

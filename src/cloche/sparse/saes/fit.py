@@ -58,9 +58,9 @@ class AuxLoss:
 class SaveState:
     """Saves the state of a training to the file `path` every `every` steps; a training that finds it there resumes from it.
 
-    >>> from cloche.sparse import Planted, Training, train_sae
+    >>> from cloche.sparse import SyntheticFeatures, Training, train_sae
     >>> from cloche.sparse.saes import SaveState
-    >>> activations, _ = Planted(width=8, features=12, active=2).sample(1_024)
+    >>> activations, _ = SyntheticFeatures(width=8, features=12, active=2).sample(1_024)
     >>> training = Training(steps=20, batch=128, save=SaveState("training.state", every=10))
     >>> sae, history = train_sae(activations, 12, l0=2, training=training)
     >>> again, _ = train_sae(activations, 12, l0=2, training=training)  # finds all 20 steps done
@@ -126,9 +126,9 @@ class Fit:
     `variance` is that of what is reconstructed, at the trained scale (`fit_input`). If `torch.distributed` is
     initialised, all processes pass the same batches to `step`, split each of them and stay equal.
 
-    >>> from cloche.sparse import SAE, Planted, Training
+    >>> from cloche.sparse import SAE, SyntheticFeatures, Training
     >>> from cloche.sparse.saes import Fit, fit_input
-    >>> activations, _ = Planted(width=8, features=12, active=2).sample(1_024)
+    >>> activations, _ = SyntheticFeatures(width=8, features=12, active=2).sample(1_024)
     >>> sae = SAE(8, 12, l0=2)
     >>> fit = Fit(sae, Training(steps=50, batch=128), fit_input(sae, activations))
     >>> first, *_, last = [fit.step(activations[:128]) for _ in range(50)]
@@ -269,9 +269,9 @@ def fit_input(sae: SAE, sample: Tensor) -> float:
     """Sets the scales (mean square one per coordinate of each site), the centres and the initial atoms from raw
     training rows `sample` [n, columns]; returns the variance of the scaled target.
 
-    >>> from cloche.sparse import SAE, Planted
+    >>> from cloche.sparse import SAE, SyntheticFeatures
     >>> from cloche.sparse.saes import fit_input
-    >>> activations, _ = Planted(width=8, features=12, active=2).sample(1_024)
+    >>> activations, _ = SyntheticFeatures(width=8, features=12, active=2).sample(1_024)
     >>> sae = SAE(8, 12, l0=2)
     >>> variance = fit_input(sae, 5 * activations)
     >>> read, target = sae.parts(5 * activations)

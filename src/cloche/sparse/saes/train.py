@@ -75,8 +75,8 @@ def train_sae(
     loss, fvu (fraction of variance unexplained, on the batch), l0, dead_share, weight (of the penalty), lr. The
     same activations, options and seed on one machine give the same bytes, interrupted (see `SaveState`) or not.
 
-    >>> from cloche.sparse import Planted, TopK, Training, report, train_sae
-    >>> planted = Planted(width=8, features=12, active=2)
+    >>> from cloche.sparse import SyntheticFeatures, TopK, Training, report, train_sae
+    >>> planted = SyntheticFeatures(width=8, features=12, active=2)
     >>> activations, _ = planted.sample(4_096)
     >>> sae, history = train_sae(activations, 12, l0=2, training=Training(steps=150, batch=256, lr=1e-2), kind=TopK())
     >>> sae
@@ -109,8 +109,8 @@ def iter_train_sae(
 ) -> Generator[Record, None, SAE]:
     """`train_sae` as a generator: yields each record of the history when it is measured and returns the autoencoder.
 
-    >>> from cloche.sparse import Planted, Training, iter_train_sae
-    >>> activations, _ = Planted(width=8, features=12, active=2).sample(2_048)
+    >>> from cloche.sparse import SyntheticFeatures, Training, iter_train_sae
+    >>> activations, _ = SyntheticFeatures(width=8, features=12, active=2).sample(2_048)
     >>> for record in iter_train_sae(activations, 12, l0=2, training=Training(steps=40, batch=256)):
     ...     if record["step"] in (1, 20, 40):
     ...         print(record["step"], record["signals"], record["l0"])
@@ -132,9 +132,9 @@ def continue_training(
     """Continues training `sae` in place, like `iter_train_sae` but with new optimiser moments; input scaling is
     unchanged.
 
-    >>> from cloche.sparse import Planted, Training, train_sae
+    >>> from cloche.sparse import SyntheticFeatures, Training, train_sae
     >>> from cloche.sparse.saes import continue_training
-    >>> activations, _ = Planted(width=8, features=12, active=2).sample(2_048)
+    >>> activations, _ = SyntheticFeatures(width=8, features=12, active=2).sample(2_048)
     >>> sae, history = train_sae(activations, 12, l0=2, training=Training(steps=40, batch=256))
     >>> records = list(continue_training(sae, activations, Training(steps=40, batch=256, lr=1e-3)))
     >>> sae.trained_on.tokens, records[-1]["fvu"] < history[-1]["fvu"]

@@ -1,5 +1,4 @@
-"""Signals whose dictionary is known, and what only they can show: is the truth found, which features absorb others, where the
-error comes from, and how much a seed decides."""
+"""Synthetic benchmarks with a known dictionary: recovery, absorption, the source of the error, and variation over seeds."""
 
 from __future__ import annotations
 
@@ -13,10 +12,10 @@ if TYPE_CHECKING:
     from cloche.sparse.truth.gap import Gap, gap_report
     from cloche.sparse.truth.gap_tables import GapTable, gap_table
     from cloche.sparse.truth.grading import Grade, grade
-    from cloche.sparse.truth.plant import Families, Hierarchy, Usage
-    from cloche.sparse.truth.planted import Plant, Planted, isotropic_noise
-    from cloche.sparse.truth.planted_reports import PlantedReport, planted_report
+    from cloche.sparse.truth.hierarchy import Families, Hierarchy, Usage
     from cloche.sparse.truth.seeds import Interval, over_seeds, stability
+    from cloche.sparse.truth.synthetic import SyntheticData, SyntheticFeatures, isotropic_noise
+    from cloche.sparse.truth.synthetic_reports import SyntheticReport, synthetic_report
 
 __all__ = [
     "Absorption",
@@ -26,9 +25,9 @@ __all__ = [
     "Grade",
     "Hierarchy",
     "Interval",
-    "Plant",
-    "Planted",
-    "PlantedReport",
+    "SyntheticData",
+    "SyntheticFeatures",
+    "SyntheticReport",
     "Usage",
     "absorption",
     "gap_report",
@@ -37,8 +36,8 @@ __all__ = [
     "isotropic_noise",
     "match",
     "over_seeds",
-    "planted_report",
     "stability",
+    "synthetic_report",
 ]
 
 __getattr__ = lazy(__name__)

@@ -1,4 +1,4 @@
-"""Absorption: a feature that falls silent where a narrower one speaks for it (Chanin et al. 2024, 2409.14507)."""
+"""Absorption: a feature is inactive where a more specific one is active (Chanin et al. 2024, 2409.14507)."""
 
 from __future__ import annotations
 
@@ -16,20 +16,36 @@ _ROWS = 2_048
 
 @dataclass(frozen=True)
 class Absorption:
-    """How often the partner of an active parent is silent. Only the difference is absorption: the rest is plain misses."""
+    """Rates at which the partner of an active parent is inactive. Only their difference is absorption; the rest are misses.
 
-    with_child: float  # where a child is active too, and the child's partner fires
-    without_child: float  # where no child of it is: the control
+    >>> from cloche.sparse.truth import Absorption
+    >>> round(Absorption(with_child=0.4, without_child=0.1).rate, 3)
+    0.3
+    """
+
+    with_child: float  # if a child and its partner are active too
+    without_child: float  # if none of its children is active: the control
 
     @property
     def rate(self) -> float:
-        """Silence that the children bring: 0 is none, 1 that every parent leaves its children's signals to them."""
+        """Share of missed parents attributable to children: 0 is no absorption, 1 is complete absorption."""
         return self.with_child - self.without_child
 
 
 @torch.no_grad()
 def absorption(encoder: Encoder, x: Tensor, code: Code, parent: Tensor, partner: Tensor) -> Absorption:
-    """Measures it on signals `x` [n, d] that `code` made: `parent` [M] is -1 for a root, `partner` [M] is from `grade`."""
+    """Measures absorption on signals `x` [n, d] of `code`; `parent` [M] is -1 for a root, `partner` [M] is from `grade`.
+
+    >>> from cloche.sparse.pursuit import OMP
+    >>> from cloche.sparse.truth import Families, Hierarchy, absorption, grade
+    >>> data = Hierarchy(32, 40, 2, families=Families(parents=4, children=2), noise=0.0, bias=0.0)
+    >>> x, code = data.sample(2_000)
+    >>> encoder = OMP(k=4).over(data.dictionary)
+    >>> partner = grade(encoder, data.dictionary, x, data.dictionary, code).partner
+    >>> found = absorption(encoder, x, code, data.parent, partner)
+    >>> abs(found.rate) < 0.1  # the true dictionary does not absorb
+    True
+    """
     if len(code) != len(x) or not len(parent) == len(partner) == code.size:
         raise SignalsShape(
             f"{len(x):,} signals, a code of {len(code):,} over {code.size:,} atoms, {len(parent):,} parents and "
@@ -50,7 +66,7 @@ def absorption(encoder: Encoder, x: Tensor, code: Code, parent: Tensor, partner:
             cases[i] += int(where.sum())
     if not all(cases):
         raise CorpusEmpty(
-            f"Parents are active {cases[0]:,} times with a child that speaks and {cases[1]:,} times without a child; "
-            "absorption is the difference of the two: give more signals, of a hierarchy with children."
+            f"Absorption needs parents active with a detected child and without children, but there are {cases[0]:,} and "
+            f"{cases[1]:,} cases: give more signals, of a hierarchy with children."
         )
     return Absorption(*(s / n for s, n in zip(silent, cases, strict=True)))

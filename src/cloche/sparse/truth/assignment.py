@@ -1,4 +1,4 @@
-"""Atoms of one dictionary paired with those of another, one to one."""
+"""One-to-one matching of the atoms of two dictionaries."""
 
 from __future__ import annotations
 
@@ -11,9 +11,16 @@ from cloche.sparse.dictionary import Dictionary
 
 
 def match(truth: Dictionary, learned: Dictionary) -> tuple[Tensor, Tensor]:
-    """(partner [M], cosine [M]) of each true atom in the pairing of the largest summed cosine: -1 and 0 where it has none.
+    """(partner [M], cosine [M]) of each true atom in the matching with the largest summed cosine; -1 and 0 if it has none.
 
-    Every learned atom serves one true atom at most, so a copy earns nothing, as it does in `mean_max_cosine`.
+    Every learned atom is matched at most once, so copies do not count, unlike in `mean_max_cosine`.
+
+    >>> import torch
+    >>> from cloche.sparse import Dictionary
+    >>> from cloche.sparse.truth import match
+    >>> partner, cosine = match(Dictionary(torch.eye(3)), Dictionary(torch.eye(3)[[2, 0]]))
+    >>> partner.tolist(), cosine.tolist()
+    ([1, -1, 0], [1.0, 0.0, 1.0])
     """
     cosine = (truth.unit().double() @ learned.unit().double().T).cpu()  # [M, N]
     if truth.size <= learned.size:
@@ -28,8 +35,8 @@ def match(truth: Dictionary, learned: Dictionary) -> tuple[Tensor, Tensor]:
 def assign(gain: NDArray[np.float64]) -> NDArray[np.int64]:
     """[rows] the column of each row in the one-to-one assignment of the largest summed gain [rows, columns], rows <= columns.
 
-    Shortest augmenting paths with prices (Jonker and Volgenant 1987; Crouse 2016). A row begins with the column it gains most
-    from; only those whose column is another's already look for a path along which the others make room.
+    Shortest augmenting paths with prices (Jonker and Volgenant 1987; Crouse 2016). Each row starts with the column of its
+    largest gain; only rows whose column is taken search for an augmenting path.
     """
     rows, columns = gain.shape
     cost = -gain
@@ -57,7 +64,7 @@ def assign(gain: NDArray[np.float64]) -> NDArray[np.int64]:
         row_price[start] += reached
         row_price[holder[visited]] += reached - distance[visited]
         column_price[visited] -= reached - distance[visited]
-        while True:  # back along the path, every row takes the column it was left for
+        while True:  # back along the path, each row takes its new column
             row = before[column]
             holder[column], held[row], column = row, column, held[row]
             if row == start:

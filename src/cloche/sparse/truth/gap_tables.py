@@ -1,4 +1,4 @@
-"""Autoencoders, learned atoms and fixed families in one table: what each explains, finds, and loses by its encoder."""
+"""Table of autoencoders, learned and fixed dictionaries: FVU, recovery, and the error due to the encoder."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from cloche.sparse.metrics import Report
 from cloche.sparse.pursuit import OMP
 from cloche.sparse.truth.gap import Gap, gap_report
 from cloche.sparse.truth.grading import Grade, grade
-from cloche.sparse.truth.planted_reports import Learned
+from cloche.sparse.truth.synthetic_reports import Learned
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One dictionary: its gap, and, where the truth is known, its grades by its own encoder and by a pursuit."""
+    """One dictionary: its gap and, if the truth is known, its grades with its own encoder and with a pursuit."""
 
     name: str
     gap: Gap
@@ -31,10 +31,18 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class GapTable:
-    """A row a dictionary. FVU beside F1: what explains better has not always found more."""
+    """One row per dictionary, with FVU beside F1, because better explained variance does not imply better recovery.
+
+    >>> from cloche.sparse import SyntheticFeatures, gap_table
+    >>> from cloche.sparse.pursuit import OMP
+    >>> data = SyntheticFeatures(width=8, features=12, active=1)
+    >>> table = gap_table({"truth": OMP(k=1).over(data.dictionary)}, data.sample(200)[0])
+    >>> [(row.name, round(abs(row.gap.of_encoder), 3)) for row in table.rows]
+    [('truth', 0.0)]
+    """
 
     rows: list[Row]
-    truth: tuple[Report, Grade] | None  # the true atoms, by OMP
+    truth: tuple[Report, Grade] | None  # the true atoms, with OMP
 
     def __str__(self) -> str:
         header = ["", "FVU", "by pursuit", "L0", "dead", "cosine", "F1", "by pursuit"]
@@ -50,16 +58,25 @@ class GapTable:
 def gap_table(
     learned: Mapping[str, Learned], x: Tensor, truth: Dictionary | None = None, code: Code | None = None
 ) -> GapTable:
-    """`gap_report` of every dictionary on the same signals `x` [n, d]; with the `truth` and the `code` that made them, graded.
+    """`gap_report` of each dictionary on the same signals `x` [n, d]; also graded if the `truth` and its `code` are given.
 
-    `learned` are encoders that name their dictionary, by name: an SAE, or `pursuit.over(D)` for learned atoms and for those of
-    a fixed family. Each is compared at its own L0, the true atoms at that of the first. An atom that is mostly used negatively
-    is graded as its opposite: where codes have signs, an atom's own means nothing.
+    `learned` maps names to encoders with dictionaries: an SAE, or `pursuit.over(D)` for a learned or fixed dictionary. Each
+    is compared at its own L0, the true atoms at that of the first. An atom that is mostly used negatively is graded with
+    its sign flipped, because signed codes leave the sign of an atom undetermined.
+
+    >>> from cloche.sparse import SAE, SyntheticFeatures, gap_table
+    >>> from cloche.sparse.pursuit import OMP
+    >>> data = SyntheticFeatures(width=8, features=12, active=1)
+    >>> x, code = data.sample(200)
+    >>> dictionaries = {"untrained SAE": SAE(8, 12, l0=1), "true atoms": OMP(k=1).over(data.dictionary)}
+    >>> table = gap_table(dictionaries, x, data.dictionary, code)
+    >>> [row.own.cosine > 0.99 for row in table.rows]
+    [False, True]
     """
     if not learned:
-        raise ArgumentRange("A table of gaps needs a dictionary: give at least one, by name.")
+        raise ArgumentRange("A gap table needs at least one dictionary: give a mapping from names to encoders.")
     if (truth is None) != (code is None):
-        raise SettingConflict("Grades need the true atoms and the code that made the signals: give both, or neither.")
+        raise SettingConflict("Grades need both the true atoms and the true code: give both or neither.")
 
     def graded(encoder: Learned) -> Grade | None:
         if truth is None or code is None:
@@ -79,14 +96,14 @@ def gap_table(
 
 @dataclass(frozen=True, eq=False)
 class _Turned:
-    """An encoder whose atoms are turned so that they are mostly used positively."""
+    """An encoder with atom signs flipped so that they are mostly used positively."""
 
     encoder: Learned
     signs: Tensor  # [N] 1 or -1
 
     @classmethod
     def after(cls, encoder: Learned, x: Tensor) -> _Turned:
-        """Turned as the code of signals `x` has it."""
+        """Flips signs according to the code of signals `x`."""
         code = encoder.encode(x)
         total = torch.zeros(code.size, dtype=code.values.dtype)
         total.index_add_(0, code.indices.flatten(), code.values.flatten())

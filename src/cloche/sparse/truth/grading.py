@@ -1,4 +1,4 @@
-"""An encoder against the code that really made the signals: are its atoms the true ones, and active where they should be?"""
+"""Grading of an encoder against the true code: recovery of the atoms and of their supports."""
 
 from __future__ import annotations
 
@@ -17,16 +17,23 @@ _ROWS = 2_048
 
 @dataclass(frozen=True, eq=False)
 class Grade:
-    """What `grade` found. Every true atom has at most one partner, every learned atom serves at most one."""
+    """Result of `grade`. Learned and true atoms are matched one to one.
 
-    partner: Tensor  # [M] the learned atom of each true one, -1 where there were too few
-    cosines: Tensor  # [M] with it; 0 where there is none
-    f1s: Tensor  # [M] of the supports of the two; NaN where the true atom is never used
-    shrinkage: float  # least-squares slope of the found amounts on the true ones, where both are active: 1 is none
+    >>> import torch
+    >>> from cloche.sparse import Grade
+    >>> found = Grade(torch.tensor([3, -1]), torch.tensor([0.9, 0.0]), torch.tensor([0.8, torch.nan]), shrinkage=1.0)
+    >>> round(found.cosine, 3), round(found.f1, 3)
+    (0.45, 0.8)
+    """
+
+    partner: Tensor  # [M] the learned atom of each true one; -1 if there were too few
+    cosines: Tensor  # [M] cosine with the partner; 0 if there is none
+    f1s: Tensor  # [M] F1 of the two supports; NaN if the true atom is never used
+    shrinkage: float  # least-squares slope of found on true coefficients where both are active; 1 is no shrinkage
 
     @property
     def cosine(self) -> float:
-        """Mean cosine of the true atoms to their partners."""
+        """Mean cosine of the true atoms with their partners."""
         return float(self.cosines.mean())
 
     @property
@@ -37,7 +44,17 @@ class Grade:
 
 @torch.no_grad()
 def grade(encoder: Encoder, dictionary: Dictionary, x: Tensor, truth: Dictionary, code: Code) -> Grade:
-    """Grades what `encoder` makes of signals `x` [n, d] against the `truth` and the `code` that made them."""
+    """Grades the codes that `encoder` finds for signals `x` [n, d] against the true dictionary and `code`.
+
+    >>> from cloche.sparse import Dictionary, SyntheticFeatures, grade
+    >>> from cloche.sparse.pursuit import OMP
+    >>> data = SyntheticFeatures(width=8, features=12, active=1)
+    >>> x, code = data.sample(200)
+    >>> shuffled = Dictionary(data.dictionary.atoms.flip(0))
+    >>> found = grade(OMP(k=1).over(shuffled), shuffled, x, data.dictionary, code)
+    >>> found.partner.tolist()[:3], round(found.cosine, 3), round(found.f1, 3)
+    ([11, 10, 9], 1.0, 1.0)
+    """
     if len(code) != len(x) or code.size != truth.size or truth.width != dictionary.width:
         raise SignalsShape(
             f"{len(x):,} signals of width {dictionary.width} cannot be graded by a code of {len(code):,} over {code.size:,} "

@@ -1,4 +1,4 @@
-"""How much of a figure the seed decides."""
+"""Variation of figures over seeds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from cloche.sparse.truth.assignment import match
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over seeds with Student's 95% confidence interval."""
+    """A mean over seeds with Student's 95% confidence interval.
+
+    >>> from cloche.sparse.truth import Interval
+    >>> print(Interval((0.8, 0.9, 1.0)))
+    0.900 ± 0.248
+    """
 
     values: tuple[float, ...]
 
@@ -25,7 +30,7 @@ class Interval:
 
     @property
     def half(self) -> float:
-        """Half the width of the interval; infinite where there is one value."""
+        """Half the width of the interval; infinite for a single value."""
         n = len(self.values)
         if n < 2:
             return math.inf
@@ -36,8 +41,8 @@ class Interval:
 
 
 def _student(share: float, freedom: int) -> float:
-    """The value below which `share` (above one half) of Student's t with whole degrees of freedom lies: its distribution is a
-    finite sum (Abramowitz and Stegun 26.7.3), inverted by halving the angle's range."""
+    """Quantile at `share` (above one half) of Student's t with integer degrees of freedom, whose distribution is a finite
+    sum (Abramowitz and Stegun 26.7.3), inverted by halving the angle's range."""
     low, high = 0.0, math.pi / 2
     while low < (angle := (low + high) / 2) < high:
         term = math.cos(angle) if freedom % 2 else 1.0
@@ -53,22 +58,33 @@ def _student(share: float, freedom: int) -> float:
 
 
 def over_seeds(measure: Callable[[int], dict[str, float]], seeds: Iterable[int] = range(5)) -> dict[str, Interval]:
-    """The figures of `measure(seed)`, each as an interval over the `seeds`."""
+    """The figures of `measure(seed)`, each as an interval over the `seeds`.
+
+    >>> from cloche.sparse.truth import over_seeds
+    >>> over_seeds(lambda seed: {"fvu": 0.1 + 0.01 * seed}, range(3))["fvu"].mean
+    0.11
+    """
     rows = [measure(seed) for seed in seeds]
     if len(rows) < 2 or any(row.keys() != rows[0].keys() for row in rows):
-        raise CorpusEmpty("An interval needs the same figures from two seeds or more: give more seeds.")
+        raise CorpusEmpty("An interval needs the same figures from two or more seeds: give more seeds.")
     return {name: Interval(tuple(row[name] for row in rows)) for name in rows[0]}
 
 
 def stability(dictionaries: Sequence[Dictionary]) -> Interval:
-    """Mean cosine of atoms matched one to one, over all pairs of dictionaries learned from other seeds.
+    """Mean cosine of atoms matched one to one, over all pairs of dictionaries learned with different seeds.
 
-    Pairs that share a dictionary are not independent, so the interval is over Tukey's pseudo-values: what each dictionary adds
-    to the mean over all pairs. Two dictionaries are one pair, which has no interval.
+    Pairs that share a dictionary are not independent, so the interval is over Tukey's pseudo-values: the contribution of
+    each dictionary to the mean over all pairs. Two dictionaries are one pair, which has no interval.
+
+    >>> from cloche.sparse import SyntheticFeatures
+    >>> from cloche.sparse.truth import stability
+    >>> atoms = [SyntheticFeatures(width=8, features=12, seed=seed).dictionary for seed in (0, 0, 1)]
+    >>> stability(atoms[:2]).mean > 0.999 > stability(atoms[1:]).mean
+    True
     """
     n = len(dictionaries)
     if n < 2:
-        raise CorpusEmpty("Stability compares dictionaries, but there are fewer than two: learn from more seeds.")
+        raise CorpusEmpty("Stability needs two or more dictionaries: learn with more seeds.")
     pairs = {(i, j): float(match(dictionaries[i], dictionaries[j])[1].mean()) for i, j in combinations(range(n), 2)}
     whole = fmean(pairs.values())
     if n == 2:

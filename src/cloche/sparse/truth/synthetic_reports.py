@@ -1,4 +1,4 @@
-"""All that a plant can say of a learner, in one report: how well it explains, whether it finds the truth, and how surely."""
+"""Synthetic benchmark report of a learner: explained variance, recovery of the truth, and variation over seeds."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from cloche.sparse.metrics import Report, report
 from cloche.sparse.truth.absorbing import absorption
 from cloche.sparse.truth.assignment import match
 from cloche.sparse.truth.grading import grade
-from cloche.sparse.truth.plant import Hierarchy
-from cloche.sparse.truth.planted import Plant, isotropic_noise
+from cloche.sparse.truth.hierarchy import Hierarchy
 from cloche.sparse.truth.seeds import Interval, over_seeds, stability
+from cloche.sparse.truth.synthetic import SyntheticData, isotropic_noise
 
 _APART = 100_000  # batches between the streams of two seeds
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -38,28 +38,36 @@ _NAMES = {
 
 
 class Learned(Encoder, Protocol):
-    """What a learner leaves: an encoder that names its dictionary. An `SAE` and `pursuit.over(D)` are such."""
+    """Result of a learner: an encoder with its dictionary, such as an `SAE` or `pursuit.over(D)`."""
 
     @property
     def dictionary(self) -> Dictionary: ...
 
 
-Train = Callable[[Iterator[Tensor], int], Learned]  # (endless batches [n, width], seed) -> what was learned
+Train = Callable[[Iterator[Tensor], int], Learned]  # (endless batches [n, width], seed) -> encoder with its dictionary
 
 
 @dataclass(frozen=True, eq=False)
-class PlantedReport:
-    """Each figure with its interval over seeds, and what it is where nothing can be found.
+class SyntheticReport:
+    """Figures with intervals over seeds, beside chance and a control.
 
-    Of `figures`, fvu, l0 and dead_share are as in `Report`; max_cosine is `mean_max_cosine`; cosine, f1 and shrinkage are as
-    in `Grade`; absorption, where the plant has a hierarchy, is `Absorption.rate` (NaN where a seed gave no case of it), and
+    Of `figures`, fvu, l0 and dead_share are as in `Report`; max_cosine is `mean_max_cosine`; cosine, f1 and shrinkage are
+    as in `Grade`; absorption, for data with a hierarchy, is `Absorption.rate` (NaN if a seed had no case of it), and
     stability compares the seeds.
+
+    >>> from cloche.sparse import SyntheticFeatures
+    >>> from cloche.sparse.pursuit import OMP
+    >>> from cloche.sparse.truth import synthetic_report
+    >>> data = SyntheticFeatures(width=8, features=12, active=1)
+    >>> report = synthetic_report(lambda stream, seed: OMP(k=1).over(data.dictionary), data, range(2), held_out=256)
+    >>> report.figures["cosine"].mean > 0.999 > report.chance["cosine"].mean
+    True
     """
 
     figures: dict[str, Interval]
-    chance: dict[str, Interval]  # max_cosine, cosine and stability of as many random atoms
-    control: dict[str, Interval] | None  # of the same learner, trained on noise and measured on the plant
-    density: dict[str, list[float]]  # atoms by log10 of their density, as in `Report`, averaged over seeds
+    chance: dict[str, Interval]  # max_cosine, cosine and stability of the same number of random atoms
+    control: dict[str, Interval] | None  # the same learner, trained on noise and measured on the data
+    density: dict[str, list[float]]  # number of atoms by log10 of their density, as in `Report`, averaged over seeds
 
     def __str__(self) -> str:
         rows = []
@@ -72,51 +80,62 @@ class PlantedReport:
         return f"{table}\n{'density':<{max(map(len, _NAMES.values()))}}  10^{edges[0]:.1f} {bars} 1"
 
 
-def planted_report(
+def synthetic_report(
     train: Train,
-    plant: Plant = Hierarchy(),  # noqa: B008 (a value)
+    data: SyntheticData = Hierarchy(),  # noqa: B008 (a value)
     seeds: Iterable[int] = range(5),
     *,
     batch: int = 2_048,
     held_out: int = 8_192,
     control: bool = False,
-) -> PlantedReport:
-    """Trains once a seed, on fresh signals of `plant`, and measures on `held_out` signals that no training saw.
+) -> SyntheticReport:
+    """Trains once per seed on fresh signals of `data` and measures on `held_out` other signals.
 
-    `train` takes an endless stream of batches [batch, width] and the seed, and may stop reading where it likes. With `control`
-    it is trained on isotropic noise of the same size too, where there is nothing to find: its cosines must come out as chance's
-    do, and its stability says how much two trainings agree for other reasons than the truth.
+    `train` takes an endless stream of batches [batch, width] and the seed, and may stop reading at any time. With
+    `control`, it is also trained on isotropic noise of the same norm: its cosines should equal those of chance, and its
+    stability is the agreement between trainings that has other reasons than the truth.
+
+    >>> from cloche.sparse import SyntheticFeatures
+    >>> from cloche.sparse.learners import OnlineDictionaryLearning
+    >>> from cloche.sparse.pursuit import OMP
+    >>> from cloche.sparse.truth import synthetic_report
+    >>> def train(stream, seed):
+    ...     learner = OnlineDictionaryLearning(12, OMP(k=1), batch=64, seed=seed)
+    ...     return learner.fit(next(stream))[1]
+    >>> report = synthetic_report(train, SyntheticFeatures(width=8, features=12, active=1), range(2), batch=512, held_out=256)
+    >>> report.figures["f1"].mean > 0.5
+    True
     """
     seeds = list(seeds)
     figures, dictionaries, reports = _measure(
-        train, plant, lambda seed: plant.stream(batch, _APART * (seed + 1)), seeds, held_out
+        train, data, lambda seed: data.stream(batch, _APART * (seed + 1)), seeds, held_out
     )
     size = dictionaries[0].size
-    random = {seed: Dictionary(random_atoms(size, plant.width, _rng(seed))) for seed in seeds}
-    chance = over_seeds(lambda seed: _matching(plant.dictionary, random[seed]), seeds)
+    random = {seed: Dictionary(random_atoms(size, data.width, _rng(seed))) for seed in seeds}
+    chance = over_seeds(lambda seed: _matching(data.dictionary, random[seed]), seeds)
     chance["stability"] = stability(list(random.values()))
     counts = torch.tensor([seen.density_histogram()["counts"] for seen in reports]).double().mean(0)
     density = {"edges": reports[0].density_histogram()["edges"], "counts": counts.tolist()}
     if not control:
-        return PlantedReport(figures, chance, None, density)
-    level = float(plant.sample(held_out)[0].square().mean().sqrt())
+        return SyntheticReport(figures, chance, None, density)
+    level = float(data.sample(held_out)[0].square().mean().sqrt())
     noise, _, _ = _measure(
-        train, plant, lambda seed: _noise(plant.width, batch, level, _APART * (seed + 1)), seeds, held_out
+        train, data, lambda seed: _noise(data.width, batch, level, _APART * (seed + 1)), seeds, held_out
     )
     telling = {name: noise[name] for name in ("max_cosine", "cosine", "f1", "stability")}
-    return PlantedReport(figures, chance, telling, density)
+    return SyntheticReport(figures, chance, telling, density)
 
 
 def _measure(
-    train: Train, plant: Plant, stream: Callable[[int], Iterator[Tensor]], seeds: list[int], held_out: int
+    train: Train, data: SyntheticData, stream: Callable[[int], Iterator[Tensor]], seeds: list[int], held_out: int
 ) -> tuple[dict[str, Interval], list[Dictionary], list[Report]]:
-    """Trains on the `stream` of each seed and measures on `plant`."""
+    """Trains on the `stream` of each seed and measures on `data`."""
     dictionaries: list[Dictionary] = []
     reports: list[Report] = []
 
     def one(seed: int) -> dict[str, float]:
         learned = train(stream(seed), seed)
-        figures, seen = _figures(learned, plant, *plant.sample(held_out, seed))
+        figures, seen = _figures(learned, data, *data.sample(held_out, seed))
         dictionaries.append(learned.dictionary)
         reports.append(seen)
         return figures
@@ -125,8 +144,8 @@ def _measure(
     return figures | {"stability": stability(dictionaries)}, dictionaries, reports
 
 
-def _figures(learned: Learned, plant: Plant, x: Tensor, code: Code) -> tuple[dict[str, float], Report]:
-    truth, dictionary = plant.dictionary, learned.dictionary
+def _figures(learned: Learned, data: SyntheticData, x: Tensor, code: Code) -> tuple[dict[str, float], Report]:
+    truth, dictionary = data.dictionary, learned.dictionary
     seen = report(learned, dictionary, x, truth.atoms)
     found = grade(learned, dictionary, x, truth, code)
     figures = {
@@ -138,9 +157,9 @@ def _figures(learned: Learned, plant: Plant, x: Tensor, code: Code) -> tuple[dic
         "f1": found.f1,
         "shrinkage": found.shrinkage,
     }
-    if bool((plant.parent >= 0).any()):
+    if bool((data.parent >= 0).any()):
         try:
-            figures["absorption"] = absorption(learned, x, code, plant.parent, found.partner).rate
+            figures["absorption"] = absorption(learned, x, code, data.parent, found.partner).rate
         except ClocheError:  # no case of it
             figures["absorption"] = math.nan
     return figures, seen

@@ -1,4 +1,4 @@
-"""Activations whose features are correlated and nested, from a known dictionary."""
+"""Synthetic activations with correlated and hierarchical features."""
 
 from __future__ import annotations
 
@@ -12,13 +12,20 @@ from torch.nn import functional as F
 from cloche.errors import ArgumentRange
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary, random_atoms
-from cloche.sparse.truth.planted import Plant, atom_seed
+from cloche.sparse.truth.synthetic import SyntheticData, atom_seed
 
 
 @dataclass(frozen=True)
 class Usage:
-    """How often each root is drawn: root r (from 1) in proportion to r^-`zipf`, and e^`correlation` times as often where it is
-    in the one of `groups` groups that a signal is about."""
+    """Frequencies of the roots: root r (from 1) is drawn in proportion to r^-`zipf`, and e^`correlation` times as often if
+    it is in the signal's group, one of `groups`.
+
+    >>> from cloche.sparse.truth import Families, Hierarchy, Usage
+    >>> flat = Hierarchy(width=8, features=16, active=2, usage=Usage(zipf=0.0, groups=1), families=Families(parents=0))
+    >>> skewed = Hierarchy(width=8, features=16, active=2, usage=Usage(zipf=2.0), families=Families(parents=0))
+    >>> [int(data.sample(1_000)[1].counts()[0]) > 500 for data in (flat, skewed)]  # the first root in most signals?
+    [False, True]
+    """
 
     zipf: float = 1.0
     groups: int = 16
@@ -26,13 +33,18 @@ class Usage:
 
     def __post_init__(self) -> None:
         if self.groups < 1:
-            raise ArgumentRange(f"groups is {self.groups}, but every root is in one: give 1 or more.")
+            raise ArgumentRange(f"groups is {self.groups}, but every root belongs to a group: use 1 or more.")
 
 
 @dataclass(frozen=True)
 class Families:
-    """`parents` roots have `children` each: with its parent, and never without it, one child is active in a share `rate` of the
-    signals."""
+    """`parents` roots have `children` each. A child is active only with its parent, and one of them is in a share `rate` of
+    the parent's signals.
+
+    >>> from cloche.sparse.truth import Families, Hierarchy
+    >>> Hierarchy(width=8, features=12, active=2, families=Families(parents=2, children=2)).parent.tolist()
+    [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 4, 4]
+    """
 
     parents: int = 32
     children: int = 4
@@ -40,19 +52,26 @@ class Families:
 
     def __post_init__(self) -> None:
         if min(self.parents, self.children) < 0:
-            raise ArgumentRange(f"{self} counts below zero: give parents and children of 0 or more.")
+            raise ArgumentRange(f"{self} has negative counts: use parents and children of 0 or more.")
         if not 0 <= self.rate <= 1:
-            raise ArgumentRange(f"rate is {self.rate}, but a share lies between 0 and 1: choose one that does.")
+            raise ArgumentRange(f"rate is {self.rate}, but must be a share from 0 to 1: choose another rate.")
 
 
 @dataclass(frozen=True)
-class Hierarchy(Plant):
-    """Signals over `features` random unit atoms: roots used by Zipf's law and in groups, and children of some roots.
+class Hierarchy(SyntheticData):
+    """Signals over `features` random unit atoms: roots with Zipf frequencies and groups, and children of some roots.
 
-    A signal draws `active` roots without replacement, as `usage` says. The first root of each of as many equal stretches as
-    `families` has parents has children. Amounts are uniform in [0.5, 1.5]. `noise` is the standard deviation per coordinate,
-    `bias` the length of a constant vector added to all. The default is four atoms per dimension, a ratio common in practice, at
-    a size that a CPU trains in seconds.
+    A signal draws `active` roots without replacement, with the frequencies of `usage`. The parents of `families` are spaced
+    evenly over the roots. Coefficients are uniform in [0.5, 1.5]. `noise` is the standard deviation per coordinate, `bias`
+    the norm of a constant vector added to all. The default has four atoms per dimension, a ratio common in practice, and
+    trains on a CPU in seconds.
+
+    >>> from cloche.sparse.truth import Families, Hierarchy
+    >>> data = Hierarchy(width=8, features=12, active=2, families=Families(parents=2, children=2))
+    >>> x, code = data.sample(1_000)
+    >>> active = code.dense() != 0
+    >>> bool((active[:, 8] <= active[:, 0]).all())  # feature 8 is a child of feature 0
+    True
     """
 
     width: int = 256
@@ -66,17 +85,17 @@ class Hierarchy(Plant):
 
     def __post_init__(self) -> None:
         if min(self.width, self.active) < 1:
-            raise ArgumentRange("A planted hierarchy needs a width and active roots of 1 or more: raise them.")
+            raise ArgumentRange("width and active of a Hierarchy must be 1 or more: raise them.")
         parents, children = self.families.parents, self.families.children
         if self.roots < max(self.active, parents):
             raise ArgumentRange(
-                f"{self.features:,} features less {parents} x {children} children leave {self.roots:,} roots, but "
+                f"{self.features:,} features minus {parents} x {children} children leave {self.roots:,} roots, but "
                 f"{self.active} are active and {parents} are parents: raise features, or lower parents or children."
             )
 
     @property
     def roots(self) -> int:
-        """Features that are nobody's child; they come first."""
+        """Number of features without a parent; they come first."""
         return self.features - self.families.parents * self.families.children
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Activations whose dictionary is known, to grade what a learner finds; and noise, in which there is nothing to find."""
+"""Synthetic activations with a known dictionary, to grade learners; and noise as a control."""
 
 from __future__ import annotations
 
@@ -17,12 +17,19 @@ _ATOMS = 1_000_000_007
 
 
 def atom_seed(seed: int) -> torch.Generator:
-    """What a plant draws its atoms with: nothing that a learner of the same seed would draw its first atoms with."""
+    """Generator for the true atoms, different from the one that a learner with the same seed starts with."""
     return torch.Generator().manual_seed(_ATOMS + seed)
 
 
-class Plant(ABC):
-    """Activations of `width` columns made of `features` atoms that are known."""
+class SyntheticData(ABC):
+    """Activations of `width` columns generated from `features` known atoms.
+
+    >>> from cloche.sparse import SyntheticFeatures
+    >>> from cloche.sparse.truth import SyntheticData
+    >>> data = SyntheticFeatures(width=8, features=12)
+    >>> isinstance(data, SyntheticData), next(data.stream(batch=64)).shape
+    (True, torch.Size([64, 8]))
+    """
 
     width: int
     features: int
@@ -30,16 +37,16 @@ class Plant(ABC):
     @property
     @abstractmethod
     def dictionary(self) -> Dictionary:
-        """The true atoms, and what is added to every signal."""
+        """The true atoms, and the bias added to every signal."""
 
     @property
     def parent(self) -> Tensor:
-        """[features] the feature that each is never active without; -1 for those that need none."""
+        """[features] the parent of each feature, without which it is never active; -1 for roots."""
         return torch.full((self.features,), -1)
 
     @abstractmethod
     def sample(self, n: int, seed: int = 1) -> tuple[Tensor, Code]:
-        """`n` signals [n, width] and the code that made them; another `seed` draws other signals over the same atoms."""
+        """`n` signals [n, width] and the code that generated them; `seed` selects the signals, not the atoms."""
 
     def stream(self, batch: int, seed: int = 1) -> Iterator[Tensor]:
         """Endless fresh signals [batch, width]; batch i is `sample(batch, seed + i)`."""
@@ -49,10 +56,18 @@ class Plant(ABC):
 
 
 @dataclass(frozen=True)
-class Planted(Plant):
-    """Signals made of `active` of `features` random unit atoms, amounts uniform in [0.5, 1.5], plus Gaussian noise.
+class SyntheticFeatures(SyntheticData):
+    """Signals of `active` out of `features` random unit atoms with coefficients uniform in [0.5, 1.5], plus Gaussian noise.
 
-    Feature r (from 1) is used in proportion to r^-`zipf`, as words are; `noise` is its standard deviation per coordinate.
+    Feature r (from 1) is active in proportion to r^-`zipf`, like words; `noise` is the standard deviation per coordinate.
+
+    >>> from cloche.sparse import SyntheticFeatures
+    >>> data = SyntheticFeatures(width=8, features=12, active=2)
+    >>> x, code = data.sample(100)
+    >>> x.shape, code
+    (torch.Size([100, 8]), Code(100 signals over 12 atoms, at most 2 each, 2 used on average))
+    >>> bool((data.dictionary.decode(code) == x).all())  # without noise
+    True
     """
 
     width: int = 32
@@ -80,5 +95,11 @@ class Planted(Plant):
 
 
 def isotropic_noise(n: int, width: int, seed: int = 0) -> Tensor:
-    """[n, width] Gaussian noise, the control: every direction is as good as another, so no two learners should agree."""
+    """[n, width] Gaussian noise, a control: all directions are equivalent, so two learners should not agree.
+
+    >>> from cloche.sparse import isotropic_noise
+    >>> x = isotropic_noise(10_000, 4)
+    >>> x.shape, round(float(x.square().mean()), 1)
+    (torch.Size([10000, 4]), 1.0)
+    """
     return torch.randn(n, width, generator=torch.Generator().manual_seed(seed))
