@@ -246,7 +246,7 @@ def test_features(page, url):
     expect(page.locator(".lead")).to_contain_text("3.41 % of tokens, at most 9.3")
     expect(page.locator(".examples li .lit").first).to_have_text(" return")
     expect(page.locator(".examples h3").first).to_have_text("Strongest")
-    expect(page.get_by_label("tokens it makes likelier").locator("li").first).to_contain_text("3.00")
+    expect(page.get_by_label("tokens it makes more likely").locator("li").first).to_contain_text("3.00")
     page.locator(".neighbours a").first.click()
     expect(page.get_by_role("heading", name="Feature 8")).to_be_visible()
     page.go_back()

@@ -83,20 +83,20 @@ def test_dictionaries_are_chosen_among_and_the_choice_is_the_url(page, url, meas
 @pytest.mark.slow
 def test_where_the_features_of_a_crosscoder_live(page, url, measured):
     page.goto(url + "?finding=across")
-    expect(page.locator(".where")).to_have_text("lives inresid_post[1]step-000600/resid_post[2]")
+    expect(page.locator(".where")).to_have_text("share per siteresid_post[1]step-000600/resid_post[2]")
     expect(page.locator(".command code")).to_have_text(f"cloche sae report {measured.path} across")
     item = page.locator(".features li", has=page.locator("b", has_text=re.compile("^30$")))
     bar = item.get_by_role("img", name="resid_post[1] 25 %, step-000600/resid_post[2] 75 %")
     assert [width(part) for part in bar.locator("i").all()] == pytest.approx([25, 75])
     item.locator("a").click()
-    expect(page.get_by_role("heading", name="Lives in")).to_be_visible()
+    expect(page.get_by_role("heading", name="Share per site")).to_be_visible()
     expect(page.locator(".placed .key span")).to_have_text(["resid_post[1] 25 %", "step-000600/resid_post[2] 75 %"])
 
 
 @pytest.mark.slow
 def test_a_dictionary_outside_the_stream_says_why_it_has_no_logits(page, url):
     page.goto(url + "?finding=silent")
-    words = "No direct effect on the logits: mlp_act[1] writes to no place of the residual stream."
+    words = "No direct effect on the logits: mlp_act[1] does not write to the residual stream."
     expect(page.locator(".note", has_text=words)).to_be_visible()
     expect(page.locator(".features li")).to_have_count(FEATURES)
     expect(page.locator(".says, .shares")).to_have_count(0)
@@ -128,7 +128,7 @@ def test_the_density_of_neurons_by_layer(page, url):
 @pytest.mark.slow
 def test_health_leads_to_the_density(page, url):
     page.goto(url.replace("features", "health"))
-    page.get_by_role("link", name="Beside the residual stream and what is said of cortex").click()
+    page.get_by_role("link", name="Compare with the residual stream and with cortex").click()
     expect(page.get_by_role("radio", name="activation density")).to_be_checked()
 
 

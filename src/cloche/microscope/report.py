@@ -128,7 +128,7 @@ def title(files: RunFiles, about: Record, metrics: Metrics) -> Markup:
     count, seconds, bpb = parameters(files), metrics.train.last("time"), metrics.validation.last("val_bpb")
     story = "A language model"
     story += f" of {short(count)} parameters" if count else ""
-    story += f", grown in {duration(seconds)} minutes" if seconds else ""
+    story += f", trained in {duration(seconds)} minutes" if seconds else ""
     if sizes.get("bytes"):
         story += f" on {size(int(sizes['bytes'] or 0))} of text"
         story += f" in {_count(sizes['documents'], 'document')}" if sizes.get("documents") else ""
@@ -139,9 +139,7 @@ def title(files: RunFiles, about: Record, metrics: Metrics) -> Markup:
             f" It was adopted from {adopted} and not trained here, so there are no curves, samples or health records."
         )
     if bpb is not None:
-        story += (
-            f" It now needs {bpb:.3f} bits for each byte of text that it has never seen; a file of plain bytes needs 8."
-        )
+        story += f" It needs {bpb:.3f} bits per byte of held-out text; uncompressed bytes need 8."
     step = max(
         (s for s in (metrics.train.last("step"), metrics.validation.last("step")) if s is not None), default=None
     )
@@ -153,7 +151,7 @@ def title(files: RunFiles, about: Record, metrics: Metrics) -> Markup:
         ("speed", join(short(usual(metrics.train, "tokens_per_second")), " ", tag("small", "tokens/s"))),
         ("MFU", _shown(usual(metrics.train, "mfu"), "{:.1%}")),
         ("seed", words(about["info"].get("seed", "–"), 60)),
-        ("begun", words(about["info"].get("created", "–"), 1000)[:10]),
+        ("started", words(about["info"].get("created", "–"), 1000)[:10]),
     ]
     figures = [tag("div", tag("dt", label), tag("dd", value)) for label, value in facts]
     asked = tag("p", about["question"], class_="question") if about["question"] else EMPTY
@@ -221,19 +219,19 @@ def what_next(files: RunFiles, about: Record, samples: list[Record], events: lis
     more = (
         f" --set run.steps={2 * round(ended.get('step') or 100)}" if ended and finished else ""
     )  # else nothing is left
-    on = (f"cloche resume {path}{more}", "let it grow on")
+    on = (f"cloche resume {path}{more}", "continue training")
     if adopted_from(about) is not None:
-        on = (f"cloche pretrain --from {path} --out RUN", "train on from it")
+        on = (f"cloche pretrain --from {path} --out RUN", "continue training from it")
     commands = [
-        (f"cloche open {path}", "these pages, live and explorable"),
-        (f"cloche generate {path} {shlex.quote(prompt)}", "let it write"),
+        (f"cloche open {path}", "these pages, live and interactive"),
+        (f"cloche generate {path} {shlex.quote(prompt)}", "generate text"),
         on,
         (f"cloche verify {path}", "check every hash"),
     ]
     wide = max(len(command) for command, _ in commands)
     code = "\n".join(f"{command:{wide}}  # {why}" for command, why in commands)
     version = words(about["info"].get("cloche"), 60)
-    made = f"Made by cloche {version} from the run folder {about['name']} alone."
+    made = f"Made by cloche {version} from the run folder {about['name']}."
     return join(
         tag(
             "section",

@@ -1,4 +1,4 @@
-"""The report's chapters: how the run learned, what the model said, what went on inside it, and what instruments found."""
+"""Chapters of the report: curves, samples, health and findings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Record = dict[str, Any]
 
 
 def section(title: str, lead: Child, *body: Child, class_: str | None = None) -> Markup:
-    """One chapter: its title, a sentence or two, and what it shows."""
+    """One chapter: a title, a lead sentence and its content."""
     return tag("section", tag("h2", title), tag("p", lead, class_="lead"), *body, class_=class_)
 
 
@@ -28,7 +28,7 @@ def curve(
     marks: tuple[tuple[float, str], ...] = (),
     low: float | None = None,
 ) -> Lines | None:
-    """One measure over the steps, from `low` upwards if given; None if it was never taken."""
+    """One measure over the steps, from `low` upwards if given; None if it was never logged."""
     pairs = [(x, y) for x, y in zip(columns["step"], columns[key], strict=True) if y is not None]
     if not pairs:
         return None
@@ -37,7 +37,7 @@ def curve(
 
 
 def samples(records: list[Record]) -> Markup:
-    """Continuations of the first prompts at some moments from first to last."""
+    """Continuations of the first few prompts at evenly spaced steps."""
     prompts = list(dict.fromkeys(r["prompt"] for r in records))[:PROMPTS]
     blocks = []
     for prompt in prompts:
@@ -53,13 +53,13 @@ def samples(records: list[Record]) -> Markup:
         blocks.append([tag("h3", tag("code", visible(prompt))), tag("ol", items, class_="through")])
     if not blocks:
         return EMPTY
-    return section("Growing up", "The same prompts, again and again, as it grew.", blocks, class_="prompts")
+    return section("Growing up", "Continuations of the same prompts during training.", blocks, class_="prompts")
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One health measure: its key in health.jsonl, its title, what to make of it, and how to draw it. `usual` is the key of
-    its highest usual value."""
+    """One health measure: its key in health.jsonl, title, explanation and how to draw it. `usual` is the key of the highest
+    usual value."""
 
     key: str
     title: str
@@ -72,11 +72,13 @@ class Measure:
 
 
 MEASURES = (
-    Measure("resid_variance", "Residual variance", "How large the stream is after each layer.", "number", True, True),
     Measure(
-        "attention_entropy", "Attention entropy", "How widely each head looks: 100% is everywhere alike.", high=1.0
+        "resid_variance", "Residual variance", "Variance of the residual stream after each layer.", "number", True, True
     ),
-    Measure("activation_density", "Activation density", "The share of MLP units active on a token."),
+    Measure(
+        "attention_entropy", "Attention entropy", "How widely each head attends: 100% is uniform attention.", high=1.0
+    ),
+    Measure("activation_density", "Activation density", "The share of MLP units that are active per token."),
     Measure(
         "update_ratio",
         "Update / weight",
@@ -86,12 +88,12 @@ MEASURES = (
         True,
         usual="usual_update_ratio",
     ),
-    Measure("dead_units", "Dead units", "The share of MLP units that never fired so far."),
+    Measure("dead_units", "Dead units", "The share of MLP units that have never been active so far."),
 )
 
 
 def grid(records: Sequence[Record], measure: Measure) -> Heatmap:
-    """Rows from the top layer down (each layer's heads together) by columns of steps."""
+    """A heat map with layers as rows, the last on top (heads of a layer together), and steps as columns."""
     first = records[0][measure.key]
     rows: list[tuple[float | None, ...]] = []
     names: list[str] = []
@@ -114,18 +116,18 @@ def grid(records: Sequence[Record], measure: Measure) -> Heatmap:
 
 
 def health(records: list[Record]) -> Markup:
-    """A heat map for each measure, layers by steps."""
+    """A heat map per measure, layers by steps."""
     drawn = []
     for measure in MEASURES:
         mine = thin([r for r in records if r.get(measure.key)], MAP_COLUMNS)
         if mine:
             drawn.append(as_html(grid(mine, measure)))
-    lead = "Inside the model while it trained: layers as rows, the last on top, and steps as columns."
+    lead = "Measurements during training, with layers as rows, the last on top, and steps as columns."
     return section("Health", lead, tag("div", drawn, class_="drawings")) if drawn else EMPTY
 
 
 def finding(found: Record) -> Markup:
-    """What an instrument found, ours or a third party's, drawn from its panels."""
+    """A finding of any instrument, ours or a third party's, drawn from its panels."""
     told = Finding.of_record(found)
     title = told.instrument.replace("-", " ").capitalize()
     return section(title, [told.summary, " ", tag("small", told.checkpoint)], told.html())

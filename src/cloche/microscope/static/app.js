@@ -1,4 +1,4 @@
-// The shell: which run, how it is doing, and the views.
+// The shell: name and state of the run, and the views.
 import { html, render, useEffect, useErrorBoundary } from './vendor/htm-preact.js';
 import { Sentence } from './controls.js';
 import { whole } from './format.js';
@@ -23,11 +23,11 @@ function Status({ store, run }) {
   return html`<span class=${'status ' + (state.live ? 'live' : '')}>${state.word}${step === undefined ? '' : html` · step <span class="num">${whole(step)}</span>`}</span>`;
 }
 
-// A view whose data are not of the type or shape that cloche writes is a sentence, and the other views stay.
+// A view whose data have a wrong type or shape becomes a sentence; the other views keep working.
 function Safe({ children }) {
   const [error, reset] = useErrorBoundary();
   useEffect(() => { if (error) reset(); }, [location.hash]);
-  return error ? html`<${Sentence} text=${`This view cannot be drawn: a file of the run has values of another type or shape than cloche writes (${error.message}). “cloche verify” lists what is damaged.`} />` : children;
+  return error ? html`<${Sentence} text=${`This view cannot be drawn: a file of the run has values of a wrong type or shape (${error.message}). “cloche verify” lists what is damaged.`} />` : children;
 }
 
 function App() {

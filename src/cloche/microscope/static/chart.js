@@ -1,4 +1,4 @@
-// A line chart: uPlot with our type, our colours, marks for events, a read-out, arrow keys and words for those who cannot see it.
+// A line chart: uPlot with our fonts and colours, event marks, a readout, arrow keys and a description for screen readers.
 import uPlot from './vendor/uPlot.js';
 import { html, useEffect, useRef } from './vendor/htm-preact.js';
 import { number } from './format.js';
@@ -8,7 +8,7 @@ const together = uPlot.sync('microscope');
 const dark = matchMedia('(prefers-color-scheme: dark)');
 const FONT = '11px "Helvetica Neue", Arial, sans-serif';
 
-// Series may have different x values; uPlot wants one x column. When all share one array nothing need be joined.
+// Series may have different x values; uPlot wants one x column. If all share one array, no join is needed.
 function table(series) {
   if (series.every((s) => s.x === series[0].x || s.x.length === 0)) {
     return [series[0].x, ...series.map((s) => (s.x.length ? s.y : series[0].x.map(() => null)))];
@@ -114,7 +114,7 @@ export function Chart(given) {
     write(pairs, [`at ${xName} ${(now.xFormat || number)(at)}`, ...near.slice(0, 2)].join(' · '));
   };
 
-  // Built anew only when its shape changes; new points go into the chart that is there.
+  // Rebuilt only when its shape changes; new points are added to the existing chart.
   const shape = JSON.stringify([series.map((s) => [s.label, s.colour, s.faint, s.dash]), xName, given.log]);
   useEffect(() => {
     const build = () => {

@@ -1,8 +1,8 @@
-// The few controls that every view shares.
+// Controls shared by the views.
 import { html } from './vendor/htm-preact.js';
 import { visible } from './format.js';
 
-// A row of exclusive choices, as radio buttons (arrow keys come with the browser).
+// Radio buttons in a row; the browser handles the arrow keys.
 export function Choice({ name, label, value, options, onChange }) {
   return html`<fieldset class="choice">
     <legend>${label}</legend>
@@ -20,7 +20,7 @@ export function Select({ label, value, options, onChange }) {
   </label>`;
 }
 
-// What a view says while it has nothing to show: why, and what to type.
+// An empty view: the reason, and the command to run.
 export function Empty({ title, children, command }) {
   return html`<div class="empty">
     <h2>${title}</h2>
@@ -33,7 +33,7 @@ export function Sentence({ text }) {
   return text ? html`<p class="sentence" role="alert">${text}</p>` : null;
 }
 
-// Ranked tokens as bars, the largest full width.
+// Ranked tokens as bars; the largest has full width.
 export function Bars({ pairs, format, label, tone = '' }) {
   const most = Math.max(...pairs.map(([, value]) => Math.abs(value)), 1e-12);
   return html`<ol class=${'bars ' + tone} aria-label=${label}>

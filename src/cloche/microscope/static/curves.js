@@ -1,4 +1,4 @@
-// Curves: how the run is going, and beside another if asked.
+// Curves of the run, optionally compared with another.
 import { html, useEffect } from './vendor/htm-preact.js';
 import { Chart } from './chart.js';
 import { adoptedFrom, resumeCommand } from './commands.js';
@@ -21,8 +21,8 @@ const TABLE_ROWS = 40;
 const SECONDS = [1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 18000, 36000, 86400];
 const ALARMS = ['spike', 'nonfinite'];
 
-// Exponential moving average without the pull towards the start (Kingma & Ba, 2015, section 3). Of a thinned history each
-// kept record stands for all since the one before: their mean counts as often as there are of them.
+// Exponential moving average with bias correction (Kingma & Ba, 2015, section 3). In a thinned history each kept record
+// represents all records since the previous one: their mean is weighted by their number.
 export function smooth(values, weight, index, means) {
   if (!weight) return values;
   let mean = 0;
@@ -46,7 +46,7 @@ function lines(run, name, panel, axis, weight, second) {
   return [{ ...line, y: from[panel.key], faint: true, silent: true, dash: false }, { ...line, y: smoothed }];
 }
 
-// Events carry a step and a time; on the other axes they stand where the nearest earlier record does.
+// Events have a step and a time; on the other axes they are placed at the nearest earlier record.
 function marksOf(run, axis) {
   return run.events.filter((event) => event.kind === 'checkpoint' || ALARMS.includes(event.kind)).map((event) => {
     let x = event[axis];
@@ -58,7 +58,7 @@ function marksOf(run, axis) {
   });
 }
 
-// All panels share one x axis, so that one glance up or down compares like with like.
+// All panels share one x axis, so that they can be compared vertically.
 function extent(run, second, axis) {
   const all = [run, second].filter(Boolean).flatMap((r) => [r.train[axis][0], last(r.train[axis]), r.validation[axis][0], last(r.validation[axis])]);
   const known = all.filter((x) => x !== undefined && x !== null);
@@ -123,10 +123,10 @@ export function Curves({ state, change }) {
   if (!run.train.step.length && !run.validation.step.length) {
     if (adoptedFrom(run)) {
       return html`<${Empty} title="Trained elsewhere" command=${resumeCommand(run)}>
-        This run was adopted from ${adoptedFrom(run)}: it was not trained here, so it has no training log and no curves. To train on, start a run from it:</>`;
+        This run was adopted from ${adoptedFrom(run)}: it was not trained here, so it has no training log and no curves. To continue training, start a run from it:</>`;
     }
     return html`<${Empty} title="No record yet" command=${resumeCommand(run)}>
-      The first line of log/metrics.jsonl appears here by itself, as soon as the run writes it. If nothing is training, start it:</>`;
+      The first line of log/metrics.jsonl appears here automatically as soon as the run writes it. If the run is not training, start it:</>`;
   }
   const second = store.runs[compare];
   const version = `${near.version}/${other ? other.version : ''}/${axis}/${weight}`;
@@ -135,13 +135,13 @@ export function Curves({ state, change }) {
   return html`
     <${Figures} run=${run} />
     <div class="toolbar">
-      <${Choice} name="x" label="along" value=${axis} options=${[['step', 'steps'], ['tokens', 'tokens'], ['flops', 'FLOPs'], ['time', 'time']]}
+      <${Choice} name="x" label="x axis" value=${axis} options=${[['step', 'steps'], ['tokens', 'tokens'], ['flops', 'FLOPs'], ['time', 'time']]}
         onChange=${(x) => change({ x: x === 'step' ? null : x, from: null, to: null })} />
       <label class="slider"><span>smoothing</span><input type="range" min="0" max="0.98" step="0.02" value=${weight} aria-label="smoothing"
         onInput=${(event) => change({ smooth: Number(event.target.value) || null }, true)} /><span class="num">${weight.toFixed(2)}</span></label>
-      ${beside.length > 0 && html`<${Select} label="beside" value=${compare} options=${[['', 'no other run'], ...beside.map((name) => [name, name])]}
+      ${beside.length > 0 && html`<${Select} label="compare with" value=${compare} options=${[['', 'no other run'], ...beside.map((name) => [name, name])]}
         onChange=${(name) => change({ compare: name })} />`}
-      <${Choice} name="as" label="as" value=${state.as === 'table' ? 'table' : 'curves'} options=${[['curves', 'curves'], ['table', 'table']]}
+      <${Choice} name="as" label="show as" value=${state.as === 'table' ? 'table' : 'curves'} options=${[['curves', 'curves'], ['table', 'table']]}
         onChange=${(as) => change({ as: as === 'table' ? as : null })} />
     </div>
     ${window && html`<p class="note">Only from ${xFormat(window[0])} to ${xFormat(window[1])}. <button class="quiet" onClick=${() => onWindow(null)}>show all</button></p>`}

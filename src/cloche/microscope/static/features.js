@@ -1,4 +1,4 @@
-// Features: the directions a sparse dictionary found, when they light up, and what they push the model to say.
+// Features of sparse dictionaries: where they are active and which tokens they promote.
 import { html, useMemo, useState } from './vendor/htm-preact.js';
 import { Bars, Choice, Empty, Select, Sentence } from './controls.js';
 import { featuresCommand, saeCommand } from './commands.js';
@@ -18,16 +18,16 @@ const SORTS = {
   strong: ['strongest', (a, b) => b.max - a.max],
 };
 
-// An example as in a concordance: all peaks stand in one column, so that a glance down the list compares them.
+// An example as in a concordance: the peaks are aligned in one column, so that the list can be scanned.
 function Around({ example, max }) {
   const { tokens, acts, peak } = example;
   const part = (from, to) => html`<${Lit} tokens=${tokens.slice(from, to)} values=${acts.slice(from, to)} high=${max} />`;
   return html`<span class="around"><span class="before">${part(0, peak)}</span><span class="after">${part(peak)}</span></span>`;
 }
 
-// Every dictionary that anything was found of: each features finding with the newest measurement of the same dictionary at the
-// same checkpoint, and each measurement that has no features beside it. Findings come newest first; those with features lead,
-// so that measuring one dictionary does not put another out of sight.
+// All dictionaries with findings: each features finding with the newest measurement of the same dictionary at the same
+// checkpoint, then each measurement without features. Newest first; those with features come first, so that measuring one
+// dictionary does not hide another.
 function dictionaries(findings) {
   const same = (a) => (b) => a.of === b.of && a.checkpoint === b.checkpoint;
   const measured = findings.filter((finding) => finding.instrument === 'dictionary');
@@ -41,7 +41,7 @@ function dictionaries(findings) {
 
 const Command = ({ children, command }) => html`<p class="note command">${children} <code>${command}</code></p>`;
 
-// What was found with the features and what was measured are of different tokens; the measurement, where there is one, speaks.
+// The features and the measurement were computed on different tokens; the measurement takes precedence.
 function Facts({ list, measured }) {
   const data = measured || list;
   const facts = [['dictionary', data.dictionary], ['site', data.site]];
@@ -51,14 +51,14 @@ function Facts({ list, measured }) {
   return html`<dl class="figures">${facts.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
 }
 
-// How often features fire, and where among them one stands.
+// Histogram of feature densities, with a mark at the chosen feature.
 function Histogram({ histogram, chosen }) {
   if (!histogram?.counts?.length) return null;
   const { edges, counts } = histogram;
   const marks = chosen > 0 ? [[Math.log10(chosen), 'this feature']] : [];
   return html`<figure class="drawn"><figcaption><h3>How often features fire</h3></figcaption>
     <${Lines} title="How often features fire" x=${counts.map((_, i) => (edges[i] + edges[i + 1]) / 2)} series=${[{ name: 'features', values: counts, low: [], high: [] }]}
-      x_name="share of the tokens it fires on, log10" form="count" low=${0} marks=${marks} /></figure>`;
+      x_name="share of tokens it is active on, log10" form="count" low=${0} marks=${marks} /></figure>`;
 }
 
 function List({ list, state, change }) {
@@ -79,13 +79,13 @@ function List({ list, state, change }) {
       <label class="prompt"><span>find</span><input type="search" value=${state.find || ''} placeholder="a word, or a feature’s number" onInput=${(event) => change({ find: event.target.value }, true)} /></label>
       <span class="num">${whole(found.length)} of ${whole(list.features.length)}${list.total > list.features.length ? ` listed, of ${whole(list.total)}` : ''}</span>
     </div>
-    ${unlisted !== null && html`<p class="note">Feature ${unlisted} is not listed. <a href=${link('features', { ...state, feature: unlisted })}>Read feature ${unlisted}</a></p>`}
-    ${!wanted && list.total > list.features.length && html`<p class="note">The most telling ones are listed; any other opens by its number.</p>`}
-    ${placed && html`<div class="where"><span>lives in</span><${PlaceKey} places=${list.places} /></div>`}
+    ${unlisted !== null && html`<p class="note">Feature ${unlisted} is not listed. <a href=${link('features', { ...state, feature: unlisted })}>Open feature ${unlisted}</a></p>`}
+    ${!wanted && list.total > list.features.length && html`<p class="note">The most telling ones are listed; enter a number to open any other.</p>`}
+    ${placed && html`<div class="where"><span>share per site</span><${PlaceKey} places=${list.places} /></div>`}
     ${silent && html`<p class="note">${silence(list)}</p>`}
     <ol class=${`features ${placed ? 'placed' : ''} ${silent ? 'silent' : ''}`}>${found.slice(0, count).map((f) => html`<li key=${f.id}><a href=${link('features', { ...state, feature: f.id })}>
       <b class="num">${f.id}</b>
-      <span class="example">${f.example ? html`<${Around} example=${f.example} max=${f.max} />` : html`<i>never fired</i>`}</span>
+      <span class="example">${f.example ? html`<${Around} example=${f.example} max=${f.max} />` : html`<i>never active</i>`}</span>
       ${!silent && html`<span class="says">${f.top.map((token, i) => html`<code key=${i}>${visible(token)}</code>`)}</span>`}
       ${placed && html`<${Shares} places=${list.places} shares=${f.shares} />`}
       <span class="num density">${percent(f.density, 2)}</span>
@@ -94,14 +94,14 @@ function List({ list, state, change }) {
     ${!found.length && unlisted === null && html`<p class="note">No listed feature’s example or logits hold “${state.find}”.${/^\d+$/.test(wanted) && list.total ? ` Features are numbered 0 to ${whole(list.total - 1)}.` : ''}</p>`}`;
 }
 
-// A dictionary outside the residual stream adds nothing to the logits directly, so there is nothing to draw.
-const silence = (list) => `No direct effect on the logits: ${list.site} writes to no place of the residual stream.`;
+// A dictionary outside the residual stream has no direct effect on the logits.
+const silence = (list) => `No direct effect on the logits: ${list.site} does not write to the residual stream.`;
 
 function Logits({ feature, list }) {
   if (!(feature.max > 0)) return null;
-  if (!feature.top_logits?.length && !feature.bottom_logits?.length) return html`<h3>What it makes likelier</h3><p class="note">${silence(list)}</p>`;
-  return html`<h3>Makes likelier</h3><${Bars} pairs=${feature.top_logits || []} format=${(v) => fixed(v, 2)} label="tokens it makes likelier" />
-    <h3>Makes unlikelier</h3><${Bars} pairs=${feature.bottom_logits || []} format=${(v) => fixed(v, 2)} label="tokens it makes unlikelier" tone="cold" />`;
+  if (!feature.top_logits?.length && !feature.bottom_logits?.length) return html`<h3>Makes more likely</h3><p class="note">${silence(list)}</p>`;
+  return html`<h3>Makes more likely</h3><${Bars} pairs=${feature.top_logits || []} format=${(v) => fixed(v, 2)} label="tokens it makes more likely" />
+    <h3>Makes less likely</h3><${Bars} pairs=${feature.bottom_logits || []} format=${(v) => fixed(v, 2)} label="tokens it makes less likely" tone="cold" />`;
 }
 
 function One({ feature, list, state }) {
@@ -111,13 +111,13 @@ function One({ feature, list, state }) {
     <div class="feature">
       <section class="examples">
         <h2>Feature <span class="num">${feature.id}</span></h2>
-        <p class="lead">${feature.max > 0 ? `Fires on ${percent(feature.density, 2)} of tokens, at most ${number(feature.max)}.` : 'It never fired.'}${feature.tokens_seen ? html` <small>Read over ${whole(feature.tokens_seen)} held-out tokens.</small>` : ''}</p>
+        <p class="lead">${feature.max > 0 ? `Active on ${percent(feature.density, 2)} of tokens, at most ${number(feature.max)}.` : 'It was never active.'}${feature.tokens_seen ? html` <small>Read over ${whole(feature.tokens_seen)} held-out tokens.</small>` : ''}</p>
         ${groups.map((q) => html`<div key=${q}><h3>${q >= 1 ? 'Strongest' : `Around the ${Math.round(q * 100)}th percentile`}</h3>
           <ul>${feature.examples.filter((e) => String(e.quantile) === String(q)).map((e, i) => html`<li key=${i}><${Lit} tokens=${e.tokens} values=${e.acts} high=${feature.max} />
             <span class="num">${number(Math.max(...e.acts))}</span></li>`)}</ul></div>`)}
       </section>
       <aside>
-        ${list.places?.length > 1 && feature.shares && html`<h3>Lives in</h3><${Shares} places=${list.places} shares=${feature.shares} named=${true} />`}
+        ${list.places?.length > 1 && feature.shares && html`<h3>Share per site</h3><${Shares} places=${list.places} shares=${feature.shares} named=${true} />`}
         <${Logits} feature=${feature} list=${list} />
         <h3>Neighbours</h3><ul class="neighbours">${(feature.neighbours || []).map(([id, cosine]) => html`<li key=${id}>
           <a href=${link('features', { ...state, feature: id })}>${id}</a> <span class="num">${fixed(cosine, 2)}</span></li>`)}</ul>
@@ -126,7 +126,7 @@ function One({ feature, list, state }) {
     </div>`;
 }
 
-// One dictionary: its figures, and its features where they were read.
+// One dictionary: its figures, and its features if they have been computed.
 function Dictionary({ run, entry, list, found, state, change, tools }) {
   const measured = found?.data;
   const name = (measured || list).dictionary;
@@ -135,10 +135,10 @@ function Dictionary({ run, entry, list, found, state, change, tools }) {
     ${tools}
     <${Facts} list=${list} measured=${measured} />
     ${found ? html`<${Found} found=${{ ...found, figures: {} }} />`
-      : html`${report && html`<${Command} command=${report}>What it costs the model is not measured yet:</>`}<${Histogram} histogram=${list.density_histogram} />`}
-    ${list && !list.features.length && html`<p class="note">No feature is told of: each fires too seldom or too often to say what it is about.</p>`}
+      : html`${report && html`<${Command} command=${report}>Its effect on the model’s loss has not been measured yet:</>`}<${Histogram} histogram=${list.density_histogram} />`}
+    ${list && !list.features.length && html`<p class="note">No feature is listed: each is active too rarely or too often to interpret.</p>`}
     ${list ? list.features.length > 0 && html`<${List} key=${entry.id} list=${list} state=${state} change=${change} />`
-      : html`<${Command} command=${read}>Its features are not read yet:</>`}`;
+      : html`<${Command} command=${read}>Its features have not been computed yet:</>`}`;
 }
 
 function Shelf({ run, state, change }) {
@@ -149,19 +149,19 @@ function Shelf({ run, state, change }) {
   const one = entry.features && state.feature !== undefined;
   const asked = one && list ? Number(state.feature) : null;
   const listed = asked !== null && list.features.some((f) => f.id === asked);
-  // What is not listed is read by the worker, over the run's held-out text.
+  // Features that are not listed are computed by the worker on the run's held-out text.
   const { value: feature, error: unknown } = useAnswer(asked === null ? null : `${entry.features}/${asked}`, () => (listed
     ? get(`features/${encodeURIComponent(entry.features)}/${asked}`, { run: run.about.name })
     : post('feature', { run: run.about.name, finding: entry.features, feature: asked })));
   const wrong = error || unmeasured || unknown;
   if (wrong) return html`<${Sentence} text=${wrong} /><p><a href=${link('features', { ...state, feature: null })}>← all features</a></p>`;
   if ((entry.features && !list) || (entry.measured && !measured)) return html`<p class="loading">Reading the features…</p>`;
-  if (one) return feature ? html`<${One} feature=${feature} list=${list} state=${state} />` : html`<p class="loading">${listed ? 'Reading the feature…' : 'Reading the feature over the held-out text; the first one that is not listed takes a while…'}</p>`;
+  if (one) return feature ? html`<${One} feature=${feature} list=${list} state=${state} />` : html`<p class="loading">${listed ? 'Reading the feature…' : 'Computing the feature on the held-out text; the first one takes a while…'}</p>`;
   const choose = shelf.length > 1 && html`<${Select} label="dictionary" value=${entry.id} options=${shelf.map((e) => [e.id, `${e.of} · ${e.checkpoint || ''}`])} onChange=${(finding) => change({ finding })} />`;
   const unread = run.about.dictionaries.filter((name) => !shelf.some((e) => e.of === name));
   const tools = choose && html`<div class="toolbar">${choose}</div>`;
   return html`<${Dictionary} run=${run} entry=${entry} list=${list} found=${measured} state=${state} change=${change} tools=${tools} />
-    ${unread.map((name) => html`<${Command} key=${name} command=${saeCommand('features', run, name)}>The features of ${name} are not read yet:</>`)}`;
+    ${unread.map((name) => html`<${Command} key=${name} command=${saeCommand('features', run, name)}>The features of ${name} have not been computed yet:</>`)}`;
 }
 
 export function Features({ state, change }) {
@@ -170,6 +170,6 @@ export function Features({ state, change }) {
   if (run.findings.some((finding) => ['features', 'dictionary'].includes(finding.instrument))) return html`<${Shelf} run=${run} state=${state} change=${change} />`;
   const [some] = run.about.dictionaries;
   return html`<${Empty} title="No feature yet" command=${featuresCommand(run)}>${some
-    ? `The dictionary ${some} is trained, and its features are not read yet; they appear here by themselves:`
-    : `Features come from a sparse dictionary trained on a layer’s activations. ${run.about.checkpoints.length ? 'This run has none yet; the next step appears here when it is trained:' : 'It needs a checkpoint first:'}`}</>`;
+    ? `The dictionary ${some} is trained, but its features have not been computed yet; they appear here automatically:`
+    : `Features come from a sparse dictionary trained on a layer’s activations. ${run.about.checkpoints.length ? 'This run has none yet; the next command appears here when one is trained:' : 'It needs a checkpoint first:'}`}</>`;
 }

@@ -1,4 +1,4 @@
-// Findings: what any instrument found, ours or a third party's, drawn from its panels.
+// Findings of any instrument, ours or a third party's, drawn from their panels.
 import { html } from './vendor/htm-preact.js';
 import { Choice, Empty, Select, Sentence } from './controls.js';
 import { Found } from './panels/panel.js';
@@ -15,7 +15,7 @@ export function Findings({ state, change }) {
   const heads = run.findings.filter((head) => head.instrument === name);
   const head = heads.find((each) => each.id === state.finding) || heads[0];
   const { value, error } = useGet(head && `finding/${encodeURIComponent(name)}/${encodeURIComponent(head.id)}`);
-  if (!head) return html`<${Empty} title="Nothing found yet" command=${`cloche sae train ${quoted(run.about.path)}`}>What instruments find in a checkpoint of this run appears here by itself. A sparse dictionary of its features is a start:</>`;
+  if (!head) return html`<${Empty} title="No finding yet" command=${`cloche sae train ${quoted(run.about.path)}`}>Findings of instruments at a checkpoint of this run appear here automatically. Training a sparse dictionary is a start:</>`;
   return html`<div class="toolbar">
       ${instruments.length > 1 && html`<${Choice} name="of" label="instrument" value=${name} options=${instruments.map((each) => [each, each.replace(/-/g, ' ')])} onChange=${(of) => change({ of, finding: null })} />`}
       ${heads.length > 1 && html`<${Select} label="finding" value=${head.id} options=${heads.map((each) => [each.id, when(each)])} onChange=${(finding) => change({ of: name, finding })} />`}</div>

@@ -1,11 +1,11 @@
-// Numbers as people read them.
+// Numbers formatted for people.
 const PREFIXES = [[1e18, 'E'], [1e15, 'P'], [1e12, 'T'], [1e9, 'G'], [1e6, 'M'], [1e3, 'k']];
 const none = (value) => value === null || value === undefined || Number.isNaN(value);
 const minus = (text) => String(text).replace('-', '−');
 
 export function fixed(value, digits = 3) { return none(value) ? '–' : minus(value.toFixed(digits)); }
 
-// Three significant digits, never in more characters than a person can read at a glance.
+// Four significant digits, six from 1,000 on; scientific notation for very small and very large numbers.
 export function number(value) {
   if (none(value)) return '–';
   const size = Math.abs(value);
@@ -27,7 +27,7 @@ export function short(value) {
   return String(Number(value.toPrecision(3)));
 }
 
-// A share as "1 in so many".
+// A fraction as "1 in N".
 export function oneIn(share) { return `1 in ${share > 0.02 ? Math.round(1 / share) : short(1 / share)}`; }
 
 export function percent(value, digits = 1) {
@@ -37,7 +37,7 @@ export function percent(value, digits = 1) {
   return `${hundredths.toFixed(hundredths !== 0 && Math.abs(hundredths) < 0.1 ? 2 : digits)} %`;
 }
 
-// A word of a command line, quoted where the shell would take it apart.
+// A word of a command line, quoted if the shell would split or expand it.
 export function quoted(word) { return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replace(/'/g, `'"'"'`)}'`; }
 
 export function duration(seconds) {
@@ -48,11 +48,11 @@ export function duration(seconds) {
   return `${Math.floor(s / 60)}:${two(s % 60)}`;
 }
 
-// A token with its spaces and control characters made visible; nothing at all is ∅.
+// A token with its spaces and control characters made visible; an empty token is ∅.
 const SIGNS = { ' ': '·', '\n': '↵', '\t': '→', '\r': '␍' };
 export const visible = (token) => token.replace(/[ \n\t\r]/g, (c) => SIGNS[c]) || '∅';
 
-// How the values of a panel are written.
+// Number formats of panels.
 export const FORMS = { number, percent: (v) => percent(v), count: whole, token: number };
 export function written(value, form = 'number') {
   if (typeof value === 'string') return value;

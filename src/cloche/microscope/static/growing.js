@@ -1,4 +1,4 @@
-// Growing up: what the model says to the same prompts as it learns, and what it expects next.
+// Growing up: continuations of the same prompts and predictions of the next token during training.
 import { html } from './vendor/htm-preact.js';
 import { adoptedFrom, resumeCommand } from './commands.js';
 import { Bars, Choice, Empty } from './controls.js';
@@ -9,7 +9,7 @@ import { useStore } from './store.js';
 
 const ROWS = 14;
 
-// Every token that was ever among the likeliest few, by its highest probability, the later risers above.
+// The tokens that reached the highest probabilities, ordered by the step of their peak.
 function expectations(records) {
   const best = new Map();
   records.forEach((record, i) => (record.next || []).forEach(([token, p]) => {
@@ -28,13 +28,13 @@ export function Growing({ state, change }) {
   if (!prompts.length) {
     if (adoptedFrom(run)) {
       return html`<${Empty} title="Trained elsewhere" command=${resumeCommand(run)}>
-        This run was adopted from ${adoptedFrom(run)}: it was not trained here, so it has no samples from its training. To train on, start a run from it:</>`;
+        This run was adopted from ${adoptedFrom(run)}: it was not trained here, so it has no samples from its training. To continue training, start a run from it:</>`;
     }
     const silent = /^samples\s*=\s*0\b|^prompts\s*=\s*\[\s*\]/m.test(run.about.recipe);
     const fill = silent ? resumeCommand(run, 'evaluate.samples=8') : resumeCommand(run);
     return html`<${Empty} title="No sample yet" command=${fill}>${silent
-      ? 'The recipe of this run asks for no samples. Training on with some writes them, and they appear here by themselves:'
-      : 'While it trains, the run writes one continuation of each of its prompts now and then; the first appears here by itself. If nothing is training, go on with it:'}</>`;
+      ? 'The recipe of this run asks for no samples. Resume it with samples, and they appear here automatically:'
+      : 'During training, the run writes a continuation of each of its prompts at intervals; the first appears here automatically. If the run is not training, resume it:'}</>`;
   }
   const chosen = Math.min(Math.max(0, Number(state.prompt) || 0), prompts.length - 1);
   const records = run.samples.filter((record) => record.prompt === prompts[chosen]);
@@ -43,7 +43,7 @@ export function Growing({ state, change }) {
   const now = asked < 0 ? records.length - 1 : asked;
   const { tokens, values } = expectations(records);
   const scale = { min: 0.001, max: Math.max(0.01, ...values.flat()), log: true };
-  const read = (p) => (p === 0 ? 'not among the ten likeliest' : percent(p));
+  const read = (p) => (p === 0 ? 'not among the ten most likely' : percent(p));
   const pick = (i, replace) => change({ step: i === records.length - 1 ? null : steps[i] }, replace);
   return html`
     <div class="toolbar">
@@ -58,19 +58,19 @@ export function Growing({ state, change }) {
         <blockquote class="sample"><span class="given">${prompts[chosen]}</span><span>${records[now].text}</span></blockquote>
       </section>
       <section aria-label="Next token">
-        <h3>What it expects next <small>at step ${whole(steps[now])}</small></h3>
-        <${Bars} pairs=${records[now].next || []} format=${percent} label="the likeliest next tokens" />
+        <h3>Predicted next token <small>at step ${whole(steps[now])}</small></h3>
+        <${Bars} pairs=${records[now].next || []} format=${percent} label="the most likely next tokens" />
       </section>
     </div>
     ${tokens.length > 0 && html`<section class="panel">
-      <header><h3>Its expectations as they grow</h3><${Legend} low="0.1 % or less" high=${percent(scale.max)} /></header>
-      <p class="note">The probability of each token straight after the prompt; one row a token, one column a sample. Choose a column to read that step.</p>
+      <header><h3>Predictions over training</h3><${Legend} low="0.1 % or less" high=${percent(scale.max)} /></header>
+      <p class="note">The probability of each token right after the prompt: one row per token, one column per sample. Click a column to read that step.</p>
       <${Painted} title="Probability of the next token by step" summary=${`${tokens.length} tokens, ${steps.length} samples.`} version=${`${run.version}/${chosen}`}
         rows=${tokens.map((token) => ({ label: visible(token), name: visible(token), group: 0 }))} columns=${steps} values=${values}
         scale=${scale} format=${read} pinned=${now} onPick=${(i) => pick(i, false)} rowHeight=${20} />
     </section>`}
     <section class="history" aria-label="All samples of this prompt">
-      <h3>All it said</h3>
+      <h3>All samples</h3>
       <ol reversed>${records.map((record, i) => [record, i]).reverse().slice(0, 200).map(([record, i]) => html`<li key=${i} class=${i === now ? 'on' : ''}>
         <button onClick=${() => pick(i, false)} aria-current=${i === now ? 'step' : undefined}><span class="num">${whole(record.step)}</span></button>
         <p class="sample"><span class="given">${record.prompt}</span><span>${record.text}</span></p>

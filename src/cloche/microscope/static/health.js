@@ -1,4 +1,4 @@
-// Health: what goes on inside, layer by layer, step by step.
+// Health: measurements per layer and step.
 import { html } from './vendor/htm-preact.js';
 import { Chart } from './chart.js';
 import { adoptedFrom, resumeCommand } from './commands.js';
@@ -17,22 +17,22 @@ const layerRows = (count, first) => Array.from({ length: count }, (_, i) => {
 
 const MAPS = [
   { key: 'resid_variance', title: 'Residual variance', log: true, format: number, first: true,
-    note: 'How large the residual stream is after each layer. It should climb gently from bottom to top and then hold; a row that runs away is a run about to diverge.' },
+    note: 'Variance of the residual stream after each layer. It should rise gently from bottom to top and then level off; a row that keeps growing means that the run is about to diverge.' },
   { key: 'attention_entropy', title: 'Attention entropy', top: 1, format: (v) => percent(v, 0), heads: true,
-    note: 'How widely each head looks: 100 % is everywhere alike, 0 % a single token. Heads should part ways as they find their work; all dark at once is collapse.' },
+    note: 'How widely each head attends: 100 % is uniform attention, 0 % a single token. Heads should diverge as they specialise; all dark at once is collapse.' },
   { key: 'activation_density', title: 'Activation density', format: (v) => percent(v, 1),
-    note: 'The share of MLP units that are active on a token: how sparsely each layer thinks.' },
+    note: 'The share of MLP units that are active per token: how sparse each layer is.' },
   { key: 'update_ratio', title: 'Update / weight', log: true, format: number, first: true,
-    note: 'The norm of each step’s update beside that of the weights.', usual: 'usual_update_ratio' },
+    note: 'The norm of each step’s update over the norm of the weights.', usual: 'usual_update_ratio' },
   { key: 'dead_units', title: 'Dead units', format: (v) => percent(v, 1),
-    note: 'The share of MLP units that never fired so far: width that is paid for and not used.' },
+    note: 'The share of MLP units that have never been active so far: width that is computed and not used.' },
 ];
 const LINES = [
   { key: 'logit_norm', title: 'Logit norm', note: 'Root mean square of the logits.' },
   { key: 'grad_norm', title: 'Gradient norm', note: 'Before clipping.' },
 ];
 
-// One row per layer (or per head within its layer), the last layer on top: the stream flows upwards.
+// One row per layer (or per head within its layer), the last layer on top.
 function grid(records, map) {
   const width = Math.max(...records.map((record) => record[map.key].length));
   if (!map.heads) {
@@ -67,7 +67,7 @@ function Map_({ map, records, version, pinned, onPick, more }) {
   </section>`;
 }
 
-// The pinned step in figures, for eyes and screen readers alike.
+// The pinned step as a table, readable by screen readers too.
 function AtStep({ record, onClear }) {
   const layers = record.resid_variance?.length || 0;
   const rows = Array.from({ length: layers }, (_, i) => layers - 1 - i);
@@ -91,10 +91,10 @@ export function Health({ state, change }) {
   if (!records.length) {
     if (adoptedFrom(run)) {
       return html`<${Empty} title="Trained elsewhere" command=${resumeCommand(run)}>
-        This run was adopted from ${adoptedFrom(run)}: it was not trained here, so it has no health records. To train on, start a run from it:</>`;
+        This run was adopted from ${adoptedFrom(run)}: it was not trained here, so it has no health records. To continue training, start a run from it:</>`;
     }
     return html`<${Empty} title="No measurement yet" command=${resumeCommand(run)}>
-      While it trains, the run measures its inside every few steps and writes it to log/health.jsonl; the first record appears here by itself. If nothing is training, go on with it:</>`;
+      During training, the run writes health measurements to log/health.jsonl every few steps; the first record appears here automatically. If the run is not training, resume it:</>`;
   }
   const steps = records.map((record) => record.step);
   const pinned = state.step === undefined ? null : steps.findLastIndex((step) => step <= Number(state.step));
@@ -104,10 +104,10 @@ export function Health({ state, change }) {
   return html`
     ${pinned !== null && pinned >= 0
       ? html`<${AtStep} record=${records[pinned]} onClear=${() => change({ step: null })} />`
-      : html`<p class="lead">Each map has the layers as rows and the steps as columns. Point to read a cell; click to pin a step across all of them.</p>`}
+      : html`<p class="lead">Each map has layers as rows and steps as columns. Point at a cell to read it; click to pin a step in all maps.</p>`}
     <div class="panels wide">
       ${MAPS.filter((map) => has(map.key)).map((map) => html`<${Map_} key=${map.key} map=${map} records=${records.filter((r) => r[map.key])}
-        version=${run.version} pinned=${pinned} onPick=${pick} more=${map.key === 'activation_density' && dense && 'Beside the residual stream and what is said of cortex'} />`)}
+        version=${run.version} pinned=${pinned} onPick=${pick} more=${map.key === 'activation_density' && dense && 'Compare with the residual stream and with cortex'} />`)}
       ${LINES.filter((line) => has(line.key)).map((line) => html`<${Chart} key=${line.key} title=${line.title} note=${line.note} unit="" version=${run.version} height=${150}
         xFormat=${short} series=${[{ label: line.title, colour: '--first', x: steps, y: records.map((r) => r[line.key] ?? null) }]}
         marks=${pinned !== null && pinned >= 0 ? [{ x: steps[pinned], text: 'pinned', alarm: true }] : []} />`)}

@@ -1,4 +1,4 @@
-// The logit lens: what every layer would say next, at every position, if it were the last (nostalgebraist, 2020).
+// The logit lens: what each layer would predict at each position if it were the last (nostalgebraist, 2020).
 import { html, useEffect, useState } from './vendor/htm-preact.js';
 import { resumeCommand } from './commands.js';
 import { Bars, Choice, Empty, Select, Sentence } from './controls.js';
@@ -8,18 +8,18 @@ import { Legend } from './panels/legend.js';
 import { share } from './scale.js';
 import { get, last, post, useStore } from './store.js';
 
-// What a cell is coloured by, and what stands in the read-out.
-// Of square roots: a small model is seldom sure, and one in four should not look like never.
+// What cells are coloured by, and what the readout shows.
+// Square roots: a small model is rarely certain, and 25 % should not look like 0.
 const SHARES = { min: 0, max: 1, root: true };
 const MODES = {
   top: { label: 'top token', value: (d, l, p) => d.top[l][p][0][1], scale: () => SHARES, show: percent, ends: () => ['0 %', '100 %'],
-    note: 'The token each layer would say, the more surely the lighter.' },
+    note: 'The most likely token of each layer; lighter is more probable.' },
   probability: { label: 'probability', value: (d, l, p) => truth(d, l, p), scale: () => SHARES, show: percent, ends: () => ['0 %', '100 %'],
-    note: 'The probability of the token that really follows, where it is among the ten likeliest.' },
+    note: 'The probability of the actual next token, if it is among the ten most likely.' },
   rank: { label: 'rank', value: (d, l, p) => d.rank[l][p], scale: (d) => ({ min: Math.max(worst(d), 10), max: 1, log: true }), show: whole, ends: (scale) => [`rank ${whole(scale.min)}`, 'rank 1'],
-    note: 'Where the token that really follows stands among all: 1 is the likeliest.' },
+    note: 'The rank of the actual next token among all tokens: 1 is the most likely.' },
   entropy: { label: 'entropy', value: (d, l, p) => d.entropy[l][p], scale: (d) => ({ min: 0, max: Math.max(...d.entropy.flat(), 0.01) }), show: (v) => `${fixed(v, 2)} nats`,
-    ends: (scale) => ['0 nats', `${fixed(scale.max, 2)} nats`], note: 'How undecided each layer is.' },
+    ends: (scale) => ['0 nats', `${fixed(scale.max, 2)} nats`], note: 'The entropy of each layer’s prediction.' },
 };
 
 const worst = (d) => Math.max(...d.rank.flat().filter((r) => r !== null && r !== undefined), 1);
@@ -44,12 +44,12 @@ function Grid({ data, mode, at, onAt, onPin }) {
   const each = (draw) => rows.map((row, r) => row.map((v, p) => draw(v, r, p)));
   const back = (cell) => cell && { l: layer(cell.r), p: cell.c };
   return html`<${Cells} title="Logit lens: layers as rows, the last on top; positions as columns" rows=${data.layers.map((_, r) => data.layers[layer(r)])} columns=${data.tokens}
-    head=${{ name: 'really next', texts: data.tokens.map((_, p) => (data.tokens[p + 1] === undefined ? '?' : visible(data.tokens[p + 1]))) }}
+    head=${{ name: 'actual next', texts: data.tokens.map((_, p) => (data.tokens[p + 1] === undefined ? '?' : visible(data.tokens[p + 1]))) }}
     texts=${each(text)} tips=${each(tip)} shares=${rows.map((row) => row.map(shareOf))} at=${{ r: layer(at.l), c: at.p }} keyOf=${(r, c) => `${layer(r)}.${c}`}
     onAt=${(cell) => onAt(back(cell))} onPick=${(cell) => onPin(back(cell))} />`;
 }
 
-// What the instrument adds, such as that the prompt is longer than the model was trained on.
+// Notes of the instrument, such as that the prompt is longer than the model's training length.
 const notesOf = (found) => [found.notes || found.data.notes || []].flat().map(String);
 
 function Shown({ found, state, change }) {
@@ -72,8 +72,8 @@ function Shown({ found, state, change }) {
       <${Grid} data=${data} mode=${mode} at=${at} onAt=${setHover} onPin=${(cell) => change({ at: `${cell.l}.${cell.p}` }, true)} />
       <aside aria-live="polite">
         <h3>${data.layers[at.l]} <small>after</small> <code>${visible(data.tokens[at.p])}</code></h3>
-        <${Bars} pairs=${data.top[at.l][at.p]} format=${percent} label="the ten likeliest next tokens" />
-        <p class="note">Entropy ${fixed(data.entropy[at.l][at.p], 2)} nats.${next === undefined ? '' : html` Really next: <code>${visible(next)}</code>, rank ${whole(rank)}.`}</p>
+        <${Bars} pairs=${data.top[at.l][at.p]} format=${percent} label="the ten most likely next tokens" />
+        <p class="note">Entropy ${fixed(data.entropy[at.l][at.p], 2)} nats.${next === undefined ? '' : html` Actual next token: <code>${visible(next)}</code>, rank ${whole(rank)}.`}</p>
       </aside>
     </div>
     <p class="summary">${found.summary} <small>${found.checkpoint}</small></p>
@@ -86,7 +86,7 @@ export function Lens({ state, change }) {
   const checkpoints = run.about.checkpoints;
   const stored = run.findings.filter((finding) => finding.instrument === 'logit-lens');
   const [result, setResult] = useState({ busy: false });
-  // What is being typed outlives every redraw: records keep arriving while a person thinks.
+  // Text that is being typed is kept across redraws: records keep arriving meanwhile.
   const [draft, setDraft] = useState({});
   const asked = state.prompt ? JSON.stringify([state.checkpoint || last(checkpoints), state.prompt])
     : state.finding || stored[0]?.id ? JSON.stringify({ finding: state.finding || stored[0].id }) : '';
@@ -128,7 +128,7 @@ export function Lens({ state, change }) {
     <${Sentence} text=${result.error} />
     ${result.found && !result.error && html`<${Shown} found=${result.found} state=${state} change=${change} />`}
     ${!result.found && !result.error && !result.busy && (checkpoints.length
-      ? html`<${Empty} title="Ask a layer what it would say">Run the lens on the prompt above, or on one of your own: each layer then shows what it would say next if it were the last.</>`
-      : html`<${Empty} title="No checkpoint yet" command=${resumeCommand(run)}>The lens needs a checkpoint; the run’s first one appears here by itself. If nothing is training, go on with it:</>`)}
-    ${result.busy && !result.found && html`<p class="loading">Loading the model into its own process; the first answer takes some seconds…</p>`}`;
+      ? html`<${Empty} title="No prompt yet">Run the lens on the prompt above, or on one of your own: each layer then shows what it would predict if it were the last.</>`
+      : html`<${Empty} title="No checkpoint yet" command=${resumeCommand(run)}>The lens needs a checkpoint; the run’s first one appears here automatically. If the run is not training, resume it:</>`)}
+    ${result.busy && !result.found && html`<p class="loading">Loading the model in its own process; the first result takes a few seconds…</p>`}`;
 }

@@ -1,4 +1,4 @@
-// Where we are, as a URL: #/view?key=value. Every state of every view lives here, so a link can be pasted and "back" works.
+// The state of the page as a URL: #/view?key=value. All state of the views is in it, so links can be shared and "back" works.
 import { useEffect, useState } from './vendor/htm-preact.js';
 
 export function parse(hash) {
@@ -6,14 +6,14 @@ export function parse(hash) {
   return { view: path || 'curves', state: Object.fromEntries(new URLSearchParams(query)) };
 }
 
-// Keys set to null, undefined or '' leave the URL: a default needs no words.
+// Keys set to null, undefined or '' are removed from the URL: defaults are not written.
 export function link(view, state = {}) {
   const kept = Object.entries(state).filter(([, value]) => value !== null && value !== undefined && value !== '');
   const query = new URLSearchParams(kept.map(([key, value]) => [key, String(value)])).toString();
   return `#/${view}${query ? '?' + query : ''}`;
 }
 
-// `replace` for what a person drags or hovers: it should not fill the history.
+// `replace` for dragging and hovering, which should not fill the history.
 export function go(view, state, replace = false) {
   const url = link(view, state);
   if (url === location.hash) return;

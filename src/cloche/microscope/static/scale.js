@@ -1,5 +1,5 @@
-// One colour scale for every heat-map. Computed in OKLCH: lightness rises evenly from end to end, so the order survives every
-// kind of colour blindness and a grey printer; the hue turns from violet over green to yellow.
+// The colour scale of all heat maps, computed in OKLCH: lightness increases evenly, so that the order is visible with colour
+// blindness and in greyscale; the hue goes from violet over green to yellow.
 // OKLab to sRGB: Björn Ottosson, "A perceptual color space for image processing", 2020.
 const STEPS = 256;
 
@@ -21,16 +21,16 @@ export function oklch(lightness, chroma, degrees) {
   });
 }
 
-// The chroma stays inside sRGB everywhere: a clipped colour would make an edge that the data do not have.
+// The chroma stays inside sRGB everywhere: clipping would make an edge that the data do not have.
 const at = (t) => oklch(0.27 + 0.64 * t, 0.12 - 0.03 * Math.sin(Math.PI * t), 300 - 195 * t);
 const TABLE = Array.from({ length: STEPS }, (_, i) => at(i / (STEPS - 1)));
 
 export const rgb = (t) => TABLE[Math.round(Math.min(1, Math.max(0, t)) * (STEPS - 1))];
 export const colour = (t) => `rgb(${rgb(t).join(' ')})`;
-// Where black and white stand out equally; either has a contrast of at least 4.5 on its side.
+// 0.447 is where black and white have equal contrast, at least 4.45; each has more on its side.
 export const inkOn = (t) => (t > 0.447 ? '#000' : '#fff');
 
-// Where a value stands between the ends, 0 to 1; on a logarithmic scale when `log`, of square roots when `root`. null has no place.
+// Position of a value between the ends, 0 to 1: logarithmic if `log`, by square roots if `root`; null for null.
 export function share(value, { min, max, log, root }) {
   if (value === null || value === undefined) return null;
   const f = log ? (v) => Math.log10(Math.max(v, 1e-12)) : (v) => v;
@@ -39,8 +39,8 @@ export function share(value, { min, max, log, root }) {
   return root ? Math.sqrt(t) : t;
 }
 
-// A scale that does not exaggerate: from zero, or symmetric about it where values are negative; of logarithms, between whole
-// powers of ten. Either end is replaced where it is given. kind: linear, log or root.
+// A scale that does not exaggerate: it starts at zero, or is symmetric about zero if there are negative values; a logarithmic
+// one runs between powers of ten. `low` and `high` override the ends. kind: linear, log or root.
 export function scaleOf(values, kind = 'linear', low = null, high = null) {
   const log = kind === 'log';
   let [least, most] = [Infinity, -Infinity];

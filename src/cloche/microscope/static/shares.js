@@ -1,4 +1,4 @@
-// Where a feature lives: a bar divided into its shares of the places, which keep their colours; the first is the darkest.
+// A crosscoder feature's share per site: a divided bar; each site has a fixed colour, the first is the darkest.
 import { html } from './vendor/htm-preact.js';
 import { percent } from './format.js';
 import { colour } from './scale.js';

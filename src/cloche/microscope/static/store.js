@@ -1,4 +1,4 @@
-// What is known of each run, kept current by one event stream. Views read it and are drawn again when it changes.
+// The data of each run, kept current by one event stream. Views read it and are redrawn when it changes.
 import { useEffect, useReducer, useState } from './vendor/htm-preact.js';
 import { duration } from './format.js';
 
@@ -10,7 +10,7 @@ let source = null;
 
 export const store = { main: null, runs: {}, connected: true, error: null, touched: 0 };
 
-// Many records may arrive at once; the page is drawn once.
+// Many records may arrive at once; the page is redrawn once.
 function changed() {
   if (waiting) return;
   waiting = true;
@@ -34,7 +34,7 @@ export async function get(path, query = {}) {
   return answer(await fetch(`/api/${path}${words && '?'}${words}`).catch(() => { throw new Error(GONE); }));
 }
 
-// What a question is answered, {value} or {error}; nothing until then, nor while another is asked. Without a key nothing is asked.
+// The answer to a request, {value} or {error}; empty while it is pending. Without a key there is no request.
 export function useAnswer(key, ask) {
   const [got, set] = useState({});
   useEffect(() => {
@@ -57,7 +57,7 @@ export async function post(path, body) {
 
 const GONE = 'The microscope’s server is gone: start it again with “cloche open”.';
 
-// The first chart needs the run and its metrics; the rest is fetched while that is drawn.
+// The first chart needs the run and its metrics; the rest is fetched while it is drawn.
 async function begin(name) {
   const query = name ? { run: name } : {};
   const [about, history] = await Promise.all([get('run', query), get('history', query)]);
@@ -68,7 +68,7 @@ async function begin(name) {
   };
 }
 
-// `means` holds, of a thinned history, the mean of each noisy measure over the records up to each that was kept.
+// `means` has, for a thinned history, the mean of each noisy measure over the records up to each kept one.
 export function columnsOf({ train, validation }) {
   return { train: train.columns, means: train.means, validation: validation.columns, total: train.total };
 }
@@ -85,7 +85,7 @@ async function complete(run) {
   run.version += 1;
 }
 
-// A sentence for each thing that could not be read.
+// A sentence per file that could not be read.
 export function damages(run) { return [...new Set(Object.values(run.damaged).flat())].slice(0, 8); }
 
 async function bring(name) {
@@ -139,7 +139,7 @@ function follow() {
   on('behind', (run, data) => reread(data.run));
 }
 
-// Should this stream be opened anew for a second run, it goes on from here and not from the first reading.
+// If the stream is reopened for a second run, it continues from here and not from the first reading.
 function remember(cursors) {
   for (const [name, logs] of Object.entries(cursors)) if (store.runs[name]) store.runs[name].cursors = logs;
 }
@@ -167,16 +167,16 @@ const takers = {
 
 export const last = (list) => list[list.length - 1];
 
-// How far the run is: a validation may come after the last record of training.
+// The current step: a validation may come after the last training record.
 export const stepOf = (run) => [last(run.train.step), last(run.validation.step)].filter((s) => s !== undefined).sort((a, b) => b - a)[0];
 
-// How long a run may say nothing before it is called silent: a minute, or many times what it usually takes.
+// How long a run may write nothing before it counts as inactive: a minute, or many times the usual interval.
 function patience(run) {
   const { time } = run.train;
   return Math.max(60, time.length > 1 ? (20 * (last(time) - time[0])) / (time.length - 1) : 0);
 }
 
-// A run as seen through a window of an axis: of a history that was thinned, the records in the window are fetched.
+// The run within a window of an axis: if its history was thinned, the records in the window are fetched.
 export function useWindow(run, axis, window) {
   const thinned = run && window && run.train.step.length < run.total;
   const query = thinned && new URLSearchParams({ run: run.about.name, x: axis, from: window[0], to: window[1] });
@@ -184,7 +184,7 @@ export function useWindow(run, axis, window) {
   return value ? { ...run, ...columnsOf(value), version: `${run.version}/${query}` } : run;
 }
 
-// What the run is doing, from its last event and from whether anything arrived lately.
+// State of the run, from its last event and the time since its last record.
 export function stateOf(run) {
   const kinds = run.events.map((event) => event.kind).filter((kind) => ['start', 'resume', 'stopped', 'finished', 'nonfinite'].includes(kind));
   const kind = last(kinds);
@@ -193,5 +193,5 @@ export function stateOf(run) {
   if (kind === 'stopped') return { word: 'stopped', live: false };
   if (run.heard === null) return { word: 'waiting for the first record', live: true };
   const silent = (Date.now() - run.heard) / 1000;
-  return silent > patience(run) ? { word: `silent for ${duration(silent)}`, live: false } : { word: 'training', live: true };
+  return silent > patience(run) ? { word: `no record for ${duration(silent)}`, live: false } : { word: 'training', live: true };
 }

@@ -1,4 +1,4 @@
-// The frame of a drawing in SVG: where values stand, and a grid with its labels.
+// The frame of an SVG drawing: coordinates of values, and a grid with its labels.
 import { html } from '../vendor/htm-preact.js';
 import { number } from '../format.js';
 
@@ -12,7 +12,7 @@ export function ticks(low, high, about = 4) {
   return Array.from({ length: Math.floor(high / size) - Math.ceil(low / size) + 1 }, (_, i) => size * (Math.ceil(low / size) + i));
 }
 
-// The ends of some values with a little room.
+// Minimum and maximum of values with 5% padding.
 export function spread(values, low = null, high = null) {
   const [least, most] = values.length ? [Math.min(...values), Math.max(...values)] : [0, 1];
   const pad = (most - least) * 0.05 || Math.abs(most) * 0.05 || 1;

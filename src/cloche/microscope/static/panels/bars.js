@@ -1,4 +1,4 @@
-// A bar per row, or a dot with its spread where the axis is logarithmic or the series has one; with named bands behind them.
+// A bar per row, or a dot with its spread if the axis is logarithmic or the series has a spread; with named bands in the background.
 import { html } from '../vendor/htm-preact.js';
 import { FORMS } from '../format.js';
 import { tones } from './series.js';

@@ -1,5 +1,5 @@
-// A value per row and column: as cells with words in them, or, where there are many, painted on a canvas with a cross-hair that
-// the mouse or the arrow keys move, and a read-out in words.
+// A value per row and column: as a table of texts, or, without texts, painted on a canvas with a crosshair that the mouse or the
+// arrow keys move, and a readout.
 import { html, useEffect, useRef, useState } from '../vendor/htm-preact.js';
 import { FORMS, visible } from '../format.js';
 import { colour, inkOn, rgb, scaleOf, share } from '../scale.js';
@@ -29,7 +29,7 @@ function image(values, scale) {
   return small;
 }
 
-// Where each row is drawn: rows of one group touch, groups stand apart.
+// Position of each row: rows of one group touch, groups are separated by a gap.
 function layout(rows, rowHeight, gap) {
   let y = 0;
   return rows.map((row, i) => {
@@ -127,8 +127,8 @@ export function Painted(given) {
 
 const MOVES = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
 
-// Cells with words: the arrow keys move among them. `head` is a row above, `at` the cell that is marked, onAt what is pointed at
-// (null on leaving), onPick what is chosen; keys: what a cell is called in the page.
+// A table of texts; the arrow keys move between cells. `head` is a row above, `at` the marked cell; onAt(cell) is called on hover
+// (null on leaving), onPick(cell) on a click; keyOf(row, column) is the cell's data-cell attribute.
 export function Cells({ title, rows, columns, texts, tips, shares, head, at, onAt, onPick, keyOf = (r, c) => `${r}.${c}` }) {
   const body = useRef(null);
   const [own, setOwn] = useState({ r: 0, c: 0 });

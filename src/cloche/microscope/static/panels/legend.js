@@ -1,4 +1,4 @@
-// The colour scale with its ends in words, and its middle where that is not half way.
+// The colour scale labelled at its ends, and in the middle if that is not half way.
 import { html } from '../vendor/htm-preact.js';
 import { colour } from '../scale.js';
 

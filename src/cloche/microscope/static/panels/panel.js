@@ -1,4 +1,4 @@
-// A finding as any instrument gives it: its figures beside their null, and its panels, each drawn by the module of its kind.
+// A finding of any instrument: its figures with their null, and its panels, each drawn by the module of its kind.
 import { html } from '../vendor/htm-preact.js';
 import { FORMS, number } from '../format.js';
 import { scaleOf } from '../scale.js';

@@ -1,4 +1,4 @@
-// What series share: their colours, marks and names. A control has the colour of the series before it.
+// Colours, marks and names of series. A control shares the colour of the series before it.
 import { html } from '../vendor/htm-preact.js';
 
 export const TONES = ['first', 'second', 'third', 'fourth'];

@@ -1,4 +1,4 @@
-// Sentences; line ends are kept.
+// Plain text; line breaks are kept.
 import { html } from '../vendor/htm-preact.js';
 
 export const Text = ({ text }) => html`<p class="text">${text}</p>`;

@@ -1,8 +1,8 @@
-// Passages of text, their tokens lit by their strengths.
+// Passages of text, their tokens highlighted by their values.
 import { html } from '../vendor/htm-preact.js';
 import { number, visible } from '../format.js';
 
-// The read-out of a token is its title.
+// The tooltip of a token has its value.
 export function Lit({ tokens, values, high }) {
   return html`<span class="tokens">${tokens.map((token, i) => {
     const strength = high > 0 ? Math.min(1, Math.max(0, values[i] / high)) : 0;
