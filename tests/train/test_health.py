@@ -5,7 +5,7 @@ import torch
 
 from cloche.model import GLU, LM, MLP, Attention, Block, Causal, Context, Full, MoE, ScoredAttention, Stack, Window
 from cloche.train import Health
-from cloche.train.monitors.health import MEMORY, active_units, entropy_share
+from cloche.train.monitors.health import DEAD_AFTER, active_units, entropy_share
 
 ROWS = torch.tensor([3, 7, 15])
 
@@ -137,7 +137,7 @@ def test_planted_dead_units_are_found_and_no_others():
         net.layers[1].map.inner.bias[:5] = -1e3
     health = Health(net)
     shares = []
-    for seed in range(MEMORY):
+    for seed in range(DEAD_AFTER):
         health.before()
         shares.append(health.record(seed, ids(seed=seed), 0.0)["dead_units"])
     assert shares[-1] == [0.0, 0.25, 0.0]
@@ -146,13 +146,13 @@ def test_planted_dead_units_are_found_and_no_others():
 def test_a_unit_that_dies_later_is_found_once_it_was_silent_long_enough():
     net = network(map=MLP("relu", hidden=20, bias=True))
     health, shares = Health(net), []
-    for seed in range(2 * MEMORY):
+    for seed in range(2 * DEAD_AFTER):
         if seed == 3:
             with torch.no_grad():
                 net.layers[0].map.inner.bias[0] = -1e3
         health.before()
         shares.append(health.record(seed, ids(seed=seed), 0.0)["dead_units"][0])
-    assert shares[MEMORY] == 0.0 and shares[-1] == pytest.approx(0.05)
+    assert shares[DEAD_AFTER] == 0.0 and shares[-1] == pytest.approx(0.05)
 
 
 def test_activation_density_is_the_share_above_a_hundredth_of_the_rms():

@@ -180,7 +180,7 @@ def test_what_the_loss_would_leave_out_is_refused():
 
     net, batch = capped_and_biased(experts=False)
     NextToken().check(net)
-    with pytest.raises(ClocheError, match="'spread', which the next-token loss would leave out"):
+    with pytest.raises(ClocheError, match="'spread', which the next-token loss would ignore"):
         NextToken().terms(Spreading(net), batch)
     net.spec = LM(vocab=11, width=8, body=net.spec.body, head=Another())
     with pytest.raises(ClocheError, match="cannot be trained"):

@@ -109,7 +109,7 @@ def test_an_objective_without_a_loss_is_one_sentence(run):
             return {"error": Term(net(batch[0]).mean())}
 
     loop.objective = Nameless()
-    with pytest.raises(ClocheError, match=r'gives error, and one of its terms must be called "loss"'):
+    with pytest.raises(ClocheError, match=r'returned error; one of its terms must be called "loss"'):
         list(loop)
 
 
@@ -120,7 +120,7 @@ def test_an_optimizer_that_leaves_something_out_is_one_sentence(run):
         def build(self, net, dtype=torch.float32):
             return [torch.optim.SGD([net.weight], lr=self.lr)]
 
-    with pytest.raises(ClocheError, match="exactly one group: bias is not so"):
+    with pytest.raises(ClocheError, match="exactly one group, and it does not for bias"):
         Stepper(torch.nn.Linear(3, 1), Half())
 
 

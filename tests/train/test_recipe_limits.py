@@ -125,7 +125,7 @@ def test_a_size_out_of_bounds_is_named_with_its_limit(changes: dict, words: str)
         ("run.lr", "optimizer.lr"),
         ("run.learning_rate", "optimizer.lr"),
         ("run.stepz", "did you mean steps"),
-        ("run.colour", "it knows seed"),
+        ("run.colour", "its keys are seed"),
         ("model.colour", "known are"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Training: the recipe, objectives, optimisers, schedules, the loop, and the health of what grows."""
+"""Training: recipes, objectives, optimisers, schedules, the training loop and its health monitor."""
 
 from __future__ import annotations
 

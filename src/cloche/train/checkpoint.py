@@ -1,4 +1,4 @@
-"""A training state on disk: what it takes to go on as if nothing had happened."""
+"""Training state on disk: everything needed to resume as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 def save_checkpoint(run: Run, step: int, net: nn.Module, optimizer: Stepper, state: dict[str, Any]) -> Path:
-    """Writes checkpoints/step-..., atomically. Raises ClocheError rather than save weights that are not finite."""
+    """Writes checkpoints/step-..., atomically. Raises ClocheError if a weight is not finite."""
     for name, parameter in net.named_parameters():
         if not torch.isfinite(parameter).all():
             raise ResumeRefused(
@@ -41,22 +41,23 @@ def save_checkpoint(run: Run, step: int, net: nn.Module, optimizer: Stepper, sta
 
 
 def restore_checkpoint(checkpoint: Checkpoint, net: nn.Module, optimizer: Stepper) -> dict[str, Any]:
-    """Puts weights, optimiser state and random generators back in place; returns the rest of the state.
+    """Restores weights, optimiser state and random generators; returns the rest of the state.
 
-    `require_intact` has compared the files with their hashes.
+    `require_intact` must have compared the files with their hashes.
     """
     try:
         state: dict[str, Any] = json.loads((checkpoint.path / "state.json").read_text(encoding="utf-8"))
         if state["optimizer"] != optimizer.name:
             raise ResumeRefused(
-                f"{checkpoint.path} was trained by {state['optimizer']}, and {optimizer.name} cannot go on with its state; "
+                f"{checkpoint.path} was trained by {state['optimizer']}, and {optimizer.name} cannot use its state; "
                 "keep the [optimizer] part of the run"
             )
         net.load_state_dict(_read_weights(net, checkpoint.path))
         optimizer.restore(load_file(checkpoint.path / "optimizer.safetensors"))
     except (RuntimeError, OSError, ValueError, KeyError, SafetensorError) as error:
         raise ResumeRefused(
-            f"{checkpoint.path} cannot be resumed ({str(error).splitlines()[0]}); `cloche verify` tells what is damaged, "
+            f"{checkpoint.path} cannot be resumed ({str(error).splitlines()[0]}); `cloche verify` reports "
+            "what is damaged, "
             "and moving this checkpoint away resumes the one before"
         ) from error
     torch.set_rng_state(torch.from_numpy(np.frombuffer(base64.b64decode(state.pop("rng")), dtype=np.uint8).copy()))

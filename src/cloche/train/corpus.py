@@ -1,4 +1,4 @@
-"""From a recipe's [data] and [tokenizer] to the tokens a run trains on."""
+"""Builds a run's tokenizer and packed tokens from [data] and [tokenizer] of its recipe."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from cloche.train.checkpoint import TOKENIZER_FILES
 from cloche.train.intact import shards_of, trained_on
 from cloche.train.recipe import Recipe
 
-LEAST_BATCHES = 4  # below this there is nothing to learn from and too little to validate on
+MIN_BATCHES = 4  # fewer leave too little to train and validate on
 _SHARD = re.compile(r"(train|validation)-\d{5}\.bin")
 
 
 def prepare_data(recipe: Recipe, run: Run, on_progress: Callable[[str, int, int], None] | None = None) -> None:
-    """Trains or loads the tokenizer and packs the corpus into the run's folder; does nothing where that is done already.
+    """Trains or loads the tokenizer and packs the corpus into the run's folder; does nothing if that is already done.
 
-    Raises ClocheError, before anything in the run has changed, for a corpus of fewer tokens than four batches take, and where
-    the run has checkpoints and the corpus no longer gives the tokens that they were trained on.
+    Raises ClocheError, before anything in the run is changed, if the corpus has fewer tokens than four batches, or if
+    the run has checkpoints and the corpus no longer gives the tokens they were trained on.
     """
     data = run.path / "data"
     if (data / "data.json").exists():
@@ -36,7 +36,7 @@ def prepare_data(recipe: Recipe, run: Run, on_progress: Callable[[str, int, int]
     ]
     if foreign:
         raise FolderForeign(
-            f"{data} has no data.json, and contains {foreign[0]}, which does not belong to a packed corpus; move it away"
+            f"{data} has no data.json, and contains {foreign[0]}, which is not part of a packed corpus; move it away"
         )
     d, t = recipe.data, recipe.tokenizer
     with run.training(), temporary_folder(run.path / "prepared") as made:
@@ -54,22 +54,22 @@ def prepare_data(recipe: Recipe, run: Run, on_progress: Callable[[str, int, int]
         _require_same(run, made)
         for name in TOKENIZER_FILES:
             move(made / name, run.path / name)
-        put_in_place(made / "data", data, replace=True)  # last: who sees data.json finds the tokenizer
+        put_in_place(made / "data", data, replace=True)  # last: if data.json exists, so does the tokenizer
     _record(run)
 
 
 def _require_enough(index: DataIndex, recipe: Recipe) -> None:
     r = recipe.run
-    tokens, least = sum(side["tokens"] for side in index["splits"].values()), LEAST_BATCHES * r.batch * r.length
+    tokens, least = sum(side["tokens"] for side in index["splits"].values()), MIN_BATCHES * r.batch * r.length
     if tokens < least:
         raise CorpusEmpty(
-            f"The corpus has {tokens:,} tokens, and {LEAST_BATCHES} batches of {r.batch} windows of {r.length} tokens take "
+            f"The corpus has {tokens:,} tokens, and {MIN_BATCHES} batches of {r.batch} windows of {r.length} tokens take "
             f"{least:,}; give more text, or set a smaller run.batch or run.length."
         )
 
 
 def _record(run: Run) -> None:
-    """Puts the data and the tokenizer into the run's manifest; the hashes of the shards are known from packing."""
+    """Adds the data and the tokenizer to the run's manifest; the hashes of the shards are known from packing."""
     index = json.loads((run.path / "data" / "data.json").read_bytes())
     shards = [shard for split in index["splits"].values() for shard in split["shards"]]
     known = {f"data/{shard['file']}": shard["sha256"] for shard in shards}
@@ -77,7 +77,7 @@ def _record(run: Run) -> None:
 
 
 def _require_same(run: Run, made: Path) -> None:
-    """Whether a corpus packed again is the one that the checkpoints were trained on."""
+    """Raises ClocheError if the corpus packed again is not the one that the checkpoints were trained on."""
     saved = run.checkpoints()
     if not saved:
         return

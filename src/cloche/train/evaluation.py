@@ -19,7 +19,7 @@ from cloche.train.objectives.objective import Objective
 
 @dataclass(frozen=True)
 class Score:
-    """Loss over held-out tokens: nats per token, bits per byte of the text those tokens spell, and how many bytes that is."""
+    """Loss over held-out tokens: nats per token, bits per byte of their text, and the number of tokens and bytes."""
 
     nats_per_token: float
     bits_per_byte: float
@@ -37,10 +37,10 @@ def evaluate(
     limit: int | None = None,
     objective: Objective | None = None,
 ) -> Score:
-    """Loss of `net` on packed tokens: on every one exactly once, or on about `limit` of them, spread evenly over the split.
+    """Loss of `net` on packed tokens: each exactly once, or about `limit` of them, spread evenly over the split.
 
-    The denominator of bits per byte is exact: the UTF-8 bytes of the predicted tokens; the end-of-text token has a loss but
-    no bytes. Each window is predicted from its own past alone, as in training.
+    The denominator of bits per byte is exact: the UTF-8 bytes of the predicted tokens; the end-of-text token has a
+    loss but no bytes. Predictions see only their own window, as in training.
     """
     objective, nats, count, n_bytes = objective or NextToken(), 0.0, 0, 0
     for x, size in tokens.validation_windows(length, byte_lengths, limit, batch):
@@ -55,9 +55,9 @@ def evaluate(
 def sample(
     net: Network, tokenizer: Tokenizer, prompt: str, new: int, seed: int = 0, how: Sampling | None = None
 ) -> dict[str, Any]:
-    """A line of samples.jsonl without its step: how a prompt goes on, and the ten likeliest next tokens.
+    """A line of samples.jsonl without its step: a continuation of the prompt, and the ten likeliest next tokens.
 
-    how: greedy unless given; its seed and excluded ids are replaced by `seed` and the tokenizer's unused ones.
+    how: greedy by default; its seed and excluded ids are replaced by `seed` and the tokenizer's unused ids.
     """
     prompt_ids = read_prompt(prompt, tokenizer)[0].to(net.embed.weight.device)
     if net.length is not None:
@@ -66,5 +66,5 @@ def sample(
     out = generate(net, prompt_ids, new=new, sampling=how, seed=seed, exclude=unused)
     top = net(prompt_ids)[0, -1].float().softmax(-1)[: tokenizer.vocab].topk(min(10, tokenizer.vocab))
     likely = [[tokenizer.show(int(i)), p] for i, p in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
-    text = tokenizer.decode_bytes(out.new[0]).decode("utf-8", "replace")  # goes on from the prompt: no space is dropped
+    text = tokenizer.decode_bytes(out.new[0]).decode("utf-8", "replace")  # continues the prompt: keep the leading space
     return {"prompt": prompt, "text": text, "next": likely}

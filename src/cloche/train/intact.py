@@ -1,4 +1,4 @@
-"""Whether everything that a training goes on from has the bytes that were written."""
+"""Checks that everything a resumed run reads has the bytes that were written."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ NEEDED = ("model.safetensors", "config.json", "optimizer.safetensors", "state.js
 
 
 def require_intact(run: Run, last: Checkpoint) -> None:
-    """Reads every file that resuming from `last` reads, and raises ClocheError for the first that is not as written.
+    """Hashes every file that resuming from `last` reads; raises ClocheError for the first that is not as written.
 
-    The checkpoint's files are those of its manifest; the tokenizer is the checkpoint's; the packed tokens are those of
-    data.json, and of the state that the checkpoint keeps. Nothing is written.
+    The checkpoint is compared with its manifest, the tokenizer with the checkpoint's, and the packed tokens with
+    data.json and with the checkpoint's state. Nothing is written.
     """
     _require_newest(run, last)
     back = f"restore it from a copy, or move {last.path} away to resume from the checkpoint before"
@@ -40,7 +40,7 @@ def require_intact(run: Run, last: Checkpoint) -> None:
 
 
 def _require_newest(run: Run, last: Checkpoint) -> None:
-    """A later checkpoint that cannot be read is not passed over in silence."""
+    """Raises ClocheError if a later checkpoint cannot be read."""
     for folder in sorted((run.path / "checkpoints").glob("step-*")):
         if (step_of(folder.name) or 0) > last.step:
             raise RunDamaged(
@@ -50,7 +50,7 @@ def _require_newest(run: Run, last: Checkpoint) -> None:
 
 
 def require_untrained(run: Run) -> None:
-    """Raises ClocheError where a run without a checkpoint has been trained: starting again would drop its logs."""
+    """Raises ClocheError if a run without checkpoints has been trained: starting again would drop its logs."""
     folders = sorted((run.path / "checkpoints").glob("step-*"))
     if folders:
         raise RunDamaged(f"{folders[-1]} has no readable manifest.json; restore it from a copy, or move it away")
@@ -63,7 +63,7 @@ def require_untrained(run: Run) -> None:
 
 
 def shards_of(folder: Path, fix: str) -> dict[Path, str]:
-    """The sha256 of each shard by data.json; none where it is missing, which opening the tokens reports."""
+    """The sha256 of each shard from data.json; {} if that is missing, which opening the tokens reports."""
     if not (folder / INDEX).exists():
         return {}
     try:
@@ -87,7 +87,7 @@ def _compare(written: dict[Path, tuple[str, str]]) -> None:
 
 
 def data_hashes(run: Run) -> dict[str, str]:
-    """What the state of a checkpoint keeps of the packed tokens: the sha256 of each shard by its name."""
+    """The sha256 of each shard by file name, as kept in the state of a checkpoint."""
     return {path.name: sha256 for path, sha256 in shards_of(run.path / "data", "prepare it again").items()}
 
 
@@ -98,14 +98,14 @@ def _require_same_data(run: Run, last: Checkpoint, fix: str) -> None:
 
 
 def trained_on(checkpoint: Checkpoint) -> dict[str, str] | None:
-    """The sha256 of each shard that a checkpoint was trained on; None where its state does not say."""
+    """The sha256 of each shard that a checkpoint was trained on; None if its state has none."""
     source = state_of(checkpoint).get("source")
     shards = source.get("shards") if isinstance(source, dict) else None
     return shards if isinstance(shards, dict) else None
 
 
 def state_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """state.json of a checkpoint; {} where it cannot be read."""
+    """state.json of a checkpoint; {} if it cannot be read."""
     try:
         state = json.loads((checkpoint.path / "state.json").read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,5 @@
-"""The training loop: step, clip, spike guard, log, checkpoint, resume. What is trained, on what and how well is given to it."""
+"""The training loop: step, clip, spike guard, log, checkpoint, resume. The network, data, objective, optimiser and
+callbacks are passed in."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Source(Protocol):
-    """Where batches come from. `state` is plain JSON; after `restore` the same batches follow as would have then."""
+    """Where batches come from. `state` is plain JSON; after `restore`, `next` continues with the same batches."""
 
     def next(self) -> Any: ...
     def state(self) -> dict[str, Any]: ...
@@ -40,15 +41,15 @@ class Source(Protocol):
 
 
 class Trainable(Protocol):
-    """What is minimised: the terms of the loss by name, each with its weight. The one called "loss" is judged for spikes."""
+    """An objective: weighted terms of the loss by name. Spikes are detected in the term called "loss"."""
 
     def terms(self, net: Any, batch: Any) -> dict[str, Term]: ...
 
 
 @dataclass(frozen=True)
 class Setup:
-    """How a loop works: how often it logs, how many checkpoints it keeps, in which precision and on which device it runs,
-    and what a step comes to in tokens and FLOPs, where those are counted."""
+    """Settings of a loop: steps between log records, number of checkpoints, precision, device, and the tokens and
+    FLOPs of one step (0: not logged)."""
 
     log_every: int = 10
     checkpoints: int = 10
@@ -59,17 +60,17 @@ class Setup:
 
     @property
     def dtype(self) -> torch.dtype:
-        """That of the products of matrices."""
+        """The dtype of matrix products."""
         return PRECISIONS[self.precision]
 
 
 class Update(NamedTuple):
-    """What one step came to. `applied` is False where the loss spiked or something was not finite."""
+    """The result of one step. `applied` is False if the loss spiked or the loss or gradient was not finite."""
 
     loss: float
     grad_norm: float
     rates: dict[str, float]  # learning rates by group
-    others: dict[str, float]  # the other terms of the loss, before their weights
+    others: dict[str, float]  # the other terms of the loss, unweighted
     applied: bool
     limit: float = math.inf  # the loss above which the step is a spike
 
@@ -79,13 +80,14 @@ class Update(NamedTuple):
 
 
 class Loop:
-    """One training. Iterate over it: each record is yielded once it is logged, {"log": "metrics", **record}.
+    """A training run. Iterating over it trains, and yields each record after it is logged: {"log": "metrics",
+    **record}.
 
-    Ctrl-C lets the current step finish, saves a checkpoint and ends the iteration; so does leaving the loop early. A loss or
-    gradient that is not finite ends it with a ClocheError, nothing of that step applied.
+    Ctrl-C finishes the current step, saves a checkpoint and ends the iteration; so does breaking out of the `for`
+    loop. A loss or gradient that is not finite raises ClocheError, and that step's update is not applied.
     """
 
-    remedy = "lower the learning rate"  # what to do about a loss that is not finite
+    remedy = "lower the learning rate"  # advice if the loss is not finite
     clock: Callable[[], float] = staticmethod(time.perf_counter)
 
     def __init__(
@@ -104,23 +106,23 @@ class Loop:
         self.guard = SpikeGuard()
         self.step, self.pace = 0, Pace(0, 0.0, self.clock)
         self.saves: When = Milestones(plan, setup.checkpoints)
-        self.resumed: str | None = None  # the name of the checkpoint that it goes on from
+        self.resumed: str | None = None  # name of the checkpoint that was resumed
         self.losses: list[float] = []  # since the last record
         self._stop = False
-        self._saving = 0.0  # seconds of the last checkpoint
+        self._saving = 0.0  # seconds that the last checkpoint took
 
     @property
     def steps(self) -> int:
-        """How many steps are planned."""
+        """Number of planned steps."""
         return self.plan.steps
 
     def stop(self) -> None:
-        """Asks the loop to save and end after the current step; safe from a signal handler or another thread."""
+        """Save and end after the current step. Safe to call from a signal handler or another thread."""
         self._stop = True
 
     @property
     def interrupted(self) -> bool:
-        """Whether it was asked to stop, by `stop`, Ctrl-C or SIGTERM."""
+        """True after `stop`, Ctrl-C or SIGTERM."""
         return self._stop
 
     # ---- the loop
@@ -131,15 +133,16 @@ class Loop:
         self.pace = Pace(self.step, self.pace.earlier, self.clock)
         self.plan.begin(self.step, self.pace.time)
         with self.run.training(), Journal(self.run) as book, _interrupts_stop(self):
-            if self.resumed and not journal.names_checkpoint(self.run, self.step):  # killed between the two
+            if self.resumed and not journal.names_checkpoint(self.run, self.step):  # killed before the event was logged
                 yield book.saved(self.step, self.pace.time, self.run.path / "checkpoints" / self.resumed)
-            message = journal.opening(self.setup.precision, self._where(), rates)
+            message = journal.session_message(self.setup.precision, self._where(), rates)
             yield book.event(self.step, self.pace.time, "resume" if self.resumed else "start", message)
             try:
                 if not self.resumed:
-                    yield from self._look(book)
+                    yield from self._run_callbacks(book)
                 while self.step < self.steps and not self._stop:
-                    # All records of a step are on the disk before the first is yielded: the caller may never come back.
+                    # All records of a step are on disk before the first is yielded: the caller may never ask for the
+                    # next.
                     yield from self._advance(book, peak)
             except GeneratorExit:
                 if not self._is_saved():
@@ -149,27 +152,27 @@ class Loop:
             yield from self._end(book)
 
     def _advance(self, book: Journal, peak: float) -> list[Record]:
-        """One step and all records of it."""
+        """One step; returns all of its records."""
         begin = self.clock()
         update = self.update()
         took = self.clock() - begin
         self.pace.add(took)
         self.plan.took(took)
         if not update.finite:
-            message = journal.not_finite(self.step + 1, update.loss, update.grad_norm, self.run, self.remedy)
+            message = journal.nonfinite_message(self.step + 1, update.loss, update.grad_norm, self.run, self.remedy)
             book.event(self.step + 1, self.pace.time, "nonfinite", message)
             raise NotFinite(message)
         records = []
         if not update.applied:
-            message = journal.spiked(self.step, update.loss, update.limit)
+            message = journal.spike_message(self.step, update.loss, update.limit)
             records.append(book.event(self.step, self.pace.time, "spike", message))
         replanned = self._replan(book)
         if self.step % self.setup.log_every == 0 or self.step == self.steps:
             records.append(book.log("metrics", self._metrics(update, peak)))
-        return records + replanned + self._look(book, save=bool(replanned)) + book.notices()
+        return records + replanned + self._run_callbacks(book, save=bool(replanned)) + book.notices()
 
     def update(self) -> Update:
-        """One step: a batch, its loss and gradient, and an update unless the loss spiked or something is not finite."""
+        """One step: batch, loss, gradient, and the update, unless the loss spiked or is not finite."""
         rates = self.optimizer.set_rate(self.plan.rate(self.step))
         batch = self.source.next()
         self.optimizer.zero_grad()
@@ -192,24 +195,24 @@ class Loop:
         return update._replace(applied=True)
 
     def autocast(self) -> torch.autocast:
-        """A context in which products of matrices are taken in the precision of the run."""
+        """Autocast context for the run's precision."""
         dtype = self.setup.dtype
         return torch.autocast(self.setup.device, torch.bfloat16, enabled=dtype == torch.bfloat16)
 
     def _replan(self, book: Journal) -> list[Record]:
-        """The event of a changed plan; its checkpoint, made in the same step, keeps it from being decided otherwise."""
+        """The event of a changed plan. A checkpoint in the same step makes the change permanent."""
         before = self.steps
         beside = self._saving * self.saves.left(self.step)
         beside += sum(callback.seconds * callback.left(self.step) for callback in self.callbacks)
         if self.plan.revise(self.step, self.pace.time, beside) is None:
             return []
-        message = journal.replanned(before, self.steps, self.plan.seconds)
+        message = journal.replan_message(before, self.steps, self.plan.seconds)
         return [book.event(self.step, self.pace.time, "replan", message, steps=self.steps)]
 
-    # ---- what stands beside it
+    # ---- callbacks and events
 
-    def _look(self, book: Journal, save: bool = False) -> list[Record]:
-        """Runs the callbacks that are due, and saves where that is."""
+    def _run_callbacks(self, book: Journal, save: bool = False) -> list[Record]:
+        """Runs the callbacks that are due, and saves a checkpoint if one is."""
         records = []
         for callback in self.callbacks:
             if callback.due(self.step):
@@ -223,7 +226,7 @@ class Loop:
         return records
 
     def _end(self, book: Journal) -> list[Record]:
-        """Says why it is over; saves where it was stopped."""
+        """Logs why training ended; saves a checkpoint if it was stopped."""
         if self.step >= self.steps:
             kind, message = "finished", f"finished {self.steps} steps in {self.pace.time / 60:.1f} minutes"
             return [book.event(self.step, self.pace.time, kind, message)]
@@ -257,10 +260,10 @@ class Loop:
             record["mfu"] = self.setup.flops / seconds / peak
         return {**record, "eta": self.pace.left(self.step, self.steps)}
 
-    # ---- saving and going on
+    # ---- checkpoints
 
     def save(self, run: Run | None = None) -> Path:
-        """A checkpoint of this step, in the run's folder or another's; returns where it is. Once is enough."""
+        """Saves a checkpoint of this step, in this run's folder or another's, unless there is one; returns its path."""
         run = run or self.run
         saved = [checkpoint.path for checkpoint in run.checkpoints() if checkpoint.step == self.step]
         return saved[0] if saved else save_checkpoint(run, self.step, self.net, self.optimizer, self._state())
@@ -280,7 +283,8 @@ class Loop:
         return any(checkpoint.step == self.step for checkpoint in self.run.checkpoints())
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Goes on from a checkpoint as if training had never stopped. The logs keep what comes after it: `drop_later` next."""
+        """Restores a checkpoint, so that training continues as if it had never stopped. Call `drop_later` next: the
+        logs still hold records of later steps."""
         state = restore_checkpoint(checkpoint, self.net, self.optimizer)
         self.resumed = checkpoint_name(state["step"])
         self.step, self.losses = state["step"], state["losses"]
@@ -293,17 +297,17 @@ class Loop:
                 callback.restore(state["callbacks"][callback.name])
 
     def drop_later(self) -> None:
-        """Drops the log's records of later steps, once what they say of the plan is remembered."""
+        """Drops log records of later steps, after reading their re-plans."""
         reached = max((int(record.get("step") or 0) for record in self.run.read_log("metrics")), default=0)
-        self.plan.foretell(self.step, self.run.read_log("events"), reached)
+        self.plan.read_replans(self.step, self.run.read_log("events"), reached)
         self.run.truncate_logs(self.step)
 
 
 def total_loss(terms: dict[str, Term]) -> Tensor:
-    """The sum of an objective's terms by their weights. Raises ClocheError where none is called "loss"."""
+    """The weighted sum of an objective's terms. Raises ClocheError if none is called "loss"."""
     if "loss" not in terms:
         raise ArgumentInvalid(
-            f'The objective gives {", ".join(terms) or "no terms"}, and one of its terms must be called "loss".'
+            f'The objective returned {", ".join(terms) or "no terms"}; one of its terms must be called "loss".'
         )
     first, *others = (term.value if term.weight == 1 else term.weight * term.value for term in terms.values())
     return sum(others, first)
@@ -311,7 +315,7 @@ def total_loss(terms: dict[str, Term]) -> Tensor:
 
 @contextmanager
 def _interrupts_stop(loop: Loop) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask the loop to stop between two steps; a second one interrupts at once."""
+    """Ctrl-C and SIGTERM stop the loop after the current step; a second one interrupts at once."""
 
     def ask(*_: object) -> None:
         if loop._stop:

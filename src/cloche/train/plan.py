@@ -1,4 +1,4 @@
-"""How many steps a run takes, and what is left of its learning rate: fixed in steps, or re-planned to end near its minutes."""
+"""The number of steps of a run and its learning rates: fixed, or re-planned to end near the planned minutes."""
 
 from __future__ import annotations
 
@@ -9,40 +9,38 @@ from typing import Any
 
 from cloche.train.optimizers.schedule import Schedule, milestones
 
-FEWEST = 5  # steps that a judgement of the pace rests on
-WINDOW = 0.05  # of the planned time: the steps of so long are judged by their median, so that one stall changes nothing
-LAST = 0.1  # of the steps: a change of pace so late is met with more patience, for little is left to shorten
-# Times the planned minutes: where a run that would end later than the first is shortened to end at the second.
+FEWEST = 5  # steps needed to measure the pace
+# Of the planned time: the pace is the median over the steps of this long, so that one stall changes nothing.
+WINDOW = 0.05
+LAST = 0.1  # of the steps: tolerance is larger this late, since there is little left to shorten
+# Multiples of the planned minutes: a run that would end later than the first is shortened to end at the second.
 TOLERANCE = {"late": (1.25, 1.2), "usual": (1.1, 1.05)}
 EARLY = (
     0.9,
     1.0,
-)  # a run that was shortened, and would now end before the first, is given steps back to end at the second
+)  # a shortened run that would now end before the first gets steps back, to end at the second
 
 
 class StepPlan:
-    """The steps of a run and its schedule. With `seconds` it is re-planned where the machine gets slower; without, never.
+    """The steps of a run and its schedule. With `seconds` it is re-planned if the machine gets slower; without,
+    never.
 
-    `turns` is all there is to know of it: (step, steps planned from there on). A shortened plan passes through what was left
-    of the schedule faster, so that the learning rate has no jump and still falls to its end.
+    `turns` is its whole state: pairs (step, steps planned from then on). A shortened plan goes through the rest of
+    the schedule faster, so that the learning rate has no jump and still reaches its final value.
     """
 
     def __init__(self, steps: int, schedule: Schedule, seconds: float | None = None) -> None:
         self.schedule, self.seconds = schedule, seconds
         self.turns = [(0, steps)]
-        self.until = seconds or 0.0  # when training should end, in seconds of training
-        self.foretold: dict[
-            int, int
-        ] = {}  # re-plans that an interrupted session made, to be made again at the same steps
-        self.known = 0  # up to this step a session has gone before: the clock decides nothing
-        self.lengthens = (
-            True  # a session that goes on from a checkpoint gives no steps back: it may be a faster machine's
-        )
+        self.until = seconds or 0.0  # when training should end, in seconds of training time
+        self.replans: dict[int, int] = {}  # re-plans of an interrupted session, repeated at the same steps
+        self.known = 0  # last step of the interrupted session: up to here the clock is ignored
+        self.lengthens = True  # a resumed session gives no steps back: it may run on a faster machine
         self._recent: deque[float] = deque()
 
     @property
     def steps(self) -> int:
-        """The number of steps that the run takes as it is planned now."""
+        """Number of steps planned now."""
         return self.turns[-1][1]
 
     def rate(self, step: int) -> float:
@@ -52,7 +50,7 @@ class StepPlan:
         return self.schedule.rate(self._position(step), self.turns[0][1])
 
     def _position(self, step: int) -> float:
-        """Where update `step` stands in the schedule that was planned at first, in its steps; the last update stands last."""
+        """Position of update `step` in the original schedule, in its steps; the last update is at its end."""
         last, position = self.turns[0][1] - 1, 0.0
         for (begin, steps), following in itertools.pairwise([*self.turns, (step, 0)]):
             end = min(step, following[0])
@@ -67,14 +65,15 @@ class StepPlan:
     # ---- the clock
 
     def begin(self, step: int, time: float) -> None:
-        """A session begins at `step`, `time` seconds into training; the steps left have at least their share of the minutes."""
+        """Starts a session at `step`, `time` seconds into training. The remaining steps get at least their share of
+        the minutes."""
         if self.seconds is not None:
             self.until = max(self.seconds, time + self.seconds * (self.steps - step) / self.turns[0][1])
         self.lengthens = step == 0
         self._recent.clear()
 
     def took(self, seconds: float) -> None:
-        """The last step took so long."""
+        """Records the duration of the last step."""
         if self.seconds is None:
             return
         self._recent.append(seconds)
@@ -83,12 +82,12 @@ class StepPlan:
             total -= self._recent.popleft()
 
     def revise(self, step: int, time: float, beside: float) -> int | None:
-        """The new number of steps where it has to change after `step`, else None.
+        """The new number of steps if it has to change after `step`, else None.
 
         time: seconds of training so far; beside: seconds that validations, samples and checkpoints will still take.
         """
-        if step in self.foretold:
-            return self._turn(step, self.foretold[step])
+        if step in self.replans:
+            return self._turn(step, self.replans[step])
         if self.seconds is None or step <= self.known or step >= self.steps:
             return None
         if len(self._recent) < FEWEST or sum(self._recent) < WINDOW * self.seconds:
@@ -113,27 +112,29 @@ class StepPlan:
         self.turns.append((step, steps))
         return steps
 
-    # ---- going on
+    # ---- checkpoints
 
     def state(self) -> list[list[int]]:
-        """What `restore` needs, as JSON."""
+        """State for `restore`, as JSON."""
         return [list(turn) for turn in self.turns]
 
     def restore(self, turns: list[list[int]]) -> None:
-        """Goes on with the turns that a checkpoint keeps, unless the run was given a number of steps since."""
+        """Restores the turns of a checkpoint, unless the number of steps was set by hand since."""
         if self.seconds is not None and turns and turns[0][1] == self.steps:
             self.turns = [(int(step), int(steps)) for step, steps in turns]
 
-    def foretell(self, step: int, events: list[dict[str, Any]], reached: int) -> None:
-        """Before the records of steps after `step` are dropped: what was decided there is decided again, without the clock."""
+    def read_replans(self, step: int, events: list[dict[str, Any]], reached: int) -> None:
+        """Reads the re-plans after `step` from the events, so that they are repeated at the same steps, whatever the
+        clock says."""
         if self.seconds is None:
             return
-        self.foretold = {e["step"]: e["steps"] for e in events if e.get("kind") == "replan" and e["step"] > step}
-        self.known = max(reached, *self.foretold, 0) if self.foretold else reached
+        self.replans = {e["step"]: e["steps"] for e in events if e.get("kind") == "replan" and e["step"] > step}
+        self.known = max(reached, *self.replans, 0) if self.replans else reached
 
 
 class Milestones:
-    """About `count` steps of a plan, dense at the beginning, and step 0: see `milestones`. They move with the plan."""
+    """About `count` steps of a plan, dense at the beginning, and step 0 (see `milestones`). They follow a re-planned
+    run."""
 
     def __init__(self, plan: StepPlan, count: int) -> None:
         self.plan, self.count = plan, count
@@ -149,12 +150,12 @@ class Milestones:
         return self.count > 0 and step in self._listed()
 
     def left(self, step: int) -> int:
-        """How many come after `step`."""
+        """Number of these steps after `step`."""
         return sum(other > step for other in self._listed()) if self.count else 0
 
 
 class Every:
-    """Every so many steps of a plan, step 0 not among them."""
+    """Every `steps` steps of a plan, step 0 excluded."""
 
     def __init__(self, plan: StepPlan, steps: int) -> None:
         self.plan, self.every = plan, steps
@@ -163,5 +164,5 @@ class Every:
         return isinstance(step, int) and step > 0 and step % self.every == 0
 
     def left(self, step: int) -> int:
-        """How many come after `step`."""
+        """Number of these steps after `step`."""
         return self.plan.steps // self.every - step // self.every

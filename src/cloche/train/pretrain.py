@@ -1,4 +1,4 @@
-"""Pretraining: from a recipe and a run folder to a loop over packed tokens."""
+"""Pretraining: builds a training loop over packed tokens from a recipe and a run folder."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from cloche.train.corpus import prepare_data
 from cloche.train.evaluation import evaluate, sample
 from cloche.train.intact import data_hashes, require_intact, require_untrained
 from cloche.train.loop import PRECISIONS, Loop, Setup
-from cloche.train.machine.calibrate import brief, calibrate
+from cloche.train.machine.calibrate import calibrate, trial_recipe
 from cloche.train.machine.heap import keep_freed_memory
 from cloche.train.monitors.health import Health
 from cloche.train.monitors.journal import Record
-from cloche.train.monitors.pretraining import MeasuresHealth, Writes
+from cloche.train.monitors.pretraining import HealthCallback, LogCallback
 from cloche.train.optimizers.stepper import Stepper
 from cloche.train.parents import put_in_place
 from cloche.train.plan import Every, Milestones, StepPlan
@@ -30,7 +30,7 @@ from cloche.train.recipe.resolve import amend, resolve, usable_device
 
 
 class TokenSource:
-    """Batches of packed tokens on a device, with an exact cursor, and the hashes of the shards they come from."""
+    """Batches of packed tokens on a device, with an exact cursor and the hashes of the shards."""
 
     def __init__(self, batches: Batches, device: str, shards: dict[str, str]) -> None:
         self.batches, self.device, self.shards = batches, device, shards
@@ -47,9 +47,9 @@ class TokenSource:
 
 
 class Trainer(Loop):
-    """One run of pretraining: a `Loop` built from a resolved recipe. Construct it with `start` or `resume`, then iterate.
+    """Pretraining: a `Loop` built from a resolved recipe. Construct it with `start` or `resume`, then iterate.
 
-    Raises ClocheError for what cannot be trained on this machine.
+    Raises ClocheError if the recipe cannot be trained on this machine.
     """
 
     net: Network
@@ -78,7 +78,7 @@ class Trainer(Loop):
             net.flops_per_token(r.length) * tokens,
         )
         plan = StepPlan(r.steps, recipe.schedule, 60 * r.minutes if r.minutes else None)
-        self._health = MeasuresHealth(
+        self._health = HealthCallback(
             Every(plan, recipe.log.health_every), Health(net), recipe.optimizer.usual_update_ratio
         )
         super().__init__(
@@ -90,8 +90,8 @@ class Trainer(Loop):
             plan,
             [
                 self._health,
-                Writes(Milestones(plan, e.validations), "metrics", lambda: [self.validate()]),
-                Writes(Milestones(plan, e.samples), "samples", self.sample),
+                LogCallback(Milestones(plan, e.validations), "metrics", lambda: [self.validate()]),
+                LogCallback(Milestones(plan, e.samples), "samples", self.sample),
             ],
             setup,
         )
@@ -99,15 +99,15 @@ class Trainer(Loop):
 
     @classmethod
     def start(cls, recipe: Recipe, run: Run) -> Trainer:
-        """A fresh run: its data is prepared unless data/ holds it, and the resolved recipe written to recipe.toml. Its weights
+        """Starts a new run: prepares its data unless data/ exists, and writes the resolved recipe to recipe.toml. Its weights
         are its parent's, where run.json names one."""
         if run.checkpoints():
-            raise RunExists(f"{run.path} has been trained already; go on with `cloche resume {run.path}`")
+            raise RunExists(f"{run.path} has already been trained; continue with `cloche resume {run.path}`")
         with run.training():
             prepare_data(recipe, run)
             recipe = resolve(recipe, run)
             if recipe.run.steps is None:
-                steps = calibrate(recipe, cls(brief(recipe), run))
+                steps = calibrate(recipe, cls(trial_recipe(recipe), run))
                 recipe = recipe.with_set({"run.steps": steps, "run.minutes": recipe.run.minutes})
             run.write_bytes("recipe.toml", recipe.to_toml().encode())
             trainer = cls(recipe, run)
@@ -117,11 +117,12 @@ class Trainer(Loop):
 
     @classmethod
     def resume(cls, run: Run, changes: dict[str, Any] | None = None) -> Trainer:
-        """Goes on from the last checkpoint exactly as if the run had never stopped; from the start where there is none.
+        """Resumes from the last checkpoint exactly as if the run had never stopped, or from the start if there is
+        none.
 
-        `changes` are settings to go on with, such as {"optimizer.lr": "0.001"}: see `amend`. Raises ClocheError where a file
-        that it goes on from does not have the bytes that were written (see `require_intact`), or where another process trains
-        the run; nothing has changed then.
+        changes: settings to change, such as {"optimizer.lr": "0.001"} (see `amend`). Raises ClocheError, and changes
+        nothing, if a file that it reads does not have the bytes that were written (see `require_intact`) or if
+        another process is training the run.
         """
         recipe = Recipe.parse(run.recipe, f"{run.path}/recipe.toml")
         with run.training():
@@ -134,7 +135,7 @@ class Trainer(Loop):
             require_intact(run, last)
             trainer = cls(recipe, run)
             trainer.restore(last)
-            if changes:  # only now that nothing refuses them
+            if changes:  # only now that all are accepted
                 run.write_bytes("recipe.toml", recipe.to_toml().encode())
             trainer.drop_later()
             return trainer
@@ -155,11 +156,11 @@ class Trainer(Loop):
         return {"val_loss": score.nats_per_token, "val_bpb": score.bits_per_byte, "val_bytes": score.bytes}
 
     def sample(self) -> list[Record]:
-        """What the network writes after each of the recipe's prompts, for samples.jsonl."""
+        """Continuations of the recipe's prompts, for samples.jsonl."""
         r, e = self.recipe.run, self.recipe.evaluate
         return [sample(self.net, self.tokenizer, prompt, e.sample_tokens, r.seed, e.sampler) for prompt in e.prompts]
 
     def measure_health(self, batch: Tensor) -> None:
-        """Measures and throws away: what it costs is to be known before training starts."""
+        """Measures health and discards the record: `calibrate` times it."""
         self._health.before(batch, 0.0)
         self._health.run(0)

@@ -1,1 +1,1 @@
-"""What this machine can do: matrix rates, memory, the cost of a step."""
+"""The machine: matrix product rates, memory, the cost of a step."""

@@ -1,4 +1,4 @@
-"""From minutes to steps: what a step, a validation, a sample and a checkpoint cost on this machine, measured, not guessed."""
+"""Converts minutes to steps by timing a step, a validation, a sample and a checkpoint on this machine."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from cloche.train.pretrain import Trainer
 
 TIMED = 8
-USUAL = 1.1  # what a step usually takes, over the fastest of a few: other work comes and goes, and only ever slows
-FEW = 8  # tokens a sample, of which the cost of longer ones is told
-MOST_OVERHEAD = 0.5  # share of the time that validations, samples and checkpoints may claim of a short run
+USUAL = 1.1  # usual time of a step over the fastest of a few: other processes only ever slow it down
+FEW = 8  # tokens per timed sample; longer ones are extrapolated
+MOST_OVERHEAD = 0.5  # largest share of a short run's time for validations, samples and checkpoints
 
 
-def brief(recipe: Recipe) -> Recipe:
-    """The recipe of the throwaway run that is timed: one batch to validate on, samples of a few tokens."""
+def trial_recipe(recipe: Recipe) -> Recipe:
+    """The recipe of the trial that is timed: validation on one batch, samples of a few tokens."""
     return recipe.with_set(
         {
             "run.steps": TIMED,
@@ -33,34 +33,35 @@ def brief(recipe: Recipe) -> Recipe:
 
 
 def calibrate(recipe: Recipe, trial: Trainer) -> int:
-    """The number of steps that `[run] minutes` have room for, with validations, samples, health and checkpoints.
+    """Number of steps that fit into [run] minutes together with validations, samples, health and checkpoints.
 
-    trial: one of `brief(recipe)`, of the same shapes and on the same threads; it is spoilt, and nothing of its run is touched.
+    trial: a trainer of `trial_recipe(recipe)`, with the same shapes and threads. It is used up; its run is left as it
+    was.
     """
     r, e = recipe.run, recipe.evaluate
     assert r.minutes is not None, "a recipe without minutes has its steps"
-    trial.update()  # the first builds kernels and touches memory
-    step = USUAL * _least(trial.update, TIMED)
-    health = _least(lambda: trial.measure_health(trial.source.next()), 2)
-    validation = _least(trial.validate, 3) * min(e.tokens, len(trial.validation)) / (r.batch * r.length)
-    sampling = _least(trial.sample, 2) * e.sample_tokens / trial.recipe.evaluate.sample_tokens
+    trial.update()  # the first compiles kernels and allocates memory
+    step = USUAL * _fastest(trial.update, TIMED)
+    health = _fastest(lambda: trial.measure_health(trial.source.next()), 2)
+    validation = _fastest(trial.validate, 3) * min(e.tokens, len(trial.validation)) / (r.batch * r.length)
+    sampling = _fastest(trial.sample, 2) * e.sample_tokens / trial.recipe.evaluate.sample_tokens
     saving = _saving(trial, trial.run.path)
-    saves = len(milestones(10**6, recipe.checkpoint.count, early=True)) + 1  # as many as there are in a long run
+    saves = len(milestones(10**6, recipe.checkpoint.count, early=True)) + 1  # as many as in a long run
     overhead = validation * (e.validations + 1) + sampling * (e.samples + 1) + saving * saves
     budget = r.minutes * 60
     return max(1, int((budget - min(overhead, MOST_OVERHEAD * budget)) / (step + health / recipe.log.health_every)))
 
 
 def _saving(trial: Trainer, path: Path) -> float:
-    """Seconds of a checkpoint on the run's own disk."""
+    """Seconds per checkpoint, on the run's own disk."""
     with temporary_folder(path / "trial") as scratch:
         start = time.perf_counter()
         trial.save(Run.create(scratch, ""))
         return time.perf_counter() - start
 
 
-def _least(action: Callable[[], object], times: int) -> float:
-    """Seconds of the fastest of so many calls."""
+def _fastest(action: Callable[[], object], times: int) -> float:
+    """Seconds of the fastest of `times` calls."""
     seconds = []
     for _ in range(times):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""How fast this machine multiplies matrices: the yardstick of MFU, and the judge of the precision to train in."""
+"""Rate of matrix products on this machine: the reference for MFU, and for choosing the precision."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import time
 
 import torch
 
-# bf16 must be clearly faster to be worth its rounding: some CPUs announce it and run it at half the speed of fp32.
+# bf16 must be clearly faster to be worth its rounding: some CPUs support it at half the speed of fp32.
 WORTH = 1.15
 
 
 def gemm_rate(dtype: torch.dtype, size: int = 1024, seconds: float = 0.2, device: str = "cpu") -> float:
-    """FLOP/s of the best of the square products that fit in about `seconds`, on the threads torch uses now."""
+    """FLOP/s of the fastest square matrix product within about `seconds`, on torch's current threads."""
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(size, size, generator=generator).to(device, dtype)
     best = float("inf")
-    a @ a  # the first product pays for compiling the kernel
+    a @ a  # warm-up: the first product includes kernel set-up
     until = time.perf_counter() + seconds
     while best == float("inf") or time.perf_counter() < until:
         _wait(device)
@@ -32,10 +32,10 @@ def _wait(device: str) -> None:
 
 
 def gemm_rates(device: str = "cpu") -> dict[str, float]:
-    """FLOP/s by precision name, {"fp32": ..., "bf16": ...}."""
+    """FLOP/s by precision: {"fp32": ..., "bf16": ...}."""
     return {"fp32": gemm_rate(torch.float32, device=device), "bf16": gemm_rate(torch.bfloat16, device=device)}
 
 
 def best_precision(rates: dict[str, float]) -> str:
-    """The precision to train in: "bf16" where it is clearly the faster, else "fp32"."""
+    """The precision to train in: "bf16" if it is clearly faster (by 15%), else "fp32"."""
     return "bf16" if rates["bf16"] >= WORTH * rates["fp32"] else "fp32"

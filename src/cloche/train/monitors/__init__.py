@@ -1,1 +1,1 @@
-"""What a run says of itself while it trains: health, loss spikes, pace, events."""
+"""Monitors of a run in training: health, loss spikes, pace, events."""

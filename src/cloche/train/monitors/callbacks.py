@@ -1,4 +1,4 @@
-"""What runs beside the steps of a training: validation, samples, health, and whatever else is to be watched."""
+"""Callbacks: validation, samples, health, and whatever else runs every so many steps."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ Logged = tuple[str, Record]  # the name of a log, and a record without its step
 
 
 class When(Container[int], Protocol):
-    """Some of a run's steps: `Every` and `Milestones` of cloche.train."""
+    """A set of steps: `Every` and `Milestones` of cloche.train."""
 
     def left(self, step: int) -> int: ...
 
 
 class Callback:
-    """Runs at some steps of a training and returns records for its logs.
+    """Base of callbacks: runs after some of the steps and returns records for the logs.
 
-    The loop adds the step to each record and, for the log "metrics", the time. It keeps `state()` in every checkpoint under
-    `name`, which no two callbacks of a run share.
+    The loop adds the step to each record and, for the log "metrics", the time. It saves `state()` in every checkpoint
+    under `name`, which must be unique in a run.
     """
 
     name = "callback"
-    seconds = 0.0  # that the last `run` took, as the loop measured it
+    seconds = 0.0  # duration of the last `run`, measured by the loop
 
     def __init__(self, when: When) -> None:
         self.when = when
 
     def due(self, step: int) -> bool:
-        """Whether it runs after this step; 0 is before the first."""
+        """Whether it runs after this step; 0 is before the first step."""
         return step in self.when
 
     def left(self, step: int) -> int:
-        """How often it runs after this step: what the time a run still takes is judged by."""
+        """How many more times it runs after this step; used to estimate the remaining time."""
         return self.when.left(step)
 
     def before(self, batch: Any, grad_norm: float) -> None:
-        """Called before the update of a step that it is due at is applied; not where the step is a spike."""
+        """Called at a step that is due, before its update is applied; not called if the step is a spike."""
 
     def run(self, step: int) -> Sequence[Logged]:
-        """The records of this step, each with the name of its log."""
+        """Returns the records of this step, each with the name of its log."""
         raise TypeError(f"{type(self).__name__} must define run(step)")
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs, as JSON; {} where nothing."""
+        """State for `restore`, as JSON; {} if there is none."""
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes on from what `state` gave."""
+        """Restores what `state` returned."""

@@ -1,4 +1,4 @@
-"""The vital signs of a network in training, from one small forward pass through its named sites."""
+"""Health of a network in training, measured in one small forward pass through its named sites."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 from cloche.model import Network
 from cloche.train.monitors.records import HealthRecord
 
-ACTIVE = 0.01  # a unit is active above this share of its layer's RMS activation
-MEMORY = 10  # records over which a unit must stay silent to be called dead
+ACTIVE = 0.01  # threshold of an active unit, as a share of its layer's RMS activation
+DEAD_AFTER = 10  # records over which a unit must be inactive to count as dead
 
 
 def entropy_share(pattern: Tensor, choices: Tensor) -> Tensor:
-    """Entropy of attention's rows as a share of the largest possible, one number a head.
+    """Entropy of attention rows as a share of the maximum, per head.
 
     pattern [batch, head, row, choice], choices [row] (see `pattern_rows` of a mixer) -> [head], 0 (one choice takes all) to 1
-    (uniform over all). Rows with a single choice do not count.
+    (uniform over all). Rows with a single choice are left out.
     """
     telling = choices > 1
     entropy = torch.special.entr(pattern).sum(-1)[..., telling]  # [batch, head, row]
@@ -32,27 +32,28 @@ def active_units(activation: Tensor) -> Tensor:
 
 
 class Health:
-    """Measures a network every so many steps: `before` the update, then `record` after it.
+    """Measures a network in training: call `before` an update, then `record` after it.
 
-    `rows` sequences of the step's batch are run without gradient in fp32; `queries` positions a head stand for its attention.
+    rows: sequences of the batch that are run, without gradient, in fp32. queries: positions at which attention is
+    measured.
     """
 
     def __init__(self, net: Network, rows: int = 2, queries: int = 8) -> None:
         self.net, self.rows, self.queries = net, rows, queries
-        self.blocks = list(dict.fromkeys(net.layers))  # one may serve several iterations
+        self.blocks = list(dict.fromkeys(net.layers))  # a block may serve several iterations
         self.parts = [[net.embed.weight], *([*block.parameters()] for block in self.blocks)]
         self.weights: list[list[Tensor]] = []
-        self.silent: list[Tensor] = []  # by layer: records since each unit was last active
+        self.inactive: list[Tensor] = []  # per layer: records since each unit was last active
         self.records = 0
 
     @torch.no_grad()
     def before(self) -> None:
-        """Remembers the weights, so that `record` can tell how far the update moved them."""
+        """Copies the weights, so that `record` can measure the update."""
         self.weights = [[p.clone() for p in part] for part in self.parts]
 
     @torch.no_grad()
     def record(self, step: int, ids: Tensor, grad_norm: float) -> HealthRecord:
-        """One line of health.jsonl, for token ids [batch, position] of which the first rows are used."""
+        """One line of health.jsonl, from the first `rows` of token ids [batch, position]."""
         sites, ids, layers = self.net.sites, ids[: self.rows], self.net.layers
         patterns = [
             [getattr(sites, name)[i] for name in getattr(block.mix, "pattern_reads", ())]
@@ -79,22 +80,22 @@ class Health:
         }
 
     def _by_layer(self, layers: list[int], values: list[float]) -> list[float | None]:
-        """One value a layer, None for a layer of experts among others of units; nothing where no layer has any."""
+        """One value per layer, None for a layer without units (experts); [] if no layer has any."""
         known = dict(zip(layers, values, strict=True))
         return [known.get(layer) for layer in range(len(self.net.layers))] if known else []
 
     def _dead(self, active: list[Tensor]) -> list[float]:
-        """The share of each layer's units that were active in no token of the last ten records."""
-        self.silent = self.silent or [torch.zeros(a.shape[-1], dtype=torch.long) for a in active]  # on the CPU
+        """Share of units per layer that were active in no token of the last ten records."""
+        self.inactive = self.inactive or [torch.zeros(a.shape[-1], dtype=torch.long) for a in active]  # on the CPU
         self.records += 1
-        for silent, a in zip(self.silent, active, strict=True):
-            silent += 1
-            silent[a.any(dim=(0, 1)).cpu()] = 0
-        needed = min(MEMORY, self.records)
-        return [(silent >= needed).float().mean().item() for silent in self.silent]
+        for inactive, a in zip(self.inactive, active, strict=True):
+            inactive += 1
+            inactive[a.any(dim=(0, 1)).cpu()] = 0
+        needed = min(DEAD_AFTER, self.records)
+        return [(inactive >= needed).float().mean().item() for inactive in self.inactive]
 
     def _update_ratio(self) -> list[float]:
-        """Norm of the update over the norm of the weights before it; embedding first, then the block of each layer."""
+        """Norm of the update over the norm of the weights before it: embedding first, then each layer's block."""
         ratios = []
         for part, old in zip(self.parts, self.weights, strict=True):
             moved = torch.stack([(p - o).norm() for p, o in zip(part, old, strict=True)]).norm()
@@ -105,9 +106,9 @@ class Health:
         return [ratios[0], *(of_block[block] for block in self.net.layers)]
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs, as JSON."""
-        return {"records": self.records, "silent": [silent.tolist() for silent in self.silent]}
+        """State for `restore`, as JSON."""
+        return {"records": self.records, "silent": [inactive.tolist() for inactive in self.inactive]}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.records = state["records"]
-        self.silent = [torch.tensor(silent, dtype=torch.long) for silent in state["silent"]]
+        self.inactive = [torch.tensor(inactive, dtype=torch.long) for inactive in state["silent"]]

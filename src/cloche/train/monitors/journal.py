@@ -1,4 +1,4 @@
-"""What a run says of itself: its four logs, and the sentences of its events."""
+"""The logs of a run, and the messages of its events."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOGS = ("metrics", "health", "samples", "events")
 
 
 class Journal:
-    """The writer of a run's logs. Every record is on the file before it is handed on as {"log": name, **record}."""
+    """Writes a run's logs. Each record is in the file before it is returned as {"log": name, **record}."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -37,7 +37,8 @@ class Journal:
                 raise
 
     def _finish(self) -> None:
-        """Closes all logs and writes down how far they have come. What happened to them since the last record is said."""
+        """Closes all logs and records their state in manifest.json. Warns of what happened to the files since the last
+        record."""
         with ExitStack() as closing:
             for writer in self.writers.values():
                 closing.callback(writer.close)
@@ -58,27 +59,27 @@ class Journal:
         return self.log("events", {"step": step, "time": round(time, 3), "kind": kind, "message": message, **more})
 
     def notices(self) -> list[Record]:
-        """Events for what happened to the log files themselves since the last call, such as that one was deleted."""
+        """Events for what happened to the log files since the last call, such as a deletion."""
         noticed, self._noticed[:] = list(self._noticed), []
         return [self.event(*self._now, "log", message) for message in noticed]
 
     def saved(self, step: int, time: float, path: Path) -> Record:
-        """The event of a checkpoint. `verify` misses one that is gone by the name here."""
+        """The event of a checkpoint. By its name `verify` notices a missing checkpoint."""
         return self.event(step, time, "checkpoint", f"saved {path.name}", checkpoint=path.name)
 
 
 def is_finished(run: Run, step: int) -> bool:
-    """Whether the log says that training finished with this step."""
+    """Whether the event log says that training finished at this step."""
     return any(record.get("kind") == "finished" and record.get("step") == step for record in run.read_log("events"))
 
 
 def names_checkpoint(run: Run, step: int) -> bool:
-    """Whether the log names the checkpoint of this step."""
+    """Whether the event log names the checkpoint of this step."""
     return any(record.get("kind") == "checkpoint" and record.get("step") == step for record in run.read_log("events"))
 
 
-def opening(precision: str, where: str, rates: dict[str, float]) -> str:
-    """How this machine trains, and what MFU is measured against, where it is."""
+def session_message(precision: str, where: str, rates: dict[str, float]) -> str:
+    """Precision and device of a session, and the rate that MFU refers to, if measured."""
     said = f"training in {precision} on {where}"
     if not rates:
         return said
@@ -87,24 +88,24 @@ def opening(precision: str, where: str, rates: dict[str, float]) -> str:
     return f"{said}; matrix products run at {speeds}, and MFU is of {best}"
 
 
-def spiked(step: int, loss: float, limit: float) -> str:
+def spike_message(step: int, loss: float, limit: float) -> str:
     return f"step {step}: the loss jumped to {loss:.3f} (limit {limit:.3f}); its update was not applied"
 
 
-def not_finite(step: int, loss: float, grad_norm: float, run: Run, remedy: str) -> str:
-    """The sentence that ends a run: what, where, and how to go on."""
+def nonfinite_message(step: int, loss: float, grad_norm: float, run: Run, remedy: str) -> str:
+    """The error that ends a run: what, where, and how to resume."""
     saved = run.checkpoints()
     last = f"the last good checkpoint is {saved[-1].path.name}" if saved else "there is no checkpoint yet"
     return (
-        f"step {step}: the loss is {loss} and the gradient norm {grad_norm}; the update was not applied and training stopped; "
-        f"{last}; to go on from there, {remedy}"
+        f"step {step}: the loss is {loss} and the gradient norm {grad_norm}; the update was not applied and "
+        f"training stopped; {last}; to resume from there, {remedy}"
     )
 
 
-def replanned(before: int, steps: int, seconds: float | None) -> str:
+def replan_message(before: int, steps: int, seconds: float | None) -> str:
     faster = steps > before
     return (
         f"the machine got {'faster' if faster else 'slower'}: {steps} steps are planned instead of {before}"
         + (f", to end near the {seconds / 60:g} minutes" if seconds else "")
-        + ("" if faster else "; what is left of the learning rate's schedule is passed through faster")
+        + ("" if faster else "; the learning rate goes through the rest of its schedule faster")
     )

@@ -1,4 +1,4 @@
-"""How fast a run goes: seconds of the whole run, seconds per training step, and what is left."""
+"""Pace of a run: seconds in total, seconds per step, and seconds left."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class Pace:
-    """A clock that starts at `seconds` (those of the sessions before) and step `step`."""
+    """A clock that starts at `seconds` (of earlier sessions) and step `step`."""
 
     def __init__(self, step: int, seconds: float, clock: Callable[[], float] = time.perf_counter) -> None:
         self.first, self.earlier, self.clock, self.begun = step, seconds, clock, clock()
@@ -19,15 +19,15 @@ class Pace:
         return self.earlier + self.clock() - self.begun
 
     def add(self, seconds: float) -> None:
-        """One training step took so long, validation and the like not included."""
+        """Adds the duration of a training step, without validation and other callbacks."""
         self.busy, self.counted = self.busy + seconds, self.counted + 1
 
     def take(self) -> float:
-        """Mean seconds per training step since this was last asked."""
+        """Mean seconds per training step since the last call."""
         mean = self.busy / self.counted
         self.busy, self.counted = 0.0, 0
         return mean
 
     def left(self, step: int, steps: int) -> float:
-        """Seconds until `steps`, judged by this session's steps with all that went on between them."""
+        """Estimated seconds until `steps`, from this session's steps and all that ran between them."""
         return (self.clock() - self.begun) / (step - self.first) * (steps - step)

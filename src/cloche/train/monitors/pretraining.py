@@ -13,8 +13,8 @@ from cloche.train.monitors.journal import Record
 from cloche.train.monitors.records import HealthRecord
 
 
-class Writes(Callback):
-    """Logs the records that a function returns: validation and samples, which keep nothing between two calls."""
+class LogCallback(Callback):
+    """Logs the records that a function returns: validation and samples, which have no state."""
 
     def __init__(self, when: When, log: str, records: Callable[[], Sequence[Record]]) -> None:
         super().__init__(when)
@@ -24,10 +24,10 @@ class Writes(Callback):
         return [(self.log, record) for record in self.records()]
 
 
-class MeasuresHealth(Callback):
-    """`Health` as a callback: it remembers the weights before an update and measures the network after it.
+class HealthCallback(Callback):
+    """`Health` as a callback: copies the weights before an update and measures the network after it.
 
-    usual: the ratio of update to weights above which the run's optimiser moves faster than usual, kept in each record.
+    usual: update ratio above which this optimiser moves faster than usual; kept in each record.
     """
 
     name = "health"

@@ -1,4 +1,4 @@
-"""What training writes down, as types; docs/schemas/ is made from them."""
+"""Types of the records that training writes; docs/schemas/ is generated from them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing_extensions import TypedDict
 
 
 class MetricsRecord(TypedDict, total=False):
-    """A line of log/metrics.jsonl, of training (`loss`) or of a validation (`val_loss`); `lr_*` are the rates of the
-    optimiser's groups. Losses are in nats per token, `time` and `eta` in seconds."""
+    """A line of log/metrics.jsonl, of training (`loss`) or validation (`val_loss`); `lr_*` are the learning rates of
+    the optimiser's groups. Losses are in nats per token, `time` and `eta` in seconds."""
 
     step: int
     time: float
@@ -28,7 +28,7 @@ class MetricsRecord(TypedDict, total=False):
 
 
 class HealthRecord(TypedDict):
-    """A line of log/health.jsonl: by layer, or by layer and head."""
+    """A line of log/health.jsonl: per layer, or per layer and head."""
 
     step: int
     resid_variance: list[float | None]
@@ -43,7 +43,7 @@ class HealthRecord(TypedDict):
 
 
 class SampleRecord(TypedDict):
-    """A line of log/samples.jsonl: what was written after a prompt, and the likeliest next tokens [text, probability]."""
+    """A line of log/samples.jsonl: the continuation of a prompt, and the likeliest next tokens [text, probability]."""
 
     step: int
     prompt: str
@@ -53,7 +53,7 @@ class SampleRecord(TypedDict):
 
 
 class EventRecord(TypedDict):
-    """A line of log/events.jsonl; of a checkpoint that was saved or removed with its name."""
+    """A line of log/events.jsonl. `checkpoint` is the name of a checkpoint that was saved or removed."""
 
     step: int
     time: float | None
@@ -64,7 +64,8 @@ class EventRecord(TypedDict):
 
 
 class TrainingState(TypedDict, total=False):
-    """checkpoints/*/state.json: what training needs beside weights and optimiser to go on as if it had never stopped."""
+    """checkpoints/*/state.json: what training needs, beside weights and optimiser state, to resume as if it had never
+    stopped."""
 
     step: Required[int]
     time: Required[float]

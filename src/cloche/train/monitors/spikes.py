@@ -1,4 +1,4 @@
-"""Tells a loss spike from noise, by robust statistics over the recent past."""
+"""Detects loss spikes by robust statistics over recent losses."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ TO_SIGMA = 1.4826  # median absolute deviation -> standard deviation of a normal
 
 
 class SpikeGuard:
-    """Judges each step's loss by the median of the last losses and their median absolute deviation from one to the next.
+    """Compares each loss with the median of the recent losses and the median absolute difference between successive
+    ones.
 
-    A loss is a spike when it stands more than `sigmas` robust standard deviations and at least `floor` nats above the
-    median: the first keeps ordinary noise out, the second a window so calm that its deviation means nothing. Spikes do not
-    enter the window, but after `patience` in a row the level itself has moved: it starts afresh and learning goes on.
+    A loss is a spike if it is more than `sigmas` robust standard deviations and at least `floor` nats above the
+    median: the first allows for noise, the second for a window with almost none. Spikes do not enter the window, but
+    after `patience` in a row the level itself has moved: the window is cleared and training continues.
     """
 
     def __init__(self, window: int = 64, sigmas: float = 10.0, floor: float = 0.5, patience: int = 5) -> None:
@@ -24,16 +25,16 @@ class SpikeGuard:
         self.in_a_row = 0
 
     def limit(self) -> float:
-        """The loss above which the next step is a spike, nats; infinity until the window is half full."""
+        """Loss in nats above which the next step is a spike; infinity until the window is half full."""
         if len(self.losses) < self.window // 2:
             return math.inf
         losses = list(self.losses)
-        # Differences do not see the slope of a loss that still falls fast; theirs is twice the variance of the noise.
+        # Differences are insensitive to the slope of a falling loss; their variance is twice that of the noise.
         deviation = TO_SIGMA / math.sqrt(2) * median(abs(b - a) for a, b in pairwise(losses))
         return median(losses[-self.window // 4 :]) + max(self.floor, self.sigmas * deviation)
 
     def is_spike(self, loss: float) -> bool:
-        """Judges a finite loss and remembers it."""
+        """Whether a finite loss is a spike; adds it to the window if not."""
         if loss > self.limit():
             self.in_a_row += 1
             if self.in_a_row < self.patience:
@@ -44,7 +45,7 @@ class SpikeGuard:
         return False
 
     def state(self) -> dict[str, object]:
-        """What `restore` needs, as JSON."""
+        """State for `restore`, as JSON."""
         return {"losses": list(self.losses), "in_a_row": self.in_a_row}
 
     def restore(self, state: dict) -> None:

@@ -1,4 +1,4 @@
-"""Cross-entropy at the head, with its gradient fused and taken in chunks."""
+"""Cross-entropy at the head, in chunks, with a fused gradient."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from cloche.model import Network, Unembed
 
 
 class HeadLoss(torch.autograd.Function):
-    """Sum over tokens of importance * -log softmax(f(W h + b))[target], never holding more than `chunk` tokens' logits.
+    """Sum over tokens of importance * -log softmax(f(W h + b))[target], with the logits of at most `chunk` tokens in
+    memory.
 
-    The gradient is computed on the way forward, chunk by chunk, while the logits are in cache: nothing of size
+    The gradient is computed in the forward pass, chunk by chunk, while the logits are in cache: nothing of size
     [tokens, vocab] is kept or recomputed. Products run in bf16 under autocast; the log-sum-exp is always in fp32 (or wider).
     hidden [tokens, width], weight [vocab, width], target and importance [tokens], bias [vocab] or None -> a scalar, in nats.
     cap: f(x) = cap tanh(x / cap) (Gemma 2, 2408.00118), else f(x) = x.
@@ -56,7 +57,7 @@ class HeadLoss(torch.autograd.Function):
             mass = exponentials.sum(1, keepdim=True)
             total += ((top + mass.log() - of_target) * a).sum(dtype=torch.float64)
             if grad_h is not None and grad_w is not None:
-                # d loss / d logits = (softmax - onehot) * importance, written over the exponentials
+                # d loss / d logits = (softmax - onehot) * importance, in place of the exponentials
                 d = exponentials.mul_(a / mass).scatter_add_(1, t, -a)
                 if slope is not None:
                     d.mul_(slope)
@@ -81,8 +82,8 @@ class HeadLoss(torch.autograd.Function):
 
 
 def _shaped(z: Tensor, bias: Tensor | None, cap: float | None, learn: bool) -> Tensor | None:
-    """Add the bias to the products z [tokens, vocab] and cap them, in place; returns the cap's slope where it is to be learned
-    through."""
+    """Adds the bias to z [tokens, vocab] and applies the cap, in place; returns the cap's derivative if a gradient is
+    needed."""
     if bias is not None:
         z.add_(bias)
     if cap is None:
@@ -99,7 +100,7 @@ def head_loss(net: Network, hidden: Tensor, targets: Tensor, weights: Tensor, ch
     head = net.spec.head
     if type(head) is not Unembed:
         raise ModelUnsupported(
-            f"{head} cannot be trained: the fused loss knows one linear map to the vocabulary, Unembed(...)."
+            f"{head} cannot be trained: the fused loss needs one linear map to the vocabulary, Unembed(...)."
         )
     flat = hidden.reshape(-1, hidden.shape[-1])
     loss: Tensor = HeadLoss.apply(

@@ -15,10 +15,11 @@ from cloche.train.objectives.objective import Objective, Term
 
 @dataclass(frozen=True)
 class NextToken(Objective):
-    """Mean cross-entropy of each token given those before it, nats per token, and what keeps a mixture's experts in use.
+    """Mean cross-entropy of each token given those before it, in nats per token, plus the balance loss of a mixture
+    of experts.
 
-    `chunk` is the number of tokens whose logits exist at one time. `balance`: the weight of the routers' balance loss, summed
-    over the layers that have one (0.01: Switch Transformer, 2101.03961, section 2.2).
+    chunk: number of tokens whose logits are in memory at one time. balance: weight of the routers' balance loss,
+    summed over the layers that have one (0.01: Switch Transformer, 2101.03961, section 2.2).
     """
 
     chunk: int = 1024
@@ -31,18 +32,20 @@ class NextToken(Objective):
     def check(self, net: Network) -> None:
         if type(net.spec.head) is not Unembed:
             raise ModelUnsupported(
-                f"{net.spec.head} cannot be trained: the next-token loss knows one linear map to the vocabulary, Unembed(...)."
+                f"{net.spec.head} cannot be trained: the next-token loss needs one linear map to the vocabulary, "
+                f"Unembed(...)."
             )
 
     def terms(self, net: Network, batch: Tensor) -> dict[str, Term]:
-        """ "loss", the mean cross-entropy, and of a mixture of experts "balance". Raises ClocheError for an auxiliary loss that
-        it has no weight for."""
+        """The mean cross-entropy as "loss", and "balance" for a mixture of experts. Raises ClocheError for any other
+        auxiliary loss."""
         inputs, targets, weights = self.examples(batch)
         hidden, auxiliary = net.hidden_and_losses(inputs)
         if unknown := sorted(auxiliary.keys() - {"balance"}):
             raise ModelUnsupported(
-                f"A part of this model gives the auxiliary loss {unknown[0]!r}, which the next-token loss would leave out; "
-                'name it "balance", or train with an objective that knows it.'
+                f"A part of this model returns the auxiliary loss {unknown[0]!r}, which the next-token loss would "
+                f"ignore; "
+                'name it "balance", or train with an objective that uses it.'
             )
         loss = head_loss(net, hidden, targets, weights, self.chunk) / weights.sum()
         return {"loss": Term(loss)} | {name: Term(value, self.balance) for name, value in auxiliary.items()}

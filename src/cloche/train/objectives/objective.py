@@ -1,4 +1,4 @@
-"""Objectives as values: what training minimises, as terms with weights."""
+"""Objectives as values: what training minimises, as weighted terms."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from cloche.train.objectives.head_loss import head_loss
 
 
 class Term(NamedTuple):
-    """One term of a loss: a scalar with its gradient, logged as it is, and its weight in the sum that is minimised."""
+    """One term of a loss: a scalar that carries a gradient, logged unweighted, and its weight in the sum that is
+    minimised."""
 
     value: Tensor
     weight: float = 1.0
@@ -23,17 +24,17 @@ class Term(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective(Part, ABC):
-    """What training minimises: the base of `NextToken` and your own, which defines `terms`."""
+    """Base of objectives: what training minimises. A subclass defines `terms`."""
 
     def check(self, net: Network) -> None:
-        """Raises ClocheError for a network that it cannot train; called before training starts."""
+        """Raises ClocheError if it cannot train this network; called before training starts."""
 
     @abstractmethod
     def terms(self, net: Network, batch: Tensor) -> dict[str, Term]:
-        """The terms of the loss of a batch [row, length + 1] of token ids, by the names that they have in metrics.jsonl.
+        """Terms of the loss on a batch [row, length + 1] of token ids, by their names in metrics.jsonl.
 
-        The one called "loss" is what a run is judged by (its mean since the last record is logged, and spikes are told from
-        it); a term that only regularises has a name of its own.
+        One must be called "loss": its mean since the last record is logged, and spikes are detected in it. A
+        regulariser has a name of its own.
         """
 
     def examples(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -42,6 +43,6 @@ class Objective(Part, ABC):
         return inputs, targets, torch.ones(targets.shape, device=batch.device)
 
     def nats(self, net: Network, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """What validation adds up: the weighted sum of -log p of the targets, nats, and the sum of their weights."""
+        """For validation: the weighted sum of -log p of the targets, in nats, and the sum of their weights."""
         inputs, targets, weights = self.examples(batch)
         return head_loss(net, net.hidden(inputs), targets, weights), weights.sum()

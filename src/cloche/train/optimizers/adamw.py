@@ -16,8 +16,8 @@ BELOW_ONE = 1 - 2**-24
 
 
 class FilledAdamW(torch.optim.AdamW):
-    """torch's, fused. A parameter without a gradient, such as of an expert that no token was sent to, has one of zero: its
-    averages fade and its weights decay with those of the others."""
+    """torch's AdamW; a missing gradient, such as that of an expert that received no token, counts as zero, so that
+    its averages and weights decay like the others."""
 
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         for group in self.param_groups:
@@ -28,7 +28,7 @@ class FilledAdamW(torch.optim.AdamW):
 
 @dataclass(frozen=True)
 class AdamW(Optimizer):
-    """AdamW on everything (1711.05101). Only matrices decay."""
+    """AdamW on all parameters (1711.05101). Weight decay applies to matrices only."""
 
     usual_update_ratio: ClassVar[float] = 0.01
 

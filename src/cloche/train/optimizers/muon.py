@@ -1,4 +1,4 @@
-"""Muon: momentum made orthogonal before it is applied (Keller Jordan, kellerjordan.github.io/posts/muon)."""
+"""Muon: orthogonalised momentum (Keller Jordan, kellerjordan.github.io/posts/muon)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cloche.part import positive, within
 from cloche.train.optimizers.adamw import BELOW_ONE, FilledAdamW
 from cloche.train.optimizers.optimizer import Optimizer, grouped
 
-# The quintic whose slope at zero is steepest; it carries singular values into about [0.7, 1.2] in five rounds.
+# The quintic with the steepest slope at zero; it maps singular values to about [0.7, 1.2] in five rounds.
 QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
@@ -31,11 +31,11 @@ def orthogonalise(matrices: Tensor, rounds: int = 5, eps: float = 1e-7) -> Tenso
 
 
 class MatrixMuon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalised, with decoupled weight decay, for parameters of two dimensions.
+    """Orthogonalised Nesterov momentum with decoupled weight decay, for two-dimensional parameters.
 
-    `blocks` gives, for a parameter that holds several matrices stacked by rows (q, k and v), their row counts: each is
-    orthogonalised by itself. Matrices of one shape go through Newton-Schulz together. The update is scaled by
-    sqrt(max(1, rows / columns)). `dtype` is that of the products: bf16 where it is fast, else fp32.
+    blocks: row counts of the matrices stacked in a parameter (q, k and v); each is orthogonalised by itself. Matrices
+    of one shape go through Newton-Schulz together. The update is scaled by sqrt(max(1, rows / columns)). dtype: that
+    of the matrix products, bf16 where it is fast, else fp32.
     """
 
     def __init__(
@@ -58,7 +58,8 @@ class MatrixMuon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient; the others keep their momentum, zero where they never had one."""
+        """Updates every parameter that has a gradient; the others keep their momentum, zero if they never had a
+        gradient."""
         for group in self.param_groups:
             alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
             for p in group["params"]:
@@ -81,15 +82,15 @@ class MatrixMuon(torch.optim.Optimizer):
 
 @dataclass(frozen=True)
 class Muon(Optimizer):
-    """Muon on the matrices at `lr`, AdamW on all else at `adamw_ratio` times that. Only matrices decay.
+    """Muon on matrices at `lr`, AdamW on all else at `adamw_ratio` times that. Weight decay applies to matrices only.
 
     >>> from cloche.train import Muon
     >>> Muon(lr=0.01)
     Muon(lr=0.01, clip=1.0, adamw_ratio=0.3, momentum=0.95, beta1=0.9, beta2=0.95, eps=1e-08, weight_decay=0.1)
     """
 
-    # An orthogonal update of a matrix is as long as lr times the root of its rank, whatever the gradient: at the default rate
-    # the first model moves by 0.017 of its weights per step.
+    # The norm of an orthogonal update is lr times the root of the matrix's rank, whatever the gradient: at the
+    # default rate # the first model has an update ratio of 0.017.
     usual_update_ratio: ClassVar[float] = 0.05
 
     lr: float = 0.02
@@ -110,7 +111,7 @@ class Muon(Optimizer):
         groups = grouped(net)
         matrices = [p for _, p in groups["matrix"]]
         rest = [p for kind in ("embedding", "vector") for _, p in groups[kind]]
-        rows = getattr(net, "blocks", None)  # which rows of a parameter are a matrix of their own
+        rows = getattr(net, "blocks", None)  # rows of a parameter that form a matrix of their own
         blocks = {p: [end - first for first, end in rows(name)] for name, p in groups["matrix"]} if rows else {}
         built: list[torch.optim.Optimizer] = []
         if matrices:

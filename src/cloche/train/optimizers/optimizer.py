@@ -1,4 +1,4 @@
-"""Optimisers as values. What they build is one or more of torch's own, whose groups have names."""
+"""Optimisers as values. Each builds one or more torch optimisers with named groups."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Optimizer(Part, ABC):
-    """How weights are moved along the gradient: the base of `Muon`, `AdamW` and your own.
+    """Base of optimisers: how weights are updated. A subclass defines `build`.
 
-    `lr` is the one learning rate: `build` makes those of all its groups proportional to it, so that setting it scales them
-    all. The schedule multiplies them. `clip`: the largest norm of the whole gradient; a longer one is scaled down to it.
+    lr: the one learning rate; those of all groups are proportional to it, and the schedule multiplies them. clip:
+    largest norm of the whole gradient; a larger one is scaled down to it.
     """
 
     usual_update_ratio: ClassVar[float] = (
-        0.003  # |update| / |weights| per step above which learning is faster than usual
+        0.003  # |update| / |weights| per step above which updates are larger than usual
     )
 
     lr: float = 1e-3
@@ -34,14 +34,15 @@ class Optimizer(Part, ABC):
 
     @abstractmethod
     def build(self, net: nn.Module, dtype: torch.dtype = torch.float32) -> list[torch.optim.Optimizer]:
-        """Optimisers of torch that share out the parameters of `net`, each group with a "name" and a "lr" at its peak.
+        """torch optimisers that hold each parameter of `net` once, in groups with a "name" and their peak "lr".
 
-        dtype: that of fast products of matrices, bf16 where the run trains in it. State must be tensors.
+        dtype: that of fast matrix products, bf16 if the run trains in it. All optimiser state must be tensors.
         """
 
 
 def grouped(net: nn.Module) -> dict[str, list[tuple[str, nn.Parameter]]]:
-    """Parameters by group, "matrix", "embedding" and "vector": as a Network declares them, else by their dimensions."""
+    """Parameters by group, "matrix", "embedding" or "vector": as a Network declares them, else by number of
+    dimensions."""
     if hasattr(net, "groups"):
         return net.groups()  # type: ignore[operator]
     groups: dict[str, list[tuple[str, nn.Parameter]]] = {"matrix": [], "embedding": [], "vector": []}

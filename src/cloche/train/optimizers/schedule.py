@@ -1,4 +1,4 @@
-"""When things happen in a run: the learning rate, and the steps of checkpoints, validations and samples. Pure functions."""
+"""Schedules of a run: the learning rate, and the steps of checkpoints, validations and samples. Pure functions."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from cloche.part import Part, within
 
 @dataclass(frozen=True)
 class Schedule(Part, ABC):
-    """The learning rate over a run, as a share of its peak: it rises over the first `warmup` share of all steps, then does as
-    `after` says, and ends at `final`: the base of `WSD`, `Cosine` and your own, which defines `after`.
+    """Base of schedules: the learning rate over a run, as a share of its peak. It rises over the first `warmup` share
+    of the steps, then follows `after`, which a subclass defines, and ends at `final`.
     """
 
     warmup: float = 0.04
@@ -22,7 +22,7 @@ class Schedule(Part, ABC):
         within(self, warmup=(0, 1), final=(0, 1))
 
     def rate(self, step: float, steps: int) -> float:
-        """The share of the peak for update `step` (0 .. steps - 1, also between two); pure, above zero."""
+        """Share of the peak at update `step` (0 .. steps - 1, fractions allowed); always above zero."""
         rising = math.ceil(self.warmup * steps)
         if step < rising:
             return (step + 1) / rising if step + 1 < rising else 1.0
@@ -30,12 +30,12 @@ class Schedule(Part, ABC):
 
     @abstractmethod
     def after(self, step: float, rising: int, steps: int) -> float:
-        """The share of the peak for an update `step` past the first `rising` ones."""
+        """Share of the peak at update `step`, after the first `rising` ones."""
 
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """Falls as half a cosine over all that is left after the warm-up (Loshchilov & Hutter, 1608.03983)."""
+    """Half a cosine from the peak to `final` over all steps after the warm-up (Loshchilov & Hutter, 1608.03983)."""
 
     def after(self, step: float, rising: int, steps: int) -> float:
         done = (step - rising) / max(1, steps - rising)
@@ -64,10 +64,10 @@ class WSD(Schedule):
 
 
 def milestones(steps: int, count: int, early: bool = False) -> list[int]:
-    """About `count` distinct steps in 1 .. steps, the last always among them.
+    """About `count` distinct steps in 1 .. steps, always including the last.
 
-    Evenly spaced, or, with `early`, half of them spaced by factors of two to four before the first even one: most of what
-    a model learns it learns at once, and that is when one wants to look.
+    Evenly spaced; with `early`, half of them at factors of two to four before the first even one, since a model
+    changes most at the beginning.
     """
     if not early or count < 4:
         return sorted({max(1, round(steps * (i + 1) / count)) for i in range(count)})

@@ -1,4 +1,4 @@
-"""A built optimiser: rates that move together, and a state that is plain named tensors."""
+"""A built optimiser: learning rates that scale together, and state as named tensors."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from cloche.train.optimizers.optimizer import Optimizer
 
 
 class Stepper:
-    """What an `Optimizer` builds for a network, as a loop uses it.
+    """An `Optimizer` built for a network, as a loop uses it.
 
-    The state is saved by parameter name ("blocks.0.mix.qkv.weight/exp_avg"), never by position and never as a pickle.
+    State is saved by parameter name ("blocks.0.mix.qkv.weight/exp_avg"), never by position or as a pickle.
     """
 
     def __init__(self, net: nn.Module, part: Optimizer, dtype: torch.dtype = torch.float32) -> None:
@@ -32,11 +32,13 @@ class Stepper:
         held = Counter(id(p) for group in self.groups for p in group["params"])
         odd = [name for p, name in self.names.items() if held.pop(id(p), 0) != 1]
         if odd or held:
-            what = odd[0] if odd else "a tensor that is no parameter of the network"
-            raise PartInvalid(f"{self.name}.build must put each parameter into exactly one group: {what} is not so.")
+            what = odd[0] if odd else "a tensor that is not a parameter of the network"
+            raise PartInvalid(
+                f"{self.name}.build must put each parameter into exactly one group, and it does not for {what}."
+            )
 
     def set_rate(self, share: float) -> dict[str, float]:
-        """Sets every group's learning rate to `share` of its peak; returns them by the group's name."""
+        """Sets every group's learning rate to `share` of its peak; returns the rates by group name."""
         for group, peak in zip(self.groups, self.peaks, strict=True):
             group["lr"] = peak * share
         return {str(group["name"]): float(group["lr"]) for group in self.groups}
@@ -51,21 +53,22 @@ class Stepper:
             part.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
-        """Every state tensor by "parameter name/state name"."""
+        """All state tensors, by "parameter name/state name"."""
         found = {}
         for p, key, value in (
             (p, *item) for part in self.parts for p, state in part.state.items() for item in state.items()
         ):
             if not isinstance(value, Tensor):
                 raise PartInvalid(
-                    f"{self.name} keeps {key!r} of {self.names[p]} as a {type(value).__name__}, and only tensors are saved; "
+                    f"{self.name} keeps {key!r} of {self.names[p]} as a {type(value).__name__}, and only tensors "
+                    "can be saved; "
                     "keep it as a tensor."
                 )
             found[f"{self.names[p]}/{key}"] = value.detach().contiguous()
         return found
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Puts `state()` back. Raises ClocheError where the tensors are of another network's parameters."""
+        """Restores `state()`. Raises ClocheError if the tensors belong to another network's parameters."""
         if not tensors:  # saved before the first step
             return
         by_name: dict[str, dict[str, Any]] = {}

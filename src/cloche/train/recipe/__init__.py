@@ -1,4 +1,4 @@
-"""Recipes: what a run is to do, as plain text and as values."""
+"""Recipes: the settings of a run, as TOML and as values."""
 
 from __future__ import annotations
 

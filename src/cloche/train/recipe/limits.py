@@ -1,4 +1,4 @@
-"""Whether a recipe's model can be built and trained on this machine, found out before anything is built or read."""
+"""Checks that a recipe's model fits on this machine, before anything is built or read."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from cloche.model import LM
 from cloche.text import Tokenizer
 from cloche.train.recipe.recipe import Recipe
 
-LARGEST_SIZE = 2**24  # of any one whole number in [model]
-MOST_BLOCKS = 20_000  # blocks, and experts within them: each is an object of its own
-LARGEST_FLOAT = 1e30  # beyond it float32 arithmetic overflows
-COUNTS = ("depth", "experts")  # fields that repeat what is below them
-STATE = 16  # bytes a parameter takes in training: itself, its gradient, two averages of the optimiser
+LARGEST_SIZE = 2**24  # of any integer in [model]
+MOST_BLOCKS = 20_000  # blocks, and the experts in them: each is a module
+LARGEST_FLOAT = 1e30  # above it float32 arithmetic overflows
+COUNTS = ("depth", "experts")  # fields that multiply what is below them
+STATE = 16  # bytes per parameter in training: weight, gradient and the optimiser's two averages
 GB = 1e9
 
 
 def check_recipe(recipe: Recipe, padded: bool = False) -> None:
-    """Raise ClocheError for what cannot be trained on this machine or with the tokenizer at [tokenizer] path.
+    """Raises ClocheError if a recipe cannot be trained on this machine or with the tokenizer at [tokenizer] path.
 
     `padded`: the model may have rows for more tokens than there are, as many that were trained elsewhere do.
     """
@@ -32,15 +32,15 @@ def check_recipe(recipe: Recipe, padded: bool = False) -> None:
 
 
 def check_fits(recipe: Recipe) -> None:
-    """Raise ClocheError, in a sentence that names the settings to lower, for a model this machine has no room to train.
+    """Raises ClocheError, naming the settings to lower, if the model does not fit in this machine's memory.
 
-    Memory is compared with a lower bound of what training needs, so that nothing is refused that would fit.
+    Memory is compared with a lower bound of what training needs, so that nothing that would fit is refused.
     """
     check_sizes(recipe.model)
     parameters = _parameters(recipe.model)
     r, tokens = recipe.run, recipe.run.batch * recipe.run.length
     weights = STATE * parameters
-    # The gradient needs the stream before each block, and the logits of a chunk of tokens.
+    # The backward pass needs the residual stream before each block, and the logits of a chunk of tokens.
     streams = 4.0 * tokens * recipe.model.width * (1 + _blocks(recipe.model.body.to_dict()))
     logits = 4.0 * min(getattr(recipe.objective, "chunk", 1), tokens) * recipe.model.vocab
     memory = _memory(r.device)
@@ -58,7 +58,7 @@ def check_fits(recipe: Recipe) -> None:
 
 
 def check_sizes(spec: LM) -> None:
-    """Raise ClocheError naming the first number in the tree that is too large to build with, or not finite."""
+    """Raises ClocheError naming the first number in the tree that is too large or not finite."""
     tree = spec.to_dict()
     for place, value in _numbers(tree, "model"):
         if isinstance(value, float) and not abs(value) <= LARGEST_FLOAT:
@@ -81,7 +81,7 @@ def _numbers(value: Any, place: str) -> list[tuple[str, int | float]]:
 
 
 def _blocks(value: Any) -> int:
-    """How many modules the fields named in COUNTS ask for, those within each other multiplied."""
+    """Number of modules that the fields named in COUNTS ask for; nested counts multiply."""
     if isinstance(value, list):
         return max((_blocks(item) for item in value), default=0)
     if not isinstance(value, dict):
@@ -101,12 +101,12 @@ def _parameters(spec: LM) -> int:
 
 
 def _memory(device: str) -> float:
-    """Bytes of memory of the machine, or of its GPU where that trains."""
+    """Bytes of memory of the machine, or of its GPU if that trains."""
     if device != "cpu" and torch.cuda.is_available():
         return float(torch.cuda.mem_get_info()[1])
     try:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, ValueError, OSError):  # not told by this system
+    except (AttributeError, ValueError, OSError):  # not reported by this system
         return math.inf
 
 

@@ -1,4 +1,4 @@
-"""Settings as plain values: TOML text read within bounds, so that no text can hang, crash or fill the memory."""
+"""Reads TOML within bounds, so that no text can hang, crash or exhaust memory."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 from cloche.errors import FileTooLarge, RecipeInvalid, SettingInvalid, shown
 
-LARGEST_FILE = 64_000_000  # characters: room for the paths of a million files
-LONGEST = 10_000  # characters of one text
-DEEPEST = 32  # tables and lists within each other
-LARGEST = 2**63 - 1  # TOML's whole numbers have 64 bits
+LARGEST_FILE = 64_000_000  # characters: enough for the paths of a million files
+LONGEST = 10_000  # characters per text
+DEEPEST = 32  # nested tables and lists
+LARGEST = 2**63 - 1  # TOML integers have 64 bits
 _NAME = re.compile(r"[\w-]+")
 
 
 def read_toml(text: str, where: str) -> dict[str, Any]:
-    """The values of TOML text. Raises ClocheError, which begins with `where`, for what is not TOML or is out of bounds."""
+    """The values of TOML text. Raises ClocheError, starting with `where`, if it is not TOML or out of bounds."""
     if len(text) > LARGEST_FILE:
         raise FileTooLarge(f"{where} has {len(text):,} characters, and a recipe has at most {LARGEST_FILE:,}")
-    too_deep = f"{where} nests more than {DEEPEST} tables or lists in each other: write it flatter"
-    # Parsers take time quadratic in the length of a dotted key, so these are counted first.
+    too_deep = f"{where} nests more than {DEEPEST} tables or lists: use fewer levels"
+    # Parsing takes time quadratic in the length of a dotted key, so dots are counted first.
     if any(_has_deep_key(line) for line in text.splitlines() if line.count(".") >= DEEPEST):
         raise FileTooLarge(too_deep)
     try:
@@ -29,7 +29,7 @@ def read_toml(text: str, where: str) -> dict[str, Any]:
         raise RecipeInvalid(f"{where} is not TOML: {_short(str(error))}") from error
     except RecursionError:
         raise FileTooLarge(too_deep) from None
-    except ValueError:  # more digits than Python turns into a number
+    except ValueError:  # more digits than Python converts to a number
         raise FileTooLarge(f"{where} has a number of thousands of digits: write numbers of at most 64 bits") from None
     check_plain(values, where)
     return values
@@ -45,29 +45,27 @@ def _has_deep_key(line: str) -> bool:
 
 
 def value_of(text: str, where: str) -> Any:
-    """What `--set key=text` means: a TOML value where it is one ("200", "[1, 2]"), else the text itself."""
+    """The value of `--set key=text`: parsed if it is TOML ("200", "[1, 2]"), else the text itself."""
     if text.count(".") >= DEEPEST and _has_deep_key(text):
-        raise FileTooLarge(f"{where} nests more than {DEEPEST} tables or lists in each other: write it flatter")
+        raise FileTooLarge(f"{where} nests more than {DEEPEST} tables or lists: use fewer levels")
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
     except RecursionError:
-        raise FileTooLarge(
-            f"{where} nests more than {DEEPEST} tables or lists in each other: write it flatter"
-        ) from None
+        raise FileTooLarge(f"{where} nests more than {DEEPEST} tables or lists: use fewer levels") from None
     except ValueError:
         raise FileTooLarge(f"{where} is a number of thousands of digits: give one of at most 64 bits") from None
 
 
 def check_plain(values: dict[str, Any], where: str) -> None:
-    """Raise ClocheError naming the first value that is too deep, too long or too large to be a setting."""
+    """Raises ClocheError naming the first value that is too deep, too long or too large."""
     left: list[tuple[str, Any, int]] = [("", values, 0)]
     while left:
         place, value, depth = left.pop()
         if isinstance(value, dict | list | tuple):
             if depth > DEEPEST:
-                raise FileTooLarge(f"{where} nests more than {DEEPEST} tables or lists in each other: write it flatter")
+                raise FileTooLarge(f"{where} nests more than {DEEPEST} tables or lists: use fewer levels")
             items = value.items() if isinstance(value, dict) else ((f"[{i}]", item) for i, item in enumerate(value))
             left += [(_within(place, str(name)), item, depth + 1) for name, item in items]
         elif isinstance(value, int) and abs(value) > LARGEST:
@@ -85,7 +83,7 @@ def _check_text(text: str, where: str) -> None:
     if len(text) > LONGEST:
         raise FileTooLarge(f"{where} has {len(text):,} characters, and a text here has at most {LONGEST:,}")
     if "\0" in text:
-        raise RecipeInvalid(f"{where} = {shown(text)} holds a NUL character: leave it out")
+        raise RecipeInvalid(f"{where} = {shown(text)} contains a NUL character: remove it")
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
         raise RecipeInvalid(
             f"{where} = {shown(text)} is not UTF-8, as a recipe must be: rename the file, or write it in UTF-8"

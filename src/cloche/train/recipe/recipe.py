@@ -1,8 +1,8 @@
-"""The recipe: everything that decides what a run will do, in the order in which one models.
+"""The recipe: every setting of a run, in the order in which one models.
 
-What do we ask, of which data, through which tokens, with which architecture, loss, optimiser and schedule, and how is it run,
-logged, evaluated and kept. A recipe is plain TOML; what it leaves out is the default's, and unknown keys and impossible values
-are refused with one sentence that names the key and how to fix it.
+The question, the data, the tokenizer, the model, the objective, the optimiser, the schedule, and how the run is
+executed, logged, evaluated and saved. A recipe is plain TOML; missing settings take their defaults, and an unknown
+key or an invalid value raises one sentence that names the key and how to fix it.
 """
 
 from __future__ import annotations
@@ -57,15 +57,15 @@ from cloche.train.recipe.sections import (
     TokenizerSection,
 )
 
-CLOSE = 0.75  # how alike two names must be (difflib's ratio) for one to be proposed in place of the other
+CLOSE = 0.75  # similarity of two names (difflib's ratio) above which one is suggested for the other
 
 
 BASES: dict[str, type[Part]] = {"model": LM, "objective": Objective, "optimizer": Optimizer, "schedule": Schedule}
-PARTS = tuple(BASES)  # sections that are one part each
+PARTS = tuple(BASES)  # sections that hold one part
 
 
 def first_model() -> LM:
-    """The model of `Recipe()`: five Llama-shaped blocks of width 192, about four million parameters."""
+    """The model of `Recipe()`: five Llama-style blocks of width 192, about four million parameters."""
     block = Block(
         mix=Attention(heads=6, position=RoPE(theta=10_000), mask=Causal()),
         map=GLU("silu"),
@@ -75,10 +75,10 @@ def first_model() -> LM:
 
 
 class Recipe(BaseModel):
-    """All sections. `Recipe()` grows the first model; `parse`, `load` and `with_set` make others.
+    """The settings of a run, by section. `Recipe()` is the default; `parse`, `load` and `with_set` make others.
 
-    `imports` names the modules that parts of your own come from. They are imported for a recipe file on the command line, and
-    never for the recipe of a run.
+    `imports` names the modules that define your own parts. They are imported for a recipe file given on the command
+    line, never for the recipe of a run.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
@@ -113,8 +113,8 @@ class Recipe(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _one_vocabulary(cls, values: Any) -> Any:
-        """[model] vocab and [tokenizer] vocab are one number: where one is left out it is the other's, or that of the
-        tokenizer at [tokenizer] path."""
+        """[model] vocab and [tokenizer] vocab are one number: if one is missing, it is taken from the other or from
+        the tokenizer at [tokenizer] path."""
         tokenizer = values.get("tokenizer", {}) if isinstance(values, dict) else None
         if isinstance(tokenizer, TokenizerSection):
             tokenizer = tokenizer.model_dump(exclude_unset=True)
@@ -122,7 +122,7 @@ class Recipe(BaseModel):
         if isinstance(model, str):
             model = part_from_line(model, LM, "model")
         if not isinstance(tokenizer, dict) or not isinstance(model, dict | LM):
-            return values  # the sections say what is wrong with them
+            return values  # validation of the sections reports what is wrong
         if isinstance(model, dict) and model.get("part", "LM") != "LM":
             return values
         given = model.vocab if isinstance(model, LM) else model.get("vocab")
@@ -132,17 +132,17 @@ class Recipe(BaseModel):
             model = {**model, "vocab": given}  # type: ignore[dict-item]
         if isinstance(size, int) and isinstance(given, int) and given != size:
             raise SettingInvalid(
-                f"[model] vocab = {shown(given)} and [tokenizer] vocab = {shown(size)} differ, and they are the same number: "
+                f"[model] vocab = {shown(given)} and [tokenizer] vocab = {shown(size)} differ, but they must be equal: "
                 "leave one of them out"
             )
         return {**values, "tokenizer": {"vocab": given} | tokenizer, "model": model}
 
     @classmethod
     def load(cls, path: Path | str, *, with_imports: bool = False) -> Recipe:
-        """Reads a .toml file. Raises ClocheError where it cannot be read or is no recipe.
+        """Reads a .toml file. Raises ClocheError if it cannot be read or is not a recipe.
 
-        with_imports: first imports the modules that it names, which runs their code. For a file that a person named, and never
-        for that of a run.
+        with_imports: first import the modules that it names, which runs their code. Only for a file that the user
+        named, never for the recipe of a run.
         """
         try:
             if not Path(path).is_file():
@@ -171,13 +171,14 @@ class Recipe(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             raise SettingInvalid(f"{where}: {sentence(error.errors()[0], cls)}") from error
-        except ClocheError as error:  # of the model's parts
+        except ClocheError as error:  # from a part
             raise SettingInvalid(f"{where}: {error}") from error
 
     def with_set(self, changes: dict[str, Any]) -> Recipe:
-        """A copy with dotted keys changed: {"run.steps": 200}. Text is read as TOML where it is TOML ("200", "[1, 2]").
+        """Returns a copy with dotted keys changed: {"run.steps": 200}. Text that is valid TOML ("200", "[1, 2]") is
+        parsed.
 
-        Setting one of run.steps and run.minutes alone unsets the other.
+        Setting only one of run.steps and run.minutes unsets the other.
         """
         values = self.to_dict()
         for one, other in (("steps", "minutes"), ("minutes", "steps")):
@@ -188,7 +189,7 @@ class Recipe(BaseModel):
         for one, other in (("model", "tokenizer"), ("tokenizer", "model")):
             if f"{one}.vocab" in changes and f"{other}.vocab" not in changes:
                 values[other].pop("vocab", None)
-        # Whole parts and kinds go first: with another kind, what was set of the one before means nothing.
+        # Whole parts and their classes go first: settings of another class would be meaningless.
         for key, value in sorted(changes.items(), key=lambda c: (c[0] not in PARTS, not c[0].endswith(".part"))):
             *path, last = key.split(".")
             if not path and key not in PARTS:
@@ -209,16 +210,16 @@ class Recipe(BaseModel):
         return type(self)._checked(values, _where(changes))
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain values; what is not set is left out."""
+        """Nested plain values, without those that are unset."""
         return self.model_dump(exclude_none=True)
 
     def to_toml(self) -> str:
-        """The text that `parse` turns back into an equal recipe."""
+        """TOML text that `parse` turns back into an equal recipe."""
         return tomli_w.dumps(self.to_dict())
 
 
 def _where(changes: dict[str, Any]) -> str:
-    """The change as it would be typed; of several none, since the sentence names the setting."""
+    """A single change as it would be typed; several are only "--set", since the error names the setting."""
     if len(changes) != 1:
         return "--set"
     ((key, value),) = changes.items()
@@ -226,13 +227,13 @@ def _where(changes: dict[str, Any]) -> str:
 
 
 def _default(section: str) -> dict[str, Any]:
-    """The default of a section that is a part, as plain values; the vocabulary is decided with the tokenizer's."""
+    """The default of a part section as plain values, without [model] vocab, which follows the tokenizer's."""
     default: Part = first_model() if section == "model" else Recipe.model_fields[section].default
     return {key: value for key, value in default.to_dict().items() if (section, key) != ("model", "vocab")}
 
 
 def _merged(default: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """`given`, and what it leaves out of the default's parts; a part of another kind takes nothing from the default's."""
+    """`given`, completed from the default; a part of another class takes nothing from it."""
     if given.get("part", default.get("part")) != default.get("part"):
         return given
     both = {
@@ -243,7 +244,7 @@ def _merged(default: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _known() -> dict[str, set[str]]:
-    """The keys of each section; of a part, those of the default's."""
+    """The keys of each section; for a part, those of the default part."""
     known = {name: set(keys) for name, keys in SECTIONS.items()}
     for name in PARTS:
         known[name] = {"part", *_default(name), *(field.name for field in dataclasses.fields(LM) if name == "model")}
@@ -251,7 +252,7 @@ def _known() -> dict[str, set[str]]:
 
 
 def sentence(error: ErrorDetails, recipe: type[Recipe]) -> str:
-    """One pydantic error in a sentence: the section, the key, what is wrong and what is allowed."""
+    """One pydantic error as a sentence: section, key, what is wrong and what is allowed."""
     section, *rest = [str(part) for part in error["loc"]] or ["the recipe"]
     if not rest:
         if error["type"] == "extra_forbidden":
@@ -264,7 +265,7 @@ def sentence(error: ErrorDetails, recipe: type[Recipe]) -> str:
         known = SECTIONS[section]
         homes = [f"{other}.{key}" for other, keys in _known().items() if key in keys]
         close = difflib.get_close_matches(key[:100], known, n=1, cutoff=CLOSE)
-        hint = f"did you mean {' or '.join(homes or close)}?" if homes or close else f"it knows {', '.join(known)}"
+        hint = f"did you mean {' or '.join(homes or close)}?" if homes or close else f"its keys are {', '.join(known)}"
         return f"[{section}] has no key {shown(key)}; {hint}"
     return f"[{section}] {key} = {shown(error['input'])}: {_lower(error['msg'])}"
 

@@ -1,4 +1,4 @@
-"""Settings under other names: those that moved, and those of other trainers."""
+"""Settings under former names and under the names of other trainers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from cloche.errors import SettingMoved
 
-MOVED = {  # key of an earlier recipe -> what it is now
+MOVED = {  # former key -> current key
     "run.log_every": "log.every",
     "run.health_every": "log.health_every",
     "run.validations": "evaluate.validations",
@@ -24,7 +24,7 @@ MOVED = {  # key of an earlier recipe -> what it is now
     "optimizer.decay": "schedule.decay",
     "optimizer.final": "schedule.final",
 }
-ELSEWHERE = {  # what other trainers call our settings
+ELSEWHERE = {  # other trainers' names -> ours
     "batch_size": "run.batch",
     "block_size": "run.length",
     "context": "run.length",
@@ -46,7 +46,7 @@ ELSEWHERE = {  # what other trainers call our settings
 
 
 def refuse_other_names(values: dict[str, Any], known: dict[str, set[str]], where: str) -> None:
-    """Raise SettingMoved for a key that had another name or is another trainer's, naming ours.
+    """Raises SettingMoved, naming our key, for a key that was renamed or is another trainer's.
 
     known: the keys of each section.
     """

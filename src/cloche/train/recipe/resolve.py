@@ -1,4 +1,4 @@
-"""From a recipe as written to a recipe as run: what was left to the machine and the data is decided here, and written down."""
+"""Resolves a recipe: decides the settings that depend on the machine and the data."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from cloche.train.prompts import held_out_prompts
 from cloche.train.recipe.limits import check_vocab
 from cloche.train.recipe.recipe import Recipe
 
-CHANGING = (
+CHANGEABLE = (
     "optimizer",
     "schedule",
     "log",
     "evaluate",
     "checkpoint",
     "run",
-)  # what a run can change when it is resumed,
-FIXED = ("run.seed", "run.length", "run.batch", "run.minutes")  # but not these
+)  # sections that may change on resume
+FIXED = ("run.seed", "run.length", "run.batch", "run.minutes")  # except these
 
 
 def resolve(recipe: Recipe, run: Run) -> Recipe:
-    """Decides device, threads, precision, prompts and [model] vocab: all but the number of steps."""
+    """Sets device, threads, precision, prompts and [model] vocab: all but the number of steps."""
     tokenizer = Tokenizer.load(run.path)
     if recipe.tokenizer.path is not None:
         check_vocab(recipe, tokenizer.vocab, padded=run.info.get("parent") is not None)
@@ -47,11 +47,11 @@ def resolve(recipe: Recipe, run: Run) -> Recipe:
 
 
 def _sections() -> str:
-    return ", ".join(f"[{name}]" for name in CHANGING[:-1])
+    return ", ".join(f"[{name}]" for name in CHANGEABLE[:-1])
 
 
 def usable_device(wanted: str) -> str:
-    """The device to train on: "auto" is the GPU where torch has one. Raises ClocheError for a GPU that is not there."""
+    """The device to train on: "auto" is the GPU if torch has one. Raises ClocheError for "cuda" without a GPU."""
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cuda" and not torch.cuda.is_available():
@@ -60,21 +60,22 @@ def usable_device(wanted: str) -> str:
 
 
 def amend(recipe: Recipe, changes: dict[str, Any], step: int, run: Run) -> Recipe:
-    """The recipe of a run that resumes at `step`, with other settings."""
+    """The recipe of a run that resumes at `step`, with changed settings. Raises ClocheError if one cannot change."""
     for key in changes:
-        if key.split(".")[0] not in CHANGING or key in FIXED:
+        if key.split(".")[0] not in CHANGEABLE or key in FIXED:
             raise ResumeRefused(
-                f"--set {key}: a run that has begun keeps its {key}; only {_sections()} and the rest of [run] may change, so "
+                f"--set {key}: {key} of a run is fixed once training has begun; only {_sections()} and the rest of "
+                f"[run] may change, so "
                 "start another run for this"
             )
     changed = recipe.with_set(changes)
     if type(changed.optimizer) is not type(recipe.optimizer):
         raise ResumeRefused(
-            f"{run.path} is trained by {type(recipe.optimizer).__name__}, whose state no other optimizer can go on with: "
+            f"{run.path} is trained by {type(recipe.optimizer).__name__}, whose state no other optimizer can use: "
             "change its settings, or start another run"
         )
     steps, planned = changed.run.steps, recipe.run.steps
-    # A plan of minutes may have been shortened; steps that were set by hand are taken exactly.
+    # Minutes may have shortened the run; steps that were set by hand are taken exactly.
     more = steps is not None and steps > step and changed.run.minutes is None
     if steps is None or steps < step or (is_finished(run, step) and not more):
         longer = planned if planned and planned > step else 2 * (planned or step)

@@ -1,4 +1,4 @@
-"""The tables of a recipe that are no parts: plain settings with bounds."""
+"""The sections of a recipe that are not parts: plain settings with bounds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _no_boolean(value: Any) -> Any:
 
 
 def _listed(value: Any) -> Any:
-    """One value where a list is meant."""
+    """Turns a single text into a list."""
     return [value] if isinstance(value, str) and value else value
 
 
@@ -33,34 +33,34 @@ Texts = Annotated[list[str], BeforeValidator(_listed)]
 
 
 class Section(BaseModel):
-    """A table of the recipe: frozen, and closed to keys it does not know."""
+    """A section of the recipe: frozen; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class Question(Section):
-    """[question] What are we modelling, and how shall we know?"""
+    """[question] What is modelled, and how it is measured."""
 
     ask: str = "What can a small transformer learn of this text in a few minutes?"
     measure: str = "validation bits per byte"
 
 
 class DataSection(Section):
-    """[data] Which text. No paths: the running Python's own standard library."""
+    """[data] The text to train on; without paths, the running Python's standard library."""
 
     paths: Texts = []
     glob: str | None = None
     field: str = "text"
-    encoding: str | None = None  # of files that are not UTF-8 and do not show their encoding, such as "latin-1"
-    # Patterns of file names held out; none: about a share of the bytes, in whole files or their ends.
+    encoding: str | None = None  # for files that are not UTF-8 and do not declare an encoding, such as "latin-1"
+    # File name patterns to hold out; if empty, a share of the bytes is held out, in whole files or their ends.
     validation: Texts = []
     validation_share: Real = Field(default=0.05, gt=0, lt=1)
 
 
 class TokenizerSection(Section):
-    """[tokenizer] Through which tokens: a folder with a tokenizer.json, or a vocabulary size to train one.
+    """[tokenizer] A folder with a tokenizer.json, or the vocabulary size of one to train.
 
-    `vocab` and [model] vocab are the same number: each follows the other where only one is given.
+    `vocab` and [model] vocab are the same number: if only one is given, the other follows it.
     """
 
     vocab: Whole = Field(default=DEFAULT_VOCAB, ge=1, le=1_000_000)
@@ -75,10 +75,10 @@ class TokenizerSection(Section):
 
 
 class RunSection(Section):
-    """[run] How it is run: for so many `steps`, or for `minutes`, which are turned into steps before training starts.
+    """[run] How training is run: for `steps`, or for `minutes`, which are converted to steps before training starts.
 
-    A run of `minutes` is re-planned where the machine gets slower, so that its learning rate still falls to the end near that
-    time; a run that was given `steps` alone takes exactly those.
+    A run of `minutes` is re-planned if the machine gets slower, so that its learning rate still reaches its final
+    value near that time; a run of `steps` takes exactly those.
     """
 
     seed: Whole = Field(default=0, ge=0, le=2**53)
@@ -99,18 +99,18 @@ class RunSection(Section):
 
 
 class LogSection(Section):
-    """[log] Every how many steps a record goes to metrics.jsonl and to health.jsonl."""
+    """[log] Steps between records in metrics.jsonl and in health.jsonl."""
 
     every: Whole = Field(default=10, ge=1, le=10**10)
     health_every: Whole = Field(default=20, ge=1, le=10**10)
 
 
 class EvaluateSection(Section):
-    """[evaluate] How often, and on how much, the run is measured and sampled; half of the times early on.
+    """[evaluate] How many validations and samples there are, half of them early, and their size in tokens.
 
-    prompts: none: taken from the held-out text, and written here once that is packed. sampling: how a sample's tokens are
-    drawn. look: inside once it is grown: a dictionary of features, a logit lens and report.html; unset: where training is
-    short.
+    prompts: if empty, taken from the held-out text, and written here once it is packed. sampling: how tokens of a
+    sample are drawn. look: after training, make a dictionary of features, a logit lens and report.html; unset: only
+    if training is short.
     """
 
     validations: Whole = Field(default=8, ge=1, le=100_000)
@@ -129,11 +129,11 @@ class EvaluateSection(Section):
 
     @property
     def sampler(self) -> Sampling:
-        """How samples are drawn."""
+        """`sampling` as a value."""
         return part_from_line(self.sampling, Sampling, "evaluate.sampling")
 
 
 class CheckpointSection(Section):
-    """[checkpoint] How many are kept, half of them early on; the last step is always among them."""
+    """[checkpoint] Number of checkpoints, half of them early; the last step always has one."""
 
     count: Whole = Field(default=10, ge=1, le=100_000)
