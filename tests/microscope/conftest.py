@@ -15,7 +15,7 @@ from planted_units import plant_units
 from starlette.testclient import TestClient
 
 from cloche.microscope import make_app
-from cloche.microscope.serving.asks import Worker
+from cloche.microscope.serving.requests import Worker
 from cloche.microscope.serving.server import make_server
 from cloche.runs import Run
 

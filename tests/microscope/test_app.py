@@ -15,8 +15,8 @@ from cloche.errors import ClocheError
 from cloche.microscope import make_app
 from cloche.microscope.folder.history import MOST_POINTS
 from cloche.microscope.folder.logbook import Logbook
-from cloche.microscope.folder.moments import HEALTH_COLUMNS
 from cloche.microscope.folder.reading import RunFiles, clean
+from cloche.microscope.folder.records import HEALTH_COLUMNS
 from cloche.runs import verify
 
 

@@ -14,8 +14,8 @@ from planted_run import append, metric, plant
 
 from bench.microscope.hostile_requests import SECRET, complaint, hostile_requests, send
 from cloche.microscope.serving import bounds
-from cloche.microscope.serving.asks import MOST_WAITING
 from cloche.microscope.serving.guard import TOKEN_HEADER
+from cloche.microscope.serving.requests import MOST_WAITING
 from cloche.microscope.serving.server import make_server
 
 

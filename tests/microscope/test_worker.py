@@ -19,8 +19,8 @@ from cloche.errors import ClocheError
 from cloche.microscope import make_app
 from cloche.microscope.folder.reading import clean
 from cloche.microscope.serving import worker
-from cloche.microscope.serving.asks import Worker
 from cloche.microscope.serving.guard import TOKEN_HEADER
+from cloche.microscope.serving.requests import Worker
 from cloche.part import import_parts
 
 LOCAL = "http://127.0.0.1"
@@ -62,7 +62,7 @@ def test_a_dead_worker_is_explained_and_replaced(ask):
     status, said = ask("die")
     assert status == 404
     assert "ended with status 3 saying: out of memory" in said["error"]
-    assert "Ask again" in said["error"]
+    assert "Try again" in said["error"]
     assert ask("def ")[0] == 200
 
 

@@ -289,9 +289,9 @@ def _lines(panel: Lines) -> Markup:
         points = thinned([(x, v) for x, v in zip(places, one.values, strict=True) if v is not None])
         parts.append(tag("g", _series(one, tone, points, places, axes, form), class_=f"{TONES[tone]}{_faint(one)}"))
         if points:
-            told = [form(v) for _, v in points]
+            texts = [form(v) for _, v in points]
             words.append(
-                f"{one.name} {', '.join(told) if len(told) <= 12 else f'from {told[0]} to {told[-1]}'}".strip()
+                f"{one.name} {', '.join(texts) if len(texts) <= 12 else f'from {texts[0]} to {texts[-1]}'}".strip()
             )
     return _svg(f"{panel.title}: {'; '.join(words)}", parts)
 

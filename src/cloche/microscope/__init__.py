@@ -1,7 +1,7 @@
 """The microscope: a local web app over a run folder, live or finished, and the report that needs no server.
 
-`serve` opens the app, `make_app` hands it to a test or to another server, `write_report` writes `report.html`. None
-imports torch.
+`serve` opens the app, `make_app` returns it for a test or another server, `write_report` writes `report.html`. None
+of them imports torch.
 """
 
 from __future__ import annotations

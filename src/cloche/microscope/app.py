@@ -1,4 +1,4 @@
-"""The microscope's web app: JSON over the run folder, one event stream per tab, and questions for the worker."""
+"""The microscope's web app: JSON over the run folder, one event stream per tab, and requests to the worker."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from cloche.microscope.folder import features
 from cloche.microscope.folder.follow import Follower, stream
 from cloche.microscope.folder.reading import BadRequest, parse_json
 from cloche.microscope.library import Library
-from cloche.microscope.serving.asks import Worker
 from cloche.microscope.serving.bounds import Busy, body_of
 from cloche.microscope.serving.guard import Guard
+from cloche.microscope.serving.requests import Worker
 
 STATIC = Path(__file__).parent / "static"
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".md": "text/markdown"}
@@ -42,7 +42,7 @@ FEATURE_EXAMPLE = 'A feature is asked for by a JSON object such as {"finding": "
 
 
 class Json(JSONResponse):
-    """JSON whose text may have anything in it: a lone surrogate, which UTF-8 cannot carry, becomes a question mark."""
+    """JSON of any text: lone surrogates, which UTF-8 cannot encode, become question marks."""
 
     def render(self, content: Any) -> bytes:
         text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -52,7 +52,8 @@ class Json(JSONResponse):
 def make_app(
     run_path: str | Path, worker: Worker | None = None, stopping: Callable[[], bool] = lambda: False
 ) -> Starlette:
-    """The app over a run folder. Its write token is `app.state.token`. ClocheError when there is no run at the path.
+    """The app over a run folder. Its write token is `app.state.token`. Raises ClocheError if there is no run at the
+    path.
 
     >>> from cloche.microscope import make_app
     >>> from cloche.runs import Run
@@ -103,13 +104,14 @@ def make_app(
 
 
 def sentence(_: Request, error: Exception) -> Response:
-    """What a user can cause, as the one sentence the page shows. A refused body may be unread: the connection ends."""
+    """An error that a user can cause, as the sentence that the page shows. A refused body may be unread, so the
+    connection is closed."""
     status = getattr(error, "status", 404)
     return Json({"error": str(error)}, status, headers={} if status == 404 else {"connection": "close"})
 
 
 def unreadable(_: Request, error: Exception) -> Response:
-    """A file that went away or may not be read, between two looks at it."""
+    """A file that was removed or made unreadable while it was in use."""
     why = getattr(error, "strerror", None) or type(error).__name__
     return Json({"error": f"A file of this run cannot be read ({why}): reload the page to look again."}, 404)
 
@@ -123,7 +125,7 @@ def unexpected(_: Request, error: Exception) -> Response:
     return Json({"error": f"The microscope failed here: {type(error).__name__}. Its terminal says where."}, 500)
 
 
-# ---- what a request names
+# ---- parameters of requests
 
 
 def library_of(request: Request) -> Library:
@@ -136,7 +138,7 @@ def run_of(request: Request) -> str | None:
 
 def whole_number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
-        raise BadRequest("A feature is named by its number.")
+        raise BadRequest("A feature is given by its number, such as 7.")
     return int(text)
 
 
@@ -158,7 +160,7 @@ def index(request: Request) -> Response:
     return HTMLResponse(page.replace("{{token}}", request.app.state.token))
 
 
-# Looked up among what there is: a request's path never becomes a file's.
+# Looked up among existing files: a path of a request is never used as a file path.
 STATIC_FILES = {path.relative_to(STATIC).as_posix(): path for path in STATIC.rglob("*") if path.suffix in TYPES}
 STATIC_FILES["panels.css"] = PANELS_STYLE
 
@@ -220,7 +222,8 @@ def feature_page(request: Request) -> Response:
 
 
 async def events(request: Request) -> Response:
-    """Server-sent events from the cursors in `from`, or, when the browser reconnects, from those of the last event it saw."""
+    """Server-sent events from the cursors in `from` or, when the browser reconnects, from those of the last event it
+    received."""
     asked = request.headers.get("last-event-id") or request.query_params.get("from") or "{}"
     library = library_of(request)
     if len(request.app.state.followers) >= MOST_STREAMS:
@@ -231,7 +234,7 @@ async def events(request: Request) -> Response:
 
 
 def cursors_from(text: str) -> dict[str, dict[str, str]]:
-    """{run: {log: cursor}} from JSON. ClocheError when it is anything else."""
+    """{run: {log: cursor}} from JSON. Raises ClocheError for anything else."""
     try:
         cursors: Any = parse_json(text, "the stream's start")
         whole = isinstance(cursors, dict) and all(
@@ -245,7 +248,7 @@ def cursors_from(text: str) -> dict[str, dict[str, str]]:
 
 
 async def asked_of(request: Request, example: str) -> dict[str, Any]:
-    """The request's body, a JSON object within bounds. BadRequest with the example for anything else."""
+    """The request's body, a JSON object within bounds. Raises BadRequest with the example for anything else."""
     try:
         asked = parse_json(await body_of(request), "the request")
     except BadRequest:
@@ -274,7 +277,7 @@ async def lens(request: Request) -> Response:
 
 
 async def look(request: Request) -> Response:
-    """Any instrument by name: {"checkpoint", "instrument", "options"?, "run"?} -> its finding. Options are texts."""
+    """Runs an instrument by name: {"checkpoint", "instrument", "options"?, "run"?} -> its finding. Options are texts."""
     asked = await asked_of(request, LOOK_EXAMPLE)
     instrument, options = asked.get("instrument"), asked.get("options", {})
     if not isinstance(instrument, str) or "checkpoint" not in asked or not isinstance(options, dict):
@@ -288,7 +291,7 @@ async def look(request: Request) -> Response:
 
 
 async def any_feature(request: Request) -> Response:
-    """Any feature of a dictionary by its number, listed or not: {"finding", "feature", "run"?} -> its page."""
+    """Any feature of a dictionary by number, listed or not: {"finding", "feature", "run"?} -> its page."""
     asked = await asked_of(request, FEATURE_EXAMPLE)
     ident, number = asked.get("finding"), asked.get("feature")
     if not isinstance(ident, str) or not isinstance(number, int) or isinstance(number, bool):
@@ -298,5 +301,5 @@ async def any_feature(request: Request) -> Response:
     known = features.listed(found, number)
     if known is not None:
         return Json(known)
-    question = features.question(library, name, found, number)
+    question = features.worker_request(library, name, found, number)
     return Json(await request.app.state.worker.ask("feature", **question))

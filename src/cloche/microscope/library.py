@@ -1,7 +1,8 @@
-"""The runs a microscope may show: the one it was opened on and those beside it, and what each folder holds.
+"""The runs that a microscope can show, the one it was opened on and those in the same parent folder, and their
+contents.
 
-Every path that a request can name is looked up here among what exists, never built from the request, and every file is read
-through `RunFiles`, which refuses what leads outside a run.
+Names in a request are looked up here among existing files, and paths are never built from them; every file is read
+through `RunFiles`, which refuses paths that lead outside a run.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from cloche.microscope.folder.logbook import Logbook
 from cloche.microscope.folder.reading import MOST_RECIPE_BYTES, RunFiles, parse_json, words
 
 LOGBOOKS_KEPT = 4
-FINDING_BYTES_KEPT = 12 << 20  # of files; as objects they take eight times as much
+FINDING_BYTES_KEPT = 12 << 20  # size of the files; parsed they take eight times as much
 MOST_FINDINGS = 5000
 MOST_NEIGHBOURS = 500
 MOST_PROMPTS = 3
@@ -26,7 +27,7 @@ Record = dict[str, Any]
 
 
 class Library:
-    """The run, its neighbours in the same parent folder, and what was read of them lately."""
+    """The run, its neighbours in the same parent folder, and a cache of what was read."""
 
     def __init__(self, run_path: str | Path) -> None:
         self.files = RunFiles.open(run_path)
@@ -37,7 +38,7 @@ class Library:
         self._lock = threading.RLock()
 
     def names(self) -> list[str]:
-        """The runs that can be shown: this one first, then those beside it."""
+        """The runs that can be shown: this one first, then its neighbours."""
         beside = []
         for path in _children(self.home.parent):
             inside = not path.is_symlink() or path.resolve().parent == self.home.parent
@@ -46,7 +47,7 @@ class Library:
         return [self.home.name, *sorted(beside)[:MOST_NEIGHBOURS]]
 
     def run(self, name: str | None = None) -> RunFiles:
-        """A run by name. ClocheError when there is none beside the run that was opened, or its folder is gone."""
+        """A run by name. Raises ClocheError if it is not a neighbour of the opened run, or its folder was removed."""
         if name is None or name == "" or name == self.home.name:
             if not self.home.is_dir():
                 raise RunMissing(f"The run folder {self.home} is gone: it was moved or deleted.")
@@ -57,7 +58,7 @@ class Library:
         return RunFiles(self.home.parent / name)
 
     def logbook(self, name: str | None = None) -> Logbook:
-        """The logs of a run, kept open for the next question."""
+        """The logs of a run, cached for the next request."""
         files = self.run(name)
         with self._lock:
             book = self._logbooks.setdefault(files.root.name, Logbook(files))
@@ -67,7 +68,8 @@ class Library:
         return book
 
     def checkpoint(self, run_name: str | None, checkpoint: str) -> Path:
-        """The folder of a complete checkpoint with no link out of the run. ClocheError naming those that exist."""
+        """The folder of a complete checkpoint without links out of the run. Raises ClocheError, naming the existing
+        ones."""
         files = self.run(run_name)
         names = files.checkpoints()
         if checkpoint not in names:
@@ -78,8 +80,8 @@ class Library:
         return files.root / "checkpoints" / checkpoint
 
     def about(self, name: str | None = None) -> dict[str, Any]:
-        """run.json, the recipe, data.json, the checkpoints, the dictionaries and the neighbours of a run; under `damaged` a
-        sentence for each of these that cannot be read."""
+        """run.json, the recipe, data.json, the checkpoints, the dictionaries and the neighbours of a run; under
+        `damaged` a sentence for each that cannot be read."""
         files = self.run(name)
         recipe = files.recipe()
         damaged: list[str] = []
@@ -91,7 +93,7 @@ class Library:
                 damaged.append(str(error))
                 return None
 
-        told = {
+        about = {
             "name": files.root.name,
             "path": str(files.path),
             "info": whole(files.object, "run.json") or {},
@@ -104,10 +106,10 @@ class Library:
             "runs": self.names(),
             "report": has_file(files, "report.html"),
         }
-        return told | {"damaged": damaged}
+        return about | {"damaged": damaged}
 
     def _prompts(self, name: str | None, recipe: dict[str, Any]) -> list[str]:
-        """What to ask a model of this run first: the prompts that it was sampled with, which come from its held-out text."""
+        """Suggested prompts for a model of this run: those it was sampled with, which come from its held-out text."""
         sampled = self.logbook(name).prompts()
         asked = recipe.get("evaluate")
         listed = asked.get("prompts") if isinstance(asked, dict) else None
@@ -117,7 +119,7 @@ class Library:
     # ---- findings
 
     def finding(self, files: RunFiles, relative: str) -> Record:
-        """A finding, cleaned, read again only when its file changed. ClocheError when it is damaged."""
+        """A finding, cleaned; read again only if its file changed. Raises ClocheError if it is damaged."""
         path = files.file(relative)
         if path is None:
             raise FileMissing(f"{relative} is gone.")
@@ -134,7 +136,7 @@ class Library:
         return known[1]
 
     def _head(self, files: RunFiles, relative: str) -> Record:
-        """What a list shows of a finding."""
+        """The fields of a finding that a list shows."""
         path = files.file(relative)
         if path is None:
             raise FileMissing(f"{relative} is gone.")
@@ -152,7 +154,7 @@ class Library:
         return known[1]
 
     def _newest_first(self, files: RunFiles, instrument: str | None) -> tuple[list[tuple[str, Record]], list[str]]:
-        """(file, head) of the findings that can be read, and a sentence for each that cannot."""
+        """(file, head) of the readable findings, newest first, and a sentence for each unreadable one."""
         dated, damaged = [], []
         for relative in finding_files(files):
             if instrument in (None, relative.split("/")[1]):
@@ -164,21 +166,22 @@ class Library:
         return [(relative, head) for _, relative, head in sorted(dated, key=lambda d: d[:2], reverse=True)], damaged
 
     def newest(self, instrument: str, name: str | None = None) -> Iterator[Record]:
-        """The findings of an instrument that can be read, newest first, each read when it is wanted."""
+        """The readable findings of an instrument, newest first, read lazily."""
         files = self.run(name)
         for relative, head in self._newest_first(files, instrument)[0]:
             yield self.finding(files, relative) | {"id": head["id"]}
 
     def findings(self, name: str | None = None, instrument: str | None = None) -> dict[str, Any]:
-        """What was found, newest first, without the data: instrument, id, of (prompt or dictionary) and the sentence.
+        """The findings, newest first, without their data: instrument, id, of (prompt or dictionary) and the
+        summary.
 
-        A damaged file keeps nobody from the others: it is told of under `damaged`, a sentence each.
+        A damaged file does not affect the others: `damaged` has a sentence for each.
         """
         found, damaged = self._newest_first(self.run(name), instrument)
         return {"findings": [head for _, head in found], "damaged": damaged}
 
     def find(self, name: str | None, instrument: str, ident: str) -> Record:
-        """One finding by instrument and id; `latest` is the newest. ClocheError when there is none."""
+        """One finding by instrument and id; `latest` is the newest. Raises ClocheError if there is none."""
         files = self.run(name)
         found, damaged = self._newest_first(files, instrument)
         for relative, head in found:
@@ -200,7 +203,7 @@ def _children(folder: Path) -> list[Path]:
 
 
 def _question(recipe: dict[str, Any]) -> str | None:
-    """What the run was to find out, in its recipe's own words; None where the recipe does not say."""
+    """The question of the run, from its recipe; None if the recipe has none."""
     asked = recipe.get("question")
     said = asked.get("ask") if isinstance(asked, dict) else None
     return words(said, 1000) if isinstance(said, str) else None
@@ -214,13 +217,13 @@ def has_file(files: RunFiles, relative: str) -> bool:
 
 
 def dictionary_names(files: RunFiles) -> list[str]:
-    """The dictionaries of a run that are complete."""
+    """The complete dictionaries of a run."""
     found = files.entries("dictionaries")
     return [e.name for e in found if has_file(files, f"dictionaries/{e.name}/dictionary.json")]
 
 
 def finding_files(files: RunFiles) -> list[str]:
-    """The findings' JSON files, relative to the run; what leads outside is left out."""
+    """The findings' JSON files, relative to the run; files that lead outside are left out."""
     found = []
     for folder in files.entries("findings"):
         for entry in files.entries(f"findings/{folder.name}"):
@@ -230,8 +233,8 @@ def finding_files(files: RunFiles) -> list[str]:
 
 
 def _read_finding(files: RunFiles, relative: str) -> Record:
-    """A finding's JSON, cleaned. ClocheError when it is not what an instrument writes."""
-    wrong = f"{relative} cannot be read: move it away, or make the finding again."
+    """A finding's JSON, cleaned. Raises ClocheError if it is not in the format that instruments write."""
+    wrong = f"{relative} cannot be read: move it elsewhere, or run the instrument again."
     data = files.read(relative)
     try:
         found = parse_json(data or b"", relative)
@@ -239,6 +242,6 @@ def _read_finding(files: RunFiles, relative: str) -> Record:
         raise InstrumentUnknown(f"{wrong[:-1]} ({error})") from None
     if not isinstance(found, dict) or not isinstance(found.get("data"), dict):
         raise InstrumentUnknown(wrong)
-    told = Finding.of_record(found)
-    shown = told.record()
-    return found | {key: shown[key] for key in ("figures", "null", "panels")} | {"notes": told.notes}
+    read = Finding.of_record(found)
+    shown = read.record()
+    return found | {key: shown[key] for key in ("figures", "null", "panels")} | {"notes": read.notes}

@@ -1,4 +1,4 @@
-"""The offline report: one page that tells a run's story, drawn from its folder alone, without a script or a request."""
+"""The offline report: one page about a run, drawn from its folder, without scripts or requests."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from cloche.errors import ClocheError
 from cloche.files import write_atomically
 from cloche.microscope.folder.history import Columns
 from cloche.microscope.folder.logbook import Metrics
-from cloche.microscope.folder.moments import ALARMS, STATES
 from cloche.microscope.folder.reading import RunFiles, number, parse_json, words
+from cloche.microscope.folder.records import ALARMS, STATES
 from cloche.microscope.library import Library
 from cloche.microscope.page import chapters
 from cloche.runs import Run
 
 STATIC = Path(__file__).parent / "static"
 MOST_HEADER_BYTES = 8 << 20
-# What values of the wrong type or shape raise while they are drawn.
+# Raised while drawing values of a wrong type or shape.
 UNFIT = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 Record = dict[str, Any]
 
 
 def write_report(run_path: str | Path, out: Path | None = None) -> Path:
-    """Writes report.html into a run folder, or the report to the file `out`, and returns its path. A part that the run does
-    not have yet is left out, and one whose files are damaged is a sentence.
+    """Writes report.html into a run folder, or the report to the file `out`, and returns its path. Parts that the run
+    does not have yet are left out; a part whose files are damaged becomes a sentence.
 
-    Raises ClocheError where there is no run.
+    Raises ClocheError if there is no run.
 
     >>> from cloche.microscope import write_report
     >>> from cloche.runs import Run
@@ -44,7 +44,7 @@ def write_report(run_path: str | Path, out: Path | None = None) -> Path:
     if out is not None:
         write_atomically(out, page(library).encode())
         return out
-    library.files.file("report.html")  # refused before the page is drawn where something else has its place
+    library.files.file("report.html")  # raises, before the page is drawn, if something else has this name
     text = page(library)
     return Run(run_path).write_bytes("report.html", text.encode())
 
@@ -75,23 +75,23 @@ def _newest(library: Library, instrument: str) -> Markup:
 
 
 def chapter(what: str, draw: Callable[[], Markup]) -> Markup:
-    """What `draw` gives, or a sentence where the run's files are not as they should be."""
+    """The result of `draw`, or a sentence if the run's files are damaged."""
     try:
         return draw()
     except ClocheError as error:
         why = str(error)
     except UNFIT:
-        why = f"The {what} cannot be drawn: its file has values of another type or shape than cloche writes."
+        why = f"The {what} cannot be drawn: its file has values of a wrong type or shape."
     return tag("section", tag("p", why, class_="sentence"))
 
 
 def damage(sentences: list[str]) -> Markup:
-    """What could not be read, a sentence each."""
+    """A sentence for each file that could not be read."""
     return tag("section", [tag("p", said, class_="sentence") for said in sentences[:20]]) if sentences else EMPTY
 
 
 def parameters(files: RunFiles) -> int | None:
-    """How many numbers the last checkpoint's weights hold, from the safetensors headers; None before the first checkpoint."""
+    """Number of parameters in the last checkpoint, from the safetensors headers; None before the first checkpoint."""
     names = files.checkpoints()
     folder = f"checkpoints/{names[-1]}" if names else ""
     entries = [entry.name for entry in files.entries(folder) if names and entry.name.startswith("model")]
@@ -101,7 +101,7 @@ def parameters(files: RunFiles) -> int | None:
 
 
 def _parameters(files: RunFiles, weights: str) -> int | None:
-    """How many numbers one file of weights holds."""
+    """Number of parameters in one file of weights; None if its header cannot be read."""
     file = files.open_file(weights)
     if file is None:
         return None
@@ -111,7 +111,7 @@ def _parameters(files: RunFiles, weights: str) -> int | None:
             header = parse_json(file.read(size), "the header") if size <= MOST_HEADER_BYTES else {}
             tensors = [tensor["shape"] for name, tensor in header.items() if name != "__metadata__"]
         except (struct.error, ClocheError, *UNFIT):
-            return None  # `cloche verify` is the one to complain about a damaged file
+            return None  # reporting damaged files is up to `cloche verify`
     total = 0
     for shape in tensors:
         count = 1
@@ -167,7 +167,7 @@ def title(files: RunFiles, about: Record, metrics: Metrics) -> Markup:
 
 
 def adopted_from(about: Record) -> str | None:
-    """Where a run of a model that was trained elsewhere is from; None for a run that was trained here."""
+    """Source of an adopted run; None for a run that was trained here."""
     adopted = about["info"].get("adopted")
     return words(adopted.get("source"), 300) if isinstance(adopted, dict) else None
 
@@ -182,7 +182,7 @@ def _count(count: Any, what: str) -> str:
 
 
 def usual(columns: Columns, key: str) -> float | None:
-    """The median: a machine that was busy for a moment at the end should not stand for the whole run."""
+    """The median, which a machine that was busy for a moment does not change."""
     values = [value for value in columns.columns[key] if value == value]
     return statistics.median(values) if values else None
 
@@ -218,7 +218,7 @@ def what_next(files: RunFiles, about: Record, samples: list[Record], events: lis
     finished = ended is not None and ended["kind"] == "finished"
     more = (
         f" --set run.steps={2 * round(ended.get('step') or 100)}" if ended and finished else ""
-    )  # else nothing is left
+    )  # a finished run has no steps left
     on = (f"cloche resume {path}{more}", "continue training")
     if adopted_from(about) is not None:
         on = (f"cloche pretrain --from {path} --out RUN", "continue training from it")

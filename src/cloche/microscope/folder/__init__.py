@@ -1,1 +1,1 @@
-"""A run folder as the microscope reads it: bounded, contained and live."""
+"""Reading a run folder for the microscope: with size limits, only inside the run, and while it is being written."""

@@ -1,4 +1,4 @@
-"""A features finding in two sizes: a light list to choose from, and one feature's page, also of one that is not listed."""
+"""Features findings: a short list to choose from, and the page of one feature, listed or not."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import struct
 from typing import Any
 
 from cloche.errors import ClocheError, DictionaryMissing, FeatureUnknown
-from cloche.microscope.folder.moments import token_pair
 from cloche.microscope.folder.reading import RunFiles, number, parse_json, words
+from cloche.microscope.folder.records import token_pair
 from cloche.microscope.library import Library, has_file
 
 Finding = dict[str, Any]
@@ -18,7 +18,7 @@ MOST_HEADER_BYTES = 1 << 20
 
 
 def snippet(feature: dict[str, Any]) -> dict[str, Any] | None:
-    """The strongest example, cut to the tokens around its peak, and where among them the peak is."""
+    """The strongest example, cut to the tokens around its peak, and the index of the peak."""
     examples = [example for example in feature.get("examples") or [] if example["acts"]]
     if not examples:
         return None
@@ -31,7 +31,7 @@ def snippet(feature: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _example(given: Any) -> dict[str, Any] | None:
-    """{"tokens", "acts", "quantile"}, equally long; None for anything else."""
+    """{"tokens", "acts", "quantile"} with tokens and acts of equal length; None for anything else."""
     if not isinstance(given, dict) or not all(isinstance(given.get(key), list) for key in ("tokens", "acts")):
         return None
     pairs = list(zip(given["tokens"], given["acts"], strict=False))
@@ -43,8 +43,8 @@ def _list(given: Any) -> list[Any]:
     return given if isinstance(given, list) else []
 
 
-def whole(feature: Any) -> dict[str, Any] | None:
-    """A feature's page with every field of the type that the page expects; None for what has no number of its own."""
+def clean_feature(feature: Any) -> dict[str, Any] | None:
+    """A feature's page with every field of the type that the page expects; None if it has no id."""
     if not isinstance(feature, dict) or not isinstance(feature.get("id"), int) or isinstance(feature["id"], bool):
         return None
     examples = [e for each in _list(feature.get("examples")) if (e := _example(each)) is not None]
@@ -56,9 +56,16 @@ def whole(feature: Any) -> dict[str, Any] | None:
     neighbours = [[i, number(c)] for i, c in near if isinstance(i, int) and not isinstance(i, bool)]
     shares = [number(share) or 0.0 for share in _list(feature.get("shares"))] or None
     figures = {key: number(feature.get(key)) or 0.0 for key in ("density", "max")}
-    told = {"id": feature["id"], **figures, "examples": examples, **pairs, "neighbours": neighbours, "shares": shares}
+    cleaned = {
+        "id": feature["id"],
+        **figures,
+        "examples": examples,
+        **pairs,
+        "neighbours": neighbours,
+        "shares": shares,
+    }
     read_over = number(feature.get("tokens_seen"))
-    return told | ({} if read_over is None else {"tokens_seen": read_over})
+    return cleaned | ({} if read_over is None else {"tokens_seen": read_over})
 
 
 def _features(finding: Finding) -> list[Any]:
@@ -66,12 +73,12 @@ def _features(finding: Finding) -> list[Any]:
 
 
 def listing(finding: Finding, total: int | None = None) -> dict[str, Any]:
-    """The finding's figures, and of each feature, in the given order, what a list shows: one example of its pages' many.
-    `total` is how many features the dictionary has, listed or not."""
+    """The finding's figures and, for each feature in the given order, what a list shows, with one example. `total` is
+    the number of features of the dictionary, listed or not."""
     data = finding["data"]
     light = []
     for given in _features(finding)[:MOST_LISTED]:
-        feature = whole(given)
+        feature = clean_feature(given)
         if feature is not None:
             top = [token for token, _ in feature["top_logits"][:4]]
             light.append({key: feature[key] for key in ("id", "density", "max", "shares")} | {"top": top})
@@ -82,29 +89,29 @@ def listing(finding: Finding, total: int | None = None) -> dict[str, Any]:
 
 
 def _figures(data: dict[str, Any]) -> dict[str, Any]:
-    """The head's fields as the page expects them."""
-    told: dict[str, Any] = {key: number(data.get(key)) for key in ("tokens_seen", "fvu", "l0", "dead_share")}
+    """The fields of the head, of the types that the page expects."""
+    cleaned: dict[str, Any] = {key: number(data.get(key)) for key in ("tokens_seen", "fvu", "l0", "dead_share")}
     for key in ("dictionary", "site"):
-        told[key] = None if data.get(key) is None else words(data[key], 300)
+        cleaned[key] = None if data.get(key) is None else words(data[key], 300)
     places = data.get("places")
-    told["places"] = [words(place, 300) for place in places] if isinstance(places, list) else None
+    cleaned["places"] = [words(place, 300) for place in places] if isinstance(places, list) else None
     histogram = data.get("density_histogram")
     if not isinstance(histogram, dict) or len(_list(histogram.get("edges"))) != len(_list(histogram.get("counts"))) + 1:
-        return told | {"density_histogram": None}
+        return cleaned | {"density_histogram": None}
     edges, counts = ([number(value) or 0 for value in histogram[key]] for key in ("edges", "counts"))
-    return told | {"density_histogram": {"edges": edges, "counts": counts}}
+    return cleaned | {"density_histogram": {"edges": edges, "counts": counts}}
 
 
 def listed(finding: Finding, ident: int) -> dict[str, Any] | None:
-    """Everything the finding holds on one feature; None when it does not list it."""
+    """The page of one feature of the finding; None if it is not listed."""
     for feature in _features(finding):
         if isinstance(feature, dict) and feature.get("id") == ident:
-            return whole(feature)
+            return clean_feature(feature)
     return None
 
 
 def page(finding: Finding, ident: int) -> dict[str, Any]:
-    """`listed`. ClocheError when the feature is not among those that were reported."""
+    """The page of a listed feature. Raises ClocheError if it is not listed."""
     found = listed(finding, ident)
     if found is None:
         raise FeatureUnknown(f"Feature {ident} is not among those that this finding reports: ask for it by its number.")
@@ -112,7 +119,7 @@ def page(finding: Finding, ident: int) -> dict[str, Any]:
 
 
 def total(files: RunFiles, finding: Finding) -> int | None:
-    """How many features the dictionary has: the length of the finding's densities, which cover them all."""
+    """Number of features of the dictionary: the length of the finding's densities, which cover all of them."""
     try:
         file = files.open_file(f"findings/features/{finding['id']}.safetensors")
         if file is None:
@@ -128,8 +135,8 @@ def total(files: RunFiles, finding: Finding) -> int | None:
     return count if isinstance(count, int) else None
 
 
-def question(library: Library, run: str | None, finding: Finding, number: int) -> dict[str, Any]:
-    """What the worker is asked about a feature that the finding does not list. ClocheError where it cannot be answered."""
+def worker_request(library: Library, run: str | None, finding: Finding, number: int) -> dict[str, Any]:
+    """The worker's request for a feature that the finding does not list. Raises ClocheError if it cannot be computed."""
     files, data = library.run(run), finding["data"]
     name, checkpoint = data.get("dictionary"), finding.get("checkpoint")
     home = f"dictionaries/{name}"

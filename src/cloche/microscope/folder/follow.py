@@ -1,8 +1,8 @@
-"""Following a run while it trains: what was appended to the logs and what appeared in the folders, as one stream of events.
+"""Following a run while it trains: appended log records and new files in its folders as one stream of events.
 
-One server-sent-event stream per tab carries all of it, for every run the tab shows. Each event's id holds the cursors
-after it, so a browser that reconnects (it sends the last id back by itself) misses nothing and fetches nothing twice. A
-reader that falls far behind is told so (`behind`) and fetches the thinned history again instead.
+One server-sent-event stream per tab carries the events of all runs that the tab shows. Each event's id holds the
+cursors after it, so a browser that reconnects (it sends the last id automatically) misses nothing and fetches nothing
+twice. A reader that falls far behind gets the event `behind` and fetches the thinned history again.
 """
 
 from __future__ import annotations
@@ -29,10 +29,13 @@ Cursors = dict[str, dict[str, str]]
 
 
 def folder_stamp(files: RunFiles, folder: str) -> tuple[Any, ...]:
-    """Changes when something appears in a folder or its sub-folders; cheap enough to ask four times a second."""
+    """A value that changes when something appears in a folder or its sub-folders; cheap enough to compute four times
+    a second."""
     try:
         own = (files.root / folder).stat().st_mtime_ns
-        children = files.entries(folder) if folder != "checkpoints" else []  # which appear complete, by a renaming
+        children = (
+            files.entries(folder) if folder != "checkpoints" else []
+        )  # which are complete when they appear: they are renamed into place
         return (own, *((entry.name, entry.stat().st_mtime_ns) for entry in children if entry.is_dir()))
     except OSError:
         return ()
@@ -50,19 +53,19 @@ class Follower:
         }
         self.damage = {(run, log): Damage(log) for run in self.runs for log in LOGS}
         self.stamps: dict[tuple[str, str], Any] = {}
-        self.told: set[str] = set()
+        self.reported: set[str] = set()
 
     @property
     def cursors(self) -> Cursors:
-        """Where the reading stands now."""
+        """The current cursors."""
         return {run: {log: str(lines.cursor) for log, lines in logs.items()} for run, logs in self.logs.items()}
 
     def poll(self) -> list[Event]:
-        """Everything that is new since the last call: (event name, data)."""
+        """Everything new since the last call: (event name, data)."""
         return [event for part in self.parts() for event in part()]
 
     def parts(self) -> Iterator[Callable[[], list[Event]]]:
-        """`poll` in parts, each of bounded size: a log or a folder of one run."""
+        """`poll` in parts of bounded size: a log or the folders of one run."""
         for run, files in self.runs.items():
             for log in LOGS:
                 yield lambda run=run, log=log: self._poll_log(run, log)  # type: ignore[misc]
@@ -95,9 +98,9 @@ class Follower:
         return events
 
     def _trouble(self, run: str, sentence: str) -> list[Event]:
-        """A sentence, told once."""
-        fresh = sentence not in self.told
-        self.told.add(sentence)
+        """An error sentence, sent once."""
+        fresh = sentence not in self.reported
+        self.reported.add(sentence)
         return [("trouble", {"run": run, "message": sentence})] if fresh else []
 
     def _changed(self, run: str, folder: str, files: RunFiles) -> bool:
@@ -108,22 +111,24 @@ class Follower:
 
 
 def as_text(name: str, data: dict[str, Any], cursors: Cursors | None = None) -> bytes:
-    """One server-sent event as it goes over the wire."""
+    """One server-sent event as bytes."""
     ident = "" if cursors is None else f"id: {json.dumps(cursors, separators=(',', ':'))}\n"
     text = f"{ident}event: {name}\ndata: {json.dumps(data, separators=(',', ':'), allow_nan=False)}\n\n"
     return text.encode()
 
 
 async def stream(follower: Follower, stopping: Callable[[], bool]) -> AsyncIterator[bytes]:
-    """The events as text, for as long as the browser listens and the server runs. Nothing is read ahead: a log is read when
-    the events before it were taken, so that a browser that does not read holds one log's part and no more."""
+    """The events as text, while the browser listens and the server runs. Nothing is read ahead: a log is read only
+    after the events before it were sent, so that a browser that does not read keeps at most one part of a log in
+    memory."""
     yield as_text("hello", {"runs": list(follower.runs)})
     quiet = 0.0
     while not stopping():
         for part in follower.parts():
             events = await asyncio.to_thread(part)
             for i, (name, data) in enumerate(events):
-                # Only the part's last event moves the cursors: an earlier id would skip the rest of it on reconnecting.
+                # Only the last event of a part moves the cursors: an earlier id would skip the rest of it on
+                # reconnecting.
                 yield as_text(name, data, follower.cursors if i == len(events) - 1 else None)
             quiet = 0.0 if events else quiet
         quiet += POLL_SECONDS

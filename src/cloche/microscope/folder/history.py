@@ -1,8 +1,8 @@
-"""A run's metrics as columns: kept as the log grows, and thinned to what a chart can show without losing a spike.
+"""A run's metrics as columns: extended as the log grows, and thinned for a chart without losing a spike.
 
-A record a line is right for writing; a browser plots columns. Of a long log each stretch keeps its ends and, of every
-measure that a chart draws, its lowest and its highest record; the mean of each stretch goes along for smoothing. A window
-is thinned on its own, so zooming in ends at the records themselves.
+Logs are written as a record per line; a browser plots columns. A long log is divided into intervals; of each, the
+first and the last record are kept and, for every plotted measure, the lowest and the highest; the means are sent too,
+for smoothing. A window is thinned separately, so zooming in reaches the single records.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DRAWN = ("loss", "grad_norm", "lr", "tokens_per_second", "mfu", "val_bpb")
 NOISY = ("loss", "grad_norm", "tokens_per_second", "mfu")
 WHOLE = ("step", "tokens", "flops", "val_bytes")
 STRETCHES = 360
-MOST_POINTS = 4000  # up to so many records nothing is left out
+MOST_POINTS = 4000  # no thinning up to this number of records
 MOST_RECORDS = 2_000_000
 PLAIN = {float, int}
 Column = Sequence[float]
@@ -31,7 +31,7 @@ Record = dict[str, Any]
 
 
 class Columns:
-    """One array of numbers for each key, equally long; a missing or non-finite value is NaN."""
+    """An array of numbers per key, all of one length; missing and non-finite values are NaN."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         self.columns = {key: array("d") for key in keys}
@@ -40,7 +40,7 @@ class Columns:
         return len(self.columns["step"])
 
     def take(self, records: Sequence[Record]) -> None:
-        """Adds records that have a step; the rest is not something a chart could place."""
+        """Adds the records that have a step; others cannot be placed in a chart."""
         rows = records
         if not PLAIN.issuperset(map(type, _values(rows, "step"))):
             rows = [row for row in records if number(row.get("step")) is not None]
@@ -57,10 +57,10 @@ class Columns:
         return next((value for value in reversed(self.columns[key]) if math.isfinite(value)), None)
 
     def thinned(self, start: int = 0, end: int | None = None) -> dict[str, Any]:
-        """Records `start` to `end` as JSON columns: all of them, or at most a few thousand. `index` is each record's place
-        among all, and `means` has the mean of each noisy measure over the records since the one before."""
+        """Records `start` to `end` as JSON columns: all of them, or at most a few thousand. `index` is each record's
+        index among all, and `means` has the mean of each noisy measure over the records since the previous kept one."""
         end = len(self) if end is None else end
-        kept = range(start, end) if end - start <= MOST_POINTS else self._telling(start, end)
+        kept = range(start, end) if end - start <= MOST_POINTS else self._representative(start, end)
         whole = len(kept) == end - start
         shown = {key: [_shown(key, column[i], whole) for i in kept] for key, column in self.columns.items()}
         shown["index"] = list(kept)
@@ -68,8 +68,8 @@ class Columns:
         means = {key: _means(self.columns[key], start, kept) for key in noisy}
         return {"columns": shown, "means": means, "total": len(self)}
 
-    def _telling(self, start: int, end: int) -> list[int]:
-        """Of each stretch: its ends, and the lowest and highest record of each measure that is drawn."""
+    def _representative(self, start: int, end: int) -> list[int]:
+        """Indices to keep: of each interval its ends, and the lowest and highest record of each plotted measure."""
         kept = set()
         size = math.ceil((end - start) / STRETCHES)
         for low in range(start, end, size):
@@ -89,7 +89,8 @@ def _values(rows: Sequence[Record], key: str) -> list[Any]:
 
 
 def _numbers(values: list[Any]) -> array[float]:
-    """The values as an array, NaN for what is not a finite number; by one call where all are numbers, as they should be."""
+    """The values as an array, NaN for anything but a finite number; converted in one call if all are numbers, the
+    usual case."""
     if PLAIN.issuperset(map(type, values)):
         try:
             numbers = array("d", values)
@@ -101,9 +102,9 @@ def _numbers(values: list[Any]) -> array[float]:
 
 
 def _extremes(values: Column) -> tuple[int, ...]:
-    """The places of the lowest and the highest value; of none where all are NaN."""
+    """Indices of the lowest and the highest value; empty if all are NaN."""
     low = min(values)
-    if math.isnan(low):  # only when the first is: a comparison with NaN keeps what was there
+    if math.isnan(low):  # only if the first value is NaN: comparing with a NaN keeps the earlier value
         places = [i for i, value in enumerate(values) if value == value]
         return (min(places, key=values.__getitem__), max(places, key=values.__getitem__)) if places else ()
     return values.index(low), values.index(max(values))
@@ -123,7 +124,7 @@ def _means(column: Column, start: int, kept: Sequence[int]) -> list[float | None
 
 
 def _shown(key: str, value: float, whole: bool) -> float | int | None:
-    """As JSON carries it: seven digits where records were left out, for no chart shows more."""
+    """A value for JSON: rounded to seven digits if records were left out, as no chart shows more."""
     if not math.isfinite(value):
         return None
     if key in WHOLE and value.is_integer():

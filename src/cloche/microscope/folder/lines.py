@@ -1,4 +1,4 @@
-"""The lines of a log that is being written: read from a cursor in bounded pieces, damaged lines counted and left out."""
+"""Lines of a log that is being written: read from a cursor in bounded pieces; damaged lines are counted and left out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Cursor:
-    """A place in a log. The inode tells a log that was rewritten, as by a resumed run, from one that grew."""
+    """A position in a log. The inode distinguishes a log that was rewritten, as by a resumed run, from one that grew."""
 
     inode: int = 0
     offset: int = 0
@@ -38,7 +38,7 @@ class Cursor:
 
 @dataclass
 class Damage:
-    """Lines that are not JSON objects: how many, and where the first is."""
+    """Lines that are not JSON objects: their number, and the position of the first."""
 
     log: str
     count: int = 0
@@ -60,13 +60,13 @@ class Damage:
 
 @dataclass(frozen=True)
 class Piece:
-    """Some complete lines of a log, from a byte of it on."""
+    """Some complete lines of a log, with their byte offset."""
 
     data: bytes
     start: int
 
     def places(self) -> list[tuple[int, int]]:
-        """(start, length) of each line, its line end left out."""
+        """(start, length) of each line, without its line end."""
         lengths = list(map(len, self.data.split(b"\n")[:-1]))
         starts = accumulate((length + 1 for length in lengths[:-1]), initial=self.start)
         return list(zip(starts, lengths, strict=True))
@@ -74,7 +74,7 @@ class Piece:
 
 @dataclass
 class LogLines:
-    """One log of a run, read on from where the last reading ended."""
+    """One log of a run, read from where the last reading ended."""
 
     files: RunFiles
     log: str
@@ -85,7 +85,7 @@ class LogLines:
         return f"log/{self.log}.jsonl"
 
     def open(self) -> tuple[BinaryIO | None, int, bool]:
-        """(file, its size, whether it was rewritten since). The cursor is put back to the start of a rewritten log."""
+        """(file, its size, whether it was rewritten since). The cursor is reset to the start of a rewritten log."""
         file = self.files.open_file(self.relative)
         if file is None:
             rewritten, self.cursor = self.cursor.inode != 0, Cursor()
@@ -117,7 +117,7 @@ class LogLines:
 
 
 def _after_newline(file: BinaryIO, size: int) -> int | None:
-    """The place after the next line end from where the file stands; None where there is none before `size`."""
+    """The position after the next line end; None if there is none before `size`."""
     while (at := file.tell()) < size and (data := file.read(min(PIECE_BYTES, size - at))):
         if (newline := data.find(b"\n")) >= 0:
             return at + newline + 1
@@ -134,7 +134,7 @@ def _at_line_start(file: BinaryIO, offset: int) -> bool:
 def parse_lines(piece: Piece, damage: Damage) -> list[Record]:
     """The record of each line that is a JSON object; the others are counted as damage.
 
-    Read in one call of the parser where all is well, which takes a third of the time of a call for each line.
+    Undamaged lines are parsed in one call, which takes a third of the time of a call per line.
     """
     try:
         records: list[Record] = json.loads(b"[" + piece.data[:-1].replace(b"\n", b",") + b"]")
@@ -156,7 +156,7 @@ def parse_each(piece: Piece, damage: Damage) -> Iterator[tuple[tuple[int, int], 
 
 
 def parse_line(line: bytes) -> Record | None:
-    """A line's record, cleaned; None where it is not a JSON object within bounds."""
+    """A line's record, cleaned; None if it is not a JSON object within bounds."""
     try:
         record = parse_json(line, "a line", MOST_LINE_BYTES)
     except ClocheError:
@@ -165,10 +165,10 @@ def parse_line(line: bytes) -> Record | None:
 
 
 def lines_at(files: RunFiles, log: str, places: list[tuple[int, int]]) -> Iterator[Record]:
-    """The records of some lines, by (start, length); those that are not there any more are left out."""
+    """The records of lines given by (start, length); lines that no longer exist are left out."""
     try:
         file = files.open_file(f"log/{log}.jsonl") if places else None
-    except ClocheError:  # said already by who read the log
+    except ClocheError:  # already reported when the log was read
         return
     if file is None:
         return

@@ -1,4 +1,4 @@
-"""A run's logs, read once and then on from where the reading ended: what the views ask for, in bounded time and size."""
+"""A run's logs, read once and then incrementally: what the views need, in bounded time and size."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from cloche.errors import ClocheError, InstrumentUnknown
-from cloche.microscope.folder import moments
 from cloche.microscope.folder.history import AXES, KEYS, VALIDATION_KEYS, Columns
 from cloche.microscope.folder.lines import Damage, LogLines, Piece, Record, lines_at, parse_lines
 from cloche.microscope.folder.reading import RunFiles, number
+from cloche.microscope.folder.records import Events, Health, Samples, clean_event, clean_health, clean_sample
 
-DIGITS = 5  # of health, where records are left out anyway
+DIGITS = 5  # of health values, if records are left out
 
 
 class Metrics:
@@ -29,14 +29,14 @@ class Metrics:
 
 
 class Reading:
-    """One log and what was kept of it, begun anew when the log was rewritten."""
+    """One log and what is kept of it, restarted when the log was rewritten."""
 
     def __init__(self, files: RunFiles, log: str, make: Callable[[], Any]) -> None:
         self.lines, self.make = LogLines(files, log), make
         self.kept, self.damage, self.trouble = make(), Damage(log), ""
 
     def refresh(self) -> Any:
-        """What is kept, after reading what was appended. A log that cannot be read is empty, with a sentence."""
+        """What is kept, after reading the appended lines. A log that cannot be read is empty, with a sentence."""
         self.trouble = ""
         try:
             file, size, rewritten = self.lines.open()
@@ -56,18 +56,18 @@ class Reading:
 
 
 class Logbook:
-    """The four logs of a run. Safe to ask from several threads."""
+    """The four logs of a run. Thread-safe."""
 
     def __init__(self, files: RunFiles) -> None:
         self.files = files
         self._lock = threading.Lock()
         self._metrics = Reading(files, "metrics", Metrics)
-        self._events = Reading(files, "events", moments.Events)
-        self._samples = Reading(files, "samples", moments.Samples)
-        self._health = Reading(files, "health", moments.Health)
+        self._events = Reading(files, "events", Events)
+        self._samples = Reading(files, "samples", Samples)
+        self._health = Reading(files, "health", Health)
 
     def columns(self) -> Metrics:
-        """The metrics as they stand now."""
+        """The current metrics."""
         with self._lock:
             metrics: Metrics = self._metrics.refresh()
         return metrics
@@ -77,7 +77,8 @@ class Logbook:
             return list(self._events.refresh().records)
 
     def history(self) -> dict[str, Any]:
-        """The metrics as columns, training and validation apart, and the events, with the cursors to follow them."""
+        """The metrics as columns, separately for training and validation, and the events, with the cursors to follow
+        them."""
         events, metrics = self.events(), self.columns()
         with self._lock:
             return {
@@ -103,31 +104,31 @@ class Logbook:
             places = self._health.refresh().shown()
             total = len(self._health.kept.places)
             digits = DIGITS if total > len(places) else None
-            records = [moments.health(record, digits) for record in lines_at(self.files, "health", places)]
+            records = [clean_health(record, digits) for record in lines_at(self.files, "health", places)]
             lost = len(places) - len(records)
             damaged = [f"log/health.jsonl has lines that are not JSON objects; {lost:,} of those shown are left out."]
-            told = self._health.sentences + (damaged if lost else [])
-            return {"records": records, "total": total, "cursors": self._cursors(self._health), "damaged": told}
+            sentences = self._health.sentences + (damaged if lost else [])
+            return {"records": records, "total": total, "cursors": self._cursors(self._health), "damaged": sentences}
 
     def samples(self) -> dict[str, Any]:
         with self._lock:
             places = self._samples.refresh().shown()
-            records = [moments.sample(record) for record in lines_at(self.files, "samples", places)]
+            records = [clean_sample(record) for record in lines_at(self.files, "samples", places)]
             total, cursors = self._samples.kept.total, self._cursors(self._samples)
             return {"records": records, "total": total, "cursors": cursors, "damaged": self._samples.sentences}
 
     def damaged(self) -> list[str]:
-        """A sentence for each log that has damaged lines, or cannot be read, as of the last reading."""
+        """A sentence per log that has damaged lines or cannot be read, as of the last reading."""
         readings = (self._metrics, self._events, self._samples, self._health)
         return [sentence for reading in readings for sentence in reading.sentences]
 
     def prompts(self) -> list[str]:
-        """The prompts that were sampled, in their order."""
+        """The sampled prompts in order."""
         with self._lock:
             return [prompt for prompt in self._samples.refresh().places if prompt]
 
     def age(self) -> float | None:
-        """Seconds since the metrics were last written to; None when there are none."""
+        """Seconds since the metrics were last written; None without metrics."""
         try:
             path = self.files.file("log/metrics.jsonl")
             return None if path is None else max(0.0, time.time() - path.stat().st_mtime)
@@ -140,15 +141,15 @@ class Logbook:
 
 
 def shown(log: str, record: Record) -> Record:
-    """One appended record as the page takes it."""
+    """One appended record as the page expects it."""
     if log == "metrics":
         return {key: number(record[key]) for key in (*KEYS, *VALIDATION_KEYS) if key in record}
-    return {"events": moments.event, "samples": moments.sample, "health": moments.health}[log](record)
+    return {"events": clean_event, "samples": clean_sample, "health": clean_health}[log](record)
 
 
 def appended(lines: LogLines, damage: Damage, most: int) -> Iterator[tuple[str, list[Record]]]:
-    """("rewritten", []) where the log was rewritten, ("behind", []) where more than `most` bytes were appended, which are
-    then passed over, and ("records", [...]) for what was appended."""
+    """("rewritten", []) if the log was rewritten, ("behind", []) if more than `most` bytes were appended, which are
+    then skipped, and ("records", [...]) for the appended records."""
     file, size, rewritten = lines.open()
     if rewritten:
         yield "rewritten", []

@@ -1,7 +1,7 @@
-"""Reading a run folder, whoever wrote it: nothing outside it, nothing without a bound, and one reader of JSON.
+"""Reading an untrusted run folder: only inside it, only up to limits, and with one JSON parser.
 
-Every file that the server, the report and the worker read goes through `RunFiles`, and everything they parse as JSON, a
-request's body too, through `parse_json`. Each refusal is one sentence.
+The server, the report and the worker read every file through `RunFiles` and parse all JSON, bodies of requests too,
+with `parse_json`. Each refusal is one sentence.
 """
 
 from __future__ import annotations
@@ -36,13 +36,14 @@ _STEP = re.compile(r"step-\d{6,18}")
 
 
 class BadRequest(ArgumentInvalid):
-    """A request that no answer fits: malformed, too large or out of bounds."""
+    """An invalid request: malformed, too large or out of bounds."""
 
     status = 400
 
 
 def clean(value: Any, what: str = "a value", depth: int = 0) -> Any:
-    """A JSON value with every non-finite number null. ClocheError for one nested too deep and for huge integers."""
+    """A JSON value with non-finite numbers replaced by null. Raises ClocheError if it is nested too deeply or has
+    huge integers."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, int):
@@ -59,8 +60,8 @@ def clean(value: Any, what: str = "a value", depth: int = 0) -> Any:
 
 
 def parse_json(data: bytes | str, what: str, most: int = MOST_JSON_BYTES) -> Any:
-    """The cleaned JSON value. ClocheError, naming `what`, where it is too large, malformed, nested too deep, or has an
-    integer of more than 30 digits."""
+    """The cleaned JSON value. Raises ClocheError, naming `what`, if it is too large, malformed, nested too deeply, or
+    has an integer of more than 30 digits."""
     if len(data) > most:
         raise FileTooLarge(f"{what} has {len(data):,} bytes, and at most {most:,} are read.")
     try:
@@ -73,7 +74,8 @@ def parse_json(data: bytes | str, what: str, most: int = MOST_JSON_BYTES) -> Any
 
 
 class RunFiles:
-    """A run folder to read from. Paths are relative to it; one that leads outside, by a link or by `..`, is refused."""
+    """A run folder to read from. Paths are relative to it; one that leads outside, through a link or `..`, is
+    refused."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -81,15 +83,17 @@ class RunFiles:
 
     @classmethod
     def open(cls, path: str | Path) -> RunFiles:
-        """Raises ClocheError where there is no run, or one of another format."""
+        """Raises ClocheError if there is no run, or one of another format."""
         files = cls(path)
         if files.file("run.json") is not None:
-            files.object("run.json")  # deep, huge or malformed: said before `Run` parses it without bounds
+            files.object(
+                "run.json"
+            )  # refused if deeply nested, huge or malformed, before `Run` parses it without limits
         Run.open(files.path)
         return files
 
     def file(self, relative: str) -> Path | None:
-        """Where a regular file is; None when it is missing. ClocheError when it is something else or leads outside."""
+        """Path of a regular file; None if it is missing. Raises ClocheError if it is not a file or leads outside."""
         path = self._inside(relative)
         try:
             kind = path.stat().st_mode
@@ -98,11 +102,11 @@ class RunFiles:
         except OSError as error:
             raise FileUnreadable(f"{self._name(relative)} cannot be read: {error.strerror}.") from None
         if not stat.S_ISREG(kind):
-            raise FileDamaged(f"{self._name(relative)} is not a file: move it away.")
+            raise FileDamaged(f"{self._name(relative)} is not a file: move it elsewhere.")
         return path
 
     def open_file(self, relative: str) -> BinaryIO | None:
-        """The file opened to read; None when it is missing."""
+        """The file opened for reading; None if it is missing."""
         path = self.file(relative)
         try:
             return None if path is None else open(path, "rb")
@@ -112,7 +116,7 @@ class RunFiles:
             raise FileUnreadable(f"{self._name(relative)} cannot be read: {error.strerror}.") from None
 
     def read(self, relative: str, most: int = MOST_JSON_BYTES) -> bytes | None:
-        """The whole file; None when it is missing. ClocheError when it has more than `most` bytes."""
+        """The whole file; None if it is missing. Raises ClocheError if it has more than `most` bytes."""
         file = self.open_file(relative)
         if file is None:
             return None
@@ -127,7 +131,7 @@ class RunFiles:
         return None if data is None else data.decode("utf-8", "replace")
 
     def object(self, relative: str) -> dict[str, Any] | None:
-        """A JSON object, cleaned; None when the file is missing. ClocheError when it is anything else."""
+        """A JSON object, cleaned; None if the file is missing. Raises ClocheError for anything else."""
         data = self.read(relative)
         if data is None:
             return None
@@ -137,7 +141,7 @@ class RunFiles:
         return value
 
     def entries(self, relative: str) -> list[os.DirEntry[str]]:
-        """What a folder has that does not lead outside, by name; [] where it is missing."""
+        """Entries of a folder that do not lead outside, sorted by name; [] if it is missing."""
         try:
             folder = self._inside(relative)
             with os.scandir(folder) as found:
@@ -155,14 +159,14 @@ class RunFiles:
         return True
 
     def walk(self, relative: str) -> Iterator[str]:
-        """Every file below a folder, links left unfollowed but named."""
+        """Every file below a folder; links are included but not followed."""
         for folder, folders, names in os.walk(self._inside(relative)):
             here = Path(folder).relative_to(self.root)
             yield from (str(here / name) for name in (*names, *folders) if (Path(folder) / name).is_symlink())
             yield from (str(here / name) for name in names if not (Path(folder) / name).is_symlink())
 
     def all_inside(self, relative: str) -> None:
-        """Raises ClocheError when any file below a folder leads outside the run, before another library opens it."""
+        """Raises ClocheError if any file below a folder leads outside the run, before another library opens it."""
         for name in self.walk(relative):
             self._inside(name)
 
@@ -179,7 +183,7 @@ class RunFiles:
         return manifest is not None and isinstance(manifest.get("files"), dict) and "step" in manifest
 
     def recipe(self) -> dict[str, Any]:
-        """recipe.toml, parsed; {} where it cannot be: a recipe edited by hand must not keep anyone from looking."""
+        """recipe.toml, parsed; {} if that fails: a broken recipe must not prevent viewing the run."""
         try:
             return tomllib.loads(self.text("recipe.toml", MOST_RECIPE_BYTES) or "")
         except (ClocheError, ValueError, RecursionError):
@@ -214,7 +218,7 @@ def number(value: Any) -> float | int | None:
 
 
 def words(value: Any, most: int = 20_000) -> str:
-    """A text of bounded length; what is not text is written as JSON would write it."""
+    """A text of bounded length; other values are written as JSON."""
     if value is None:
         return ""
     text = value if isinstance(value, str) else json.dumps(clean(value))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from cloche.drawing import EMPTY, Child, Finding, Form, Heatmap, Lines, Markup, Series, as_html, number, tag, visible
-from cloche.microscope.folder.moments import thin
+from cloche.microscope.folder.records import thin
 
 MAP_COLUMNS = 300
 PROMPTS = 3
@@ -128,6 +128,6 @@ def health(records: list[Record]) -> Markup:
 
 def finding(found: Record) -> Markup:
     """A finding of any instrument, ours or a third party's, drawn from its panels."""
-    told = Finding.of_record(found)
-    title = told.instrument.replace("-", " ").capitalize()
-    return section(title, [told.summary, " ", tag("small", told.checkpoint)], told.html())
+    read = Finding.of_record(found)
+    title = read.instrument.replace("-", " ").capitalize()
+    return section(title, [read.summary, " ", tag("small", read.checkpoint)], read.html())

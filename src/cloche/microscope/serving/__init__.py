@@ -1,1 +1,1 @@
-"""The server on this machine's loopback, and the process that holds the models."""
+"""The server on the loopback interface, and the worker process that loads the models."""

@@ -1,7 +1,7 @@
-"""What one client may use of the server: bytes of a body, connections and time.
+"""Limits per client: bytes of a body, connections and time.
 
-uvicorn has no limit on the time that a request's headers may take, none on an answer that nobody reads, and none on the
-number of connections that have not asked anything yet; `BoundedProtocol` adds the three.
+uvicorn does not limit the time that a request's headers take, answers that are not read, and the number of
+connections without a request; `BoundedProtocol` adds these three limits.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ MOST_CONNECTIONS = 128
 
 
 class Busy(BadRequest):
-    """Too much at once."""
+    """Too many requests or streams at once."""
 
     status = 429
 
 
 async def body_of(request: Request) -> bytes:
-    """The request's body, however it is sent. BadRequest where it is too large or takes too long."""
+    """The request's body, chunked or not. Raises BadRequest if it is too large or takes too long."""
     body = bytearray()
 
     async def read() -> None:
@@ -44,14 +44,14 @@ async def body_of(request: Request) -> bytes:
     except TimeoutError:
         raise BadRequest(f"The request took more than {BODY_SECONDS:.0f} seconds to arrive.") from None
     except ClientDisconnect:
-        raise BadRequest("The request was not sent to its end.") from None
+        raise BadRequest("The request was not sent completely.") from None
     return bytes(body)
 
 
 class BoundedProtocol(H11Protocol):
-    """HTTP/1.1 with a limit on connections, on the time that headers take, and on how long an answer may go unread.
+    """HTTP/1.1 with limits on connections, on the time that headers take, and on how long an answer may go unread.
 
-    Ends also a connection whose request is still being sent after it was answered.
+    Also closes a connection whose request is still being sent long after it was answered.
     """
 
     header_seconds = HEADER_SECONDS
@@ -67,18 +67,18 @@ class BoundedProtocol(H11Protocol):
         if len(self.connections) > self.most_connections:
             transport.abort()
             return
-        self._watch = self.loop.call_later(self.tick_seconds, self._look)
+        self._watch = self.loop.call_later(self.tick_seconds, self._check_limits)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._note()
+        self._update_waiting()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._note()
+        self._update_waiting()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuses what is not HTTP; after an answer has begun there is no place for another, and the connection ends."""
+        """Refuses what is not HTTP; if an answer has already begun, the connection is closed instead."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             super().send_400_response(msg)
         else:
@@ -89,8 +89,8 @@ class BoundedProtocol(H11Protocol):
             self._watch.cancel()
         super().connection_lost(exc)
 
-    def _note(self) -> None:
-        """Whether the client now owes us something: headers that it began, or the end of a request that was answered."""
+    def _update_waiting(self) -> None:
+        """Tracks whether we wait for the client: for headers that it began, or for the rest of an answered request."""
         answering = self.cycle is not None and not self.cycle.response_complete
         idle = self.conn.their_state is h11.IDLE and self.timeout_keep_alive_task is not None
         if answering or idle:
@@ -98,7 +98,7 @@ class BoundedProtocol(H11Protocol):
         elif self._waiting_since is None:
             self._waiting_since = self.loop.time()
 
-    def _look(self) -> None:
+    def _check_limits(self) -> None:
         now = self.loop.time()
         left = self.transport.get_write_buffer_size()
         if left == 0 or left != self._unread:
@@ -107,11 +107,11 @@ class BoundedProtocol(H11Protocol):
         if late or now - self._moved > self.unread_seconds:
             self.transport.abort()
             return
-        self._watch = self.loop.call_later(self.tick_seconds, self._look)
+        self._watch = self.loop.call_later(self.tick_seconds, self._check_limits)
 
 
 def limits() -> dict[str, Any]:
-    """uvicorn's settings that go with the above."""
+    """The uvicorn settings for these limits."""
     return {
         "http": BoundedProtocol,
         "ws": "none",

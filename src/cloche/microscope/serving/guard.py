@@ -1,9 +1,8 @@
-"""Who may talk to the microscope: this machine's own browser, and for writes only the page that we served.
+"""Access control: only browsers on this machine, and for writes only the page that we served.
 
-A page on the internet can make a browser send requests to 127.0.0.1. Two checks stop it from reading or asking
-anything: the Host header must name the loopback (ends DNS rebinding), and every write carries a token that only our
-own page was given (ends forged requests). The headers sent back forbid the page to load or run anything that did not
-come from this server.
+A page on the internet can make a browser send requests to 127.0.0.1. Two checks stop it: the Host header must name
+the loopback (prevents DNS rebinding), and every write carries a token that only our own page has (prevents forged
+requests). The response headers forbid the page to load or run anything from elsewhere.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ SECURITY_HEADERS = {
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
-    # The files change with the installed version and the data with the run: the browser must ask again each time.
+    # Files change with the installed version, data with the run: the browser must revalidate each time.
     "cache-control": "no-cache",
 }
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a Host header names this machine's loopback, whatever the port (it may be forwarded)."""
+    """Whether a Host header names the loopback, on any port (it may be forwarded)."""
     name, _, port = host.rpartition(":")
     if not name or host.endswith("]"):
         name, port = host, "0"
@@ -37,14 +36,14 @@ def is_loopback(host: str) -> bool:
 
 
 class Guard:
-    """ASGI middleware: refuses foreign hosts and writes without the token; adds the security headers to every answer."""
+    """ASGI middleware: refuses foreign hosts and writes without the token; adds security headers to every response."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self.app = app
         self.token = token
 
     def refusal(self, method: str, headers: Headers) -> str | None:
-        """Why a request is refused, as a sentence; None when it may pass."""
+        """Why a request is refused, as a sentence; None if it is allowed."""
         if len(headers.getlist("host")) != 1 or not is_loopback(headers["host"]):
             return "The microscope answers only at 127.0.0.1 or localhost: open the address that it printed."
         if method in ("GET", "HEAD"):
@@ -60,7 +59,7 @@ class Guard:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        if scope["type"] != "http":  # there is no WebSocket here
+        if scope["type"] != "http":  # WebSockets are not used
             await send({"type": "websocket.close", "code": 1008})
             return
 

@@ -1,12 +1,13 @@
-"""The process that holds the models: `python -m cloche.microscope.serving.worker`, one JSON object a line in and out.
+"""The process that loads the models: `python -m cloche.microscope.serving.worker`, one JSON object per line in and
+out.
 
 In:  {"id": 7, "ask": "lens", "checkpoint": "<folder>", "prompt": "..."}
      {"id": 8, "ask": "feature", "checkpoint": "<folder>", "dictionary": "<name>", "tokens": 48960, "feature": 1203}
      {"id": 9, "ask": "look", "checkpoint": "<folder>", "instrument": "activation-density", "options": {"windows": "2000"}}
 Out: {"id": 7, "ok": {...}} or {"id": 7, "error": "one sentence"}
 
-Started by the server on the first question, so that opening a run never imports torch, and apart from it, so that a
-model that does not fit in memory costs an answer and not the page.
+Started by the server on the first request, so that opening a run never imports torch, and a separate process, so that
+a model that does not fit in memory costs one answer and not the page.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ TOKENS, WINDOW = 49_152, 256  # what `cloche sae features` reads
 
 
 def files_of(checkpoint: str) -> RunFiles:
-    """The run of a checkpoint. ClocheError when anything that a model is loaded from leads outside it."""
+    """The run of a checkpoint. Raises ClocheError if a file that the model is loaded from leads outside it."""
     folder = Path(checkpoint)
     if folder.parent.name != "checkpoints":
         raise CheckpointMissing(f"{checkpoint} is not a checkpoint of a run.")
@@ -67,7 +68,7 @@ def lens(checkpoint: str, prompt: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=READERS_KEPT)
 def reader(checkpoint: str, dictionary: str, tokens: int) -> Any:
-    """A dictionary of the checkpoint's run, read over about so many of its held-out tokens."""
+    """A reader of a dictionary of the checkpoint's run, over about `tokens` of its held-out tokens."""
     from cloche.data import PackedTokens
     from cloche.interp import FeatureReader, Route, held_out_windows, open_dictionary
     from cloche.runs import Run
@@ -84,8 +85,8 @@ def reader(checkpoint: str, dictionary: str, tokens: int) -> Any:
 
 
 def feature(checkpoint: str, dictionary: str, tokens: int, feature: int) -> dict[str, Any]:
-    """One feature's page as a `features` finding has it, whether the finding lists it or not. `tokens` is how many the
-    finding read: a window's first token is not among them."""
+    """One feature's page as in a `features` finding, listed there or not. `tokens` is the number that the finding
+    read, without each window's first token."""
     from cloche.interp import FIRST
 
     length = min(WINDOW, load(checkpoint).net.length or WINDOW)
@@ -94,7 +95,7 @@ def feature(checkpoint: str, dictionary: str, tokens: int, feature: int) -> dict
 
 
 def look(checkpoint: str, instrument: str, options: dict[str, str]) -> dict[str, Any]:
-    """What any instrument finds, as its file in a run would hold it. `options` are text, as `cloche look` takes them."""
+    """The finding of any instrument, as it would be stored in a run. `options` are text, as for `cloche look`."""
     from cloche.interp import Materials, fill_in, find_instrument, read_options
     from cloche.runs import Run
 
@@ -109,7 +110,7 @@ def look(checkpoint: str, instrument: str, options: dict[str, str]) -> dict[str,
 
 
 def require_text_inside(files: RunFiles) -> None:
-    """Raises ClocheError when the packed text leads outside the run."""
+    """Raises ClocheError if the packed text leads outside the run."""
     files.all_inside("data")
     splits = (files.object("data/data.json") or {}).get("splits") or {}
     for shard in splits.get("validation", {}).get("shards", []):
@@ -117,7 +118,8 @@ def require_text_inside(files: RunFiles) -> None:
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """The reply to one request. What a user can cause is a sentence; any other failure is one too, its traceback on stderr."""
+    """The reply to one request. Errors that a user can cause are a sentence; so is any other failure, with its
+    traceback on stderr."""
     reply: dict[str, Any] = {"id": request.get("id")}
     asked = {key: value for key, value in request.items() if key not in ("id", "ask")}
     try:
@@ -127,14 +129,14 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         reply["ok"] = known[request["ask"]](**asked)
     except ClocheError as error:
         reply["error"] = str(error)
-    except Exception as error:  # whatever a model or a prompt can provoke must reach the page as a sentence
+    except Exception as error:  # any failure of a model must reach the page as a sentence
         traceback.print_exc()
         reply["error"] = f"The {request.get('ask')} failed: {type(error).__name__}: {error}"
     return reply
 
 
 def work(requests: TextIO, replies: TextIO) -> None:
-    """Answers line by line until the requests end: the server closed them or is gone."""
+    """Answers line by line until the requests end, when the server closes them or has ended."""
     for line in requests:
         reply = answer(json.loads(line))
         replies.write(json.dumps(reply) + "\n")
@@ -142,7 +144,7 @@ def work(requests: TextIO, replies: TextIO) -> None:
 
 
 def main() -> None:
-    # A library that prints must not break the protocol: replies get a private handle, and stdout becomes stderr.
+    # A library that prints must not break the protocol: replies get their own handle, and stdout becomes stderr.
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     import_parts(word.removeprefix("--import=") for word in sys.argv[1:])

@@ -1,7 +1,7 @@
-"""What a run said and what happened to it: samples, health and events, as far as a page can show them.
+"""Samples, health records and events of a run, limited to what a page can show.
 
-A health record or a sample is kept as the place of its line; only those that are shown are parsed. Every field is brought
-to the type that the page expects, so that a foreign or damaged record cannot break a view.
+A health record or a sample is kept as the position of its line; only those shown are parsed. Every field is converted to the
+type that the page expects, so that a foreign or damaged record cannot break a view.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ Place = tuple[int, int]
 
 
 def thin(records: Sequence[Any], most: int) -> list[Any]:
-    """At most `most` records, evenly spaced, the last one always among them."""
+    """At most `most` records, evenly spaced, always including the last."""
     if len(records) <= most:
         return list(records)
     last = len(records) - 1
     return [records[round(i * last / (most - 1))] for i in range(most)]
 
 
-def event(record: Record) -> Record:
+def clean_event(record: Record) -> Record:
     """{"kind", "message", "step"?, "time"?}"""
-    told: Record = {"kind": words(record.get("kind"), 60), "message": words(record.get("message"), 2000)}
-    return told | {key: value for key in ("step", "time") if (value := number(record.get(key))) is not None}
+    cleaned: Record = {"kind": words(record.get("kind"), 60), "message": words(record.get("message"), 2000)}
+    return cleaned | {key: value for key in ("step", "time") if (value := number(record.get(key))) is not None}
 
 
-def sample(record: Record) -> Record:
+def clean_sample(record: Record) -> Record:
     """{"step", "prompt", "text", "next"}"""
     given = record.get("next")
     pairs = given if isinstance(given, list) else []
@@ -58,29 +58,30 @@ def token_pair(pair: Any) -> list[Any] | None:
     return None if value is None else [words(pair[0], 200), value]
 
 
-def health(record: Record, digits: int | None = None) -> Record:
-    """The record with numbers, lists of numbers and lists of such lists; what is anything else is left out. With `digits`
-    the layers' values are shortened to so many, which a map of colours does not show."""
+def clean_health(record: Record, digits: int | None = None) -> Record:
+    """The record's numbers, lists of numbers and lists of such lists; anything else is left out. With `digits` the
+    values per layer are rounded to that many significant digits, which a heat map does not show."""
 
     def value(given: Any) -> float | int | None:
         found = number(given)
         return found if digits is None or found is None else float(f"{found:.{digits}g}")
 
-    told: Record = {"step": number(record.get("step")) or 0}
+    cleaned: Record = {"step": number(record.get("step")) or 0}
     for key in LAYERED:
         if isinstance(record.get(key), list):
-            told[key] = [[value(v) for v in row] if isinstance(row, list) else value(row) for row in record[key]]
-    return told | {key: found for key in NUMBERS if (found := number(record.get(key))) is not None}
+            cleaned[key] = [[value(v) for v in row] if isinstance(row, list) else value(row) for row in record[key]]
+    return cleaned | {key: found for key in NUMBERS if (found := number(record.get(key))) is not None}
 
 
 class Events:
-    """The events, in order. Of very many the newest stay, those that tell the run's state, and as many alarms."""
+    """The events in order. If there are too many, the newest are kept, those that define the run's state, and some of
+    the alarms."""
 
     def __init__(self) -> None:
         self.records: list[Record] = []
 
     def take(self, piece: Piece, damage: Damage) -> None:
-        self.records += [event(record) for record in parse_lines(piece, damage)]
+        self.records += [clean_event(record) for record in parse_lines(piece, damage)]
         if len(self.records) > 2 * MOST_EVENTS:
             older, newer = self.records[:-MOST_EVENTS], self.records[-MOST_EVENTS:]
             alarms = [e for e in older if e["kind"] in ALARMS]
@@ -90,7 +91,7 @@ class Events:
 
 
 class Samples:
-    """Where each sample's line is, by its prompt."""
+    """Positions of the samples' lines by prompt."""
 
     def __init__(self) -> None:
         self.places: dict[str, list[Place]] = {}
@@ -104,18 +105,18 @@ class Samples:
             self.total += 1
 
     def shown(self) -> list[Place]:
-        """At most some moments of each prompt, evenly spaced, in the order of the log."""
+        """At most SAMPLE_MOMENTS samples per prompt, evenly spaced, in the order of the log."""
         return sorted(place for places in self.places.values() for place in thin(places, SAMPLE_MOMENTS))
 
 
 class Health:
-    """Where each health record's line is."""
+    """Positions of the health records' lines."""
 
     def __init__(self) -> None:
         self.places: list[Place] = []
 
     def take(self, piece: Piece, damage: Damage) -> None:
-        # Parsed when they are shown: a health record is long, and of many only some are.
+        # Parsed only when shown: health records are long, and only some of many are shown.
         self.places += [place for place in piece.places() if place[1]]
 
     def shown(self) -> list[Place]:

@@ -1,4 +1,5 @@
-"""Asking the worker: start it on the first question, one question at a time, and say in one sentence when it fails."""
+"""Requests to the worker: it is started by the first request, handles one at a time, and failures become one
+sentence."""
 
 from __future__ import annotations
 
@@ -24,12 +25,12 @@ MOST_WAITING = 8
 
 
 class Worker:
-    """The worker process, restarted by the next question after it died or ran out of time."""
+    """The worker process, restarted by the next request after a crash or a timeout."""
 
     def __init__(self, seconds: float = SECONDS_PER_ASK, command: Sequence[str] | None = None) -> None:
         self.command = list(command or (sys.executable, "-m", "cloche.microscope.serving.worker"))
         self.seconds = seconds
-        self._answers: OrderedDict[str, bytes] = OrderedDict()  # as JSON, a tenth of its size as objects
+        self._answers: OrderedDict[str, bytes] = OrderedDict()  # as JSON, a tenth of the size of parsed objects
         self._process: Process | None = None
         self._stderr: IO[bytes] | None = None
         self._lock: asyncio.Lock | None = None
@@ -37,16 +38,16 @@ class Worker:
 
     @property
     def pid(self) -> int | None:
-        """The process id while the worker is alive."""
+        """The process id, or None if the worker is not running."""
         alive = self._process is not None and self._process.returncode is None
         return self._process.pid if alive and self._process is not None else None
 
     async def ask(self, ask: str, **arguments: str | int | dict[str, str]) -> dict[str, Any]:
-        """The worker's answer; the same question again is answered from memory. Raises ClocheError on failure, Busy where
-        many questions wait already."""
+        """The worker's answer; a repeated request is answered from memory. Raises ClocheError on failure, Busy if too
+        many requests are waiting."""
         if self._waiting >= MOST_WAITING:
-            raise Busy(f"{MOST_WAITING} questions wait for the model already: ask again when they are answered.")
-        # Made here because it must belong to the loop that serves.
+            raise Busy(f"{MOST_WAITING} requests are already waiting for the model: try again when they are answered.")
+        # Created here because it must belong to the server's event loop.
         self._lock = self._lock or asyncio.Lock()
         key = json.dumps([ask, arguments], sort_keys=True)
         self._waiting += 1
@@ -83,11 +84,11 @@ class Worker:
             await self.close()
             raise WorkerFailed(f"The {request['ask']} gave an answer that is too long to show.") from None
         except asyncio.CancelledError:
-            # A question given up before its answer: the two sides are out of step.
+            # A cancelled request: its answer would be taken for that of the next one.
             await self.close()
             raise
         if not line.endswith(b"\n"):
-            raise WorkerFailed(await self._obituary(request["ask"]))
+            raise WorkerFailed(await self._exit_reason(request["ask"]))
         reply = parse_json(line, "The worker's answer", MOST_BYTES_PER_ANSWER)
         if "error" in reply:
             raise WorkerFailed(reply["error"])
@@ -97,7 +98,7 @@ class Worker:
         if self.pid is None:
             await self.close()
             self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
-            # Half the cores at most: the run that is being looked at may still be training on them.
+            # Half the cores at most: the run may still be training on them.
             threads = str(max(1, (os.cpu_count() or 1) // 2))
             environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
             self._process = await asyncio.create_subprocess_exec(
@@ -112,18 +113,18 @@ class Worker:
         assert self._process is not None
         return self._process
 
-    async def _obituary(self, ask: str) -> str:
-        """Why the worker died, from its exit status and the last line it wrote to stderr."""
+    async def _exit_reason(self, ask: str) -> str:
+        """Why the worker ended, from its exit status and the last line of its stderr."""
         assert self._process is not None and self._stderr is not None
         status = await self._process.wait()
         self._stderr.seek(0)
         lines = self._stderr.read()[-4000:].decode(errors="replace").strip().splitlines()
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         said = f" saying: {lines[-1].strip()}" if lines else ""
-        return f"The process that runs the model {how}{said}; the {ask} got no answer. Ask again to start it anew."
+        return f"The process that runs the model {how}{said}; the {ask} got no answer. Try again to restart it."
 
     async def close(self) -> None:
-        """Ends the worker, if it lives, and forgets it."""
+        """Ends the worker, if it is running."""
         process, self._process = self._process, None
         if process is not None and process.returncode is None:
             process.kill()
