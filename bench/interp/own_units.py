@@ -58,7 +58,7 @@ def main() -> None:
                 told[f"{basis['name']} {figure}"] = [[median(c), min(c), max(c)] for c in columns]
                 cells = [f"{median(c):.3f} ({min(c):.3f}..{max(c):.3f})" for c in columns]
                 rows.append([f"{basis['name']} ({basis['units']}) {figure}", *cells])
-        print(table([site, *(f"k = {k}" for k in KS), "all units", "in disorder"], rows) + "\n")
+        print(table([site, *(f"k = {k}" for k in KS), "all units", "shuffled labels"], rows) + "\n")
         labels = [row["name"] for row in runs[0]["labels"]]
         record["models"][name] = {"density": density.data, "site": site, "labels": labels, "probes": told}  # type: ignore[index]
     write("own_units", record)

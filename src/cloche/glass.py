@@ -1,4 +1,4 @@
-"""A network with its tokenizer, so that prompts may be text: `cloche.load` and what it gives. Stands above the rooms."""
+"""A network with its tokenizer, so that prompts may be text: `cloche.load` and what it gives. Above the packages."""
 
 from __future__ import annotations
 

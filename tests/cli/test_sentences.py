@@ -80,7 +80,7 @@ def test_a_command_that_needs_another_shows_its_help_as_help(
         (MemoryError(), 1, "not enough memory"),
         (KeyboardInterrupt(), 130, "Stopped"),
         (Stopped("Stopped; go on with: cloche resume r"), 130, "cloche resume r"),
-        (ClocheError("this is wrong; mend it so"), 1, "this is wrong; mend it so"),
+        (ClocheError("this is wrong; fix it so"), 1, "this is wrong; fix it so"),
     ],
 )
 def test_every_kind_of_end(

@@ -60,7 +60,7 @@ def quick_yardstick(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def threads():
-    """A trainer sets torch's threads for the whole process; other rooms' tests get theirs back."""
+    """A trainer sets torch's threads for the whole process; other packages' tests get theirs back."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # at these sizes a second thread only waits
     yield

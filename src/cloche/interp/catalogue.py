@@ -1,7 +1,7 @@
 """Instruments by name: which there are, what they ask for, and their arguments from text.
 
 An instrument is a function whose first parameter is a model and which returns a Finding. It is found among the exports of
-the packages in ROOMS, and among what modules named with --import define; nothing is registered.
+the packages in PACKAGES, and among what modules named with --import define; nothing is registered.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from cloche.part_names import nearest
 from cloche.runs import Run
 from cloche.sparse import SAE
 
-ROOMS = ("interp", "evals", "diagnose", "text", "sparse")
+PACKAGES = ("interp", "evals", "diagnose", "text", "sparse")
 WINDOWS = 10_240  # held-out tokens that an instrument reads where nothing is said
 Instrument = Callable[..., Any]
 Given = Mapping[str, Sequence[str]]  # what stands after each option's name; one that is repeated has several
@@ -45,10 +45,10 @@ def instruments() -> dict[str, Instrument]:
     True
     """
     found: dict[str, Instrument] = {}
-    for room in ROOMS:
-        if find_spec(f"cloche.{room}") is None:
+    for name in PACKAGES:
+        if find_spec(f"cloche.{name}") is None:
             continue
-        package = import_module(f"cloche.{room}")
+        package = import_module(f"cloche.{name}")
         for export in package.__all__:
             with suppress(ImportError, ClocheError):  # of an extra that is not installed
                 found |= _if_instrument(export, getattr(package, export))

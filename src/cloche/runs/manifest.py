@@ -159,7 +159,7 @@ def unsealed(data: bytes) -> dict[str, Any]:
     raise ValueError("it is not as it was written")
 
 
-# ---- the file in a run's root; whoever changes it holds the run's lock
+# ---- the file in the root of a run; changing it needs the run's lock
 
 
 def create(run: Path, files: Mapping[str, Entry]) -> None:

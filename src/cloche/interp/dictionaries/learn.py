@@ -25,7 +25,7 @@ from cloche.runs import Run
 from cloche.sparse import SAE, Kind, Provenance, TopK, Training, iter_train_sae
 from cloche.sparse.saes import Record, SaveState, continue_training
 
-HELD = 1 << 30  # bytes of activations held in memory; more are read from the model anew in each pass
+HELD = 1 << 30  # bytes of activations held in memory; more are read from the model again in each pass
 CALIBRATED, FEWEST = 16_384, 2_048  # tokens that a threshold is calibrated on, and of how few it is not
 _WINDOWS = 16  # windows a forward pass
 _FINISHING = 4e-4  # learning rate of end-to-end training after another: a tenth of what short runs have

@@ -77,7 +77,7 @@ def probe(
     units = _Units(x, train)
     if not np.isfinite(units.mean).all():
         raise NotFinite(
-            f"Unit {int(np.argmin(np.isfinite(units.mean)))} holds a value that is no number; mend what made it."
+            f"Unit {int(np.argmin(np.isfinite(units.mean)))} holds a value that is not a number; fix what made it."
         )
     dense = _dense(units, labels[train])
     order = np.random.default_rng(seed).permutation(len(labels))
