@@ -15,6 +15,7 @@ from pathlib import Path
 import foreign_model
 import pytest
 import torch
+from safetensors import safe_open
 
 import cloche
 from cloche.runs import Run
@@ -187,6 +188,21 @@ def test_the_same_weights_twice_are_one_revision(call: Call, model: Path, tmp_pa
     for name in ("step1", "step2"):
         shutil.copytree(model, tmp_path / "steps" / name)
     assert "step1 and step2 have the same weights" in refused(call, tmp_path / "run", tmp_path / "steps")
+    once_again = ("--revisions", "step1", "step1=4")
+    assert "step1 and step1 have the same weights" in refused(call, tmp_path / "run", tmp_path / "steps", *once_again)
+
+
+def test_a_shard_that_is_called_like_a_file_of_the_run_is_refused_and_stays(
+    call: Call, model: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(model, tmp_path / "step7")
+    weights = folder / "model.safetensors"
+    with safe_open(weights, "pt") as file:
+        named = dict.fromkeys(file.keys(), "manifest.json")
+    before = weights.rename(folder / "manifest.json").read_bytes()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": named}))
+    assert "names of .safetensors files" in refused(call, tmp_path / "run", folder)
+    assert (folder / "manifest.json").read_bytes() == before
 
 
 def test_what_others_have_written_stays(call: Call, model: Path, grown: Path, tmp_path: Path) -> None:

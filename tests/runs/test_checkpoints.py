@@ -120,3 +120,10 @@ def test_a_checkpoint_that_is_removed_on_purpose_is_not_missed_and_one_that_was_
     shutil.rmtree(run.path / "checkpoints/step-000002")
     (problem,) = verify(run.path).problems
     assert (problem.where, "saved" in problem.what) == ("checkpoints/step-000002", True)
+
+
+def test_a_manifest_is_never_written_into_a_file_that_is_there(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "theirs").write_text("theirs")
+    with pytest.raises(ClocheError, match=r"manifest\.json"), run.new_checkpoint(1) as folder:
+        os.link(tmp_path / "theirs", folder / "manifest.json")
+    assert (tmp_path / "theirs").read_text() == "theirs" and not run.checkpoints()

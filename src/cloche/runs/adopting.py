@@ -129,10 +129,11 @@ def _record(run: Run, revision: Revision) -> AdoptedRevision:
 
 
 def _require_different(record: Sequence[AdoptedRevision]) -> None:
-    seen: dict[str, str] = {}
+    seen: dict[str, AdoptedRevision] = {}
     for item in record:
         key = repr(sorted(item["sha256"].items()))
-        if (same := seen.setdefault(key, item["revision"])) != item["revision"]:
+        if (same := seen.setdefault(key, item)) is not item:
             raise WeightsInvalid(
-                f"The revisions {same} and {item['revision']} have the same weights, so they are one: leave one of them out."
+                f"The revisions {same['revision']} and {item['revision']} have the same weights, so they are one "
+                f"({same['checkpoint']} and {item['checkpoint']}): leave one of them out."
             )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cloche.files import refuse_existing, sha256_of_all, writing_folder
+from cloche.files import refuse_existing, sha256_of_all, told, writing_folder
 from cloche.runs.chain import Anchor
 from cloche.runs.manifest import MANIFEST, Entry, sealed
 from cloche.runs.records import CheckpointManifest, LogAnchor
@@ -111,4 +111,8 @@ def _seal(folder: Path, step: int, anchors: Mapping[str, Anchor]) -> None:
     }
     logs: dict[str, LogAnchor] = {name: {"records": a.records, "chain": a.chain} for name, a in anchors.items()}
     document: CheckpointManifest = {"step": step, "files": files, "logs": logs}
-    (folder / MANIFEST).write_bytes(sealed(document))
+    with (
+        told(folder / MANIFEST),
+        open(folder / MANIFEST, "xb") as file,
+    ):  # never into a file that is there: it may be a link
+        file.write(sealed(document))

@@ -119,9 +119,12 @@ def catalogue(folder: Path) -> dict[str, Stored]:
         return _tensors(folder / ONE)
     named = read_json(index).get("weight_map")
     if not isinstance(named, dict) or not all(
-        isinstance(n, str) and Path(n).name == n and len(n) < 200 for n in named.values()
+        isinstance(n, str) and Path(n).name == n and n.endswith(".safetensors") and len(n) < 200 for n in named.values()
     ):
-        raise FileDamaged(f"{index} must hold a weight_map of tensor names to file names; restore it from its source.")
+        raise FileDamaged(
+            f"{index} must hold a weight_map of tensor names to names of .safetensors files; restore it from "
+            "its source."
+        )
     found: dict[str, Stored] = {}
     for file in sorted(set(named.values())):
         if not (folder / file).is_file():
