@@ -193,3 +193,37 @@ def test_every_panel_is_a_table() -> None:
         table = as_table(panel)
         assert all(len(row) == len(table.columns) for row in table.rows)
     assert as_table(PANELS[7]).rows[0][1] == "the[·cat]"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e308, 5e-324])
+def test_numbers_that_cannot_be_drawn_count_as_missing_as_they_do_in_the_file(bad: float) -> None:
+    panels = (
+        Table("t", ("a",), ((bad,),), ("count",)),
+        Heatmap("h", ("r",), ("a", "b"), ((bad, 1.0),), (("x", "y"),), form="count", scale="log"),
+        Heatmap("h", ("r",), ("a", "b"), ((1.0, 1.0),), low=bad, high=bad),
+        Lines("l", (bad, 2.0), (Series("s", (bad, 1.0), (bad, 0.0), (1.0, bad)),), low=bad, marks=((bad, "m"),)),
+        Lines("l", (1.0, 2.0), (Series("s", (0.0, 1.0)),), low=1e300, high=bad, marks=((1e299, "m"),)),
+        Bars("b", ("r",), (Series("s", (bad,)),), form="count", log=True, start=bad, bands=(("x", 0.0, bad),)),
+        Scatter("s", ((bad, 1.0), (0.0, 1.0)), ("x", "y"), ("one", "two"), (bad, 1.0)),
+        Tokens("t", (Passage("p", ("a",), (bad,)),), high=bad),
+        Graph("g", (Node("a", 0, bad), Node("b", 1)), ((0, 1, bad),)),
+    )
+    for panel in panels:
+        drawn = as_html(panel).html
+        assert as_text(panel) and not any(f'"{number}' in drawn for number in ("nan", "inf", "-inf"))
+        again = from_json(json.loads(as_bytes(to_json([panel]))))[0]
+        assert type(again) is type(panel) and (isinstance(panel, Table) or as_html(again).html == drawn)
+    if not abs(bad) < 1:
+        assert panels[6].labels == ("two",) and panels[3].x == (2.0,)
+
+
+def test_a_finding_sends_no_codes_to_the_terminal_and_a_strange_file_is_a_sentence(tmp_path) -> None:
+    panels = (Table("a\x1b[2J", ("b\x1b",), (("c\x9b\nd",),), note="e\u202e"), Text("f\x1b", "g\x07\nh"))
+    shown = Finding(Provenance("x\x1b", "y\x1b"), "z\x1b", panels=panels).text()
+    assert shown.replace("\n", "").isprintable() and "g\\x07\nh" in shown and "c\\x9b↵d" in shown
+    found = Finding.of_record({"data": {"huge": 10**400, "small": 2}})
+    assert found.panels[0].rows == (("small", 2.0),)
+    path = found.save(Run.create(tmp_path / "run", recipe=""))
+    path.write_text("[" * 200_000)
+    with pytest.raises(ClocheError, match="cannot be read"):
+        Finding.load(path)

@@ -19,7 +19,7 @@ from cloche.drawing.markup import EMPTY, Markup, tag
 from cloche.drawing.notebook import mime_bundle, page
 from cloche.drawing.panels import Panel, Table
 from cloche.drawing.text import as_table, as_text
-from cloche.drawing.words import number, visible
+from cloche.drawing.words import in_terminal, number, visible
 from cloche.errors import ArgumentInvalid, FileUnreadable, InstrumentUnknown
 from cloche.files import to_json
 from cloche.runs import Run, data_frame
@@ -188,7 +188,7 @@ class Finding:
         try:
             record = json.loads(path.read_bytes())
             arrays = load_file(path.with_suffix(".safetensors"))
-        except (OSError, ValueError, SafetensorError) as error:
+        except (OSError, ValueError, TypeError, LookupError, RecursionError, SafetensorError) as error:
             raise FileUnreadable(f"The finding {path} cannot be read ({error}); run the instrument again.") from error
         missing = [key for key in _NEEDED if not isinstance(record, dict) or key not in record]
         if missing:
@@ -249,7 +249,7 @@ class Finding:
 
     def __str__(self) -> str:
         notes = "".join(f" Note: {note}" for note in self.notes)
-        return f"{self.instrument} of {self.checkpoint or 'a model'}: {self.summary}{notes}"
+        return in_terminal(f"{self.instrument} of {self.checkpoint or 'a model'}: {self.summary}{notes}")
 
     def __repr__(self) -> str:
         return f"<{self}>"
@@ -281,7 +281,7 @@ def _plain(data: Mapping[str, Any]) -> list[Panel]:
     shown = [
         (str(k)[:200], v if isinstance(v, str) else float(v))
         for k, v in data.items()
-        if isinstance(v, str | int | float)
+        if isinstance(v, str) or (isinstance(v, int | float) and abs(v) <= kinds.LARGEST)
     ]
     rows = tuple((name, v[: kinds.MOST_CHARACTERS] if isinstance(v, str) else v) for name, v in shown[:200])
     return [Table("", ("what", "value"), rows)] if rows else []

@@ -247,6 +247,11 @@ def _spread(values: Sequence[float], low: float | None = None, high: float | Non
     return (least - pad if low is None else low), (most + pad if high is None else high)
 
 
+def _on_page(place: float) -> float:
+    """A place on the page or well beside it: drawings hold no numbers of hundreds of digits."""
+    return min(1e5, max(-1e5, place))
+
+
 class _Axes:
     """Coordinates of values in the drawing, and the grid with its labels."""
 
@@ -256,10 +261,10 @@ class _Axes:
         self.ends = x, y
 
     def x(self, value: float) -> float:
-        return LEFT + (WIDE - LEFT - RIGHT) * (value - self.low) / self.wide
+        return _on_page(LEFT + (WIDE - LEFT - RIGHT) * ((value - self.low) / self.wide))
 
     def y(self, value: float) -> float:
-        return TALL - BOTTOM - (TALL - TOP - BOTTOM) * (value - self.bottom) / self.tall
+        return _on_page(TALL - BOTTOM - (TALL - TOP - BOTTOM) * ((value - self.bottom) / self.tall))
 
     def grid(
         self, x_name: str, names: Sequence[str] = (), form: Callable[[float], str] = FORMS["number"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
@@ -17,6 +17,9 @@ Cell: TypeAlias = float | str | None
 MOST_ITEMS = 5_000  # per list read from a file
 MOST_VALUES = 200_000  # in all lists of one panel
 MOST_CHARACTERS = 2_000
+LARGEST = (
+    1e300  # what is beyond it, or not finite, counts as missing: differences of such numbers are not finite either
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,9 @@ class Series:
     low: tuple[Number, ...] = ()
     high: tuple[Number, ...] = ()
     control: bool = False
+
+    def __post_init__(self) -> None:
+        _drop(self, "values", "low", "high")
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,7 @@ class Heatmap:
     note: str = ""
 
     def __post_init__(self) -> None:
+        _drop(self, "values", "low", "high")
         for name in ("values", "texts", "tips"):
             grid = getattr(self, name)
             if grid or name == "values":
@@ -119,7 +126,14 @@ class Lines:
     note: str = ""
 
     def __post_init__(self) -> None:
+        _drop(self, "low", "high")
         _same_length(self, self.x, self.series)
+        places: Sequence[Any] = self.x
+        keep = [i for i, x in enumerate(places) if isinstance(x, str) or _drawable(x)]
+        if len(keep) < len(self.x):
+            object.__setattr__(self, "x", tuple(places[i] for i in keep))
+            object.__setattr__(self, "series", tuple(_at(one, keep) for one in self.series))
+        object.__setattr__(self, "marks", tuple(mark for mark in self.marks if _drawable(mark[0])))
 
 
 @dataclass(frozen=True)
@@ -147,6 +161,10 @@ class Bars:
 
     def __post_init__(self) -> None:
         _same_length(self, self.rows, self.series)
+        object.__setattr__(self, "start", self.start if _drawable(self.start) else 0.0)
+        object.__setattr__(
+            self, "bands", tuple(band for band in self.bands if _drawable(band[1]) and _drawable(band[2]))
+        )
 
 
 @dataclass(frozen=True)
@@ -173,6 +191,12 @@ class Scatter:
         for name in ("labels", "values"):
             if getattr(self, name):
                 _agree(self, "points", self.points, name, getattr(self, name))
+        _drop(self, "values")
+        keep = [i for i, point in enumerate(self.points) if all(map(_drawable, point))]
+        if len(keep) < len(self.points):
+            for name in ("points", "labels", "values"):
+                given = getattr(self, name)
+                object.__setattr__(self, name, tuple(given[i] for i in keep) if given else given)
 
 
 @dataclass(frozen=True)
@@ -192,6 +216,9 @@ class Passage:
     values: tuple[Number, ...]
     note: str = ""
 
+    def __post_init__(self) -> None:
+        _drop(self, "values")
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -209,6 +236,7 @@ class Tokens:
     note: str = ""
 
     def __post_init__(self) -> None:
+        _drop(self, "high")
         for passage in self.passages:
             _agree(self, f"tokens of {shown(passage.name)}", passage.tokens, "values", passage.values)
 
@@ -225,6 +253,9 @@ class Node:
     name: str
     column: int = 0
     value: Number = None
+
+    def __post_init__(self) -> None:
+        _drop(self, "value")
 
 
 @dataclass(frozen=True)
@@ -246,6 +277,7 @@ class Graph:
         for start, end, _ in self.edges:
             if not (0 <= start < len(self.nodes) and 0 <= end < len(self.nodes)):
                 raise ArgumentInvalid(f"The panel {shown(self.title)} has an edge {start} -> {end} but no such node.")
+        object.__setattr__(self, "edges", tuple(edge for edge in self.edges if _drawable(edge[2])))
 
 
 @dataclass(frozen=True)
@@ -311,6 +343,29 @@ def _cut(value: Any, left: list[int]) -> Any:
     if isinstance(value, list | tuple):
         return [_cut(item, left) for item in value[:MOST_ITEMS]]
     return value[:MOST_CHARACTERS] if isinstance(value, str) else value
+
+
+def _drawable(value: float | None) -> bool:
+    return value is not None and abs(value) <= LARGEST  # not of NaN
+
+
+def _drop(panel: Any, *names: str) -> None:
+    """None in place of the numbers in these fields that cannot be drawn, as in the JSON of the panel."""
+
+    def cleaned(value: Any) -> Any:
+        if isinstance(value, tuple | list):
+            return tuple(map(cleaned, value))
+        return value if _drawable(value) else None
+
+    for name in names:
+        object.__setattr__(panel, name, cleaned(getattr(panel, name)))
+
+
+def _at(one: Series, places: Sequence[int]) -> Series:
+    def kept(values: tuple[Number, ...]) -> tuple[Number, ...]:
+        return tuple(values[i] for i in places) if values else ()
+
+    return replace(one, values=kept(one.values), low=kept(one.low), high=kept(one.high))
 
 
 def _agree(panel: Any, one: str, first: Sequence[Any], other: str, second: Sequence[Any]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -107,6 +108,8 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
     if high <= low:
         return [low]
     rough = (high - low) / about
+    if rough < sys.float_info.min:  # a power of ten so small is zero
+        return [low]
     power = 10 ** math.floor(math.log10(rough))
     size = next(power * m for m in (1, 2, 5, 10) if power * m >= rough)
     return [size * i for i in range(math.ceil(low / size), math.floor(high / size) + 1)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 
 from cloche.drawing.panels import Bars, Cell, Form, Graph, Heatmap, Lines, Panel, Passage, Scatter, Table, Text
-from cloche.drawing.words import visible, written
+from cloche.drawing.words import in_terminal, visible, written
 
 MOST_ROWS = 60
 BEFORE, AFTER = 6, 3  # tokens shown around the largest value of a passage
@@ -90,11 +90,19 @@ def as_text(panel: Panel, most: int = MOST_ROWS) -> str:
     … 1 more
     """
     if isinstance(panel, Text):
-        return "\n".join(part for part in (panel.title, panel.text) if part)
+        return in_terminal("\n".join(part for part in (panel.title, panel.text) if part))
     table = as_table(panel)
     forms = table.forms or ("number",) * len(table.columns)
-    rows = [[written(cell, form) for cell, form in zip(row, forms, strict=True)] for row in table.rows[:most]]
+    columns = [_on_one_line(name) for name in table.columns]
+    rows = [
+        [_on_one_line(written(cell, form)) for cell, form in zip(row, forms, strict=True)] for row in table.rows[:most]
+    ]
     left = [i for i in range(len(table.columns)) if any(isinstance(row[i], str) for row in table.rows)]
     more = [f"… {len(table.rows) - most:,} more"] if len(table.rows) > most else []
     title = [table.title] if table.title else []
-    return "\n".join([*title, text_table(table.columns, rows, left), *more, *([table.note] if table.note else [])])
+    lines = [*title, text_table(columns, rows, left), *more, *([table.note] if table.note else [])]
+    return in_terminal("\n".join(lines))
+
+
+def _on_one_line(cell: str) -> str:
+    return in_terminal(cell).replace("\n", "↵")

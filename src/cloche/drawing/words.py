@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 _SIGNS = {"\n": "↵", "\t": "→", "\r": "␍"}
@@ -17,6 +18,13 @@ def visible(token: str, space: str = "·") -> str:
     """
     signs = {" ": space, **_SIGNS}
     return "".join(signs.get(c) or (c if c.isprintable() else _escaped(c)) for c in token) or "∅"
+
+
+def in_terminal(text: str) -> str:
+    """A text whose control characters a terminal would carry out, but for line ends, written as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text)
 
 
 def _escaped(character: str) -> str:
@@ -56,7 +64,7 @@ def percent(value: float | None) -> str:
 
 def count(value: float | None) -> str:
     """A whole number with thousands separators."""
-    return "–" if value is None or value != value else f"{round(value):,}"
+    return number(value) if value is None or not math.isfinite(value) else f"{round(value):,}"
 
 
 def short(value: float | None) -> str:
