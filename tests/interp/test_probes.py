@@ -153,7 +153,7 @@ HALF = np.arange(40) < 20
         ((X, np.ones((40, 1), bool), HALF), "both classes"),
         ((X, EVEN, np.ones(40, bool)), "both classes"),
         ((X, HALF[:, None], HALF), "both classes"),
-        ((np.where(np.eye(40, 3) == 1, np.nan, X), EVEN, HALF), "no number"),
+        ((np.where(np.eye(40, 3) == 1, np.nan, X), EVEN, HALF), "not a number"),
     ],
 )
 def test_misuse_of_probes_gets_one_sentence(arguments, sentence: str) -> None:
