@@ -127,6 +127,13 @@ def test_json_of_any_shape_is_a_sentence_and_never_an_error() -> None:
     assert isinstance(wide, Text) and wide.text.startswith("A Heatmap panel cannot be drawn")
 
 
+def test_both_axes_are_named_and_the_colours_of_points_have_their_ends() -> None:
+    points = as_html(Scatter("Atoms", ((0.0, 1.0), (1.0, 0.5)), ("first PC", "second PC"), values=(0.2, 0.9))).html
+    assert ">first PC<" in points and ">second PC<" in points and 'class="legend"><span>0</span>' in points
+    curve = as_html(Lines("Loss", (1.0, 2.0), (Series("", (3.0, 2.0)),), "step", "nats per token")).html
+    assert ">step<" in curve and ">nats per token<" in curve
+
+
 def test_a_scale_does_not_exaggerate() -> None:
     """0.98 to 1 is no contrast: colours start at zero, or are symmetric about it."""
     scale = scale_of([0.98, 1.0, None])

@@ -267,7 +267,7 @@ class _Axes:
         return _on_page(TALL - BOTTOM - (TALL - TOP - BOTTOM) * ((value - self.bottom) / self.tall))
 
     def grid(
-        self, x_name: str, names: Sequence[str] = (), form: Callable[[float], str] = FORMS["number"]
+        self, x_name: str, y_name: str, names: Sequence[str] = (), form: Callable[[float], str] = FORMS["number"]
     ) -> list[Markup]:
         parts = []
         for tick in ticks(*self.ends[1]):
@@ -277,7 +277,8 @@ class _Axes:
         shown: list[tuple[float, str]] = [(i, name) for i, name in enumerate(names) if i % step == 0]
         for place, name in shown or [(tick, f"{tick:,.6g}") for tick in ticks(*self.ends[0], 6)]:
             parts.append(_label(name, self.x(place), TALL - BOTTOM + 19))
-        return [*parts, _label(x_name, (LEFT + WIDE - RIGHT) / 2, TALL - 4)]
+        above = [_label(y_name, LEFT, TOP - 2, "start")] if y_name else []
+        return [*parts, *above, _label(x_name, (LEFT + WIDE - RIGHT) / 2, TALL - 4)]
 
 
 def _lines(panel: Lines) -> Markup:
@@ -286,7 +287,7 @@ def _lines(panel: Lines) -> Markup:
     form, known = FORMS[panel.form], [v for s in panel.series for v in (*s.values, *s.low, *s.high) if v is not None]
     across = (-0.5, len(places) - 0.5) if named else (min(places, default=0.0), max(places, default=1.0))
     axes = _Axes(across, _spread(known, panel.low, panel.high))
-    parts = axes.grid(panel.x_name, [str(x) for x in panel.x] if named else (), form)
+    parts = axes.grid(panel.x_name, panel.y_name, [str(x) for x in panel.x] if named else (), form)
     for place, said in panel.marks:
         parts.append(tag("g", _line("alarm", axes.x(place), TOP, axes.x(place), TALL - BOTTOM), tag("title", said)))
     words = []
@@ -347,7 +348,7 @@ def _scatter(panel: Scatter) -> Markup:
     axes = _Axes(_spread([x for x, _, _ in points]), _spread([y for _, y, _ in points]))
     scale = scale_of(panel.values)
     plain = len(panel.axes) == 2
-    parts = axes.grid(panel.axes[0]) if plain else [_label(" · ".join(panel.axes), WIDE / 2, TALL - 4)]
+    parts = axes.grid(panel.axes[0], panel.axes[1]) if plain else [_label(" · ".join(panel.axes), WIDE / 2, TALL - 4)]
     for i in sorted(range(len(points)), key=lambda i: points[i][2]):
         value = panel.values[i] if panel.values else None
         fill = None if value is None else css(scale.share(value))

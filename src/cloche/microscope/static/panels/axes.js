@@ -24,13 +24,13 @@ export function place([x0, x1], [y0, y1]) {
   return { x: (v) => LEFT + ((WIDE - LEFT - RIGHT) * (v - x0)) / wide, y: (v) => TALL - BOTTOM - ((TALL - TOP - BOTTOM) * (v - y0)) / tall };
 }
 
-export function Grid({ across, up, xName, names, format = number }) {
+export function Grid({ across, up, xName, yName, names, format = number }) {
   const { x, y } = place(across, up);
   const step = Math.max(1, Math.floor((names?.length || 0) / 12));
   const below = names ? names.map((name, i) => [i, name]).filter(([i]) => i % step === 0) : ticks(...across, 6).map((v) => [v, number(v)]);
   return html`${ticks(...up).map((v) => html`<g key=${v}><line class="grid" x1=${LEFT} x2=${WIDE - RIGHT} y1=${y(v)} y2=${y(v)} /><text x=${LEFT - 7} y=${y(v) + 4} text-anchor="end">${format(v)}</text></g>`)}
     ${below.map(([v, text]) => html`<text key=${v} x=${x(v)} y=${TALL - BOTTOM + 19} text-anchor="middle">${text}</text>`)}
-    <text x=${(LEFT + WIDE - RIGHT) / 2} y=${TALL - 4} text-anchor="middle">${xName}</text>`;
+    <text x=${(LEFT + WIDE - RIGHT) / 2} y=${TALL - 4} text-anchor="middle">${xName}</text>${yName && html`<text x=${LEFT} y=${TOP - 2}>${yName}</text>`}`;
 }
 
 export const Svg = ({ label, children, ...more }) => html`<svg viewBox=${`0 0 ${WIDE} ${TALL}`} role="img" aria-label=${label} ...${more}>${children}</svg>`;

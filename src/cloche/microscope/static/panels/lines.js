@@ -10,7 +10,7 @@ function Glyph({ tone, x, y, r = 4 }) {
   return corners ? html`<path d=${`M${corners.map(([a, b]) => `${x + r * a} ${y + r * b}`).join('L')}Z`} />` : html`<circle cx=${x} cy=${y} r=${r} />`;
 }
 
-export function Lines({ title, x, series, x_name: xName, form, low, high, marks }) {
+export function Lines({ title, x, series, x_name: xName, y_name: yName, form, low, high, marks }) {
   const named = typeof x[0] === 'string';
   const at = x.map((v, i) => (named ? i : v));
   const show = FORMS[form];
@@ -22,7 +22,7 @@ export function Lines({ title, x, series, x_name: xName, form, low, high, marks 
   const solid = series.filter((s) => !s.control);
   const told = (s) => `${s.name}: ${s.values.length > 12 ? `from ${show(s.values[0])} to ${show(s.values[s.values.length - 1])}` : x.map((v, i) => (s.values[i] === null ? null : `${v} ${show(s.values[i])}`)).filter(Boolean).join(', ')}`;
   const colours = tones(series);
-  return html`<${Svg} label=${`${title}. ${solid.map(told).join('. ')}.`}><${Grid} across=${across} up=${up} xName=${xName} names=${named ? x : null} format=${show} />
+  return html`<${Svg} label=${`${title}. ${solid.map(told).join('. ')}.`}><${Grid} across=${across} up=${up} xName=${xName} yName=${yName} names=${named ? x : null} format=${show} />
     ${marks.map(([v, text], i) => html`<g key=${`mark ${i}`}><line class="alarm" x1=${to.x(v)} x2=${to.x(v)} y1=${TOP} y2=${TALL - BOTTOM} /><title>${text}</title></g>`)}
     ${series.map((s, n) => {
       const points = at.map((v, i) => [v, s.values[i]]).filter(([, v]) => v !== null);

@@ -26,6 +26,6 @@ export function Scatter({ title, points, axes, labels, values }) {
     onKeyDown: (event) => { if (KEYS[event.key]) { event.preventDefault(); by(...KEYS[event.key]); } },
   } : {};
   return html`<${Svg} label=${`${title}: ${points.length} points over ${axes.join(' and ')}${solid ? '; the arrow keys turn them' : ''}`} ...${turning}>
-    ${solid ? html`<text x=${WIDE / 2} y=${TALL - 4} text-anchor="middle">${axes.join(' · ')}</text>` : html`<${Grid} across=${across} up=${up} xName=${axes[0]} />`}
+    ${solid ? html`<text x=${WIDE / 2} y=${TALL - 4} text-anchor="middle">${axes.join(' · ')}</text>` : html`<${Grid} across=${across} up=${up} xName=${axes[0]} yName=${axes[1]} />`}
     ${placed.sort((a, b) => a[2] - b[2]).map(([x, y, , i]) => html`<g key=${i} class="first"><circle cx=${to.x(x)} cy=${to.y(y)} r="3.4" fill=${values[i] === null || values[i] === undefined ? undefined : colour(share(values[i], scale))}><title>${said(i)}</title></circle></g>`)}</>`;
 }
