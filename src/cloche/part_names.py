@@ -190,6 +190,6 @@ def _refuse(base: type, module: str | None, name: str, where: str) -> NoReturn:
         )
     kind = "part" if base is root else base.__name__
     raise PartUnknown(
-        f"[{where}] names an unknown {kind} {shown(name)} (one of your own must be imported first, as with --import "
-        f"my_parts){nearest(name, known_names(base))}"
+        f"[{where}] names an unknown {kind} {shown(name)} (add --import MODULE if it is your own)"
+        f"{nearest(name, known_names(base))}"
     )

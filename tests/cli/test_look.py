@@ -147,7 +147,7 @@ def _text(folder: Path) -> Path:
 )
 def test_what_cannot_be_asked_is_one_sentence(call: Call, grown: Path, words: tuple[str, ...], said: str) -> None:
     code, _, err = call("look", grown, *words)
-    assert code == 1 and said in err and err.count("\n") == 1
+    assert code == 1 and said in err and err.count("\n") == 1 and not err.endswith("..\n") and "?." not in err
 
 
 def test_a_third_partys_instrument_is_one_like_ours(call: Call, run: Path, own: str) -> None:
@@ -179,7 +179,7 @@ def test_a_trace_stays_in_the_run(call: Call, run: Path) -> None:
     steps = [checkpoint.step for checkpoint in Run.open(run).checkpoints()]
     assert found["data"]["steps"] == steps and len(found["data"]["values"][0]) == 8
     (kept,) = Run.open(run).findings("trace")
-    assert kept["summary"] == found["summary"] and "The entropy of logit-lens" in kept["summary"]
+    assert kept["summary"] == found["summary"] and "The figure 'entropy' of logit-lens" in kept["summary"]
     code, out, err = call("trace", run, "activation-density", "windows=600")
     assert code == 0 and "active of activation-density by step" in out, err
     model = run / "checkpoints" / "step-000000"

@@ -165,6 +165,7 @@ def test_two_processes_under_torchrun_train_what_one_trains(call: Call, run: Pat
         (("train", "--name", "../away"), "without strokes"),
         (("report", "nothing"), "train one with `cloche sae train`"),
         (("features", "nothing"), "has no dictionary 'nothing'"),
+        (("report",), "has no dictionary: train one with `cloche sae train"),
     ],
 )
 def test_misuse_gets_one_sentence(call: Call, run: Path, words: tuple[str, ...], said: str) -> None:

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,7 +130,21 @@ def sentence_and_status(error: BaseException) -> tuple[str, int]:
     if known := _of_the_system(error) or _of_a_library(error):
         return known, FAILED
     what = " ".join(f"{type(error).__name__}: {error}".split())
-    return f"cloche met something it did not expect ({what}); run it again with --debug to see where.", FAILED
+    return (
+        f"cloche met something it did not expect ({what}{_place(error)}); run it again with --debug to see the traceback.",
+        FAILED,
+    )
+
+
+def _place(error: BaseException) -> str:
+    """The line that raised it: in a module of the user's own, that is where to look first."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [
+        frame for frame in frames if Path(frame.filename).is_relative_to(Path.cwd()) and frame.filename.endswith(".py")
+    ]
+    outside = [frame for frame in own if not {"site-packages", "cloche"} & set(Path(frame.filename).parts)]
+    last = (outside or frames)[-1:]
+    return "".join(f", {Path(frame.filename).name} line {frame.lineno}" for frame in last)
 
 
 def _was_interrupted(error: BaseException | None) -> bool:

@@ -71,7 +71,7 @@ def find_instrument(name: str) -> tuple[str, Instrument]:
     known = instruments()
     wanted = name.replace("_", "-").removesuffix("-report")
     if wanted not in known:
-        raise InstrumentUnknown(f"There is no instrument {shown(name)}{nearest(wanted, known)}.")
+        raise InstrumentUnknown(f"There is no instrument {shown(name)}{nearest(wanted, known)}")
     return wanted, known[wanted]
 
 
@@ -199,7 +199,7 @@ def fill_in(name: str, function: Instrument, values: Mapping[str, Any], material
 def _require_known(name: str, given: Iterable[str], options: Mapping[str, Option]) -> None:
     for key in given:
         if key not in options:
-            raise InstrumentOption(f"{name} has no option {shown(key)}{nearest(key, options) if options else ''}.")
+            raise InstrumentOption(f"{name} has no option {shown(key)}{nearest(key, options) if options else '.'}")
 
 
 def _from_run(name: str, option: Option, materials: Materials) -> Any:
@@ -229,7 +229,9 @@ def _value(text: str, option: Option, materials: Materials) -> Any:
     try:
         return _converted(text, option.hint, option.name, materials)
     except ValueError:
-        raise InstrumentOption(f"{option.name}={shown(text)} is not of type {option.kind}.") from None
+        raise InstrumentOption(
+            f"{option.name}={shown(text)} is not of type {option.kind}; `cloche look RUN` lists each option with its default."
+        ) from None
 
 
 def _windows(text: str, materials: Materials) -> Any:

@@ -106,7 +106,7 @@ def _summary(data: dict[str, Any]) -> str:
     while settled > 0 and data["top"][settled - 1][-1][0][0] == answer:
         settled -= 1
     said = (
-        f"After the prompt the model says {answer!r} (probability {share:.2f}), first from {data['layers'][settled]} on"
+        f"After the prompt the model says {answer!r} (probability {share:.2g}), first from {data['layers'][settled]} on"
     )
     if len(data["tokens"]) == 1:
         return said + "."

@@ -183,7 +183,9 @@ def _finding(
 
 def _summary(data: dict[str, Any], found: Onset) -> str:
     steps, first, last = data["steps"], np.mean(data["values"][0]), np.mean(data["values"][-1])
-    moved = f"The {data['figure'].replace('_', ' ')} of {data['instrument']} goes from {first:.3g} to {last:.3g}"
+    moved = (
+        f"The figure '{data['figure'].replace('_', ' ')}' of {data['instrument']} goes from {first:.3g} to {last:.3g}"
+    )
     if found.at is None:
         within = f"within {SPREADS:g} spreads of the null ({found.spread:.2g})"
         return f"{moved} over {len(steps)} checkpoints; that is {within}, so it has no onset."

@@ -14,7 +14,7 @@ import typer
 from cloche.cli.options import LARGEST_SEED, AsJson, RunFolder
 from cloche.cli.outputs import TrainedDictionary
 from cloche.cli.streams import emit
-from cloche.errors import ClocheError
+from cloche.errors import ClocheError, DictionaryMissing
 from cloche.files import refuse_existing
 
 if TYPE_CHECKING:
@@ -28,7 +28,12 @@ sae = typer.Typer(
     help="Train, measure and read sparse autoencoders of a run.",
 )
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A dictionary in the run's dictionaries/.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="[NAME]", help="A dictionary of the run; where it has only one, that one.", show_default=False
+    ),
+]
 Tokens = Annotated[int, typer.Option(help="Held-out tokens to read.")]
 
 
@@ -103,7 +108,7 @@ def train(
 @sae.command(epilog="Example: cloche sae report runs/first resid_post_3")
 def report(
     run: RunFolder,
-    name: Name,
+    name: Name = "",
     tokens: Tokens = 49_152,
     probe: Annotated[
         int, typer.Option(help="Held-out tokens on which few features are probed for what the text says; 0 for none.")
@@ -125,6 +130,7 @@ def report(
     )
 
     opened, glass = _load(run)
+    name = name or _only_dictionary(opened)
     learned, windows = open_dictionary(opened, name), held_out(opened, glass, tokens)
     others = others_of(opened, learned.trained_on.site)
     asked: list[Callable[[], Finding]] = [lambda: activation_density(glass, windows)]
@@ -149,7 +155,7 @@ def report(
 @sae.command(epilog="Example: cloche sae features runs/first resid_post_3 --count 100")
 def features(
     run: RunFolder,
-    name: Name,
+    name: Name = "",
     count: Annotated[int, typer.Option(help="How many, the most telling first.")] = 40,
     tokens: Tokens = 49_152,
     as_json: AsJson = False,
@@ -158,6 +164,7 @@ def features(
     from cloche.interp import features_report, held_out, open_dictionary, others_of
 
     opened, glass = _load(run)
+    name = name or _only_dictionary(opened)
     learned, windows = open_dictionary(opened, name), held_out(opened, glass, tokens)
     finding = features_report(glass, learned, windows, name, count, others_of(opened, learned.trained_on.site))
     finding.save(opened)
@@ -193,6 +200,16 @@ def _together() -> Iterator[bool]:
 
     with joined() as ranks:
         yield ranks.rank == 0
+
+
+def _only_dictionary(run: Run) -> str:
+    """The name of the run's dictionary, where there is no choice; ClocheError where there are none or several."""
+    known = sorted(path.name for path in (run.path / "dictionaries").glob("[!.]*/"))
+    if not known:
+        raise DictionaryMissing(f"{run.path} has no dictionary: train one with `cloche sae train {run.path}`.")
+    if known[1:]:
+        raise DictionaryMissing(f"{run.path} has several dictionaries; name one of them: {', '.join(known)}.")
+    return known[0]
 
 
 @contextmanager

@@ -51,7 +51,7 @@ def adopt(
     data: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="TEXT...", help="Files and folders of text for lenses, features and dictionaries to read."
+            metavar="PATH...", help="Files and folders of text for lenses, features and dictionaries to read."
         ),
     ] = None,
     glob: Glob = None,

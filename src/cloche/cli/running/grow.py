@@ -230,7 +230,7 @@ def _trainer(run: Run, recipe: Recipe, screen: Screen, changes: dict[str, Any]) 
     from cloche.train import Trainer
 
     if recipe.run.steps is None and not run.checkpoints():
-        screen.say(f"measuring how many steps {recipe.run.minutes:g} minutes have room for")
+        screen.say(f"measuring how many steps fit into {recipe.run.minutes:g} minutes")
     trainer = Trainer.resume(run, changes)
     parameters = sum(parameter.numel() for parameter in trainer.net.parameters())
     screen.say(f"growing {parameters / 1e6:.1f}M parameters for {trainer.steps:,} steps in {run.path}")

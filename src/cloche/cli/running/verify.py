@@ -43,4 +43,5 @@ def _contents(run: Path) -> str:
     from cloche.runs import Run
 
     opened = Run.open(run)
-    return f"{len(opened.checkpoints())} checkpoints, {len(opened.findings())} findings"
+    counts = {"checkpoint": len(opened.checkpoints()), "finding": len(opened.findings())}
+    return ", ".join(f"{count} {what}" if count == 1 else f"{count} {what}s" for what, count in counts.items())

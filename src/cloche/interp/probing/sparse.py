@@ -102,7 +102,9 @@ class _Places:
 
     def __init__(self, net: Network, site: Site | str | None, sae: SAE | None) -> None:
         if site is None and sae is None:
-            raise SettingConflict("Nothing says where to probe: give a site, or a dictionary, which names its own.")
+            raise SettingConflict(
+                "Nothing says where to probe: give a site, as site='resid_post[1]', or a dictionary, as sae=NAME."
+            )
         self.reads: list[Site] = []
         if sae is not None and (site is None or sae.trained_on.site is not None):
             reader = reader_of(sae, net)

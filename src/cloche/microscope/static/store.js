@@ -191,6 +191,7 @@ export function stateOf(run) {
   if (kind === 'finished') return { word: 'finished', live: false };
   if (kind === 'nonfinite') return { word: 'stopped at a non-finite number', live: false };
   if (kind === 'stopped') return { word: 'stopped', live: false };
+  if (run.about.info.adopted) return { word: 'adopted', live: false };
   if (run.heard === null) return { word: 'waiting for the first record', live: true };
   const silent = (Date.now() - run.heard) / 1000;
   return silent > patience(run) ? { word: `no record for ${duration(silent)}`, live: false } : { word: 'training', live: true };

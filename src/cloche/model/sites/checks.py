@@ -102,7 +102,8 @@ def check_edits(edits: Sequence[Any], sites: Sites, slots: PromptSlots) -> list[
 
 def _of_this_model(edit: Any, sites: Sites) -> Edit:
     if not isinstance(edit, Edit):
-        raise EditInvalid(f"edits= takes values such as net.sites.resid_post[0].add(v); got {edit!r}.")
+        unquoted = ", without the quotes" if isinstance(edit, str) else ""
+        raise EditInvalid(f"edits= takes values such as net.sites.resid_post[0].add(v){unquoted}; got {edit!r}.")
     own = sites.resolve(edit.site)[0]
     if instead := sites.declared(own).view_of:
         raise SiteUnsuitable(f"{own.whole} is computed from {instead} and read by nothing: edit {instead} instead.")
