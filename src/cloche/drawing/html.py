@@ -353,14 +353,8 @@ def _scatter(panel: Scatter) -> Markup:
         value = panel.values[i] if panel.values else None
         fill = None if value is None else css(scale.share(value))
         said = " ".join([*panel.labels[i : i + 1], *(FORMS["number"](v) for v in panel.points[i])])
-        dot = tag(
-            "circle",
-            tag("title", said),
-            cx=f"{axes.x(points[i][0]):.1f}",
-            cy=f"{axes.y(points[i][1]):.1f}",
-            r=3.4,
-            fill=fill,
-        )
+        cx, cy = f"{axes.x(points[i][0]):.1f}", f"{axes.y(points[i][1]):.1f}"
+        dot = tag("circle", tag("title", said), cx=cx, cy=cy, r=3.4, fill=fill)
         parts.append(tag("g", dot, class_="first"))
     return _svg(f"{panel.title}: {len(points)} points over {' and '.join(panel.axes)}", parts)
 
