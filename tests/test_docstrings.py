@@ -22,6 +22,8 @@ COMPLETE = {
     "cloche.microscope",
     "cloche.runs",
     "cloche.runs.verification",
+    "cloche.sparse.learners",
+    "cloche.sparse.pursuit",
     "cloche.sparse.saes",
     "cloche.sparse.truth",
     "cloche.text",

@@ -97,9 +97,9 @@ def test_non_negative_omp_stops_at_the_residual_and_refuses_to_run_without_end()
     code = NonNegativeOMP(residual=3.0).encode(x, dictionary)
     left = (x - dictionary.decode(code)).norm(dim=1)
     assert left.max() <= 3.0 and code.active.max() < 32
-    with pytest.raises(ClocheError, match="no rule to stop by"):
+    with pytest.raises(ClocheError, match="needs a stopping rule"):
         NonNegativeOMP().encode(x, dictionary)
-    with pytest.raises(ClocheError, match="cannot take 0 steps"):
+    with pytest.raises(ClocheError, match="cannot run 0 steps"):
         MatchingPursuit(0).encode(x, dictionary)
     with pytest.raises(ClocheError, match="k = 151 atoms"):
         NonNegativeOMP(k=151).encode(x, dictionary)

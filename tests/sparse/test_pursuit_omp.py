@@ -148,15 +148,20 @@ def unit(n: int, width: int) -> Dictionary:
 @pytest.mark.parametrize(
     ("pursuit", "x", "dictionary", "sentence"),
     [
-        (OMP(k=3), torch.full((2, 8), float("nan")), unit(20, 8), "2 of 2 signals hold NaN or infinite"),
-        (OMP(k=21), torch.ones(2, 8), unit(20, 8), "k = 21 atoms a signal cannot be chosen from a dictionary of 20"),
+        (OMP(k=3), torch.full((2, 8), float("nan")), unit(20, 8), "2 of 2 signals are NaN or infinite"),
+        (
+            OMP(k=21),
+            torch.ones(2, 8),
+            unit(20, 8),
+            "k = 21 atoms per signal cannot be selected from a dictionary of 20",
+        ),
         (OMP(k=0), torch.ones(2, 8), unit(20, 8), "k = 0 atoms"),
         (OMP(k=3), torch.ones(2, 8), Dictionary(3 * unit(20, 8).atoms), "The dictionary is not normalised"),
         (OMP(k=3), torch.ones(2, 9), unit(20, 8), r"Signals of shape \[2, 9\] do not fit"),
         (OMP(k=3), torch.ones(8), unit(20, 8), r"Signals of shape \[8\] do not fit"),
         (OMP(k=3), torch.ones(2, 8, device="meta"), unit(20, 8), "The signals are on meta"),
         (OMP(k=3), torch.ones(2, 8), Dictionary(unit(20, 8).atoms.bfloat16()), "needs float32 or float64"),
-        (OMP(), torch.ones(2, 8), unit(20, 8), "no rule to stop by"),
+        (OMP(), torch.ones(2, 8), unit(20, 8), "needs a stopping rule"),
         (OMP(k=3, residual=-1.0), torch.ones(2, 8), unit(20, 8), "residual is -1"),
     ],
 )

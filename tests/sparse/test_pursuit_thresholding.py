@@ -95,9 +95,9 @@ def test_settings_without_sense_are_refused() -> None:
     for pursuit, sentence in [
         (IHT(k=151), "k = 151 atoms"),
         (HardThresholdingPursuit(k=0), "k = 0 atoms"),
-        (IHT(k=3, steps=0), "cannot take 0 steps"),
+        (IHT(k=3, steps=0), "cannot run 0 steps"),
         (FISTA(-1.0), "penalty is -1"),
-        (FISTA(0.1, steps=0), "cannot take 0 steps"),
+        (FISTA(0.1, steps=0), "cannot run 0 steps"),
     ]:
         with pytest.raises(ClocheError, match=sentence):
             pursuit.encode(x, dictionary)

@@ -173,7 +173,7 @@ def test_a_dictionary_comes_back_as_it_was_and_damage_is_seen(tmp_path: Path) ->
     ("words", "said"),
     [
         (("--method", "svd"), "unknown Learner 'svd'"),
-        (("--method", "itda", "--passes", 3), "takes no --passes"),
+        (("--method", "itda", "--passes", 3), "leave out --passes"),
         (("--k", 999), "k = 999 atoms"),
         (("--k", 0), "k = 0 atoms"),
         (("--atoms", 5_000), "5,000 atoms cannot be learned from 3,000 signals"),
@@ -199,7 +199,7 @@ def test_files_that_cannot_be_learned_from(verb: Call, tmp_path: Path, rows: Pat
     (tmp_path / "x.txt").write_text("1")
     for names, said in (
         (["nan.npy"], "holds NaN at [0, 0]"),
-        (["flat.npy"], "of which 1 point"),
+        (["flat.npy"], "with 1 distinct directions"),
         (["words.npy"], "it holds texts"),
         (["ragged.csv"], "Line 2 of"),
         (["x.txt"], "is of no kind"),
@@ -222,8 +222,11 @@ def test_what_cannot_be_encoded_is_one_sentence(verb: Call, tmp_path: Path, rows
         (("d", "rows.npy", "--out", out, "--method", "best"), "unknown Pursuit 'best'"),
         (("d", "rows.npy", "--out", out, "--method", "lasso"), "Lasso needs --penalty; give it"),
         (("d", "rows.npy", "--out", out, "--penalty", 1), "--penalty means nothing to OMP, which has k, residual"),
-        (("d", "rows.npy", "--out", out, "--k", 25), "k = 25 atoms a signal cannot be chosen from a dictionary of 18"),
-        (("nameless", "rows.npy", "--out", out), "no rule to stop by"),
+        (
+            ("d", "rows.npy", "--out", out, "--k", 25),
+            "k = 25 atoms per signal cannot be selected from a dictionary of 18",
+        ),
+        (("nameless", "rows.npy", "--out", out), "needs a stopping rule"),
         (("nameless", "rows.npy", "--out", out, "--method", "iht"), "IHT needs --k; give it"),
         (("d", "wide.npy", "--out", out), "do not fit a dictionary"),
         (("d", "scene.png", "--out", out), "the dictionary is one of rows"),

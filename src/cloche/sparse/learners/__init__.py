@@ -1,4 +1,4 @@
-"""Learners: dictionaries fitted to signals. A learner is a value; `fit(signals)` gives a dictionary and an encoder over it."""
+"""Learners: dictionaries fitted to signals. `learner.fit(signals)` returns a dictionary and an encoder over it."""
 
 from __future__ import annotations
 

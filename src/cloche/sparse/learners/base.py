@@ -1,4 +1,4 @@
-"""What every learner shares: how it is asked, what signals it takes, where its first atoms come from."""
+"""Base of all learners: interface, validation of signals, and initial atoms."""
 
 from __future__ import annotations
 
@@ -26,26 +26,34 @@ from cloche.sparse.pursuit.base import Pursued
 
 Signals = Tensor | np.ndarray | Iterable[Tensor | np.ndarray]
 
-ALIKE = 0.99  # |cosine| of two atoms of which one is superfluous
-_SILENT = 1e-6  # share of the typical norm beneath which a signal has no direction
+ALIKE = 0.99  # |cosine| above which one of two atoms is redundant
+_SILENT = 1e-6  # share of the typical norm below which a signal counts as zero
 
 
 class Learner(Part, ABC):
-    """Finds a dictionary for signals: an array [n, d], or a stream of such pieces.
+    """Algorithm that fits a dictionary to signals: an array [n, d], or a stream of such pieces.
 
-    The dictionary's atoms have norm one; the encoder is the pursuit it was learned with, over it. One with the fields `atoms`,
-    `pursuit` and `seed` takes them from the options of `cloche sparse learn`.
+    The atoms have unit norm; the encoder is the pursuit used for learning, over the dictionary. Fields named `atoms`,
+    `pursuit` and `seed` are set by the options of `cloche sparse learn`.
+
+    >>> from cloche.sparse import isotropic_noise
+    >>> from cloche.sparse.learners import KSVD, Learner
+    >>> from cloche.sparse.pursuit import OMP
+    >>> learner = KSVD(8, OMP(k=2), rounds=2)
+    >>> dictionary, encoder = learner.fit(isotropic_noise(200, 4))
+    >>> isinstance(learner, Learner), dictionary.atoms.shape
+    (True, torch.Size([8, 4]))
     """
 
     renamed = {"online": "OnlineDictionaryLearning", "ksvd": "KSVD", "itda": "ITDA"}  # noqa: RUF012 (a ClassVar of Part)
 
     @abstractmethod
     def fit(self, signals: Signals) -> tuple[Dictionary, Pursued]:
-        """The dictionary and its encoder. Raises for signals that are not [n, d] of finite numbers, or too few of them."""
+        """Returns the dictionary and its encoder. Raises if signals are not finite numbers [n, d], or too few."""
 
     def lasting(self, passes: int) -> Learner:
-        """The same with so many passes over the signals."""
-        raise SettingConflict(f"{type(self).__name__} sees every signal once, so it takes no --passes: leave it out.")
+        """The same learner with this many passes over the signals."""
+        raise SettingConflict(f"{type(self).__name__} reads every signal once: leave out --passes.")
 
 
 def checked(piece: Tensor | np.ndarray, width: int | None = None, seen: int = 0) -> Tensor:
@@ -53,7 +61,7 @@ def checked(piece: Tensor | np.ndarray, width: int | None = None, seen: int = 0)
     tensor = torch.from_numpy(piece) if isinstance(piece, np.ndarray) and piece.dtype.kind in "iuf" else piece
     if not isinstance(tensor, Tensor) or tensor.ndim != 2 or tensor.is_complex() or tensor.shape[1] == 0:
         what = f"{list(piece.shape)} of {piece.dtype}" if hasattr(piece, "shape") else type(piece).__name__
-        raise SignalsShape(f"Signals to learn from are {what}: give real numbers [n, d], one signal a row.")
+        raise SignalsShape(f"Signals to learn from are {what}: give real numbers [n, d], one signal per row.")
     if width is not None and tensor.shape[1] != width:
         raise SignalsShape(
             f"A piece of the signals after {seen:,} has width {tensor.shape[1]}, and those before it {width}: give "
@@ -61,18 +69,18 @@ def checked(piece: Tensor | np.ndarray, width: int | None = None, seen: int = 0)
         )
     if tensor.device.type != "cpu":
         raise DeviceUnavailable(
-            f"Dictionaries are learned on a CPU, and the signals are on {tensor.device}: move them."
+            f"Dictionaries are learned on a CPU, but the signals are on {tensor.device}: move them."
         )
     tensor = tensor.detach() if tensor.dtype == torch.float64 else tensor.detach().float()
     finite = torch.isfinite(tensor).all(1)
     if not finite.all():
         bad = int((~finite).nonzero()[0])
-        raise NotFinite(f"Signal {seen + bad:,} holds NaN or infinite numbers: leave such signals out.")
+        raise NotFinite(f"Signal {seen + bad:,} is NaN or infinite: leave such signals out.")
     return tensor
 
 
 def gathered(signals: Signals) -> Tensor:
-    """[n, d] all the signals, of a stream too: for learners that see them again and again."""
+    """[n, d] all signals, including those of a stream, for learners that need several passes."""
     if isinstance(signals, (Tensor, np.ndarray)):
         return checked(signals)
     pieces: list[Tensor] = []
@@ -107,13 +115,13 @@ def streamed(pieces: Iterable[Tensor | np.ndarray], first: int, batch: int) -> I
 
 
 def check_count(name: str, count: int) -> None:
-    """Refuses a setting that must be a count of one or more."""
+    """Raises if a count is below one."""
     if count < 1:
         raise SettingRange(f"{name} is {count}, but must be one or more: choose another {name}.")
 
 
 def first_atoms(x: Tensor, atoms: int, seed: int) -> Tensor:
-    """[atoms, d] signals of norm one, drawn at random among those that have a direction, none twice."""
+    """[atoms, d] unit signals drawn at random without replacement, among those that are not zero."""
     norms = torch.linalg.vector_norm(x, dim=1)
     usable = (norms > _SILENT * norms.square().mean().sqrt()).nonzero()[:, 0] if len(x) else torch.zeros(0).long()
     usable = usable[torch.randperm(len(usable), generator=torch.Generator().manual_seed(seed))]
@@ -126,8 +134,8 @@ def first_atoms(x: Tensor, atoms: int, seed: int) -> Tensor:
         chosen = torch.cat([chosen, some[fresh]])[:atoms]
     if len(chosen) < atoms:
         raise SignalsShape(
-            f"{atoms:,} atoms cannot be learned from {len(x):,} signals of which {len(chosen):,} point in directions of "
-            "their own: ask for fewer atoms, or give more signals."
+            f"{atoms:,} atoms cannot be learned from {len(x):,} signals with {len(chosen):,} distinct directions: use fewer "
+            "atoms, or give more signals."
         )
     return chosen
 
@@ -148,14 +156,14 @@ def started_from(start: Dictionary, atoms: int, x: Tensor) -> Tensor:
     """[atoms, d] a copy of the atoms of `start`, of norm one, in the precision of the signals."""
     if start.atoms.shape != (atoms, x.shape[1]):
         raise DictionaryMismatch(
-            f"The dictionary to start from is {list(start.atoms.shape)}, but {atoms:,} atoms of width {x.shape[1]} are to "
-            "be learned: start from one of that shape."
+            f"The dictionary to start from is {list(start.atoms.shape)}, but {atoms:,} atoms of width {x.shape[1]} are to be "
+            "learned: start from a dictionary of that shape."
         )
     return start.unit().detach().to(x.dtype).clone()
 
 
 def superfluous(dictionary: Dictionary, energy: Tensor) -> Tensor:
-    """[N] which atoms say what another, of more `energy` [N], says already."""
+    """[N] whether an atom duplicates another one with more `energy` [N]."""
     alike = (dictionary.gram.abs() > ALIKE).fill_diagonal_(False)
     if not bool(alike.any()):
         return torch.zeros(dictionary.size, dtype=torch.bool)
@@ -164,7 +172,7 @@ def superfluous(dictionary: Dictionary, energy: Tensor) -> Tensor:
 
 
 def worst_explained(x: Tensor, dictionary: Dictionary, code: Code, kept: Tensor, count: int) -> Tensor:
-    """[<= count, d] directions of the signals that `code` leaves most of, apart from each other and from `kept` [m, d]."""
+    """[<= count, d] directions of the signals that `code` explains worst, distinct from each other and from `kept` [m, d]."""
     left = torch.linalg.vector_norm(x - dictionary.decode(code), dim=1)
     rows = left.topk(min(len(x), 4 * count)).indices
     candidates = F.normalize(x[rows[left[rows] > 0]], dim=1)

@@ -1,4 +1,4 @@
-"""Greedy building: a signal that the dictionary cannot explain becomes an atom of it."""
+"""Greedy construction: signals that the dictionary cannot explain become atoms."""
 
 from __future__ import annotations
 
@@ -26,19 +26,27 @@ from cloche.sparse.learners.base import (
 )
 from cloche.sparse.pursuit.base import Pursued, Pursuit
 
-_TINY = 1e-12  # energy, of a batch's mean, beneath which a signal is no atom
+_TINY = 1e-12  # share of a batch's mean energy below which a signal does not become an atom
 
 
 @dataclass(frozen=True)
 class ITDA(Learner):
     """Inference-time decomposition of activations (Leask, Nanda & Al Moubayed 2025, 2505.17769): atoms are signals themselves.
 
-    A few random signals start the dictionary (as many as they have coordinates). Then, batch by batch, each signal is coded by
-    `pursuit` over the atoms so far, and where more than `threshold` of its energy is left it becomes an atom, unless one taken
-    just before explains it. Ends at `atoms` atoms, or with fewer where the signals are explained. Without a threshold each
-    batch of an array gives its share of the atoms, drawn in proportion to the energy left, so that the last one fills the
-    dictionary. One pass: no atom ever moves, and each is a signal that can be looked up. Signals are taken in an order drawn
-    with `seed`, those of a stream as they come, and no more of it is read than is needed.
+    The dictionary starts with random signals (as many as they have coordinates). Then each signal of each batch is coded by
+    `pursuit` over the atoms so far and becomes an atom if more than `threshold` of its energy is left, unless a just added
+    atom explains it. Ends at `atoms` atoms, or with fewer if the signals are explained. Without a threshold, each batch of
+    an array adds its share of the atoms, drawn in proportion to the energy left, so that the last one completes the
+    dictionary. One pass: atoms never change, so each is a signal that can be looked up. Signals are read in an order drawn
+    with `seed`, streams in their order and only as far as needed.
+
+    >>> from cloche.sparse import SyntheticFeatures, mean_max_cosine
+    >>> from cloche.sparse.learners import ITDA
+    >>> from cloche.sparse.pursuit import OMP
+    >>> data = SyntheticFeatures(width=16, features=24, active=1)
+    >>> dictionary, encoder = ITDA(24, OMP(k=1), threshold=0.1).fit(data.sample(1_000)[0])
+    >>> mean_max_cosine(data.dictionary.atoms, dictionary.atoms) > 0.9
+    True
     """
 
     atoms: int
@@ -53,7 +61,7 @@ class ITDA(Learner):
         check_count("batch", self.batch)
         if self.threshold is not None and not 0 < self.threshold < 1:
             raise SettingRange(
-                f"threshold is {self.threshold:g}, but is a share of a signal's energy: choose one between 0 and 1."
+                f"threshold is {self.threshold:g}, but must be a share of a signal's energy: choose one from 0 to 1."
             )
         rng = torch.Generator().manual_seed(self.seed)
         batches, count = self._batches(signals)
@@ -79,7 +87,7 @@ class ITDA(Learner):
             return shuffled(x, batch, 1, self.seed), -(-len(x) // batch)
         if self.threshold is None:
             raise SettingConflict(
-                "The length of a stream is not known, so its atoms cannot be shared out: give ITDA a threshold."
+                "ITDA without a threshold needs the number of signals, which a stream does not have: give a threshold."
             )
         return streamed(signals, 1, self.batch), 0
 

@@ -1,4 +1,4 @@
-"""A learned dictionary on disk: `dictionary.safetensors` with the atoms, `dictionary.json` with what they are made for."""
+"""A learned dictionary on disk: `dictionary.safetensors` with the atoms, `dictionary.json` with their description."""
 
 from __future__ import annotations
 
@@ -18,7 +18,16 @@ PICTURE = "atoms.png"
 
 @dataclass(frozen=True)
 class Card:
-    """What a dictionary is made for: pieces of `sides` (none: rows), each less its mean where `level`; how it was learned."""
+    """Description of a dictionary: patches of `sides` (none: rows), with their mean removed if `level`, and how it was
+    learned.
+
+    >>> import torch
+    >>> from cloche.sparse import Dictionary
+    >>> from cloche.sparse.learners import Card, load_dictionary, save_dictionary
+    >>> folder = save_dictionary(Dictionary(torch.eye(4)), "atoms", Card(sides=(2, 2), method="KSVD", k=1))
+    >>> load_dictionary(folder)[1]
+    Card(sides=(2, 2), level=False, method='KSVD', k=1, signals=0)
+    """
 
     sides: tuple[int, ...] = ()
     level: bool = False
@@ -28,7 +37,15 @@ class Card:
 
 
 def save_dictionary(dictionary: Dictionary, folder: str | Path, card: Card = Card()) -> Path:
-    """Writes `dictionary` to `folder`, which must not be there yet: complete or not at all."""
+    """Writes `dictionary` atomically to `folder`, which must not exist.
+
+    >>> import torch
+    >>> from cloche.sparse import Dictionary
+    >>> from cloche.sparse.learners import Card, load_dictionary, save_dictionary
+    >>> folder = save_dictionary(Dictionary(torch.eye(4)), "atoms", Card(sides=(2, 2), method="KSVD", k=1))
+    >>> sorted(path.name for path in folder.iterdir())
+    ['dictionary.json', 'dictionary.safetensors']
+    """
     folder = Path(folder)
     refuse_existing(folder, "choose another folder")
     tensors = {"atoms": dictionary.atoms.detach()}
@@ -39,9 +56,17 @@ def save_dictionary(dictionary: Dictionary, folder: str | Path, card: Card = Car
 
 
 def load_dictionary(folder: str | Path) -> tuple[Dictionary, Card]:
-    """The dictionary saved in `folder` and its card; of a saved autoencoder the decoder, in the activations' units.
+    """Loads the dictionary in `folder` and its card; for an autoencoder, the decoder in the activations' units.
 
-    Raises where a file is missing, damaged, or disagrees with its description.
+    Raises if a file is missing or damaged, or does not match its description.
+
+    >>> import torch
+    >>> from cloche.sparse import Dictionary
+    >>> from cloche.sparse.learners import Card, load_dictionary, save_dictionary
+    >>> folder = save_dictionary(Dictionary(torch.eye(4)), "atoms", Card(sides=(2, 2), method="KSVD", k=1))
+    >>> dictionary, card = load_dictionary(folder)
+    >>> dictionary.atoms.shape, card.sides
+    (torch.Size([4, 4]), (2, 2))
     """
     folder = Path(folder)
     foreign = not (folder / CARD).exists() and foreign_reader(folder)

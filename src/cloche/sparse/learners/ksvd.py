@@ -1,4 +1,4 @@
-"""K-SVD: code all signals, then move each atom together with its amounts."""
+"""K-SVD: alternates sparse coding with joint updates of each atom and its coefficients."""
 
 from __future__ import annotations
 
@@ -27,12 +27,19 @@ from cloche.sparse.pursuit.base import Pursued, Pursuit, as_array
 class KSVD(Learner):
     """K-SVD (Aharon, Elad & Bruckstein 2006), with the approximate updates of Rubinstein, Zibulevsky & Elad 2008.
 
-    `atoms` atoms start as signals drawn with `seed`. Each of `rounds` codes signals by `pursuit`, then takes the
-    atoms in turn: an atom and its amounts become, by one step of the power method, the best rank-one account of what the
-    other atoms leave of its signals. An atom that no signal uses, or that says what another says, becomes the signal that
-    is explained worst. A round sees `batch` signals drawn anew (None: 10 for each atom), and the last tenth of the rounds
-    sees all: quicker than all in every round, as in the papers, and less often caught in a poor optimum. All signals are
-    held in memory, those of a stream too.
+    `atoms` atoms start as signals drawn with `seed`. Each of `rounds` codes signals by `pursuit`, then updates the atoms in
+    turn: one step of the power method towards the best rank-one approximation of its signals' residual without the atom
+    gives atom and coefficients. An unused or duplicate atom is replaced by the signal that is explained worst. A round uses
+    `batch` newly drawn signals (None: 10 per atom), the last tenth of the rounds all: faster than all in every round, as in
+    the papers, and less prone to poor optima. All signals, including those of a stream, are held in memory.
+
+    >>> from cloche.sparse import SyntheticFeatures, mean_max_cosine
+    >>> from cloche.sparse.learners import KSVD
+    >>> from cloche.sparse.pursuit import OMP
+    >>> data = SyntheticFeatures(width=16, features=24, active=1)
+    >>> dictionary, encoder = KSVD(24, OMP(k=1), rounds=10).fit(data.sample(1_000)[0])
+    >>> mean_max_cosine(data.dictionary.atoms, dictionary.atoms) > 0.9
+    True
     """
 
     atoms: int
@@ -45,9 +52,9 @@ class KSVD(Learner):
         return replace(self, rounds=passes)
 
     def fit(self, signals: Signals, start: Dictionary | None = None) -> tuple[Dictionary, Pursued]:
-        """The dictionary and its encoder; the atoms start as those of `start`, if there is one.
+        """Returns the dictionary and its encoder; the atoms start as those of `start`, if given.
 
-        Raises for signals that are not [n, d] of finite numbers, or too few of them.
+        Raises if signals are not finite numbers [n, d], or too few.
         """
         batch = 10 * self.atoms if self.batch is None else self.batch
         for name, count in (("atoms", self.atoms), ("rounds", self.rounds), ("batch", batch)):
@@ -60,7 +67,7 @@ class KSVD(Learner):
         for done in range(self.rounds):
             seen = x[torch.randperm(len(x), generator=rng)[:batch]] if done < few and batch < len(x) else x
             dictionary, code = updated(dictionary, self.pursuit.encode(seen, dictionary), seen)
-            if done + 1 < self.rounds:  # a direction given after the last round would never be fitted
+            if done + 1 < self.rounds:  # an atom replaced after the last round would never be fitted
                 dictionary = _replaced(dictionary, code, seen)
         return dictionary, self.pursuit.over(dictionary)
 

@@ -9,7 +9,7 @@ from cloche.sparse.compiled import kernel
 
 @kernel(fastmath=True)
 def update_pairs(atoms, values, left, slots, starts):
-    """Each atom and its amounts in turn: one step of the power method on what the other atoms leave of its signals.
+    """Each atom and its coefficients in turn: one step of the power method on what the other atoms leave of its signals.
 
     `left` [n, d] is x - D a and is kept so. `slots` are places in `values` [n, k], seen flat, sorted by atom; those of atom j
     run from starts[j] to starts[j + 1].

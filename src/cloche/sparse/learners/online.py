@@ -1,4 +1,4 @@
-"""Online dictionary learning: code a batch, remember what the codes and signals said of each other, move the atoms."""
+"""Online dictionary learning: codes a batch, accumulates its statistics, updates the atoms."""
 
 from __future__ import annotations
 
@@ -27,18 +27,26 @@ from cloche.sparse.learners.base import (
 )
 from cloche.sparse.pursuit.base import Pursued, Pursuit, as_array
 
-_LEAST = 1e-12  # share of the greatest remembered energy beneath which an atom has nothing to move by
+_LEAST = 1e-12  # share of the largest accumulated energy below which an atom is not updated
 
 
 @dataclass(frozen=True)
 class OnlineDictionaryLearning(Learner):
     """Online dictionary learning (Mairal, Bach, Ponce & Sapiro 2009), coded by any pursuit.
 
-    `atoms` atoms start as signals drawn with `seed`. Each batch is coded by `pursuit`; A = sum of a a^T and
-    B = sum of a x^T remember the codes, older batches less: batch t weighs its predecessors by (1 - 1/t)^`forget`. Then each
-    atom moves to its optimum in turn. An atom that no signal used for `dead_after` signals (None: 8 for each atom, at least 4
-    batches), or that says what another says, becomes the signal that is explained worst. An array is passed over `passes`
-    times; a stream is read once, in order, in bounded memory.
+    `atoms` atoms start as signals drawn with `seed`. Each batch is coded by `pursuit`; A = sum of a a^T and B = sum of a
+    x^T accumulate the statistics, with older batches discounted: batch t weights its predecessors by (1 - 1/t)^`forget`.
+    Then each atom moves to its optimum in turn. An atom unused for `dead_after` signals (None: 8 per atom, at least 4
+    batches), or a duplicate, is replaced by the signal that is explained worst. An array is read `passes` times; a stream
+    once, in order, in bounded memory.
+
+    >>> from cloche.sparse import SyntheticFeatures, mean_max_cosine
+    >>> from cloche.sparse.learners import OnlineDictionaryLearning
+    >>> from cloche.sparse.pursuit import OMP
+    >>> data = SyntheticFeatures(width=16, features=24, active=1)
+    >>> dictionary, encoder = OnlineDictionaryLearning(24, OMP(k=1)).fit(data.sample(1_000)[0])
+    >>> mean_max_cosine(data.dictionary.atoms, dictionary.atoms) > 0.9
+    True
     """
 
     atoms: int
@@ -53,9 +61,9 @@ class OnlineDictionaryLearning(Learner):
         return replace(self, passes=passes)
 
     def fit(self, signals: Signals, start: Dictionary | None = None) -> tuple[Dictionary, Pursued]:
-        """The dictionary and its encoder; the atoms start as those of `start`, if there is one.
+        """Returns the dictionary and its encoder; the atoms start as those of `start`, if given.
 
-        Raises for signals that are not [n, d] of finite numbers, or too few of them.
+        Raises if signals are not finite numbers [n, d], or too few.
         """
         for name in ("atoms", "passes", "batch"):
             check_count(name, getattr(self, name))
@@ -84,7 +92,7 @@ class OnlineDictionaryLearning(Learner):
 
 
 class Fitting:
-    """The state of one learning: the atoms, the two sums, and how long each atom has been silent."""
+    """State of the learning: the atoms, the two sums, and how long each atom has been unused."""
 
     def __init__(self, learner: OnlineDictionaryLearning, atoms: Tensor) -> None:
         self.learner = learner
@@ -96,7 +104,7 @@ class Fitting:
         self.done = 0
 
     def step(self, x: Tensor) -> None:
-        """One batch [n, d]."""
+        """Updates on one batch [n, d]."""
         from cloche.sparse.learners.online_kernel import accumulate, update_atoms
 
         self.done += 1
@@ -113,7 +121,7 @@ class Fitting:
         self._replace(x, code)
 
     def _replace(self, x: Tensor, code: Code) -> None:
-        """Gives the superfluous atoms the directions of the signals explained worst."""
+        """Replaces redundant atoms by the directions of the signals explained worst."""
         lost = superfluous(self.dictionary, self.products.diagonal()) | (self.silent >= self.patience)
         if not bool(lost.any()):
             return

@@ -1,4 +1,4 @@
-"""Pieces of pictures and series as signals: drawn at random to learn from, laid side by side to code and put together again."""
+"""Patches of pictures and series: drawn at random for learning, tiled for coding and reassembly."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ Sides = tuple[int, ...]
 
 
 def draw(whole: Tensor, sides: Sides, count: int, seed: int = 0) -> Tensor:
-    """[count, product of sides] pieces of `whole` [channel, *shape] at random places, flattened; they may overlap."""
+    """[count, product of sides] pieces of `whole` [channel, *shape] at random places, flattened; they may overlap.
+
+    >>> import torch
+    >>> from cloche.sparse.learners import draw
+    >>> draw(torch.rand(1, 16, 16), sides=(4, 4), count=10).shape
+    torch.Size([10, 16])
+    """
     windows = np.lib.stride_tricks.sliding_window_view(_fitting(whole, sides).numpy(), sides, axis=_axes(sides))
     places = windows.shape[: len(sides) + 1]
     rng = np.random.default_rng(seed)
@@ -24,7 +30,15 @@ def draw(whole: Tensor, sides: Sides, count: int, seed: int = 0) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Tiling:
-    """How pieces of `sides` cover [channel, *shape] side by side, mirrored at the far ends where they do not fit."""
+    """Non-overlapping tiling of [channel, *shape] by patches of `sides`, mirrored at the far ends if they do not fit.
+
+    >>> import torch
+    >>> from cloche.sparse.learners import Tiling
+    >>> x = torch.rand(1, 10, 8)
+    >>> tiles = Tiling(channels=1, shape=(10, 8), sides=(4, 4))
+    >>> tiles.cut(x).shape, bool((tiles.join(tiles.cut(x)) == x).all())
+    (torch.Size([6, 16]), True)
+    """
 
     channels: int
     shape: tuple[int, ...]
@@ -59,7 +73,13 @@ class Tiling:
 
 
 def tiling(whole: Tensor, sides: Sides) -> Tiling:
-    """The tiling of `whole` [channel, *shape] by pieces of `sides`."""
+    """The tiling of `whole` [channel, *shape] by pieces of `sides`.
+
+    >>> import torch
+    >>> from cloche.sparse.learners import tiling
+    >>> tiling(torch.rand(1, 10, 8), sides=(4, 4)).grid
+    (3, 2)
+    """
     shape = tuple(_fitting(whole, sides).shape)
     return Tiling(shape[0], shape[1:], sides)
 
@@ -73,7 +93,7 @@ def _fitting(whole: Tensor, sides: Sides) -> Tensor:
         n < side or side < 1 for n, side in zip(whole.shape[1:], sides, strict=False)
     ):
         raise SignalsShape(
-            f"Pieces of {' x '.join(map(str, sides))} cannot be taken from a signal of shape {list(whole.shape[1:])}: choose "
-            "smaller pieces, with as many sides."
+            f"Pieces of {' x '.join(map(str, sides))} do not fit a signal of shape {list(whole.shape[1:])}: choose smaller "
+            "pieces with as many sides."
         )
     return whole

@@ -1,4 +1,4 @@
-"""Pursuits: encoders that need no training, only a dictionary. Compiled on a CPU, batched torch elsewhere."""
+"""Pursuits: sparse coding over a given dictionary, without training. Compiled on a CPU, batched torch elsewhere."""
 
 from __future__ import annotations
 

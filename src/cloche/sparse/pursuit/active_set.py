@@ -1,8 +1,7 @@
-"""Exact answers for single signals, from the atoms themselves and not their Gram: what compiled pursuits fall back to.
+"""Exact solutions for single signals from the atoms instead of their Gram, as a fallback of the compiled pursuits.
 
-Slow beside them, and sure: every step solves its least squares by QR, so atoms are told apart down to the distances that
-float64 has, and atoms that are not told apart are handled as dependent. All arrays are float64: atoms D [N, d], a signal x
-[d], amounts a [N].
+Slower but reliable: every step solves least squares by QR, so atoms are distinguished to float64 precision, and those that
+are not are treated as dependent. All arrays are float64: atoms D [N, d], a signal x [d], coefficients a [N].
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ import numpy as np
 
 from cloche.missing import extra
 
-_ROUNDING = 1e-12  # share of the largest correlation that is no violation
-_DEPENDENT = 1e-13  # distance of an atom from the span of others that is none
+_ROUNDING = 1e-12  # share of the largest correlation that is not a violation
+_DEPENDENT = 1e-13  # distance of an atom from the span of others that counts as zero
 _STEPS = 50  # for each dimension and each atom: far more than any case tried has needed
 
 
@@ -20,10 +19,10 @@ def lasso(
     atoms: np.ndarray, x: np.ndarray, penalty: float, ridge: float, nonnegative: bool, start: np.ndarray | None = None
 ) -> np.ndarray:
     """a minimising 1/2 |x - D a|^2 + penalty |a|_1 + ridge/2 |a|^2, by feature-sign search (Lee, Battle, Raina & Ng 2006): the
-    amounts go to the minimiser for their signs, or as far as the first that reaches zero; then the worst violator joins.
+    coefficients go to the minimiser for their signs, or as far as the first that reaches zero; then the worst violator joins.
 
-    The objective falls with every step, so no set of signs comes twice. From `start` where one is given. What comes back is
-    for the caller to check: it is not optimal where the steps ran out.
+    The objective falls with every step, so no set of signs comes twice. From `start` where one is given. The caller must
+    check the result: it is not optimal if the steps ran out.
     """
     a = np.zeros(len(atoms)) if start is None else start.copy()
     chosen, signs = np.flatnonzero(a).tolist(), np.sign(a)
@@ -45,14 +44,15 @@ def lasso(
         if _descend(atoms, x, a, chosen, signs, penalty, ridge) or new in chosen:
             refused.clear()
         else:
-            refused.add(new)  # what its correlation promised was rounding
+            refused.add(new)  # its correlation was rounding
     return a
 
 
 def _descend(
     atoms: np.ndarray, x: np.ndarray, a: np.ndarray, chosen: list[int], signs: np.ndarray, penalty: float, ridge: float
 ) -> bool:
-    """One step towards the minimiser for these signs; true where it was reached, false where an atom left on the way."""
+    """One step towards the minimiser for these signs; returns whether it was reached, rather than an atom dropped on the
+    way."""
     if not chosen:
         return True
     here, theta = a[chosen], signs[chosen]
@@ -96,7 +96,7 @@ def _direction(
 def duality_gap(
     atoms: np.ndarray, x: np.ndarray, a: np.ndarray, penalty: float, ridge: float, nonnegative: bool
 ) -> float:
-    """How far above its least value the objective of `lasso` is, at most."""
+    """Upper bound on how far the objective of `lasso` is above its minimum."""
     left = x - a @ atoms
     scores = atoms @ left - ridge * a
     top = float((scores if nonnegative else np.abs(scores)).max())
@@ -113,7 +113,7 @@ def positive_least_squares(atoms: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def positive_matching(atoms: np.ndarray, x: np.ndarray, k: int, tolerance: float, floor: float) -> np.ndarray:
-    """The amounts of non-negative orthogonal matching pursuit, by the rules of its kernel."""
+    """The coefficients of non-negative orthogonal matching pursuit, by the rules of its kernel."""
     chosen: list[int] = []
     barred: set[int] = set()
     a, least = np.zeros(len(atoms)), floor * float(np.linalg.norm(x))
@@ -159,7 +159,7 @@ def denoised(atoms: np.ndarray, x: np.ndarray, residual: float, nonnegative: boo
 
 
 def _penalty_leaving(atoms: np.ndarray, x: np.ndarray, signs: np.ndarray, residual: float) -> float:
-    """The penalty at which these atoms with these signs leave a residual of that norm; -1 where none does."""
+    """The penalty at which these atoms with these signs leave a residual of that norm; -1 if there is none."""
     if len(atoms) == 0:
         return -1.0
     q, r = np.linalg.qr(atoms.T)
@@ -193,30 +193,30 @@ def _least_norm_by_programming(atoms: np.ndarray, x: np.ndarray, nonnegative: bo
     linprog = extra("scipy.optimize", "sparse", "Basis pursuit over dependent atoms needs scipy").linprog
     design = atoms.T if nonnegative else np.concatenate([atoms.T, -atoms.T], 1)
     basis = np.linalg.svd(atoms, full_matrices=False)[2]
-    basis = basis[: np.linalg.matrix_rank(atoms, tol=_DEPENDENT)]  # without equations that rounding alone could break
+    basis = basis[: np.linalg.matrix_rank(atoms, tol=_DEPENDENT)]  # without equations that rounding could violate
     found = linprog(np.ones(design.shape[1]), A_eq=basis @ design, b_eq=basis @ x, method="highs-ds")
     if found.x is None:
         return np.zeros(len(atoms)), np.zeros(len(x))
     a = found.x if nonnegative else found.x[: len(atoms)] - found.x[len(atoms) :]
     chosen = np.flatnonzero(a)
-    fitted = np.linalg.lstsq(atoms[chosen].T, x, rcond=None)[0]  # the solver is content with seven digits
+    fitted = np.linalg.lstsq(atoms[chosen].T, x, rcond=None)[0]  # the solver's tolerance is seven digits
     if np.all(fitted * a[chosen] > 0):
         a[chosen] = fitted
     return a, basis.T @ found.eqlin.marginals
 
 
 def path(atoms: np.ndarray, x: np.ndarray, penalty: float, nonnegative: bool) -> tuple[np.ndarray, np.ndarray]:
-    """(penalties [m] falling to `penalty`, amounts [m, N]) at the bends of the lasso's path: each segment is found by solving
-    just beneath its upper end, and ends where an amount reaches zero or a correlation the penalty."""
+    """(penalties [m] falling to `penalty`, coefficients [m, N]) at the bends of the lasso's path: each segment is found by
+    solving just below its upper end, and ends where an coefficient reaches zero or a correlation the penalty."""
     scores = atoms @ x
     level = max(float((scores if nonnegative else np.abs(scores)).max()), 0.0)
-    levels, amounts = [level], [np.zeros(len(atoms))]
+    levels, coefs = [level], [np.zeros(len(atoms))]
     least = 1e-7 * level
     for _ in range(_STEPS * sum(atoms.shape)):
         if level <= penalty:
             break
         beneath = max(level - least, penalty)
-        a = lasso(atoms, x, beneath, 0.0, nonnegative, amounts[-1])
+        a = lasso(atoms, x, beneath, 0.0, nonnegative, coefs[-1])
         chosen = np.flatnonzero(a)
         slope = np.zeros(len(atoms))
         if len(chosen):
@@ -226,14 +226,14 @@ def path(atoms: np.ndarray, x: np.ndarray, penalty: float, nonnegative: bool) ->
         level = beneath - fall
         levels.append(level)
         after = a + fall * slope
-        amounts.append(np.where(np.abs(after) <= 1e-12 * np.abs(a), 0.0, after))  # what has reached zero is out
-    return np.array(levels), np.array(amounts)
+        coefs.append(np.where(np.abs(after) <= 1e-12 * np.abs(a), 0.0, after))  # those that reached zero are dropped
+    return np.array(levels), np.array(coefs)
 
 
 def _falls(
     atoms: np.ndarray, x: np.ndarray, a: np.ndarray, slope: np.ndarray, level: float, nonnegative: bool
 ) -> np.ndarray:
-    """How far the penalty may fall from `level` before each event: amounts that reach zero, correlations that reach it."""
+    """How far the penalty may fall from `level` before each event: coefficients that reach zero, correlations that reach it."""
     c, pull = atoms @ (x - a @ atoms), atoms @ (slope @ atoms)
     out, leaving = a == 0, a * slope < 0
     falls = [-a[leaving] / slope[leaving]]
@@ -244,12 +244,12 @@ def _falls(
 
 
 def nearest(atoms: np.ndarray, x: np.ndarray, nonnegative: bool) -> np.ndarray:
-    """What a code can make that is nearest to x."""
+    """The signal nearest to x that a code can represent."""
     if nonnegative:
         return np.asarray(positive_least_squares(atoms, x) @ atoms)
     return np.asarray(np.linalg.lstsq(atoms.T, x, rcond=_DEPENDENT)[0] @ atoms)
 
 
 def distance(atoms: np.ndarray, x: np.ndarray, nonnegative: bool) -> float:
-    """How near any code comes to x."""
+    """Distance of x from the nearest signal that a code can represent."""
     return float(np.linalg.norm(x - nearest(atoms, x, nonnegative)))

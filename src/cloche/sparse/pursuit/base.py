@@ -1,4 +1,4 @@
-"""What every pursuit shares: how it is asked, what it refuses, and how signals are shared among threads."""
+"""Base of all pursuits: interface, validation, and distribution of signals over threads."""
 
 from __future__ import annotations
 
@@ -23,13 +23,23 @@ from cloche.sparse.dictionary import Dictionary
 
 T = TypeVar("T")
 
-LARGEST_GRAM = 2**31  # bytes; a CPU pursuit that can do without takes the Gram-free path beyond
+LARGEST_GRAM = 2**31  # bytes; above, a CPU pursuit uses the Gram-free path if it has one
 _SCORES = 2**22  # correlations held at once
-_DENSE = 2**26  # amounts written out at once by a batched pursuit
+_DENSE = 2**26  # coefficients written out at once by a batched pursuit
 
 
 class Pursuit(Part, ABC):
-    """Finds sparse codes a of signals x = D a. A value (its settings); the dictionary comes with the signals."""
+    """Algorithm that finds sparse codes a of signals x = D a. A pursuit holds settings only; the dictionary is an argument.
+
+    >>> import torch
+    >>> from cloche.sparse import Dictionary
+    >>> from cloche.sparse.pursuit import OMP, Pursuit
+    >>> pursuit = OMP(k=1)
+    >>> isinstance(pursuit, Pursuit), pursuit.to_line()
+    (True, 'OMP(k=1, residual=0.0)')
+    >>> pursuit.encode(torch.tensor([[0.1, 3.0]]), Dictionary(torch.eye(2))).dense().tolist()
+    [[0.0, 3.0]]
+    """
 
     renamed = {  # noqa: RUF012 (a ClassVar of Part)
         "omp": "OMP",
@@ -46,17 +56,26 @@ class Pursuit(Part, ABC):
     def encode(self, x: Tensor, dictionary: Dictionary) -> Code:
         """Codes of the signals `x` [n, d] over `dictionary`, computed in the dictionary's precision, on its device.
 
-        The dictionary's bias is taken off first, so `dictionary.decode` of the code approximates x. Atoms must have norm one.
+        The dictionary's bias is subtracted first, so `dictionary.decode` of the code approximates x. Atoms must have unit
+        norm.
         """
 
     def over(self, dictionary: Dictionary) -> Pursued:
-        """This pursuit with its dictionary in hand: an Encoder, to stand wherever a learned one does."""
+        """This pursuit bound to a dictionary: an Encoder, usable like a learned one."""
         return Pursued(self, dictionary)
 
 
 @dataclass(frozen=True, eq=False)
 class Pursued:
-    """A pursuit over a dictionary, as an Encoder."""
+    """A pursuit over a dictionary, as an Encoder.
+
+    >>> import torch
+    >>> from cloche.sparse import Dictionary, report
+    >>> from cloche.sparse.pursuit import OMP
+    >>> encoder = OMP(k=1).over(Dictionary(torch.eye(2)))
+    >>> report(encoder, encoder.dictionary, torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+    Report(2 signals, FVU 0, L0 1, 0.0% of 2 atoms unused)
+    """
 
     pursuit: Pursuit
     dictionary: Dictionary
@@ -69,7 +88,7 @@ class Pursued:
 
 
 def warn_short(missed: int, n: int, gap: float) -> None:
-    """Says that `missed` of n signals did not come within the duality gap."""
+    """Warns that `missed` of n signals did not reach the duality gap."""
     if missed:
         warnings.warn(
             f"{missed:,} of {n:,} signals did not reach a duality gap of {gap:g} of their energy: ask for a larger gap.",
@@ -78,31 +97,31 @@ def warn_short(missed: int, n: int, gap: float) -> None:
 
 
 def fits_gram(x: Tensor, dictionary: Dictionary) -> bool:
-    """Whether the compiled path over the Gram is the one to take."""
+    """Whether to use the compiled path over the Gram."""
     return x.device.type == "cpu" and dictionary.size**2 * x.element_size() <= LARGEST_GRAM
 
 
 def check_atoms(k: int | None, dictionary: Dictionary) -> int:
-    """The most atoms a signal may use: `k`, or where it is None as many as can be independent."""
+    """Maximum number of atoms per signal: `k`, or as many as can be independent if it is None."""
     if k is None:
         return min(dictionary.size, dictionary.width)
     check_whole("k", k)
     if not 1 <= k <= dictionary.size:
         raise SettingRange(
-            f"k = {k:,} atoms a signal cannot be chosen from a dictionary of {dictionary.size:,}: choose k between 1 and "
+            f"k = {k:,} atoms per signal cannot be selected from a dictionary of {dictionary.size:,}: choose k from 1 to "
             f"{dictionary.size:,}."
         )
     return k
 
 
 def check_whole(name: str, amount: int) -> None:
-    """Refuses a setting that is no whole number."""
+    """Raises if a setting is not a whole number."""
     if isinstance(amount, bool) or not isinstance(amount, Integral):
         raise SettingRange(f"{name} is {shown(amount)}, but must be a whole number: choose another {name}.")
 
 
 def check_amount(name: str, amount: float, *, zero: bool = True) -> None:
-    """Refuses a setting that is negative, NaN or infinite, or zero unless `zero`."""
+    """Raises if a setting is negative, NaN or infinite, or zero unless `zero`."""
     if isinstance(amount, bool) or not isinstance(amount, Real) or not abs(amount) <= sys.float_info.max:
         raise SettingRange(f"{name} is {shown(amount)}, but must be a finite number: choose another {name}.")
     if amount < 0 or (amount == 0 and not zero):
@@ -112,24 +131,24 @@ def check_amount(name: str, amount: float, *, zero: bool = True) -> None:
         )
 
 
-def floor_of(dtype: torch.dtype) -> float:
-    """The share of a signal's norm beneath which a correlation is rounding."""
+def rounding_floor(dtype: torch.dtype) -> float:
+    """Share of a signal's norm below which a correlation is rounding."""
     return 32 * torch.finfo(dtype).eps
 
 
-def doubt_of(dtype: torch.dtype) -> float:
-    """The squared distance of an atom from the span of others of which a Gram of this precision has too few digits."""
+def dependence_limit(dtype: torch.dtype) -> float:
+    """Squared distance of an atom from the span of others below which a Gram of this precision has too few digits."""
     return 1e4 * torch.finfo(dtype).eps
 
 
-def silence_of(dtype: torch.dtype) -> float:
-    """The share of a signal's energy that may be left without doubt where no atom answers it: single precision may have lost
-    the answer."""
+def unexplained_limit(dtype: torch.dtype) -> float:
+    """Share of a signal's energy that may remain if no atom correlates with it; above, the correlation may have been lost
+    in single precision."""
     return 1e-4 if dtype == torch.float32 else float("inf")
 
 
-def redone(code: Code, doubtful: Tensor, again: Callable[[Tensor], Code]) -> Code:
-    """`code` with the rows that are `doubtful` [n] replaced by again(those rows), which takes and gives float64."""
+def recomputed(code: Code, doubtful: Tensor, again: Callable[[Tensor], Code]) -> Code:
+    """`code` with the rows that are `doubtful` [n] replaced by again(those rows), in float64."""
     rows = doubtful.nonzero()[:, 0]
     if len(rows) == 0:
         return code
@@ -143,13 +162,13 @@ def redone(code: Code, doubtful: Tensor, again: Callable[[Tensor], Code]) -> Cod
 
 
 def trimmed(indices: Tensor, values: Tensor, size: int) -> Code:
-    """A Code without the slots no signal uses; used slots must come first in each row."""
+    """A Code without the slots that no signal uses; used slots must come first in each row."""
     used = int((values != 0).sum(1).max()) if len(values) else 0
     return Code(indices[:, : max(used, 1)].contiguous(), values[:, : max(used, 1)].contiguous(), size)
 
 
 def packed(dense: Tensor) -> Code:
-    """The Code of amounts written out with their zeros [n, N], of some signals at a time."""
+    """The Code of dense coefficients [n, N], converted some signals at a time."""
     used = dense != 0
     counts = used.sum(1)
     slots = int(counts.max()) if len(dense) else 0
@@ -163,7 +182,7 @@ def packed(dense: Tensor) -> Code:
 
 
 def joined(codes: list[Code], dictionary: Dictionary) -> Code:
-    """One Code of several, in order."""
+    """Concatenation of codes."""
     slots = max((code.k for code in codes), default=1)
     pad = [(0, slots - code.k) for code in codes]
     indices = [torch.nn.functional.pad(code.indices, p) for code, p in zip(codes, pad, strict=True)]
@@ -178,9 +197,9 @@ Kernel = Callable[[slice, np.ndarray], T]
 
 
 def by_correlations(x: Tensor, dictionary: Dictionary, kernel: Kernel[T]) -> list[T]:
-    """What kernel(rows, correlations [rows, N]) gives for all the signals, in order, on torch's number of threads.
+    """Results of kernel(rows, correlations [rows, N]) for all signals, in order, on torch's number of threads.
 
-    A kernel may overwrite the correlations it is handed. Compiled kernels release the interpreter lock.
+    A kernel may overwrite its correlations. Compiled kernels release the interpreter lock.
     """
     given: list[T] = []
     threads = torch.get_num_threads()
@@ -198,8 +217,8 @@ def by_correlations(x: Tensor, dictionary: Dictionary, kernel: Kernel[T]) -> lis
 def in_batches(
     dictionary: Dictionary, batched: Callable[..., tuple[Code, Tensor]], *given: Tensor
 ) -> tuple[Code, Tensor]:
-    """What `batched` says of all rows of the tensors `given` (a code, and one truth per row), which it gets as many rows at a
-    time of as their dense amounts allow."""
+    """Results of `batched` (a code, and a flag per row) for all rows of the tensors `given`, in batches limited by their
+    dense coefficients."""
     step = max(1, _DENSE // dictionary.size)
     pieces = [batched(*piece) for piece in zip(*(tensor.split(step) for tensor in given), strict=True)]
     return joined([code for code, _ in pieces], dictionary), torch.cat([told for _, told in pieces])

@@ -20,9 +20,19 @@ _EVERY = 10  # steps between measurements of the gap
 class FISTA(Pursuit):
     """a minimising 1/2 |x - D a|^2 + penalty |a|_1 (Beck & Teboulle 2009), on any device.
 
-    The same minimum as `Lasso`, made for a GPU. Momentum restarts where it overshoots (O'Donoghue & Candes 2015). Stops where
-    the duality gap is at most `gap` |x|^2, or after `steps`, and warns of signals that do not get there. Needs no Gram: two
-    products with the atoms a step.
+    The same minimum as `Lasso`, suited to a GPU. Momentum restarts when it overshoots (O'Donoghue & Candes 2015). Stops
+    when the duality gap is at most `gap` |x|^2, or after `steps`, with a warning about signals that have not converged.
+    Needs no Gram: two products with the atoms per step.
+
+    >>> from cloche.sparse import SyntheticFeatures
+    >>> from cloche.sparse.pursuit import FISTA
+    >>> data = SyntheticFeatures(width=16, features=24, active=2)
+    >>> x, truth = data.sample(50)
+    >>> code = FISTA(penalty=0.1).encode(x, data.dictionary)
+    >>> from cloche.sparse.pursuit import Lasso
+    >>> exact = Lasso(penalty=0.1).encode(x, data.dictionary)
+    >>> bool((code.dense() - exact.dense()).abs().max() < 0.01)
+    True
     """
 
     penalty: float
@@ -35,14 +45,14 @@ class FISTA(Pursuit):
         check_amount("gap", self.gap, zero=False)
         check_whole("steps", self.steps)
         if self.steps < 1:
-            raise SettingRange(f"FISTA cannot take {self.steps} steps: give it at least one.")
+            raise SettingRange(f"FISTA cannot run {self.steps} steps: use at least one.")
         signals = prepare(x, dictionary)
         atoms = dictionary.atoms.detach()
         curvature = _curvature(atoms)
 
         def batched(rows: Tensor, penalty: Tensor) -> tuple[Code, Tensor]:
-            amounts, short = self._descend(rows, penalty, atoms, curvature)
-            return packed(amounts), short
+            coefs, short = self._descend(rows, penalty, atoms, curvature)
+            return packed(coefs), short
 
         code, short = in_batches(dictionary, batched, signals.rows, signals.setting(self.penalty))
         warn_short(int(short.sum()), len(signals), self.gap)
@@ -50,7 +60,7 @@ class FISTA(Pursuit):
 
     @torch.no_grad()
     def _descend(self, x: Tensor, penalty: Tensor, atoms: Tensor, curvature: float) -> tuple[Tensor, Tensor]:
-        """([n, N] the amounts, [n] whether a signal did not reach the gap), each with its own `penalty` [n] in float64."""
+        """([n, N] the coefficients, [n] whether a signal did not reach the gap), each with its own `penalty` [n] in float64."""
         out = x.new_zeros(len(x), len(atoms))
         rows = torch.arange(len(x), device=x.device)
         short = torch.ones(len(x), dtype=torch.bool, device=x.device)
@@ -89,6 +99,6 @@ class FISTA(Pursuit):
 
 
 def _curvature(atoms: Tensor) -> float:
-    """The largest eigenvalue of the Gram, and a little more than rounding on top."""
+    """The largest eigenvalue of the Gram, plus a margin for rounding."""
     small = atoms @ atoms.T if len(atoms) <= atoms.shape[1] else atoms.T @ atoms
     return float(torch.linalg.eigvalsh(small.double())[-1]) * 1.001

@@ -1,4 +1,4 @@
-"""Basis pursuit, basis pursuit denoising and the LARS path: three stops on one road, the lasso's homotopy."""
+"""Basis pursuit, basis pursuit denoising and the LARS path, all by the lasso's homotopy."""
 
 from __future__ import annotations
 
@@ -16,14 +16,22 @@ from cloche.sparse.pursuit.base import Pursuit, as_array, by_correlations, check
 from cloche.sparse.pursuit.optimality import Denoised, LeastNorm, Minimum, Penalised, unsolved
 from cloche.sparse.pursuit.signals import Signals, prepare_on_cpu
 
-_BENDS = 20  # allowed a path, for each dimension of the signals
+_BENDS = 20  # allowed per path, for each dimension of the signals
 
 
 @dataclass(frozen=True)
 class BasisPursuit(Pursuit):
     """a of least |a|_1 with D a = x (Chen, Donoho & Saunders 1998), exactly, as the end of the lasso's path.
 
-    Refuses signals that lie outside the span of the atoms. Computed in float64, on a CPU only.
+    Raises on signals outside the span of the atoms. Computed in float64, on a CPU only.
+
+    >>> import torch
+    >>> from cloche.sparse import Dictionary
+    >>> from cloche.sparse.pursuit import BasisPursuit
+    >>> dictionary = Dictionary(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]))
+    >>> code = BasisPursuit().encode(torch.tensor([[0.6, 0.8]]), dictionary)  # one atom costs less than two
+    >>> [round(value, 3) for value in code.dense()[0].tolist()]
+    [0.0, 0.0, 1.0]
     """
 
     nonnegative: bool = False
@@ -35,7 +43,7 @@ class BasisPursuit(Pursuit):
         if outside:
             raise NotSolved(
                 f"{outside:,} of {len(x):,} signals are no {'non-negative ' if self.nonnegative else ''}combination of the "
-                f"{dictionary.size:,} atoms, so no code gives them back exactly: take BasisPursuitDenoising(residual=...)."
+                f"{dictionary.size:,} atoms, so no code represents them exactly: use BasisPursuitDenoising(residual=...)."
             )
         return code
 
@@ -44,7 +52,17 @@ class BasisPursuit(Pursuit):
 class BasisPursuitDenoising(Pursuit):
     """a of least |a|_1 with |x - D a| <= `residual` (in the signals' units), exactly, as a point on the lasso's path.
 
-    A signal no longer than `residual` gets an empty code. Refuses signals that no code brings so near. In float64, on a CPU.
+    A signal with norm at most `residual` gets an empty code. Raises on signals that no code approximates so closely. In
+    float64, on a CPU.
+
+    >>> from cloche.sparse import SyntheticFeatures
+    >>> from cloche.sparse.pursuit import BasisPursuitDenoising
+    >>> data = SyntheticFeatures(width=16, features=24, active=2)
+    >>> x, truth = data.sample(50)
+    >>> code = BasisPursuitDenoising(residual=0.2).encode(x, data.dictionary)
+    >>> error = (data.dictionary.decode(code) - x).norm(dim=1)
+    >>> round(float(error.max()), 3)
+    0.2
     """
 
     residual: float
@@ -57,8 +75,8 @@ class BasisPursuitDenoising(Pursuit):
         code, far = _walk(signals, dictionary, Denoised(as_array(dictionary.double().atoms), self.nonnegative, bounds))
         if far:
             raise NotSolved(
-                f"{far:,} of {len(x):,} signals stay further than {self.residual:g} from every combination of the atoms: ask "
-                "for a larger residual, or add atoms."
+                f"{far:,} of {len(x):,} signals are further than {self.residual:g} from every combination of the atoms: use "
+                "a larger residual, or add atoms."
             )
         return code
 
@@ -67,7 +85,14 @@ class BasisPursuitDenoising(Pursuit):
 class LARS(Pursuit):
     """The lasso's minimiser at `penalty`, exactly, by following its path (Efron et al. 2004); `path` gives all of it.
 
-    The same code as `Lasso`; made for few signals, or where the whole path is wanted. In float64, on a CPU only.
+    The same code as `Lasso`, suited to few signals or if the whole path is needed. In float64, on a CPU only.
+
+    >>> import torch
+    >>> from cloche.sparse import Dictionary
+    >>> from cloche.sparse.pursuit import LARS
+    >>> penalties, codes = LARS(penalty=0.5).path(torch.tensor([3.0, 0.0, 1.0]), Dictionary(torch.eye(3)))
+    >>> penalties.tolist(), codes.dense().tolist()
+    ([3.0, 1.0, 0.5], [[0.0, 0.0, 0.0], [2.0, 0.0, 0.0], [2.5, 0.0, 0.5]])
     """
 
     penalty: float
@@ -82,11 +107,11 @@ class LARS(Pursuit):
         ]
 
     def path(self, x: Tensor, dictionary: Dictionary) -> tuple[Tensor, Code]:
-        """(penalties [m] falling to `penalty`, the Code of the signal x [d] at each); amounts are straight between."""
+        """(penalties [m] falling to `penalty`, the Code of the signal x [d] at each); coefficients are linear in between."""
         check_amount("penalty", self.penalty, zero=False)
         signals = prepare_on_cpu(x[None] if isinstance(x, Tensor) and x.ndim == 1 else x, dictionary)
         if len(signals) != 1:
-            raise SignalsShape(f"A path is of one signal, and {len(signals):,} were given: ask for one at a time.")
+            raise SignalsShape(f"A path is of one signal, but {len(signals):,} were given: pass one at a time.")
         double, penalty = dictionary.double(), float(signals.setting(self.penalty))
         atoms, row = as_array(double.atoms), as_array(signals.rows[0].double())
         penalties, codes = _knots(row, double, penalty, self.nonnegative)
@@ -101,8 +126,8 @@ class LARS(Pursuit):
 def _walk(signals: Signals, dictionary: Dictionary, goal: Minimum) -> tuple[Code, int]:
     """(the code at the end of each path, how many signals have none).
 
-    Every end is checked against the conditions of its optimality. Where it fails them, which takes atoms that are nearly or
-    exactly dependent, the signal is solved by itself and checked again.
+    Every result is checked against its optimality conditions. If it fails, which happens with (nearly) dependent atoms, the
+    signal is solved again by the active set and checked again.
     """
     from cloche.sparse.pursuit.kernels.homotopy_kernel import homotopy_rows
 
@@ -122,14 +147,14 @@ def _walk(signals: Signals, dictionary: Dictionary, goal: Minimum) -> tuple[Code
 
 
 def _knots(x: np.ndarray, dictionary: Dictionary, penalty: float, nonnegative: bool) -> tuple[np.ndarray, np.ndarray]:
-    """(penalties [m], amounts [m, N]) at the bends of one path; none where it did not come to its end."""
+    """(penalties [m], coefficients [m, N]) at the bends of one path; none if it did not reach its end."""
     from cloche.sparse.pursuit.kernels.homotopy_kernel import homotopy
 
     most, size = _BENDS * dictionary.width, dictionary.size
-    knots, amounts, slopes = np.zeros((most, 1 + size)), np.zeros(size), np.zeros(size)
+    knots, coefs, slopes = np.zeros((most, 1 + size)), np.zeros(size), np.zeros(size)
     gram, q = as_array(dictionary.gram), as_array(dictionary.atoms) @ x
     settings = (dictionary.width, penalty, 0.0, nonnegative, most)
-    bends = homotopy(q, float(x @ x), gram, *settings, amounts, slopes, knots)
+    bends = homotopy(q, float(x @ x), gram, *settings, coefs, slopes, knots)
     penalties, codes = knots[: bends + 1, 0], knots[: bends + 1, 1:]
     moved = np.ones(len(penalties), bool)
     moved[:-1] = penalties[:-1] > penalties[1:]  # joins at one penalty are one bend
@@ -139,7 +164,7 @@ def _knots(x: np.ndarray, dictionary: Dictionary, penalty: float, nonnegative: b
 def _is_path(
     x: np.ndarray, atoms: np.ndarray, penalties: np.ndarray, codes: np.ndarray, penalty: float, nonnegative: bool
 ) -> bool:
-    """Whether a path comes to its end, and is optimal at every bend and halfway to the next."""
+    """Whether a path reaches its end, and is optimal at every bend and halfway to the next."""
     if len(penalties) == 0 or penalties[-1] > penalty + 1e-12 * penalties[0]:
         return False
     levels = np.concatenate([penalties, (penalties[1:] + penalties[:-1]) / 2])

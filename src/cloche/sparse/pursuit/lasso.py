@@ -18,12 +18,12 @@ from cloche.sparse.pursuit.base import (
     check_amount,
     joined,
     packed,
-    redone,
+    recomputed,
     warn_short,
 )
 from cloche.sparse.pursuit.signals import Signals, prepare_on_cpu
 
-ROUNDS = 100  # working sets before a signal is given up
+ROUNDS = 100  # working sets before giving up on a signal
 _SINGLY = 1_000  # signals that may be solved one by one
 _UNSURE = 100  # times the gap that the worst case of a Gram's rounding may come to
 
@@ -32,9 +32,17 @@ _UNSURE = 100  # times the gap that the worst case of a Gram's rounding may come
 class ElasticNet(Pursuit):
     """a minimising 1/2 |x - D a|^2 + penalty |a|_1 + ridge/2 |a|^2 (Zou & Hastie 2005), by coordinate descent on the Gram.
 
-    Stops where the duality gap is at most `gap` |x|^2; warns of signals that do not get there. `nonnegative` allows
-    no negative amounts. `penalty` is in the units of a correlation: a signal whose correlations all stay beneath gets an empty
-    code (scikit-learn's alpha is penalty / d). On a CPU only; elsewhere take FISTA.
+    Stops when the duality gap is at most `gap` |x|^2; warns about signals that have not converged. `nonnegative` excludes
+    negative coefficients. `penalty` has the units of a correlation: a signal with all correlations below it gets an empty
+    code (scikit-learn's alpha is penalty / d). On a CPU only; elsewhere use FISTA.
+
+    >>> from cloche.sparse import SyntheticFeatures
+    >>> from cloche.sparse.pursuit import ElasticNet
+    >>> data = SyntheticFeatures(width=16, features=24, active=2)
+    >>> x, truth = data.sample(50)
+    >>> code = ElasticNet(penalty=0.1, ridge=0.5, nonnegative=True).encode(x, data.dictionary)
+    >>> bool((code.values >= 0).all())
+    True
     """
 
     penalty: float
@@ -54,7 +62,16 @@ class ElasticNet(Pursuit):
 class Lasso(Pursuit):
     """a minimising 1/2 |x - D a|^2 + penalty |a|_1 (Tibshirani 1996; basis pursuit denoising in Lagrange's form).
 
-    The elastic net without its ridge: see `ElasticNet` for the rest.
+    The elastic net without ridge; see `ElasticNet`.
+
+    >>> from cloche.sparse import SyntheticFeatures
+    >>> from cloche.sparse.pursuit import Lasso
+    >>> data = SyntheticFeatures(width=16, features=24, active=2)
+    >>> x, truth = data.sample(50)
+    >>> code = Lasso(penalty=0.1).encode(x, data.dictionary)
+    >>> left = (x - data.dictionary.decode(code)) @ data.dictionary.atoms.T
+    >>> round(float(left.abs().max()), 3)  # no correlation exceeds the penalty
+    0.1
     """
 
     penalty: float
@@ -66,7 +83,7 @@ class Lasso(Pursuit):
 
 
 def _descend(net: ElasticNet, signals: Signals, dictionary: Dictionary) -> Code:
-    """Descent in the dictionary's precision; in float64 for signals that do not get near enough; then one by one, exactly."""
+    """Descent in the dictionary's precision, in float64 for signals that have not converged, then exactly one by one."""
     penalties = signals.setting(net.penalty)
     code, short = _compiled(net, signals.rows, dictionary, penalties)
     still = torch.zeros_like(short)
@@ -76,7 +93,7 @@ def _descend(net: ElasticNet, signals: Signals, dictionary: Dictionary) -> Code:
         by_itself = rows[short][:_SINGLY]
         still[rows[short][_SINGLY:]] = True
         start = exact.dense()[short].numpy()
-        return redone(exact, short & ~still[rows], lambda _: one_by_one(by_itself, start))
+        return recomputed(exact, short & ~still[rows], lambda _: one_by_one(by_itself, start))
 
     def one_by_one(rows: Tensor, start: np.ndarray) -> Code:
         atoms, x = as_array(dictionary.double().atoms), as_array(signals.rows[rows].double())
@@ -87,7 +104,7 @@ def _descend(net: ElasticNet, signals: Signals, dictionary: Dictionary) -> Code:
             still[rows[row]] = not gap <= net.gap * float(x[row] @ x[row])
         return packed(torch.from_numpy(answers))
 
-    code = redone(code, short, again)
+    code = recomputed(code, short, again)
     warn_short(int(still.sum()), len(signals), net.gap)
     return signals.restored(code)
 
@@ -103,7 +120,7 @@ def _compiled(net: ElasticNet, x: Tensor, dictionary: Dictionary, penalties: Ten
         return packed(torch.from_numpy(scores))
 
     code = joined(by_correlations(x, dictionary, kernel), dictionary)
-    # The gap was measured with the Gram: its rounding, times the amounts, must not count for more than the gap.
+    # The gap was measured with the Gram: its rounding, times the coefficients, must not exceed the gap.
     rounding = torch.finfo(x.dtype).eps * code.values.double().abs().sum(1).square()
     energy = x.double().square().sum(1)
     return code, ~(torch.from_numpy(gaps) <= net.gap) | (rounding > _UNSURE * net.gap * energy)

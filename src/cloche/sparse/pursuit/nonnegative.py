@@ -1,4 +1,4 @@
-"""Orthogonal matching pursuit that only adds: no amount may be negative."""
+"""Non-negative orthogonal matching pursuit."""
 
 from __future__ import annotations
 
@@ -18,22 +18,32 @@ from cloche.sparse.pursuit.base import (
     by_correlations,
     check_amount,
     check_atoms,
-    doubt_of,
-    floor_of,
+    dependence_limit,
     joined,
     packed,
-    redone,
-    silence_of,
+    recomputed,
+    rounding_floor,
+    unexplained_limit,
 )
 from cloche.sparse.pursuit.signals import prepare_on_cpu
 
 
 @dataclass(frozen=True)
 class NonNegativeOMP(Pursuit):
-    """Non-negative orthogonal matching pursuit (Bruckstein, Elad & Zibulevsky 2008): the code a TopK autoencoder ought to find.
+    """Non-negative orthogonal matching pursuit (Bruckstein, Elad & Zibulevsky 2008): the code that a TopK autoencoder
+    ideally finds.
 
-    Each step adds the atom of the largest positive correlation and refits all amounts by non-negative least squares, which may
-    let atoms go. Stops at `k` atoms, at a residual of norm `residual`, or where no positive correlation is left. On a CPU only.
+    Each step adds the atom of the largest positive correlation and refits all coefficients by non-negative least squares,
+    which may drop atoms. Stops at `k` atoms, at a residual of norm `residual`, or when no positive correlation is left. On
+    a CPU only.
+
+    >>> from cloche.sparse import SyntheticFeatures
+    >>> from cloche.sparse.pursuit import NonNegativeOMP
+    >>> data = SyntheticFeatures(width=16, features=24, active=2)
+    >>> x, truth = data.sample(50)
+    >>> code = NonNegativeOMP(k=2).encode(x, data.dictionary)
+    >>> code.k, bool((code.values >= 0).all())
+    (2, True)
     """
 
     k: int | None = None
@@ -43,7 +53,7 @@ class NonNegativeOMP(Pursuit):
         check_amount("residual", self.residual)
         if self.k is None and self.residual == 0:
             raise SettingConflict(
-                "Non-negative OMP has no rule to stop by: give it k (atoms a signal) or residual (a norm)."
+                "Non-negative OMP needs a stopping rule: give k (atoms per signal) or residual (a norm)."
             )
         k = min(check_atoms(self.k, dictionary), dictionary.width)
         signals = prepare_on_cpu(x, dictionary)
@@ -52,14 +62,14 @@ class NonNegativeOMP(Pursuit):
 
         def again(rows: Tensor) -> Code:
             atoms, x = as_array(dictionary.double().atoms), as_array(signals.rows[rows].double())
-            floor = floor_of(torch.float64)
+            floor = rounding_floor(torch.float64)
             exact = [
                 positive_matching(atoms, row, k, float(enough), floor)
                 for row, enough in zip(x, tolerance[rows], strict=True)
             ]
             return packed(torch.from_numpy(np.stack(exact)))
 
-        return signals.restored(redone(code, doubtful, again))
+        return signals.restored(recomputed(code, doubtful, again))
 
 
 def _compiled(x: Tensor, dictionary: Dictionary, k: int, tolerance: Tensor) -> tuple[Code, Tensor]:
@@ -67,7 +77,7 @@ def _compiled(x: Tensor, dictionary: Dictionary, k: int, tolerance: Tensor) -> t
 
     array, atoms, gram, enough = (as_array(given) for given in (x, dictionary.atoms, dictionary.gram, tolerance))
     doubtful = torch.zeros(len(x), dtype=torch.bool)
-    limits, doubts = (floor_of(x.dtype), doubt_of(x.dtype), silence_of(x.dtype)), doubtful.numpy()
+    limits, doubts = (rounding_floor(x.dtype), dependence_limit(x.dtype), unexplained_limit(x.dtype)), doubtful.numpy()
 
     def kernel(rows: slice, scores: np.ndarray) -> Code:
         nonnegative_rows(array[rows], atoms, gram, scores, k, enough[rows], *limits, doubts[rows])

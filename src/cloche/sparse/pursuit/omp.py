@@ -1,4 +1,4 @@
-"""Orthogonal matching pursuit: the strongest atom, then the best amounts for all those chosen, again and again."""
+"""Orthogonal matching pursuit: adds the most correlated atom and refits all coefficients, repeatedly."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from cloche.sparse.pursuit.base import (
     by_correlations,
     check_amount,
     check_atoms,
-    doubt_of,
+    dependence_limit,
     fits_gram,
-    floor_of,
-    redone,
-    silence_of,
+    recomputed,
+    rounding_floor,
     trimmed,
+    unexplained_limit,
 )
 from cloche.sparse.pursuit.omp_torch import omp_batched
 from cloche.sparse.pursuit.signals import Signals, prepare
@@ -34,11 +34,19 @@ from cloche.sparse.pursuit.signals import Signals, prepare
 class OMP(Pursuit):
     """Orthogonal matching pursuit (Pati et al. 1993), with the Gram kept as in Rubinstein et al. 2008 ("Batch-OMP").
 
-    Stops at `k` atoms, or where the residual's norm (in the signals' units) is at most `residual`, whichever comes first; at
-    least one must be given. A signal that is explained to rounding stops early, and its later slots stay unused. On a CPU it is
-    compiled (by numba, of the extra `sparse`) and needs the dictionary's Gram (N^2 numbers; beyond 2 GiB it takes the other
-    path); elsewhere it is batched in torch, without the Gram. Both choose the same atoms up to ties. Signals whose atoms are
-    too nearly dependent for the precision are done again in float64, without the Gram.
+    Stops at `k` atoms, or when the residual's norm (in the signals' units) is at most `residual`, whichever comes first; at
+    least one must be given. A signal that is explained up to rounding stops early and leaves slots unused. On a CPU it is
+    compiled (by numba, of the extra `sparse`) and needs the dictionary's Gram (N^2 numbers; above 2 GiB it uses the other
+    path); elsewhere it is batched in torch, without the Gram. Both select the same atoms up to ties. Signals whose atoms
+    are too close to dependent for the precision are recomputed in float64, without the Gram.
+
+    >>> from cloche.sparse import SyntheticFeatures
+    >>> from cloche.sparse.pursuit import OMP
+    >>> data = SyntheticFeatures(width=16, features=24, active=2)
+    >>> x, truth = data.sample(50)
+    >>> code = OMP(k=2).encode(x, data.dictionary)
+    >>> code.k, float((code.active == 2).float().mean())
+    (2, 1.0)
     """
 
     k: int | None = None
@@ -47,7 +55,7 @@ class OMP(Pursuit):
     def encode(self, x: Tensor, dictionary: Dictionary) -> Code:
         check_amount("residual", self.residual)
         if self.k is None and self.residual == 0:
-            raise SettingConflict("OMP has no rule to stop by: give it k (atoms a signal) or residual (a norm).")
+            raise SettingConflict("OMP needs a stopping rule: give k (atoms per signal) or residual (a norm).")
         k = min(check_atoms(self.k, dictionary), dictionary.width)
         signals = prepare(x, dictionary)
         tolerance = signals.setting(self.residual)
@@ -59,7 +67,7 @@ class OMP(Pursuit):
             indices, values, _ = omp_batched(signals.rows[rows].double(), atoms, k, tolerance[rows])
             return trimmed(indices, values, dictionary.size)
 
-        return signals.restored(redone(code, doubtful, again))
+        return signals.restored(recomputed(code, doubtful, again))
 
 
 def _batched(signals: Signals, dictionary: Dictionary, k: int, tolerance: Tensor) -> tuple[Code, Tensor]:
@@ -74,7 +82,7 @@ def _compiled(signals: Signals, dictionary: Dictionary, k: int, tolerance: Tenso
     indices, values = torch.zeros(len(x), k, dtype=torch.int64), x.new_zeros(len(x), k)
     doubtful = torch.zeros(len(x), dtype=torch.bool)
     array, atoms, gram, enough = (as_array(given) for given in (x, dictionary.atoms, dictionary.gram, tolerance))
-    limits = floor_of(x.dtype), doubt_of(x.dtype), silence_of(x.dtype)
+    limits = rounding_floor(x.dtype), dependence_limit(x.dtype), unexplained_limit(x.dtype)
     into = indices.numpy(), values.numpy(), doubtful.numpy()
 
     def kernel(rows: slice, scores: np.ndarray) -> None:

@@ -1,7 +1,7 @@
-"""Orthogonal matching pursuit of many signals at once, in torch, without a Gram: one matrix product a step.
+"""Orthogonal matching pursuit of many signals at once, in torch, without a Gram: one matrix product per step.
 
 Each signal keeps an orthonormal basis of its chosen atoms (Gram-Schmidt, twice: Giraud et al. 2005) and the triangular
-factor that turns amounts over the basis into amounts over the atoms.
+factor that turns coefficients over the basis into coefficients over the atoms.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cloche.sparse.pursuit.base import doubt_of, floor_of, silence_of
+from cloche.sparse.pursuit.base import dependence_limit, rounding_floor, unexplained_limit
 
 _NUMBERS = 2**27  # correlations and basis held at once
 
@@ -30,7 +30,7 @@ def omp_batched(x: Tensor, atoms: Tensor, k: int, tolerance: Tensor) -> tuple[Te
 
 def _batch(x: Tensor, atoms: Tensor, k: int, tolerance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     n, width = x.shape
-    floor, doubt = floor_of(x.dtype), doubt_of(x.dtype)
+    floor, dependence = rounding_floor(x.dtype), dependence_limit(x.dtype)
     size = torch.linalg.vector_norm(x, dim=1)
     residual, going = x.clone(), torch.ones(n, dtype=torch.bool, device=x.device)
     doubtful = torch.zeros_like(going)
@@ -45,14 +45,14 @@ def _batch(x: Tensor, atoms: Tensor, k: int, tolerance: Tensor) -> tuple[Tensor,
         going &= (used < k) & (left > tolerance)
         top, new = (residual @ atoms.T).abs_().masked_fill_(barred, 0).max(1)
         silent = top <= floor * size
-        doubtful |= going & silent & (top > 0) & (left.square() > silence_of(x.dtype) * size.square())
+        doubtful |= going & silent & (top > 0) & (left.square() > unexplained_limit(x.dtype) * size.square())
         going &= ~silent
         if not bool(going.any()):
             break
         atom = atoms[new]
         weights, rest = _against(basis, atom)
         distance = torch.linalg.vector_norm(rest, dim=1) / torch.linalg.vector_norm(atom, dim=1)
-        doubtful |= going & (distance.square() <= doubt)
+        doubtful |= going & (distance.square() <= dependence)
         barred[rows[going], new[going]] = True
         added = going & (
             distance > floor

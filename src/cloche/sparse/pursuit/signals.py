@@ -1,4 +1,4 @@
-"""The signals that a pursuit is given: checked, without the bias, and each brought to size one by a power of two."""
+"""Signals of a pursuit: checked, without the bias, and each scaled to size one by a power of two."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary
 from cloche.sparse.scaling import exponents, shifted
 
-UNIT = 1e-3  # how far from one an atom's norm may be
-_HUGE = 1e300  # a setting that no signal of size one reaches
+UNIT = 1e-3  # tolerance of an atom's unit norm
+_HUGE = 1e300  # larger than any setting for a signal of size one
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class Signals:
         return len(self.rows)
 
     def setting(self, amount: float) -> Tensor:
-        """[n] an amount given in the signals' units (a penalty, a norm) in those of each row, in float64."""
+        """[n] an coefficient given in the signals' units (a penalty, a norm) in those of each row, in float64."""
         told = torch.full((len(self),), float(amount), dtype=torch.float64)
         return shifted(told, -self.exponent.cpu()).clamp_max(_HUGE).to(self.rows.device)
 
@@ -37,13 +37,13 @@ class Signals:
         return shifted(settings, self.exponent)
 
     def restored(self, code: Code) -> Code:
-        """The code of the signals from one of the rows. Raises where its values are no numbers of this precision."""
+        """The code of the signals from one of the rows. Raises if its values overflow this precision."""
         values = shifted(code.values.double(), self.exponent).to(code.values.dtype)
         over = ~torch.isfinite(values).all(1)
         under = (code.values != 0).any(1) & ~(values != 0).any(1)
         if bool((over | under).any()):
             raise NotFinite(
-                f"The codes of {int((over | under).sum()):,} of {len(self):,} signals have amounts too "
+                f"The codes of {int((over | under).sum()):,} of {len(self):,} signals have coefficients too "
                 f"{'large' if bool(over.any()) else 'small'} for {str(values.dtype).removeprefix('torch.')}: "
                 f"scale the signals{', or give the dictionary in float64' if values.dtype == torch.float32 else ''}."
             )
@@ -51,31 +51,31 @@ class Signals:
 
 
 def prepare(x: Tensor, dictionary: Dictionary) -> Signals:
-    """The signals `x` [n, d] without the bias. Refuses what no pursuit can take."""
+    """The signals `x` [n, d] without the bias; raises if they are invalid."""
     _check(x, dictionary)
     atoms = dictionary.atoms
     centred = x.detach().to(torch.promote_types(x.dtype, atoms.dtype))
     if dictionary.bias is not None:
         centred = centred - dictionary.bias.detach().to(centred.dtype)
         if not torch.isfinite(centred).all():
-            raise NotFinite("Signals less the dictionary's bias are too large to be numbers: scale both.")
+            raise NotFinite("Signals minus the dictionary's bias overflow: scale both.")
     exponent = exponents(centred)
     return Signals(shifted(centred, -exponent).to(atoms.dtype), exponent)
 
 
 def prepare_on_cpu(x: Tensor, dictionary: Dictionary) -> Signals:
-    """`prepare` for a compiled pursuit without another path: refuses signals that it cannot reach."""
+    """`prepare` for a pursuit that is only compiled for a CPU; raises if the signals are elsewhere."""
     signals = prepare(x, dictionary)
     if signals.rows.device.type != "cpu":
         raise DeviceUnavailable(
-            f"This pursuit runs on a CPU alone, and the signals are on {signals.rows.device}: take FISTA, or move them."
+            f"This pursuit runs only on a CPU, but the signals are on {signals.rows.device}: use FISTA, or move them."
         )
     return signals
 
 
 def _check(x: Tensor, dictionary: Dictionary) -> None:
     if not isinstance(x, Tensor):
-        raise SignalsShape(f"Signals must be a tensor [n, {dictionary.width}], and a {type(x).__name__} was given.")
+        raise SignalsShape(f"Signals must be a tensor [n, {dictionary.width}], not a {type(x).__name__}.")
     if x.ndim != 2 or x.shape[1] != dictionary.width:
         raise DictionaryMismatch(
             f"Signals of shape {list(x.shape)} do not fit a dictionary of {dictionary.size:,} atoms of width "
@@ -95,11 +95,11 @@ def _check(x: Tensor, dictionary: Dictionary) -> None:
         )
     if not torch.isfinite(x).all():
         bad = int((~torch.isfinite(x).all(1)).sum())
-        raise NotFinite(f"{bad:,} of {len(x):,} signals hold NaN or infinite numbers: leave those signals out.")
+        raise NotFinite(f"{bad:,} of {len(x):,} signals are NaN or infinite: leave them out.")
     norms = dictionary.norms
     if not float((norms - 1).abs().max()) <= UNIT:
         raise SignalsShape(
             f"The dictionary is not normalised: its atoms' norms run from {float(norms.min()):.3g} to "
-            f"{float(norms.max()):.3g}, so the strongest correlation is not the best atom; give "
-            "Dictionary(D.unit(), D.bias), without zero atoms."
+            f"{float(norms.max()):.3g}, so the largest correlation is not the best atom; use Dictionary(D.unit(), D.bias), "
+            "without zero atoms."
         )

@@ -1,8 +1,8 @@
 """Coordinate descent for the lasso and the elastic net over the Gram, compiled; stopped by its duality gap.
 
-Minimises 1/2 |x - D a|^2 + penalty |a|_1 + ridge/2 |a|^2. Descent runs over a small working set of atoms (those in use and the
-worst violators: Johnson & Guestrin 2015); once the signs have settled, the amounts come from one linear system; all atoms are
-looked at only to measure the gap and to find the next violators.
+Minimises 1/2 |x - D a|^2 + penalty |a|_1 + ridge/2 |a|^2. Descent runs over a small working set of atoms (those in use and
+the worst violators: Johnson & Guestrin 2015); once the signs have settled, the coefficients come from one linear system;
+all atoms are looked at only to measure the gap and to find the next violators.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ import numpy as np
 from cloche.sparse.compiled import inlined, kernel
 
 EPOCHS = 200  # passes over a working set before all atoms are looked at again
-SETTLE = 3  # passes between attempts to solve for the amounts directly
+SETTLE = 3  # passes between attempts to solve for the coefficients directly
 GROW = 16  # violators that join a working set at once, or as many as it holds
 
 
 @inlined
-def subtract_rows(row, gram, chosen, amounts, used):
-    """row -= the `used` chosen rows of the Gram times their amounts (an array of the Gram's precision)."""
+def subtract_rows(row, gram, chosen, coefs, used):
+    """row -= the `used` chosen rows of the Gram times their coefficients (an array of the Gram's precision)."""
     width = len(row)
     whole = used // 4 * 4
     for i in range(0, whole, 4):
-        w0, w1, w2, w3 = amounts[i], amounts[i + 1], amounts[i + 2], amounts[i + 3]
+        w0, w1, w2, w3 = coefs[i], coefs[i + 1], coefs[i + 2], coefs[i + 3]
         g0, g1, g2, g3 = gram[chosen[i]], gram[chosen[i + 1]], gram[chosen[i + 2]], gram[chosen[i + 3]]
         for n in range(width):
             row[n] -= w0 * g0[n] + w1 * g1[n] + w2 * g2[n] + w3 * g3[n]
     for i in range(whole, used):
-        w0, g0 = amounts[i], gram[chosen[i]]
+        w0, g0 = coefs[i], gram[chosen[i]]
         for n in range(width):
             row[n] -= w0 * g0[n]
 
@@ -60,55 +60,55 @@ def solve_positive(matrix, target, used, least):
 
 
 @kernel()
-def _solve_directly(sub, q, amounts, held, penalty):
-    """Given the signs, the amounts solve a linear system; taken over only where they keep those signs."""
+def _solve_directly(sub, q, coefs, held, penalty):
+    """Given the signs, the coefficients solve a linear system; taken over only where they keep those signs."""
     used = 0
     support = np.empty(held, np.int64)
     for i in range(held):
-        if amounts[i] != 0:
+        if coefs[i] != 0:
             support[used] = i
             used += 1
     matrix, target = np.empty((used, used)), np.empty(used)
     for i in range(used):
-        target[i] = q[support[i]] - math.copysign(penalty, amounts[support[i]])
+        target[i] = q[support[i]] - math.copysign(penalty, coefs[support[i]])
         for j in range(i + 1):
             matrix[i, j] = sub[support[i], support[j]]
     if not solve_positive(matrix, target, used, 1e-10):
         return False
     for i in range(used):
-        if target[i] * amounts[support[i]] <= 0:
+        if target[i] * coefs[support[i]] <= 0:
             return False
     for i in range(used):
-        amounts[support[i]] = target[i]
+        coefs[support[i]] = target[i]
     return True
 
 
 @kernel()
-def _kept_out(sub, q, amounts, held, penalty, nonnegative, slack):
+def _kept_out(sub, q, coefs, held, penalty, nonnegative, slack):
     """Do all unused atoms of the working set stay unused?"""
     for i in range(held):
-        if amounts[i] == 0:
+        if coefs[i] == 0:
             c = q[i]
             for j in range(held):
-                c -= sub[i, j] * amounts[j]
+                c -= sub[i, j] * coefs[j]
             if (c if nonnegative else abs(c)) > penalty + slack:
                 return False
     return True
 
 
 @kernel(fastmath=True)
-def _descend(sub, q, amounts, held, penalty, nonnegative, slack):
-    """Coordinate descent over the working set until no amount moves by more than `slack`, or solved directly."""
+def _descend(sub, q, coefs, held, penalty, nonnegative, slack):
+    """Coordinate descent over the working set until no coefficient moves by more than `slack`, or solved directly."""
     c = q[:held].copy()  # what is left of each correlation
     for i in range(held):
-        if amounts[i] != 0:
+        if coefs[i] != 0:
             row = sub[i]
             for j in range(held):
-                c[j] -= amounts[i] * row[j]
+                c[j] -= coefs[i] * row[j]
     for epoch in range(EPOCHS):
         moved, turned = 0.0, False
         for i in range(held):
-            before, scale = amounts[i], sub[i, i]
+            before, scale = coefs[i], sub[i, i]
             pull = c[i] + scale * before
             after = 0.0
             if pull > penalty:
@@ -119,7 +119,7 @@ def _descend(sub, q, amounts, held, penalty, nonnegative, slack):
             if change != 0:
                 turned = turned or (before == 0) or after * before <= 0
                 moved = max(moved, abs(change))
-                amounts[i] = after
+                coefs[i] = after
                 row = sub[i]
                 for j in range(held):
                     c[j] -= change * row[j]
@@ -127,26 +127,26 @@ def _descend(sub, q, amounts, held, penalty, nonnegative, slack):
             return
         if (
             (not turned or epoch % SETTLE == SETTLE - 1)
-            and _solve_directly(sub, q, amounts, held, penalty)
-            and _kept_out(sub, q, amounts, held, penalty, nonnegative, slack)
+            and _solve_directly(sub, q, coefs, held, penalty)
+            and _kept_out(sub, q, coefs, held, penalty, nonnegative, slack)
         ):
             return
         if not turned or epoch % SETTLE == SETTLE - 1:
             for j in range(held):
                 c[j] = q[j]
             for i in range(held):
-                if amounts[i] != 0:
+                if coefs[i] != 0:
                     row = sub[i]
                     for j in range(held):
-                        c[j] -= amounts[i] * row[j]
+                        c[j] -= coefs[i] * row[j]
 
 
 @kernel()
 def duality_gap(energy, fitted, used_up, total, penalty, top):
-    """The gap of amounts a, with c what they leave of the correlations q.
+    """The gap of coefficients a, with c what they leave of the correlations q.
 
-    `energy` is |x|^2, `fitted` a . q, `used_up` a . c, `total` |a|_1 and `top` the largest |c| (the largest c where amounts
-    may not be negative). The dual point is the residual, scaled to be feasible and otherwise best.
+    `energy` is |x|^2, `fitted` a . q, `used_up` a . c, `total` |a|_1 and `top` the largest |c| (the largest c where
+    coefficients may not be negative). The dual point is the residual, scaled to be feasible and otherwise best.
     """
     residual = max(energy - fitted - used_up, 0.0)
     along = energy - fitted
@@ -160,7 +160,7 @@ def duality_gap(energy, fitted, used_up, total, penalty, top):
 
 @kernel("lasso", seconds=5)
 def lasso_rows(x, gram, scores, penalties, ridge, nonnegative, gap, rounds, gaps):
-    """Overwrites `scores` [n, N] = x D^T with the amounts at `penalties` [n], `gaps` [n] with duality gaps over |x|^2."""
+    """Overwrites `scores` [n, N] = x D^T with the coefficients at `penalties` [n], `gaps` [n] with duality gaps over |x|^2."""
     size = gram.shape[0]
     left, q_all = np.empty(size, gram.dtype), np.empty(size, gram.dtype)
     a_all = np.zeros(size)
@@ -172,48 +172,48 @@ def lasso_rows(x, gram, scores, penalties, ridge, nonnegative, gap, rounds, gaps
             energy += float(x[s, c]) * float(x[s, c])
         a_all[:] = 0
         held, slack = 0, 0.3 * math.sqrt(gap * energy)
-        work, amounts = np.empty(0, np.int64), np.empty(0)
+        work, coefs = np.empty(0, np.int64), np.empty(0)
         gaps[s] = 0.0
         for _ in range(rounds if energy > 0 else 0):
             left[:] = q_all
-            small = amounts.astype(gram.dtype)
+            small = coefs.astype(gram.dtype)
             subtract_rows(left, gram, work, small, held)
             fitted = used_up = total = top = 0.0
             for i in range(held):
                 n = work[i]
-                left[n] -= ridge * amounts[i]
-                fitted += amounts[i] * q_all[n]
-                used_up += amounts[i] * left[n]
-                total += abs(amounts[i])
+                left[n] -= ridge * coefs[i]
+                fitted += coefs[i] * q_all[n]
+                used_up += coefs[i] * left[n]
+                total += abs(coefs[i])
             for n in range(size):
                 top = max(top, left[n] if nonnegative else abs(left[n]))
             gaps[s] = duality_gap(energy, fitted, used_up, total, penalty, top) / energy
             if gaps[s] <= gap:
                 break
-            work, held, joined = _next_working_set(left, a_all, work, amounts, held, penalty, nonnegative)
+            work, held, joined = _next_working_set(left, a_all, work, coefs, held, penalty, nonnegative)
             slack *= 0.1 if joined == 0 else 0.5  # atoms may come and go for ever where they are coherent
             sub, q = np.empty((held, held)), np.empty(held)
-            amounts = np.empty(held)
+            coefs = np.empty(held)
             for i in range(held):
                 row = gram[work[i]]
                 q[i] = q_all[work[i]]
-                amounts[i] = a_all[work[i]]
+                coefs[i] = a_all[work[i]]
                 for j in range(held):
                     sub[i, j] = row[work[j]]
                 sub[i, i] += ridge
-            _descend(sub, q, amounts, held, penalty, nonnegative, slack)
+            _descend(sub, q, coefs, held, penalty, nonnegative, slack)
             for i in range(held):
-                a_all[work[i]] = amounts[i]
+                a_all[work[i]] = coefs[i]
         for n in range(size):
             scores[s, n] = a_all[n]
 
 
 @kernel()
-def _next_working_set(left, a_all, work, amounts, held, penalty, nonnegative):
+def _next_working_set(left, a_all, work, coefs, held, penalty, nonnegative):
     """The atoms in use, and the worst of those that ought to be: (atoms, how many, how many are new)."""
     used = 0
     for i in range(held):
-        if amounts[i] != 0:
+        if coefs[i] != 0:
             used += 1
     room = max(GROW, used)
     found = 0
@@ -227,7 +227,7 @@ def _next_working_set(left, a_all, work, amounts, held, penalty, nonnegative):
     after = np.empty(used + joined, np.int64)
     used = 0
     for i in range(held):
-        if amounts[i] != 0:
+        if coefs[i] != 0:
             after[used] = work[i]
             used += 1
     if found > room:

@@ -1,8 +1,8 @@
 """The lasso's path from an empty code to no penalty at all (Osborne et al. 2000; LARS: Efron et al. 2004), compiled.
 
-As the penalty falls the amounts move along straight lines, until an atom joins (its correlation reaches the penalty) or one
-leaves (its amount reaches zero). The path meets every minimiser of |a|_1 under a bound on the residual, and where the
-penalty reaches zero, under equality: basis pursuit. All in double precision.
+As the penalty falls the coefficients move along straight lines, until an atom joins (its correlation reaches the penalty)
+or one leaves (its coefficient reaches zero). The path meets every minimiser of |a|_1 under a bound on the residual, and
+where the penalty reaches zero, under equality: basis pursuit. All in double precision.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _append(factor, gram, chosen, used):
 
 @kernel()
 def _direction(factor, signs, used, direction):
-    """How the amounts move as the penalty falls by one."""
+    """How the coefficients move as the penalty falls by one."""
     for j in range(used):
         direction[j] = signs[j]
         for m in range(j):
@@ -91,9 +91,9 @@ def _reach(energy_left, slope, curve, target):
 def homotopy(q, energy, gram, rank, penalty, target, nonnegative, most, a, slopes, knots):
     """Walks one signal's path from q = D^T x [N] down to `penalty`, or to a residual of energy `target`.
 
-    At most `rank` atoms are independent. Fills a [N], slopes [N] with how the amounts last moved as the penalty fell by one,
-    and as far as it has rows `knots` [m, 1 + N] with the penalty and the amounts at each bend. Returns the bends, or
-    -1 where `most` did not bring it there. What it fills is for the caller to check: atoms that join or leave at
+    At most `rank` atoms are independent. Fills a [N], slopes [N] with how the coefficients last moved as the penalty fell
+    by one, and as far as it has rows `knots` [m, 1 + N] with the penalty and the coefficients at each bend. Returns the
+    bends, or -1 where `most` did not bring it there. What it fills is for the caller to check: atoms that join or leave at
     the same penalty can lead it astray.
     """
     size = len(q)
@@ -165,7 +165,7 @@ def homotopy(q, energy, gram, rank, penalty, target, nonnegative, most, a, slope
 
 @kernel("LARS", seconds=4)
 def homotopy_rows(x, gram, scores, penalty, residual, nonnegative, most, slopes):
-    """Overwrites `scores` [n, N] with the amounts at the end of each path and fills `slopes` [n, N]."""
+    """Overwrites `scores` [n, N] with the coefficients at the end of each path and fills `slopes` [n, N]."""
     a, none = np.empty(gram.shape[0]), np.empty((0, 1 + gram.shape[0]))
     for s in range(len(scores)):
         energy = np.sum(x[s].astype(np.float64) ** 2)

@@ -17,13 +17,13 @@ def _move(alpha, row, amount):
 
 
 @kernel()
-def residual_energy(signal, atoms, amounts):
-    """The squared norm of what the amounts [N] leave of the signal, in double precision."""
+def residual_energy(signal, atoms, coefs):
+    """The squared norm of what the coefficients [N] leave of the signal, in double precision."""
     left = signal.astype(np.float64)
-    for n in range(len(amounts)):
-        if amounts[n] != 0:
+    for n in range(len(coefs)):
+        if coefs[n] != 0:
             for c in range(len(left)):
-                left[c] -= amounts[n] * atoms[n, c]
+                left[c] -= coefs[n] * atoms[n, c]
     total = 0.0
     for c in range(len(left)):
         total += left[c] * left[c]
@@ -31,18 +31,18 @@ def residual_energy(signal, atoms, amounts):
 
 
 @kernel("matching pursuit", seconds=1)
-def matching_rows(x, atoms, gram, scores, bits, mask, steps, tolerance, floor, silence, doubtful):
-    """Overwrites `scores` [n, N] = x D^T with the amounts; `bits` and `mask` as in `omp_rows`.
+def matching_rows(x, atoms, gram, scores, bits, mask, steps, tolerance, floor, unexplained, doubtful):
+    """Overwrites `scores` [n, N] = x D^T with the coefficients; `bits` and `mask` as in `omp_rows`.
 
     A signal ends after `steps`, at a residual of norm tolerance[s], or where no correlation reaches floor * norm of the signal;
-    doubtful[s] is true where it ends so with more than `silence` of its energy left.
+    doubtful[s] is true where it ends so with more than `unexplained` of its energy left.
     """
     size = gram.shape[0]
     tops = np.zeros(LANES, bits.dtype)
-    amounts = np.zeros(size)
+    coefs = np.zeros(size)
     for s in range(len(x)):
         alpha = scores[s]
-        amounts[:] = 0
+        coefs[:] = 0
         energy = 0.0
         for c in range(x.shape[1]):
             energy += float(x[s, c]) * float(x[s, c])
@@ -53,13 +53,13 @@ def matching_rows(x, atoms, gram, scores, bits, mask, steps, tolerance, floor, s
                 break
             new = strongest(bits[s], mask, tops)
             if abs(alpha[new]) <= least:
-                doubtful[s] = alpha[new] != 0 and remaining > silence * energy
+                doubtful[s] = alpha[new] != 0 and remaining > unexplained * energy
                 break
             amount = alpha[new] / gram[new, new]
-            amounts[new] += amount
+            coefs[new] += amount
             remaining -= float(amount) * float(alpha[new])
             _move(alpha, gram[new], amount)
             if enough > 0 and remaining < unsure:
-                remaining = residual_energy(x[s], atoms, amounts)
+                remaining = residual_energy(x[s], atoms, coefs)
         for n in range(size):
-            alpha[n] = amounts[n]
+            alpha[n] = coefs[n]

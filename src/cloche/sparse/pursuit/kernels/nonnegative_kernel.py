@@ -11,10 +11,10 @@ from cloche.sparse.pursuit.kernels.descent_kernel import solve_positive, subtrac
 
 
 @kernel()
-def _fit(gram, q, chosen, amounts, used, doubt):
-    """Least squares over the chosen atoms without negative amounts (Lawson & Hanson 1974); returns how many stay, or -1.
+def _fit(gram, q, chosen, coefs, used, dependence):
+    """Least squares over the chosen atoms without negative coefficients (Lawson & Hanson 1974); returns how many stay, or -1.
 
-    `amounts` must be feasible on entry. -1 where an atom lies nearer than `doubt` (squared) to the span of the others.
+    `coefs` must be feasible on entry. -1 where an atom lies nearer than `dependence` (squared) to the span of the others.
     """
     while used > 0:
         matrix, target = np.empty((used, used)), np.empty(used)
@@ -22,18 +22,18 @@ def _fit(gram, q, chosen, amounts, used, doubt):
             target[i] = q[chosen[i]]
             for j in range(i + 1):
                 matrix[i, j] = gram[chosen[i], chosen[j]]
-        if not solve_positive(matrix, target, used, doubt):
+        if not solve_positive(matrix, target, used, dependence):
             return -1
         share, blocking = 1.0, -1  # how much of the way to the unconstrained solution can be gone, and who stops it
         for i in range(used):
             if target[i] <= 0:
-                reach = amounts[i] / (amounts[i] - target[i]) if amounts[i] > 0 else 0.0
+                reach = coefs[i] / (coefs[i] - target[i]) if coefs[i] > 0 else 0.0
                 if blocking < 0 or reach < share:
                     share, blocking = reach, i
         kept = 0
         for i in range(used):
             if i != blocking:
-                chosen[kept], amounts[kept] = chosen[i], amounts[i] + share * (target[i] - amounts[i])
+                chosen[kept], coefs[kept] = chosen[i], coefs[i] + share * (target[i] - coefs[i])
                 kept += 1
         if blocking < 0:
             return used
@@ -42,21 +42,21 @@ def _fit(gram, q, chosen, amounts, used, doubt):
 
 
 @kernel()
-def _left(signal, atoms, chosen, amounts, used):
+def _left(signal, atoms, chosen, coefs, used):
     left = signal.astype(np.float64)
     for i in range(used):
         for c in range(len(left)):
-            left[c] -= amounts[i] * atoms[chosen[i], c]
+            left[c] -= coefs[i] * atoms[chosen[i], c]
     return np.sum(left * left)
 
 
 @kernel("non-negative OMP", seconds=4)
-def nonnegative_rows(x, atoms, gram, scores, k, tolerance, floor, doubt, silence, doubtful):
-    """Overwrites `scores` [n, N] = x D^T with the amounts. Signals end, or are doubtful, by the rules of `omp_rows`, on
+def nonnegative_rows(x, atoms, gram, scores, k, tolerance, floor, dependence, unexplained, doubtful):
+    """Overwrites `scores` [n, N] = x D^T with the coefficients. Signals end, or are doubtful, by the rules of `omp_rows`, on
     positive correlations."""
     size = gram.shape[0]
     q, alpha, barred = np.empty(size, gram.dtype), np.empty(size, gram.dtype), np.zeros(size, np.bool_)
-    chosen, before, amounts = np.zeros(k + 1, np.int64), np.zeros(k + 1, np.int64), np.zeros(k + 1)
+    chosen, before, coefs = np.zeros(k + 1, np.int64), np.zeros(k + 1, np.int64), np.zeros(k + 1)
     for s in range(len(x)):
         q[:] = scores[s]
         barred[:] = False
@@ -69,20 +69,20 @@ def nonnegative_rows(x, atoms, gram, scores, k, tolerance, floor, doubt, silence
             if used >= k or remaining <= enough:
                 break
             alpha[:] = q
-            subtract_rows(alpha, gram, chosen, amounts.astype(gram.dtype), used)
+            subtract_rows(alpha, gram, chosen, coefs.astype(gram.dtype), used)
             new = -1
             for n in range(size):
                 if alpha[n] > least and not barred[n] and (new < 0 or alpha[n] > alpha[new]):
                     new = n
             if new < 0:
-                if silence < 1 and _left(x[s], atoms, chosen, amounts, used) > silence * energy:
+                if unexplained < 1 and _left(x[s], atoms, chosen, coefs, used) > unexplained * energy:
                     for n in range(size):
                         doubtful[s] = doubtful[s] or (alpha[n] > 0 and not barred[n])
                 break
             barred[new] = True
             before[:used] = chosen[:used]
-            chosen[used], amounts[used] = new, 0.0
-            stayed = _fit(gram, q, chosen, amounts, used + 1, doubt)
+            chosen[used], coefs[used] = new, 0.0
+            stayed = _fit(gram, q, chosen, coefs, used + 1, dependence)
             if stayed < 0:
                 doubtful[s] = True
                 break
@@ -90,7 +90,7 @@ def nonnegative_rows(x, atoms, gram, scores, k, tolerance, floor, doubt, silence
             used = stayed
             barred[chosen[:used]] = True
             if enough > 0:
-                remaining = _left(x[s], atoms, chosen, amounts, used)
+                remaining = _left(x[s], atoms, chosen, coefs, used)
         scores[s, :] = 0
         for i in range(used):
-            scores[s, chosen[i]] = amounts[i]
+            scores[s, chosen[i]] = coefs[i]

@@ -113,14 +113,17 @@ def _residual(signal, atoms, chosen, values, used, left):
 
 
 @kernel("OMP", seconds=3)
-def omp_rows(x, atoms, gram, scores, bits, mask, k, tolerance, floor, doubt, silence, indices, values, doubtful):
+def omp_rows(
+    x, atoms, gram, scores, bits, mask, k, tolerance, floor, dependence, unexplained, indices, values, doubtful
+):
     """Codes of the signals x [n, d] into `indices` and `values` [n, k]; `scores` [n, N] = x D^T is overwritten.
 
     `bits` is the memory of `scores` seen as integers of the same size, and `mask` all their bits but the sign.
 
-    A signal ends at k atoms, at a residual of norm tolerance[s], or where no correlation reaches floor * norm of the signal.
-    Where the Gram's precision cannot tell what follows it ends too, with doubtful[s] true: at an atom nearer than `doubt`
-    (squared) to the span of those chosen, or with more than `silence` of its energy left and correlations of rounding's size.
+    A signal ends at k atoms, at a residual of norm tolerance[s], or where no correlation reaches floor * norm of the
+    signal. Where the Gram's precision cannot tell what follows it ends too, with doubtful[s] true: at an atom nearer than
+    `dependence` (squared) to the span of those chosen, or with more than `unexplained` of its energy left and correlations
+    of rounding's size.
     """
     size, width = atoms.shape
     stride = ((size + 15) // 16 | 1) * 16  # rows begin at cache lines, and not a power of two apart
@@ -136,13 +139,13 @@ def omp_rows(x, atoms, gram, scores, bits, mask, k, tolerance, floor, doubt, sil
         for c in range(width):
             energy += float(x[s, c]) * float(x[s, c])
         least = floor * math.sqrt(energy)
-        unsure = 1e3 * floor * energy  # beneath, energy - sum of squares has lost its digits
+        unsure = 1e3 * floor * energy  # below, energy - sum of squares has lost its digits
         remaining, enough = energy, tolerance[s] * tolerance[s]
         used = 0
         while used < k and remaining > enough:
             new = strongest(bits[s], mask, tops)
             if abs(alpha[new]) <= least:
-                doubtful[s] = alpha[new] != 0 and remaining > silence * energy
+                doubtful[s] = alpha[new] != 0 and remaining > unexplained * energy
                 break
             weights[:] = 0
             rest = float(gram[new, new])
@@ -150,7 +153,7 @@ def omp_rows(x, atoms, gram, scores, bits, mask, k, tolerance, floor, doubt, sil
                 weights[i] = basis[i, new]
                 factor[used, i] = basis[i, new]
                 rest -= factor[used, i] * factor[used, i]
-            if rest <= doubt * gram[new, new]:
+            if rest <= dependence * gram[new, new]:
                 doubtful[s] = True
                 break
             scale = 1.0 / math.sqrt(rest)
