@@ -189,6 +189,10 @@ def _refuse(base: type, module: str | None, name: str, where: str) -> NoReturn:
             f"(in Python: import {module})."
         )
     kind = "part" if base is root else base.__name__
+    if module is not None:
+        raise PartUnknown(
+            f"[{where}] names {module}:{name}, and the imported module {module} has no {kind} of that name."
+        )
     raise PartUnknown(
         f"[{where}] names an unknown {kind} {shown(name)} (add --import MODULE if it is your own)"
         f"{nearest(name, known_names(base))}"

@@ -92,6 +92,7 @@ def test_links_that_lead_out_are_not_followed(tmp_path):
     (run.path / "findings" / "logit-lens" / "leak.json").symlink_to(secret)
     plant(tmp_path / "elsewhere", steps=5)
     (tmp_path / "runs" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "runs" / "loop").symlink_to(tmp_path / "runs" / "loop")
     with TestClient(make_app(run.path), base_url="http://127.0.0.1") as client:
         assert client.get("/api/finding/logit-lens/leak").status_code == 404
         assert client.get("/api/run").json()["runs"] == ["first"]

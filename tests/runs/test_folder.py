@@ -115,3 +115,14 @@ def test_a_run_that_was_cut_off_before_its_recipe_is_made_again(tmp_path: Path) 
     with pytest.raises(ClocheError, match="cut off while it was being made; make it again"):
         _ = run.recipe
     assert Run.create(run.path, RECIPE).recipe == RECIPE
+
+
+def test_links_that_lead_back_to_themselves_are_sentences(tmp_path):
+    run = Run.create(tmp_path / "run", recipe="")
+    (run.path / "findings" / "lens").mkdir(parents=True)
+    for name in ("findings/lens/a.json", "findings/loop"):
+        (run.path / name).symlink_to(run.path / name)
+    with pytest.raises(ClocheError, match="cannot be read"):
+        run.findings()
+    with pytest.raises(ClocheError, match="findings/loop"):
+        run.write_json("findings/loop/b.json", {})

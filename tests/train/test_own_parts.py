@@ -57,6 +57,8 @@ def test_what_a_runs_recipe_names_is_never_imported(new_run, tmp_path, monkeypat
     run.write_bytes("recipe.toml", text.replace('part = "Muon"', 'part = "planted_parts:Muon"').encode())
     with pytest.raises(ClocheError, match="--import planted_parts"):
         Trainer.resume(run, {"run.steps": "4"})
+    with pytest.raises(ClocheError, match="--import planted_parts"):  # the file of a run, even where a person names it
+        Recipe.load(run.path / "recipe.toml", with_imports=True)
     assert Recipe.parse(text).imports == ["planted_parts"]
     assert "planted_parts" not in sys.modules and not (tmp_path / "ran").exists()
 
@@ -68,6 +70,9 @@ def test_a_recipe_file_named_by_a_person_imports(tmp_path, monkeypatch):
     with pytest.raises(ClocheError, match="--import named_parts"):
         Recipe.load(tmp_path / "own.toml")
     assert Recipe.load(tmp_path / "own.toml", with_imports=True).optimizer.lr == 0.5
+    (tmp_path / "own.toml").write_text('imports = "named_parts"\noptimizer = "named_parts:Nobody"\n')
+    with pytest.raises(ClocheError, match="named_parts has no Optimizer of that name"):
+        Recipe.load(tmp_path / "own.toml", with_imports=True)
     (tmp_path / "own.toml").write_text("imports = 3\n")
     with pytest.raises(ClocheError, match="imports"):
         Recipe.load(tmp_path / "own.toml", with_imports=True)

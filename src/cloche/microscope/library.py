@@ -41,6 +41,8 @@ class Library:
         """The runs that can be shown: this one first, then its neighbours."""
         beside = []
         for path in _children(self.home.parent):
+            if not path.is_dir():  # nor is a loop of links, which cannot be resolved
+                continue
             inside = not path.is_symlink() or path.resolve().parent == self.home.parent
             if path != self.home and inside and RunFiles(path).is_inside("run.json") and (path / "run.json").is_file():
                 beside.append(path.name)

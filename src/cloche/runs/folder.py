@@ -19,6 +19,7 @@ from cloche.errors import (
     ClocheError,
     FileDamaged,
     FileMissing,
+    FileUnreadable,
     FolderForeign,
     PathInvalid,
     ResumeRefused,
@@ -300,13 +301,16 @@ class Run:
 
     def _inside(self, relative: str | Path) -> Path:
         target = self.path / relative
-        if not target.resolve().is_relative_to(self.path.resolve()) or target.resolve() == self.path.resolve():
+        home, place = (
+            Path(os.path.realpath(path)) for path in (self.path, target)
+        )  # `resolve` fails for loops of links
+        if not place.is_relative_to(home) or place == home:
             raise PathInvalid(f"{relative} leads out of {self.path}; name a file inside the run")
         return target
 
     def _name(self, path: Path) -> str:
         """A path as manifest.json names it."""
-        return path.resolve().relative_to(self.path.resolve()).as_posix()
+        return Path(os.path.realpath(path)).relative_to(os.path.realpath(self.path)).as_posix()
 
     @contextmanager
     def writing_folder(self, relative: str | Path) -> Iterator[Path]:
@@ -378,6 +382,10 @@ def _read_object(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise FileDamaged(f"{path} is not readable as JSON; `cloche verify` says what else is damaged") from error
+    except OSError as error:
+        raise FileUnreadable(
+            f"{path} cannot be read ({error.strerror}); `cloche verify` says what else is damaged"
+        ) from error
     if not isinstance(value, dict):
         raise FileDamaged(f"{path} is not a JSON object; `cloche verify` says what else is damaged")
     return value

@@ -153,7 +153,7 @@ class Recipe(BaseModel):
         except (OSError, ValueError) as error:
             raise FileUnreadable(f"{path} cannot be read as a recipe ({error}); name a .toml file in UTF-8") from error
         values = read_toml(text, str(path))
-        if with_imports:
+        if with_imports and not Path(path).with_name("run.json").exists():  # that of a run runs nothing, named or not
             named = values.get("imports", [])
             import_parts(named if isinstance(named, list) else [named], f"{path}: imports")
         return cls._checked(values, str(path))
