@@ -25,6 +25,7 @@ COMPLETE = {
     "cloche.sparse.learners",
     "cloche.sparse.pursuit",
     "cloche.sparse.saes",
+    "cloche.sparse.transforms",
     "cloche.sparse.truth",
     "cloche.text",
 }

@@ -125,7 +125,7 @@ def test_the_noise_level_is_found_and_the_edges_are_kept() -> None:
         (lambda: Wavelets((64,)).analyse(torch.zeros(64)).largest(65), "65 terms"),
         (lambda: fitted("ridgelet", (64, 64)), "unknown Transform 'ridgelet'"),
         (lambda: fitted("wavelet", (8, 8)), "too small"),
-        (lambda: denoise(torch.zeros(64), "wavelet"), "leaves nothing to take away"),
+        (lambda: denoise(torch.zeros(64), "wavelet"), "is not a positive noise level"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(ask, said: str) -> None:  # type: ignore[no-untyped-def]

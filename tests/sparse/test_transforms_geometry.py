@@ -62,11 +62,11 @@ def test_a_wave_answers_in_its_own_direction(frame: Transform) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: Curvelets((64, 64), 6), "take 1 to 4 levels"),
-        (lambda: SteerablePyramid((64, 64), 6), "take 1 to 4 levels"),
+        (lambda: Curvelets((64, 64), 6), "use 1 to 4 levels"),
+        (lambda: SteerablePyramid((64, 64), 6), "use 1 to 4 levels"),
         (lambda: Contourlets((60, 64)), "pad the signal to"),
         (lambda: Contourlets((64, 64), name="bior4.4"), "orthogonal wavelet"),
-        (lambda: DirectionalFilterBank((64, 64), 1), "take 2 or more"),
+        (lambda: DirectionalFilterBank((64, 64), 1), "use 2 or more"),
     ],
 )
 def test_what_cannot_be_made_is_said(make, said: str) -> None:  # type: ignore[no-untyped-def]

@@ -1,4 +1,4 @@
-"""What every fixed dictionary is: a linear operator with its adjoint, and coefficients that know their bands."""
+"""Base of the fixed dictionaries: linear operators with adjoints, and coefficients in named bands."""
 
 from __future__ import annotations
 
@@ -18,12 +18,19 @@ from cloche.part import Part
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary
 
-_LARGEST_BATCH = 2**24  # coefficients worked on at once
+_LARGEST_BATCH = 2**24  # coefficients processed at once
 
 
 @dataclass(frozen=True)
 class Band:
-    """A block of coefficients of one kind: its `scale` (1 the finest; 0 for what no threshold should touch) and its shape."""
+    """A block of coefficients of one kind: its `scale` (1 is the finest; 0 is never thresholded) and its shape.
+
+    >>> import torch
+    >>> from cloche.sparse.transforms import Wavelets
+    >>> transform = Wavelets((16,), "haar", levels=2)
+    >>> [(band.name, band.scale, band.shape) for band in transform.layout]
+    [('coarse', 0, (4,)), ('detail/2', 2, (4,)), ('detail/1', 1, (8,))]
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -36,7 +43,15 @@ class Band:
 
 @dataclass(frozen=True, eq=False)
 class Coefficients:
-    """Coefficients of one or many signals: `flat` [*batch, size], and the same numbers as named bands."""
+    """Coefficients of one or many signals: `flat` [*batch, size], and the same numbers as named bands.
+
+    >>> import torch
+    >>> from cloche.sparse.transforms import Wavelets
+    >>> transform = Wavelets((16,), "haar", levels=2)
+    >>> coefficients = transform.analyse(torch.arange(16.0))
+    >>> list(coefficients.bands), int((coefficients.largest(3).flat != 0).sum())
+    (['coarse', 'detail/2', 'detail/1'], 3)
+    """
 
     flat: Tensor
     layout: tuple[Band, ...]
@@ -61,28 +76,28 @@ class Coefficients:
         found = self.bands.get(name)
         if found is None:
             names = ", ".join(band.name for band in self.layout)
-            raise PartUnknown(f"There is no band {name!r}; the bands are {names}.")
+            raise PartUnknown(f"There is no band {name!r}: use one of {names}.")
         return found
 
     def with_flat(self, flat: Tensor) -> Coefficients:
-        """The same bands with other numbers."""
+        """The same bands with other values."""
         return Coefficients(flat, self.layout)
 
     def hard(self, threshold: Tensor | float) -> Coefficients:
-        """Those of magnitude at most `threshold` (a number, or one for each coefficient) set to zero."""
+        """Hard thresholding: coefficients of magnitude at most `threshold` (a number, or one per coefficient) become zero."""
         return self.with_flat(torch.where(self.flat.abs() > threshold, self.flat, 0.0))
 
     def soft(self, threshold: Tensor | float) -> Coefficients:
-        """All of them drawn towards zero by `threshold`."""
+        """Soft thresholding: all coefficients shrunk towards zero by `threshold`."""
         return self.with_flat(self.flat.sign() * (self.flat.abs() - threshold).clamp_min(0))
 
     def largest(self, m: int) -> Coefficients:
-        """The m of greatest magnitude of each signal, and zeros."""
+        """The m largest magnitudes of each signal; the others are zero."""
         kept = self.flat.abs().topk(_terms(m, self.flat.shape[-1]), dim=-1).indices
         return self.with_flat(torch.zeros_like(self.flat).scatter(-1, kept, self.flat.gather(-1, kept)))
 
     def code(self, m: int) -> Code:
-        """The m of greatest magnitude as a sparse Code, a row for each signal."""
+        """The m largest magnitudes as a sparse Code, one row per signal."""
         rows = self.flat.reshape(-1, self.flat.shape[-1])
         kept = rows.abs().topk(_terms(m, rows.shape[1]), dim=1).indices
         return Code(kept, rows.gather(1, kept), rows.shape[1])
@@ -97,9 +112,18 @@ def _terms(m: int, size: int) -> int:
 class Transform(Part, ABC):
     """A fixed dictionary as an operator: x = synthesise(analyse(x)), exactly, for signals of one `shape`.
 
-    A value: two of the same settings are equal. Signals come as [*shape] or [*batch, *shape], float32 or float64, on any
-    device; both directions are linear and differentiable. Subclasses give `layout` and the underscored methods over one
-    batch axis; the adjoints' defaults are those of a tight frame of bound one, where synthesis is the adjoint of analysis.
+    Transforms with equal settings are equal. Signals are [*shape] or [*batch, *shape], float32 or float64, on any device;
+    both directions are linear and differentiable. Subclasses give `layout` and the underscored methods over one batch axis;
+    the adjoints' defaults are those of a tight frame of bound one, where synthesis is the adjoint of analysis.
+
+    >>> import torch
+    >>> from cloche.sparse.transforms import Wavelets
+    >>> transform = Wavelets((16,), "haar", levels=2)
+    >>> x = torch.arange(16.0)
+    >>> torch.allclose(transform.synthesise(transform.analyse(x)), x, atol=1e-4), transform.size
+    (True, 16)
+    >>> transform.dictionary().atoms.shape
+    torch.Size([16, 16])
     """
 
     shape: tuple[int, ...]
@@ -115,7 +139,7 @@ class Transform(Part, ABC):
 
     @classmethod
     def multiple(cls, settings: dict[str, Any]) -> int:
-        """What the sides of a signal must be multiples of, given the other fields."""
+        """Numbers that the sides of a signal must be multiples of, given the other fields."""
         return 1
 
     @property
@@ -137,12 +161,12 @@ class Transform(Part, ABC):
 
     @property
     def size(self) -> int:
-        """Atoms, which is coefficients a signal."""
+        """Number of atoms: coefficients per signal."""
         return sum(band.size for band in self.layout)
 
     @property
     def redundancy(self) -> float:
-        """Coefficients a sample; one for a basis."""
+        """Coefficients per sample; one for a basis."""
         return self.size / prod(self.shape)
 
     def analyse(self, x: Tensor) -> Coefficients:
@@ -158,11 +182,11 @@ class Transform(Part, ABC):
         return self._batched(self._analyse_adjoint, self._flat(coefficients), 1)
 
     def synthesise_adjoint(self, x: Tensor) -> Coefficients:
-        """The adjoint of `synthesise`, D^T: each atom's product with x. What pursuits need."""
+        """The adjoint of `synthesise`, D^T: the inner product of each atom with x, as pursuits need it."""
         return Coefficients(self._batched(self._synthesise_adjoint, self._checked(x), len(self.shape)), self.layout)
 
     def adapted(self, x: Tensor, threshold: float) -> Transform:
-        """The member of this family best for x [*shape] thresholded at `threshold`; itself where there is one member only."""
+        """The transform of this family that is best for x [*shape] at `threshold`; itself if there is only one."""
         return self
 
     def atom(self, band: str, index: Sequence[int] | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -170,12 +194,12 @@ class Transform(Part, ABC):
         return self._synthesise(self._one(band, index, dtype)[None])[0]
 
     def dictionary(self, dtype: torch.dtype = torch.float32) -> Dictionary:
-        """All atoms, scaled to norm one, as a dictionary of signals laid flat: size * prod(shape) numbers, for small shapes."""
+        """All atoms as a dictionary of flattened unit signals: size * prod(shape) numbers, for small shapes."""
         atoms = self.synthesise(torch.eye(self.size, dtype=dtype)).reshape(self.size, -1)
         return Dictionary(F.normalize(atoms, dim=1))
 
     def noise_gains(self) -> dict[str, float]:
-        """{band: standard deviation of its middle coefficient on white noise of deviation one}. Kept."""
+        """{band: standard deviation of its middle coefficient for unit white noise}. Cached."""
         return self._gains
 
     @cached_property
@@ -186,7 +210,7 @@ class Transform(Part, ABC):
         }
 
     def each(self, amounts: dict[str, float], like: Tensor) -> Tensor:
-        """[size] a number for each band, written out for each coefficient."""
+        """[size] numbers per band, expanded to coefficients."""
         return torch.cat([like.new_full((band.size,), amounts[band.name]) for band in self.layout])
 
     def _one(self, name: str, index: Sequence[int] | None, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -207,11 +231,11 @@ class Transform(Part, ABC):
             raise ArgumentInvalid(f"A signal of {x.dtype} cannot be transformed: give float32 or float64.")
         if tuple(x.shape[-len(self.shape) :]) != self.shape:
             raise SignalsShape(
-                f"A signal of shape {list(x.shape)} does not fit {type(self).__name__} made for {list(self.shape)}: make "
-                "one for its shape."
+                f"A signal of shape {list(x.shape)} does not fit {type(self).__name__} made for {list(self.shape)}: make one "
+                "for the signal's shape."
             )
         if not torch.isfinite(x).all():
-            raise NotFinite("The signal holds NaN or infinite numbers: fill them in or leave that stretch out.")
+            raise NotFinite("The signal has NaN or infinite numbers: fill them in or leave that part out.")
         return x
 
     def _batched(self, apply, given: Tensor, axes: int) -> Tensor:  # type: ignore[no-untyped-def]
@@ -223,7 +247,7 @@ class Transform(Part, ABC):
 
 
 def check_shape(family: str, shape: tuple[int, ...], axes: Sequence[int], multiple: int | tuple[int, ...] = 1) -> None:
-    """Refuses a shape without the right number of axes, or whose sides are no multiples of `multiple`."""
+    """Raises if a shape has another number of axes, or sides that are not multiples of `multiple`."""
     if len(shape) not in axes or any(not isinstance(n, int) or n < 2 for n in shape):
         kinds = " or ".join(f"{n}-D" for n in axes)
         raise SignalsShape(f"{family} of shape {list(shape)} cannot be made: give {kinds} signals, sides of 2 or more.")

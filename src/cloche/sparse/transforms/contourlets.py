@@ -23,6 +23,14 @@ class DirectionalFilterBank(FrequencyFrame):
     A tree of two-channel fan filters whose squares at a frequency and at its alias sum to one; each leaf's equivalent filter is
     applied at once, in the frequency domain, and its aliases fold onto each other as the sampling says. Sides: multiples
     of 2^(depth - 1), at least 4.
+
+    >>> import torch
+    >>> from cloche.sparse.transforms import DirectionalFilterBank
+    >>> transform = DirectionalFilterBank((32, 32), depth=2)
+    >>> x = torch.rand(32, 32, dtype=torch.float64)
+    >>> coefficients = transform.analyse(x)
+    >>> torch.allclose(transform.synthesise(coefficients), x), round(transform.redundancy, 2)
+    (True, 1.0)
     """
 
     shape: tuple[int, int]
@@ -34,7 +42,7 @@ class DirectionalFilterBank(FrequencyFrame):
 
     def __post_init__(self) -> None:
         if self.depth < 2:
-            raise SettingRange(f"A directional filter bank of depth {self.depth} cannot be made: take 2 or more.")
+            raise SettingRange(f"A directional filter bank of depth {self.depth} is impossible: use 2 or more.")
         check_shape("Directional filter banks", self.shape, (2,), max(2, 2 ** (self.depth - 1)))
 
     def _windows(self) -> list[Window]:
@@ -93,6 +101,14 @@ class Contourlets(Transform):
     The pyramid's lowpass is that of the orthogonal wavelet `name`, so the pyramid (Burt & Adelson 1983) is tight; scale s has
     2^(depth - (s - 1) // 2) directions, at least 4. Sides: multiples of 2^(levels + depth - 1). Bands: "coarse",
     "contourlet/SCALE/DIRECTION".
+
+    >>> import torch
+    >>> from cloche.sparse.transforms import Contourlets
+    >>> transform = Contourlets((32, 32), levels=2)
+    >>> x = torch.rand(32, 32, dtype=torch.float64)
+    >>> coefficients = transform.analyse(x)
+    >>> torch.allclose(transform.synthesise(coefficients), x), round(transform.redundancy, 2)
+    (True, ...)
     """
 
     shape: tuple[int, int]
@@ -108,11 +124,11 @@ class Contourlets(Transform):
         analysis, synthesis = filters(self.name)
         if not np.allclose(analysis, synthesis):
             raise SettingConflict(
-                f"The pyramid of contourlets needs an orthogonal wavelet, not {self.name!r}: take db4."
+                f"The pyramid of contourlets needs an orthogonal wavelet, not {self.name!r}: use db4."
             )
         if self.levels < 1 or self.depth < 2:
             raise SettingRange(
-                f"Contourlets of {self.levels} levels and depth {self.depth} cannot be made: take at least 1 and 2."
+                f"Contourlets of {self.levels} levels and depth {self.depth} are impossible: use at least 1 and 2."
             )
         check_shape("Contourlets", self.shape, (2,), 2 ** (self.levels + self.depth - 1))
 

@@ -1,4 +1,4 @@
-"""Curvelets: needles at every scale, position and direction, as wide as their length squared."""
+"""Curvelets: elongated atoms at every scale, position and direction, with width ~ length^2."""
 
 from __future__ import annotations
 
@@ -20,6 +20,14 @@ class Curvelets(FrequencyFrame):
     coarsest octave double at every second octave: length^2 ~ width. The windows are polar rather than sheared. About ten times
     redundant, against 7.2 of the sheared kind. Bands: "coarse" and "curvelet/SCALE/DIRECTION" (scale 1 the finest; cosine and
     sine parts, [2, ...]), direction 0 for frequencies along the width.
+
+    >>> import torch
+    >>> from cloche.sparse.transforms import Curvelets
+    >>> transform = Curvelets((32, 32), levels=2)
+    >>> x = torch.rand(32, 32, dtype=torch.float64)
+    >>> coefficients = transform.analyse(x)
+    >>> torch.allclose(transform.synthesise(coefficients), x), round(transform.redundancy, 2)
+    (True, ...)
     """
 
     shape: tuple[int, int]
@@ -30,8 +38,8 @@ class Curvelets(FrequencyFrame):
         check_shape("Curvelets", self.shape, (2,))
         if self.levels < 1 or self.directions < 2 or 2 ** (self.levels + 2) > min(self.shape):
             raise SettingConflict(
-                f"Curvelets of {self.levels} levels and {self.directions} directions cannot be made for {list(self.shape)}: "
-                f"take 1 to {int(np.log2(min(self.shape))) - 2} levels, and 2 directions or more."
+                f"Curvelets of {self.levels} levels and {self.directions} directions are impossible for {list(self.shape)}: "
+                f"use 1 to {int(np.log2(min(self.shape))) - 2} levels, and 2 directions or more."
             )
 
     def _windows(self) -> list[Window]:

@@ -1,4 +1,4 @@
-"""Transforms made to fit a shape: how many levels they take, and what must be added at the edges."""
+"""Transforms fitted to the shape of a signal: number of levels, and padding."""
 
 from __future__ import annotations
 
@@ -18,7 +18,15 @@ MOST = 1_024  # levels, directions and the like
 
 @dataclass(frozen=True)
 class Fitted:
-    """An operator for signals of `shape`, which it sees as `transform.shape`: mirrored at the far ends where that is larger."""
+    """A transform for signals of `shape`, padded to `transform.shape` by mirroring at the far ends.
+
+    >>> import torch
+    >>> from cloche.sparse.transforms import fitted
+    >>> fit = fitted("wavelet", (50,))
+    >>> x = torch.arange(50.0)
+    >>> fit.pad(x).shape, bool((fit.crop(fit.pad(x)) == x).all())
+    (torch.Size([52]), True)
+    """
 
     transform: Transform
     shape: Shape
@@ -46,7 +54,12 @@ class Fitted:
 def fitted(text: str, shape: Shape, levels: int | None = None) -> Fitted:
     """The transform of one line, such as "curvelet" or "Wavelets(name='sym8')", made for signals of `shape`.
 
-    At most 4 levels deep, unless the line or `levels` says otherwise.
+    At most 4 levels, unless the line or `levels` sets them.
+
+    >>> from cloche.sparse.transforms import fitted
+    >>> fit = fitted("Wavelets(name='haar')", (50,), levels=2)
+    >>> fit.transform.shape, fit.transform.levels
+    ((52,), 2)
     """
     cls, settings = settings_from_line(text, Transform, "dictionary")
     if "shape" in settings:
@@ -54,7 +67,7 @@ def fitted(text: str, shape: Shape, levels: int | None = None) -> Fitted:
     if len(shape) not in cls.axes:
         kinds = " or ".join(f"{n}-D" for n in cls.axes)
         raise SignalsShape(
-            f"{cls.__name__} takes {kinds} signals, not one of shape {list(shape)}: take another dictionary."
+            f"{cls.__name__} takes {kinds} signals, not one of shape {list(shape)}: use another dictionary."
         )
     deepest = int(np.log2(max(2, min(shape)))) - 3
     if deepest < 1:
@@ -68,6 +81,6 @@ def fitted(text: str, shape: Shape, levels: int | None = None) -> Fitted:
     by = 1 if many else cls.multiple({name: settings.get(name, field.default) for name, field in fields.items()})
     if many or by > 2 * max(shape):
         raise SignalsShape(
-            f"A signal of shape {list(shape)} is too small for {shown(text)}: take fewer levels or directions."
+            f"A signal of shape {list(shape)} is too small for {shown(text)}: use fewer levels or directions."
         )
     return Fitted(cls(tuple(-(-n // by) * by for n in shape), **settings), shape)

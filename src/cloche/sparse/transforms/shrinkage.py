@@ -1,4 +1,4 @@
-"""Sparse coefficients over an operator: the lasso by FISTA, and the best m terms by iterative hard thresholding."""
+"""Sparse coefficients over a transform: the lasso by FISTA, and m terms by iterative hard thresholding."""
 
 from __future__ import annotations
 
@@ -28,10 +28,19 @@ def curvature(transform: Transform) -> float:
 def lasso(x: Tensor, transform: Transform, penalty: float, steps: int = 200, tolerance: float = 1e-6) -> Coefficients:
     """The a minimising 1/2 |x - D a|^2 + penalty |a|_1 over signals x [*batch, *shape] (FISTA, Beck & Teboulle 2009).
 
-    Ends where a step changes a by less than `tolerance` of its norm, or after `steps`. Momentum restarts where it overshoots.
+    Stops when a step changes a by less than `tolerance` of its norm, or after `steps`. Momentum restarts when it
+    overshoots.
+
+    >>> import torch
+    >>> from cloche.sparse.transforms import Wavelets, lasso
+    >>> transform = Wavelets((64,), "haar", levels=3)
+    >>> x = torch.rand(64, generator=torch.Generator().manual_seed(0))
+    >>> found = lasso(x, transform, penalty=0.1)
+    >>> torch.allclose(found.flat, transform.analyse(x).soft(0.1).flat, atol=1e-4)  # an orthogonal basis
+    True
     """
     if not penalty > 0:
-        raise SettingRange(f"A penalty of {penalty:g} asks for no sparsity: give one above zero.")
+        raise SettingRange(f"penalty = {penalty:g} gives no sparsity: use one above zero.")
     bound = curvature(transform)
     a = ahead = torch.zeros_like(transform.synthesise_adjoint(x).flat)
     momentum = 1.0
@@ -50,10 +59,17 @@ def lasso(x: Tensor, transform: Transform, penalty: float, steps: int = 200, tol
 
 @torch.no_grad()
 def iterative_hard_thresholding(x: Tensor, transform: Transform, m: int, steps: int = 30) -> Coefficients:
-    """m coefficients a signal x [*batch, *shape] with a small |x - D a| (Blumensath & Davies 2009).
+    """m coefficients per signal x [*batch, *shape] with a small |x - D a| (Blumensath & Davies 2009).
 
-    Starts from the m largest of the analysis; each step is along the gradient, then keeps the m largest. In a basis that is
-    orthogonal nothing moves; in a frame the terms learn of each other.
+    Starts from the m largest of the analysis; each step is along the gradient, then keeps the m largest. In an orthogonal
+    basis nothing changes; in a frame the terms are fitted jointly.
+
+    >>> import torch
+    >>> from cloche.sparse.transforms import Wavelets, iterative_hard_thresholding
+    >>> transform = Wavelets((64,), "haar", levels=3)
+    >>> x = torch.rand(64, generator=torch.Generator().manual_seed(0))
+    >>> int((iterative_hard_thresholding(x, transform, m=5).flat != 0).sum())
+    5
     """
     bound = curvature(transform)
     a = transform.analyse(x).largest(m)

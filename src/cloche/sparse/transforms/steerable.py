@@ -19,6 +19,14 @@ class SteerablePyramid(FrequencyFrame):
     Raised-cosine octaves in radius; `directions` K windows cos^(K-1) in angle, odd or even as K is: any direction's response
     is a sum of the K. Each octave is kept on the smallest grid that holds it. Bands: "coarse", "residual" (the corners beyond
     the finest octave), "steerable/SCALE/DIRECTION".
+
+    >>> import torch
+    >>> from cloche.sparse.transforms import SteerablePyramid
+    >>> transform = SteerablePyramid((32, 32), levels=2)
+    >>> x = torch.rand(32, 32, dtype=torch.float64)
+    >>> coefficients = transform.analyse(x)
+    >>> torch.allclose(transform.synthesise(coefficients), x), round(transform.redundancy, 2)
+    (True, ...)
     """
 
     shape: tuple[int, int]
@@ -29,8 +37,8 @@ class SteerablePyramid(FrequencyFrame):
         check_shape("Steerable pyramids", self.shape, (2,))
         if self.levels < 1 or self.directions < 1 or 2 ** (self.levels + 2) > min(self.shape):
             raise SettingConflict(
-                f"A steerable pyramid of {self.levels} levels and {self.directions} directions cannot be made for "
-                f"{list(self.shape)}: take 1 to {int(np.log2(min(self.shape))) - 2} levels, and 1 direction or more."
+                f"A steerable pyramid of {self.levels} levels and {self.directions} directions is impossible for "
+                f"{list(self.shape)}: use 1 to {int(np.log2(min(self.shape))) - 2} levels, and 1 direction or more."
             )
 
     def _windows(self) -> list[Window]:

@@ -15,7 +15,7 @@ from cloche.missing import extra
 from cloche.sparse.transforms.base import Band, Transform, check_shape
 
 WAVELETS_NEED = "Wavelets need PyWavelets"
-_EXACT = 1e-9  # what a filter bank may lose; PyWavelets tabulates a few filters to fewer digits
+_EXACT = 1e-9  # tolerated error of a filter bank; PyWavelets tabulates a few filters to fewer digits
 _ORIENTATIONS = ("horizontal", "vertical", "diagonal")  # of the structures they answer to, as PyWavelets has them
 
 
@@ -26,6 +26,14 @@ class Wavelets(Transform):
     `name` is any discrete wavelet of PyWavelets whose filters reconstruct exactly. The ends are periodic, so there are as
     many coefficients as samples; they equal pywt.wavedec and wavedec2 with mode "periodization". Each side must be a multiple
     of 2^levels. Bands: "coarse", and a scale: "detail/1" (the finest), or "horizontal/1", "vertical/1", "diagonal/1".
+
+    >>> import torch
+    >>> from cloche.sparse.transforms import Wavelets
+    >>> transform = Wavelets((32, 32), "db4", levels=2)
+    >>> x = torch.rand(32, 32, dtype=torch.float64)
+    >>> coefficients = transform.analyse(x)
+    >>> torch.allclose(transform.synthesise(coefficients), x), round(transform.redundancy, 2)
+    (True, 1.0)
     """
 
     shape: tuple[int, ...]
@@ -40,7 +48,7 @@ class Wavelets(Transform):
     def __post_init__(self) -> None:
         filters(self.name)
         if self.levels < 1:
-            raise SettingRange(f"Wavelets of {self.levels} levels cannot be made: take at least one.")
+            raise SettingRange(f"Wavelets cannot have {self.levels} levels: use at least one.")
         check_shape("Wavelets", self.shape, (1, 2), 2**self.levels)
 
     @cached_property
@@ -90,7 +98,7 @@ def filters(name: str) -> tuple[tuple[tuple[float, ...], ...], tuple[tuple[float
     pywt = extra("pywt", "sparse", WAVELETS_NEED)
     if name not in pywt.wavelist(kind="discrete"):
         raise PartUnknown(
-            f"There is no wavelet {name!r}: take one of PyWavelets' discrete ones, such as haar, db4, sym8, coif2, bior4.4."
+            f"There is no wavelet {name!r}: use one of PyWavelets' discrete ones, such as haar, db4, sym8, coif2, bior4.4."
         )
     wavelet = pywt.Wavelet(name)
     analysis = (tuple(wavelet.dec_lo), tuple(wavelet.dec_hi))
@@ -98,7 +106,7 @@ def filters(name: str) -> tuple[tuple[tuple[float, ...], ...], tuple[tuple[float
     lost = _lost(analysis, synthesis)
     if lost > _EXACT:
         raise SettingConflict(
-            f"The filters of {name!r} lose {lost:.0e} of a signal, so they do not reconstruct it exactly: take another."
+            f"The filters of {name!r} lose {lost:.0e} of a signal, so they do not reconstruct it exactly: use another."
         )
     return analysis, synthesis
 
