@@ -223,7 +223,7 @@ def test_what_no_pursuit_can_take_is_refused(pursuit) -> None:
     wrong[1, 3] = torch.inf
     for signals, over, sentence in (
         (wrong, atoms, "1 of 2 signals are NaN or infinite"),
-        (x * torch.nan, atoms, "2 of 2 signals hold NaN"),
+        (x * torch.nan, atoms, "2 of 2 signals are NaN"),
         (x, atoms * torch.nan, "atoms hold NaN"),
         (x, torch.zeros(8, 8), "not normalised"),
         (x.to(torch.complex64), atoms, "signals are complex"),
