@@ -28,6 +28,8 @@ COMPLETE = {
     "cloche.sparse.transforms",
     "cloche.sparse.truth",
     "cloche.text",
+    "cloche.train",
+    "cloche.train.recipe",
 }
 PACKAGES = ["cloche", *(found.name for found in pkgutil.walk_packages(cloche.__path__, "cloche.") if found.ispkg)]
 

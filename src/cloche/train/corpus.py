@@ -25,6 +25,18 @@ def prepare_data(recipe: Recipe, run: Run, on_progress: Callable[[str, int, int]
 
     Raises ClocheError, before anything in the run is changed, if the corpus has fewer tokens than four batches, or if
     the run has checkpoints and the corpus no longer gives the tokens they were trained on.
+
+    >>> from pathlib import Path
+    >>> from cloche.data import PackedTokens
+    >>> from cloche.runs import Run
+    >>> from cloche.train import Recipe, prepare_data
+    >>> _ = Path("text.txt").write_text("The cat sat on the mat. " * 400)
+    >>> changes = {"data.paths": ["text.txt"], "tokenizer.vocab": 270, "run.length": 16}
+    >>> recipe = Recipe().with_set(changes)
+    >>> run = Run.create("run", recipe.to_toml())
+    >>> prepare_data(recipe, run)
+    >>> len(PackedTokens.open(run.path, "train")) > len(PackedTokens.open(run.path, "validation")) > 0
+    True
     """
     data = run.path / "data"
     if (data / "data.json").exists():

@@ -19,7 +19,12 @@ from cloche.train.objectives.objective import Objective
 
 @dataclass(frozen=True)
 class Score:
-    """Loss over held-out tokens: nats per token, bits per byte of their text, and the number of tokens and bytes."""
+    """Loss over held-out tokens: nats per token, bits per byte of their text, and the number of tokens and bytes.
+
+    >>> from cloche.train import Score
+    >>> Score(nats_per_token=2.77, bits_per_byte=1.0, tokens=1000, bytes=4000).bits_per_byte
+    1.0
+    """
 
     nats_per_token: float
     bits_per_byte: float
@@ -41,6 +46,19 @@ def evaluate(
 
     The denominator of bits per byte is exact: the UTF-8 bytes of the predicted tokens; the end-of-text token has a
     loss but no bytes. Predictions see only their own window, as in training.
+
+    >>> from pathlib import Path
+    >>> from cloche.data import PackedTokens, prepare
+    >>> from cloche.model import GLU, LM, Attention, Block, Stack
+    >>> from cloche.text import Tokenizer
+    >>> from cloche.train import evaluate
+    >>> _ = Path("text.txt").write_text("The cat sat on the mat. " * 400)
+    >>> _ = prepare(["text.txt"], "packed", vocab=270)
+    >>> tokens, tokenizer = PackedTokens.open("packed", "validation"), Tokenizer.load("packed")
+    >>> net = LM(vocab=tokenizer.vocab, width=24, body=Stack(1, Block(Attention(2), GLU()))).build(0)
+    >>> score = evaluate(net, tokens, tokenizer.byte_lengths, length=16)
+    >>> score.tokens == len(tokens), 4 < score.nats_per_token < 8
+    (True, True)
     """
     objective, nats, count, n_bytes = objective or NextToken(), 0.0, 0, 0
     for x, size in tokens.validation_windows(length, byte_lengths, limit, batch):
@@ -58,6 +76,19 @@ def sample(
     """A line of samples.jsonl without its step: a continuation of the prompt, and the ten likeliest next tokens.
 
     how: greedy by default; its seed and excluded ids are replaced by `seed` and the tokenizer's unused ids.
+
+    >>> from pathlib import Path
+    >>> from cloche.data import PackedTokens, prepare
+    >>> from cloche.model import GLU, LM, Attention, Block, Stack
+    >>> from cloche.text import Tokenizer
+    >>> from cloche.train import sample
+    >>> _ = Path("text.txt").write_text("The cat sat on the mat. " * 400)
+    >>> _ = prepare(["text.txt"], "packed", vocab=270)
+    >>> tokens, tokenizer = PackedTokens.open("packed", "validation"), Tokenizer.load("packed")
+    >>> net = LM(vocab=tokenizer.vocab, width=24, body=Stack(1, Block(Attention(2), GLU()))).build(0)
+    >>> record = sample(net, tokenizer, "The cat", new=4)
+    >>> sorted(record), record["prompt"], len(record["next"])
+    (['next', 'prompt', 'text'], 'The cat', 10)
     """
     prompt_ids = read_prompt(prompt, tokenizer)[0].to(net.embed.weight.device)
     if net.length is not None:

@@ -49,7 +49,12 @@ class Trainable(Protocol):
 @dataclass(frozen=True)
 class Setup:
     """Settings of a loop: steps between log records, number of checkpoints, precision, device, and the tokens and
-    FLOPs of one step (0: not logged)."""
+    FLOPs of one step (0: not logged).
+
+    >>> from cloche.train import Setup
+    >>> Setup(log_every=5, precision="bf16").dtype
+    torch.bfloat16
+    """
 
     log_every: int = 10
     checkpoints: int = 10
@@ -85,6 +90,26 @@ class Loop:
 
     Ctrl-C finishes the current step, saves a checkpoint and ends the iteration; so does breaking out of the `for`
     loop. A loss or gradient that is not finite raises ClocheError, and that step's update is not applied.
+
+    >>> import torch
+    >>> from cloche.runs import Run
+    >>> from cloche.train import WSD, AdamW, Loop, Setup, StepPlan, Stepper, Term
+    >>> class Points:
+    ...     def next(self):
+    ...         return torch.arange(4.0)[:, None]
+    ...     def state(self):
+    ...         return {}
+    ...     def restore(self, state):
+    ...         pass
+    >>> class SquaredError:
+    ...     def terms(self, net, x):
+    ...         return {"loss": Term((net(x) - 3 * x).square().mean())}
+    >>> net = torch.nn.Linear(1, 1)
+    >>> optimizer, plan, setup = Stepper(net, AdamW(lr=0.1)), StepPlan(100, WSD()), Setup(checkpoints=1)
+    >>> loop = Loop(Run.create("run", ""), net, Points(), SquaredError(), optimizer, plan, setup=setup)
+    >>> losses = [record["loss"] for record in loop if record["log"] == "metrics"]
+    >>> len(losses), losses[-1] < 0.1 * losses[0]
+    (10, True)
     """
 
     remedy = "lower the learning rate"  # advice if the loss is not finite
@@ -304,7 +329,13 @@ class Loop:
 
 
 def total_loss(terms: dict[str, Term]) -> Tensor:
-    """The weighted sum of an objective's terms. Raises ClocheError if none is called "loss"."""
+    """The weighted sum of an objective's terms. Raises ClocheError if none is called "loss".
+
+    >>> import torch
+    >>> from cloche.train import Term, total_loss
+    >>> total_loss({"loss": Term(torch.tensor(2.0)), "balance": Term(torch.tensor(1.0), weight=0.5)})
+    tensor(2.5000)
+    """
     if "loss" not in terms:
         raise ArgumentInvalid(
             f'The objective returned {", ".join(terms) or "no terms"}; one of its terms must be called "loss".'

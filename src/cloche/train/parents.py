@@ -17,7 +17,20 @@ def begin_from(model: str | Path, recipe: Recipe) -> tuple[Recipe, dict[str, str
     """A recipe with the model and tokenizer of a run's last checkpoint, or of a Hugging Face folder, and its lineage for
     run.json: {"run", "checkpoint", "sha256" (of the weights)}; the checkpoint of a folder is "".
 
-    Raises ClocheError where there is no model, or none with a tokenizer.
+    Raises ClocheError if there is no model, or none with a tokenizer.
+
+    >>> from pathlib import Path
+    >>> from cloche.data import prepare
+    >>> from cloche.model import GLU, LM, Attention, Block, Stack, save_network
+    >>> from cloche.text import Tokenizer
+    >>> from cloche.train import Recipe, begin_from
+    >>> _ = Path("text.txt").write_text("The cat sat on the mat. " * 400)
+    >>> _ = prepare(["text.txt"], "packed", vocab=270)
+    >>> save_network(LM(vocab=270, width=24, body=Stack(1, Block(Attention(2), GLU()))).build(0), "parent")
+    >>> Tokenizer.load("packed").save("parent")
+    >>> recipe, parent = begin_from("parent", Recipe())
+    >>> recipe.model.width, sorted(parent)
+    (24, ['checkpoint', 'run', 'sha256'])
     """
     path = Path(os.path.abspath(Path(model).expanduser()))
     checkpoint = Run.open(path).checkpoint("last").name if (path / "run.json").is_file() else ""
@@ -34,7 +47,7 @@ def begin_from(model: str | Path, recipe: Recipe) -> tuple[Recipe, dict[str, str
 
 
 def put_in_place(net: Network, parent: dict[str, str]) -> None:
-    """Loads the parent's weights into a network of its spec. Raises ClocheError where they are not as they were."""
+    """Loads the parent's weights into a network of its spec. Raises ClocheError if they have changed."""
     folder = _folder(Path(parent["run"]), parent["checkpoint"])
     if not (folder / "config.json").is_file() or _sha256(folder) != parent["sha256"]:
         raise RunDamaged(

@@ -15,10 +15,8 @@ WINDOW = 0.05
 LAST = 0.1  # of the steps: tolerance is larger this late, since there is little left to shorten
 # Multiples of the planned minutes: a run that would end later than the first is shortened to end at the second.
 TOLERANCE = {"late": (1.25, 1.2), "usual": (1.1, 1.05)}
-EARLY = (
-    0.9,
-    1.0,
-)  # a shortened run that would now end before the first gets steps back, to end at the second
+# A shortened run that would now end before the first gets steps back, to end at the second.
+EARLY = (0.9, 1.0)
 
 
 class StepPlan:
@@ -27,6 +25,11 @@ class StepPlan:
 
     `turns` is its whole state: pairs (step, steps planned from then on). A shortened plan goes through the rest of
     the schedule faster, so that the learning rate has no jump and still reaches its final value.
+
+    >>> from cloche.train import WSD, StepPlan
+    >>> plan = StepPlan(100, WSD(warmup=0.1, final=0.1, decay=0.5))
+    >>> plan.steps, plan.rate(0), plan.rate(75)
+    (100, 0.1, 0.55)
     """
 
     def __init__(self, steps: int, schedule: Schedule, seconds: float | None = None) -> None:
@@ -134,7 +137,15 @@ class StepPlan:
 
 class Milestones:
     """About `count` steps of a plan, dense at the beginning, and step 0 (see `milestones`). They follow a re-planned
-    run."""
+    run.
+
+    >>> from cloche.train import WSD, Milestones, StepPlan
+    >>> saves = Milestones(StepPlan(1000, WSD()), 8)
+    >>> [step for step in range(1001) if step in saves]
+    [0, 8, 19, 45, 106, 250, 500, 750, 1000]
+    >>> saves.left(250)
+    3
+    """
 
     def __init__(self, plan: StepPlan, count: int) -> None:
         self.plan, self.count = plan, count
@@ -155,7 +166,13 @@ class Milestones:
 
 
 class Every:
-    """Every `steps` steps of a plan, step 0 excluded."""
+    """Every `steps` steps of a plan, step 0 excluded.
+
+    >>> from cloche.train import WSD, Every, StepPlan
+    >>> every = Every(StepPlan(10, WSD()), 4)
+    >>> [step for step in range(11) if step in every], every.left(5)
+    ([4, 8], 1)
+    """
 
     def __init__(self, plan: StepPlan, steps: int) -> None:
         self.plan, self.every = plan, steps

@@ -50,6 +50,21 @@ class Trainer(Loop):
     """Pretraining: a `Loop` built from a resolved recipe. Construct it with `start` or `resume`, then iterate.
 
     Raises ClocheError if the recipe cannot be trained on this machine.
+
+    >>> from pathlib import Path
+    >>> from cloche.runs import Run
+    >>> from cloche.train import Recipe, Trainer
+    >>> _ = Path("text.txt").write_text("The cat sat on the mat. " * 400)
+    >>> recipe = Recipe().with_set({"data.paths": ["text.txt"], "tokenizer.vocab": 270, "run.steps": 4, "run.length": 16})
+    >>> recipe = recipe.with_set({"run.threads": 1, "run.precision": "fp32", "evaluate.samples": 0, "evaluate.tokens": 64})
+    >>> recipe = recipe.with_set({"model.width": 24, "model.body.depth": 1, "run.batch": 2, "checkpoint.count": 1})
+    >>> for record in Trainer.start(recipe, Run.create("run", recipe.to_toml())):
+    ...     if record["log"] == "events":
+    ...         print(record["kind"], record["step"])
+    start 0
+    checkpoint 0
+    checkpoint 4
+    finished 4
     """
 
     net: Network

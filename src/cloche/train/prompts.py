@@ -50,7 +50,18 @@ def _possible(tokens: PackedTokens, tokenizer: Tokenizer, start: int) -> list[st
 
 
 def opening(tokens: PackedTokens, tokenizer: Tokenizer, length: int) -> str:
-    """The beginning of a split: about `length` tokens of its first document, cut at the end of a word."""
+    """The beginning of a split: about `length` tokens of its first document, cut at the end of a word.
+
+    >>> from pathlib import Path
+    >>> from cloche.data import PackedTokens, prepare
+    >>> from cloche.text import Tokenizer
+    >>> from cloche.train import opening
+    >>> _ = Path("text.txt").write_text("The cat sat on the mat. " * 400)
+    >>> _ = prepare(["text.txt"], "packed", vocab=270)
+    >>> tokens, tokenizer = PackedTokens.open("packed", "validation"), Tokenizer.load("packed")
+    >>> opening(tokens, tokenizer, 20)
+    'The cat sat on the mat. The'
+    """
     text = _decoded(tokens, tokenizer, 0, length)
     return cut(text, len(text) if len(tokens) <= length else len(text) - 1, line=False) or text
 

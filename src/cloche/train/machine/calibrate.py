@@ -37,6 +37,19 @@ def calibrate(recipe: Recipe, trial: Trainer) -> int:
 
     trial: a trainer of `trial_recipe(recipe)`, with the same shapes and threads. It is used up; its run is left as it
     was.
+
+    >>> from pathlib import Path
+    >>> from cloche.runs import Run
+    >>> from cloche.train import Recipe, Trainer, calibrate
+    >>> from cloche.train.machine.calibrate import trial_recipe
+    >>> _ = Path("text.txt").write_text("The cat sat on the mat. " * 400)
+    >>> recipe = Recipe().with_set({"data.paths": ["text.txt"], "tokenizer.vocab": 270, "run.steps": 4, "run.length": 16})
+    >>> recipe = recipe.with_set({"run.threads": 1, "run.precision": "fp32", "evaluate.samples": 0, "evaluate.tokens": 64})
+    >>> recipe = recipe.with_set({"model.width": 24, "model.body.depth": 1, "run.batch": 2, "checkpoint.count": 1})
+    >>> trainer = Trainer.start(recipe, Run.create("run", recipe.to_toml()))
+    >>> recipe = trainer.recipe.with_set({"run.minutes": 0.1})
+    >>> calibrate(recipe, Trainer(trial_recipe(recipe), trainer.run)) > 10
+    True
     """
     r, e = recipe.run, recipe.evaluate
     assert r.minutes is not None, "a recipe without minutes has its steps"

@@ -21,6 +21,24 @@ class Callback:
 
     The loop adds the step to each record and, for the log "metrics", the time. It saves `state()` in every checkpoint
     under `name`, which must be unique in a run.
+
+    >>> from cloche.train import WSD, Callback, Every, StepPlan
+    >>> class WeightNorm(Callback):
+    ...     name = "weight norm"
+    ...     def __init__(self, when, net):
+    ...         super().__init__(when)
+    ...         self.net = net
+    ...     def run(self, step):
+    ...         return [("weights", {"norm": sum(p.norm().item() ** 2 for p in self.net.parameters()) ** 0.5})]
+    >>> import torch
+    >>> net = torch.nn.Linear(3, 1, bias=False)
+    >>> _ = torch.nn.init.constant_(net.weight, 2.0)
+    >>> callback = WeightNorm(Every(StepPlan(10, WSD()), 5), net)
+    >>> callback.due(5), callback.due(6)
+    (True, False)
+    >>> name, record = callback.run(5)[0]
+    >>> name, round(record["norm"], 3)
+    ('weights', 3.464)
     """
 
     name = "callback"

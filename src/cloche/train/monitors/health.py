@@ -36,6 +36,18 @@ class Health:
 
     rows: sequences of the batch that are run, without gradient, in fp32. queries: positions at which attention is
     measured.
+
+    >>> import torch
+    >>> from cloche.model import GLU, LM, Attention, Block, Stack
+    >>> from cloche.train import AdamW, Health, NextToken, Stepper
+    >>> net = LM(vocab=20, width=24, body=Stack(2, Block(Attention(2), GLU()))).build(0)
+    >>> optimizer, health, batch = Stepper(net, AdamW(lr=0.01)), Health(net), torch.randint(20, (2, 17))
+    >>> NextToken().terms(net, batch)["loss"].value.backward()
+    >>> health.before()
+    >>> optimizer.step()
+    >>> record = health.record(1, batch[:, :-1], grad_norm=1.0)
+    >>> len(record["resid_variance"]), len(record["update_ratio"]), record["dead_units"]
+    (3, 3, [0.0, 0.0])
     """
 
     def __init__(self, net: Network, rows: int = 2, queries: int = 8) -> None:

@@ -69,7 +69,16 @@ class Journal:
 
 
 def is_finished(run: Run, step: int) -> bool:
-    """Whether the event log says that training finished at this step."""
+    """Whether the event log says that training finished at this step.
+
+    >>> from cloche.runs import Run
+    >>> from cloche.train import is_finished
+    >>> run = Run.create("run", "")
+    >>> with run.log("events") as log:
+    ...     log.append({"step": 8, "time": 1.0, "kind": "finished", "message": "finished 8 steps"})
+    >>> is_finished(run, 8), is_finished(run, 4)
+    (True, False)
+    """
     return any(record.get("kind") == "finished" and record.get("step") == step for record in run.read_log("events"))
 
 

@@ -20,6 +20,15 @@ class NextToken(Objective):
 
     chunk: number of tokens whose logits are in memory at one time. balance: weight of the routers' balance loss,
     summed over the layers that have one (0.01: Switch Transformer, 2101.03961, section 2.2).
+
+    >>> import torch
+    >>> from cloche.model import GLU, LM, Attention, Block, Stack
+    >>> from cloche.train import NextToken
+    >>> net = LM(vocab=20, width=24, body=Stack(1, Block(Attention(2), GLU()))).build(0)
+    >>> batch = torch.randint(20, (2, 9))
+    >>> nats, tokens = NextToken().nats(net, batch)
+    >>> tokens, torch.allclose(NextToken().terms(net, batch)["loss"].value, nats / tokens)
+    (tensor(16.), True)
     """
 
     chunk: int = 1024

@@ -16,7 +16,13 @@ from cloche.train.objectives.head_loss import head_loss
 
 class Term(NamedTuple):
     """One term of a loss: a scalar that carries a gradient, logged unweighted, and its weight in the sum that is
-    minimised."""
+    minimised.
+
+    >>> import torch
+    >>> from cloche.train import Term, total_loss
+    >>> total_loss({"loss": Term(torch.tensor(2.0)), "penalty": Term(torch.tensor(3.0), weight=0.1)})
+    tensor(2.3000)
+    """
 
     value: Tensor
     weight: float = 1.0
@@ -24,7 +30,24 @@ class Term(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective(Part, ABC):
-    """Base of objectives: what training minimises. A subclass defines `terms`."""
+    """Base of objectives: what training minimises. A subclass defines `terms`.
+
+    >>> from dataclasses import dataclass
+    >>> import torch
+    >>> from cloche.model import GLU, LM, Attention, Block, Stack
+    >>> from cloche.train import Objective, Term
+    >>> @dataclass(frozen=True)
+    ... class ZLoss(Objective):
+    ...     weight: float = 1e-4
+    ...     def terms(self, net, batch):
+    ...         loss, count = self.nats(net, batch)
+    ...         z = net(batch[:, :-1]).logsumexp(-1)
+    ...         return {"loss": Term(loss / count), "z": Term(z.square().mean(), self.weight)}
+    >>> net = LM(vocab=20, width=24, body=Stack(1, Block(Attention(2), GLU()))).build(0)
+    >>> terms = ZLoss().terms(net, torch.randint(20, (2, 9)))
+    >>> sorted(terms), terms["z"].weight
+    (['loss', 'z'], 0.0001)
+    """
 
     def check(self, net: Network) -> None:
         """Raises ClocheError if it cannot train this network; called before training starts."""

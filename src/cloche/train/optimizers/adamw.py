@@ -28,7 +28,14 @@ class FilledAdamW(torch.optim.AdamW):
 
 @dataclass(frozen=True)
 class AdamW(Optimizer):
-    """AdamW on all parameters (1711.05101). Weight decay applies to matrices only."""
+    """AdamW on all parameters (1711.05101). Weight decay applies to matrices only.
+
+    >>> import torch
+    >>> from cloche.train import AdamW
+    >>> (built,) = AdamW(lr=0.001).build(torch.nn.Linear(4, 2))
+    >>> [(group["name"], group["lr"], group["weight_decay"]) for group in built.param_groups]
+    [('rest', 0.001, 0.0), ('matrix', 0.001, 0.1)]
+    """
 
     usual_update_ratio: ClassVar[float] = 0.01
 

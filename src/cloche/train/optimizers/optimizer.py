@@ -20,6 +20,16 @@ class Optimizer(Part, ABC):
 
     lr: the one learning rate; those of all groups are proportional to it, and the schedule multiplies them. clip:
     largest norm of the whole gradient; a larger one is scaled down to it.
+
+    >>> from dataclasses import dataclass
+    >>> import torch
+    >>> from cloche.train import Optimizer, Stepper
+    >>> @dataclass(frozen=True)
+    ... class SGD(Optimizer):
+    ...     def build(self, net, dtype=torch.float32):
+    ...         return [torch.optim.SGD([{"name": "all", "params": list(net.parameters()), "lr": self.lr}])]
+    >>> Stepper(torch.nn.Linear(4, 2), SGD(lr=0.5)).set_rate(0.1)
+    {'all': 0.05}
     """
 
     usual_update_ratio: ClassVar[float] = (

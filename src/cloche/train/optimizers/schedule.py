@@ -13,6 +13,15 @@ from cloche.part import Part, within
 class Schedule(Part, ABC):
     """Base of schedules: the learning rate over a run, as a share of its peak. It rises over the first `warmup` share
     of the steps, then follows `after`, which a subclass defines, and ends at `final`.
+
+    >>> from dataclasses import dataclass
+    >>> from cloche.train import Schedule
+    >>> @dataclass(frozen=True)
+    ... class Constant(Schedule):
+    ...     def after(self, step, rising, steps):
+    ...         return 1.0
+    >>> [Constant(warmup=0.4).rate(step, 10) for step in range(5)]
+    [0.25, 0.5, 0.75, 1.0, 1.0]
     """
 
     warmup: float = 0.04
@@ -35,7 +44,12 @@ class Schedule(Part, ABC):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """Half a cosine from the peak to `final` over all steps after the warm-up (Loshchilov & Hutter, 1608.03983)."""
+    """Half a cosine from the peak to `final` over all steps after the warm-up (Loshchilov & Hutter, 1608.03983).
+
+    >>> from cloche.train import Cosine
+    >>> [round(Cosine(warmup=0.0, final=0.1).rate(step, 100), 2) for step in (0, 50, 99)]
+    [1.0, 0.55, 0.1]
+    """
 
     def after(self, step: float, rising: int, steps: int) -> float:
         done = (step - rising) / max(1, steps - rising)

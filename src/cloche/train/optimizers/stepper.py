@@ -16,6 +16,17 @@ class Stepper:
     """An `Optimizer` built for a network, as a loop uses it.
 
     State is saved by parameter name ("blocks.0.mix.qkv.weight/exp_avg"), never by position or as a pickle.
+
+    >>> import torch
+    >>> from cloche.train import AdamW, Stepper
+    >>> net = torch.nn.Linear(4, 2)
+    >>> optimizer = Stepper(net, AdamW(lr=0.01))
+    >>> optimizer.set_rate(0.5)
+    {'rest': 0.005, 'matrix': 0.005}
+    >>> net(torch.ones(1, 4)).sum().backward()
+    >>> optimizer.step()
+    >>> sorted(optimizer.state())[:3]
+    ['bias/exp_avg', 'bias/exp_avg_sq', 'bias/step']
     """
 
     def __init__(self, net: nn.Module, part: Optimizer, dtype: torch.dtype = torch.float32) -> None:

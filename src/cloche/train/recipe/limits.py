@@ -25,6 +25,15 @@ def check_recipe(recipe: Recipe, padded: bool = False) -> None:
     """Raises ClocheError if a recipe cannot be trained on this machine or with the tokenizer at [tokenizer] path.
 
     `padded`: the model may have rows for more tokens than there are, as many that were trained elsewhere do.
+
+    >>> from cloche.errors import ClocheError
+    >>> from cloche.train import Recipe, check_recipe
+    >>> check_recipe(Recipe())
+    >>> try:
+    ...     check_recipe(Recipe().with_set({"model.width": 48_000_000}))
+    ... except ClocheError as error:
+    ...     print(error)
+    [model.width] = 48000000 is too large: it can be at most 16,777,216
     """
     check_fits(recipe)
     if recipe.tokenizer.path is not None:
@@ -35,6 +44,16 @@ def check_fits(recipe: Recipe) -> None:
     """Raises ClocheError, naming the settings to lower, if the model does not fit in this machine's memory.
 
     Memory is compared with a lower bound of what training needs, so that nothing that would fit is refused.
+
+    >>> from cloche.errors import ClocheError
+    >>> from cloche.train import Recipe, check_fits
+    >>> check_fits(Recipe())
+    >>> try:
+    ...     check_fits(Recipe().with_set({"run.batch": 2**24}))
+    ... except ClocheError as error:
+    ...     print(error)
+    [run] batch = 16,777,216 and length = 256 take at least ... GB to train this model, and this machine has ... GB:
+    choose a smaller run.batch, run.length or objective.chunk
     """
     check_sizes(recipe.model)
     parameters = _parameters(recipe.model)

@@ -79,6 +79,13 @@ class Recipe(BaseModel):
 
     `imports` names the modules that define your own parts. They are imported for a recipe file given on the command
     line, never for the recipe of a run.
+
+    >>> from cloche.train import Recipe
+    >>> recipe = Recipe().with_set({"run.steps": 200, "optimizer": "AdamW(lr=0.001)", "model.body.depth": 2})
+    >>> recipe.run.steps, recipe.optimizer.lr, recipe.model.body.depth
+    (200, 0.001, 2)
+    >>> Recipe.parse(recipe.to_toml()) == recipe
+    True
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
