@@ -1,47 +1,123 @@
-"""docs/extending.md: its module is imported and each of its parts is used, found by its name."""
+"""The examples of docs/extending.md run, and what they define is found, built and used as ours is."""
 
 from __future__ import annotations
 
+import json
 import re
 import sys
+import types
 from pathlib import Path
 
 import pytest
 import torch
 
-from cloche.glass import Glass
-from cloche.interp import instruments
+import cloche
+from cloche.drawing import Finding
 from cloche.model import GLU, LM, Attention, Block, Stack
-from cloche.part import import_parts, part_from_line
-from cloche.sparse import Kind, Training, train_sae
-from cloche.train import Objective, Optimizer, total_loss
+from cloche.part import part_from_line
+from cloche.sparse import Dictionary, Kind, Training, load_sae, train_sae
+from cloche.sparse.pursuit import Pursuit
+from cloche.text import train_bpe
+from cloche.train import Objective, Optimizer, Schedule
 
-PAGE = Path(__file__).parents[1] / "docs/extending.md"
-
-
-@pytest.fixture
-def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert code is not None
-    (tmp_path / "my_parts.py").write_text(code[1], encoding="utf-8")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "my_parts", raising=False)
-    import_parts(["my_parts"])
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
+EXAMPLES = {
+    match["title"]: match["code"]
+    for match in re.finditer(r"^## (?P<title>.+?)\n.*?^```python\n(?P<code>.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+}
+SPEC = LM(64, 32, Stack(2, Block(Attention(4), GLU())))
+BATCH = torch.arange(20).reshape(2, 10)
 
 
-@pytest.mark.usefixtures("imported")
-def test_the_page_is_a_module_that_works() -> None:
-    net = LM(vocab=31, width=16, body=Stack(2, Block(Attention(heads=2), GLU("silu")))).build(seed=0)
-    ids = torch.randint(31, (4, 9), generator=torch.Generator().manual_seed(0))
-    objective = part_from_line("WithZLoss(z=1e-3)", Objective, where="objective")
-    (steps,) = part_from_line("Momentum(lr=0.02)", Optimizer, where="optimizer").build(net)
-    terms = objective.terms(net, ids)
-    before = total_loss(terms)
-    before.backward()
-    steps.step()
-    assert set(terms) >= {"loss", "z"} and total_loss(objective.terms(net, ids)) < before
-    kind = part_from_line("Squared()", Kind, where="--kind")
-    sae, _ = train_sae(torch.randn(64, 8), 16, 2.0, Training(steps=2, batch=32), kind=kind)
-    assert sae.kind == kind
-    found = instruments()["norm-growth"](Glass(net), ids[:1])
-    assert found.figures["growth"] > 0 and found.null == {"growth": 1.0}
+def defined(title: str, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """The example's module, as if it had been imported."""
+    module = types.ModuleType("extending_" + re.sub(r"\W+", "_", title.lower()))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(compile(EXAMPLES[title], f"docs/extending.md: {title}", "exec"), module.__dict__)
+    return module
+
+
+def test_every_example_is_short() -> None:
+    assert len(EXAMPLES) == 8
+    for title, code in EXAMPLES.items():
+        assert len([line for line in code.splitlines() if line.strip()]) < 30, title
+
+
+def test_an_objective(monkeypatch) -> None:
+    module = defined("An objective", monkeypatch)
+    part = part_from_line(f"{module.__name__}:Confident(penalty=0.5)", Objective)
+    terms = part.terms(SPEC.build(0), BATCH)
+    assert list(terms) == ["loss", "entropy"] and terms["entropy"].weight == 0.5
+
+
+def test_an_optimiser(monkeypatch) -> None:
+    module = defined("An optimiser", monkeypatch)
+    net = SPEC.build(0)
+    (built,) = part_from_line(f"{module.__name__}:Momentum(lr=0.05)", Optimizer).build(net)
+    net(BATCH).sum().backward()
+    before = net.embed.weight.clone()
+    built.step()
+    assert not torch.equal(before, net.embed.weight)
+
+
+def test_a_schedule(monkeypatch) -> None:
+    module = defined("A schedule", monkeypatch)
+    schedule = part_from_line(f"{module.__name__}:Steps", Schedule)
+    assert [schedule.after(step, 0, 10) for step in (1, 9)] == [1.0, 0.1]
+
+
+def test_a_body(monkeypatch) -> None:
+    module = defined("A body", monkeypatch)
+    net = LM(64, 32, module.Loop(3, Block(Attention(4), GLU()))).build(0)
+    assert net.run([[1, 2]], save="resid_post.all")["resid_post.all"].shape == (3, 1, 2, 32)
+    assert net.flops_per_token(8) == LM(64, 32, Stack(3, Block(Attention(4), GLU()))).build(0).flops_per_token(8)
+
+
+def test_a_kind_of_autoencoder(monkeypatch, tmp_path) -> None:
+    module = defined("A kind of sparse autoencoder", monkeypatch)
+    kind = part_from_line(f"{module.__name__}:Saturating(top=4)", Kind)
+    rows = torch.randn(512, 8, generator=torch.Generator().manual_seed(0))
+    sae, _ = train_sae(rows, 16, 4, Training(steps=20, batch=64), kind=kind)
+    sae.save(tmp_path / "sae")
+    assert load_sae(tmp_path / "sae").kind == kind
+
+
+def test_a_pursuit(monkeypatch) -> None:
+    module = defined("A pursuit", monkeypatch)
+    pursuit = part_from_line(f"{module.__name__}:Strongest(k=2)", Pursuit)
+    code = pursuit.encode(torch.tensor([[3.0, 0.5, -2.0]]), Dictionary(torch.eye(3)))
+    assert sorted(code.indices[0].tolist()) == [0, 2]
+
+
+def test_an_instrument(monkeypatch) -> None:
+    module = defined("An instrument", monkeypatch)
+    tokenizer = train_bpe(["the cat sat on the mat"] * 9, vocab=270)
+    glass = cloche.Glass(LM(tokenizer.vocab, 32, SPEC.body).build(0), tokenizer)
+    finding = module.norm_by_layer(glass)
+    assert isinstance(finding, Finding) and "Norm by layer" in str(finding) + finding._repr_html_()
+
+
+def test_a_hugging_face_family(monkeypatch, tmp_path) -> None:
+    from cloche.model import RoPE, load_network, save_network
+    from cloche.model.huggingface import files
+
+    module = defined("A Hugging Face family", monkeypatch)
+    net = LM(64, 32, Stack(2, Block(Attention(4, position=RoPE()), GLU(hidden=64)))).build(0)
+    save_network(net, tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    document = json.loads(config.read_text()) | {"model_type": "alpaca"}
+    document.pop("cloche", None)
+    config.write_text(json.dumps(document))
+    monkeypatch.setitem(files.FAMILIES, "alpaca", module)
+    again = load_network(tmp_path / "model", check_files=False)
+    assert torch.equal(again.run([[1, 2, 3]]).logits, net.run([[1, 2, 3]]).logits)
+
+
+@pytest.mark.slow
+def test_each_is_two_places_of_the_package() -> None:
+    from bench import places
+
+    code = places.examples()
+    assert set(places.KINDS) == set(code)
+    for title in ("An objective", "A body", "A Hugging Face family"):
+        assert len(places.changed_by(title, code[title])) == 2
