@@ -301,9 +301,8 @@ class Run:
 
     def _inside(self, relative: str | Path) -> Path:
         target = self.path / relative
-        home, place = (
-            Path(os.path.realpath(path)) for path in (self.path, target)
-        )  # `resolve` fails for loops of links
+        # `resolve` fails for loops of links
+        home, place = (Path(os.path.realpath(path)) for path in (self.path, target))
         if not place.is_relative_to(home) or place == home:
             raise PathInvalid(f"{relative} leads out of {self.path}; name a file inside the run")
         return target
@@ -383,9 +382,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise FileDamaged(f"{path} is not readable as JSON; `cloche verify` says what else is damaged") from error
     except OSError as error:
-        raise FileUnreadable(
-            f"{path} cannot be read ({error.strerror}); `cloche verify` says what else is damaged"
-        ) from error
+        raise FileUnreadable(f"{path} cannot be read ({error.strerror}); see `cloche verify`") from error
     if not isinstance(value, dict):
         raise FileDamaged(f"{path} is not a JSON object; `cloche verify` says what else is damaged")
     return value
