@@ -7,6 +7,7 @@ process must find it by its bare name. A Hugging Face family is its module and i
 from __future__ import annotations
 
 import argparse
+import filecmp
 import re
 import shutil
 import subprocess
@@ -80,7 +81,17 @@ def changed_by(title: str, code: str) -> list[str]:
         subprocess.run(
             [sys.executable, "-c", check], check=True, env={"PYTHONPATH": str(source), "PATH": "/usr/bin:/bin"}
         )
-        return [path.relative_to(source).as_posix() for path in (made, edited)]
+        return differing(ROOT / "src", source)
+
+
+def differing(before: Path, after: Path) -> list[str]:
+    """The Python files that are new or have other bytes in `after`."""
+    paths = sorted(path.relative_to(after) for path in after.rglob("*.py"))
+    same = (
+        path for path in paths if (before / path).is_file() and filecmp.cmp(before / path, after / path, shallow=False)
+    )
+    unchanged = set(same)
+    return [path.as_posix() for path in paths if path not in unchanged]
 
 
 def main() -> None:
