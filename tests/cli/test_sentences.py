@@ -120,7 +120,7 @@ def test_verify_tells_and_fails(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         (folder / "model.safetensors").write_bytes(save({"w": np.zeros(3, np.float32)}))
     code, out, _ = call(capsys, "verify", str(run.path))
     assert code == 0
-    assert "1 checkpoints" in out
+    assert "1 checkpoint," in out
     (run.path / "notes.txt").write_text("mine")
     code, out, _ = call(capsys, "verify", str(run.path))
     assert (code, out.partition(";")[0]) == (0, "note: notes.txt was not written by cloche")

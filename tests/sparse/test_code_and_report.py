@@ -71,10 +71,10 @@ def test_encode_gives_raw_units_and_no_negative_values() -> None:
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: SAE(8, 16, 17), "choose l0 above 0 and at most 16"),
-        (lambda: SAE(8, 16, 0), "choose l0 above 0 and at most 16"),
+        (lambda: SAE(8, 16, 17), "choose an l0 above 0 and at most 16"),
+        (lambda: SAE(8, 16, 0), "choose an l0 above 0 and at most 16"),
         (lambda: SAE(8, 16, 4).encode(torch.zeros(3, 9)), "do not fit this dictionary of width 8"),
-        (lambda: SAE(8, 16, 4).encode(torch.full((3, 8), torch.nan)), "3 of 3 activations hold NaN"),
+        (lambda: SAE(8, 16, 4).encode(torch.full((3, 8), torch.nan)), "3 of 3 activations are NaN"),
         (lambda: Dictionary(torch.zeros(4)), r"must be \[atoms, width\]"),
         (lambda: Dictionary(torch.full((4, 2), torch.inf)), "atoms hold NaN"),
         (lambda: Code(torch.zeros(2, 3), torch.zeros(2, 4), 9), "one shape"),

@@ -51,7 +51,7 @@ def test_gradients_equal_dense_autograd(features: int, k: int) -> None:
 def test_selection_is_the_exact_topk(features: int, k: int) -> None:
     x, weight = signals(1_100), signals(features)
     bias = torch.linspace(-1, 1, features)
-    indices, values = (choice := select_topk(x, weight, bias, k)).padded(choice.answers)
+    indices, values = (choice := select_topk(x, weight, bias, k)).padded(choice.pre)
     expected = torch.addmm(bias, x, weight.T).topk(k, dim=1)
     assert torch.equal(indices.sort(1).values, expected.indices.sort(1).values)
     torch.testing.assert_close(values.sort(1, descending=True).values, expected.values, atol=1e-5, rtol=1e-5)
