@@ -173,7 +173,7 @@ def test_the_report_says_what_features_make_likelier_or_that_they_cannot(tmp_pat
     run = plant(tmp_path / "run", steps=5, findings=False)
     write_finding(run, "features", "across", "Across.", crosscoder_data())
     page = write_report(run.path).read_text()
-    assert page.count("makes likelier") == 12 and "No direct effect" not in page
+    assert page.count("promotes") == 12 and "No direct effect" not in page
     write_finding(run, "features", "silent", "Silent.", silent_data(), hour=13)
     page = write_report(run.path).read_text()
-    assert "makes likelier" not in page and "No direct effect on the logits" in page
+    assert "promotes" not in page and "No direct effect on the logits" in page

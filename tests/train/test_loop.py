@@ -162,6 +162,8 @@ def test_after_that_it_resumes_with_a_lower_rate(run, monkeypatch):
             grow(run)
     list(Trainer.resume(run, {"optimizer.lr": "0.001"}))
     assert Recipe.parse(run.recipe).optimizer.lr == 0.001
+    resumed = [event["message"] for event in run.read_log("events") if event["kind"] == "resume"]
+    assert resumed[-1].endswith(" -> 0.001") and "; optimizer.lr " in resumed[-1]
     assert kinds(run)[-1] == "finished"
     assert run.checkpoint("last").step == 20
 

@@ -55,8 +55,9 @@ def test_what_a_runs_recipe_names_is_never_imported(new_run, tmp_path, monkeypat
     run.write_bytes("recipe.toml", text.encode())
     Trainer.resume(run, {"run.steps": "4"})
     run.write_bytes("recipe.toml", text.replace('part = "Muon"', 'part = "planted_parts:Muon"').encode())
-    with pytest.raises(ClocheError, match="--import planted_parts"):
+    with pytest.raises(ClocheError, match="--import planted_parts") as caught:
         Trainer.resume(run, {"run.steps": "4"})
+    assert caught.value.code == "PART-UNKNOWN"
     with pytest.raises(ClocheError, match="--import planted_parts"):  # the file of a run, even where a person names it
         Recipe.load(run.path / "recipe.toml", with_imports=True)
     assert Recipe.parse(text).imports == ["planted_parts"]

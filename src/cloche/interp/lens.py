@@ -29,7 +29,7 @@ def logit_lens(subject: Subject, prompt: Any, top: int = 10, seed: int = 0) -> A
     """Reads the residual stream after the embedding and after every layer through the final norm and the unembedding.
 
     The last row is the model's own prediction, exactly. `data`: docs/architecture.md: `top` tokens with their probabilities,
-    entropy in nats, and the rank (1 is first) of the token that really follows. `arrays`: top_ids and top_probabilities
+    entropy in nats, and the rank (1 is first) of the actual next token. `arrays`: top_ids and top_probabilities
     [layer, position, top], entropy and rank [layer, position] (rank 0 where nothing follows), ids [position]. The null: the
     tokens that really follow, shuffled by `seed`. Of a list of several texts or rows of ids: a finding for each.
 
@@ -105,20 +105,16 @@ def _summary(data: dict[str, Any]) -> str:
     settled = len(data["layers"]) - 1
     while settled > 0 and data["top"][settled - 1][-1][0][0] == answer:
         settled -= 1
-    said = (
-        f"After the prompt the model says {answer!r} (probability {share:.2g}), first from {data['layers'][settled]} on"
-    )
+    said = f"After the prompt the model predicts {answer!r} (probability {share:.2g}), first from {data['layers'][settled]} on"
     if len(data["tokens"]) == 1:
         return said + "."
     last = median(row for row in data["rank"][-1] if row is not None)
     first = median(row for row in data["rank"][0] if row is not None)
-    return (
-        f"{said}; the token that really follows has median rank {last:g} at the end and {first:g} after the embedding."
-    )
+    return f"{said}; the actual next token has median rank {last:g} at the end and {first:g} after the embedding."
 
 
 def _figures(data: dict[str, Any]) -> tuple[dict[str, float], dict[str, float] | None]:
-    """Of the last layer: the probability of the token that really follows (the mean), its own first, and the entropy."""
+    """Of the last layer: the mean probability of the actual next token, of its own first choice, and the entropy."""
     own = {"top_probability": data["top"][-1][-1][0][1], "entropy": fmean(data["entropy"][-1])}
     if not data["next"]:
         return own, None
@@ -150,7 +146,7 @@ def panels(data: dict[str, Any]) -> tuple[Panel, ...]:
     if not data.get("next"):
         return grid, bars
     sure = (
-        Series("that really follows", tuple(data["next"])),
+        Series("actual next token", tuple(data["next"])),
         Series("shuffled", tuple(data["shuffled"]), control=True),
     )
     title = "Probability of the next token"

@@ -131,6 +131,7 @@ class Loop:
         self.guard = SpikeGuard()
         self.step, self.pace = 0, Pace(0, 0.0, self.clock)
         self.saves: When = Milestones(plan, setup.checkpoints)
+        self.changed = ""  # settings that differ from the session before, for the event of resuming
         self.resumed: str | None = None  # name of the checkpoint that was resumed
         self.losses: list[float] = []  # since the last record
         self._stop = False
@@ -160,7 +161,7 @@ class Loop:
         with self.run.training(), Journal(self.run) as book, _interrupts_stop(self):
             if self.resumed and not journal.names_checkpoint(self.run, self.step):  # killed before the event was logged
                 yield book.saved(self.step, self.pace.time, self.run.path / "checkpoints" / self.resumed)
-            message = journal.session_message(self.setup.precision, self._where(), rates)
+            message = journal.session_message(self.setup.precision, self._where(), rates) + self.changed
             yield book.event(self.step, self.pace.time, "resume" if self.resumed else "start", message)
             try:
                 if not self.resumed:

@@ -146,10 +146,11 @@ class Trainer(Loop):
                 run.truncate_logs(-1)
                 return cls.start(recipe.with_set(changes or {}), run)
             last = run.checkpoint("last")
-            recipe = amend(recipe, changes or {}, last.step, run)
+            before, recipe = recipe, amend(recipe, changes or {}, last.step, run)
             require_intact(run, last)
             trainer = cls(recipe, run)
             trainer.restore(last)
+            trainer.changed = "".join(f"; {change}" for change in recipe.changes_from(before))
             if changes:  # only now that all are accepted
                 run.write_bytes("recipe.toml", recipe.to_toml().encode())
             trainer.drop_later()

@@ -160,11 +160,11 @@ def panels(data: dict[str, Any]) -> tuple[Panel, ...]:
 
 
 def _passage(feature: dict[str, Any]) -> Passage:
-    """A feature's strongest example, how often it fires, and what it makes likelier."""
+    """A feature's strongest example, how often it is active, and the tokens it promotes."""
     example = feature["examples"][0] if feature["examples"] else {"tokens": [], "acts": []}
     most = feature["max"] or 1.0
-    likelier = " ".join(visible(token) for token, _ in feature["top_logits"][:5])
-    note = f"{percent(feature['density'])} of tokens" + (f"; makes likelier {likelier}" if likelier else "")
+    promoted = " ".join(visible(token) for token, _ in feature["top_logits"][:5])
+    note = f"{percent(feature['density'])} of tokens" + (f"; promotes {promoted}" if promoted else "")
     return Passage(
         f"Feature {feature['id']}", tuple(example["tokens"]), tuple(act / most for act in example["acts"]), note
     )
@@ -194,7 +194,7 @@ def _summary(subject: Subject, sae: SAE, data: dict[str, Any]) -> str:
     origin = f" (a dictionary of {sae.trained_on.checkpoint})" if elsewhere else ""
     return (
         f"{sae.features:,} features{origin} explain {1 - data['fvu']:.0%} of the variance of {data['site']} with "
-        f"{data['l0']:.1f} a token over {data['tokens_seen']:,} tokens; {data['dead_share']:.0%} never fire."
+        f"{data['l0']:.1f} active per token, over {data['tokens_seen']:,} tokens; {data['dead_share']:.0%} are never active."
     )
 
 

@@ -194,12 +194,14 @@ def _least_norm_by_programming(atoms: np.ndarray, x: np.ndarray, nonnegative: bo
     design = atoms.T if nonnegative else np.concatenate([atoms.T, -atoms.T], 1)
     basis = np.linalg.svd(atoms, full_matrices=False)[2]
     basis = basis[: np.linalg.matrix_rank(atoms, tol=_DEPENDENT)]  # without equations that rounding could violate
-    found = linprog(np.ones(design.shape[1]), A_eq=basis @ design, b_eq=basis @ x, method="highs-ds")
+    # A signal of few atoms in float32 has coefficients of its rounding besides, below the solver's usual tolerance of 1e-7.
+    exact = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
+    found = linprog(np.ones(design.shape[1]), A_eq=basis @ design, b_eq=basis @ x, method="highs-ds", options=exact)
     if found.x is None:
         return np.zeros(len(atoms)), np.zeros(len(x))
     a = found.x if nonnegative else found.x[: len(atoms)] - found.x[len(atoms) :]
     chosen = np.flatnonzero(a)
-    fitted = np.linalg.lstsq(atoms[chosen].T, x, rcond=None)[0]  # the solver's tolerance is seven digits
+    fitted = np.linalg.lstsq(atoms[chosen].T, x, rcond=None)[0]
     if np.all(fitted * a[chosen] > 0):
         a[chosen] = fitted
     return a, basis.T @ found.eqlin.marginals

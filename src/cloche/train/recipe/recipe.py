@@ -178,8 +178,8 @@ class Recipe(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             raise SettingInvalid(f"{where}: {sentence(error.errors()[0], cls)}") from error
-        except ClocheError as error:  # from a part
-            raise SettingInvalid(f"{where}: {error}") from error
+        except ClocheError as error:  # from a part, whose code it keeps
+            raise type(error)(f"{where}: {error}") from error
 
     def with_set(self, changes: dict[str, Any]) -> Recipe:
         """Returns a copy with dotted keys changed: {"run.steps": 200}. Text that is valid TOML ("200", "[1, 2]") is
@@ -220,9 +220,23 @@ class Recipe(BaseModel):
         """Nested plain values, without those that are unset."""
         return self.model_dump(exclude_none=True)
 
+    def changes_from(self, before: Recipe) -> list[str]:
+        """The settings that differ from another recipe's, such as "optimizer.lr 0.02 -> 0.01"."""
+        old, new = _flat(before.to_dict()), _flat(self.to_dict())
+        keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+        return [f"{key} {old.get(key, 'unset')} -> {new.get(key, 'unset')}" for key in keys]
+
     def to_toml(self) -> str:
         """TOML text that `parse` turns back into an equal recipe."""
         return tomli_w.dumps(self.to_dict())
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by their dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
 
 
 def _where(changes: dict[str, Any]) -> str:
