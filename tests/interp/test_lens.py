@@ -34,7 +34,7 @@ def test_without_the_planted_unit_nothing_appears() -> None:
 
 def test_the_summary_names_the_layer() -> None:
     finding = logit_lens(glass(answering()), PROMPT, top=3)
-    assert f"says '{ANSWER}'" in finding.summary and f"first from resid_post[{WRITER}] on" in finding.summary
+    assert f"predicts '{ANSWER}'" in finding.summary and f"first from resid_post[{WRITER}] on" in finding.summary
     assert finding.checkpoint == "step-000001" and finding.instrument == "logit-lens"
 
 
