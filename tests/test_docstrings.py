@@ -27,6 +27,7 @@ COMPLETE = {
     "cloche.sparse.saes",
     "cloche.sparse.transforms",
     "cloche.sparse.truth",
+    "cloche.tasks",
     "cloche.text",
     "cloche.train",
     "cloche.train.recipe",

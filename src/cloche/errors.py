@@ -290,6 +290,14 @@ class ExtraMissing(ClocheError, ImportError):
     Run the `pip install` that the message names."""
 
 
+# ---- tasks
+
+
+class TaskInvalid(ClocheError):
+    """A task has no items, cannot be written with this tokenizer, or its verifier fails.
+    Change the task, the tokenizer or the file that the message names."""
+
+
 # ---- sparse models and instruments
 
 

@@ -1,0 +1,1 @@
+"""Copying, sorting and arithmetic."""

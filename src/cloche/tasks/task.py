@@ -1,0 +1,266 @@
+"""Tasks: questions with known answers. A task is a value; its subclasses say how to draw a problem and how to solve it."""
+
+from __future__ import annotations
+
+import hashlib
+import string
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from itertools import count, islice
+from random import Random
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from cloche.errors import ArgumentRange, TaskInvalid, shown
+from cloche.part import Part
+from cloche.tasks.grading import Score, final_answer
+from cloche.tasks.graph import CausalGraph, Rule, Span
+
+if TYPE_CHECKING:
+    from cloche.tasks.pairing import Pairs
+    from cloche.text import Tokenizer
+
+__all__ = ["Item", "Split", "Task", "Twin", "Values"]
+
+Values = Mapping[str, Any]  # of a problem's inputs, by name, in the order of the prompt
+Split = Literal["train", "test"]
+
+TEST_SHARE = 5  # one problem in so many is a test problem
+SWAPS = 64  # tries for a corrupted twin
+DRAWS = 200  # in a row without a new problem, after which a level has no more
+
+
+@dataclass(frozen=True)
+class Twin:
+    """The corrupted twin of an item: the prompt with one input, `variable`, changed so that the answer is another one of
+    the same length.
+
+    >>> from cloche.tasks import Add
+    >>> item = Add().example(level=2, seed=0)
+    >>> len(item.corrupted.prompt) == len(item.prompt), item.corrupted.answer != item.answer
+    (True, True)
+    """
+
+    prompt: str
+    answer: str
+    variable: str
+    values: Values
+    spans: Mapping[str, tuple[Span, ...]]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question: `prompt + gap + answer` is a text that a perfect model finds likely.
+
+    `problem_id` is the hash of the canonical problem, the same for prompts that differ in form only; `steps` are a worked
+    solution, line by line; `corrupted` is a twin with another answer, or None; `values` are the inputs, which are at `spans`
+    (characters) of the prompt.
+
+    >>> from cloche.tasks import Add
+    >>> item = Add().example(level=2, seed=0)
+    >>> item.prompt, item.answer
+    ('70+57=', '127')
+    """
+
+    prompt: str
+    answer: str
+    level: int
+    problem_id: str
+    steps: tuple[str, ...]
+    corrupted: Twin | None
+    values: Values
+    spans: Mapping[str, tuple[Span, ...]]
+    gap: str = ""
+
+    @property
+    def split(self) -> Split:
+        """ "test" for one problem in five, by its hash: no problem is in both, whatever its seed, form or level."""
+        return "test" if int(self.problem_id, 16) % TEST_SHARE == 0 else "train"
+
+
+@dataclass(frozen=True)
+class Task(Part, ABC):
+    """Questions of one kind at several levels of difficulty, with a verifier, an exact chance rate and a causal graph.
+
+    A subclass writes `draw`, `template` and `rules`; `choices`, or `guess` and `chance`; and `isomorphic`. `renaming` is the
+    isomorphic form of the problems (see `variant`); 0 is the original.
+
+    >>> from cloche.tasks import Add
+    >>> task = Add()
+    >>> item = task.example(level=1, seed=3)
+    >>> item.prompt, item.answer, task.verify(item, "Answer: " + item.answer).strict
+    ('9+6=', '15', 1.0)
+    """
+
+    renaming: int = field(default=0, kw_only=True)
+
+    levels: ClassVar[range] = range(1, 6)
+    gap: ClassVar[str] = ""  # between prompt and answer
+
+    # ---- what a subclass writes
+
+    @abstractmethod
+    def draw(self, level: int, rng: Random) -> Values:
+        """The inputs of a problem of this level, by name."""
+
+    @abstractmethod
+    def template(self, values: Values) -> str:
+        """The prompt, with `{name}` where an input is."""
+
+    @abstractmethod
+    def rules(self, values: Values) -> Mapping[str, Rule]:
+        """How the other variables are computed, in order; the last is "answer", a text."""
+
+    @abstractmethod
+    def swap(self, values: Values, name: str, rng: Random) -> Any:
+        """Another value for one input, as long as text as the one it has; None if that input has no other."""
+
+    @abstractmethod
+    def isomorphic(self, values: Values, rng: Random) -> Values:
+        """The same problem with symbols renamed by a bijection or items in another order; `rng` is the same for every item."""
+
+    def choices(self, values: Values) -> Sequence[str]:
+        """All answers that a guess is drawn from; empty where they are too many to list, and `guess` and `chance` are
+        written instead."""
+        return ()
+
+    def guess(self, values: Values, rng: Random) -> str:
+        """An answer drawn uniformly from those that have the right form."""
+        return rng.choice(self.choices(values))
+
+    def chance(self, values: Values) -> Fraction:
+        """The exact probability that `guess` is right."""
+        choices = self.choices(values)
+        return Fraction(sum(self.accepts(values, choice) for choice in choices), len(choices))
+
+    def accepts(self, values: Values, answer: str) -> bool:
+        """Whether an answer is right; override where more than one is."""
+        return answer == self.solution(values)
+
+    def partial(self, values: Values, answer: str) -> float:
+        """The share of a wrong answer that is right, in [0, 1)."""
+        return 0.0
+
+    def steps(self, values: Values) -> tuple[str, ...]:
+        """A worked solution, line by line; by default the computed variables."""
+        computed = self._graph(values).values
+        return tuple(f"{name} = {computed[name]}" for name in list(self.rules(values))[:-1])
+
+    def canonical(self, values: Values) -> str:
+        """The problem without its form: equal for prompts that ask the same. By default the prompt."""
+        return _rendered(self.template(values), values)[0]
+
+    # ---- what every task has
+
+    def example(self, level: int, seed: int = 0) -> Item:
+        """The item that a level and a seed give, always the same. Raises ArgumentRange for a level that is not there."""
+        if level not in self.levels:
+            raise ArgumentRange(
+                f"{type(self).__name__} has levels {self.levels[0]} to {self.levels[-1]}, not {shown(level)}."
+            )
+        rng = Random(f"{type(self).__name__} {level} {seed}")
+        values = self.draw(level, rng)
+        if self.renaming:
+            values = self.isomorphic(values, Random(f"renaming {self.renaming}"))
+        return self.item(values, level, rng)
+
+    def item(self, values: Values, level: int = 1, rng: Random | None = None) -> Item:
+        """The item of given inputs; with `rng` also its corrupted twin."""
+        prompt, spans = _rendered(self.template(values), values)
+        there = Item(
+            prompt, self.solution(values), level, self._id(values), self.steps(values), None, values, spans, self.gap
+        )
+        return there if rng is None else replace(there, corrupted=self._twin(there, rng))
+
+    def examples(self, n: int, level: int = 1, seed: int = 0, split: Split | None = None) -> list[Item]:
+        """`n` items of different problems, of one split if it is named; fewer where the level has no more problems."""
+        return list(islice(self.distinct(level, seed, split), n))
+
+    def distinct(self, level: int, seed: int = 0, split: Split | None = None) -> Iterator[Item]:
+        """Items of different problems, one after another, until the level has no more."""
+        known: set[str] = set()
+        since = 0
+        for i in count():
+            item = self.example(level, seed * 1_000_003 + i)
+            since += 1
+            if item.problem_id not in known and split in (None, item.split):
+                known.add(item.problem_id)
+                since = 0
+                yield item
+            if since == DRAWS:
+                return
+
+    def items(self, tokenizer: Tokenizer, n: int, level: int = 1, **options: Any) -> Pairs:
+        """`n` clean and corrupted prompts whose tokens line up: `pairs`, with its options seed, split and one_token."""
+        from cloche.tasks.pairing import pairs
+
+        return pairs(self, tokenizer, n, level, **options)
+
+    def verify(self, item: Item, text: str) -> Score:
+        """The score of a text that a model wrote after the prompt: strictly 1 only if its final answer is right.
+
+        A pure function of the text. Raises TaskInvalid if a task's own `accepts` raises.
+        """
+        answer = final_answer(text)
+        if answer is None:
+            return Score(0.0, 0.0, None)
+        try:
+            right = bool(self.accepts(item.values, answer))
+            partial = 1.0 if right else float(self.partial(item.values, answer))
+        except Exception as error:
+            raise TaskInvalid(
+                f"The verifier of {type(self).__name__} raised {type(error).__name__}: {error}, on the answer "
+                f"{shown(answer)}; a verifier must return False for what it cannot read."
+            ) from error
+        return Score(float(right), partial, answer)
+
+    def variant(self, seed: int) -> Self:
+        """The same problems with symbols renamed and items in another order (isomorphic perturbation testing): a model that
+        learned the rule keeps its score, and one that learned the answers does not."""
+        return replace(self, renaming=seed)
+
+    def graph(self, item: Item | Twin) -> CausalGraph:
+        """The causal graph of an item: its variables, their values, and where the inputs are in the prompt."""
+        return CausalGraph(item.values, self.rules(item.values), item.spans)
+
+    def solution(self, values: Values) -> str:
+        """The stored answer."""
+        return str(self._graph(values).values["answer"])
+
+    def _graph(self, values: Values) -> CausalGraph:
+        return CausalGraph(values, self.rules(values), {})
+
+    def _id(self, values: Values) -> str:
+        text = f"{type(self).__name__} {self.canonical(values)}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _twin(self, item: Item, rng: Random) -> Twin | None:
+        """An item of the same split with one input changed, the same length, and an answer that is wrong for the first."""
+        names = list(item.spans)
+        for _ in range(SWAPS):
+            name = rng.choice(names)
+            value = self.swap(item.values, name, rng)
+            if value is None or value == item.values[name]:
+                continue
+            values = {**item.values, name: value}
+            answer = self.solution(values)
+            if len(answer) != len(item.answer) or self.accepts(item.values, answer):
+                continue
+            other = self.item(values, item.level)
+            if other.split == item.split and len(other.prompt) == len(item.prompt):
+                return Twin(other.prompt, other.answer, name, values, other.spans)
+        return None
+
+
+def _rendered(template: str, values: Values) -> tuple[str, dict[str, tuple[Span, ...]]]:
+    """The text of a template, and where each value is in it."""
+    text = ""
+    spans: dict[str, tuple[Span, ...]] = {}
+    for literal, name, _, _ in string.Formatter().parse(template):
+        text += literal
+        if name is not None:
+            start = len(text)
+            text += str(values[name])
+            spans[name] = (*spans.get(name, ()), (start, len(text)))
+    return text, spans
