@@ -68,7 +68,17 @@ def test_steps_come_back_where_the_machine_recovers(run):
     list(loop)
     turns = loop.plan.state()
     assert min(steps for _, steps in turns) < 220, "it was shortened"
-    assert loop.steps > 235 and 0.9 <= loop.pace.time / (60 * MINUTES) <= 1.15
+    assert loop.steps > 235 and 0.85 <= loop.pace.time / (60 * MINUTES) <= 1.15
+
+
+@pytest.mark.parametrize("fast_from", [0.1, 0.4, 0.7])
+@pytest.mark.parametrize("times", [0.8, 0.4])
+def test_a_machine_that_gets_faster_uses_its_minutes(run, fast_from, times):
+    """As when the pace was measured beside other work, which then ended."""
+    loop, share, events = ended(run, int(fast_from * STEPS), times)
+    assert 0.85 <= share <= 1.15 and events[-1]["kind"] == "finished"
+    assert loop.steps >= STEPS and rates(run)[-1] == pytest.approx(0.1 * WSD().rate(STEPS - 1, STEPS))
+    assert sum(event["kind"] == "replan" for event in events) <= 8
 
 
 @pytest.mark.parametrize("schedule", [WSD(), Cosine(), WSD(decay=1.0), WSD(warmup=0.5)])

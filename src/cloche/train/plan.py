@@ -15,16 +15,17 @@ WINDOW = 0.05
 LAST = 0.1  # of the steps: tolerance is larger this late, since there is little left to shorten
 # Multiples of the planned minutes: a run that would end later than the first is shortened to end at the second.
 TOLERANCE = {"late": (1.25, 1.2), "usual": (1.1, 1.05)}
-# A shortened run that would now end before the first gets steps back, to end at the second.
+# A run that would end before the first gets more steps, to end at the second: it was shortened while the machine was busy,
+# or its pace was measured then.
 EARLY = (0.9, 1.0)
 
 
 class StepPlan:
-    """The steps of a run and its schedule. With `seconds` it is re-planned if the machine gets slower; without,
-    never.
+    """The steps of a run and its schedule. With `seconds` it is re-planned if the machine gets slower or faster;
+    without, never.
 
     `turns` is its whole state: pairs (step, steps planned from then on). A shortened plan goes through the rest of
-    the schedule faster, so that the learning rate has no jump and still reaches its final value.
+    the schedule faster, a lengthened one slower, so that the learning rate has no jump and still reaches its final value.
 
     >>> from cloche.train import WSD, StepPlan
     >>> plan = StepPlan(100, WSD(warmup=0.1, final=0.1, decay=0.5))
@@ -101,8 +102,8 @@ class StepPlan:
         if end > limit * self.until:
             wanted = self._fitting(step, time, beside, goal, pace)
             return self._turn(step, wanted) if wanted < self.steps else None
-        if self.lengthens and self.steps < planned and end < EARLY[0] * self.until:
-            return self._turn(step, min(planned, self._fitting(step, time, beside, EARLY[1], pace)))
+        if self.lengthens and left >= LAST * planned and end < EARLY[0] * self.until:
+            return self._turn(step, self._fitting(step, time, beside, EARLY[1], pace))
         return None
 
     def _fitting(self, step: int, time: float, beside: float, goal: float, pace: float) -> int:

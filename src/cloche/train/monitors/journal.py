@@ -116,5 +116,5 @@ def replan_message(before: int, steps: int, seconds: float | None) -> str:
     return (
         f"the machine got {'faster' if faster else 'slower'}: {steps} steps are planned instead of {before}"
         + (f", to end near the {seconds / 60:g} minutes" if seconds else "")
-        + ("" if faster else "; the learning rate goes through the rest of its schedule faster")
+        + f"; the learning rate goes through the rest of its schedule {'slower' if faster else 'faster'}"
     )

@@ -77,8 +77,8 @@ class TokenizerSection(Section):
 class RunSection(Section):
     """[run] How training is run: for `steps`, or for `minutes`, which are converted to steps before training starts.
 
-    A run of `minutes` is re-planned if the machine gets slower, so that its learning rate still reaches its final
-    value near that time; a run of `steps` takes exactly those.
+    A run of `minutes` is re-planned if the machine gets slower or faster, so that its learning rate reaches its
+    final value near that time; a run of `steps` takes exactly those.
     """
 
     seed: Whole = Field(default=0, ge=0, le=2**53)
