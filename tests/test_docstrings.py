@@ -19,6 +19,7 @@ COMPLETE = {
     "cloche.data.reading",
     "cloche.decode",
     "cloche.drawing",
+    "cloche.evals",
     "cloche.microscope",
     "cloche.runs",
     "cloche.runs.verification",

@@ -60,6 +60,7 @@ class Part:
     """
 
     renamed: ClassVar[dict[str, str]] = {}
+    reads_files: ClassVar[bool] = False  # of this machine: no request to a server may name such a part
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain dicts, `{"part": name, field: value, ...}`, with every field written out.

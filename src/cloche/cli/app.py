@@ -12,10 +12,12 @@ import typer
 
 from cloche import __version__
 from cloche.cli.errors import INTERRUPTED, Stopped, noting_interrupts, report
+from cloche.cli.looking.evaluating import evaluate
 from cloche.cli.looking.look import look
 from cloche.cli.looking.open import open_microscope
 from cloche.cli.looking.report import report_run
 from cloche.cli.looking.sae import sae
+from cloche.cli.looking.tasks import tasks
 from cloche.cli.looking.trace import trace
 from cloche.cli.running.adopt import adopt
 from cloche.cli.running.demo import demo
@@ -47,6 +49,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "recipe": print_recipe,
     "report": report_run,
     "generate": generate,
+    "eval": evaluate,
     "look": look,
     "trace": trace,
     "open": open_microscope,
@@ -62,6 +65,7 @@ EXAMPLES = {
     "recipe": "cloche recipe --set model.width=256 > mine.toml",
     "report": "cloche report runs/mine --out mine.html",
     "generate": "cloche generate runs/first 'def ' --new 64 --edit 'mlp_out[2].zero()'",
+    "eval": "cloche eval runs/first --tasks Add Copy --shots 4",
     "look": "cloche look runs/first logit-lens prompt='def '",
     "trace": "cloche trace runs/first logit-lens",
     "open": "cloche open runs/first",
@@ -73,11 +77,13 @@ for name, verb in VERBS.items():
     app.command(name, epilog=f"Example: {EXAMPLES[name]}")(verb)
 app.add_typer(sparse, name="sparse")
 app.add_typer(sae, name="sae")
+app.add_typer(tasks, name="tasks")
 
 MANY = (
     "--data",
     "--set",
     "--revisions",
+    "--tasks",
 )  # options that take all words up to the next option, as a shell's * gives them
 
 

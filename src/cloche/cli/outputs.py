@@ -225,6 +225,48 @@ Equations = TypedDict(
     },
 )  # `sindy`: the equations that were found, and the file of their simulation
 
+
+class TaskRecord(TypedDict):
+    """A task: what it asks, and its levels of difficulty, from easy to hard."""
+
+    name: str
+    about: str
+    levels: list[int]
+    settings: str
+
+
+class TasksListed(TypedDict):
+    """`tasks list`: every task there is."""
+
+    tasks: list[TaskRecord]
+
+
+class ItemRecord(TypedDict):
+    """One question of a task, and its corrupted twin, which differs in one variable and in the answer."""
+
+    prompt: str
+    answer: str
+    level: int
+    problem_id: str
+    split: str
+    chance: float
+    choices: list[str]
+    steps: list[str]
+    variables: dict[str, str]
+    corrupted_prompt: str | None
+    corrupted_answer: str | None
+    corrupted_variable: str | None
+
+
+class TaskShown(TypedDict):
+    """`tasks show`: items of one task; `parents` is its causal graph: the variables that each is computed from."""
+
+    task: str
+    level: int
+    items: list[ItemRecord]
+    parents: dict[str, list[str]]
+
+
 Measured = dict[str, dict[str, Any]]  # `sae report`: the data of each finding, by instrument
 
 COMMANDS: dict[str, Any] = {
@@ -232,6 +274,7 @@ COMMANDS: dict[str, Any] = {
     "demo": Grown,
     "doctor": Examined,
     "error": Refused,
+    "eval": Looked,
     "generate": Generated,
     "look": Looked | Listed,
     "pretrain": Grown,
@@ -246,6 +289,8 @@ COMMANDS: dict[str, Any] = {
     "sparse denoise": Denoised,
     "sparse encode": Encoded,
     "sparse learn": LearnedDictionary,
+    "tasks list": TasksListed,
+    "tasks show": TaskShown,
     "trace": SavedFinding | Listed,
     "verify": Verified,
 }

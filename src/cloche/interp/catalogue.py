@@ -170,10 +170,22 @@ def read_options(name: str, function: Instrument, given: Given, materials: Mater
     texts = {key.replace("-", "_"): values for key, values in given.items()}
     _require_known(name, texts, options)
     read = {key: [_value(text, options[key], materials) for text in values] for key, values in texts.items()}
-    made = {key: values[0] if len(values) == 1 else values for key, values in read.items()}
+    made = {key: _joined(values, options[key]) for key, values in read.items()}
     if "sae" in texts and "name" in options:
         made.setdefault("name", texts["sae"][0])
     return made
+
+
+def _joined(values: list[Any], option: Option) -> Any:
+    """The value of an option that was given once or several times."""
+    if len(values) == 1:
+        return values[0]
+    return [item for value in values for item in value] if _is_sequence(option.hint) else values
+
+
+def _is_sequence(hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    return isinstance(origin, type) and issubclass(origin, Sequence)
 
 
 def fill_in(name: str, function: Instrument, values: Mapping[str, Any], materials: Materials) -> dict[str, Any]:
@@ -253,11 +265,9 @@ def _converted(text: str, hint: Any, name: str, materials: Materials) -> Any:
         if text not in inner:
             raise InstrumentOption(f"{name}={shown(text)} is none of {', '.join(map(str, inner))}.")
         return text
-    if isinstance(origin, type) and issubclass(origin, Sequence):
+    if _is_sequence(hint):
         item = inner[0] if inner else str
-        return [
-            _converted(part.strip(), item, name, materials) for part in text.strip("[]()").split(",") if part.strip()
-        ]
+        return [_converted(part, item, name, materials) for part in _items(text)]
     if hint in (Any, str, Site, inspect.Parameter.empty):
         return text
     if hint is bool:
@@ -270,6 +280,21 @@ def _converted(text: str, hint: Any, name: str, materials: Materials) -> Any:
     if isinstance(hint, type):
         return _thing(text, hint, name, materials)
     raise InstrumentOption(f"{name}= cannot be given as text; call the instrument in Python.")
+
+
+def _items(text: str) -> list[str]:
+    """The items of a list such as `0.01,0.1`, `[a, b]` or `Add,ModularAdd(p=7, renaming=2)`."""
+    text = text.strip()
+    if text[:1] + text[-1:] in ("[]", "()"):
+        text = text[1:-1]
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "([") - (character in ")]")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts if part.strip()]
 
 
 def _truth(text: str) -> bool:
@@ -294,7 +319,10 @@ def _first(text: str, options: Sequence[Any], name: str, materials: Materials) -
 def _thing(text: str, hint: type, name: str, materials: Materials) -> Any:
     """A model, run, dictionary or part that a text names."""
     if issubclass(hint, Part):
-        return part_from_line(text, hint, name)
+        part = part_from_line(text, hint, name)
+        if part.reads_files:
+            materials.need_paths(name)
+        return part
     if hint is SAE:
         return open_dictionary(materials.need_run(name), text)
     materials.need_paths(name)

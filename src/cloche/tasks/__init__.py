@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from cloche.tasks.attacking import attacks
     from cloche.tasks.grading import MARK, Score, final_answer
     from cloche.tasks.graph import CausalGraph, Rule
+    from cloche.tasks.listing import known_tasks
     from cloche.tasks.pairing import Pair, Pairs, pairs
     from cloche.tasks.task import Item, Task, Twin
 
@@ -27,6 +28,7 @@ __all__ = [
     "Twin",
     "attacks",
     "final_answer",
+    "known_tasks",
     "pairs",
 ]
 

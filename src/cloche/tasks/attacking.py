@@ -25,7 +25,7 @@ def attacks(task: Task, item: Item, seed: int = 0) -> dict[str, str]:
     rng = Random(f"attacks {seed}")
     choices = list(task.choices(item.values))[:LISTED] or [task.guess(item.values, rng) for _ in range(LISTED)]
     choices = list(dict.fromkeys([*choices, item.answer]))
-    wrong = next((each for each in choices if not task.accepts(item.values, each)), f"not {item.answer}")
+    wrong = next((each for each in choices if not task.is_right(item.values, each)), f"not {item.answer}")
     return {
         "empty": "",
         "echo": item.prompt,

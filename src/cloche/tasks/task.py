@@ -132,7 +132,7 @@ class Task(Part, ABC):
     def chance(self, values: Values) -> Fraction:
         """The exact probability that `guess` is right."""
         choices = self.choices(values)
-        return Fraction(sum(self.accepts(values, choice) for choice in choices), len(choices))
+        return Fraction(sum(self.is_right(values, choice) for choice in choices), len(choices))
 
     def accepts(self, values: Values, answer: str) -> bool:
         """Whether an answer is right; override where more than one is."""
@@ -205,15 +205,19 @@ class Task(Part, ABC):
         answer = final_answer(text)
         if answer is None:
             return Score(0.0, 0.0, None)
+        right = self.is_right(item.values, answer)
+        partial = 1.0 if right else float(self.partial(item.values, answer))
+        return Score(float(right), partial, answer)
+
+    def is_right(self, values: Values, answer: str) -> bool:
+        """`accepts`. Raises TaskInvalid, naming the answer, if that raises."""
         try:
-            right = bool(self.accepts(item.values, answer))
-            partial = 1.0 if right else float(self.partial(item.values, answer))
+            return bool(self.accepts(values, answer))
         except Exception as error:
             raise TaskInvalid(
                 f"The verifier of {type(self).__name__} raised {type(error).__name__}: {error}, on the answer "
                 f"{shown(answer)}; a verifier must return False for what it cannot read."
             ) from error
-        return Score(float(right), partial, answer)
 
     def variant(self, seed: int) -> Self:
         """The same problems with symbols renamed and items in another order (isomorphic perturbation testing): a model that
@@ -245,7 +249,7 @@ class Task(Part, ABC):
                 continue
             values = {**item.values, name: value}
             answer = self.solution(values)
-            if len(answer) != len(item.answer) or self.accepts(item.values, answer):
+            if len(answer) != len(item.answer) or self.is_right(item.values, answer):
                 continue
             other = self.item(values, item.level)
             if other.split == item.split and len(other.prompt) == len(item.prompt):

@@ -1,0 +1,34 @@
+"""Evaluation: tasks, minimal pairs, last words and texts, graded with intervals and controls."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cloche.lazy import lazy
+
+if TYPE_CHECKING:
+    from cloche.evals.evaluating import Answered, answer_items, eval
+    from cloche.evals.files import last_words, minimal_pairs
+    from cloche.evals.intervals import bootstrap_ratio, wilson
+    from cloche.evals.scoring import Scored, continuation_ids, score_ids
+    from cloche.evals.shots import Prompt, few_shot, unseen_words
+    from cloche.evals.texts import perplexity
+
+__all__ = [
+    "Answered",
+    "Prompt",
+    "Scored",
+    "answer_items",
+    "bootstrap_ratio",
+    "continuation_ids",
+    "eval",
+    "few_shot",
+    "last_words",
+    "minimal_pairs",
+    "perplexity",
+    "score_ids",
+    "unseen_words",
+    "wilson",
+]
+
+__getattr__ = lazy(__name__)

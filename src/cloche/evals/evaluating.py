@@ -1,0 +1,316 @@
+"""How many questions of a task a model answers: by what it writes, and by which answer it finds likeliest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from cloche.drawing import Finding, Lines, Panel, Provenance, Series, Table
+from cloche.errors import ArgumentRange, PromptInvalid, TaskInvalid, TokenizerMissing
+from cloche.evals.intervals import wilson
+from cloche.evals.scoring import continuation_ids, score_ids
+from cloche.evals.shots import Labels, Prompt, few_shot, unseen_words
+from cloche.glass import Glass
+from cloche.part import part_from_line
+from cloche.tasks import Item, Task
+
+__all__ = ["Answered", "answer_items", "eval", "items_of"]
+
+ROWS = 32  # texts written at a time
+SPARE = 4  # tokens written beyond the longest answer, so that a longer one shows
+FRESH = 1_000_000  # added to the seed of fresh items, which no other draw uses
+MOST_CHOICES = 50  # of an item, that are scored
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One item as a model answered it: `strict` and `partial` of what it wrote, `choice` whether the likeliest choice is
+    right (None where the task lists none), `per_byte` the same by log-probability per byte, and `chance` of a guess.
+
+    >>> from cloche.evals import Answered
+    >>> from cloche.tasks import Add
+    >>> Answered(Add().example(1), "12", 0.0, 0.0, None, None, 0.1).written
+    '12'
+    """
+
+    item: Item
+    written: str
+    strict: float
+    partial: float
+    choice: bool | None
+    per_byte: bool | None
+    chance: float
+
+
+def eval(
+    subject: Glass,
+    tasks: Sequence[Task],
+    shots: int = 0,
+    limit: int = 100,
+    seed: int = 0,
+    level: int | None = None,
+    fresh: int | None = None,
+    controls: bool = True,
+) -> Finding:
+    """Accuracy of a model on tasks, with 95% intervals (Wilson) and the exact chance rate as the null.
+
+    Each task gives `limit` test items (problems that no training split holds), spread over its levels or of one `level`;
+    before each stand `shots` items of the same level. The model continues the prompt greedily to the end of the line, and
+    the task's verifier grades what it wrote: `accuracy` counts right answers only. `choice` is the share of items whose
+    likeliest choice is right, by log-probability. With shots and `controls`, the same items follow shots with shuffled answers
+    (`shuffled_labels`) and, where the answers are few, with nonsense words in their place (`unseen_labels`): a
+    model that reads the shots loses in the first and not in the second. `fresh` draws new items in another isomorphic
+    form, made after any training; `gap` is then what the accuracy loses to them.
+
+    `data`: per task and level. Raises ClocheError for a model without a tokenizer, a task without items, and prompts longer
+    than the model's context.
+
+    >>> import cloche
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> from cloche import evals
+    >>> from cloche.tasks import Add
+    >>> tokenizer = cloche.train_bpe(["a"], vocab=259)
+    >>> glass = cloche.Glass(LM(259, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0), tokenizer)
+    >>> finding = evals.eval(glass, [Add()], limit=8, level=1)
+    >>> finding.figures["accuracy"], finding.data["tasks"][0]["items"]
+    (0.0, 8)
+    """
+    chosen = [_task(each) for each in ([tasks] if isinstance(tasks, str | Task) else tasks)]
+    if not chosen:
+        raise TaskInvalid("There is no task to evaluate; name one, such as Add (`cloche tasks list` has them all).")
+    if limit < 1 or shots < 0:
+        raise ArgumentRange(f"limit={limit} and shots={shots} must be at least 1 and 0.")
+    rows = [_graded(subject, task, shots, limit, seed, level, fresh, controls and shots > 0) for task in chosen]
+    data = {"limit": limit, "seed": seed, "level": level, "fresh": fresh, "shots": shots, "tasks": rows}
+    figures, null = _figures(rows, fresh is not None)
+    about = Provenance("eval", subject.checkpoint, seed=seed)
+    return Finding(about, _summary(rows, figures, null), figures, data, null=null, panels=_panels(rows))
+
+
+def _graded(
+    subject: Glass, task: Task, shots: int, limit: int, seed: int, level: int | None, fresh: int | None, controls: bool
+) -> dict[str, Any]:
+    """The row of one task."""
+    row: dict[str, Any] = {"task": str(task), "shots": shots}
+    items = items_of(task, limit, level, seed)
+    answered = answer_items(subject, task, items, shots, seed)
+    if fresh is not None:
+        row["stock"] = _accuracy(answered)
+        task = task.variant(fresh + 1)
+        items = items_of(task, limit, level, fresh + FRESH)
+        answered = answer_items(subject, task, items, shots, fresh)
+    return row | _row(answered) | (_controls(subject, task, items, shots, seed) if controls else {})
+
+
+def _task(given: Task | str) -> Task:
+    return part_from_line(given, Task, "tasks") if isinstance(given, str) else given
+
+
+def items_of(task: Task, limit: int, level: int | None = None, seed: int = 0) -> list[Item]:
+    """About `limit` test items, equally many of every level, or of one. Raises TaskInvalid where there are none."""
+    levels = list(task.levels) if level is None else [level]
+    each = -(-limit // len(levels))
+    found = [item for n in levels for item in task.examples(each, n, seed, "test")]
+    if not found:
+        raise TaskInvalid(f"{task} has no test items; give another level or a larger file.")
+    return found[:limit] if level is not None else found
+
+
+def answer_items(
+    subject: Glass, task: Task, items: Sequence[Item], shots: int = 0, seed: int = 0, labels: Labels = "true"
+) -> list[Answered]:
+    """What a model answers to items, each after `shots` training items of the same level.
+
+    >>> import cloche
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> from cloche.evals import answer_items
+    >>> from cloche.tasks import Add
+    >>> tokenizer = cloche.train_bpe(["a"], vocab=259)
+    >>> glass = cloche.Glass(LM(259, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0), tokenizer)
+    >>> len(answer_items(glass, Add(), Add().examples(3), shots=2))
+    3
+    """
+    if subject.tokenizer is None:
+        raise TokenizerMissing(f"{subject.name} has no tokenizer.json, so it cannot read questions; put one beside it.")
+    words = unseen_words(task, items, seed) if labels == "unseen" else None
+    prompts = [few_shot(item, _shots(task, item, shots, seed), labels, words, seed) for item in items]
+    written = _write(subject, prompts)
+    likeliest = _likeliest(subject, task, prompts)
+    out = []
+    for prompt, text, (choice, per_byte) in zip(prompts, written, likeliest, strict=True):
+        item = prompt.item
+        back = {word: answer for answer, word in prompt.answers.items()}
+        score = task.verify(item, back.get(text.strip(), "") if back else text)
+        chance = float(task.chance(item.values))
+        out.append(Answered(item, text, score.strict, score.partial, choice, per_byte, chance))
+    return out
+
+
+def _shots(task: Task, item: Item, n: int, seed: int) -> list[Item]:
+    """Training items of the level of `item`; the same for every item of that level."""
+    found = task.examples(n, item.level, seed + 1, "train") if n else []
+    if len(found) < n:
+        raise TaskInvalid(f"{task} has only {len(found)} training items at level {item.level}; ask for fewer shots.")
+    return found
+
+
+def _write(subject: Glass, prompts: Sequence[Prompt]) -> list[str]:
+    """What the model writes after each prompt, up to the end of the line."""
+    tokenizer = subject.tokenizer
+    assert tokenizer is not None
+    found: list[str] = []
+    for first in range(0, len(prompts), ROWS):
+        batch = prompts[first : first + ROWS]
+        answers = [each.item.gap + each.answers.get(each.item.answer, each.item.answer) for each in batch]
+        new = max(len(ids) for ids in tokenizer.encode_batch(answers, special=False)) + SPARE
+        _fits(subject, batch, new)
+        texts = subject.generate([each.text for each in batch], new=new, temperature=0, stop=[batch[0].end])
+        found += [text.removesuffix("\n") for text in texts]
+    return found
+
+
+def _fits(subject: Glass, prompts: Sequence[Prompt], new: int) -> None:
+    limit = min((length for length in (subject.net.length, subject.net.context) if length is not None), default=None)
+    longest = subject.ids([each.text for each in prompts])[0].shape[1] + new
+    if limit is not None and longest > limit:
+        raise PromptInvalid(
+            f"A question with its answer and shots has {longest:,} tokens, and the model's context is {limit:,}; give "
+            "fewer shots or a lower level."
+        )
+
+
+def _likeliest(subject: Glass, task: Task, prompts: Sequence[Prompt]) -> list[tuple[bool | None, bool | None]]:
+    """Whether each item's likeliest choice is right, by log-probability and by that per byte."""
+    tokenizer = subject.tokenizer
+    assert tokenizer is not None
+    asked: list[tuple[int, str, int]] = []
+    rows = []
+    for i, prompt in enumerate(prompts):
+        choices = task.choices(prompt.item.values)
+        if not 2 <= len(choices) <= MOST_CHOICES:
+            continue
+        for choice in choices:
+            text = prompt.item.gap + prompt.answers.get(choice, choice)
+            rows.append(continuation_ids(tokenizer, prompt.text, text))
+            asked.append((i, choice, max(1, len(text.encode()))))
+    best: dict[int, list[tuple[float, float, str]]] = {}
+    for (i, choice, size), scored in zip(asked, score_ids(subject.net, rows) if rows else (), strict=True):
+        best.setdefault(i, []).append((scored.logprob, scored.logprob / size, choice))
+    found: list[tuple[bool | None, bool | None]] = []
+    for i, prompt in enumerate(prompts):
+        if i not in best:
+            found.append((None, None))
+            continue
+        values = prompt.item.values
+        found.append(
+            (task.is_right(values, max(best[i])[2]), task.is_right(values, max(best[i], key=lambda r: r[1])[2]))
+        )
+    return found
+
+
+def _controls(subject: Glass, task: Task, items: Sequence[Item], shots: int, seed: int) -> dict[str, float]:
+    found = {}
+    if shots > 1:
+        found["shuffled_labels"] = _accuracy(answer_items(subject, task, items, shots, seed, "shuffled"))
+    if unseen_words(task, items, seed) is not None:
+        found["unseen_labels"] = _accuracy(answer_items(subject, task, items, shots, seed, "unseen"))
+    return found
+
+
+def _accuracy(answered: Sequence[Answered]) -> float:
+    return fmean(each.strict for each in answered)
+
+
+def _row(answered: Sequence[Answered]) -> dict[str, Any]:
+    """Figures of one task: over all items, and by level."""
+    levels = {}
+    for level in sorted({each.item.level for each in answered}):
+        levels[str(level)] = _share([each for each in answered if each.item.level == level])
+    chosen = [each for each in answered if each.choice is not None]
+    choice = {
+        "choice": fmean(bool(each.choice) for each in chosen) if chosen else None,
+        "choice_per_byte": fmean(bool(each.per_byte) for each in chosen) if chosen else None,
+    }
+    return _share(answered) | choice | {"partial": fmean(each.partial for each in answered), "levels": levels}
+
+
+def _share(answered: Sequence[Answered]) -> dict[str, Any]:
+    low, high = wilson(sum(each.strict for each in answered), len(answered))
+    chance = fmean(each.chance for each in answered)
+    return {"items": len(answered), "accuracy": _accuracy(answered), "low": low, "high": high, "chance": chance}
+
+
+def _figures(rows: Sequence[Mapping[str, Any]], fresh: bool) -> tuple[dict[str, float], dict[str, float]]:
+    """Over all items of all tasks, and what guessing gives."""
+    n = sum(row["items"] for row in rows)
+
+    def over(key: str) -> float | None:
+        have = [row for row in rows if row.get(key) is not None]
+        return sum(row[key] * row["items"] for row in have) / sum(row["items"] for row in have) if have else None
+
+    accuracy = over("accuracy") or 0.0
+    low, high = wilson(accuracy * n, n)
+    figures = {"accuracy": accuracy, "low": low, "high": high}
+    for key in ("choice", "partial", "shuffled_labels", "unseen_labels"):
+        value = over(key)
+        if value is not None:
+            figures[key] = value
+    if fresh:
+        figures["gap"] = (over("stock") or 0.0) - accuracy
+    chance = over("chance") or 0.0
+    null = {"accuracy": chance} | {key: chance for key in ("choice",) if key in figures}
+    return figures, null
+
+
+def _summary(rows: Sequence[Mapping[str, Any]], figures: Mapping[str, float], null: Mapping[str, float]) -> str:
+    n = sum(row["items"] for row in rows)
+    names = rows[0]["task"] if len(rows) == 1 else f"{len(rows)} tasks"
+    shots = rows[0]["shots"]
+    return (
+        f"{figures['accuracy']:.1%} of {n} items of {names} are answered right (95% interval {figures['low']:.1%} to "
+        f"{figures['high']:.1%}; chance {null['accuracy']:.1%}) with {shots} {'shot' if shots == 1 else 'shots'}."
+    )
+
+
+def _panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
+    keys = [
+        "items",
+        "accuracy",
+        "low",
+        "high",
+        "chance",
+        "partial",
+        "choice",
+        "stock",
+        "shuffled_labels",
+        "unseen_labels",
+    ]
+    keys = [key for key in keys if any(row.get(key) is not None for row in rows)]
+    body = tuple((row["task"], *(row.get(key) for key in keys)) for row in rows)
+    forms = ("token", *("count" if key == "items" else "percent" for key in keys))
+    table = Table("Right answers", ("task", *(key.replace("_", " ") for key in keys)), body, forms)  # type: ignore[arg-type]
+    return [table, *(_by_level(row) for row in rows if len(row["levels"]) > 1)]
+
+
+def _by_level(row: Mapping[str, Any]) -> Panel:
+    levels = list(row["levels"].values())
+
+    def values(key: str) -> tuple[float, ...]:
+        return tuple(level[key] for level in levels)
+
+    series = (
+        Series("model", values("accuracy"), values("low"), values("high")),
+        Series("chance", values("chance"), control=True),
+    )
+    return Lines(
+        f"{row['task']}: right answers by level",
+        tuple(map(float, row["levels"])),
+        series,
+        "level",
+        "accuracy",
+        "percent",
+        0.0,
+        1.0,
+    )

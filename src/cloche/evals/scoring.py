@@ -1,0 +1,106 @@
+"""Log-probabilities of continuations, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from cloche.errors import ContextExceeded, PromptInvalid
+from cloche.model import Network
+from cloche.text import Tokenizer
+
+__all__ = ["Scored", "continuation_ids", "score_ids"]
+
+CELLS = 2**26  # logits of one batch: 256 MB in fp32
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Log-probability of a continuation in nats, its number of tokens, and whether each of them was the likeliest.
+
+    >>> from cloche.evals import Scored
+    >>> Scored(-1.5, 2, False).logprob
+    -1.5
+    """
+
+    logprob: float
+    tokens: int
+    greedy: bool
+
+
+def continuation_ids(tokenizer: Tokenizer, prompt: str, continuation: str) -> tuple[list[int], list[int]]:
+    """The ids of a prompt and those that its continuation adds. The two are encoded as one text, as the model would have
+    read them; of an empty prompt the end-of-text token remains, as before documents in training.
+
+    Raises PromptInvalid for an empty continuation.
+
+    >>> import cloche
+    >>> from cloche.evals import continuation_ids
+    >>> continuation_ids(cloche.train_bpe(["a"], vocab=259), "xy", "z")
+    ([120, 121], [122])
+    """
+    before, whole = tokenizer.encode(prompt), tokenizer.encode(prompt + continuation)
+    if not before and tokenizer.end is not None:
+        before, whole = [tokenizer.end], [tokenizer.end, *whole]
+    # A token that spans the border belongs to the continuation, which then has at least one.
+    cut = min(len(before), len(whole) - 1)
+    if not continuation or cut < 1:
+        raise PromptInvalid(
+            f"There is nothing to score in {continuation!r} after {prompt[-40:]!r}; give a continuation of at least one "
+            "token, and a prompt if the tokenizer has no end-of-text token."
+        )
+    return whole[:cut], whole[cut:]
+
+
+@torch.no_grad()
+def score_ids(net: Network, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Scored]:
+    """The log-probability of each continuation after its prompt, both as ids.
+
+    Rows of like length are computed together, padded on the left. Raises ContextExceeded for a row longer than the
+    model's context.
+
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> from cloche.evals import score_ids
+    >>> net = LM(64, 32, Stack(2, Block(Attention(4), GLU("silu", 64)))).build(seed=0)
+    >>> [scored.tokens for scored in score_ids(net, [([1, 2], [3]), ([1, 2], [4, 5])])]
+    [1, 2]
+    """
+    longest = max((len(prompt) + len(after) for prompt, after in rows), default=0)
+    limit = min((length for length in (net.length, net.context) if length is not None), default=longest)
+    if longest - 1 > limit:
+        raise ContextExceeded(
+            f"A prompt with its continuation has {longest:,} tokens, and the model's context is {limit:,}; use shorter items "
+            "or fewer shots."
+        )
+    found: list[Scored | None] = [None] * len(rows)
+    for batch in _batches(rows, net.spec.vocab):
+        wide = max(len(rows[i][0]) + len(rows[i][1]) for i in batch) - 1
+        ids, pad = [], []
+        for i in batch:
+            row = [*rows[i][0], *rows[i][1]][:-1]
+            pad.append(wide - len(row))
+            ids.append([0] * pad[-1] + row)
+        there = net.embed.weight.device
+        logits = net.run(torch.tensor(ids, device=there), pad=torch.tensor(pad) if any(pad) else None).logits
+        for row_logits, i in zip(logits, batch, strict=True):
+            after = torch.tensor(rows[i][1], device=row_logits.device)
+            told = row_logits[-len(after) :].float().log_softmax(-1)
+            nats = told.gather(1, after[:, None]).sum(dtype=torch.float64)
+            found[i] = Scored(float(nats), len(after), bool((told.argmax(-1) == after).all()))
+    return [scored for scored in found if scored is not None]
+
+
+def _batches(rows: Sequence[tuple[Sequence[int], Sequence[int]]], vocab: int) -> Iterable[list[int]]:
+    """Indices of rows to compute together: of like length, within the memory of CELLS logits."""
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i][0]) - len(rows[i][1]))
+    batch: list[int] = []
+    for i in order:
+        longest = len(rows[batch[0] if batch else i][0]) + len(rows[batch[0] if batch else i][1])
+        if batch and (len(batch) + 1) * longest * vocab > CELLS:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch

@@ -1,0 +1,144 @@
+"""Perplexity and bits per byte of a text file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import exp, log
+from pathlib import Path
+from random import Random
+
+import torch
+
+from cloche.drawing import Finding, Lines, Provenance, Series
+from cloche.errors import ArgumentRange, CorpusEmpty, FileMissing, TokenizerMissing
+from cloche.evals.intervals import bootstrap_ratio
+from cloche.glass import Glass
+from cloche.model import Network
+
+__all__ = ["perplexity"]
+
+CONTEXT = 1024  # tokens of a window where the model states no context
+CELLS = 2**26  # logits of one batch
+NULL_WINDOWS = 16  # of shuffled tokens
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Token ids, and how many of the first are context only."""
+
+    ids: tuple[int, ...]
+    known: int
+
+
+@torch.no_grad()
+def perplexity(
+    subject: Glass,
+    path: Path,
+    stride: int | None = None,
+    context: int | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+) -> Finding:
+    """Bits per byte and perplexity of a text file, every token but the first predicted once.
+
+    The text is read in windows of `context` tokens (by default the model's), each starting `stride` tokens after the one before
+    (by default half of the context): a token is predicted from at least `context - stride` others, except near the start.
+    limit: tokens that are read. The interval is that of 2,000 bootstrap resamples of the windows; the null is the
+    same tokens in random order.
+
+    >>> import cloche
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> from pathlib import Path
+    >>> from cloche.evals import perplexity
+    >>> tokenizer = cloche.train_bpe(["a"], vocab=259)
+    >>> glass = cloche.Glass(LM(259, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0), tokenizer)
+    >>> written = Path("book.txt").write_text("It was a dark and stormy night. " * 20)
+    >>> round(perplexity(glass, Path("book.txt"), context=64).figures["bits_per_byte"], 1)
+    8.6
+    """
+    if subject.tokenizer is None:
+        raise TokenizerMissing(f"{subject.name} has no tokenizer.json, so it cannot read text; put one beside it.")
+    if not path.is_file():
+        raise FileMissing(f"There is no file {path}; name a text file.")
+    tokenizer, net = subject.tokenizer, subject.net
+    ids = tokenizer.encode(path.read_bytes().decode("utf-8", "replace"))[:limit]
+    if len(ids) < 2:
+        raise CorpusEmpty(f"{path} has {len(ids)} tokens, and the first is never predicted; give a longer text.")
+    known = [length for length in (net.length, net.context) if length is not None]
+    context = min(known, default=CONTEXT) if context is None else context
+    stride = context // 2 if stride is None else stride
+    if not 0 < stride < context:
+        raise ArgumentRange(f"stride={stride} must be between 1 and {context - 1}, one less than the context.")
+    windows = list(_windows(ids, context, stride))
+    nats = _nats(net, windows)
+    lengths = tokenizer.byte_lengths
+    counts = [len(w.ids) - w.known for w in windows]
+    sizes = [int(lengths[list(w.ids[w.known :])].sum()) for w in windows]
+    figures = _figures(sum(nats), sum(counts), sum(sizes))
+    low, high = (end / log(2) for end in bootstrap_ratio(nats, sizes, seed))
+    mixed = Random(seed).sample(ids, len(ids))
+    control = list(_windows(mixed, context, stride))[:NULL_WINDOWS]
+    null = _figures(
+        sum(_nats(net, control)),
+        sum(len(w.ids) - w.known for w in control),
+        sum(int(lengths[list(w.ids[w.known :])].sum()) for w in control),
+    )
+    data = {
+        "file": path.name,
+        "context": context,
+        "stride": stride,
+        "tokens": sum(counts),
+        "bytes": sum(sizes),
+        "notes": net.beyond(context),
+        "windows": [n / log(2) / max(1, size) for n, size in zip(nats, sizes, strict=True)],
+    }
+    summary = (
+        f"{figures['bits_per_byte']:.4f} bits per byte (95% interval {low:.4f} to {high:.4f}), a perplexity of "
+        f"{figures['perplexity']:.4g} per token, over {sum(counts):,} tokens of {path.name}."
+    )
+    lines = Lines(
+        "Bits per byte along the text",
+        tuple(float(i * stride) for i in range(len(windows))),
+        (Series("model", tuple(data["windows"])),),  # type: ignore[arg-type]
+        "first token",
+        "bits per byte",
+    )
+    about = Provenance("perplexity", subject.checkpoint, seed=seed)
+    return Finding(about, summary, figures | {"low": low, "high": high}, data, null=null, panels=(lines,))
+
+
+def _figures(nats: float, tokens: int, size: int) -> dict[str, float]:
+    return {
+        "bits_per_byte": nats / log(2) / max(1, size),
+        "perplexity": exp(min(nats / tokens, 700.0)),
+        "nats_per_token": nats / tokens,
+    }
+
+
+def _windows(ids: list[int], context: int, stride: int) -> Iterator[_Window]:
+    """Windows that overlap by `context - stride` tokens, in which every token but the first of all is predicted once."""
+    known, start = 1, 0
+    while True:
+        stop = min(start + context, len(ids))
+        yield _Window(tuple(ids[start:stop]), known)
+        if stop == len(ids):
+            return
+        start += stride
+        known = stop - start
+
+
+def _nats(net: Network, windows: list[_Window]) -> list[float]:
+    """Each window's nats over the tokens that it predicts."""
+    device, found = net.embed.weight.device, []
+    rows = max(1, CELLS // (max(len(w.ids) for w in windows) * net.spec.vocab))
+    first = 0
+    while first < len(windows):
+        batch = [w for w in windows[first : first + rows] if len(w.ids) == len(windows[first].ids)]
+        first += len(batch)
+        ids = torch.tensor([w.ids for w in batch], device=device)
+        logits = net.run(ids).logits
+        for row, row_ids, window in zip(logits, ids, batch, strict=True):
+            told = row[window.known - 1 : -1].float().log_softmax(-1)
+            found.append(-float(told.gather(1, row_ids[window.known :, None]).sum(dtype=torch.float64)))
+    return found

@@ -1,0 +1,30 @@
+"""Which tasks there are."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from cloche.part_names import find_class, known_names
+from cloche.tasks.task import Task
+
+__all__ = ["known_tasks"]
+
+
+def known_tasks() -> list[tuple[type[Task], str]]:
+    """Every task by name, those of imported modules and installed packages among them, with its settings and their
+    defaults as text.
+
+    >>> from cloche.tasks import known_tasks
+    >>> [settings for task, settings in known_tasks() if task.__name__ == "Add"]
+    ['']
+    """
+    found = []
+    for name in known_names(Task):
+        cls: type[Task] = find_class(name, Task, "task")  # type: ignore[type-abstract]
+        fields = [field for field in dataclasses.fields(cls) if field.name != "renaming"]
+        found.append((cls, ", ".join(_setting(field) for field in fields)))
+    return found
+
+
+def _setting(field: dataclasses.Field[object]) -> str:
+    return field.name if field.default is dataclasses.MISSING else f"{field.name}={field.default!r}"

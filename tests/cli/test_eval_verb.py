@@ -1,0 +1,69 @@
+"""`cloche tasks` and `cloche eval` as a person and a program use them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def grown_copy(grown: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(grown, tmp_path / "run"))
+
+
+def test_tasks_are_listed_and_shown(call: Call) -> None:
+    code, out, _ = call("tasks", "list")
+    assert code == 0 and "Add" in out and "levels 1 to 8" in out
+    known = json.loads(call("tasks", "list", "--json")[1])["tasks"]
+    assert {"name": "Add", "levels": list(range(1, 9)), "settings": ""}.items() <= known[0].items()
+    code, out, _ = call("tasks", "show", "Add", "--level", 3, "-n", 1)
+    assert code == 0 and "291+423=[714]" in out and "corrupted (" in out and "causal graph" in out
+    shown = json.loads(call("tasks", "show", "Add", "--level", 3, "-n", 2, "--json")[1])
+    assert len(shown["items"]) == 2 and shown["parents"]["answer"] == ["a", "b"]
+
+
+def test_a_run_is_evaluated_and_keeps_its_findings(call: Call, grown_copy: Path, tmp_path: Path) -> None:
+    pairs, book = tmp_path / "pairs.jsonl", tmp_path / "book.txt"
+    pairs.write_text('{"sentence_good": "It is.", "sentence_bad": "It are."}\n')
+    book.write_text("import json\n" * 40)
+    words = ("--tasks", "Add", "Add(renaming=2)", "--limit", 16, "--level", 1, "--pairs", pairs, "--text", book)
+    code, out, err = call("eval", grown_copy, *words, "--json")
+    assert code == 0, err
+    found = json.loads(out)["findings"]
+    assert [each["instrument"] for each in found] == ["eval", "minimal-pairs", "perplexity"]
+    assert all(Path(each["path"]).is_file() for each in found)
+    assert [row["task"] for row in found[0]["data"]["tasks"]] == ["Add", "Add(renaming=2)"]
+    assert 0 < found[0]["null"]["accuracy"] < 0.2
+    assert call("verify", grown_copy)[0] == 0
+
+
+def test_look_and_trace_run_eval_by_the_same_name(call: Call, grown_copy: Path) -> None:
+    words = ("eval", "tasks=Add,Add(renaming=2)", "tasks=Add(renaming=3)", "limit=8", "level=1")
+    code, out, err = call("look", grown_copy, *words, "--json")
+    assert code == 0, err
+    assert len(json.loads(out)["findings"][0]["data"]["tasks"]) == 3
+    code, out, err = call("trace", grown_copy, "eval", "tasks=Add", "limit=8", "level=1", "--json")
+    assert code == 0, err
+    assert json.loads(out)["data"]["figure"] == "accuracy"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ((), "There is nothing to evaluate on; give --tasks, --pairs, --last-words or --text."),
+        (("--tasks", "Ad"), "did you mean 'Add'?"),
+        (("--tasks", "Add", "--level", "99"), "Add has levels 1 to 8, not 99."),
+        (("--tasks", "Add(digits=2)"), "Add has no field 'digits'"),
+        (("--tasks", "Add", "--shots", "500", "--level", "3"), "the model's context is 32; give fewer shots"),
+        (("--pairs", "/nowhere"), "is not a file of JSON lines"),
+    ],
+)
+def test_what_eval_cannot_do_is_one_sentence(call: Call, grown: Path, words: tuple[str, ...], sentence: str) -> None:
+    code, out, err = call("eval", grown, *words)
+    assert code == 1 and sentence in err and err.count("\n") == 1 and not out

@@ -1,0 +1,137 @@
+"""eval: planted knowledge is found, guessing is chance, and the controls do what they are for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+import pytest
+
+import cloche
+from cloche import evals
+from cloche.evals import few_shot, unseen_words, wilson
+from cloche.evals.evaluating import items_of
+from cloche.tasks import Add, Rule, Task
+from cloche.tasks.task import Values
+
+
+@dataclass(frozen=True)
+class Bigger(Task):
+    """Which of two numbers is bigger: a task with two labels, defined outside the package."""
+
+    levels = range(1, 3)
+    gap = " "
+
+    def draw(self, level: int, rng: Random) -> Values:
+        a, b = rng.sample(range(10**level), 2)
+        return {"a": a, "b": b}
+
+    def template(self, values: Values) -> str:
+        return "{a} or {b}:"
+
+    def rules(self, values: Values) -> dict[str, Rule]:
+        return {"answer": Rule(("a", "b"), lambda a, b: "first" if a > b else "other")}
+
+    def swap(self, values: Values, name: str, rng: Random) -> int:
+        return rng.randrange(100)
+
+    def isomorphic(self, values: Values, rng: Random) -> Values:
+        return {"a": values["b"], "b": values["a"]}
+
+    def choices(self, values: Values) -> tuple[str, ...]:
+        return ("first", "other")
+
+
+@dataclass(frozen=True)
+class Broken(Bigger):
+    def accepts(self, values: Values, answer: str) -> bool:
+        raise KeyError("no such thing")
+
+
+@dataclass(frozen=True)
+class Empty(Bigger):
+    def examples(self, *given: object, **named: object) -> list[object]:  # type: ignore[override]
+        return []
+
+
+def test_wilson_is_scipys() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for right, n in ((0, 5), (3, 5), (5, 5), (17, 200), (1, 1)):
+        theirs = stats.binomtest(right, n).proportion_ci(method="wilson")
+        assert wilson(right, n) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
+
+
+def test_what_was_memorised_is_found_and_its_variant_is_not(memoriser: cloche.Glass) -> None:
+    stock = evals.eval(memoriser, [Add()], limit=30, level=1)
+    assert stock.figures["accuracy"] == 1
+    assert stock.figures["low"] > 0.5
+    assert stock.null is not None and 0 < stock.null["accuracy"] < 0.1
+    fresh = evals.eval(memoriser, [Add()], limit=30, level=1, fresh=5)
+    assert fresh.figures["gap"] == pytest.approx(1 - fresh.figures["accuracy"])
+
+
+def test_an_untrained_model_is_at_chance(untrained: cloche.Glass) -> None:
+    found = evals.eval(untrained, [Add(), Bigger()], limit=60)
+    row = found.data["tasks"][1]
+    assert row["accuracy"] == 0  # it writes nothing that reads as an answer
+    low, high = wilson(row["choice"] * row["items"], row["items"])
+    assert low < row["chance"] == 0.5 < high
+    assert {panel.title for panel in found.panels} >= {"Right answers", "Add: right answers by level"}
+
+
+def test_the_verifiers_oracle_would_score_1(untrained: cloche.Glass, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same loop around a model that writes the right answers."""
+    known = {item.prompt: item for level in (1, 2) for item in Bigger().examples(200, level)}
+
+    def oracle(prompts: list[str], **options: object) -> list[str]:
+        items = [known[text.rpartition("\n")[2]] for text in prompts]
+        return [f"{item.gap}{item.answer}" for item in items]
+
+    monkeypatch.setattr(untrained, "generate", oracle)
+    found = evals.eval(untrained, [Bigger()], limit=20, shots=4)
+    assert found.figures["accuracy"] == 1
+    assert found.figures["unseen_labels"] == 0  # it writes the labels it knows
+    monkeypatch.undo()
+
+
+def test_shots_are_training_items_and_shuffling_moves_their_answers() -> None:
+    task = Bigger()
+    (item,) = items_of(task, 1, level=2)
+    shots = task.examples(8, 2, seed=1, split="train")
+    true, shuffled = few_shot(item, shots), few_shot(item, shots, "shuffled", seed=3)
+    assert true.text.endswith(item.prompt) and true.text.count("\n") == 8
+    assert all(f"{shot.prompt} {shot.answer}\n" in true.text for shot in shots)
+    assert shuffled.text != true.text
+    assert sorted(shuffled.text.split()) == sorted(true.text.split())
+    assert item.split == "test" and {shot.split for shot in shots} == {"train"}
+    words = unseen_words(task, [item, *shots])
+    assert words is not None and set(words) == {"first", "other"} and len(set(words.values())) == 2
+    unseen = few_shot(item, shots, "unseen", words).text
+    assert "first" not in unseen and words["first"] in unseen
+    assert few_shot(item, shots, "unseen", words).answers == words
+
+
+def test_the_same_seed_gives_the_same_finding(untrained: cloche.Glass) -> None:
+    one, two = (evals.eval(untrained, [Add()], limit=10, shots=1, seed=4) for _ in range(2))
+    assert one.record() | {"created": ""} == two.record() | {"created": ""}
+    assert evals.eval(untrained, [Add()], limit=10, shots=1, seed=5).data != one.data
+
+
+ADD, BIGGER, ERRORS = [Add()], [Bigger()], {
+    "no task": (lambda glass: evals.eval(glass, []), "There is no task to evaluate; name one, such as Add"),
+    "no items": (lambda glass: evals.eval(glass, ADD, limit=0), "limit=0 and shots=0 must be at least 1 and 0"),
+    "level": (lambda glass: evals.eval(glass, ADD, level=9), "Add has levels 1 to 8, not 9"),
+    "empty": (lambda glass: evals.eval(glass, [Empty()]), "Empty has no test items"),
+    "verifier": (lambda glass: evals.eval(glass, [Broken()], limit=2), "The verifier of Broken raised KeyError"),
+    "context": (lambda glass: evals.eval(glass, ADD, shots=60, limit=4, level=6), "context is 256; give fewer shots"),
+    "shots": (lambda glass: evals.eval(glass, BIGGER, shots=500, level=1), "training items at level 1; ask for fewer"),
+    "row": (lambda glass: evals.score_ids(glass.net, [([1] * 300, [2])]), "has 301 tokens, and the model's context is"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_what_cannot_be_done_is_one_sentence(untrained: cloche.Glass, case: str) -> None:
+    call, wanted = ERRORS[case]
+    with pytest.raises(cloche.ClocheError, match=wanted) as error:
+        call(untrained)
+    assert str(error.value).count(". ") == 0
