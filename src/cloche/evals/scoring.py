@@ -39,7 +39,7 @@ def continuation_ids(tokenizer: Tokenizer, prompt: str, continuation: str) -> tu
     >>> import cloche
     >>> from cloche.evals import continuation_ids
     >>> continuation_ids(cloche.train_bpe(["a"], vocab=259), "xy", "z")
-    ([120, 121], [122])
+    ([121, 122], [123])
     """
     before, whole = tokenizer.encode(prompt), tokenizer.encode(prompt + continuation)
     if not before and tokenizer.end is not None:
