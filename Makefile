@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help demo test test-slow browser bench clean
+.PHONY: help demo test test-slow browser bench bench-bridges clean
 
 help:  ## Say what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -27,6 +27,10 @@ bench: .venv/installed-dev  ## Measure, each comparison beside its peers in an e
 			$(BIN)/python -m bench.setup $$name || exit 1; python=bench/.venvs/$$name/bin/python; fi; \
 		echo "== $$name"; $$python -m $$(echo $${script%.py} | tr / .) || exit 1; \
 	done
+
+bench-bridges: .venv/installed-dev  ## Check the bridges to other libraries, each in an environment of its own
+	$(BIN)/python -m bench.setup lm_eval
+	bench/.venvs/lm_eval/bin/python -m bench.evals.lm_eval
 
 clean:  ## Remove the environment and the caches; runs/ stays
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist

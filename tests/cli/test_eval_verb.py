@@ -28,6 +28,17 @@ def test_tasks_are_listed_and_shown(call: Call) -> None:
     assert len(shown["items"]) == 2 and shown["parents"]["answer"] == ["a", "b"]
 
 
+def test_a_corpus_is_checked_for_test_items(call: Call, tmp_path: Path) -> None:
+    known = json.loads(call("tasks", "show", "Add", "--level", 6, "-n", 40, "--json")[1])["items"]
+    planted = [item for item in known if item["split"] == "test"]
+    (tmp_path / "corpus.txt").write_text("\n".join(f"{item['prompt']}{item['answer']}" for item in planted))
+    code, out, err = call("tasks", "check", "Add", "--data", tmp_path, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert set(found["data"]["held"]) >= {item["problem_id"] for item in planted} and found["null"]["whole"] == 0
+    assert call("tasks", "check", "Add", "--data", tmp_path / "nowhere")[0] == 1
+
+
 def test_a_run_is_evaluated_and_keeps_its_findings(call: Call, grown_copy: Path, tmp_path: Path) -> None:
     pairs, book = tmp_path / "pairs.jsonl", tmp_path / "book.txt"
     pairs.write_text('{"sentence_good": "It is.", "sentence_bad": "It are."}\n')

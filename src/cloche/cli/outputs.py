@@ -289,6 +289,7 @@ COMMANDS: dict[str, Any] = {
     "sparse denoise": Denoised,
     "sparse encode": Encoded,
     "sparse learn": LearnedDictionary,
+    "tasks check": SavedFinding,
     "tasks list": TasksListed,
     "tasks show": TaskShown,
     "trace": SavedFinding | Listed,

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from cloche.lazy import lazy
 
 if TYPE_CHECKING:
+    from cloche.evals.contaminated import contamination
     from cloche.evals.evaluating import Answered, answer_items, eval
     from cloche.evals.files import last_words, minimal_pairs
+    from cloche.evals.harness import Harness, harness_model
     from cloche.evals.intervals import bootstrap_ratio, wilson
     from cloche.evals.scoring import Scored, continuation_ids, score_ids
     from cloche.evals.shots import Prompt, few_shot, unseen_words
@@ -16,13 +18,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Answered",
+    "Harness",
     "Prompt",
     "Scored",
     "answer_items",
     "bootstrap_ratio",
+    "contamination",
     "continuation_ids",
     "eval",
     "few_shot",
+    "harness_model",
     "last_words",
     "minimal_pairs",
     "perplexity",

@@ -84,10 +84,17 @@ def _is_instrument(value: Any) -> bool:
         return False
     own = inspect.unwrap(value)
     parameters = list(inspect.signature(own).parameters.values())
-    reads_model = bool(parameters) and not _named(parameters[0].annotation, "Run")
+    reads_model = bool(parameters) and not _named(parameters[0].annotation, "Run") and not _is_many(parameters[0])
     return reads_model and any(
         _named(each.__annotations__.get("return"), "Finding") for each in (own, *typing.get_overloads(own))
     )
+
+
+def _is_many(parameter: inspect.Parameter) -> bool:
+    """Whether a parameter takes several things, as that of a function which compares tasks or texts does."""
+    annotation = parameter.annotation
+    text = annotation if isinstance(annotation, str) else str(typing.get_origin(annotation) or "")
+    return text.startswith(("Sequence[", "Iterable[", "list[")) or _is_sequence(annotation)
 
 
 def _named(annotation: Any, name: str) -> bool:

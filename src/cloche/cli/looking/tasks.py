@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cloche.cli.options import LARGEST_SEED, AsJson
+from cloche.cli.options import LARGEST_SEED, AsJson, Data
 from cloche.cli.outputs import ItemRecord, TaskRecord, TaskShown, TasksListed
 from cloche.cli.streams import emit
 
@@ -70,6 +70,29 @@ def show_task(
         print(_text(chosen, item))
     computed = [f"{name} from {', '.join(above)}" for name, above in chosen.graph(items[0]).parents.items() if above]
     print("causal graph of the first: " + "; ".join(computed))
+
+
+@tasks.command("check", epilog="Example: cloche tasks check Add Copy --data corpus/")
+def check_corpus(
+    names: Annotated[list[str], typer.Argument(metavar="TASK...", help="Such as Add, or 'ModularAdd(p=7)'.")],
+    data: Data = None,
+    overlap: Annotated[int, typer.Option("--words", min=2, max=100, help="Words in a row that count as overlap.")] = 8,
+    limit: Annotated[int, typer.Option(min=1, max=10**6, help="Test items of each task.")] = 1000,
+    as_json: AsJson = False,
+) -> None:
+    """Check whether a corpus holds the test items of tasks, word for word or in part."""
+    from cloche.cli.looking.look import recorded
+    from cloche.data import documents, standard_library
+    from cloche.evals import contamination
+    from cloche.part import part_from_line
+    from cloche.tasks import Task
+
+    chosen = [part_from_line(name, Task, "task") for name in names]
+    found = contamination(chosen, documents(data or standard_library()), overlap, limit)
+    if as_json:
+        emit(recorded(found, None))
+        return
+    print(found.text())
 
 
 def _record(task: Task, item: Item) -> ItemRecord:
