@@ -8,8 +8,18 @@ from cloche.lazy import lazy
 
 if TYPE_CHECKING:
     from cloche.tasks.arithmetic.add import Add
+    from cloche.tasks.arithmetic.copying import Copy
+    from cloche.tasks.arithmetic.greater_than import GreaterThan
+    from cloche.tasks.arithmetic.modular_add import ModularAdd
+    from cloche.tasks.arithmetic.parity import Parity
+    from cloche.tasks.arithmetic.sorting import Sort
     from cloche.tasks.attacking import attacks
     from cloche.tasks.grading import MARK, Score, final_answer
+    from cloche.tasks.grammar.agreement import Agreement
+    from cloche.tasks.grammar.analogy import Analogy
+    from cloche.tasks.grammar.dyck import Dyck
+    from cloche.tasks.grammar.indirect_object import IndirectObject
+    from cloche.tasks.grammar.induction import Induction
     from cloche.tasks.graph import CausalGraph, Rule
     from cloche.tasks.listing import known_tasks
     from cloche.tasks.pairing import Pair, Pairs, pairs
@@ -18,12 +28,22 @@ if TYPE_CHECKING:
 __all__ = [
     "MARK",
     "Add",
+    "Agreement",
+    "Analogy",
     "CausalGraph",
+    "Copy",
+    "Dyck",
+    "GreaterThan",
+    "IndirectObject",
+    "Induction",
     "Item",
+    "ModularAdd",
     "Pair",
     "Pairs",
+    "Parity",
     "Rule",
     "Score",
+    "Sort",
     "Task",
     "Twin",
     "attacks",

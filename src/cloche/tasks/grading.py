@@ -41,3 +41,9 @@ def final_answer(text: str) -> str | None:
         return None
     answer = text.rpartition(MARK)[2].strip()
     return None if not answer or "\n" in answer else " ".join(answer.split())
+
+
+def words_right(answer: str, solution: str) -> float:
+    """The share of an answer's words that are the solution's at the same place, of the longer of the two: 1 only if all are."""
+    given, right = answer.split(), solution.split()
+    return sum(map(str.__eq__, given, right)) / max(len(given), len(right))

@@ -76,7 +76,7 @@ class Item:
     @property
     def split(self) -> Split:
         """ "test" for one problem in five, by its hash: no problem is in both, whatever its seed, form or level."""
-        return "test" if int(self.problem_id, 16) % TEST_SHARE == 0 else "train"
+        return _split(self.problem_id)
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,10 @@ class Task(Part, ABC):
     @abstractmethod
     def isomorphic(self, values: Values, rng: Random) -> Values:
         """The same problem with symbols renamed by a bijection or items in another order; `rng` is the same for every item."""
+
+    def contrasts(self, values: Values) -> Sequence[str]:
+        """The inputs that a corrupted twin changes if it can; the others are tried after these. Empty for no preference."""
+        return ()
 
     def choices(self, values: Values) -> Sequence[str]:
         """All answers that a guess is drawn from; empty where they are too many to list, and `guess` and `chance` are
@@ -242,19 +246,24 @@ class Task(Part, ABC):
     def _twin(self, item: Item, rng: Random) -> Twin | None:
         """An item of the same split with one input changed, the same length, and an answer that is wrong for the first."""
         names = list(item.spans)
-        for _ in range(SWAPS):
-            name = rng.choice(names)
+        first = self.contrasts(item.values) or names
+        for i in range(SWAPS):
+            name = rng.choice(first if i < SWAPS // 2 else names)
             value = self.swap(item.values, name, rng)
             if value is None or value == item.values[name]:
                 continue
             values = {**item.values, name: value}
-            answer = self.solution(values)
-            if len(answer) != len(item.answer) or self.is_right(item.values, answer):
+            prompt, spans = _rendered(self.template(values), values)
+            if len(prompt) != len(item.prompt) or _split(self._id(values)) != item.split:
                 continue
-            other = self.item(values, item.level)
-            if other.split == item.split and len(other.prompt) == len(item.prompt):
-                return Twin(other.prompt, other.answer, name, values, other.spans)
+            answer = self.solution(values)
+            if len(answer) == len(item.answer) and not self.is_right(item.values, answer):
+                return Twin(prompt, answer, name, values, spans)
         return None
+
+
+def _split(problem_id: str) -> Split:
+    return "test" if int(problem_id, 16) % TEST_SHARE == 0 else "train"
 
 
 def _rendered(template: str, values: Values) -> tuple[str, dict[str, tuple[Span, ...]]]:

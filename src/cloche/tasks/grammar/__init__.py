@@ -1,0 +1,1 @@
+"""Brackets, agreement and names, repeated tokens and analogies."""
