@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
+from string import ascii_lowercase
 
 from cloche.tasks.graph import Rule
 from cloche.tasks.task import Task, Values
+from cloche.tasks.word_lists import shifted
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
+LETTERS = tuple(ascii_lowercase)
 
 
 @dataclass(frozen=True)
@@ -47,18 +49,14 @@ class Parity(Task):
 
     def swap(self, values: Values, name: str, rng: Random) -> str:
         others = [letter for letter in values.values() if letter != values[name]]
-        return others[0] if others else _shifted(values[name], 1)
+        return others[0] if others else shifted(values[name], LETTERS, 1)
 
     def isomorphic(self, values: Values, rng: Random) -> Values:
         by = rng.randrange(1, len(LETTERS))
-        return {name: _shifted(letter, by) for name, letter in values.items()}
+        return {name: shifted(letter, LETTERS, by) for name, letter in values.items()}
 
     def canonical(self, values: Values) -> str:
         return "".join("01"[values[name] == values["counted"]] for name in self.contrasts(values))
 
     def choices(self, values: Values) -> Sequence[str]:
         return "0", "1"
-
-
-def _shifted(letter: str, by: int) -> str:
-    return LETTERS[(LETTERS.index(letter) + by) % len(LETTERS)]

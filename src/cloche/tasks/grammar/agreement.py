@@ -19,11 +19,8 @@ NOUNS = {
 }
 BY_LENGTH = {n: (*NOUNS["singular", n], *NOUNS["plural", n]) for n in (5, 6)}
 FORM = {noun: (number, n) for (number, n), nouns in NOUNS.items() for noun in nouns}
-VERBS = {
-    "singular": ("was", "is"),
-    "plural": ("are", "were"),
-}  # the first is the stored answer: both have three letters
-BEFORE = words("near behind beside above below before")
+VERBS = {"singular": ("was", "is"), "plural": ("are", "were")}  # stored is the first: was and are are equally long
+BEFORE = words("near behind beside above below under")
 
 
 @dataclass(frozen=True)

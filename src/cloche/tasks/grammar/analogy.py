@@ -62,8 +62,8 @@ class Analogy(Task):
 
     def draw(self, level: int, rng: Random) -> Values:
         kinds = rng.sample(list(RELATIONS), level)
-        asked, values = rng.randrange(level), {}
-        word = ""
+        asked, word = rng.randrange(level), ""
+        values: dict[str, str] = {}
         for i, kind in enumerate(kinds):
             table = rng.choice(list(RELATIONS[kind].values()))
             first, other = rng.sample(list(table), 2)
@@ -83,8 +83,8 @@ class Analogy(Task):
 
     def swap(self, values: Values, name: str, rng: Random) -> str | None:
         if name == "word":
-            others = _table_of(values[f"first_{_asked(values)}"], values[f"second_{_asked(values)}"])
-            return rng.choice([word for word in others if word not in values.values()])
+            table = _table_of(values[f"first_{_asked(values)}"], values[f"second_{_asked(values)}"])
+            return rng.choice([word for word in table if word not in values.values()])
         if name.startswith("second"):
             tables = RELATIONS[KIND[values[name.replace("second", "first")]]].values()
             seconds = [table[values[name.replace("second", "first")]] for table in tables]
