@@ -30,6 +30,7 @@ def test_plain_lines_say_all_that_matters_once() -> None:
     growth = made.follow(RECORDS, steps=20)
     lines = out.getvalue().splitlines()
     assert lines == [
+        "       0 │ training in bf16",
         "growing step 0/20 · val 3.500 bits/byte",
         "       0 │ def a↵→b\\x00[red]",
         "      12 │ step 12: the loss jumped",

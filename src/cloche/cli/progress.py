@@ -17,7 +17,7 @@ Record = dict[str, Any]
 PLAIN_EVERY = 10.0  # seconds between lines that are not redrawn
 SAMPLE_WIDTH = 240  # characters of a sample that are shown
 # Events that are told; the log holds all. That a run was stopped is the last line of the command that was.
-TOLD = ("spike", "nonfinite", "replan", "finished", "resume", "log")
+TOLD = ("spike", "nonfinite", "replan", "finished", "start", "resume", "log")
 
 
 class _Console(Console):

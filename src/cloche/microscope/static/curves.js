@@ -15,7 +15,7 @@ const PANELS = [
   { key: 'grad_norm', title: 'Gradient norm', unit: '', noisy: true, format: number, tick: number },
   { key: 'lr', title: 'Learning rate', unit: '', format: number, tick: number },
   { key: 'tokens_per_second', title: 'Speed', unit: 'tokens per second', noisy: true, format: whole, tick: short },
-  { key: 'mfu', title: 'Model FLOPs utilisation', unit: 'of measured peak', noisy: true, format: percent, tick: (v) => `${number(100 * v)} %` },
+  { key: 'mfu', title: 'Model FLOPs utilisation', unit: 'of the fastest matrix product', noisy: true, format: percent, tick: (v) => `${number(100 * v)} %` },
 ];
 const TABLE_ROWS = 40;
 const SECONDS = [1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 18000, 36000, 86400];

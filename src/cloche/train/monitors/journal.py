@@ -94,7 +94,7 @@ def session_message(precision: str, where: str, rates: dict[str, float]) -> str:
         return said
     best = max(rates, key=rates.__getitem__)
     speeds = ", ".join(f"{name} {value / 1e9:.0f} GFLOP/s" for name, value in rates.items())
-    return f"{said}; matrix products run at {speeds}, and MFU is of {best}"
+    return f"{said}; matrix products run at up to {speeds} here, and MFU is the share of {best}'s"
 
 
 def spike_message(step: int, loss: float, limit: float) -> str:
