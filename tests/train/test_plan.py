@@ -46,6 +46,7 @@ def test_a_slow_machine_still_finishes_the_schedule_near_its_minutes(run, slow_f
 def test_late_slowness_has_more_patience(run, slow_from, times):
     _, share, events = ended(run, int(slow_from * STEPS), times)
     assert share <= 1.3 and events[-1]["kind"] == "finished"
+    assert rates(run)[-1] == pytest.approx(0.1 * WSD().rate(STEPS - 1, STEPS)), "even where one step was left"
 
 
 @pytest.mark.parametrize("minutes", [MINUTES, None])
@@ -91,6 +92,16 @@ def test_a_replanned_rate_has_no_jump_and_falls_to_the_end(schedule):
     assert rates[-1] == pytest.approx(schedule.rate(999, 1000))
 
 
+@pytest.mark.parametrize("schedule", [WSD(), Cosine()])
+@pytest.mark.parametrize("left", [1, 2, 3])
+def test_the_last_update_has_the_final_rate_however_few_are_left(schedule, left):
+    plan = StepPlan(1000, schedule, 60.0)
+    plan.turns.append((600, 600 + left))
+    rates = [plan.rate(step) for step in range(600 + left)]
+    assert rates[599] == pytest.approx(schedule.rate(599, 1000))
+    assert rates[-1] == pytest.approx(schedule.rate(999, 1000))
+
+
 def test_a_replan_is_an_event_and_part_of_every_later_checkpoint(run):
     loop, _, events = ended(run, 150, 2.0)
     (event,) = [event for event in events if event["kind"] == "replan"]
@@ -122,12 +133,44 @@ def test_resume_reads_the_replan_and_never_the_clock(tmp_path, back_to, speed):
     saved = [c for c in broken.checkpoints() if back_to == "last" or c.step < replanned]
     again = regression(broken, STEPS, MINUTES, seconds=lambda step: speed * (2.0 if step >= 150 else 1.0))
     again.restore(saved[-1])
-    for checkpoint in broken.checkpoints():
-        if checkpoint.step > saved[-1].step:
-            for file in checkpoint.path.iterdir():
-                file.unlink()
-            checkpoint.path.rmdir()
+    forget_after(broken, saved[-1].step)
     again.drop_later()
     list(again)
     assert again.plan.state() == json.loads((straight.checkpoint("last").path / "state.json").read_text())["plan"]
     assert result(broken) == result(straight)
+
+
+def forget_after(run, step):
+    """As if the process had been killed before any checkpoint after this step."""
+    for checkpoint in run.checkpoints():
+        if checkpoint.step > step:
+            for file in checkpoint.path.iterdir():
+                file.unlink()
+            checkpoint.path.rmdir()
+
+
+def test_a_replan_is_known_to_a_session_that_is_stopped_before_it_and_to_the_next(tmp_path):
+    """Killed between a re-plan's event and its checkpoint; resumed, stopped before that step; resumed on a faster machine."""
+    straight, broken = Run.create(tmp_path / "straight", ""), Run.create(tmp_path / "broken", "")
+    slow = lambda step: 2.0 if step >= 150 else 1.0  # noqa: E731
+    list(regression(straight, STEPS, MINUTES, seconds=slow))
+    for record in regression(broken, STEPS, MINUTES, seconds=slow):
+        if record["log"] == "events" and record["kind"] == "replan":
+            break
+    replanned = record["step"]
+    forget_after(broken, replanned - 1)
+    before = broken.checkpoint("last").step
+    second = regression(broken, STEPS, MINUTES, seconds=slow)
+    second.restore(broken.checkpoint("last"))
+    second.drop_later()
+    assert "replan" not in [event["kind"] for event in broken.read_log("events")]
+    for _record in second:
+        if second.step == replanned - 2:
+            second.stop()
+    assert before < broken.checkpoint("last").step < replanned
+    third = regression(broken, STEPS, MINUTES, seconds=lambda step: 0.1)
+    third.restore(broken.checkpoint("last"))
+    third.drop_later()
+    list(third)
+    assert third.plan.state() == json.loads((straight.checkpoint("last").path / "state.json").read_text())["plan"]
+    assert result(broken)[1] == result(straight)[1]

@@ -162,7 +162,8 @@ class Loop:
             if self.resumed and not journal.names_checkpoint(self.run, self.step):  # killed before the event was logged
                 yield book.saved(self.step, self.pace.time, self.run.path / "checkpoints" / self.resumed)
             message = journal.session_message(self.setup.precision, self._where(), rates) + self.changed
-            yield book.event(self.step, self.pace.time, "resume" if self.resumed else "start", message)
+            kind, known = "resume" if self.resumed else "start", sorted(self.plan.replans.items())
+            yield book.event(self.step, self.pace.time, kind, message, **({"replans": known} if known else {}))
             try:
                 if not self.resumed:
                     yield from self._run_callbacks(book)

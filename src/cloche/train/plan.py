@@ -25,7 +25,8 @@ class StepPlan:
     without, never.
 
     `turns` is its whole state: pairs (step, steps planned from then on). A shortened plan goes through the rest of
-    the schedule faster, a lengthened one slower, so that the learning rate has no jump and still reaches its final value.
+    the schedule faster, a lengthened one slower, so that the learning rate has no jump and its last update still has
+    the final value. A plan that is left one update jumps to it.
 
     >>> from cloche.train import WSD, StepPlan
     >>> plan = StepPlan(100, WSD(warmup=0.1, final=0.1, decay=0.5))
@@ -56,14 +57,11 @@ class StepPlan:
     def _position(self, step: int) -> float:
         """Position of update `step` in the original schedule, in its steps; the last update is at its end."""
         last, position = self.turns[0][1] - 1, 0.0
+        if step >= self.steps - 1:  # also where a turn leaves one update, to which no stretch leads
+            return float(last)
         for (begin, steps), following in itertools.pairwise([*self.turns, (step, 0)]):
-            end = min(step, following[0])
-            if steps - 1 > begin:
-                position += (last - position) * (end - begin) / (steps - 1 - begin)
-            else:
-                position = float(last)
-            if end == step:
-                break
+            if (end := min(step, following[0])) > begin:
+                position += (last - position) * (end - begin) / max(1, steps - 1 - begin)
         return position
 
     # ---- the clock
@@ -132,7 +130,13 @@ class StepPlan:
         clock says."""
         if self.seconds is None:
             return
-        self.replans = {e["step"]: e["steps"] for e in events if e.get("kind") == "replan" and e["step"] > step}
+        self.replans = {}
+        for (
+            event
+        ) in events:  # a session that was itself stopped before a re-plan it had read names it in its first event
+            told = event.get("replans", [])
+            told = [*told, (event["step"], event["steps"])] if event.get("kind") == "replan" else told
+            self.replans |= {at: steps for at, steps in told if at > step}
         self.known = max(reached, *self.replans, 0) if self.replans else reached
 
 

@@ -53,13 +53,16 @@ class SampleRecord(TypedDict):
 
 
 class EventRecord(TypedDict):
-    """A line of log/events.jsonl. `checkpoint` is the name of a checkpoint that was saved or removed."""
+    """A line of log/events.jsonl. `checkpoint` is the name of a checkpoint that was saved or removed, `steps` the number of
+    steps from a re-plan on; `replans` are re-plans [step, steps] of an earlier session that a resumed one will repeat."""
 
     step: int
     time: float | None
     kind: str
     message: str
     checkpoint: NotRequired[str]
+    steps: NotRequired[int]
+    replans: NotRequired[list[tuple[int, int]]]
     chain: NotRequired[str]
 
 
