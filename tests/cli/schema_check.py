@@ -35,6 +35,8 @@ def check_output(words: list[str], out: str) -> None:
     if set(value) == {"error", "code"}:
         validator("commands/error").validate(value)
         return
+    while not list((SCHEMAS / "commands").glob(f"{words[0]}*.json")):  # what stands before the verb
+        words = words[1:]
     both = SCHEMAS / "commands" / f"{'-'.join(words[:2])}.json"
     validator(f"commands/{'-'.join(words[:2]) if both.is_file() else words[0]}").validate(value)
 

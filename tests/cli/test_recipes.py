@@ -63,3 +63,44 @@ def test_sizes_follow_from_the_width(given: tuple, heads: int, hidden: int) -> N
 def test_what_is_no_part_is_one_sentence(call: Call, words: tuple[str, ...], said: str) -> None:
     code, out, err = call("recipe", *words)
     assert (code, out, err.count("\n")) == (1, "", 1) and said in err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--lr", "1e-3"), "No such option: --lr; it is a setting of the recipe: --set optimizer.lr=...; see"),
+        (("--learning-rate=1",), "--set optimizer.lr=..."),
+        (("--batch-size", "8"), "--set run.batch=..."),
+        (("--steps", "8"), "--set run.steps=..."),
+        (("--colour", "8"), "No such option: --colour"),
+    ],
+)
+def test_a_setting_given_as_an_option_is_named(call: Call, words: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    for verb in (("pretrain", "--out", tmp_path / "run"), ("resume", tmp_path), ("recipe",)):
+        code, _, err = call(*verb, *words)
+        assert (code, err.count("\n")) == (2, 1) and said in err and ("--set" in err) == ("--set" in said)
+    assert "--set" not in call("verify", tmp_path, "--lr", 1)[2], "a command that changes no recipe"
+
+
+@pytest.mark.parametrize(("section", "meant"), [("optimiser", "optimizer"), ("optimzer", "optimizer"), ("Run", "run")])
+def test_a_misspelt_section_is_told_apart(call: Call, section: str, meant: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(f"[{section}]\nlr = 0.1\n")
+    for words in ((file,), ("--set", f"{section}.lr=0.1")):
+        code, _, err = call("recipe", *words)
+        assert code == 1 and f"there is no section [{section}]; did you mean [{meant}]?" in err
+    assert "the sections are imports, question" in call("recipe", "--set", "zebra.lr=1")[2]
+
+
+def test_a_recipe_that_cannot_be_built_is_refused_as_pretrain_does(call: Call, tmp_path: Path) -> None:
+    code, out, err = call("recipe", "--set", "model.width=100")
+    assert (code, out) == (1, "") and "does not divide the width 100" in err
+    assert call("pretrain", "--out", tmp_path / "run", "--set", "model.width=100")[2] == err
+
+
+def test_json_may_stand_before_the_verb(call: Call, tmp_path: Path) -> None:
+    wanted = call("recipe", "--json", "--set", "run.steps=3")
+    for words in (("--json", "recipe"), ("--import", "json", "--json", "recipe"), ("--json", "--debug", "recipe")):
+        assert call(*words, "--set", "run.steps=3") == wanted
+    code, out, _ = call("--json", "sae", "report", tmp_path)
+    assert code == 1 and json.loads(out)["code"] == "RUN-MISSING"

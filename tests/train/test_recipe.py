@@ -64,7 +64,7 @@ def test_load_reads_a_file(tmp_path):
     ("text", "words"),
     [
         ("[run]\nstesp = 3", ["[run]", "'stesp'", "steps"]),
-        ("[runs]\nsteps = 3", ["[runs]", "question", "optimizer"]),
+        ("[runs]\nsteps = 3", ["[runs]", "did you mean [run]?"]),
         ("[run]\nsteps = 0", ["[run]", "steps = 0", "greater than or equal to 1"]),
         ("[run]\nsteps = 'many'", ["[run]", "steps = 'many'", "integer"]),
         ("[optimizer]\npart = 'Sgd'", ["[optimizer]", "unknown Optimizer 'Sgd'"]),

@@ -110,18 +110,21 @@ def cloche(
 def words(argv: Sequence[str]) -> list[str]:
     """The command line as typer reads it: `--data A B` becomes `--data A --data B`; --debug and --import may stand anywhere.
 
-    What follows `--` is left alone.
+    So may --json, which belongs to the verb. What follows `--` is left alone.
     """
     end = list(argv).index("--") if "--" in argv else len(argv)
     found: list[str] = []
     everywhere: list[str] = []  # what belongs before the verb
     option: str | None = None
+    early: list[str] = []  # what stands before the verb and belongs after it
     given = iter(argv[:end])
     for word in given:
         if word == "--debug":
             continue
         if word == "--import" or word.startswith("--import="):
             everywhere.append(word if "=" in word else f"--import={next(given, '')}")
+        elif word == "--json" and all(other.startswith("-") for other in found):
+            early = [word]
         elif word.startswith("-") and word != "-":
             option = word if word in MANY else None
             found.append(word)
@@ -129,7 +132,7 @@ def words(argv: Sequence[str]) -> list[str]:
             found += [option, word]
         else:
             found.append(word)
-    return everywhere + found + list(argv[end:])
+    return everywhere + found + early + list(argv[end:])
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -126,7 +126,8 @@ def sentence_and_status(error: BaseException) -> tuple[str, int]:
     if type(error).__name__ == "Abort" and isinstance(error.__context__, EOFError):  # what typer makes of one
         error = error.__context__
     if formatted := getattr(error, "format_message", None):  # a wrong command line, as typer sees it
-        return f"{formatted().rstrip('.')}; see {_help_of(error)}.", MISUSED
+        meant = _setting_meant(error)
+        return f"{meant or formatted().rstrip('.')}; see {_help_of(error)}.", MISUSED
     if known := _of_the_system(error) or _of_a_library(error):
         return known, FAILED
     what = " ".join(f"{type(error).__name__}: {error}".split())
@@ -195,6 +196,17 @@ def _of_a_library(error: BaseException) -> str | None:
     if isinstance(error, EOFError):
         what = "A file that ends too early"
     return f"{what} cannot be read ({error or type(error).__name__}): copy it there again." if what else None
+
+
+def _setting_meant(error: Any) -> str:
+    """For an option that there is not, of a command that changes recipes: how the setting of that name is changed."""
+    option, context = getattr(error, "option_name", None), getattr(error, "ctx", None)
+    if option is None or context is None or "--set" not in {each for p in context.command.params for each in p.opts}:
+        return ""
+    from cloche.train import settings_called
+
+    meant = [f"--set {key}=..." for key in settings_called(option)]
+    return f"{error.message}; it is a setting of the recipe: {' or '.join(meant)}" if meant else ""
 
 
 def _help_of(error: Any) -> str:

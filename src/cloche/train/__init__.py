@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from cloche.train.plan import Every, Milestones, StepPlan
     from cloche.train.pretrain import Trainer
     from cloche.train.prompts import opening
-    from cloche.train.recipe.limits import check_fits, check_recipe
-    from cloche.train.recipe.recipe import Recipe
+    from cloche.train.recipe.limits import check_fits, check_model, check_recipe
+    from cloche.train.recipe.recipe import Recipe, settings_called
 
 __all__ = [
     "WSD",
@@ -54,6 +54,7 @@ __all__ = [
     "best_precision",
     "calibrate",
     "check_fits",
+    "check_model",
     "check_recipe",
     "evaluate",
     "gemm_rate",
@@ -62,6 +63,7 @@ __all__ = [
     "opening",
     "prepare_data",
     "sample",
+    "settings_called",
     "total_loss",
 ]
 

@@ -23,7 +23,10 @@ def print_recipe(
 
     A recipe file needs only what differs from the default.
     """
+    from cloche.train import check_model
+
     whole = read_recipe(recipe or []).with_set(settings(sets))
+    check_model(whole)  # what cannot be trained anywhere is said here, as `pretrain` would
     if as_json:
         emit(whole.to_dict())
     else:

@@ -55,8 +55,7 @@ def check_fits(recipe: Recipe) -> None:
     [run] batch = 16,777,216 and length = 256 take at least ... GB to train this model, and this machine has ... GB:
     choose a smaller run.batch, run.length or objective.chunk
     """
-    check_sizes(recipe.model)
-    parameters = _parameters(recipe.model)
+    parameters = check_model(recipe)
     r, tokens = recipe.run, recipe.run.batch * recipe.run.length
     weights = STATE * parameters
     # The backward pass needs the residual stream before each block, and the logits of a chunk of tokens.
@@ -74,6 +73,23 @@ def check_fits(recipe: Recipe) -> None:
             f"train this model, and this machine has {memory / GB:,.1f} GB: choose a smaller run.batch, run.length or "
             "objective.chunk"
         )
+
+
+def check_model(recipe: Recipe) -> int:
+    """The number of parameters of a recipe's model. Raises ClocheError if it cannot be built on any machine.
+
+    >>> from cloche.errors import ClocheError
+    >>> from cloche.train import Recipe, check_model
+    >>> check_model(Recipe()) > 3_000_000
+    True
+    >>> try:
+    ...     check_model(Recipe().with_set({"model.width": 100}))
+    ... except ClocheError as error:
+    ...     print(error)
+    Attention(heads=6) does not divide the width 100; choose another number or give head_size.
+    """
+    check_sizes(recipe.model)
+    return _parameters(recipe.model)
 
 
 def check_sizes(spec: LM) -> None:

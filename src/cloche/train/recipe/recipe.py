@@ -43,7 +43,7 @@ from cloche.train.optimizers.muon import Muon
 from cloche.train.optimizers.optimizer import Optimizer
 from cloche.train.optimizers.schedule import WSD, Schedule
 from cloche.train.recipe.plain import LARGEST_FILE, check_plain, read_toml, value_of
-from cloche.train.recipe.renamed import refuse_other_names
+from cloche.train.recipe.renamed import ELSEWHERE, refuse_other_names
 from cloche.train.recipe.sections import (
     DEFAULT_VOCAB,
     CheckpointSection,
@@ -239,6 +239,18 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def settings_called(name: str) -> list[str]:
+    """The settings that an option of this name may mean, here or in another trainer: "lr" is ["optimizer.lr"].
+
+    >>> from cloche.train.recipe.recipe import settings_called
+    >>> settings_called("lr"), settings_called("n_layer"), settings_called("colour")
+    (['optimizer.lr'], ['model.body.depth'], [])
+    """
+    name = name.strip("-").replace("-", "_").lower()
+    found = [f"{section}.{name}" for section, keys in _known().items() if name in keys and name != "part"]
+    return found or ([ELSEWHERE[name].partition(",")[0]] if name in ELSEWHERE else [])
+
+
 def _where(changes: dict[str, Any]) -> str:
     """A single change as it would be typed; several are only "--set", since the error names the setting."""
     if len(changes) != 1:
@@ -277,7 +289,10 @@ def sentence(error: ErrorDetails, recipe: type[Recipe]) -> str:
     section, *rest = [str(part) for part in error["loc"]] or ["the recipe"]
     if not rest:
         if error["type"] == "extra_forbidden":
-            return f"there is no section [{shown(section)[1:-1]}]; the sections are {', '.join(recipe.model_fields)}"
+            close = difflib.get_close_matches(section.lower()[:100], recipe.model_fields, n=1, cutoff=CLOSE)
+            sections = f"the sections are {', '.join(recipe.model_fields)}"
+            hint = f"did you mean [{close[0]}]?" if close else sections
+            return f"there is no section [{shown(section)[1:-1]}]; {hint}"
         if error["type"] in ("model_type", "dict_type", "is_instance_of"):
             return f"[{section}] = {shown(error['input'])} must be a table of settings, such as [run] steps = 200"
         return f"[{section}] {_lower(error['msg'])}"
