@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -140,7 +141,7 @@ def _text(folder: Path) -> Path:
         (("logit-lense",), "no instrument 'logit-lense'; did you mean 'logit-lens'"),
         (("logit-lens", "promt=x"), "no option 'promt'; did you mean 'prompt'"),
         (("logit-lens", "prompt"), "write it as key=value"),
-        (("logit-lens", "top=many"), "top='many' is not of type int"),
+        (("logit-lens", "top=many"), "top='many' is not of the form INT"),
         (("sparse-probing", "labels=mine"), "labels= cannot be given as text"),
         (("activation-density", "windows=nowhere.txt"), "neither a number of held-out tokens nor a file"),
     ],
@@ -148,6 +149,17 @@ def _text(folder: Path) -> Path:
 def test_what_cannot_be_asked_is_one_sentence(call: Call, grown: Path, words: tuple[str, ...], said: str) -> None:
     code, _, err = call("look", grown, *words)
     assert code == 1 and said in err and err.count("\n") == 1 and not err.endswith("..\n") and "?." not in err
+
+
+def test_options_are_listed_as_they_are_typed(call: Call, run: Path, own: str) -> None:
+    out = call("look", run, "--import", own)[1]
+    assert "    prompt=TEXT (needed, or from the run)\n    top=INT (by default 10)\n" in out
+    assert "    windows=TOKENS|FILE (needed, or from the run)\n    thresholds=NUMBER,... (by default 0.01,0.1)\n" in out
+    for line in ("other=RUN|MODEL", "of=embed|head (by default embed)", "layers=INT,... (by default 0)"):
+        assert f"    {line}\n" in out
+    assert "    signed=true|false (by default False)\n" in out
+    assert "labels=" not in out, "what no text can give is not listed"
+    assert not re.search(r"Sequence|Iterable|Mapping|Tensor|\bNone\b|\bint\b|\bstr\b", out)
 
 
 def test_a_third_partys_instrument_is_one_like_ours(call: Call, run: Path, own: str) -> None:
@@ -161,7 +173,7 @@ def test_a_third_partys_instrument_is_one_like_ours(call: Call, run: Path, own: 
     found = looked(call, run, "weight-size", *options, "--import", own)
     assert found["data"] == {"layers": [1, 2], "signed": True} and found["figures"]["size"] > 0
     assert Run.open(run).findings("weight-size")[0]["id"] == found["id"]
-    for option, said in (("of=body", "none of embed, head"), ("signed=perhaps", "not of type bool")):
+    for option, said in (("of=body", "none of embed, head"), ("signed=perhaps", "not of the form true|false")):
         code, _, err = call("look", run, "weight-size", option, "--import", own)
         assert code == 1 and said in err
     asked = {"ask": "look", "checkpoint": str(run / "checkpoints/step-000000"), "options": {"scale": "2", "of": "head"}}

@@ -123,3 +123,22 @@ def test_what_cannot_be_traced_is_said(tmp_path: Path) -> None:
         cloche.trace(run, "logit-lens", figure="hoyer", prompt=COUNTING)
     with pytest.raises(ClocheError, match="holds no packed text"):
         cloche.trace(run, "logit-lens")
+
+
+def rows_of_tokens(subject: cloche.Glass, windows: list[object] | None = None) -> Finding:
+    """An instrument that takes no prompt: of text only where it is given."""
+    size = float(subject.net.unembed_weight().abs().mean()) + 0.01 * len(str(windows or ""))
+    return Finding(Provenance("rows-of-tokens", subject.checkpoint), "It is so.", {"size": size}, {})
+
+
+@pytest.mark.parametrize(
+    ("options", "over"),
+    [({}, ""), ({"windows": ["a b", "c d e"]}, "2 pieces of text"), ({"windows": ["a b"]}, "1 piece of text")],
+    ids=["no text", "two pieces", "one piece"],
+)
+def test_prompts_are_named_only_where_there_are_prompts(tmp_path: Path, options: dict, over: str) -> None:
+    run = made(tmp_path, [0.0, 0.0, 0.0, 0.0, 2.0, 2.0, 2.0, 2.0])
+    found = cloche.trace(run, rows_of_tokens, **options)
+    assert found.data["over"] == over and "prompt" not in found.text()
+    assert found.summary.endswith(f", over {over}." if over else ".")
+    assert cloche.trace(run, "logit-lens", prompt=COUNTING).summary.endswith(", over 5 prompts.")

@@ -7,7 +7,6 @@ the packages in PACKAGES, and among what modules named with --import define; not
 from __future__ import annotations
 
 import inspect
-import re
 import sys
 import types
 import typing
@@ -118,10 +117,33 @@ class Option:
     default: str | None
 
     @property
-    def kind(self) -> str:
-        """Its type as a person reads it."""
-        text = self.hint if isinstance(self.hint, str) else inspect.formatannotation(self.hint)
-        return re.sub(r"[\w.]*\.(\w+)", r"\1", text)
+    def typed(self) -> str:
+        """What stands after its `=` on the command line, such as INT or NUMBER,...; "" where nothing can."""
+        return "TOKENS|FILE" if self.name == "windows" else "|".join(_typed(self.hint))
+
+
+PLAIN = {bool: "true|false", int: "INT", float: "NUMBER", str: "TEXT", Any: "TEXT", Path: "FILE", Site: "SITE"}
+
+
+def _typed(hint: Any) -> list[str]:
+    """The ways in which a value of a type can be written, each once; those of `_converted`."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        ways = [way for option in inner for way in _typed(option)]
+        return list(dict.fromkeys(way for way in ways if way != "TEXT" or "SITE" not in ways))
+    if origin is typing.Literal:
+        return [str(option) for option in inner]
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        item = "|".join(_typed(inner[0] if inner else str))
+        return [f"{item},..."] if item else []
+    if hint is inspect.Parameter.empty or hint in PLAIN:
+        return [PLAIN.get(hint, "TEXT")]
+    if not isinstance(hint, type) or hint is type(None):
+        return []
+    if issubclass(hint, Part):
+        return [f"{hint.__name__.upper()}(...)"]
+    kinds = {SAE: "DICTIONARY", Run: "RUN", Network: "RUN|MODEL"}
+    return [kinds[hint]] if hint in kinds else ["RUN|MODEL"] if hint.__name__ in ("Subject", "Glass") else []
 
 
 def options_of(function: Instrument) -> dict[str, Option]:
@@ -236,7 +258,7 @@ def _from_run(name: str, option: Option, materials: Materials) -> Any:
                 f"`cloche sae train {materials.run.path}`."
             )
     hint = f": one of {', '.join(dictionaries(materials.run))}" if option.name == "sae" and materials.run else ""
-    raise InstrumentOption(f"{name} needs {option.name}=...{hint or f', of type {option.kind}'}.")
+    raise InstrumentOption(f"{name} needs {option.name}=...{hint or f', which is {option.typed}'}.")
 
 
 # ---- values from text
@@ -249,7 +271,7 @@ def _value(text: str, option: Option, materials: Materials) -> Any:
         return _converted(text, option.hint, option.name, materials)
     except ValueError:
         raise InstrumentOption(
-            f"{option.name}={shown(text)} is not of type {option.kind}; `cloche look RUN` lists each option with its default."
+            f"{option.name}={shown(text)} is not of the form {option.typed}; `cloche look RUN` lists every option."
         ) from None
 
 

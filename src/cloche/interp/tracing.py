@@ -75,7 +75,8 @@ def trace(
         values.append([_figure(each, figure, name) for each in found])
         nulls.append([float(each.null[figure]) for each in found if each.null and figure in each.null])
     steps = [checkpoint.step for checkpoint in checkpoints]
-    return _finding(name, figure or "", steps, (np.array(values), nulls), checkpoints[-1].name, seed)
+    over = _over(function, options, len(values[0]))
+    return _finding(name, figure or "", steps, (np.array(values), nulls), checkpoints[-1].name, seed, over)
 
 
 def _called(function: Instrument) -> str:
@@ -104,6 +105,15 @@ def _units(made: dict[str, Any]) -> list[dict[str, Any]]:
     rows = [row for batch in windows for row in np.asarray(batch)]
     groups = np.array_split(np.arange(len(rows)), min(PROMPTS, len(rows)))
     return [{"windows": [np.stack([rows[i] for i in group])]} for group in groups]
+
+
+def _over(function: Instrument, options: dict[str, Any], count: int) -> str:
+    """What the mean is taken over, such as "8 prompts"; "" where there is one value per checkpoint."""
+    known = options_of(function)
+    if "prompt" not in known and (count == 1 and "windows" not in options):
+        return ""
+    unit = "prompt" if "prompt" in known else "piece of text"
+    return f"1 {unit}" if count == 1 else f"{count} {unit.replace('piece', 'pieces') if ' ' in unit else f'{unit}s'}"
 
 
 def _figure(finding: Finding, figure: str, name: str) -> float:
@@ -157,7 +167,13 @@ def _above(means: Array) -> NDArray[np.int64]:
 
 
 def _finding(
-    name: str, figure: str, steps: Sequence[int], measured: tuple[Array, list[list[float]]], checkpoint: str, seed: int
+    name: str,
+    figure: str,
+    steps: Sequence[int],
+    measured: tuple[Array, list[list[float]]],
+    checkpoint: str,
+    seed: int,
+    over: str,
 ) -> Finding:
     values, nulls = measured
     found = find_onset(values, np.array([value for row in nulls for value in row]), seed)
@@ -169,6 +185,7 @@ def _finding(
         figures = at | {key: float(steps[i]) for key, i in span.items() if i is not None} | figures
     data = {
         "instrument": name,
+        "over": over,
         "figure": figure,
         "steps": list(steps),
         "values": values.tolist(),
@@ -186,13 +203,14 @@ def _summary(data: dict[str, Any], found: Onset) -> str:
     moved = (
         f"The figure '{data['figure'].replace('_', ' ')}' of {data['instrument']} goes from {first:.3g} to {last:.3g}"
     )
+    over = f", over {data['over']}" if data["over"] else ""
     if found.at is None:
         within = f"within {SPREADS:g} spreads of the null ({found.spread:.2g})"
         return f"{moved} over {len(steps)} checkpoints; that is {within}, so it has no onset."
-    prompts, span = len(data["values"][0]), ""
+    span = ""
     if found.low is not None and found.high is not None:
         span = f" (90% of resamples: {steps[found.low]:,} to {steps[found.high]:,})"
-    return f"{moved}; it sets in at step {steps[found.at]:,}{span}, over {prompts} {'prompt' if prompts == 1 else 'prompts'}."
+    return f"{moved}; it sets in at step {steps[found.at]:,}{span}{over}."
 
 
 def _curve(data: dict[str, Any], null: list[float]) -> Panel:
@@ -205,5 +223,5 @@ def _curve(data: dict[str, Any], null: list[float]) -> Panel:
         series.append(Series("null", tuple(null), control=True))
     marks = () if data["onset"] is None else ((float(data["onset"]), "onset"),)
     title = f"{figure} of {data['instrument']} by step"
-    note = "The mean over the prompts, with its standard error."
+    note = f"The mean over {data['over']}, with its standard error." if values.shape[1] > 1 else ""
     return Lines(title, tuple(map(float, data["steps"])), tuple(series), "step", marks=marks, note=note)

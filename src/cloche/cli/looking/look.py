@@ -94,7 +94,7 @@ def list_instruments(as_json: bool) -> None:
     found: list[InstrumentRecord] = []
     for name, function in instruments().items():
         options: list[OptionRecord] = [
-            {"name": o.name, "type": o.kind, "default": o.default} for o in options_of(function).values()
+            {"name": o.name, "type": o.typed, "default": o.default} for o in options_of(function).values() if o.typed
         ]
         found.append({"name": name, "about": about(function.__doc__), "options": options})
     if as_json:
@@ -104,8 +104,9 @@ def list_instruments(as_json: bool) -> None:
     for each in found:
         print(f"{each['name']}\n  {each['about']}")
         for option in each["options"]:
-            default = "" if option["default"] is None else f" = {option['default']}"
-            print(f"    {option['name']}: {option['type']}{default}")
+            none = option["default"] in ("None", "")
+            said = "needed, or from the run" if option["default"] is None else f"by default {option['default']}"
+            print(f"    {option['name']}={option['type']}{'' if none else f' ({said})'}")
 
 
 def about(docstring: str | None) -> str:
