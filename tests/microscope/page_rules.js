@@ -19,6 +19,12 @@
     if (scrolls && element.tabIndex < 0 && !element.querySelector('a, button, input, [tabindex="0"]')) fault('scrolls, but not by keyboard', element);
   }
 
+  // Names beside an axis are told apart.
+  for (const axis of all('.ticks, .bands').filter(drawn)) {
+    const boxes = [...axis.children].filter(drawn).map((element) => [element, element.getBoundingClientRect()]);
+    boxes.forEach(([element, a], i) => { if (boxes.slice(0, i).some(([, b]) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom)) fault('covers the name before it', element); });
+  }
+
   // Contrast of text with what is behind it.
   const parts = (colour) => { const [r, g, b, a = 1] = colour.match(/[\d.]+/g).map(Number); return [r, g, b, a]; };
   const over = ([r, g, b, a], below) => [r, g, b].map((c, i) => a * c + (1 - a) * below[i]);

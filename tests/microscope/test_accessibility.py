@@ -37,11 +37,13 @@ VIEWS = {
 FAULTY = """<!doctype html><html><head><style>body { margin: 0; background: #fff }</style></head><body>
 <h1>One</h1><h3>Three</h3><p style="width:2000px">wide</p><p style="color:#999">pale</p>
 <input><canvas></canvas><img src="data:,"><p id="a">x</p><p id="a">y</p>
-<div style="overflow-x:auto;width:50px"><p style="width:90px">z</p></div><a href="#b"></a></body></html>"""
+<div style="overflow-x:auto;width:50px"><p style="width:90px">z</p></div><a href="#b"></a>
+<div class="ticks"><span>1 %</span><span style="margin-left:-20px">10 %</span></div></body></html>"""
 FOUND = (
     "the page is 2000 wide",
     "beyond the window",
     "scrolls, but not by keyboard",
+    "covers the name before it",
     "contrast 2.85",
     "no label",
     "no name",

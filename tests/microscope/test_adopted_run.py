@@ -91,6 +91,18 @@ def test_what_is_no_question_is_refused(adopted: Run, standin) -> None:
 
 
 @pytest.mark.slow
+def test_it_opens_on_the_first_view_with_content(adopted: Run, serving, page) -> None:
+    url = serving(adopted.path).rstrip("/")
+    page.goto(url)
+    page.get_by_role("heading", name="No prompt yet").wait_for()
+    assert page.locator("nav a[aria-current=page]").inner_text() == "Logit lens"
+    page.get_by_role("link", name="Curves").click()
+    page.get_by_text("was adopted from hf://owner/<name>").wait_for()
+    page.goto(f"{url}/#/curves")
+    page.get_by_text("was adopted from hf://owner/<name>").wait_for()
+
+
+@pytest.mark.slow
 def test_every_view_without_records_says_why(adopted: Run, serving, page) -> None:
     url = serving(adopted.path)
     for view in ("curves", "health", "growing"):

@@ -2,7 +2,8 @@
 import { html, render, useEffect, useErrorBoundary } from './vendor/htm-preact.js';
 import { Sentence } from './controls.js';
 import { whole } from './format.js';
-import { link, useRoute } from './route.js';
+import { adoptedFrom } from './commands.js';
+import { go, link, useRoute } from './route.js';
 import { damages, open, stateOf, stepOf, useStore } from './store.js';
 import { Curves } from './curves.js';
 import { Growing } from './growing.js';
@@ -30,12 +31,21 @@ function Safe({ children }) {
   return error ? html`<${Sentence} text=${`This view cannot be drawn: a file of the run has values of a wrong type or shape (${error.message}). “cloche verify” lists what is damaged.`} />` : children;
 }
 
+// What opens first: the curves, which fill as a run trains; of a run that was trained elsewhere the first view with content.
+function home(run) {
+  const has = (...names) => run.findings.some((finding) => names.includes(finding.instrument));
+  if (!adoptedFrom(run) || has('logit-lens') || !run.findings.length) return adoptedFrom(run) ? 'lens' : 'curves';
+  return has('features', 'dictionary') ? 'features' : 'findings';
+}
+
 function App() {
   const store = useStore();
   const { view, state, change } = useRoute();
   useEffect(() => { open(); }, []);
   const run = store.runs[store.main];
-  const chosen = VIEWS[view] ? view : 'curves';
+  const first = run && !run.loading && !view ? home(run) : 'curves';
+  useEffect(() => { if (first !== 'curves') go(first, state, true); }, [first]);
+  const chosen = VIEWS[view] ? view : first;
   const [name, View] = VIEWS[chosen];
   useEffect(() => { if (run) document.title = `${name} · ${run.about.name} · cloche`; }, [name, run?.about.name]);
   if (!run) return html`<main><${Sentence} text=${store.error} />${!store.error && html`<p class="loading">Opening the run…</p>`}</main>`;

@@ -3,7 +3,7 @@ import { useEffect, useState } from './vendor/htm-preact.js';
 
 export function parse(hash) {
   const [path, query = ''] = hash.replace(/^#\/?/, '').split('?');
-  return { view: path || 'curves', state: Object.fromEntries(new URLSearchParams(query)) };
+  return { view: path, state: Object.fromEntries(new URLSearchParams(query)) };
 }
 
 // Keys set to null, undefined or '' are removed from the URL: defaults are not written.
@@ -32,7 +32,7 @@ export function useRoute() {
   }, []);
   const change = (changes, replace = false) => {
     const now = parse(location.hash);
-    go(now.view, { ...now.state, ...changes }, replace);
+    go(now.view || 'curves', { ...now.state, ...changes }, replace);
   };
   return { ...route, change };
 }
