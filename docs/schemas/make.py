@@ -6,19 +6,25 @@ $id is raised when a key goes or changes its meaning; keys that are added raise 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
+import types
+import typing
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from cloche.cli.outputs import COMMANDS, VERSION
 from cloche.data import DataIndex
 from cloche.drawing import FindingRecord, Panel
+from cloche.part import Part
+from cloche.part_names import known_names, subclasses
 from cloche.runs.folder import FORMAT
 from cloche.runs.records import CheckpointManifest, RunInfo, RunManifest
 from cloche.sparse.saes.files import DictionaryCard
+from cloche.train import Recipe
 from cloche.train.monitors.records import EventRecord, HealthRecord, MetricsRecord, SampleRecord, TrainingState
 
 FILES: dict[str, Any] = {
@@ -35,7 +41,8 @@ FILES: dict[str, Any] = {
     "log/events.jsonl": EventRecord,
 }
 HERE = Path(__file__).parent
-OPEN = {"MetricsRecord", "EventRecord", "FeaturesRead"}  # objectives, callbacks and instruments add keys of their own
+OPEN = {"MetricsRecord", "EventRecord", "OwnPart"}  # objectives, callbacks and your own parts have keys of their own
+PLAIN = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
 def schemas() -> dict[str, str]:
@@ -49,7 +56,7 @@ def schemas() -> dict[str, str]:
 
 
 def schema(what: str, name: str, version: int, kind: Any) -> dict[str, Any]:
-    found = TypeAdapter(kind).json_schema()
+    found = recipe_schema() if name == "recipe" else TypeAdapter(kind).json_schema()
     if '"panels"' in json.dumps(found):
         panels = TypeAdapter(Panel).json_schema(ref_template="#/$defs/{model}")
         found.setdefault("$defs", {}).update(panels.pop("$defs"))
@@ -61,6 +68,85 @@ def schema(what: str, name: str, version: int, kind: Any) -> dict[str, Any]:
         "$id": f"urn:cloche:{what}:{name.replace(' ', '-')}:{version}",
     }
     return {**head, **found}
+
+
+# ---- recipes
+
+
+def recipe_schema() -> dict[str, Any]:
+    """Of a whole recipe: its sections, and the parts that each may hold, those of this package by their fields."""
+    definitions: dict[str, Any] = {
+        "OwnPart": {
+            "title": "OwnPart",
+            "description": "A part of your own, named with its module, such as my_parts:Muon.",
+            "type": "object",
+            "properties": {"part": {"type": "string", "pattern": "^.+:.+$"}},
+            "required": ["part"],
+        }
+    }
+    sections = {}
+    for name, field in Recipe.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Part):
+            sections[name] = part_of(kind, definitions)
+        elif isinstance(kind, type) and issubclass(kind, BaseModel):
+            sections[name] = TypeAdapter(kind).json_schema()
+            optional = {key for key, each in kind.model_fields.items() if _is_optional(each.annotation)}
+            sections[name]["required"] = [key for key in kind.model_fields if key not in optional]
+        else:
+            sections[name] = typed(kind, definitions)
+    about = "`recipe`: every setting of a run, by section; those that are unset are left out."
+    whole = {"title": "Recipe", "description": about, "type": "object", "properties": sections}
+    return {"$defs": definitions, **whole, "required": list(sections)}
+
+
+def part_of(base: type[Part], definitions: dict[str, Any]) -> dict[str, Any]:
+    """Any part of a base: one of its package's, or one of your own. Their definitions are added."""
+    name = f"Any{base.__name__}"
+    if name not in definitions:
+        definitions[name] = {}  # a part may hold another of its base
+        known_names(base)  # loads what the package hands out
+        home = ".".join(base.__module__.split(".")[:2])
+        ours = sorted({cls.__name__: cls for cls in subclasses(base) if cls.__module__.startswith(f"{home}.")}.items())
+        definitions[name]["anyOf"] = [fields_of(cls, definitions) for _, cls in ours if cls.__name__[0] != "_"]
+        definitions[name]["anyOf"].append({"$ref": "#/$defs/OwnPart"})
+    return {"$ref": f"#/$defs/{name}"}
+
+
+def fields_of(cls: type[Part], definitions: dict[str, Any]) -> dict[str, Any]:
+    """A part with its fields, all of them written; those that may be None are left out where they are."""
+    if cls.__name__ not in definitions:
+        definitions[cls.__name__] = made = {"title": cls.__name__, "type": "object", "properties": {}}
+        known = typing.get_type_hints(cls)
+        hints = {field.name: known[field.name] for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        fields = {field: typed(hint, definitions) for field, hint in hints.items()}
+        made["properties"] = {"part": {"const": cls.__name__}, **fields}
+        made["required"] = ["part", *(field for field, hint in hints.items() if not _is_optional(hint))]
+    return {"$ref": f"#/$defs/{cls.__name__}"}
+
+
+def typed(hint: Any, definitions: dict[str, Any]) -> dict[str, Any]:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        options = [typed(option, definitions) for option in inner if option is not type(None)]
+        return options[0] if len(options) == 1 else {"anyOf": options}
+    if origin is typing.Literal:
+        return {"enum": list(inner)}
+    if origin is typing.Annotated:
+        return typed(inner[0], definitions)
+    if origin in (tuple, list) and (origin is list or Ellipsis in inner):
+        return {"type": "array", "items": typed(inner[0], definitions)}
+    if origin is tuple:
+        items = [typed(item, definitions) for item in inner]
+        return {"type": "array", "prefixItems": items, "minItems": len(items), "maxItems": len(items)}
+    return {"type": PLAIN[hint]} if hint in PLAIN else part_of(hint, definitions)
+
+
+def _is_optional(hint: Any) -> bool:
+    return type(None) in typing.get_args(hint)
+
+
+# ---- panels, and what is the same for all
 
 
 def mark_panels(found: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import shutil
 from collections.abc import Callable
@@ -41,6 +42,36 @@ def test_the_files_of_an_adopted_run_are_too(call: Call, tmp_path: Path) -> None
     model = foreign_model.write_steps(tmp_path / "model", ("step1", "step2"))
     assert call("adopt", model, "--out", tmp_path / "run", "--json")[0] == 0
     assert check_run(tmp_path / "run") == {"run", "manifest", "checkpoints-manifest"}
+
+
+MIXTURE = 'model.body.block.map={part = "MoE", experts = 4, active = 2, expert = {part = "GLU", activation = "silu"}}'
+
+
+@pytest.mark.parametrize(
+    "words",
+    [(), ("run.steps=3",), ("optimizer=AdamW(lr=0.001)", "schedule=Cosine"), (MIXTURE, "data.paths=books")],
+    ids=["default", "steps", "other parts", "experts"],
+)
+def test_a_recipe_is_as_its_schema_says(call: Call, words: tuple[str, ...]) -> None:
+    code, out, err = call("recipe", *(each for word in words for each in ("--set", word)), "--json")
+    assert code == 0, err
+    recipe = json.loads(out)
+    own = recipe | {"optimizer": {"part": "my_parts:Sign", "rate": 3}}
+    validator("commands/recipe").validate(own)
+    for section, changed in (
+        ("optimizer", recipe["optimizer"] | {"lr": "fast"}),
+        ("optimizer", recipe["optimizer"] | {"rate": 1.0}),
+        ("optimizer", {"part": recipe["optimizer"]["part"]}),
+        ("optimizer", {"part": "Sign"}),
+        ("schedule", recipe["optimizer"]),
+        ("run", recipe["run"] | {"stepps": 3}),
+        ("model", recipe["model"] | {"width": 1.5}),
+        ("colour", {}),
+    ):
+        with pytest.raises(ValidationError):
+            validator("commands/recipe").validate(recipe | {section: changed})
+    with pytest.raises(ValidationError):
+        validator("commands/recipe").validate({key: recipe[key] for key in recipe if key != "run"})
 
 
 def test_what_is_not_as_a_schema_says_is_found(call: Call, grown: Path) -> None:

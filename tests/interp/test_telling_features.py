@@ -92,7 +92,7 @@ def test_neighbours_are_the_nearest_atoms() -> None:
         sae.decoder[12] = torch.nn.functional.normalize(sae.decoder[2] + 0.5 * sae.decoder[11], dim=0)
     finding, _ = report_on(sae=sae)
     two = next(feature for feature in finding.data["features"] if feature["id"] == 2)
-    assert two["neighbours"][0] == [12, pytest.approx(0.894, abs=1e-3)]
+    assert two["neighbours"][0] == (12, pytest.approx(0.894, abs=1e-3))
 
 
 def planted_firings(seed: int = 0) -> Firings:

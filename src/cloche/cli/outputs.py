@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
 from cloche.drawing import FindingRecord
+from cloche.interp import DensityData, DictionaryData, FeaturesData, ProbingData
 from cloche.runs import ProblemRecord
 
 VERSION = 1  # of these outputs: raised when a key goes or changes its meaning, not when one is added
@@ -93,7 +94,8 @@ class Looked(TypedDict):
 
 
 class OptionRecord(TypedDict):
-    """An option of an instrument; its default as text, null where one is needed or comes from the run."""
+    """An option of an instrument: its name, what stands after its `=`, such as INT or TEXT, and its default as text, null
+    where one is needed or comes from the run."""
 
     name: str
     type: str
@@ -200,7 +202,7 @@ class Denoised(TypedDict):
     padded: list[int] | None
 
 
-class FeaturesRead(TypedDict):
+class FeaturesRead(FeaturesData):
     """`sae features`: where the finding went, and with these keys its data."""
 
     run: str
@@ -267,7 +269,14 @@ class TaskShown(TypedDict):
     parents: dict[str, list[str]]
 
 
-Measured = dict[str, dict[str, Any]]  # `sae report`: the data of each finding, by instrument
+Measured = TypedDict(
+    "Measured",
+    {
+        "dictionary": DictionaryData,
+        "activation-density": NotRequired[DensityData],
+        "sparse-probing": NotRequired[ProbingData],
+    },
+)  # `sae report`: the data of each finding, by instrument; what this model or so little text does not allow is left out
 
 COMMANDS: dict[str, Any] = {
     "adopt": AdoptedModel,

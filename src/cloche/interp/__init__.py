@@ -37,18 +37,23 @@ if TYPE_CHECKING:
     from cloche.interp.look import look_inside
     from cloche.interp.materials import held_out, held_out_prompts, open_dictionary, others_of
     from cloche.interp.probing import sparse_probing, token_labels
+    from cloche.interp.records import DensityData, DictionaryData, FeaturesData, ProbingData
     from cloche.interp.route import FIRST, Place, Route
     from cloche.interp.subject import Subject
     from cloche.interp.tracing import Onset, find_onset, trace
 
 __all__ = [
     "FIRST",
+    "DensityData",
     "DictionaryConfig",
+    "DictionaryData",
     "FeatureReader",
+    "FeaturesData",
     "Finding",
     "Materials",
     "Onset",
     "Place",
+    "ProbingData",
     "Progress",
     "Recovered",
     "Route",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cloche.drawing import Bars, Finding, Panel, Provenance, Series, Table
 from cloche.errors import ArgumentRange, CorpusEmpty, ModelUnsupported, SiteUnsuitable
+from cloche.interp.records import DensityData, GaussianDensity, SiteDensity, plain
 from cloche.interp.route import FIRST
 from cloche.interp.subject import Subject, windows_of
 from cloche.model import Network, Site, activation
@@ -65,7 +66,7 @@ def activation_density(
     table = [_row(site, measure, scale, net) for site, measure, scale in zip(sites, measures, rms, strict=True)]
     neurons = [row["density"] for row in table if row["site"].startswith(NEURONS)]
     means = [fmean(row[i] for row in neurons) for i in range(len(measures[0].criteria))]
-    data = {
+    record: DensityData = {
         "tokens": tokens,
         "criteria": measures[0].criteria,
         "claims": {name: list(span) for name, span in CLAIMS.items()},
@@ -76,6 +77,7 @@ def activation_density(
         "skipped": skipped,
         "gaussian": _gaussian(thresholds),
     }
+    data = plain(record)
     arrays = {str(site): (m.fired / m.tokens).float().cpu() for site, m in zip(sites, measures, strict=True)}
     plan, _ = net.plan(sites, [], held[0].reshape(-1, held[0].shape[-1]), None)
     figures, null = _figures(data)
@@ -174,7 +176,7 @@ def hoyer(rows: Tensor) -> Tensor:
     return (root - ratio.clamp_min(1)) / (root - 1) if root > 1 else torch.zeros_like(ratio)
 
 
-def _row(site: Site, measure: _Measure, rms: float, net: Network) -> dict[str, Any]:
+def _row(site: Site, measure: _Measure, rms: float, net: Network) -> SiteDensity:
     """One site's figures. `headline` is the criterion that fits its units."""
     units = measure.fired.shape[1]
     rectified = site.name == NEURONS and _rectifies(net, site)
@@ -213,7 +215,7 @@ def _histogram(frequency: Tensor) -> list[int]:
     return torch.bincount(where, minlength=BINS).tolist()
 
 
-def _gaussian(thresholds: Sequence[float]) -> dict[str, Any]:
+def _gaussian(thresholds: Sequence[float]) -> GaussianDensity:
     """The same figures of independent Gaussian units, where nothing is sparse."""
     above = [float(torch.special.erfc(torch.tensor(t / 2**0.5))) for t in thresholds]
     return {"density": [1.0, *above], "hoyer": 1 - (2 / torch.pi) ** 0.5, "kurtosis": 3.0}

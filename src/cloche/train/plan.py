@@ -131,9 +131,8 @@ class StepPlan:
         if self.seconds is None:
             return
         self.replans = {}
-        for (
-            event
-        ) in events:  # a session that was itself stopped before a re-plan it had read names it in its first event
+        # A session that was stopped before a re-plan that it had read names it in its first event.
+        for event in events:
             told = event.get("replans", [])
             told = [*told, (event["step"], event["steps"])] if event.get("kind") == "replan" else told
             self.replans |= {at: steps for at, steps in told if at > step}

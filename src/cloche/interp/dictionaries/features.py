@@ -18,6 +18,7 @@ from cloche.interp.dictionaries.learn import batched_windows
 from cloche.interp.dictionaries.report import density_panel, explained_shuffled
 from cloche.interp.dictionaries.telling import logit_effects, telling_order
 from cloche.interp.harvesting import activations
+from cloche.interp.records import ExampleRecord, FeatureRecord, FeaturesData, histogram_of, plain
 from cloche.interp.route import Others, Reader, reader_of, rows_without_first
 from cloche.interp.subject import Subject, spell, windows_of
 from cloche.model import Network
@@ -119,14 +120,14 @@ class FeatureReader:
         logits. ClocheError for a number that the dictionary does not have."""
         if not 0 <= feature < self.sae.features:
             raise FeatureUnknown(f"There is no feature {feature}: the dictionary has {self.sae.features:,}, from 0 on.")
-        return self._pages.of(feature) | {"tokens_seen": self.measured.signals}
+        return plain(self._pages.of(feature)) | {"tokens_seen": self.measured.signals}
 
     @torch.no_grad()
     def finding(self, name: str = "", count: int = 40) -> Finding:
         """The `features` finding of the `count` most telling features."""
         measured, firings, route = self.measured, self.firings, self.reader.route
         chosen = telling_order(firings, self.effects, self.sae.dictionary.unit(), count)
-        data = {
+        record: FeaturesData = {
             "dictionary": name,
             "site": str(route),
             "places": [str(place) for place in route.writes or route.reads],
@@ -134,9 +135,10 @@ class FeatureReader:
             "fvu": measured.fvu,
             "l0": measured.l0,
             "dead_share": measured.dead_share,
-            "density_histogram": measured.density_histogram(),
+            "density_histogram": histogram_of(measured),
             "features": [self._pages.of(i) for i in chosen],
         }
+        data = plain(record)
         strongest = torch.zeros(self.sae.features).scatter_reduce_(0, firings.owner, firings.values, "amax")
         arrays = {"density": measured.density.float(), "maximum": strongest}
         plan, _ = self.subject.net.plan(self.reader.own, [], firings.tokens[None, :1], None)
@@ -221,7 +223,7 @@ class _Pages:
         blocks = torch.stack([block.square().sum(1) for block in sae.blocks(sae.decoder.detach())], 1)
         self.shares = blocks / blocks.sum(1, keepdim=True)
 
-    def of(self, i: int) -> dict[str, Any]:
+    def of(self, i: int) -> FeatureRecord:
         where, values = self.firings.of(i)
         fires = len(values) > 0
         strongest = float(values.max()) if fires else 0.0
@@ -237,16 +239,16 @@ class _Pages:
             "examples": [_example(self.firings, i, at, quantile, self.words) for at, quantile in examples],
             "top_logits": self._logits(i, strongest, largest=True) if fires else [],
             "bottom_logits": self._logits(i, strongest, largest=False) if fires else [],
-            "neighbours": [[j, c] for j, c in zip(near.indices.tolist(), near.values.tolist(), strict=True)],
+            "neighbours": [(j, c) for j, c in zip(near.indices.tolist(), near.values.tolist(), strict=True)],
             "shares": self.shares[i].tolist(),
         }
 
-    def _logits(self, i: int, strongest: float, largest: bool) -> list[list[Any]]:
+    def _logits(self, i: int, strongest: float, largest: bool) -> list[tuple[str, float]]:
         if self.effects is None:
             return []
         best = self.effects[i].topk(min(LOGITS, self.effects.shape[1]), largest=largest)
         amounts = (best.values * strongest).tolist()
-        return [list(pair) for pair in zip(self.words.of(best.indices), amounts, strict=True)]
+        return list(zip(self.words.of(best.indices), amounts, strict=True))
 
 
 def _choose_examples(firings: Firings, where: Tensor, values: Tensor) -> list[tuple[int, float]]:
@@ -274,7 +276,7 @@ def _apart(at: int, chosen: list[tuple[int, float]], firings: Firings) -> bool:
     return all(abs(at - other) > CONTEXT[1] for other, _ in chosen)
 
 
-def _example(firings: Firings, feature: int, at: int, quantile: float, words: _Words) -> dict[str, Any]:
+def _example(firings: Firings, feature: int, at: int, quantile: float, words: _Words) -> ExampleRecord:
     """The tokens around one firing, never past its window, and how strongly the feature fires on each."""
     window = firings.window
     first, last = max(0, at - CONTEXT[0]), min(len(window), at + CONTEXT[1] + 1)

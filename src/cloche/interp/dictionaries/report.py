@@ -14,6 +14,7 @@ from torch import Tensor
 from cloche.drawing import Bars, Finding, Lines, Panel, Provenance, Series, Table
 from cloche.interp.dictionaries.recovered import Recovered, loss_recovered
 from cloche.interp.harvesting import activations
+from cloche.interp.records import CodeRecord, DictionaryData, histogram_of, plain
 from cloche.interp.route import Others, reader_of, rows_without_first
 from cloche.interp.subject import Subject, windows_of
 from cloche.sparse import SAE, Report, gap_report
@@ -63,7 +64,7 @@ def dictionary_report(
     gap = (
         gap_report(sae, sae.dictionary, torch.cat(first)[:GAP_ROWS]) if sae.wiring.writes is None and compiled else None
     )
-    data = {
+    record: DictionaryData = {
         "dictionary": name,
         "site": str(route),
         "kind": str(sae.kind),
@@ -74,10 +75,20 @@ def dictionary_report(
         "fvu": measured.fvu,
         "l0": measured.l0,
         "dead_share": measured.dead_share,
-        "density_histogram": measured.density_histogram(),
-        "recovered": {**vars(recovered), "share": None if isnan(recovered.share) else recovered.share},
-        "gap": gap and {"own": _figures(gap.own), "same_atoms": _figures(gap.same), "of_encoder": gap.of_encoder},
+        "density_histogram": histogram_of(measured),
+        "recovered": {
+            "tokens": recovered.tokens,
+            "clean": recovered.clean,
+            "spliced": recovered.spliced,
+            "ablated": recovered.ablated,
+            "kl": recovered.kl,
+            "share": None if isnan(recovered.share) else recovered.share,
+        },
+        "gap": None
+        if gap is None
+        else {"own": _figures(gap.own), "same_atoms": _figures(gap.same), "of_encoder": gap.of_encoder},
     }
+    data = plain(record)
     arrays = {"density": measured.density.float()}
     unmeasured = "" if compiled else " The encoder was not compared with a pursuit: pip install 'cloche[sparse]'."
     figures = {"explained": 1 - measured.fvu, "active": measured.l0, "never_active": measured.dead_share}
@@ -99,7 +110,7 @@ def explained_shuffled(sae: SAE, rows: Tensor, seed: int = 0) -> float:
     return 1 - float((target - made[order]).square().sum()) / total if total else 0.0
 
 
-def _figures(report: Report) -> dict[str, float]:
+def _figures(report: Report) -> CodeRecord:
     return {"fvu": report.fvu, "l0": report.l0, "dead_share": report.dead_share}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
@@ -15,7 +14,8 @@ from torch import Tensor
 from cloche.drawing import Finding, Lines, Panel, Provenance, Series, Table
 from cloche.errors import CorpusEmpty, DictionaryMismatch, SettingConflict, SignalsShape, SiteUnsuitable
 from cloche.interp.probing.labels import token_labels
-from cloche.interp.probing.probes import Matrix, Probes, Sparse, probe
+from cloche.interp.probing.probes import Matrix, Probes, Score, Sparse, probe
+from cloche.interp.records import ProbesRecord, ProbingData, ScoreRecord, SparseScore, plain
 from cloche.interp.route import FIRST, reader_of, rows_without_first
 from cloche.interp.subject import Subject, windows_of
 from cloche.model import Network, Site
@@ -75,7 +75,7 @@ def sparse_probing(
         bases = {FEATURES: _joined(codes, sae.features), **bases}
     truth = np.stack([found[name] for name in names], 1)
     probes = {basis: probe(x, truth, train, ks, seed) for basis, x in bases.items()}
-    data = {
+    record: ProbingData = {
         "dictionary": name,
         "site": str(places.site),
         "tokens": len(train),
@@ -90,6 +90,7 @@ def sparse_probing(
         ],
         "skipped": skipped,
     }
+    data = plain(record)
     plan, _ = net.plan(places.saves, [], ids[0], None)
     figures, null = _figures(data)
     about = Provenance("sparse-probing", subject.checkpoint, plan.hash, seed)
@@ -207,11 +208,20 @@ def _joined(codes: Sequence[Code], size: int) -> Code:
     return Code(padded(code.indices for code in codes), padded(code.values for code in codes), size)
 
 
-def _told(probes: Probes) -> dict[str, Any]:
-    def each(by_k: dict[int, Sparse]) -> list[dict[str, Any]]:
-        return [{"k": k, "chosen": list(p.chosen), **asdict(p.score)} for k, p in by_k.items()]
+def _told(probes: Probes) -> ProbesRecord:
+    def each(by_k: dict[int, Sparse]) -> list[SparseScore]:
+        return [{"k": k, "chosen": list(p.chosen), **_score(p.score)} for k, p in by_k.items()]
 
-    return {"k": each(probes.by_k), "dense": asdict(probes.dense), "shuffled": each(probes.shuffled)}
+    return {"k": each(probes.by_k), "dense": _score(probes.dense), "shuffled": each(probes.shuffled)}
+
+
+def _score(score: Score) -> ScoreRecord:
+    return {
+        "accuracy": score.accuracy,
+        "balanced_accuracy": score.balanced_accuracy,
+        "f1": score.f1,
+        "auroc": score.auroc,
+    }
 
 
 def mean_scores(data: dict[str, Any], basis: str, figure: str = "auroc") -> tuple[list[float], float, list[float]]:
