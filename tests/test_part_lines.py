@@ -287,6 +287,35 @@ def test_an_installed_package_is_asked_only_for_an_unknown_name(
         part_from_line("Missing", Shape)
 
 
+def test_what_installed_packages_offer_may_be_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of one name, a module that raises, what is no class or no part of this base."""
+    for package in ("one_package", "other_package"):
+        (tmp_path / f"{package}.py").write_text(MODULE.replace("Square", "Octagon") + "\nPi = 3\nWord = str\n")
+    (tmp_path / "raising_package.py").write_text("raise RuntimeError('two\\nlines')")
+    monkeypatch.syspath_prepend(tmp_path)
+    entries = [
+        *(
+            EntryPoint("Octagon", f"{package}:Octagon", part_names.GROUP)
+            for package in ("one_package", "other_package")
+        ),
+        EntryPoint("Raising", "raising_package:Raising", part_names.GROUP),
+        EntryPoint("Pi", "one_package:Pi", part_names.GROUP),
+        EntryPoint("Word", "one_package:Word", part_names.GROUP),
+        EntryPoint("Gone", "one_package:Gone", part_names.GROUP),
+    ]
+    monkeypatch.setattr(part_names, "entry_points", lambda group: entries)
+    with pytest.raises(ClocheError, match="write one_package:Octagon or other_package:Octagon"):
+        part_from_line("Octagon", Shape)
+    assert part_from_line("other_package:Octagon(2)", Shape).to_line() == "other_package:Octagon(side=2.0)"
+    with pytest.raises(ImportRefused, match=r"raising_package:Raising cannot be imported: RuntimeError: two lines"):
+        part_from_line("Raising", Shape)
+    for name in ("Pi", "Word"):
+        with pytest.raises(ClocheError, match=f"one_package:{name} of an installed package is no Shape"):
+            part_from_line(name, Shape)
+    with pytest.raises(ImportRefused, match="one_package:Gone cannot be imported: AttributeError"):
+        part_from_line("Gone", Shape)
+
+
 def test_the_command_line_imports_what_it_is_told_to(tmp_path: Path) -> None:
     (tmp_path / "noisy_parts.py").write_text("print('imported')")
 

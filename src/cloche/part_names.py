@@ -83,6 +83,11 @@ def find_class(text: str, base: type[P], where: str) -> type[P]:
         for entry in entries:
             _load_entry(entry, where)
         found = _candidates(base, module, name)
+        if not found and module is None:
+            raise PartUnknown(
+                f"[{where}] names {shown(name)}, and {' and '.join(entry.value for entry in entries)} of an installed package "
+                f"is no {base.__name__}; ask its author, or uninstall it."
+            )
     if not found:
         _refuse(base, module, name, where)
     if len({cls.__module__ for cls in found}) > 1:
