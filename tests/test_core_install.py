@@ -73,16 +73,14 @@ NEEDS = (
 )
 
 
-def test_what_needs_an_extra_says_which() -> None:
+def test_what_needs_an_extra_says_which_and_the_rest_needs_none() -> None:
+    """Autoencoders, planted truth and probes among the rest."""
     tries = "".join(f"try:\n    {code}\nexcept ExtraMissing as error:\n    print(error)\n" for code in NEEDS)
     imports = "import torch\nfrom cloche.errors import ExtraMissing\nfrom cloche.sparse import Dictionary\n"
-    said = python(imports + tries).splitlines()
-    assert len(said) == len(NEEDS) and all(line.endswith(": pip install 'cloche[sparse]'.") for line in said)
-
-
-def test_autoencoders_planted_truth_and_probes_need_no_extra() -> None:
-    said = python(WORK)
-    assert "±" in said and "Sparse(chosen=(0,)" in said
+    said = python(imports + tries + WORK).splitlines()
+    refused, worked = said[: len(NEEDS)], "\n".join(said[len(NEEDS) :])
+    assert all(line.endswith(": pip install 'cloche[sparse]'.") for line in refused)
+    assert "±" in worked and "Sparse(chosen=(0,)" in worked
 
 
 def test_nothing_of_an_extra_is_loaded_where_it_is_there() -> None:

@@ -64,10 +64,10 @@ def greedy(net: Network, length: int, strength: float, pad: Any, compile: Any, n
     return torch.stack(out), session.saved()
 
 
-@pytest.mark.parametrize("pad", [None, [0, 2, 1]])
+@pytest.mark.parametrize("pad", [[0, 2, 1], pytest.param(None, marks=pytest.mark.slow)])
 def test_one_graph_for_every_prompt_and_strength(net: Network, pad: Any) -> None:
     backend = Counting()
-    for length, strength in [(5, 2.0), (8, 2.0), (5, -1.0), (11, 0.5)]:
+    for length, strength in [(5, 2.0), (8, -1.0), (11, 0.5)]:
         found, saved = greedy(net, length, strength, pad, backend)
         wanted, truth = greedy(net, length, strength, pad, False)
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)

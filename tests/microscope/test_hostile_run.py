@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -140,11 +141,12 @@ def test_seed_and_feature_number_are_shown_as_text(run):
 
 
 @pytest.mark.slow
-def test_no_field_of_a_run_reaches_the_report_as_markup(run, tmp_path):
+@pytest.mark.parametrize("third", range(3))
+def test_no_field_of_a_run_reaches_the_report_as_markup(run, tmp_path, third):
     kept, seen = tmp_path / "kept", 0
     shutil.copytree(run, kept)
     with TestClient(make_app(run), base_url=LOCAL) as client:
-        for relative, _, change in single_changes(run, share=0.5):
+        for relative, _, change in itertools.islice(single_changes(run, share=0.5), third, None, 3):
             change()
             seen += 1
             try:
@@ -155,7 +157,7 @@ def test_no_field_of_a_run_reaches_the_report_as_markup(run, tmp_path):
                     for path in ENDPOINTS:
                         assert client.get(path).status_code < 500, (relative, path)
                 shutil.copy(kept / relative, run / relative)
-    assert seen > 100  # fields, each of which was hostile once
+    assert seen > 33  # fields, each of which was hostile once
 
 
 def test_markup_cannot_be_made_by_forgetting():

@@ -188,7 +188,7 @@ SPOILT = {
     "flag of another type": (_config(attention_bias="yes"), "attention_bias = 'yes' must be true or false"),
     "heads that do not divide": (_config(num_key_value_heads=3), r"config\.json: .*multiple of kv_heads"),
     "another size": (_config(intermediate_size=41), "has shape"),
-    "tree of another part": (_config(cloche={"part": "RMSNorm"}), "is a RMSNorm, not an LM"),
+    "tree of another part": (_config(cloche={"part": "RMSNorm"}), "must be a LM, and RMSNorm is not one"),
     "tree of an unknown part": (_config(cloche={"part": "Llm"}), r"config\.json: cloche\].*'Llm'.*'LM'"),
     "no JSON": (_write("config.json", b"{"), r"config\.json is not JSON"),
     "no UTF-8": (_write("config.json", b"\xff\xfe\x00"), r"config\.json is not JSON"),

@@ -202,12 +202,10 @@ def _spec(config: dict[str, Any], folder: Path) -> LM:
     path = folder / "config.json"
     if OWN in config:
         try:
-            spec = part_from_dict(config[OWN], f"{path}: {OWN}")
+            own: LM = part_from_dict(config[OWN], f"{path}: {OWN}", LM)
         except RecursionError:
             raise FileTooLarge(f"{path}: its parts tree is nested too deeply to be read; restore it.") from None
-        if not isinstance(spec, LM):
-            raise WeightsInvalid(f"{path}: its parts tree is a {type(spec).__name__}, not an LM.")
-        return spec
+        return own
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise ModelUnsupported(
