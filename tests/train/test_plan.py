@@ -158,14 +158,14 @@ def test_a_replan_is_known_to_a_session_that_is_stopped_before_it_and_to_the_nex
         if record["log"] == "events" and record["kind"] == "replan":
             break
     replanned = record["step"]
-    forget_after(broken, replanned - 1)
+    forget_after(broken, replanned - 20)
     before = broken.checkpoint("last").step
     second = regression(broken, STEPS, MINUTES, seconds=slow)
     second.restore(broken.checkpoint("last"))
     second.drop_later()
     assert "replan" not in [event["kind"] for event in broken.read_log("events")]
     for _record in second:
-        if second.step == replanned - 2:
+        if second.step > before:
             second.stop()
     assert before < broken.checkpoint("last").step < replanned
     third = regression(broken, STEPS, MINUTES, seconds=lambda step: 0.1)
