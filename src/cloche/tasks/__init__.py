@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from cloche.tasks.graph import CausalGraph, Rule
     from cloche.tasks.listing import known_tasks
     from cloche.tasks.pairing import Pair, Pairs, pairs
+    from cloche.tasks.recall.graph_path import GraphPath
+    from cloche.tasks.recall.key_value import KeyValue
+    from cloche.tasks.recall.rule_switch import RuleSwitch
     from cloche.tasks.task import Item, Task, Twin
 
 __all__ = [
@@ -33,15 +36,18 @@ __all__ = [
     "CausalGraph",
     "Copy",
     "Dyck",
+    "GraphPath",
     "GreaterThan",
     "IndirectObject",
     "Induction",
     "Item",
+    "KeyValue",
     "ModularAdd",
     "Pair",
     "Pairs",
     "Parity",
     "Rule",
+    "RuleSwitch",
     "Score",
     "Sort",
     "Task",

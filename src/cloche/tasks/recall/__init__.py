@@ -1,0 +1,1 @@
+"""Recall of facts, rules and edges that the prompt gives."""
