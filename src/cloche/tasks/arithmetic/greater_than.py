@@ -19,7 +19,7 @@ class GreaterThan(Task):
     of 33 to 99. From level 2 on, as many events as the level, one of which is asked for. A variant has other events.
 
     Level 1 is the task of Hanna et al., "How does GPT-2 compute greater-than?" (2023). The stored answer is the next year.
-    The graph has the year in which the event started.
+    The graph has the year in which the event started. A tokenizer with tokens for whole years cannot express the task.
 
     >>> from cloche.tasks import GreaterThan
     >>> task = GreaterThan()

@@ -41,24 +41,23 @@ class IndirectObject(Task):
         }
 
     def template(self, values: Values) -> str:
-        names, givers = (listed([f"{{{name}}}" for name in _of(values, kind)]) for kind in ("name", "giver"))
+        names, givers = (listed([f"{{{name}}}" for name in people]) for people in _people(values))
         return f"When {names} went to the {{place}}, {givers} gave a {{object}} to"
 
     def rules(self, values: Values) -> Mapping[str, Rule]:
-        names, givers = _of(values, "name"), _of(values, "giver")
+        names, givers = _people(values)
         repeated = {f"{name}_repeated": Rule((name, *givers), lambda name, *givers: name in givers) for name in names}
         return {**repeated, "answer": Rule((*names, *repeated), _alone)}
 
     def contrasts(self, values: Values) -> Sequence[str]:
         # Another giver makes one problem only, which may be in the other split; then another receiver is found soon.
-        receiver = self.solution(values)
-        return [*_of(values, "giver") * 3, *(name for name in _of(values, "name") if values[name] == receiver)]
+        return [*_people(values)[1] * 3, _receiver(values)]
 
     def swap(self, values: Values, name: str, rng: Random) -> str | None:
-        kind, receiver = name.partition("_")[0], self.solution(values)
+        kind, receiver = name.partition("_")[0], _receiver(values)
         if kind == "giver":
-            return receiver
-        if kind == "name" and values[name] != receiver:
+            return str(values[receiver])
+        if kind == "name" and name != receiver:
             return None  # two would be named once
         others = {"place": PLACES, "object": OBJECTS}.get(kind, NAMES)
         return rng.choice([each for each in others if each not in values.values()])
@@ -68,15 +67,22 @@ class IndirectObject(Task):
         return {name: shifted(value, NAMES, by) if value in NAMES else value for name, value in values.items()}
 
     def canonical(self, values: Values) -> str:
-        names = sorted(values[name] for name in _of(values, "name"))
-        return f"{self.solution(values)} of {names}"
+        return f"{values[_receiver(values)]} of {sorted(self.choices(values))}"
 
     def choices(self, values: Values) -> Sequence[str]:
-        return [values[name] for name in _of(values, "name")]
+        return [values[name] for name in _people(values)[0]]
 
 
-def _of(values: Values, kind: str) -> list[str]:
-    return [name for name in values if name.startswith(f"{kind}_")]
+def _people(values: Values) -> tuple[list[str], list[str]]:
+    """The variables that are names and those that are givers."""
+    variables, half = list(values), len(values) // 2
+    return variables[:half], variables[half + 1 : -1]
+
+
+def _receiver(values: Values) -> str:
+    """The variable of the name that is not a giver's."""
+    names, givers = _people(values)
+    return next(name for name in names if all(values[name] != values[giver] for giver in givers))
 
 
 def _alone(*names_and_repeated: str | bool) -> str:
