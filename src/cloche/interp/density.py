@@ -64,8 +64,8 @@ def activation_density(
         for measure, rows in zip(measures, values, strict=True):
             measure.take(rows)
     table = [_row(site, measure, scale, net) for site, measure, scale in zip(sites, measures, rms, strict=True)]
-    neurons = [row["density"] for row in table if row["site"].startswith(NEURONS)]
-    means = [fmean(row[i] for row in neurons) for i in range(len(measures[0].criteria))]
+    densities = [row["density"] for row in table if row["site"].startswith(NEURONS)]
+    means = [fmean(shares) for shares in zip(*densities, strict=True)]
     record: DensityData = {
         "tokens": tokens,
         "criteria": measures[0].criteria,
@@ -79,10 +79,13 @@ def activation_density(
     }
     data = plain(record)
     arrays = {str(site): (m.fired / m.tokens).float().cpu() for site, m in zip(sites, measures, strict=True)}
-    plan, _ = net.plan(sites, [], held[0].reshape(-1, held[0].shape[-1]), None)
-    figures, null = _figures(data)
+    plan, _ = net.plan(sites, [], held[0], None)
     about = Provenance("activation-density", subject.checkpoint, plan.hash)
-    return Finding(about, _summary(data), figures, data, arrays, null, panels(data))
+    neurons = [row for row in data["sites"] if row["site"].startswith(NEURONS)]
+    active, gaussian = [_headline(row, data) for row in neurons], data["gaussian"]
+    figures = {"active": fmean(active), "hoyer": fmean(row["hoyer"] for row in neurons)}
+    null = {"active": fmean(_headline(row | gaussian, data) for row in neurons), "hoyer": gaussian["hoyer"]}
+    return Finding(about, _summary(data, active), figures, data, arrays, null, panels(data))
 
 
 def _sites(net: Network, also: Sequence[str]) -> tuple[list[Site], dict[str, str]]:
@@ -110,7 +113,7 @@ def _read(net: Network, windows: Sequence[Tensor], sites: Sequence[Site]) -> Ite
     """Each site's activations [n, units] in fp32, batch by batch."""
     for window in windows:
         ids = window.to(net.embed.weight.device)
-        result = net.run(ids.reshape(-1, ids.shape[-1]), save=sites, logits=False)
+        result = net.run(ids, save=sites, logits=False)
         yield [result[site][:, FIRST:].flatten(0, 1).float() for site in sites]
 
 
@@ -233,16 +236,15 @@ def verdict(density: float) -> str:
     return f"over both the {few:.1%} expected of a transformer and the {low:.0%} to {high:.0%} of cortex"
 
 
-def _summary(data: dict[str, Any]) -> str:
-    neurons = [row for row in data["sites"] if row["site"].startswith(NEURONS)]
-    stream = [row for row in data["sites"] if row["site"].startswith(STREAM)]
-    chosen = [_headline(row, data) for row in neurons]
-    each = ", ".join(f"{mean:.2%} {name}" for mean, name in zip(data["neurons"], data["criteria"], strict=True))
+def _summary(data: dict[str, Any], active: list[float]) -> str:
+    """`active` is the share of each layer's neurons that are active at a token."""
+    mean, stream = fmean(active), [row for row in data["sites"] if row["site"].startswith(STREAM)]
+    each = ", ".join(f"{share:.2%} {name}" for share, name in zip(data["neurons"], data["criteria"], strict=True))
     control = fmean(row["density"][1] for row in stream)
     left_out = f"; layers of experts left out: {', '.join(data['skipped'])}" if data["skipped"] else ""
     return (
-        f"Of {neurons[0]['units']:,} neurons a layer {fmean(chosen):.2%} are active at a token ({min(chosen):.2%} to "
-        f"{max(chosen):.2%} by layer; {each}), {verdict(fmean(chosen))}; of the residual stream's axes {control:.2%} are "
+        f"Of {data['sites'][0]['units']:,} neurons a layer {mean:.2%} are active at a token ({min(active):.2%} to "
+        f"{max(active):.2%} by layer; {each}), {verdict(mean)}; of the residual stream's axes {control:.2%} are "
         f"{data['criteria'][1]}, over {data['tokens']:,} tokens{left_out}."
     )
 
@@ -250,15 +252,6 @@ def _summary(data: dict[str, Any]) -> str:
 def _headline(row: dict[str, Any], data: dict[str, Any], which: str = "density") -> Any:
     """A site's value by the criterion that fits its units."""
     return row[which][data["criteria"].index(row["headline"])]
-
-
-def _figures(data: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
-    """The mean over the layers' neurons, and the same of Gaussian units."""
-    neurons = [row for row in data["sites"] if row["site"].startswith(NEURONS)]
-    active = fmean(_headline(row, data) for row in neurons)
-    gaussian = fmean(_headline(row | data["gaussian"], data) for row in neurons)
-    figures = {"active": active, "hoyer": fmean(row["hoyer"] for row in neurons)}
-    return figures, {"active": gaussian, "hoyer": data["gaussian"]["hoyer"]}
 
 
 def panels(data: dict[str, Any]) -> tuple[Panel, ...]:

@@ -15,7 +15,7 @@ from cloche.errors import ClocheError, CorpusEmpty, FeatureUnknown
 from cloche.interp.dictionaries.firings import Firings, collect_firings
 from cloche.interp.dictionaries.learn import Tokens as Corpus
 from cloche.interp.dictionaries.learn import batched_windows
-from cloche.interp.dictionaries.report import density_panel, explained_shuffled
+from cloche.interp.dictionaries.report import density_panel, explained_shuffled, measured_figures
 from cloche.interp.dictionaries.telling import logit_effects, telling_order
 from cloche.interp.harvesting import activations
 from cloche.interp.records import ExampleRecord, FeatureRecord, FeaturesData, histogram_of, plain
@@ -142,12 +142,9 @@ class FeatureReader:
         strongest = torch.zeros(self.sae.features).scatter_reduce_(0, firings.owner, firings.values, "amax")
         arrays = {"density": measured.density.float(), "maximum": strongest}
         plan, _ = self.subject.net.plan(self.reader.own, [], firings.tokens[None, :1], None)
-        figures = {"explained": 1 - measured.fvu, "active": measured.l0, "never_active": measured.dead_share}
-        about, summary = (
-            Provenance("features", self.subject.checkpoint, plan.hash),
-            _summary(self.subject, self.sae, data),
-        )
-        return Finding(about, summary, figures, data, arrays, {"explained": self.shuffled}, panels(data))
+        about, null = Provenance("features", self.subject.checkpoint, plan.hash), {"explained": self.shuffled}
+        summary = _summary(self.subject, self.sae, data)
+        return Finding(about, summary, measured_figures(measured), data, arrays, null, panels(data))
 
 
 def panels(data: dict[str, Any]) -> tuple[Panel, ...]:

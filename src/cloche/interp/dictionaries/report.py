@@ -61,9 +61,8 @@ def dictionary_report(
     measured = sae.report(rows())
     recovered = loss_recovered(subject, sae, windows, others)
     compiled = find_spec("numba") is not None
-    gap = (
-        gap_report(sae, sae.dictionary, torch.cat(first)[:GAP_ROWS]) if sae.wiring.writes is None and compiled else None
-    )
+    sample = torch.cat(first)[:GAP_ROWS]
+    gap = gap_report(sae, sae.dictionary, sample) if sae.wiring.writes is None and compiled else None
     record: DictionaryData = {
         "dictionary": name,
         "site": str(route),
@@ -91,13 +90,9 @@ def dictionary_report(
     data = plain(record)
     arrays = {"density": measured.density.float()}
     unmeasured = "" if compiled else " The encoder was not compared with a pursuit: pip install 'cloche[sparse]'."
-    figures = {"explained": 1 - measured.fvu, "active": measured.l0, "never_active": measured.dead_share}
-    null = {"explained": explained_shuffled(sae, torch.cat(first)[:GAP_ROWS])}
+    figures, null = measured_figures(measured), {"explained": explained_shuffled(sae, sample)}
     if not isnan(recovered.share):
-        figures, null = (
-            figures | {"recovered": recovered.share},
-            null | {"recovered": 0.0},
-        )  # of the mean, by definition
+        figures["recovered"], null["recovered"] = recovered.share, 0.0  # of the mean, by definition
     about = Provenance("dictionary", subject.checkpoint)
     return Finding(about, _summary(data, recovered) + unmeasured, figures, data, arrays, null, panels(data))
 
@@ -108,6 +103,10 @@ def explained_shuffled(sae: SAE, rows: Tensor, seed: int = 0) -> float:
     order = torch.randperm(len(made), generator=torch.Generator().manual_seed(seed))
     total = float((target - target.mean(0)).square().sum())
     return 1 - float((target - made[order]).square().sum()) / total if total else 0.0
+
+
+def measured_figures(report: Report) -> dict[str, float]:
+    return {"explained": 1 - report.fvu, "active": report.l0, "never_active": report.dead_share}
 
 
 def _figures(report: Report) -> CodeRecord:
