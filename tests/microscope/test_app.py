@@ -79,7 +79,7 @@ def test_findings_and_features(client):
     listed = client.get("/api/features/latest").json()
     assert [feature["id"] for feature in listed["features"][:2]] == [7, 0]
     assert len(listed["features"]) == FEATURES
-    assert sum(listed["density_histogram"]["counts"]) == FEATURES
+    assert sum(listed["density"]["series"][0]["values"]) == FEATURES
     assert " return" in listed["features"][0]["example"]["tokens"]
     page = client.get("/api/features/resid_post-2/7").json()
     assert page["top_logits"][0] == [" return", 3.0]

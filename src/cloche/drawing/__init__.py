@@ -8,7 +8,7 @@ from cloche.lazy import lazy
 
 if TYPE_CHECKING:
     from cloche.drawing.finding import Finding, FindingRecord, Provenance
-    from cloche.drawing.html import as_html
+    from cloche.drawing.html import as_html, figures
     from cloche.drawing.markup import EMPTY, REPORT_POLICY, Child, Markup, document, join, tag
     from cloche.drawing.notebook import STYLE
     from cloche.drawing.panels import (
@@ -56,6 +56,7 @@ __all__ = [
     "as_text",
     "document",
     "duration",
+    "figures",
     "join",
     "number",
     "percent",

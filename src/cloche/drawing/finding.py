@@ -14,7 +14,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from cloche.drawing import panels as kinds
-from cloche.drawing.html import as_html
+from cloche.drawing.html import as_html, figures
 from cloche.drawing.markup import EMPTY, Markup, tag
 from cloche.drawing.notebook import mime_bundle, page
 from cloche.drawing.panels import Panel, Table
@@ -174,9 +174,7 @@ class Finding:
         run = run if isinstance(run, Run) else Run.open(run)
         place = f"findings/{self.instrument}/{self.id}"
         run.write_bytes(f"{place}.safetensors", save(dict(self.arrays)))
-        return run.write_json(
-            f"{place}.json", self.record()
-        )  # written last: a reader that sees the .json finds its arrays
+        return run.write_json(f"{place}.json", self.record())  # last: a reader that sees it finds its arrays
 
     @classmethod
     def load(cls, path: str | Path) -> Finding:
@@ -215,11 +213,10 @@ class Finding:
         return self._figures() if first is None else as_table(first)
 
     def _figures(self) -> Table:
-        null = self.null
-        rows = tuple(
-            (_named(name), value, *(() if null is None else (null.get(name),))) for name, value in self.figures.items()
-        )
-        return Table("", ("", "value", *(() if null is None else ("null",))), rows)
+        if self.null is None:
+            return Table("", ("", "value"), tuple((_named(name), value) for name, value in self.figures.items()))
+        rows = tuple((_named(name), value, self.null.get(name)) for name, value in self.figures.items())
+        return Table("", ("", "value", "null"), rows)
 
     def table(self) -> str:
         """The first table, else the figures, as columns of text."""
@@ -227,18 +224,22 @@ class Finding:
 
     def text(self) -> str:
         """The whole finding for the terminal: the summary, the figures with their null, every panel."""
-        figures = [as_text(self._figures())] if self.figures else []
-        return "\n\n".join(["\n".join([str(self), *figures]), *map(as_text, self.panels)])
+        head = f"{self}\n{as_text(self._figures())}" if self.figures else str(self)
+        return "\n\n".join([head, *map(as_text, self.panels)])
 
     def html(self) -> Markup:
         """The whole finding as HTML: the figures with their null, the notes, every panel."""
-        null, items = self.null or {}, []
-        for name, value in self.figures.items():
-            beside = tag("small", f"null {number(null[name])}") if name in null else EMPTY
-            items.append(tag("div", tag("dt", _named(name)), tag("dd", number(value), " ", beside)))
-        figures = tag("dl", items, class_="figures") if items else EMPTY
+        null = self.null or {}
+        beside = {name: [" ", tag("small", f"null {number(value)}")] for name, value in null.items()}
+        named = figures((_named(name), [number(value), beside.get(name)]) for name, value in self.figures.items())
         notes = [tag("p", note, class_="note") for note in self.notes]
-        return tag("div", figures, notes, tag("div", map(as_html, self.panels), class_="drawings"), class_="finding")
+        return tag(
+            "div",
+            named if self.figures else EMPTY,
+            notes,
+            tag("div", map(as_html, self.panels), class_="drawings"),
+            class_="finding",
+        )
 
     def _repr_html_(self) -> str:
         return page(str(self), self.html())
@@ -278,10 +279,6 @@ def _numbers(value: Any) -> dict[str, float]:
 
 def _plain(data: Mapping[str, Any]) -> list[Panel]:
     """A table of the texts and numbers in an older finding's data."""
-    shown = [
-        (str(k)[:200], v if isinstance(v, str) else float(v))
-        for k, v in data.items()
-        if isinstance(v, str) or (isinstance(v, int | float) and abs(v) <= kinds.LARGEST)
-    ]
-    rows = tuple((name, v[: kinds.MOST_CHARACTERS] if isinstance(v, str) else v) for name, v in shown[:200])
+    texts = {str(k)[:200]: v[: kinds.MOST_CHARACTERS] for k, v in data.items() if isinstance(v, str)}
+    rows = tuple((texts | _numbers(data)).items())
     return [Table("", ("what", "value"), rows)] if rows else []

@@ -48,20 +48,15 @@ EMPTY = Markup("")
 
 def text(value: object) -> str:
     """Escaped text: the only place where text of a run folder becomes HTML. Control characters and lone surrogates,
-    which HTML cannot contain, become U+FFFD."""
-    plain = str(value).encode("utf-8", "replace").decode("utf-8") if _has_surrogate(str(value)) else str(value)
-    return escape(plain.translate(_CONTROLS), quote=False).replace(
-        '"', "&quot;"
-    )  # attributes are always in double quotes
-
-
-def _has_surrogate(value: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in value)
+    which HTML cannot contain, become U+FFFD and question marks."""
+    plain = str(value).encode("utf-8", "replace").decode("utf-8").translate(_CONTROLS)
+    return escape(plain, quote=False).replace('"', "&quot;")  # attributes are always in double quotes
 
 
 def tag(name: str, /, *children: Child, **attributes: Value) -> Markup:
     """<name attribute="value">children</name>. Attribute values and children other than `Markup` are escaped; None is
-    left out. `class_` is class, `aria_label` is aria-label. Raises ValueError for scripts and links.
+    left out; floats, which are coordinates, are rounded to two digits. `class_` is class, `aria_label` is aria-label.
+    Raises ValueError for scripts and links.
 
     >>> from cloche.drawing import tag
     >>> tag("p", tag("b", "1"), " < 2", class_="note").html
@@ -80,7 +75,8 @@ def _attribute(key: str, value: Value) -> str:
     name = key.rstrip("_").replace("_", "-")
     if name.startswith("on") or (name in LINKS and not str(value).startswith("data:image/png;base64,")):
         raise ValueError(f"a page of the report has no attribute {name}={value!r}")
-    return f' {name}="{text("" if value is True else value)}"'
+    shown = f"{round(value, 2):g}" if isinstance(value, float) else "" if value is True else value
+    return f' {name}="{text(shown)}"'
 
 
 def join(*children: Child) -> Markup:

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
+from numbers import Real
 from typing import Any, Literal, TypeAlias
 
 from cloche.errors import ArgumentInvalid, ClocheError, shown
@@ -17,13 +18,47 @@ Cell: TypeAlias = float | str | None
 MOST_ITEMS = 5_000  # per list read from a file
 MOST_VALUES = 200_000  # in all lists of one panel
 MOST_CHARACTERS = 2_000
-LARGEST = (
-    1e300  # what is beyond it, or not finite, counts as missing: differences of such numbers are not finite either
-)
+LARGEST = 1e300  # differences of larger numbers are not finite
+
+
+class _Values:
+    """Base of panels and their parts: numbers that cannot be drawn are None, as in the JSON of the panel."""
+
+    title: str
+
+    def __post_init__(self) -> None:
+        self._set(**{each.name: _cleaned(getattr(self, each.name)) for each in fields(self)})  # type: ignore[arg-type]
+
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def _agree(self, one: str, first: Sequence[Any], other: str, second: Sequence[Any]) -> None:
+        if len(first) != len(second):
+            raise ArgumentInvalid(
+                f"The panel {shown(self.title)} has {len(first)} {one}, and {other} of length {len(second)}."
+            )
+
+    def _same_length(self, places: Sequence[Any], series: Sequence[Series]) -> None:
+        for one in series:
+            for name in ("values", "low", "high"):
+                if name == "values" or getattr(one, name):
+                    self._agree("places", places, f"{name} of {shown(one.name)}", getattr(one, name))
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return tuple(map(_cleaned, value))
+    return None if isinstance(value, Real) and not abs(value) <= LARGEST else value  # NaN is not <= either
+
+
+def _picked(values: Sequence[Any], places: Sequence[int]) -> tuple[Any, ...]:
+    """The values at some places; none of none."""
+    return tuple(values[i] for i in places) if values else ()
 
 
 @dataclass(frozen=True)
-class Series:
+class Series(_Values):
     """A named value per column or row, with its spread from `low` to `high` if known; a control is drawn faintly.
 
     >>> from cloche.drawing import Lines, Series, as_text
@@ -42,12 +77,14 @@ class Series:
     high: tuple[Number, ...] = ()
     control: bool = False
 
-    def __post_init__(self) -> None:
-        _drop(self, "values", "low", "high")
+    def at(self, places: Sequence[int]) -> Series:
+        """The series at some of its places."""
+        low, high = _picked(self.low, places), _picked(self.high, places)
+        return Series(self.name, _picked(self.values, places), low, high, self.control)
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(_Values):
     """Rows of texts and numbers; `forms` has the number format per column.
 
     >>> from cloche.drawing import Table
@@ -62,14 +99,15 @@ class Table:
     note: str = ""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for row in self.rows:
-            _agree(self, "columns", self.columns, "a row", row)
+            self._agree("columns", self.columns, "a row", row)
         if self.forms:
-            _agree(self, "columns", self.columns, "forms", self.forms)
+            self._agree("columns", self.columns, "forms", self.forms)
 
 
 @dataclass(frozen=True)
-class Heatmap:
+class Heatmap(_Values):
     """A value per row and column, the first row on top. The colour scale starts at zero (a logarithmic one at a power
     of ten) and is symmetric about zero if there are negative values, unless `low` and `high` are given. `texts` are
     written in the cells, `tips` are tooltips.
@@ -96,17 +134,17 @@ class Heatmap:
     note: str = ""
 
     def __post_init__(self) -> None:
-        _drop(self, "values", "low", "high")
+        super().__post_init__()
         for name in ("values", "texts", "tips"):
             grid = getattr(self, name)
             if grid or name == "values":
-                _agree(self, "rows", self.rows, name, grid)
+                self._agree("rows", self.rows, name, grid)
                 for row in grid:
-                    _agree(self, "columns", self.columns, f"a row of {name}", row)
+                    self._agree("columns", self.columns, f"a row of {name}", row)
 
 
 @dataclass(frozen=True)
-class Lines:
+class Lines(_Values):
     """Series over `x`, numbers or names. `marks` are events: (position on x, description).
 
     >>> from cloche.drawing import Lines, Series, as_table
@@ -126,18 +164,15 @@ class Lines:
     note: str = ""
 
     def __post_init__(self) -> None:
-        _drop(self, "low", "high")
-        _same_length(self, self.x, self.series)
-        places: Sequence[Any] = self.x
-        keep = [i for i, x in enumerate(places) if isinstance(x, str) or _drawable(x)]
-        if len(keep) < len(self.x):
-            object.__setattr__(self, "x", tuple(places[i] for i in keep))
-            object.__setattr__(self, "series", tuple(_at(one, keep) for one in self.series))
-        object.__setattr__(self, "marks", tuple(mark for mark in self.marks if _drawable(mark[0])))
+        super().__post_init__()
+        self._same_length(self.x, self.series)
+        keep = [i for i, x in enumerate(self.x) if x is not None]
+        marks = tuple(mark for mark in self.marks if None not in mark)
+        self._set(x=_picked(self.x, keep), series=tuple(one.at(keep) for one in self.series), marks=marks)
 
 
 @dataclass(frozen=True)
-class Bars:
+class Bars(_Values):
     """A bar per row from `start`; for a series with a spread or on a logarithmic axis, a dot with its spread. `bands`
     are named ranges (name, low, high) in the background.
 
@@ -160,15 +195,13 @@ class Bars:
     note: str = ""
 
     def __post_init__(self) -> None:
-        _same_length(self, self.rows, self.series)
-        object.__setattr__(self, "start", self.start if _drawable(self.start) else 0.0)
-        object.__setattr__(
-            self, "bands", tuple(band for band in self.bands if _drawable(band[1]) and _drawable(band[2]))
-        )
+        super().__post_init__()
+        self._same_length(self.rows, self.series)
+        self._set(start=self.start or 0.0, bands=tuple(band for band in self.bands if None not in band))
 
 
 @dataclass(frozen=True)
-class Scatter:
+class Scatter(_Values):
     """Points of two or three coordinates, coloured by `values`; `labels` are tooltips.
 
     >>> from cloche.drawing import Scatter, as_table
@@ -184,23 +217,20 @@ class Scatter:
     note: str = ""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.axes) not in (2, 3):
             raise ArgumentInvalid(f"The panel {shown(self.title)} has {len(self.axes)} axes; a Scatter has 2 or 3.")
         for point in self.points:
-            _agree(self, "axes", self.axes, "a point", point)
+            self._agree("axes", self.axes, "a point", point)
         for name in ("labels", "values"):
             if getattr(self, name):
-                _agree(self, "points", self.points, name, getattr(self, name))
-        _drop(self, "values")
-        keep = [i for i, point in enumerate(self.points) if all(map(_drawable, point))]
-        if len(keep) < len(self.points):
-            for name in ("points", "labels", "values"):
-                given = getattr(self, name)
-                object.__setattr__(self, name, tuple(given[i] for i in keep) if given else given)
+                self._agree("points", self.points, name, getattr(self, name))
+        keep = [i for i, point in enumerate(self.points) if None not in point]
+        self._set(**{name: _picked(getattr(self, name), keep) for name in ("points", "labels", "values")})
 
 
 @dataclass(frozen=True)
-class Passage:
+class Passage(_Values):
     """Tokens with a value each; `name` is written before them and `note` after.
 
     >>> from cloche.drawing import Passage, Tokens, as_text
@@ -216,12 +246,9 @@ class Passage:
     values: tuple[Number, ...]
     note: str = ""
 
-    def __post_init__(self) -> None:
-        _drop(self, "values")
-
 
 @dataclass(frozen=True)
-class Tokens:
+class Tokens(_Values):
     """Passages of text whose tokens are highlighted by their values, from zero to `high` (default: the largest
     value).
 
@@ -236,13 +263,13 @@ class Tokens:
     note: str = ""
 
     def __post_init__(self) -> None:
-        _drop(self, "high")
+        super().__post_init__()
         for passage in self.passages:
-            _agree(self, f"tokens of {shown(passage.name)}", passage.tokens, "values", passage.values)
+            self._agree(f"tokens of {shown(passage.name)}", passage.tokens, "values", passage.values)
 
 
 @dataclass(frozen=True)
-class Node:
+class Node(_Values):
     """A node in a column of its graph (0 is the first), with a value.
 
     >>> from cloche.drawing import Graph, Node
@@ -254,12 +281,9 @@ class Node:
     column: int = 0
     value: Number = None
 
-    def __post_init__(self) -> None:
-        _drop(self, "value")
-
 
 @dataclass(frozen=True)
-class Graph:
+class Graph(_Values):
     """Nodes in columns, and weighted edges (from, to, weight) between their indices.
 
     >>> from cloche.drawing import Graph, Node, as_table
@@ -274,14 +298,15 @@ class Graph:
     note: str = ""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for start, end, _ in self.edges:
             if not (0 <= start < len(self.nodes) and 0 <= end < len(self.nodes)):
                 raise ArgumentInvalid(f"The panel {shown(self.title)} has an edge {start} -> {end} but no such node.")
-        object.__setattr__(self, "edges", tuple(edge for edge in self.edges if _drawable(edge[2])))
+        self._set(edges=tuple(edge for edge in self.edges if None not in edge))
 
 
 @dataclass(frozen=True)
-class Text:
+class Text(_Values):
     """Plain text; line breaks are kept.
 
     >>> from cloche.drawing import Text, as_text
@@ -343,40 +368,3 @@ def _cut(value: Any, left: list[int]) -> Any:
     if isinstance(value, list | tuple):
         return [_cut(item, left) for item in value[:MOST_ITEMS]]
     return value[:MOST_CHARACTERS] if isinstance(value, str) else value
-
-
-def _drawable(value: float | None) -> bool:
-    return value is not None and abs(value) <= LARGEST  # not of NaN
-
-
-def _drop(panel: Any, *names: str) -> None:
-    """None in place of the numbers in these fields that cannot be drawn, as in the JSON of the panel."""
-
-    def cleaned(value: Any) -> Any:
-        if isinstance(value, tuple | list):
-            return tuple(map(cleaned, value))
-        return value if _drawable(value) else None
-
-    for name in names:
-        object.__setattr__(panel, name, cleaned(getattr(panel, name)))
-
-
-def _at(one: Series, places: Sequence[int]) -> Series:
-    def kept(values: tuple[Number, ...]) -> tuple[Number, ...]:
-        return tuple(values[i] for i in places) if values else ()
-
-    return replace(one, values=kept(one.values), low=kept(one.low), high=kept(one.high))
-
-
-def _agree(panel: Any, one: str, first: Sequence[Any], other: str, second: Sequence[Any]) -> None:
-    if len(first) != len(second):
-        raise ArgumentInvalid(
-            f"The panel {shown(panel.title)} has {len(first)} {one}, and {other} of length {len(second)}."
-        )
-
-
-def _same_length(panel: Any, places: Sequence[Any], series: Sequence[Series]) -> None:
-    for one in series:
-        for name in ("values", "low", "high"):
-            if name == "values" or getattr(one, name):
-                _agree(panel, "places", places, f"{name} of {shown(one.name)}", getattr(one, name))

@@ -8,6 +8,7 @@ import math
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -26,6 +27,7 @@ from cloche.microscope.folder import features
 from cloche.microscope.folder.follow import Follower, stream
 from cloche.microscope.folder.reading import BadRequest, parse_json
 from cloche.microscope.library import Library
+from cloche.microscope.page.chapters import MEASURES
 from cloche.microscope.serving.bounds import Busy, body_of
 from cloche.microscope.serving.guard import Guard
 from cloche.microscope.serving.requests import Worker
@@ -193,7 +195,8 @@ def history(request: Request) -> Response:
 
 
 def health(request: Request) -> Response:
-    return Json(library_of(request).logbook(run_of(request)).health())
+    records = library_of(request).logbook(run_of(request)).health()
+    return Json(records | {"measures": [asdict(measure) for measure in MEASURES]})
 
 
 def samples(request: Request) -> Response:

@@ -122,11 +122,7 @@ class Library:
 
     def finding(self, files: RunFiles, relative: str) -> Record:
         """A finding, cleaned; read again only if its file changed. Raises ClocheError if it is damaged."""
-        path = files.file(relative)
-        if path is None:
-            raise FileMissing(f"{relative} is gone.")
-        state = path.stat()
-        stamp = (state.st_mtime_ns, state.st_size)
+        path, stamp = _stamped(files, relative)
         with self._lock:
             known = self._findings.get(path)
             if known is None or known[0] != stamp:
@@ -139,11 +135,7 @@ class Library:
 
     def _head(self, files: RunFiles, relative: str) -> Record:
         """The fields of a finding that a list shows."""
-        path = files.file(relative)
-        if path is None:
-            raise FileMissing(f"{relative} is gone.")
-        state = path.stat()
-        stamp = (state.st_mtime_ns, state.st_size)
+        path, stamp = _stamped(files, relative)
         known = self._heads.get(path)
         if known is None or known[0] != stamp:
             found = self.finding(files, relative)
@@ -195,6 +187,15 @@ class Library:
         raise InstrumentUnknown(
             f"{files.root.name} has {what}: it has {have}.{' ' if damaged else ''}{' '.join(damaged[:3])}"
         )
+
+
+def _stamped(files: RunFiles, relative: str) -> tuple[Path, tuple[int, int]]:
+    """The path of a file, and a value that differs once its content does."""
+    path = files.file(relative)
+    if path is None:
+        raise FileMissing(f"{relative} is gone.")
+    state = path.stat()
+    return path, (state.st_mtime_ns, state.st_size)
 
 
 def _children(folder: Path) -> list[Path]:

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import statistics
-import struct
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cloche.drawing import EMPTY, STYLE, Child, Markup, as_html, document, duration, join, short, tag
+from cloche.drawing import EMPTY, STYLE, Child, Markup, as_html, document, duration, figures, join, short, tag
 from cloche.errors import ClocheError
 from cloche.files import write_atomically
 from cloche.microscope.folder.history import Columns
 from cloche.microscope.folder.logbook import Metrics
-from cloche.microscope.folder.reading import RunFiles, number, parse_json, words
+from cloche.microscope.folder.reading import RunFiles, number, words
 from cloche.microscope.folder.records import ALARMS, STATES
 from cloche.microscope.library import Library
 from cloche.microscope.page import chapters
 from cloche.runs import Run
 
 STATIC = Path(__file__).parent / "static"
-MOST_HEADER_BYTES = 8 << 20
 # Raised while drawing values of a wrong type or shape.
 UNFIT = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 Record = dict[str, Any]
@@ -95,30 +94,9 @@ def parameters(files: RunFiles) -> int | None:
     names = files.checkpoints()
     folder = f"checkpoints/{names[-1]}" if names else ""
     entries = [entry.name for entry in files.entries(folder) if names and entry.name.startswith("model")]
-    counts = [_parameters(files, f"{folder}/{name}") for name in entries if name.endswith(".safetensors")]
-    known = [count for count in counts if count is not None]
-    return sum(known) if known and len(known) == len(counts) else None
-
-
-def _parameters(files: RunFiles, weights: str) -> int | None:
-    """Number of parameters in one file of weights; None if its header cannot be read."""
-    file = files.open_file(weights)
-    if file is None:
-        return None
-    with file:
-        try:
-            size = struct.unpack("<Q", file.read(8))[0]
-            header = parse_json(file.read(size), "the header") if size <= MOST_HEADER_BYTES else {}
-            tensors = [tensor["shape"] for name, tensor in header.items() if name != "__metadata__"]
-        except (struct.error, ClocheError, *UNFIT):
-            return None  # reporting damaged files is up to `cloche verify`
-    total = 0
-    for shape in tensors:
-        count = 1
-        for length in shape:
-            count *= length
-        total += count
-    return total
+    shapes = [files.tensor_shapes(f"{folder}/{name}") for name in entries if name.endswith(".safetensors")]
+    known = [shape for file in shapes for shape in (file or {}).values()]
+    return sum(map(math.prod, known)) if shapes and None not in shapes else None
 
 
 def title(files: RunFiles, about: Record, metrics: Metrics) -> Markup:
@@ -135,16 +113,12 @@ def title(files: RunFiles, about: Record, metrics: Metrics) -> Markup:
     story += "."
     adopted = adopted_from(about)
     if adopted is not None:
-        story += (
-            f" It was adopted from {adopted} and not trained here, so there are no curves, samples or health records."
-        )
+        story += f" It was adopted from {adopted} and not trained here: it has no curves, samples or health records."
     if bpb is not None:
         story += f" It needs {bpb:.3f} bits per byte of held-out text; uncompressed bytes need 8."
-    step = max(
-        (s for s in (metrics.train.last("step"), metrics.validation.last("step")) if s is not None), default=None
-    )
+    steps = [s for s in (metrics.train.last("step"), metrics.validation.last("step")) if s is not None]
     facts: list[tuple[str, Child]] = [
-        ("steps", _shown(step, "{:,.0f}")),
+        ("steps", _shown(max(steps, default=None), "{:,.0f}")),
         ("loss", _shown(metrics.train.last("loss"), "{:.3f}", "nats/token")),
         ("validation", _shown(bpb, "{:.3f}", "bits/byte")),
         ("tokens seen", short(metrics.train.last("tokens"))),
@@ -153,7 +127,6 @@ def title(files: RunFiles, about: Record, metrics: Metrics) -> Markup:
         ("seed", words(about["info"].get("seed", "–"), 60)),
         ("started", words(about["info"].get("created", "–"), 1000)[:10]),
     ]
-    figures = [tag("div", tag("dt", label), tag("dd", value)) for label, value in facts]
     asked = tag("p", about["question"], class_="question") if about["question"] else EMPTY
     return tag(
         "header",
@@ -161,7 +134,7 @@ def title(files: RunFiles, about: Record, metrics: Metrics) -> Markup:
         tag("h1", about["name"]),
         asked,
         tag("p", story),
-        tag("dl", figures, class_="figures"),
+        figures(facts),
         class_="title",
     )
 
@@ -216,9 +189,8 @@ def what_next(files: RunFiles, about: Record, samples: list[Record], events: lis
     prompt = next((record["prompt"] for record in samples), "Once")
     ended = next((event for event in reversed(events) if event["kind"] in STATES), None)
     finished = ended is not None and ended["kind"] == "finished"
-    more = (
-        f" --set run.steps={2 * round(ended.get('step') or 100)}" if ended and finished else ""
-    )  # a finished run has no steps left
+    # A finished run has no steps left.
+    more = f" --set run.steps={2 * round(ended.get('step') or 100)}" if ended and finished else ""
     on = (f"cloche resume {path}{more}", "continue training")
     if adopted_from(about) is not None:
         on = (f"cloche pretrain --from {path} --out RUN", "continue training from it")
@@ -231,13 +203,6 @@ def what_next(files: RunFiles, about: Record, samples: list[Record], events: lis
     wide = max(len(command) for command, _ in commands)
     code = "\n".join(f"{command:{wide}}  # {why}" for command, why in commands)
     version = words(about["info"].get("cloche"), 60)
-    made = f"Made by cloche {version} from the run folder {about['name']}."
-    return join(
-        tag(
-            "section",
-            tag("h2", "What to type next"),
-            tag("pre", tag("code", code), tabindex=0, role="region", aria_label="commands"),
-            class_="next",
-        ),
-        tag("footer", made),
-    )
+    typed = tag("pre", tag("code", code), tabindex=0, role="region", aria_label="commands")
+    made = tag("footer", f"Made by cloche {version} from the run folder {about['name']}.")
+    return join(tag("section", tag("h2", "What to type next"), typed, class_="next"), made)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 
-from cloche.errors import ClocheError, DictionaryMissing, FeatureUnknown
-from cloche.microscope.folder.reading import RunFiles, number, parse_json, words
+from cloche.errors import DictionaryMissing, FeatureUnknown
+from cloche.microscope.folder.reading import RunFiles, number, words
 from cloche.microscope.folder.records import token_pair
 from cloche.microscope.library import Library, has_file
 
 Finding = dict[str, Any]
-HEAD_KEYS = ("dictionary", "site", "places", "tokens_seen", "fvu", "l0", "dead_share", "density_histogram")
 SNIPPET_TOKENS = 36
 MOST_LISTED = 4000
-MOST_HEADER_BYTES = 1 << 20
 
 
 def snippet(feature: dict[str, Any]) -> dict[str, Any] | None:
@@ -73,8 +70,8 @@ def _features(finding: Finding) -> list[Any]:
 
 
 def listing(finding: Finding, total: int | None = None) -> dict[str, Any]:
-    """The finding's figures and, for each feature in the given order, what a list shows, with one example. `total` is
-    the number of features of the dictionary, listed or not."""
+    """The finding's figures, its panel of densities and, for each feature in the given order, what a list shows, with
+    one example. `total` is the number of features of the dictionary, listed or not."""
     data = finding["data"]
     light = []
     for given in _features(finding)[:MOST_LISTED]:
@@ -83,9 +80,9 @@ def listing(finding: Finding, total: int | None = None) -> dict[str, Any]:
             top = [token for token, _ in feature["top_logits"][:4]]
             light.append({key: feature[key] for key in ("id", "density", "max", "shares")} | {"top": top})
             light[-1]["example"] = snippet(feature)
-    head = {key: data.get(key) for key in HEAD_KEYS}
     about = {key: finding.get(key) for key in ("id", "checkpoint", "summary", "created")}
-    return {**about, **head, **_figures(data), "total": total, "features": light}
+    density = next((panel for panel in finding["panels"] if panel["kind"] == "Lines"), None)
+    return {**about, **_figures(data), "density": density, "total": total, "features": light}
 
 
 def _figures(data: dict[str, Any]) -> dict[str, Any]:
@@ -95,11 +92,7 @@ def _figures(data: dict[str, Any]) -> dict[str, Any]:
         cleaned[key] = None if data.get(key) is None else words(data[key], 300)
     places = data.get("places")
     cleaned["places"] = [words(place, 300) for place in places] if isinstance(places, list) else None
-    histogram = data.get("density_histogram")
-    if not isinstance(histogram, dict) or len(_list(histogram.get("edges"))) != len(_list(histogram.get("counts"))) + 1:
-        return cleaned | {"density_histogram": None}
-    edges, counts = ([number(value) or 0 for value in histogram[key]] for key in ("edges", "counts"))
-    return cleaned | {"density_histogram": {"edges": edges, "counts": counts}}
+    return cleaned
 
 
 def listed(finding: Finding, ident: int) -> dict[str, Any] | None:
@@ -120,19 +113,9 @@ def page(finding: Finding, ident: int) -> dict[str, Any]:
 
 def total(files: RunFiles, finding: Finding) -> int | None:
     """Number of features of the dictionary: the length of the finding's densities, which cover all of them."""
-    try:
-        file = files.open_file(f"findings/features/{finding['id']}.safetensors")
-        if file is None:
-            return None
-        with file:
-            size = struct.unpack("<Q", file.read(8))[0]
-            if size > MOST_HEADER_BYTES:
-                return None
-            header = parse_json(file.read(size), "the header")
-        (count,) = header["density"]["shape"]
-    except (ClocheError, OSError, struct.error, KeyError, TypeError, ValueError):
-        return None
-    return count if isinstance(count, int) else None
+    shapes = files.tensor_shapes(f"findings/features/{finding['id']}.safetensors") or {}
+    shape = shapes.get("density", ())
+    return shape[0] if len(shape) == 1 else None
 
 
 def worker_request(library: Library, run: str | None, finding: Finding, number: int) -> dict[str, Any]:

@@ -11,8 +11,10 @@ import math
 import os
 import re
 import stat
+import struct
 import tomllib
 from collections.abc import Iterator
+from operator import index
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -31,6 +33,7 @@ MOST_DEPTH = 40
 MOST_INTEGER = 10**30
 MOST_JSON_BYTES = 32 << 20
 MOST_RECIPE_BYTES = 1 << 18
+MOST_HEADER_BYTES = 8 << 20
 MOST_ENTRIES = 20_000
 _STEP = re.compile(r"step-\d{6,18}")
 
@@ -139,6 +142,20 @@ class RunFiles:
         if not isinstance(value, dict):
             raise FileDamaged(f"{self._name(relative)} is not a JSON object.")
         return value
+
+    def tensor_shapes(self, relative: str) -> dict[str, tuple[int, ...]] | None:
+        """The shape of each tensor of a safetensors file, from its header; None if it is missing or damaged."""
+        try:
+            file = self.open_file(relative)
+            if file is None:
+                return None
+            with file:
+                (size,) = struct.unpack("<Q", file.read(8))
+                header = parse_json(file.read(min(size, MOST_HEADER_BYTES + 1)), "the header", MOST_HEADER_BYTES)
+            tensors = [(name, tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"]
+            return {name: tuple(map(index, shape)) for name, shape in tensors}
+        except (ClocheError, OSError, struct.error, AttributeError, LookupError, TypeError):
+            return None  # reporting damaged files is up to `cloche verify`
 
     def entries(self, relative: str) -> list[os.DirEntry[str]]:
         """Entries of a folder that do not lead outside, sorted by name; [] if it is missing."""

@@ -73,42 +73,57 @@ class Measure:
 
 MEASURES = (
     Measure(
-        "resid_variance", "Residual variance", "Variance of the residual stream after each layer.", "number", True, True
+        "resid_variance",
+        "Residual variance",
+        "Variance of the residual stream after each layer. It should rise gently from bottom to top and then level off; "
+        "a row that keeps growing means that the run is about to diverge.",
+        "number",
+        log=True,
+        embed=True,
     ),
     Measure(
-        "attention_entropy", "Attention entropy", "How widely each head attends: 100% is uniform attention.", high=1.0
+        "attention_entropy",
+        "Attention entropy",
+        "How widely each head attends: 100% is uniform attention, 0% a single token. Heads should diverge as they "
+        "specialise; all dark at once is collapse.",
+        high=1.0,
     ),
-    Measure("activation_density", "Activation density", "The share of MLP units that are active per token."),
+    Measure(
+        "activation_density",
+        "Activation density",
+        "The share of MLP units that are active per token: how sparse each layer is.",
+    ),
     Measure(
         "update_ratio",
         "Update / weight",
         "The norm of each step's update over the norm of the weights.",
         "number",
-        True,
-        True,
+        log=True,
+        embed=True,
         usual="usual_update_ratio",
     ),
-    Measure("dead_units", "Dead units", "The share of MLP units that have never been active so far."),
+    Measure(
+        "dead_units",
+        "Dead units",
+        "The share of MLP units that have never been active so far: width that is computed and not used.",
+    ),
 )
 
 
 def grid(records: Sequence[Record], measure: Measure) -> Heatmap:
     """A heat map with layers as rows, the last on top (heads of a layer together), and steps as columns."""
-    first = records[0][measure.key]
     rows: list[tuple[float | None, ...]] = []
     names: list[str] = []
-    for layer in reversed(range(len(first))):
+    for layer in reversed(range(len(records[0][measure.key]))):
+        found = [record[measure.key][layer] for record in records]
+        heads = list(zip(*(each if isinstance(each, list) else [each] for each in found), strict=True))
         name = "embed" if measure.embed and layer == 0 else f"layer {layer - measure.embed}"
-        heads = len(first[layer]) if isinstance(first[layer], list) else 0
-        rows += [tuple(r[measure.key][layer][head] for r in records) for head in range(heads)]
-        names += [name if head == heads // 2 else "" for head in range(heads)]
-        if not isinstance(first[layer], list):
-            rows.append(tuple(r[measure.key][layer] for r in records))
-            names.append(name)
-    steps = tuple(f"step {r['step']:,}" for r in records)
-    scale: Literal["log", "linear"] = "log" if measure.log else "linear"
+        rows += heads
+        names += [name if head == len(heads) // 2 else "" for head in range(len(heads))]
     usual = records[-1].get(measure.usual or "")
     note = measure.note if usual is None else f"{measure.note} Up to {number(usual)} is usual for this run's optimiser."
+    scale: Literal["log", "linear"] = "log" if measure.log else "linear"
+    steps = tuple(f"step {r['step']:,}" for r in records)
     return Heatmap(
         measure.title, tuple(names), steps, tuple(rows),
         form=measure.form, scale=scale, high=measure.high, note=note,
