@@ -102,7 +102,7 @@ def test_a_dictionary_outside_the_stream_says_why_it_has_no_logits(page, url):
     expect(page.locator(".says, .shares")).to_have_count(0)
     page.goto(url + "?finding=silent&feature=7")
     expect(page.locator("aside .note")).to_have_text(words)
-    expect(page.locator("aside .bars, .placed")).to_have_count(0)
+    expect(page.locator("aside .measures, .placed")).to_have_count(0)
 
 
 def test_the_density_of_neurons_by_layer(page, url):

@@ -113,7 +113,8 @@ def title(files: RunFiles, about: Record, metrics: Metrics) -> Markup:
     story += "."
     adopted = adopted_from(about)
     if adopted is not None:
-        story += f" It was adopted from {adopted} and not trained here: it has no curves, samples or health records."
+        missing = "so there are no curves, samples or health records"
+        story += f" It was adopted from {adopted} and not trained here, {missing}."
     if bpb is not None:
         story += f" It needs {bpb:.3f} bits per byte of held-out text; uncompressed bytes need 8."
     steps = [s for s in (metrics.train.last("step"), metrics.validation.last("step")) if s is not None]

@@ -75,7 +75,7 @@ function valueAt(column, index) {
   return null;
 }
 
-export function describe(title, s, xName, yFormat) {
+function describe(title, s, xName, yFormat) {
   const known = s.y.map((y, i) => [s.x[i], y]).filter(([, y]) => y !== null && y !== undefined);
   if (!known.length) return `${title}: nothing recorded yet.`;
   const lowest = known.reduce((a, b) => (b[1] < a[1] ? b : a));
@@ -99,7 +99,7 @@ export function Chart(given) {
     if (!readout.current) return;
     readout.current.replaceChildren(...pairs.map(([s, value]) => {
       const span = document.createElement('span');
-      span.textContent = `${shown.length > 1 ? s.label + ' ' : ''}${props.current.showFormat ? props.current.showFormat(value) : props.current.yFormat ? props.current.yFormat(value) : number(value)}`;
+      span.textContent = `${shown.length > 1 ? s.label + ' ' : ''}${(props.current.showFormat || props.current.yFormat || number)(value)}`;
       span.style.color = `var(${s.colour})`;
       return span;
     }), Object.assign(document.createElement('small'), { textContent: where }));

@@ -1,6 +1,8 @@
 // Controls shared by the views.
 import { html } from './vendor/htm-preact.js';
+import { adoptedFrom, resumeCommand } from './commands.js';
 import { visible } from './format.js';
+import { Bars } from './panels/bars.js';
 
 // Radio buttons in a row; the browser handles the arrow keys.
 export function Choice({ name, label, value, options, onChange }) {
@@ -29,18 +31,19 @@ export function Empty({ title, children, command }) {
   </div>`;
 }
 
+// The same for a view of a log, which an adopted run does not have.
+export function LogMissing({ run, title, has, children, command = resumeCommand(run) }) {
+  const source = adoptedFrom(run);
+  if (!source) return html`<${Empty} title=${title} command=${command}>${children}</>`;
+  return html`<${Empty} title="Trained elsewhere" command=${resumeCommand(run)}>
+    This run was adopted from ${source}: it was not trained here, so it has no ${has}. To continue training, start a run from it:</>`;
+}
+
 export function Sentence({ text }) {
   return text ? html`<p class="sentence" role="alert">${text}</p>` : null;
 }
 
-// Ranked tokens as bars; the largest has full width.
-export function Bars({ pairs, format, label, tone = '' }) {
-  const most = Math.max(...pairs.map(([, value]) => Math.abs(value)), 1e-12);
-  return html`<ol class=${'bars ' + tone} aria-label=${label}>
-    ${pairs.map(([token, value], i) => html`<li key=${i}>
-      <code>${visible(token)}</code>
-      <i><b style=${{ width: `${(100 * Math.abs(value)) / most}%` }}></b></i>
-      <span>${format(value)}</span>
-    </li>`)}
-  </ol>`;
+// Tokens with a value each.
+export function Ranked({ pairs, form, label }) {
+  return html`<${Bars} title=${label} rows=${pairs.map(([token]) => visible(token))} series=${[{ values: pairs.map(([, value]) => value) }]} form=${form} />`;
 }

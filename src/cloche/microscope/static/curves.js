@@ -1,9 +1,10 @@
 // Curves of the run, optionally compared with another.
 import { html, useEffect } from './vendor/htm-preact.js';
 import { Chart } from './chart.js';
-import { adoptedFrom, resumeCommand } from './commands.js';
-import { Choice, Empty, Select } from './controls.js';
+import { Choice, LogMissing, Select } from './controls.js';
 import { duration, fixed, number, percent, short, whole } from './format.js';
+import { Figures } from './panels/figures.js';
+import { Table } from './panels/table.js';
 import { last, openSecond, stateOf, stepOf, useStore, useWindow } from './store.js';
 
 const AXES = {
@@ -66,7 +67,7 @@ function extent(run, second, axis) {
   return low < high ? [low, high] : [low - 1, high + 1];
 }
 
-function Figures({ run }) {
+function Now({ run }) {
   const { train, validation } = run;
   const state = stateOf(run);
   const pairs = [
@@ -75,7 +76,7 @@ function Figures({ run }) {
     ['tokens seen', short(last(train.tokens))], ['speed', html`${short(last(train.tokens_per_second))} <small>tokens/s</small>`],
     state.live && last(train.eta) ? ['time left', duration(last(train.eta))] : ['trained for', duration(last(train.time))],
   ];
-  return html`<dl class="figures">${pairs.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
+  return html`<${Figures} pairs=${pairs} />`;
 }
 
 function Events({ run }) {
@@ -99,13 +100,13 @@ function AsTable({ run }) {
     const at = validation.step.findLastIndex((s) => s <= train.step[picked[row]]);
     return at < 0 || (row > 0 && validation.step[at] <= train.step[picked[row - 1]]) ? null : validation.val_bpb[at];
   };
-  return html`<div class="scroll" tabindex="0" role="region" aria-label="Curves as a table"><table class="data">
-    <caption>${total > count ? `${count} of ${whole(total)} records, evenly spaced; the last is the newest.` : `All ${total} records.`}</caption>
-    <thead><tr>${['step', 'time', 'tokens', 'loss', 'bits/byte', 'gradient norm', 'learning rate', 'tokens/s', 'MFU'].map((h) => html`<th scope="col" key=${h}>${h}</th>`)}</tr></thead>
-    <tbody>${picked.map((i, row) => html`<tr key=${i}><th scope="row">${whole(train.step[i])}</th><td>${duration(train.time[i])}</td><td>${short(train.tokens[i])}</td>
-      <td>${fixed(train.loss[i], 3)}</td><td>${fixed(validated(row), 3)}</td><td>${number(train.grad_norm[i])}</td><td>${number(train.lr[i])}</td>
-      <td>${whole(train.tokens_per_second[i])}</td><td>${percent(train.mfu[i])}</td></tr>`)}</tbody>
-  </table></div>`;
+  const columns = [
+    ['step', 'count', train.step], ['time', 'duration', train.time], ['tokens', 'short', train.tokens], ['loss', 'thousandths', train.loss], ['bits/byte', 'thousandths'],
+    ['gradient norm', 'number', train.grad_norm], ['learning rate', 'number', train.lr], ['tokens/s', 'count', train.tokens_per_second], ['MFU', 'percent', train.mfu],
+  ];
+  const said = total > count ? `${count} of ${whole(total)} records, evenly spaced; the last is the newest.` : `All ${total} records.`;
+  return html`<p class="note">${said}</p><${Table} title="Curves as a table" columns=${columns.map(([name]) => name)} forms=${columns.map(([, form]) => form)}
+    rows=${picked.map((i, row) => columns.map(([, , values]) => (values ? values[i] : validated(row))))} />`;
 }
 
 export function Curves({ state, change }) {
@@ -121,11 +122,7 @@ export function Curves({ state, change }) {
   const near = useWindow(run, axis, window);
   const other = useWindow(store.runs[compare], axis, window);
   if (!run.train.step.length && !run.validation.step.length) {
-    if (adoptedFrom(run)) {
-      return html`<${Empty} title="Trained elsewhere" command=${resumeCommand(run)}>
-        This run was adopted from ${adoptedFrom(run)}: it was not trained here, so it has no training log and no curves. To continue training, start a run from it:</>`;
-    }
-    return html`<${Empty} title="No record yet" command=${resumeCommand(run)}>
+    return html`<${LogMissing} run=${run} title="No record yet" has="training log and no curves">
       The first line of log/metrics.jsonl appears here automatically as soon as the run writes it. If the run is not training, start it:</>`;
   }
   const second = store.runs[compare];
@@ -133,7 +130,7 @@ export function Curves({ state, change }) {
   const marks = marksOf(run, axis);
   const onWindow = (ends) => change(ends ? { from: Number(ends[0].toPrecision(6)), to: Number(ends[1].toPrecision(6)) } : { from: null, to: null });
   return html`
-    <${Figures} run=${run} />
+    <${Now} run=${run} />
     <div class="toolbar">
       <${Choice} name="x" label="x axis" value=${axis} options=${[['step', 'steps'], ['tokens', 'tokens'], ['flops', 'FLOPs'], ['time', 'time']]}
         onChange=${(x) => change({ x: x === 'step' ? null : x, from: null, to: null })} />

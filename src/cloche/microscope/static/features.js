@@ -1,10 +1,10 @@
 // Features of sparse dictionaries: where they are active and which tokens they promote.
 import { html, useMemo, useState } from './vendor/htm-preact.js';
-import { Bars, Choice, Empty, Select, Sentence } from './controls.js';
+import { Choice, Empty, Ranked, Select, Sentence } from './controls.js';
 import { featuresCommand, saeCommand } from './commands.js';
 import { fixed, number, percent, short, visible, whole } from './format.js';
-import { Lines } from './panels/lines.js';
-import { Found } from './panels/panel.js';
+import { Figures } from './panels/figures.js';
+import { Found, Panel } from './panels/panel.js';
 import { PlaceKey, Shares } from './shares.js';
 import { Lit } from './panels/tokens.js';
 import { link } from './route.js';
@@ -48,17 +48,12 @@ function Facts({ list, measured }) {
   if (measured) facts.push(['kind', `${String(measured.kind).replace(/-sae$/, '')} ${measured.wiring || ''}`.trim()], ['features', whole(measured.features)]);
   facts.push(['variance explained', percent(data.fvu === null || data.fvu === undefined ? null : 1 - data.fvu)], ['active per token', fixed(data.l0, 1)],
     ['never active', percent(data.dead_share)], ['tokens read', short(data.tokens_seen)]);
-  return html`<dl class="figures">${facts.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
+  return html`<${Figures} pairs=${facts} />`;
 }
 
-// Histogram of feature densities, with a mark at the chosen feature.
-function Histogram({ histogram, chosen }) {
-  if (!histogram?.counts?.length) return null;
-  const { edges, counts } = histogram;
-  const marks = chosen > 0 ? [[Math.log10(chosen), 'this feature']] : [];
-  return html`<figure class="drawn"><figcaption><h3>How often features fire</h3></figcaption>
-    <${Lines} title="How often features fire" x=${counts.map((_, i) => (edges[i] + edges[i + 1]) / 2)} series=${[{ name: 'features', values: counts, low: [], high: [] }]}
-      x_name="share of tokens it is active on, log10" form="count" low=${0} marks=${marks} /></figure>`;
+// The finding's own panel of densities, with a mark at the chosen feature.
+function Density({ list, chosen }) {
+  return list.density && html`<${Panel} panel=${{ ...list.density, marks: chosen > 0 ? [[Math.log10(chosen), 'this feature']] : [] }} />`;
 }
 
 function List({ list, state, change }) {
@@ -100,8 +95,8 @@ const silence = (list) => `No direct effect on the logits: ${list.site} does not
 function Logits({ feature, list }) {
   if (!(feature.max > 0)) return null;
   if (!feature.top_logits?.length && !feature.bottom_logits?.length) return html`<h3>Makes more likely</h3><p class="note">${silence(list)}</p>`;
-  return html`<h3>Makes more likely</h3><${Bars} pairs=${feature.top_logits || []} format=${(v) => fixed(v, 2)} label="tokens it makes more likely" />
-    <h3>Makes less likely</h3><${Bars} pairs=${feature.bottom_logits || []} format=${(v) => fixed(v, 2)} label="tokens it makes less likely" tone="cold" />`;
+  return html`<h3>Makes more likely</h3><${Ranked} pairs=${feature.top_logits || []} form="hundredths" label="tokens it makes more likely" />
+    <h3>Makes less likely</h3><${Ranked} pairs=${feature.bottom_logits || []} form="hundredths" label="tokens it makes less likely" />`;
 }
 
 function One({ feature, list, state }) {
@@ -121,7 +116,7 @@ function One({ feature, list, state }) {
         <${Logits} feature=${feature} list=${list} />
         <h3>Neighbours</h3><ul class="neighbours">${(feature.neighbours || []).map(([id, cosine]) => html`<li key=${id}>
           <a href=${link('features', { ...state, feature: id })}>${id}</a> <span class="num">${fixed(cosine, 2)}</span></li>`)}</ul>
-        <${Histogram} histogram=${list.density_histogram} chosen=${feature.density} />
+        <${Density} list=${list} chosen=${feature.density} />
       </aside>
     </div>`;
 }
@@ -135,7 +130,7 @@ function Dictionary({ run, entry, list, found, state, change, tools }) {
     ${tools}
     <${Facts} list=${list} measured=${measured} />
     ${found ? html`<${Found} found=${{ ...found, figures: {} }} />`
-      : html`${report && html`<${Command} command=${report}>Its effect on the model’s loss has not been measured yet:</>`}<${Histogram} histogram=${list.density_histogram} />`}
+      : html`${report && html`<${Command} command=${report}>Its effect on the model’s loss has not been measured yet:</>`}<${Density} list=${list} />`}
     ${list && !list.features.length && html`<p class="note">No feature is listed: each is active too rarely or too often to interpret.</p>`}
     ${list ? list.features.length > 0 && html`<${List} key=${entry.id} list=${list} state=${state} change=${change} />`
       : html`<${Command} command=${read}>Its features have not been computed yet:</>`}`;

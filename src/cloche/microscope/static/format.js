@@ -27,9 +27,6 @@ export function short(value) {
   return String(Number(value.toPrecision(3)));
 }
 
-// A fraction as "1 in N".
-export function oneIn(share) { return `1 in ${share > 0.02 ? Math.round(1 / share) : short(1 / share)}`; }
-
 export function percent(value, digits = 1) {
   if (none(value)) return '–';
   const hundredths = value * 100;
@@ -52,8 +49,8 @@ export function duration(seconds) {
 const SIGNS = { ' ': '·', '\n': '↵', '\t': '→', '\r': '␍' };
 export const visible = (token) => token.replace(/[ \n\t\r]/g, (c) => SIGNS[c]) || '∅';
 
-// Number formats of panels.
-export const FORMS = { number, percent: (v) => percent(v), count: whole, token: number };
+// Number formats of panels, and those that only the microscope's own tables have.
+export const FORMS = { number, percent: (v) => percent(v), count: whole, token: number, short, duration, hundredths: (v) => fixed(v, 2), thousandths: (v) => fixed(v, 3) };
 export function written(value, form = 'number') {
   if (typeof value === 'string') return value;
   return none(value) ? '' : FORMS[form](value);

@@ -1,7 +1,7 @@
 // Growing up: continuations of the same prompts and predictions of the next token during training.
 import { html } from './vendor/htm-preact.js';
-import { adoptedFrom, resumeCommand } from './commands.js';
-import { Bars, Choice, Empty } from './controls.js';
+import { resumeCommand } from './commands.js';
+import { Choice, LogMissing, Ranked } from './controls.js';
 import { percent, visible, whole } from './format.js';
 import { Painted } from './panels/heatmap.js';
 import { Legend } from './panels/legend.js';
@@ -26,13 +26,9 @@ export function Growing({ state, change }) {
   const run = store.runs[store.main];
   const prompts = [...new Set(run.samples.map((record) => record.prompt))];
   if (!prompts.length) {
-    if (adoptedFrom(run)) {
-      return html`<${Empty} title="Trained elsewhere" command=${resumeCommand(run)}>
-        This run was adopted from ${adoptedFrom(run)}: it was not trained here, so it has no samples from its training. To continue training, start a run from it:</>`;
-    }
     const silent = /^samples\s*=\s*0\b|^prompts\s*=\s*\[\s*\]/m.test(run.about.recipe);
     const fill = silent ? resumeCommand(run, 'evaluate.samples=8') : resumeCommand(run);
-    return html`<${Empty} title="No sample yet" command=${fill}>${silent
+    return html`<${LogMissing} run=${run} title="No sample yet" has="samples from its training" command=${fill}>${silent
       ? 'The recipe of this run asks for no samples. Resume it with samples, and they appear here automatically:'
       : 'During training, the run writes a continuation of each of its prompts at intervals; the first appears here automatically. If the run is not training, resume it:'}</>`;
   }
@@ -59,14 +55,14 @@ export function Growing({ state, change }) {
       </section>
       <section aria-label="Next token">
         <h3>Predicted next token <small>at step ${whole(steps[now])}</small></h3>
-        <${Bars} pairs=${records[now].next || []} format=${percent} label="the most likely next tokens" />
+        <${Ranked} pairs=${records[now].next || []} form="percent" label="the most likely next tokens" />
       </section>
     </div>
     ${tokens.length > 0 && html`<section class="panel">
-      <header><h3>Predictions over training</h3><${Legend} low="0.1 % or less" high=${percent(scale.max)} /></header>
+      <header><h3>Predictions over training</h3><${Legend} scale=${scale} format=${percent} /></header>
       <p class="note">The probability of each token right after the prompt: one row per token, one column per sample. Click a column to read that step.</p>
       <${Painted} title="Probability of the next token by step" summary=${`${tokens.length} tokens, ${steps.length} samples.`} version=${`${run.version}/${chosen}`}
-        rows=${tokens.map((token) => ({ label: visible(token), name: visible(token), group: 0 }))} columns=${steps} values=${values}
+        rows=${tokens.map((token) => ({ label: visible(token), name: visible(token) }))} columns=${steps} values=${values}
         scale=${scale} format=${read} pinned=${now} onPick=${(i) => pick(i, false)} rowHeight=${20} />
     </section>`}
     <section class="history" aria-label="All samples of this prompt">

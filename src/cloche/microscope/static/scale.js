@@ -30,12 +30,13 @@ export const colour = (t) => `rgb(${rgb(t).join(' ')})`;
 // 0.447 is where black and white have equal contrast, at least 4.45; each has more on its side.
 export const inkOn = (t) => (t > 0.447 ? '#000' : '#fff');
 
-// Position of a value between the ends, 0 to 1: logarithmic if `log`, by square roots if `root`; null for null.
+// Position of a value between the ends, 0 to 1: logarithmic if `log`, by square roots if `root`; null for null. `min` may be the
+// larger end.
 export function share(value, { min, max, log, root }) {
   if (value === null || value === undefined) return null;
   const f = log ? (v) => Math.log10(Math.max(v, 1e-12)) : (v) => v;
   const width = f(max) - f(min);
-  const t = width > 0 ? Math.min(1, Math.max(0, (f(value) - f(min)) / width)) : 0.5;
+  const t = width ? Math.min(1, Math.max(0, (f(value) - f(min)) / width)) : 0.5;
   return root ? Math.sqrt(t) : t;
 }
 

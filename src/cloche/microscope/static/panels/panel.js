@@ -3,6 +3,7 @@ import { html } from '../vendor/htm-preact.js';
 import { FORMS, number } from '../format.js';
 import { scaleOf } from '../scale.js';
 import { Bars } from './bars.js';
+import { Figures } from './figures.js';
 import { Graph } from './graph.js';
 import { Heatmap } from './heatmap.js';
 import { Legend } from './legend.js';
@@ -15,30 +16,22 @@ import { Tokens } from './tokens.js';
 
 const KINDS = { Table, Heatmap, Lines, Bars, Scatter, Tokens, Graph, Text };
 
-function Ends({ values, scale, low, high, form = 'number' }) {
-  const found = scaleOf(values.flat(), scale, low, high);
-  const show = FORMS[form];
-  return html`<${Legend} low=${show(found.min)} middle=${found.root && show(found.min + (found.max - found.min) / 4)} high=${show(found.max)} />`;
-}
-
 export function Panel({ panel }) {
   const Kind = KINDS[panel.kind];
   const coloured = panel.kind === 'Heatmap' || (panel.kind === 'Scatter' && panel.values.length > 0);
   const head = panel.title || panel.series?.length > 1 || coloured;
   return html`<figure class=${`drawn ${panel.kind.toLowerCase()}-panel`}>
-    ${head && html`<figcaption>${panel.title && html`<h3>${panel.title}</h3>`}${coloured ? html`<${Ends} ...${panel} />` : html`<${Key} series=${panel.series} />`}</figcaption>`}
+    ${head && html`<figcaption>${panel.title && html`<h3>${panel.title}</h3>`}${coloured ? html`<${Legend} scale=${scaleOf(panel.values.flat(), panel.scale, panel.low, panel.high)} format=${FORMS[panel.form || 'number']} />` : html`<${Key} series=${panel.series} />`}</figcaption>`}
     <${Kind} ...${panel} />${panel.note && html`<p class="note">${panel.note}</p>`}</figure>`;
 }
 
-const called = (name) => name.replace(/_/g, ' ');
-
-export function Figures({ figures, unless }) {
-  return html`<dl class="figures">${Object.entries(figures).map(([name, value]) => html`<div key=${name}><dt>${called(name)}</dt>
-    <dd>${number(value)} ${unless && name in unless && html`<small>null ${number(unless[name])}</small>`}</dd></div>`)}</dl>`;
-}
+// Each figure with its null.
+const named = ({ figures, null: unless }) => Object.entries(figures).map(([name, value]) => [
+  name.replace(/_/g, ' '), html`${number(value)} ${unless && name in unless && html`<small>null ${number(unless[name])}</small>`}`,
+]);
 
 export function Found({ found }) {
-  return html`<div class="finding">${Object.keys(found.figures || {}).length > 0 && html`<${Figures} figures=${found.figures} unless=${found.null} />`}
+  return html`<div class="finding">${Object.keys(found.figures || {}).length > 0 && html`<${Figures} pairs=${named(found)} />`}
     ${(found.notes || []).map((note) => html`<p class="note" key=${note}>${note}</p>`)}
     <div class="drawings">${found.panels.map((panel, i) => html`<${Panel} key=${i} panel=${panel} />`)}</div></div>`;
 }
