@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 RGB = tuple[int, int, int]
-Format = Callable[[float], str]
 PLOT_POINTS = 600
 
 
@@ -66,9 +65,9 @@ class Scale:
 
     def share(self, value: float) -> float:
         """0 at the low end, 1 at the high end, clipped."""
-        f: Format | Callable[[float], float] = (lambda v: math.log10(max(v, 1e-12))) if self.log else (lambda v: v)
-        width = float(f(self.high)) - float(f(self.low))
-        t = min(1.0, max(0.0, (float(f(value)) - float(f(self.low))) / width)) if width > 0 else 0.5
+        f: Callable[[float], float] = (lambda v: math.log10(max(v, 1e-12))) if self.log else float
+        low, width = f(self.low), f(self.high) - f(self.low)
+        t = min(1.0, max(0.0, (f(value) - low) / width)) if width > 0 else 0.5
         return math.sqrt(t) if self.root else t
 
 

@@ -73,41 +73,28 @@ class Measure:
 
 MEASURES = (
     Measure(
-        "resid_variance",
-        "Residual variance",
+        "resid_variance", "Residual variance",
         "Variance of the residual stream after each layer. It should rise gently from bottom to top and then level off; "
-        "a row that keeps growing means that the run is about to diverge.",
-        "number",
-        log=True,
-        embed=True,
+        "a row that keeps growing means that the run is about to diverge.", "number", log=True, embed=True,
     ),
     Measure(
-        "attention_entropy",
-        "Attention entropy",
+        "attention_entropy", "Attention entropy",
         "How widely each head attends: 100% is uniform attention, 0% a single token. Heads should diverge as they "
-        "specialise; all dark at once is collapse.",
-        high=1.0,
+        "specialise; all dark at once is collapse.", high=1.0,
     ),
     Measure(
-        "activation_density",
-        "Activation density",
+        "activation_density", "Activation density",
         "The share of MLP units that are active per token: how sparse each layer is.",
     ),
     Measure(
-        "update_ratio",
-        "Update / weight",
-        "The norm of each step's update over the norm of the weights.",
-        "number",
-        log=True,
-        embed=True,
-        usual="usual_update_ratio",
+        "update_ratio", "Update / weight", "The norm of each step's update over the norm of the weights.", "number",
+        log=True, embed=True, usual="usual_update_ratio",
     ),
     Measure(
-        "dead_units",
-        "Dead units",
+        "dead_units", "Dead units",
         "The share of MLP units that have never been active so far: width that is computed and not used.",
     ),
-)
+)  # fmt: skip
 
 
 def grid(records: Sequence[Record], measure: Measure) -> Heatmap:
