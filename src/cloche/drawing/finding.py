@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 
 from cloche.drawing import panels as kinds
 from cloche.drawing.html import as_html, figures
-from cloche.drawing.markup import EMPTY, Markup, tag
+from cloche.drawing.markup import EMPTY, Markup, join, tag
 from cloche.drawing.notebook import mime_bundle, page
 from cloche.drawing.panels import Panel, Table
 from cloche.drawing.text import as_table, as_text
@@ -230,8 +230,8 @@ class Finding:
     def html(self) -> Markup:
         """The whole finding as HTML: the figures with their null, the notes, every panel."""
         null = self.null or {}
-        beside = {name: [" ", tag("small", f"null {number(value)}")] for name, value in null.items()}
-        named = figures((_named(name), [number(value), beside.get(name)]) for name, value in self.figures.items())
+        beside = {name: tag("small", f" null {number(value)}") for name, value in null.items()}
+        named = figures((_named(name), join(number(value), beside.get(name))) for name, value in self.figures.items())
         notes = [tag("p", note, class_="note") for note in self.notes]
         return tag(
             "div",

@@ -49,7 +49,8 @@ class _Values:
 def _cleaned(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return tuple(map(_cleaned, value))
-    return None if isinstance(value, Real) and not abs(value) <= LARGEST else value  # NaN is not <= either
+    drawable = not isinstance(value, Real) or abs(value) <= LARGEST  # type: ignore[operator]  # false of NaN too
+    return value if drawable else None
 
 
 def _picked(values: Sequence[Any], places: Sequence[int]) -> tuple[Any, ...]:

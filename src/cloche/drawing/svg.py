@@ -35,7 +35,7 @@ def styles(series: Sequence[Series]) -> list[tuple[Series, int, str]]:
 
 def lines(panel: Lines) -> Markup:
     named = bool(panel.x) and isinstance(panel.x[0], str)
-    places = [float(i if named else x) for i, x in enumerate(panel.x)]
+    places = [float(i if named else x) for i, x in enumerate(panel.x)]  # type: ignore[arg-type]
     form, known = FORMS[panel.form], [v for s in panel.series for v in (*s.values, *s.low, *s.high) if v is not None]
     across = (-0.5, len(places) - 0.5) if named else (min(places, default=0.0), max(places, default=1.0))
     axes = _Axes(across, _spread(known, panel.low, panel.high))
