@@ -79,7 +79,7 @@ async function complete(run) {
     try { return await get(name, query); } catch (error) { return { failed: true, damaged: [error.message] }; }
   };
   const [health, samples, findings] = await Promise.all(['health', 'samples', 'findings'].map(part));
-  Object.assign(run, { health: health.records || [], samples: samples.records || [], findings: findings.findings || [], loading: false });
+  Object.assign(run, { health: health.records || [], measures: health.measures, samples: samples.records || [], findings: findings.findings || [], loading: false });
   Object.assign(run.damaged, { health: health.damaged, samples: samples.damaged, findings: findings.damaged });
   Object.assign(run.cursors, health.cursors, samples.cursors);
   run.version += 1;
