@@ -161,8 +161,10 @@ def test_a_heat_map_has_the_scale_colours(page, url):
     expect(canvas).to_be_visible()
     page.wait_for_function("() => document.querySelector('section.panel canvas').width === 120")  # a pixel per step
     corners = """(canvas) => {
-        const at = (x, y) => [...canvas.getContext('2d').getImageData(x, y, 1, 1).data.slice(0, 3)];
-        return [at(canvas.width - 1, 0), at(0, canvas.height - 1)];
+        const { width, height } = canvas;
+        const { data } = canvas.getContext('2d').getImageData(0, 0, width, height);
+        const at = (x, y) => [...data.slice(4 * (y * width + x), 4 * (y * width + x) + 3)];
+        return [at(width - 1, 0), at(0, height - 1)];
     }"""
     top_right, bottom_left = canvas.evaluate(corners)
     known = [value for step in range(10, 1201, 10) for value in health(step)["resid_variance"]]

@@ -8,7 +8,7 @@ const CLOCK_SECONDS = 10;
 let waiting = false;
 let source = null;
 
-export const store = { main: null, runs: {}, connected: true, error: null, touched: 0 };
+export const store = { main: null, runs: {}, connected: true, error: null };
 
 // Many records may arrive at once; the page is redrawn once.
 function changed() {
