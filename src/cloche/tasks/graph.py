@@ -63,7 +63,8 @@ class CausalGraph:
         for name in changed:
             if name not in self.inputs and name not in self.rules:
                 raise ArgumentInvalid(f"The graph has no variable {name!r}{nearest(name, self.parents)}")
-        values = {name: changed.get(name, value) for name, value in self.inputs.items()}
+        values = {**self.inputs, **changed}
         for name, rule in self.rules.items():
-            values[name] = changed[name] if name in changed else rule.compute(*(values[p] for p in rule.parents))
+            if name not in changed:
+                values[name] = rule.compute(*[values[parent] for parent in rule.parents])
         return values
