@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from cloche.tasks.arithmetic.parity import Parity
     from cloche.tasks.arithmetic.sorting import Sort
     from cloche.tasks.attacking import attacks
+    from cloche.tasks.games.combination_lock import CombinationLock
+    from cloche.tasks.games.nim import Nim
+    from cloche.tasks.games.tic_tac_toe import TicTacToe
+    from cloche.tasks.games.twenty_four import TwentyFour
     from cloche.tasks.grading import MARK, Score, final_answer
     from cloche.tasks.grammar.agreement import Agreement
     from cloche.tasks.grammar.analogy import Analogy
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from cloche.tasks.recall.key_value import KeyValue
     from cloche.tasks.recall.rule_switch import RuleSwitch
     from cloche.tasks.task import Item, Task, Twin
+    from cloche.tasks.world.planted_world import PlantedWorld
 
 __all__ = [
     "MARK",
@@ -34,6 +39,7 @@ __all__ = [
     "Agreement",
     "Analogy",
     "CausalGraph",
+    "CombinationLock",
     "Copy",
     "Dyck",
     "GraphPath",
@@ -43,14 +49,18 @@ __all__ = [
     "Item",
     "KeyValue",
     "ModularAdd",
+    "Nim",
     "Pair",
     "Pairs",
     "Parity",
+    "PlantedWorld",
     "Rule",
     "RuleSwitch",
     "Score",
     "Sort",
     "Task",
+    "TicTacToe",
+    "TwentyFour",
     "Twin",
     "attacks",
     "final_answer",

@@ -1,0 +1,1 @@
+"""Facts of an invented world, which are learned from training text."""
