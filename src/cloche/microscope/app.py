@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 from cloche.drawing import REPORT_POLICY
 from cloche.drawing import STYLE as PANELS_STYLE
-from cloche.errors import ClocheError, FileMissing
+from cloche.errors import ClocheError, FeatureUnknown, FileMissing
 from cloche.microscope.folder import features
 from cloche.microscope.folder.follow import Follower, stream
 from cloche.microscope.folder.reading import BadRequest, parse_json
@@ -221,7 +221,13 @@ def feature_list(request: Request) -> Response:
 
 def feature_page(request: Request) -> Response:
     found = library_of(request).find(run_of(request), "features", request.path_params["ident"])
-    return Json(features.page(found, whole_number(request.path_params["feature"])))
+    number = whole_number(request.path_params["feature"])
+    known = features.listed(found, number)
+    if known is None:
+        raise FeatureUnknown(
+            f"Feature {number} is not among those that this finding reports: ask for it by its number."
+        )
+    return Json(known)
 
 
 async def events(request: Request) -> Response:

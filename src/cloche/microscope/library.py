@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -158,12 +157,6 @@ class Library:
                 except (ClocheError, OSError) as error:
                     damaged.append(str(error))
         return [(relative, head) for _, relative, head in sorted(dated, key=lambda d: d[:2], reverse=True)], damaged
-
-    def newest(self, instrument: str, name: str | None = None) -> Iterator[Record]:
-        """The readable findings of an instrument, newest first, read lazily."""
-        files = self.run(name)
-        for relative, head in self._newest_first(files, instrument)[0]:
-            yield self.finding(files, relative) | {"id": head["id"]}
 
     def findings(self, name: str | None = None, instrument: str | None = None) -> dict[str, Any]:
         """The findings, newest first, without their data: instrument, id, of (prompt or dictionary) and the

@@ -60,7 +60,7 @@ def page(library: Library) -> str:
         chapter("curves", lambda: curves(metrics, book.events())),
         chapter("samples", lambda: chapters.samples(shown["records"])),
         chapter("health records", lambda: chapters.health(book.health()["records"])),
-        *(chapter(f"{name} finding", partial(_newest, library, name)) for name in instruments),
+        *(chapter(f"{each} finding", partial(_newest, library, each)) for each in instruments),
         damage([*about["damaged"], *book.damaged(), *heads["damaged"]]),
         what_next(files, about, shown["records"], book.events()),
     ]
@@ -69,8 +69,7 @@ def page(library: Library) -> str:
 
 
 def _newest(library: Library, instrument: str) -> Markup:
-    found = next(library.newest(instrument), None)
-    return EMPTY if found is None else chapters.finding(found | {"instrument": instrument})
+    return chapters.finding(library.find(None, instrument, "latest") | {"instrument": instrument})
 
 
 def chapter(what: str, draw: Callable[[], Markup]) -> Markup:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cloche.errors import DictionaryMissing, FeatureUnknown
+from cloche.errors import DictionaryMissing
 from cloche.microscope.folder.reading import RunFiles, number, words
 from cloche.microscope.folder.records import token_pair
 from cloche.microscope.library import Library, has_file
@@ -101,14 +101,6 @@ def listed(finding: Finding, ident: int) -> dict[str, Any] | None:
         if isinstance(feature, dict) and feature.get("id") == ident:
             return clean_feature(feature)
     return None
-
-
-def page(finding: Finding, ident: int) -> dict[str, Any]:
-    """The page of a listed feature. Raises ClocheError if it is not listed."""
-    found = listed(finding, ident)
-    if found is None:
-        raise FeatureUnknown(f"Feature {ident} is not among those that this finding reports: ask for it by its number.")
-    return found
 
 
 def total(files: RunFiles, finding: Finding) -> int | None:

@@ -22,7 +22,7 @@ function grid(records, measure) {
   const layers = newest.map((given, layer) => [given].flat().map((_, head, heads) => {
     const name = layerName(measure, layer);
     return {
-      name: Array.isArray(given) ? `${name}, head ${head}` : name, label: head === Math.floor(heads.length / 2) ? name : '',
+      name: Array.isArray(given) ? `${name}, head ${head}` : name, label: head === Math.floor(heads.length / 2) ? name : '', first: head === 0,
       values: records.map((record) => [record[measure.key][layer]].flat()[head] ?? null),
     };
   }));

@@ -34,7 +34,7 @@ function evenly(columns, most) {
   return Array.from({ length: count }, (_, i) => columns[Math.round((i * (columns.length - 1)) / Math.max(1, count - 1))]);
 }
 
-// rows: [{label, name}]; columns: steps or names; values[row][column]; onPick(column) pins a column.
+// rows: [{label, name, first}], `first` with a line above it; columns: steps or names; values[row][column]; onPick(column) pins a column.
 export function Painted({ title, rows, columns, values, scale, version, format, rowHeight = 22, pinned = null, onPick, summary, xName = 'step' }) {
   const canvas = useRef(null);
   const [cursor, setCursor] = useState(null);
@@ -64,6 +64,7 @@ export function Painted({ title, rows, columns, values, scale, version, format, 
       <div class="cells-image"><canvas ref=${canvas} tabindex="0" role="img" aria-label=${`${title}. ${summary} Arrow keys read single cells.`} style=${height}
           onMouseMove=${(event) => setCursor(find(event))} onMouseLeave=${() => setCursor(null)} onKeyDown=${onKey}
           onClick=${(event) => { const cell = find(event); if (cell && onPick) onPick(cell.c); }}></canvas>
+        ${rows.map((row, r) => row.first && r > 0 && html`<i class="between" key=${r} style=${{ top: `${(100 * r) / rows.length}%` }}></i>`)}
         ${pinned !== null && pinned >= 0 && html`<i class="pinned" style=${column(pinned)}></i>`}
         ${seen && html`<i style=${column(seen.c)}></i><i class="seen" style=${{ ...column(seen.c), top: `${(100 * seen.r) / rows.length}%`, height: `${100 / rows.length}%` }}></i>`}</div>
       <p class="span">${evenly(named, Math.max(2, Math.floor(40 / (wide + 2)))).map((name, i) => html`<span key=${i}>${name}</span>`)}</p></div>
