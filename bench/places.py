@@ -1,7 +1,7 @@
 """How many files change for each thing that is added to cloche: the examples of docs/extending.md, made built-ins of a copy.
 
 Each example becomes a module of the package that owns its base class, and its name an export of that package; then a fresh
-process must find it by its bare name. A Hugging Face family is its module and its row in FAMILIES.
+process must find it by its bare name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bench import rounds
 ROOT = Path(__file__).resolve().parents[1]
 FIND = "from cloche.part import part_from_line; from cloche.{package} import {base}; part_from_line({line!r}, {base})"
 LOOK = "from cloche.interp import find_instrument; find_instrument('norm-by-layer')"
-READ = "from cloche.model.huggingface.files import FAMILIES; FAMILIES['alpaca']"
+READ = "from cloche.model.huggingface.files import find_family; find_family('alpaca')"
 # title: (package, module, exported name, what a fresh process must be able to do)
 KINDS = {
     "An objective": (
@@ -46,7 +46,7 @@ KINDS = {
         FIND.format(package="sparse.pursuit", base="Pursuit", line="Strongest(k=2)"),
     ),
     "An instrument": ("interp", "norms", "norm_by_layer", LOOK),
-    "A Hugging Face family": ("model/huggingface/families", "alpaca", "", READ),
+    "A Hugging Face family": ("model/huggingface/families", "alpaca", "Alpaca", READ),
 }
 
 
@@ -66,17 +66,11 @@ def changed_by(title: str, code: str) -> list[str]:
         home = source / "cloche"
         made = home / package / f"{module}.py"
         made.write_text(f'"""{title}."""\n\n{code}')
-        if name:
-            edited = home / package / "__init__.py"
-            dotted = f"cloche.{package}.{module}".replace("/", ".")
-            text = edited.read_text()
-            text = text.replace("if TYPE_CHECKING:\n", f"if TYPE_CHECKING:\n    from {dotted} import {name}\n", 1)
-            text = text.replace("__all__ = [\n", f'__all__ = [\n    "{name}",\n', 1)
-        else:
-            edited = home / "model/huggingface/files.py"
-            text = edited.read_text()
-            text = text.replace("import (\n    gemma2,", "import (\n    alpaca,\n    gemma2,", 1)
-            text = re.sub(r"(FAMILIES: dict\[str, ModuleType\] = \{\n)", r'\1    "alpaca": alpaca,\n', text, count=1)
+        edited = home / package / "__init__.py"
+        dotted = f"cloche.{package}.{module}".replace("/", ".")
+        text = edited.read_text()
+        text = text.replace("if TYPE_CHECKING:\n", f"if TYPE_CHECKING:\n    from {dotted} import {name}\n", 1)
+        text = text.replace("__all__ = [\n", f'__all__ = [\n    "{name}",\n', 1)
         edited.write_text(text)
         subprocess.run(
             [sys.executable, "-c", check], check=True, env={"PYTHONPATH": str(source), "PATH": "/usr/bin:/bin"}

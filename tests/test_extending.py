@@ -13,7 +13,8 @@ import torch
 
 import cloche
 from cloche.drawing import Finding
-from cloche.model import GLU, LM, Attention, Block, Stack
+from cloche.errors import ClocheError
+from cloche.model import GLU, LM, Attention, Block, RoPE, Stack, load_network, save_network
 from cloche.part import part_from_line
 from cloche.sparse import Dictionary, Kind, Training, load_sae, train_sae
 from cloche.sparse.pursuit import Pursuit
@@ -98,19 +99,25 @@ def test_an_instrument(monkeypatch) -> None:
 
 
 def test_a_hugging_face_family(monkeypatch, tmp_path) -> None:
-    from cloche.model import RoPE, load_network, save_network
-    from cloche.model.huggingface import files
-
-    module = defined("A Hugging Face family", monkeypatch)
     net = LM(64, 32, Stack(2, Block(Attention(4, position=RoPE()), GLU(hidden=64)))).build(0)
+    net.family = "alpaca"
+    module = defined("A Hugging Face family", monkeypatch)
     save_network(net, tmp_path / "model")
-    config = tmp_path / "model" / "config.json"
-    document = json.loads(config.read_text()) | {"model_type": "alpaca"}
-    document.pop("cloche", None)
-    config.write_text(json.dumps(document))
-    monkeypatch.setitem(files.FAMILIES, "alpaca", module)
-    again = load_network(tmp_path / "model", check_files=False)
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text())
+    assert config["model_type"] == "alpaca" and config["dim"] == 32 and "hidden_size" not in config
+    del config["cloche"]
+    path.write_text(json.dumps(config))
+    again = load_network(tmp_path / "model")
+    assert again.family == "alpaca" and again.spec.resolved() == net.spec.resolved()
     assert torch.equal(again.run([[1, 2, 3]]).logits, net.run([[1, 2, 3]]).logits)
+    twin = type("Alpaca", (module.Alpaca,), {"__module__": "other"})
+    with pytest.raises(ClocheError, match=f"'alpaca' is read by families of {module.__name__} and other"):
+        load_network(tmp_path / "model")
+    del twin
+    path.write_text(json.dumps(config | {"model_type": "vicuna"}))
+    with pytest.raises(ClocheError, match=r"'vicuna' is not one cloche reads; it reads .*gemma2.*--import MODULE"):
+        load_network(tmp_path / "model")
 
 
 @pytest.mark.slow

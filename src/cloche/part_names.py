@@ -79,9 +79,7 @@ def find_class(text: str, base: type[P], where: str) -> type[P]:
     module, name = match[1], match[2]
     _load_export(base, name)
     found = _candidates(base, module, name)
-    if not found and (entries := [entry for entry in _entries() if entry.name == name]):
-        for entry in entries:
-            _load_entry(entry, where)
+    if not found and (entries := load_entries(name, where)):
         found = _candidates(base, module, name)
         if not found and module is None:
             raise PartUnknown(
@@ -118,12 +116,17 @@ def subclasses(base: type[P]) -> list[type[P]]:
     return found
 
 
-def known_names(base: type[Any]) -> list[str]:
-    """The names that a part of this base can be given by, in order; for help texts and errors."""
+def loaded(base: type[P]) -> list[type[P]]:
+    """`subclasses`, once everything is loaded that the packages that own `base` export."""
     for package in _owners(base):
         for name in _exports(package):
             _load_export(base, name)
-    names = {cls.__name__ for cls in subclasses(base) if not cls.__name__.startswith("_")}
+    return subclasses(base)
+
+
+def known_names(base: type[Any]) -> list[str]:
+    """The names that a part of this base can be given by, in order; for help texts and errors."""
+    names = {cls.__name__ for cls in loaded(base) if not cls.__name__.startswith("_")}
     return sorted(names | {entry.name for entry in _entries()}, key=str.lower)
 
 
@@ -161,15 +164,19 @@ def _entries() -> list[EntryPoint]:
     return list(entry_points(group=GROUP))
 
 
-def _load_entry(entry: EntryPoint, where: str) -> None:
-    try:
-        entry.load()
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        raise ImportRefused(
-            f"[{where}] {entry.name} of the installed {entry.value} cannot be imported: {_why(entry.module, error)}."
-        ) from error
+def load_entries(name: str, where: str) -> list[EntryPoint]:
+    """Import what installed packages state under a name, and return that. Only for a name that is unknown otherwise."""
+    found = [entry for entry in _entries() if entry.name == name]
+    for entry in found:
+        try:
+            entry.load()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise ImportRefused(
+                f"[{where}] {entry.name} of the installed {entry.value} cannot be imported: {_why(entry.module, error)}."
+            ) from error
+    return found
 
 
 def renamed(base: type) -> dict[str, str]:

@@ -17,7 +17,7 @@ from published_configs import PUBLISHED
 
 from cloche.errors import ClocheError
 from cloche.model import LM, MoE, Network, Stack, load_network, save_network
-from cloche.model.huggingface.files import FAMILIES
+from cloche.model.huggingface.families.family import find_family
 from cloche.model.huggingface.harmless import IGNORED
 
 EACH = {config["model_type"]: config for config in PUBLISHED.values()}
@@ -40,7 +40,7 @@ def places(config: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 def written(kind: str, folder: Path) -> tuple[dict[str, Any], Path]:
     config = EACH[kind]
-    save_network(FAMILIES[kind].read(config).build(0), folder)
+    save_network(find_family(kind).read(config).build(0), folder)
     return config, folder / "config.json"
 
 
@@ -95,7 +95,7 @@ def with_value(name: str, value: Any) -> str:
     return json.dumps(rest)[:-1] + f', "{name}": {value}}}'
 
 
-OWN = Network(FAMILIES["llama"].read(EACH["llama"]), None).spec.to_dict()
+OWN = Network(find_family("llama").read(EACH["llama"]), None).spec.to_dict()
 TEXTS = {
     "a number of 5,000 digits": (with_value("hidden_size", "9" * 5000), "not JSON that can be read"),
     "a number of 4,000 digits": (with_value("hidden_size", "9" * 4000), "about 4,001 digits"),
@@ -162,7 +162,7 @@ def test_experts_beyond_count_are_refused_before_they_are_built(tmp_path: Path) 
     config, path = written("gpt_oss", tmp_path)
     path.write_text(json.dumps(config | {"num_local_experts": 9_000, "num_hidden_layers": 9}))
     assert "config.json" in sentence(tmp_path)
-    spec = FAMILIES["gpt_oss"].read(config)
+    spec = find_family("gpt_oss").read(config)
     assert isinstance(spec.body, Stack) and isinstance(spec, LM)
     assert isinstance(spec.body.blocks[0].map, MoE)
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from cloche.decode import generate
 from cloche.errors import ClocheError
 from cloche.model import Network, load_network, save_network
-from cloche.model.huggingface.files import FAMILIES as FAMILY_MODULES
+from cloche.model.huggingface.families.family import families
 
 transformers = pytest.importorskip("transformers")
 
@@ -159,7 +159,9 @@ def test_what_is_not_understood_is_named(family: str, tmp_path: Path) -> None:
         load_network(tmp_path)
 
 
-FAMILY_TYPES = {kind: module for kind, module in FAMILY_MODULES.items() if kind not in ("gpt2", "llama_shifted_relu")}
+FAMILY_TYPES = {
+    family.model_type: family for family in families() if family.model_type not in ("gpt2", "llama_shifted_relu")
+}
 LEAST = {
     "vocab_size": 53,
     "hidden_size": 256,

@@ -13,7 +13,7 @@ from published_configs import LLAMA, OLD, PUBLISHED
 
 from cloche.errors import ClocheError
 from cloche.model import load_network
-from cloche.model.huggingface.files import FAMILIES
+from cloche.model.huggingface.families.family import families
 from cloche.model.huggingface.harmless import IGNORED, OFF
 
 transformers = pytest.importorskip("transformers")
@@ -38,6 +38,7 @@ def test_a_published_config_opens_and_gives_transformers_logits(name: str, tmp_p
         close(load_network(tmp_path)(ids), model(ids).logits)
 
 
+FAMILIES = {family.model_type: family for family in families()}
 FAMILY_CONFIGS = {kind: name for kind in FAMILIES for name, config in PUBLISHED.items() if config["model_type"] == kind}
 
 

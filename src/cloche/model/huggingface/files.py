@@ -6,33 +6,17 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
-from cloche.errors import ClocheError, FileDamaged, FileTooLarge, ModelMissing, ModelUnsupported, WeightsInvalid, shown
+from cloche.errors import ClocheError, FileDamaged, FileTooLarge, ModelMissing, ModelUnsupported, WeightsInvalid
 from cloche.files import writing_folder
 from cloche.model.huggingface.bounds import check_layers, check_memory, check_sizes
-from cloche.model.huggingface.families import (
-    gemma2,
-    gemma3,
-    gpt2,
-    gpt_neox,
-    gpt_oss,
-    llama,
-    llama_shifted_relu,
-    mistral,
-    mixtral,
-    olmo2,
-    phi3,
-    qwen2,
-    qwen3,
-    qwen3_moe,
-)
+from cloche.model.huggingface.families.family import Family, families, find_family
 from cloche.model.huggingface.mxfp4 import Packed, with_packed
-from cloche.model.huggingface.rename import Rename, places, rules, shape_of, to_theirs
+from cloche.model.huggingface.rename import Rename, places, shape_of, to_theirs
 from cloche.model.huggingface.shards import DTYPES, ONE, Stored, catalogue, read_json, write
 from cloche.model.huggingface.written import CONFIG, require_as_written, require_room
 from cloche.model.lm import LM
@@ -40,26 +24,6 @@ from cloche.model.network import Network
 from cloche.model.sites.proof import prove_sites
 from cloche.part import part_from_dict
 
-# A family is a module with PREFIX (of its tensors' names, the head's apart), read (config to tree), write (the config that
-# might describe a tree; it is held against the tree here) and NAMES (a table of its tensors, see `rules`) or, where a table
-# cannot say them, names (tree to rules).
-# The first that can say a tree is the one written.
-FAMILIES: dict[str, ModuleType] = {
-    "llama": llama,
-    "gpt2": gpt2,
-    "gpt_neox": gpt_neox,
-    "mistral": mistral,
-    "qwen2": qwen2,
-    "qwen3": qwen3,
-    "phi3": phi3,
-    "olmo2": olmo2,
-    "mixtral": mixtral,
-    "qwen3_moe": qwen3_moe,
-    "gpt_oss": gpt_oss,
-    "gemma2": gemma2,
-    "gemma3_text": gemma3,
-    "llama_shifted_relu": llama_shifted_relu,
-}
 Tensors = Stored | Packed
 HEADS = ("lm_head", "embed_out")  # what families call the unembedding
 WANTED = {str(dtype).removeprefix("torch."): dtype for kind, dtype in DTYPES.items() if kind != "F64"}
@@ -92,17 +56,15 @@ def load_network(
     config = _read_config(folder)
     tensors = with_packed(catalogue(folder))
     check_layers(config, len(tensors), folder)
-    spec = _spec(config, folder)
+    family, spec = _read(config, folder)
     check_sizes(spec, tensors, folder)
     with torch.device("meta"):  # shapes alone
         net = spec.build(seed=None)
-    kind = config.get("model_type")
-    family = FAMILIES.get(kind) if isinstance(kind, str) else None
     if family is None:
         found = [Rename(name, (name,)) for name, _ in net.named_parameters()]
     else:
-        found = rules_of(family, spec)
-        tensors = _with_prefix(_drop_derived(tensors), family.PREFIX)
+        found = family.names(spec)
+        tensors = _with_prefix(_drop_derived(tensors), family.prefix)
         if spec.tied:
             _drop_head(tensors, found)
     rows = row_counts(net)
@@ -116,7 +78,7 @@ def load_network(
             tensors[name].read_into(place, rule.item)
     declared = config.get("max_position_embeddings")
     net.context = declared if type(declared) is int and declared > 0 else None
-    net.family = None if family is None else config["model_type"]
+    net.family = None if family is None else family.model_type
     if check_sites:
         prove_sites(net)
     return net
@@ -142,7 +104,7 @@ def save_network(net: Network, folder: str | Path) -> None:
     beside = require_room(folder)
     config, family = describe(net.spec, net.family)
     state = {name: parameter.detach() for name, parameter in net.named_parameters()}
-    found = [Rename(name, (name,)) for name in state] if family is None else rules_of(family, net.spec)
+    found = [Rename(name, (name,)) for name in state] if family is None else family.names(net.spec)
     if family is not None:
         config["dtype"] = str(net.embed.weight.dtype).removeprefix("torch.")
     if net.context is not None and net.length is None and not _stretched(config):
@@ -159,19 +121,13 @@ def _stretched(config: dict[str, Any]) -> bool:
     return (config.get("rope_parameters") or {}).get("rope_type") == "dynamic"
 
 
-def rules_of(family: ModuleType, spec: LM) -> list[Rename]:
-    """Where each of our tensors is found in a checkpoint of a family."""
-    found: list[Rename] = family.names(spec) if hasattr(family, "names") else rules(spec, family.NAMES)
-    return found
-
-
 def row_counts(net: Network) -> dict[str, list[int]]:
     """For each parameter, how many rows each of the matrices that share it has."""
     declared = net.declarations()
     return {name: [*declared[name].blocks.values()] or [len(p)] for name, p in net.named_parameters()}
 
 
-def describe(spec: LM, first: str | None = None) -> tuple[dict[str, Any], ModuleType | None]:
+def describe(spec: LM, first: str | None = None) -> tuple[dict[str, Any], Family | None]:
     """config.json of a tree, and the family whose names its tensors take (None: our own names).
 
     first: the family to try before the others, where several can say the same.
@@ -182,14 +138,14 @@ def describe(spec: LM, first: str | None = None) -> tuple[dict[str, Any], Module
     >>> config["model_type"], config["num_hidden_layers"]
     ('llama', 2)
     """
-    for family in sorted(FAMILIES.values(), key=lambda family: family is not FAMILIES.get(first or "")):
+    for family in sorted(families(), key=lambda family: family.model_type != first):
         config = family.write(spec)
         if config is not None and _says(family, config, spec):
             return {**config, "dtype": "float32", OWN: spec.to_dict()}, family
     return {"model_type": OWN, OWN: spec.to_dict()}, None
 
 
-def _says(family: ModuleType, config: dict[str, Any], spec: LM) -> bool:
+def _says(family: Family, config: dict[str, Any], spec: LM) -> bool:
     """Whether the config is this very tree: what a family cannot say (a window, a norm, ...) shows as a difference."""
     try:
         read: LM = family.read(config)
@@ -198,25 +154,22 @@ def _says(family: ModuleType, config: dict[str, Any], spec: LM) -> bool:
     return read.resolved() == spec.resolved()
 
 
-def _spec(config: dict[str, Any], folder: Path) -> LM:
-    path = folder / "config.json"
-    if OWN in config:
-        try:
-            own: LM = part_from_dict(config[OWN], f"{path}: {OWN}", LM)
-        except RecursionError:
-            raise FileTooLarge(f"{path}: its parts tree is nested too deeply to be read; restore it.") from None
-        return own
-    kind = config.get("model_type")
-    if not isinstance(kind, str) or kind not in FAMILIES:
-        raise ModelUnsupported(
-            f"{path}: model_type {shown(kind)} is not one cloche reads; it reads {', '.join(FAMILIES)}."
-        )
+def _read(config: dict[str, Any], folder: Path) -> tuple[Family | None, LM]:
+    """The family whose names the tensors have (None: our own names), and the tree."""
+    path, kind = folder / "config.json", config.get("model_type")
     try:
-        spec = FAMILIES[kind].read(config)
-        spec.check_fields()
+        family = None if kind == OWN else find_family(kind)
+        if family is not None and OWN not in config:
+            spec = family.read(config)
+            spec.check_fields()
+            return family, spec
     except ClocheError as error:
         raise ModelUnsupported(f"{path}: {error}") from None
-    return spec
+    try:
+        spec = part_from_dict(config.get(OWN), f"{path}: {OWN}", LM)
+    except RecursionError:
+        raise FileTooLarge(f"{path}: its parts tree is nested too deeply to be read; restore it.") from None
+    return family, spec
 
 
 def _drop_derived(tensors: dict[str, Tensors]) -> dict[str, Tensors]:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from cloche.model.lm import LM
 
+Names = dict[str, str | tuple[str, ...]]  # a table of tensors: see `rules`
+
 
 @dataclass(frozen=True)
 class Rename:
@@ -29,7 +31,7 @@ class Rename:
     item: int | None = None
 
 
-def rules(spec: LM, table: dict[str, str | tuple[str, ...]]) -> list[Rename]:
+def rules(spec: LM, table: Names) -> list[Rename]:
     """A rule for every tensor of a tree, from a table of names.
 
     table: our module's name to theirs, or to the several that are joined in ours; `*` stands for a number, the same in both.

@@ -14,6 +14,7 @@ from cloche.model.huggingface.fields import (
     check_config,
     their_activation,
 )
+from cloche.model.huggingface.rename import Names
 from cloche.model.huggingface.ropes import read_rope, write_rope
 from cloche.model.lm import LM
 from cloche.model.maps.mlp import GLU, Map
@@ -46,7 +47,7 @@ DEFAULTS: dict[str, Any] = {
 NO_TOKENS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
 LAYER = "model.layers.*"
-NAMES: dict[str, str | tuple[str, ...]] = {
+NAMES: Names = {
     "embed": "model.embed_tokens",
     "final_norm": "model.norm",
     "unembed": "lm_head",
@@ -59,7 +60,7 @@ NAMES: dict[str, str | tuple[str, ...]] = {
 }
 
 
-def expert_names(router: str, experts: str, gate: str, up: str, down: str) -> dict[str, str | tuple[str, ...]]:
+def expert_names(router: str, experts: str, gate: str, up: str, down: str) -> Names:
     """The tensors of a mixture of gated experts, each by its name in a layer."""
     each = f"{LAYER}.{experts}.*"
     return {

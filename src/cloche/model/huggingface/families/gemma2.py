@@ -6,7 +6,9 @@ from typing import Any
 
 from cloche.model.bodies.stack import Block
 from cloche.model.huggingface.families import decoder
+from cloche.model.huggingface.families.family import Family
 from cloche.model.huggingface.fields import activation_of
+from cloche.model.huggingface.rename import Names
 from cloche.model.huggingface.ropes import read_rope
 from cloche.model.lm import LM, Unembed
 from cloche.model.maps.mlp import GLU
@@ -14,7 +16,6 @@ from cloche.model.mixers.scored import ScoredAttention
 from cloche.model.norms import ZeroCenteredRMSNorm
 from cloche.model.positions.encodings import RoPE
 
-PREFIX = "model."
 ALSO = (
     "hidden_activation",
     "attention_bias",
@@ -37,7 +38,7 @@ DEFAULTS: dict[str, Any] = {
     "max_position_embeddings": 8192,
 }
 LAYER = decoder.LAYER
-NAMES: dict[str, str | tuple[str, ...]] = {
+NAMES: Names = {
     **decoder.NAMES,
     "body.layers.*.mix_post": f"{LAYER}.post_attention_layernorm",
     "body.layers.*.map_norm": f"{LAYER}.pre_feedforward_layernorm",
@@ -45,12 +46,20 @@ NAMES: dict[str, str | tuple[str, ...]] = {
 }
 
 
-def read(config: dict[str, Any]) -> LM:
-    """The tree of a Gemma 2 config. Raises ClocheError naming a field we do not implement."""
-    config = decoder.opened(config, ALSO, **DEFAULTS)
-    types = decoder.layer_types(config) or alternating(config, 2)
-    rope = read_rope(config)
-    return model(config, [block(config, rope, kind) for kind in types])
+class Gemma2(Family):
+    """Gemma 2's configs and names."""
+
+    model_type = "gemma2"
+    tensors = NAMES
+
+    def read(self, config: dict[str, Any]) -> LM:
+        config = decoder.opened(config, ALSO, **DEFAULTS)
+        types = decoder.layer_types(config) or alternating(config, 2)
+        rope = read_rope(config)
+        return model(config, [block(config, rope, kind) for kind in types])
+
+    def write(self, spec: LM) -> dict[str, Any] | None:
+        return written(spec, self.model_type, "Gemma2ForCausalLM")
 
 
 def alternating(config: dict[str, Any], period: int) -> list[str]:
@@ -77,11 +86,6 @@ def model(config: dict[str, Any], blocks: list[Block]) -> LM:
         head=Unembed(cap=config["final_logit_softcapping"]),
         embed_scale=config["hidden_size"] ** 0.5,
     )
-
-
-def write(spec: LM) -> dict[str, Any] | None:
-    """The Gemma 2 config that might describe a tree, None where none can."""
-    return written(spec, "gemma2", "Gemma2ForCausalLM")
 
 
 def written(spec: LM, kind: str, architecture: str) -> dict[str, Any] | None:

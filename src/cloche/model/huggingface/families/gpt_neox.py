@@ -7,13 +7,14 @@ from typing import Any
 
 from cloche.model.bodies.stack import Block, ParallelBlock, Stack
 from cloche.model.huggingface.families.decoder import ROPE, blocks_of
+from cloche.model.huggingface.families.family import Family
 from cloche.model.huggingface.fields import (
     activation_of,
     check_complete,
     check_config,
     their_activation,
 )
-from cloche.model.huggingface.rename import Rename, rules
+from cloche.model.huggingface.rename import Names, Rename
 from cloche.model.huggingface.ropes import read_rope, write_rope
 from cloche.model.lm import LM
 from cloche.model.maps.mlp import MLP
@@ -21,7 +22,6 @@ from cloche.model.mixers.attention import Attention
 from cloche.model.norms import LayerNorm
 from cloche.model.positions.encodings import RoPE
 
-PREFIX = "gpt_neox."
 REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 DEFAULTS: dict[str, Any] = {
     "hidden_act": "gelu",
@@ -34,7 +34,7 @@ DEFAULTS: dict[str, Any] = {
     "rotary_pct": 0.25,
 }
 LAYER = "gpt_neox.layers.*"
-NAMES: dict[str, str | tuple[str, ...]] = {
+NAMES: Names = {
     "embed": "gpt_neox.embed_in",
     "final_norm": "gpt_neox.final_layer_norm",
     "unembed": "embed_out",
@@ -47,54 +47,57 @@ NAMES: dict[str, str | tuple[str, ...]] = {
 }
 
 
-def read(config: dict[str, Any]) -> LM:
-    """The tree of a GPT-NeoX config. Raises ClocheError naming a field we do not implement."""
-    check_config(config, dict.fromkeys((*REQUIRED, *ROPE, *DEFAULTS), ...))
-    check_complete(config, REQUIRED)
-    config = {"partial_rotary_factor": config.get("rotary_pct", DEFAULTS["rotary_pct"])} | DEFAULTS | config
-    norm = LayerNorm(eps=config["layer_norm_eps"])
-    mix = Attention(
-        config["num_attention_heads"],
-        position=read_rope(config, theta=config["rotary_emb_base"]),
-        bias=config["attention_bias"],
-    )
-    mlp = MLP(activation_of(config), hidden=config["intermediate_size"], bias=True)
-    kind = ParallelBlock if config["use_parallel_residual"] else Block
-    body = Stack(config["num_hidden_layers"], kind(mix, mlp, norm))
-    return LM(config["vocab_size"], config["hidden_size"], body, norm=norm, tied=config["tie_word_embeddings"])
+class GPTNeoX(Family):
+    """GPT-NeoX's configs and names."""
 
+    model_type = "gpt_neox"
+    prefix = "gpt_neox."
+    tensors = NAMES
 
-def write(spec: LM) -> dict[str, Any] | None:
-    """The GPT-NeoX config that might describe a tree, None where none can."""
-    block = next(iter(blocks_of(spec)), None)
-    if block is None or not isinstance(block.mix, Attention) or not isinstance(block.map, MLP):
-        return None
-    rope = block.mix.position
-    if not isinstance(rope, RoPE) or not isinstance(spec.norm, LayerNorm):
-        return None
-    rotary = write_rope(rope)
-    rotary["rope_parameters"].setdefault("partial_rotary_factor", 1.0)  # left out, it would be a quarter
-    return {
-        "architectures": ["GPTNeoXForCausalLM"],
-        "model_type": "gpt_neox",
-        "vocab_size": spec.vocab,
-        "hidden_size": spec.width,
-        "intermediate_size": block.map.resolved(spec.width).hidden,
-        "num_hidden_layers": len(blocks_of(spec)),
-        "num_attention_heads": block.mix.heads,
-        "hidden_act": their_activation(block.map.activation),
-        "layer_norm_eps": spec.norm.eps,
-        "attention_bias": block.mix.bias,
-        "use_parallel_residual": isinstance(block, ParallelBlock),
-        "tie_word_embeddings": spec.tied,
-        **rotary,
-    }
+    def read(self, config: dict[str, Any]) -> LM:
+        check_config(config, dict.fromkeys((*REQUIRED, *ROPE, *DEFAULTS), ...))
+        check_complete(config, REQUIRED)
+        config = {"partial_rotary_factor": config.get("rotary_pct", DEFAULTS["rotary_pct"])} | DEFAULTS | config
+        norm = LayerNorm(eps=config["layer_norm_eps"])
+        mix = Attention(
+            config["num_attention_heads"],
+            position=read_rope(config, theta=config["rotary_emb_base"]),
+            bias=config["attention_bias"],
+        )
+        mlp = MLP(activation_of(config), hidden=config["intermediate_size"], bias=True)
+        kind = ParallelBlock if config["use_parallel_residual"] else Block
+        body = Stack(config["num_hidden_layers"], kind(mix, mlp, norm))
+        return LM(config["vocab_size"], config["hidden_size"], body, norm=norm, tied=config["tie_word_embeddings"])
 
+    def write(self, spec: LM) -> dict[str, Any] | None:
+        block = next(iter(blocks_of(spec)), None)
+        if block is None or not isinstance(block.mix, Attention) or not isinstance(block.map, MLP):
+            return None
+        rope = block.mix.position
+        if not isinstance(rope, RoPE) or not isinstance(spec.norm, LayerNorm):
+            return None
+        rotary = write_rope(rope)
+        rotary["rope_parameters"].setdefault("partial_rotary_factor", 1.0)  # left out, it would be a quarter
+        return {
+            "architectures": ["GPTNeoXForCausalLM"],
+            "model_type": self.model_type,
+            "vocab_size": spec.vocab,
+            "hidden_size": spec.width,
+            "intermediate_size": block.map.resolved(spec.width).hidden,
+            "num_hidden_layers": len(blocks_of(spec)),
+            "num_attention_heads": block.mix.heads,
+            "hidden_act": their_activation(block.map.activation),
+            "layer_norm_eps": spec.norm.eps,
+            "attention_bias": block.mix.bias,
+            "use_parallel_residual": isinstance(block, ParallelBlock),
+            "tie_word_embeddings": spec.tied,
+            **rotary,
+        }
 
-def names(spec: LM) -> list[Rename]:
-    """Where each of our tensors is found in a GPT-NeoX checkpoint, which keeps q, k and v of each head together."""
-    heads = blocks_of(spec)[0].mix.heads  # type: ignore[attr-defined]
-    return [
-        dataclasses.replace(rule, interleaved=heads) if ".mix.qkv." in rule.ours else rule
-        for rule in rules(spec, NAMES)
-    ]
+    def names(self, spec: LM) -> list[Rename]:
+        """With q, k and v of each head together."""
+        heads = blocks_of(spec)[0].mix.heads  # type: ignore[attr-defined]
+        return [
+            dataclasses.replace(rule, interleaved=heads) if ".mix.qkv." in rule.ours else rule
+            for rule in super().names(spec)
+        ]

@@ -9,14 +9,14 @@ from typing import Any
 from cloche.errors import ModelUnsupported, shown
 from cloche.model.bodies.stack import Block
 from cloche.model.huggingface.families import decoder, gemma2
-from cloche.model.huggingface.rename import Rename, rules
+from cloche.model.huggingface.families.family import Family
+from cloche.model.huggingface.rename import Names, Rename
 from cloche.model.huggingface.ropes import parameters_of, read_rope
 from cloche.model.lm import LM
 from cloche.model.maps.mlp import GLU, ClampedGLU
 from cloche.model.maps.moe import MoE
 from cloche.model.mixers.scored import ScoredAttention
 
-PREFIX = "model."
 ALSO = (
     "attention_bias",
     "layer_types",
@@ -49,7 +49,7 @@ ROPE = {
     "truncate": False,
     "original_max_position_embeddings": 4096,
 }
-NAMES: dict[str, str | tuple[str, ...]] = {
+NAMES: Names = {
     **decoder.NAMES,
     "body.layers.*.mix": f"{decoder.LAYER}.self_attn",  # the sinks
     "body.layers.*.map.router": f"{decoder.LAYER}.mlp.router",
@@ -57,57 +57,60 @@ NAMES: dict[str, str | tuple[str, ...]] = {
 EXPERT = re.compile(r"body\.layers\.(\d+)\.map\.experts\.(\d+)\.(inner|outer)\.(weight|bias)")
 
 
-def read(config: dict[str, Any]) -> LM:
-    """The tree of a GPT-OSS config. Raises ClocheError naming a field we do not implement."""
-    config = decoder.opened(config, also=ALSO, **DEFAULTS)
-    packing = config.get("quantization_config")
-    if packing and packing.get("quant_method") != "mxfp4":
-        raise ModelUnsupported(
-            f"quantization_config = {shown(packing)} is not supported (only mxfp4 is); nothing was loaded."
-        )
-    rope, norm = read_rope(config, parameters_of(config) or ROPE, theta=150_000.0), decoder.rms(config)
-    expert = ClampedGLU(config["intermediate_size"], True, config["swiglu_alpha"], config["swiglu_limit"])
-    moe = MoE(config["num_local_experts"], config["num_experts_per_tok"], expert, router_bias=True)
-    blocks = []
-    for kind in decoder.layer_types(config) or gemma2.alternating(config, 2):
-        mask = decoder.masked(config["sliding_window"] if kind == decoder.LOCAL else None)
-        mix = decoder.attention(config, rope, mask=mask, bias=config["attention_bias"])
-        blocks.append(Block(ScoredAttention(mix, sinks=True), moe, norm))
-    return decoder.model(config, blocks)
+class GPTOSS(Family):
+    """GPT-OSS's configs and names."""
 
+    model_type = "gpt_oss"
+    tensors = NAMES
 
-def write(spec: LM) -> dict[str, Any] | None:
-    """The GPT-OSS config that might describe a tree, None where none can."""
-    found, blocks = decoder.shaped(spec, ClampedGLU), decoder.blocks_of(spec)
-    moe = blocks[0].map if found else None
-    if found is None or not isinstance(moe, MoE):
-        return None
-    mix, expert, norm = found
-    glu = GLU(hidden=expert.resolved(spec.width).hidden)
-    windows = [decoder.window_of(block.mix.mask) for block in blocks]
-    return decoder.written(spec, "gpt_oss", "GptOssForCausalLM", mix, glu, norm) | {
-        "attention_bias": mix.bias,
-        "sliding_window": next((size for size in windows if size is not None), 128),
-        "layer_types": [decoder.GLOBAL if size is None else decoder.LOCAL for size in windows],
-        "num_local_experts": moe.experts,
-        "num_experts_per_tok": moe.active,
-        "swiglu_alpha": expert.slope,
-        "swiglu_limit": expert.limit,
-    }
+    def read(self, config: dict[str, Any]) -> LM:
+        config = decoder.opened(config, also=ALSO, **DEFAULTS)
+        packing = config.get("quantization_config")
+        if packing and packing.get("quant_method") != "mxfp4":
+            raise ModelUnsupported(
+                f"quantization_config = {shown(packing)} is not supported (only mxfp4 is); nothing was loaded."
+            )
+        rope, norm = read_rope(config, parameters_of(config) or ROPE, theta=150_000.0), decoder.rms(config)
+        expert = ClampedGLU(config["intermediate_size"], True, config["swiglu_alpha"], config["swiglu_limit"])
+        moe = MoE(config["num_local_experts"], config["num_experts_per_tok"], expert, router_bias=True)
+        blocks = []
+        for kind in decoder.layer_types(config) or gemma2.alternating(config, 2):
+            mask = decoder.masked(config["sliding_window"] if kind == decoder.LOCAL else None)
+            mix = decoder.attention(config, rope, mask=mask, bias=config["attention_bias"])
+            blocks.append(Block(ScoredAttention(mix, sinks=True), moe, norm))
+        return decoder.model(config, blocks)
 
+    def write(self, spec: LM) -> dict[str, Any] | None:
+        found, blocks = decoder.shaped(spec, ClampedGLU), decoder.blocks_of(spec)
+        moe = blocks[0].map if found else None
+        if found is None or not isinstance(moe, MoE):
+            return None
+        mix, expert, norm = found
+        glu = GLU(hidden=expert.resolved(spec.width).hidden)
+        windows = [decoder.window_of(block.mix.mask) for block in blocks]
+        return decoder.written(spec, self.model_type, "GptOssForCausalLM", mix, glu, norm) | {
+            "attention_bias": mix.bias,
+            "sliding_window": next((size for size in windows if size is not None), 128),
+            "layer_types": [decoder.GLOBAL if size is None else decoder.LOCAL for size in windows],
+            "num_local_experts": moe.experts,
+            "num_experts_per_tok": moe.active,
+            "swiglu_alpha": expert.slope,
+            "swiglu_limit": expert.limit,
+        }
 
-def names(spec: LM) -> list[Rename]:
-    """Where each of our tensors is found in a GPT-OSS checkpoint, which stacks its experts and takes gate and up in turns."""
-    found = []
-    for rule in rules(spec, NAMES):
-        if match := EXPERT.fullmatch(rule.ours):
-            layer, item, side, kind = match.groups()
-            name = f"model.layers.{layer}.mlp.experts.{'gate_up' if side == 'inner' else 'down'}_proj"
-            rule = Rename(rule.ours, (name + ("_bias" if kind == "bias" else ""),), kind == "weight", item=int(item))
-            if side == "inner":
-                rule = dataclasses.replace(rule, interleaved=_hidden(spec), blocks=2)
-        found.append(rule)
-    return found
+    def names(self, spec: LM) -> list[Rename]:
+        found = []
+        for rule in super().names(spec):
+            if match := EXPERT.fullmatch(rule.ours):
+                layer, item, side, kind = match.groups()
+                name = f"model.layers.{layer}.mlp.experts.{'gate_up' if side == 'inner' else 'down'}_proj"
+                rule = Rename(
+                    rule.ours, (name + ("_bias" if kind == "bias" else ""),), kind == "weight", item=int(item)
+                )
+                if side == "inner":
+                    rule = dataclasses.replace(rule, interleaved=_hidden(spec), blocks=2)
+            found.append(rule)
+        return found
 
 
 def _hidden(spec: LM) -> int:

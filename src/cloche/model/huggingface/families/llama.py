@@ -6,25 +6,26 @@ from typing import Any
 
 from cloche.model.bodies.stack import Block
 from cloche.model.huggingface.families import decoder
+from cloche.model.huggingface.families.family import Family
 from cloche.model.lm import LM
 
-PREFIX = "model."
-NAMES = decoder.NAMES
 
+class Llama(Family):
+    """Llama's configs and names."""
 
-def read(config: dict[str, Any]) -> LM:
-    """The tree of a Llama config. Raises ClocheError naming a field we do not implement."""
-    config = decoder.opened(config, also=("attention_bias", "mlp_bias"))
-    mix = decoder.attention(config, bias=config.get("attention_bias", False))
-    block = Block(mix, decoder.glu(config, bias=config.get("mlp_bias", False)), decoder.rms(config))
-    return decoder.model(config, block)
+    model_type = "llama"
+    tensors = decoder.NAMES
 
+    def read(self, config: dict[str, Any]) -> LM:
+        config = decoder.opened(config, also=("attention_bias", "mlp_bias"))
+        mix = decoder.attention(config, bias=config.get("attention_bias", False))
+        block = Block(mix, decoder.glu(config, bias=config.get("mlp_bias", False)), decoder.rms(config))
+        return decoder.model(config, block)
 
-def write(spec: LM) -> dict[str, Any] | None:
-    """The Llama config that might describe a tree, None where none can."""
-    found = decoder.shaped(spec)
-    if found is None or spec.width % found[0].heads:  # transformers refuses the latter, head_dim given or not
-        return None
-    mix, glu, _ = found
-    config = decoder.written(spec, "llama", "LlamaForCausalLM", *found)
-    return config | {"attention_bias": mix.bias, "mlp_bias": glu.bias}
+    def write(self, spec: LM) -> dict[str, Any] | None:
+        found = decoder.shaped(spec)
+        if found is None or spec.width % found[0].heads:  # transformers refuses the latter, head_dim given or not
+            return None
+        mix, glu, _ = found
+        config = decoder.written(spec, self.model_type, "LlamaForCausalLM", *found)
+        return config | {"attention_bias": mix.bias, "mlp_bias": glu.bias}

@@ -7,12 +7,12 @@ from typing import Any
 from cloche.errors import ModelUnsupported
 from cloche.model.bodies.stack import Block
 from cloche.model.huggingface.families import decoder
+from cloche.model.huggingface.families.family import Family
 from cloche.model.lm import LM
 from cloche.model.maps.activations import Shifted
 from cloche.model.maps.mlp import GLU
 from cloche.model.norms import RectifiedNorm
 
-PREFIX = "model."
 NAMES = decoder.NAMES | {
     f"{ours}.inner": decoder.NAMES[ours] for ours in ("body.layers.*.mix_norm", "body.layers.*.map_norm")
 }
@@ -21,30 +21,33 @@ SHIFTS = ("hidden_act_shift", "norm_output_relu_shift")
 ALSO = ("attention_bias", "mlp_bias", "note", *SHIFTS)  # note: a remark of the authors
 
 
-def read(config: dict[str, Any]) -> LM:
-    """The tree of such a config. Raises ClocheError naming a field we do not implement."""
-    config = decoder.opened(config, ALSO, {"hidden_act": ACTIVATION}, hidden_act=ACTIVATION)
-    for name in SHIFTS:
-        if config.get(name) is None:
-            raise ModelUnsupported(f"{name} = None must be a number; nothing was loaded.")
-    gate, entry = (float(config[name]) for name in SHIFTS)
-    block = Block(
-        decoder.attention(config, bias=config.get("attention_bias", False)),
-        GLU(Shifted("relu", gate), hidden=config["intermediate_size"], bias=config.get("mlp_bias", False)),
-        RectifiedNorm(decoder.rms(config), entry),
-    )
-    return decoder.model(config, block)
+class ShiftedReluLlama(Family):
+    """Llamas' with shifted ReLUs configs and names."""
 
+    model_type = "llama_shifted_relu"
+    tensors = NAMES
 
-def write(spec: LM) -> dict[str, Any] | None:
-    """The config that might describe a tree, None where none can."""
-    found = decoder.shaped(spec)
-    if found is None:
-        return None
-    mix, glu, _ = found
-    entry = decoder.blocks_of(spec)[0].norm
-    if not isinstance(glu.activation, Shifted) or not isinstance(entry, RectifiedNorm):
-        return None
-    config = decoder.written(spec, "llama_shifted_relu", "ShiftedReluLlamaForCausalLM", *found)
-    shifts = dict(zip(SHIFTS, (glu.activation.shift, entry.shift), strict=True))
-    return config | {"hidden_act": ACTIVATION, "attention_bias": mix.bias, "mlp_bias": glu.bias, **shifts}
+    def read(self, config: dict[str, Any]) -> LM:
+        config = decoder.opened(config, ALSO, {"hidden_act": ACTIVATION}, hidden_act=ACTIVATION)
+        for name in SHIFTS:
+            if config.get(name) is None:
+                raise ModelUnsupported(f"{name} = None must be a number; nothing was loaded.")
+        gate, entry = (float(config[name]) for name in SHIFTS)
+        block = Block(
+            decoder.attention(config, bias=config.get("attention_bias", False)),
+            GLU(Shifted("relu", gate), hidden=config["intermediate_size"], bias=config.get("mlp_bias", False)),
+            RectifiedNorm(decoder.rms(config), entry),
+        )
+        return decoder.model(config, block)
+
+    def write(self, spec: LM) -> dict[str, Any] | None:
+        found = decoder.shaped(spec)
+        if found is None:
+            return None
+        mix, glu, _ = found
+        entry = decoder.blocks_of(spec)[0].norm
+        if not isinstance(glu.activation, Shifted) or not isinstance(entry, RectifiedNorm):
+            return None
+        config = decoder.written(spec, self.model_type, "ShiftedReluLlamaForCausalLM", *found)
+        shifts = dict(zip(SHIFTS, (glu.activation.shift, entry.shift), strict=True))
+        return config | {"hidden_act": ACTIVATION, "attention_bias": mix.bias, "mlp_bias": glu.bias, **shifts}

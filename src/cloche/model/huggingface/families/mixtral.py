@@ -6,10 +6,10 @@ from typing import Any
 
 from cloche.model.bodies.stack import Block
 from cloche.model.huggingface.families import decoder
+from cloche.model.huggingface.families.family import Family
 from cloche.model.lm import LM
 from cloche.model.maps.moe import MoE
 
-PREFIX = "model."
 DEFAULTS: dict[str, Any] = {
     "num_key_value_heads": 8,
     "rms_norm_eps": 1e-5,
@@ -24,23 +24,26 @@ NAMES = decoder.NAMES | decoder.expert_names(
 )
 
 
-def read(config: dict[str, Any]) -> LM:
-    """The tree of a Mixtral config. Raises ClocheError naming a field we do not implement."""
-    config = decoder.opened(config, also=("sliding_window", "num_local_experts", "num_experts_per_tok"), **DEFAULTS)
-    mix = decoder.attention(config, mask=decoder.masked(config["sliding_window"]))
-    moe = MoE(config["num_local_experts"], config["num_experts_per_tok"], decoder.glu(config))
-    return decoder.model(config, Block(mix, moe, decoder.rms(config)))
+class Mixtral(Family):
+    """Mixtral's configs and names."""
 
+    model_type = "mixtral"
+    tensors = NAMES
 
-def write(spec: LM) -> dict[str, Any] | None:
-    """The Mixtral config that might describe a tree, None where none can."""
-    found, experts = decoder.shaped(spec), decoder.gated_experts(spec)
-    if found is None or experts is None:
-        return None
-    moe, _ = experts
-    config = decoder.written(spec, "mixtral", "MixtralForCausalLM", *found)
-    return config | {
-        "sliding_window": decoder.window_of(found[0].mask),
-        "num_local_experts": moe.experts,
-        "num_experts_per_tok": moe.active,
-    }
+    def read(self, config: dict[str, Any]) -> LM:
+        config = decoder.opened(config, also=("sliding_window", "num_local_experts", "num_experts_per_tok"), **DEFAULTS)
+        mix = decoder.attention(config, mask=decoder.masked(config["sliding_window"]))
+        moe = MoE(config["num_local_experts"], config["num_experts_per_tok"], decoder.glu(config))
+        return decoder.model(config, Block(mix, moe, decoder.rms(config)))
+
+    def write(self, spec: LM) -> dict[str, Any] | None:
+        found, experts = decoder.shaped(spec), decoder.gated_experts(spec)
+        if found is None or experts is None:
+            return None
+        moe, _ = experts
+        config = decoder.written(spec, self.model_type, "MixtralForCausalLM", *found)
+        return config | {
+            "sliding_window": decoder.window_of(found[0].mask),
+            "num_local_experts": moe.experts,
+            "num_experts_per_tok": moe.active,
+        }

@@ -6,13 +6,14 @@ from typing import Any
 
 from cloche.model.bodies.stack import Block
 from cloche.model.huggingface.families import decoder
+from cloche.model.huggingface.families.family import Family
+from cloche.model.huggingface.rename import Names
 from cloche.model.huggingface.ropes import LENGTH, parameters_of
 from cloche.model.lm import LM
 from cloche.model.positions.encodings import RoPE
 from cloche.model.positions.scalings import LongRoPE
 
-PREFIX = "model."
-NAMES: dict[str, str | tuple[str, ...]] = {
+NAMES: Names = {
     **decoder.NAMES,
     "body.layers.*.mix.qkv": f"{decoder.LAYER}.self_attn.qkv_proj",
     "body.layers.*.map.inner": f"{decoder.LAYER}.mlp.gate_up_proj",
@@ -25,29 +26,32 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def read(config: dict[str, Any]) -> LM:
-    """The tree of a Phi-3 config. Raises ClocheError naming a field we do not implement."""
-    config = decoder.opened(config, also=("sliding_window", LENGTH, "partial_rotary_factor"), **DEFAULTS)
-    rope = dict(parameters_of(config))
-    kind = rope.get("rope_type") or rope.get("type")
-    if kind in ("su", "yarn"):  # what its first files called longrope
-        rope["rope_type"] = "longrope"
-    mix = decoder.attention(config, decoder.read_rope(config, rope), mask=decoder.masked(config["sliding_window"]))
-    return decoder.model(config, Block(mix, decoder.glu(config), decoder.rms(config)))
+class Phi3(Family):
+    """Phi-3's configs and names."""
 
+    model_type = "phi3"
+    tensors = NAMES
 
-def write(spec: LM) -> dict[str, Any] | None:
-    """The Phi-3 config that might describe a tree, None where none can."""
-    found = decoder.shaped(spec)
-    if found is None:
-        return None
-    mix = found[0]
-    config = decoder.written(spec, "phi3", "Phi3ForCausalLM", *found)
-    assert isinstance(mix.position, RoPE)
-    if isinstance(mix.position.scaling, LongRoPE):
-        config[LENGTH] = mix.position.scaling.length
-    elif mix.position.scaling is not None:  # transformers' Phi-3 knows no other
-        return None
-    if spec.width != mix.heads * mix.size(spec.width):
-        return None
-    return config | decoder.NO_TOKENS | {"sliding_window": decoder.window_of(mix.mask)}
+    def read(self, config: dict[str, Any]) -> LM:
+        config = decoder.opened(config, also=("sliding_window", LENGTH, "partial_rotary_factor"), **DEFAULTS)
+        rope = dict(parameters_of(config))
+        kind = rope.get("rope_type") or rope.get("type")
+        if kind in ("su", "yarn"):  # what its first files called longrope
+            rope["rope_type"] = "longrope"
+        mix = decoder.attention(config, decoder.read_rope(config, rope), mask=decoder.masked(config["sliding_window"]))
+        return decoder.model(config, Block(mix, decoder.glu(config), decoder.rms(config)))
+
+    def write(self, spec: LM) -> dict[str, Any] | None:
+        found = decoder.shaped(spec)
+        if found is None:
+            return None
+        mix = found[0]
+        config = decoder.written(spec, self.model_type, "Phi3ForCausalLM", *found)
+        assert isinstance(mix.position, RoPE)
+        if isinstance(mix.position.scaling, LongRoPE):
+            config[LENGTH] = mix.position.scaling.length
+        elif mix.position.scaling is not None:  # transformers' Phi-3 knows no other
+            return None
+        if spec.width != mix.heads * mix.size(spec.width):
+            return None
+        return config | decoder.NO_TOKENS | {"sliding_window": decoder.window_of(mix.mask)}

@@ -6,10 +6,9 @@ from typing import Any
 
 from cloche.model.bodies.stack import Block
 from cloche.model.huggingface.families import decoder
+from cloche.model.huggingface.families.family import Family
 from cloche.model.lm import LM
 
-PREFIX = "model."
-NAMES = decoder.NAMES
 WINDOW = ("use_sliding_window", "sliding_window", "max_window_layers", "layer_types")
 DEFAULTS: dict[str, Any] = {
     "num_key_value_heads": 32,
@@ -20,18 +19,29 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def read(config: dict[str, Any]) -> LM:
-    """The tree of a Qwen2 config. Raises ClocheError naming a field we do not implement."""
-    config = decoder.opened(config, also=WINDOW, **DEFAULTS)
-    blocks = [
-        Block(
-            decoder.attention(config, mask=decoder.masked(w), bias=True, out_bias=False),
-            decoder.glu(config),
-            decoder.rms(config),
-        )
-        for w in windows(config)
-    ]
-    return decoder.model(config, blocks)
+class Qwen2(Family):
+    """Qwen2's configs and names."""
+
+    model_type = "qwen2"
+    tensors = decoder.NAMES
+
+    def read(self, config: dict[str, Any]) -> LM:
+        config = decoder.opened(config, also=WINDOW, **DEFAULTS)
+        blocks = [
+            Block(
+                decoder.attention(config, mask=decoder.masked(w), bias=True, out_bias=False),
+                decoder.glu(config),
+                decoder.rms(config),
+            )
+            for w in windows(config)
+        ]
+        return decoder.model(config, blocks)
+
+    def write(self, spec: LM) -> dict[str, Any] | None:
+        found = decoder.shaped(spec)
+        if found is None:
+            return None
+        return decoder.written(spec, self.model_type, "Qwen2ForCausalLM", *found) | written_windows(spec)
 
 
 def windows(config: dict[str, Any]) -> list[int | None]:
@@ -56,11 +66,3 @@ def written_windows(spec: LM) -> dict[str, Any]:
         "max_window_layers": first,
         "layer_types": types,
     }
-
-
-def write(spec: LM) -> dict[str, Any] | None:
-    """The Qwen2 config that might describe a tree, None where none can."""
-    found = decoder.shaped(spec)
-    if found is None:
-        return None
-    return decoder.written(spec, "qwen2", "Qwen2ForCausalLM", *found) | written_windows(spec)

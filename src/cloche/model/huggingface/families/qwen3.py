@@ -6,10 +6,11 @@ from typing import Any
 
 from cloche.model.bodies.stack import Block
 from cloche.model.huggingface.families import decoder, qwen2
+from cloche.model.huggingface.families.family import Family
+from cloche.model.huggingface.rename import Names
 from cloche.model.lm import LM
 
-PREFIX = "model."
-NAMES: dict[str, str | tuple[str, ...]] = {
+NAMES: Names = {
     **decoder.NAMES,
     "body.layers.*.mix.q_norm": f"{decoder.LAYER}.self_attn.q_norm",
     "body.layers.*.mix.k_norm": f"{decoder.LAYER}.self_attn.k_norm",
@@ -17,21 +18,26 @@ NAMES: dict[str, str | tuple[str, ...]] = {
 NORMED = {"use_qk_norm": True}
 
 
-def read(config: dict[str, Any]) -> LM:
-    """The tree of a Qwen3 config. Raises ClocheError naming a field we do not implement."""
-    config = decoder.opened(config, also=(*qwen2.WINDOW, "attention_bias"), only=NORMED, head_dim=128, **qwen2.DEFAULTS)
-    norm, bias = decoder.rms(config), config.get("attention_bias", False)
-    blocks = [
-        Block(decoder.attention(config, mask=decoder.masked(w), bias=bias, qk_norm=norm), decoder.glu(config), norm)
-        for w in qwen2.windows(config)
-    ]
-    return decoder.model(config, blocks)
+class Qwen3(Family):
+    """Qwen3's configs and names."""
 
+    model_type = "qwen3"
+    tensors = NAMES
 
-def write(spec: LM) -> dict[str, Any] | None:
-    """The Qwen3 config that might describe a tree, None where none can."""
-    found = decoder.shaped(spec)
-    if found is None:
-        return None
-    config = decoder.written(spec, "qwen3", "Qwen3ForCausalLM", *found)
-    return config | {"attention_bias": found[0].bias} | qwen2.written_windows(spec)
+    def read(self, config: dict[str, Any]) -> LM:
+        config = decoder.opened(
+            config, also=(*qwen2.WINDOW, "attention_bias"), only=NORMED, head_dim=128, **qwen2.DEFAULTS
+        )
+        norm, bias = decoder.rms(config), config.get("attention_bias", False)
+        blocks = [
+            Block(decoder.attention(config, mask=decoder.masked(w), bias=bias, qk_norm=norm), decoder.glu(config), norm)
+            for w in qwen2.windows(config)
+        ]
+        return decoder.model(config, blocks)
+
+    def write(self, spec: LM) -> dict[str, Any] | None:
+        found = decoder.shaped(spec)
+        if found is None:
+            return None
+        config = decoder.written(spec, self.model_type, "Qwen3ForCausalLM", *found)
+        return config | {"attention_bias": found[0].bias} | qwen2.written_windows(spec)

@@ -6,12 +6,12 @@ from typing import Any
 
 from cloche.model.bodies.stack import Block
 from cloche.model.huggingface.families import decoder, qwen3
+from cloche.model.huggingface.families.family import Family
 from cloche.model.huggingface.fields import activation_of
 from cloche.model.lm import LM
 from cloche.model.maps.mlp import GLU
 from cloche.model.maps.moe import MoE
 
-PREFIX = "model."
 ALSO = (
     "attention_bias",
     "use_sliding_window",
@@ -40,43 +40,46 @@ DEFAULTS: dict[str, Any] = {
 NAMES = qwen3.NAMES | decoder.expert_names("mlp.gate", "mlp.experts", gate="gate_proj", up="up_proj", down="down_proj")
 
 
-def read(config: dict[str, Any]) -> LM:
-    """The tree of a Qwen3-MoE config. Raises ClocheError naming a field we do not implement."""
-    config = decoder.opened(config, also=ALSO, only=qwen3.NORMED, **DEFAULTS)
-    norm, experts = decoder.rms(config), config.get("num_experts", config.get("num_local_experts", 128))
-    window = config["sliding_window"] if config["use_sliding_window"] else None
-    mix = decoder.attention(config, mask=decoder.masked(window), bias=config["attention_bias"], qk_norm=norm)
-    expert = GLU(activation_of(config), hidden=config["moe_intermediate_size"])
-    step, dense = config["decoder_sparse_step"], config["mlp_only_layers"] or []
-    moe = MoE(experts, config["num_experts_per_tok"], expert, config["norm_topk_prob"]) if experts else None
-    return decoder.model(
-        config,
-        [
-            Block(mix, moe if moe and i not in dense and (i + 1) % step == 0 else decoder.glu(config), norm)
-            for i in range(config["num_hidden_layers"])
-        ],
-    )
+class Qwen3MoE(Family):
+    """Qwen3-MoE's configs and names."""
 
+    model_type = "qwen3_moe"
+    tensors = NAMES
 
-def write(spec: LM) -> dict[str, Any] | None:
-    """The Qwen3-MoE config that might describe a tree, None where none can."""
-    found, experts = decoder.shaped(spec), decoder.gated_experts(spec)
-    if found is None or experts is None:
-        return None
-    moe, expert = experts
-    maps = [block.map for block in decoder.blocks_of(spec)]
-    dense = next((found for found in maps if isinstance(found, GLU)), expert)
-    config = decoder.written(spec, "qwen3_moe", "Qwen3MoeForCausalLM", *found)
-    window = decoder.window_of(found[0].mask)
-    return config | {
-        "attention_bias": found[0].bias,
-        "use_sliding_window": window is not None,
-        "sliding_window": window,
-        "intermediate_size": dense.resolved(spec.width).hidden,
-        "moe_intermediate_size": expert.resolved(spec.width).hidden,
-        "num_experts": moe.experts,
-        "num_experts_per_tok": moe.active,
-        "norm_topk_prob": moe.normalise,
-        "decoder_sparse_step": 1,
-        "mlp_only_layers": [i for i, found in enumerate(maps) if not isinstance(found, MoE)],
-    }
+    def read(self, config: dict[str, Any]) -> LM:
+        config = decoder.opened(config, also=ALSO, only=qwen3.NORMED, **DEFAULTS)
+        norm, experts = decoder.rms(config), config.get("num_experts", config.get("num_local_experts", 128))
+        window = config["sliding_window"] if config["use_sliding_window"] else None
+        mix = decoder.attention(config, mask=decoder.masked(window), bias=config["attention_bias"], qk_norm=norm)
+        expert = GLU(activation_of(config), hidden=config["moe_intermediate_size"])
+        step, dense = config["decoder_sparse_step"], config["mlp_only_layers"] or []
+        moe = MoE(experts, config["num_experts_per_tok"], expert, config["norm_topk_prob"]) if experts else None
+        return decoder.model(
+            config,
+            [
+                Block(mix, moe if moe and i not in dense and (i + 1) % step == 0 else decoder.glu(config), norm)
+                for i in range(config["num_hidden_layers"])
+            ],
+        )
+
+    def write(self, spec: LM) -> dict[str, Any] | None:
+        found, experts = decoder.shaped(spec), decoder.gated_experts(spec)
+        if found is None or experts is None:
+            return None
+        moe, expert = experts
+        maps = [block.map for block in decoder.blocks_of(spec)]
+        dense = next((found for found in maps if isinstance(found, GLU)), expert)
+        config = decoder.written(spec, self.model_type, "Qwen3MoeForCausalLM", *found)
+        window = decoder.window_of(found[0].mask)
+        return config | {
+            "attention_bias": found[0].bias,
+            "use_sliding_window": window is not None,
+            "sliding_window": window,
+            "intermediate_size": dense.resolved(spec.width).hidden,
+            "moe_intermediate_size": expert.resolved(spec.width).hidden,
+            "num_experts": moe.experts,
+            "num_experts_per_tok": moe.active,
+            "norm_topk_prob": moe.normalise,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [i for i, found in enumerate(maps) if not isinstance(found, MoE)],
+        }
