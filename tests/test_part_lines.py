@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from cloche import part_names
+from cloche import part_text
 from cloche.errors import ClocheError, ImportRefused, PartUnknown
 from cloche.part import Part, import_parts, part_from_dict, part_from_line
 
 
 @pytest.fixture(autouse=True)
 def nothing_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(part_names, "imported", [])  # other tests start processes that would import the same
+    monkeypatch.setattr(part_text, "imported", [])  # other tests start processes that would import the same
 
 
 class Shape(Part):
@@ -275,11 +275,11 @@ def test_an_installed_package_is_asked_only_for_an_unknown_name(
     (tmp_path / "installed_parts.py").write_text(MODULE.replace("Square", "Hexagon"))
     monkeypatch.syspath_prepend(tmp_path)
     entries = [
-        EntryPoint("Hexagon", "installed_parts:Hexagon", part_names.GROUP),
-        EntryPoint("Missing", "no_such_package:Missing", part_names.GROUP),
-        EntryPoint("Circle", "no_such_package:Circle", part_names.GROUP),
+        EntryPoint("Hexagon", "installed_parts:Hexagon", part_text.GROUP),
+        EntryPoint("Missing", "no_such_package:Missing", part_text.GROUP),
+        EntryPoint("Circle", "no_such_package:Circle", part_text.GROUP),
     ]
-    monkeypatch.setattr(part_names, "entry_points", lambda group: [e for e in entries if e.group == group])
+    monkeypatch.setattr(part_text, "entry_points", lambda group: [e for e in entries if e.group == group])
     assert part_from_line("Circle", Shape) == Circle()
     assert "installed_parts" not in sys.modules
     assert part_from_line("Hexagon(2)", Shape).to_line() == "installed_parts:Hexagon(side=2.0)"

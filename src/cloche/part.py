@@ -25,8 +25,7 @@ from cloche.errors import (
     SettingRange,
     shown,
 )
-from cloche.part_lines import Call, named_fields, read_line
-from cloche.part_names import find_class, import_parts, nearest, renamed, text_name
+from cloche.part_text import Call, find_class, import_parts, named_fields, nearest, read_line, renamed, text_name
 
 __all__ = [
     "LARGEST",

@@ -12,7 +12,7 @@ from pathlib import Path
 import foreign_model
 import pytest
 
-from cloche import part_names
+from cloche import part_text
 from cloche.drawing import Finding
 from cloche.interp import instruments, options_of
 from cloche.microscope.serving import worker
@@ -51,7 +51,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "weights_of_mine", raising=False)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    monkeypatch.setattr(part_names, "imported", [])  # processes that later tests start must not look for it
+    monkeypatch.setattr(part_text, "imported", [])  # processes that later tests start must not look for it
     return "weights_of_mine"
 
 

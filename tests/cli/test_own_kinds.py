@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cloche import part_names
+from cloche import part_text
 from cloche.errors import ClocheError
 from cloche.part import import_parts, part_from_line
 from cloche.sparse import SAE, Kind, Training, load_sae, save_saelens, train_sae
@@ -46,7 +46,7 @@ LINE = "own_kinds:Saturating(nested=[], top=4.0)"
 
 @pytest.fixture(autouse=True)
 def nothing_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(part_names, "imported", [])  # other tests start processes that would import the same
+    monkeypatch.setattr(part_text, "imported", [])  # other tests start processes that would import the same
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cloche import part_names
+from cloche import part_text
 
 Call = Callable[..., tuple[int, str, str]]
 OWN = '''
@@ -105,7 +105,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "own_signals.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(part_names, "imported", [])
+    monkeypatch.setattr(part_text, "imported", [])
     sys.modules.pop("own_signals", None)
     return tmp_path
 

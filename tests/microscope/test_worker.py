@@ -14,7 +14,7 @@ import pytest
 from planted_run import lens_data, plant
 from starlette.testclient import TestClient
 
-from cloche import part_names
+from cloche import part_text
 from cloche.errors import ClocheError
 from cloche.microscope import make_app
 from cloche.microscope.folder.reading import clean
@@ -181,7 +181,7 @@ def test_the_real_worker_reads_a_real_model(tmp_path):
 def test_the_worker_imports_what_this_process_was_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "parts_of_mine.py").write_text("from pathlib import Path; Path('was-imported').touch()")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(part_names, "imported", [])
+    monkeypatch.setattr(part_text, "imported", [])
     monkeypatch.setattr(sys, "path", list(sys.path))
     import_parts(["parts_of_mine"])
     (tmp_path / "was-imported").unlink()

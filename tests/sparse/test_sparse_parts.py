@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cloche.part import Part, part_from_dict, part_from_line
-from cloche.part_names import known_names, renamed, subclasses
+from cloche.part_text import known_names, renamed, subclasses
 from cloche.sparse import Gated, JumpReLU, Kind, TopK
 from cloche.sparse.learners import ITDA, KSVD, Learner, OnlineDictionaryLearning
 from cloche.sparse.pursuit import IHT, OMP, BasisPursuitDenoising, Pursuit

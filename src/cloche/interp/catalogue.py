@@ -18,13 +18,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cloche import part_names
+from cloche import part_text
 from cloche.errors import ClocheError, DictionaryMissing, InstrumentOption, InstrumentUnknown, shown
 from cloche.interp.materials import dictionaries, held_out, held_out_prompts, open_dictionary, others_of
 from cloche.interp.subject import Subject
 from cloche.model import Network, Site
 from cloche.part import Part, part_from_line
-from cloche.part_names import nearest
+from cloche.part_text import nearest
 from cloche.runs import Run
 from cloche.sparse import SAE
 
@@ -51,7 +51,7 @@ def instruments() -> dict[str, Instrument]:
         for export in package.__all__:
             with suppress(ImportError, ClocheError):  # of an extra that is not installed
                 found |= _if_instrument(export, getattr(package, export))
-    for module in filter(None, map(sys.modules.get, part_names.imported)):
+    for module in filter(None, map(sys.modules.get, part_text.imported)):
         for export, value in vars(module).items():
             if not export.startswith("_"):
                 found |= _if_instrument(export, value)

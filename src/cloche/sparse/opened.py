@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import zipfile
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cloche.errors import FileMissing, FileTooLarge, FileUnreadable, FolderForeign, NotFinite, WeightsInvalid, shown
+from cloche.memory import machine_memory
 
 _LARGEST_JSON = 16 << 20  # bytes; descriptions have a few thousand
 _LARGEST = 1e12  # of a weight: beyond, products of weights and activations are no numbers
@@ -37,7 +37,7 @@ def opened_json(path: Path) -> dict[str, Any]:
 
 
 def opened_safetensors(path: Path) -> dict[str, Tensor]:
-    _check_file(path, _memory())
+    _check_file(path, machine_memory())
     try:
         return dict(load_file(path))
     except Exception as error:  # of the header, the system, or the memory
@@ -47,7 +47,7 @@ def opened_safetensors(path: Path) -> dict[str, Tensor]:
 def opened_torch(path: Path) -> dict[str, Tensor]:
     """The tensors of a file of torch.save: only tensors are read from it, so nothing in it can run, and none that is larger
     than the file."""
-    _check_file(path, _memory())
+    _check_file(path, machine_memory())
     size = path.stat().st_size
     try:
         with zipfile.ZipFile(path) as archive:
@@ -170,23 +170,15 @@ def shown_all(names: Iterable[str]) -> str:
     return ", ".join(name if len(name) <= 60 else shown(name) for name in given[:8]) + more
 
 
-def _check_file(path: Path, most: int) -> None:
+def _check_file(path: Path, most: float) -> None:
     """Refuses what is no file, or has more than `most` bytes."""
     if not path.is_file():
         raise FileMissing(f"{path} is not a file that is there: fetch or save the folder again.")
     if (size := path.stat().st_size) > most:
         raise FileTooLarge(
-            f"{path} has {size:,} bytes, more than the {most:,} that such a file or this machine's memory can have: fetch or "
-            "save the folder again."
+            f"{path} has {size:,} bytes, more than the {most:,.0f} that such a file or this machine's memory can have: fetch "
+            "or save the folder again."
         )
-
-
-def _memory() -> int:
-    """Bytes of this machine's memory, where the system says."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 1 << 40
 
 
 def _first(error: BaseException) -> str:

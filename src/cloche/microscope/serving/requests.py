@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import IO, Any
 
-from cloche import part_names
+from cloche import part_text
 from cloche.errors import WorkerFailed
 from cloche.microscope.folder.reading import parse_json
 from cloche.microscope.serving.bounds import Busy
@@ -103,7 +103,7 @@ class Worker:
             environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
             self._process = await asyncio.create_subprocess_exec(
                 *self.command,
-                *(f"--import={name}" for name in part_names.imported),
+                *(f"--import={name}" for name in part_text.imported),
                 stdin=PIPE,
                 stdout=PIPE,
                 stderr=self._stderr,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from cloche.errors import OutOfMemory, WeightsInvalid, shown
+from cloche.memory import machine_memory
 from cloche.model.bodies.stack import Stack
 from cloche.model.lm import LM
 from cloche.model.maps.moe import MoE
@@ -58,14 +57,6 @@ def check_memory(numbers: int, each: int, folder: Path) -> None:
             f"{folder} has {numbers:,} parameters, which take {numbers * each / 1e9:,.1f} GB in memory, and this machine has "
             f"{memory / 1e9:,.1f} GB: load it with a smaller dtype, on a larger machine, or choose a smaller model."
         )
-
-
-def machine_memory() -> float:
-    """Bytes of this machine's memory; infinite where the system does not say."""
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, ValueError, OSError):
-        return math.inf
 
 
 def _refuse(folder: Path, asked: str, found: str) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from typing import Any
 
 import torch
 
 from cloche.errors import OutOfMemory, SettingInvalid, TokenizerInvalid, shown
+from cloche.memory import machine_memory
 from cloche.model import LM
 from cloche.text import Tokenizer
 from cloche.train.recipe.recipe import Recipe
@@ -139,10 +139,7 @@ def _memory(device: str) -> float:
     """Bytes of memory of the machine, or of its GPU if that trains."""
     if device != "cpu" and torch.cuda.is_available():
         return float(torch.cuda.mem_get_info()[1])
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, ValueError, OSError):  # not reported by this system
-        return math.inf
+    return machine_memory()
 
 
 def check_vocab(recipe: Recipe, size: int, padded: bool = False) -> None:

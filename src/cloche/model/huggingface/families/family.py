@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from cloche.errors import ModelUnsupported, shown
 from cloche.model.huggingface.rename import Names, Rename, rules
 from cloche.model.lm import LM
-from cloche.part_names import load_entries, loaded
+from cloche.part_text import load_entries, loaded
 
 
 @dataclass(frozen=True)
