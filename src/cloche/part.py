@@ -60,6 +60,7 @@ class Part:
 
     renamed: ClassVar[dict[str, str]] = {}
     reads_files: ClassVar[bool] = False  # of this machine: no request to a server may name such a part
+    counts: ClassVar[tuple[str, ...]] = ()  # fields that say how many modules are built of the parts below this one
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain dicts, `{"part": name, field: value, ...}`, with every field written out.

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
+from dataclasses import dataclass
 
 import pytest
 
 from cloche.errors import ClocheError
-from cloche.train import Recipe, check_fits, check_recipe
+from cloche.model import GLU
+from cloche.model.maps.mlp import Map
+from cloche.train import NextToken, Recipe, check_fits, check_recipe
 
 VALUES = {
     "zero": "0",
@@ -144,3 +148,39 @@ def test_the_vocabulary_of_the_model_and_of_the_tokenizer_are_one_number() -> No
     assert lone.tokenizer.vocab == 900 and Recipe.parse(lone.to_toml()) == lone
     with pytest.raises(ClocheError, match="leave one of them out"):
         Recipe(model=tree, tokenizer={"vocab": 500})
+
+
+@dataclass(frozen=True)
+class Copies(Map):
+    """A map of somebody else's that is built many times over."""
+
+    copies: int = 2
+    of: Map = GLU()
+    counts = ("copies",)
+
+
+@dataclass(frozen=True)
+class AllAtOnce(NextToken):
+    """An objective of somebody else's that keeps the logits of the whole batch."""
+
+    def logits_held(self, tokens):
+        return tokens
+
+
+def test_parts_of_others_say_how_many_modules_and_logits_they_need() -> None:
+    recipe = Recipe()
+    body = recipe.model.body
+    block = dataclasses.replace(body.block, map=Copies(10**6))
+    model = dataclasses.replace(recipe.model, body=dataclasses.replace(body, block=block))
+    with pytest.raises(ClocheError, match="blocks and experts, and at most"):
+        check_fits(recipe.model_copy(update={"model": model}))
+    large = recipe.with_set({"model.vocab": 2**20, "run.batch": 2**10, "run.length": 2**10, "model.width": 8})
+    check_fits(large)
+    with pytest.raises(ClocheError, match="take at least"):
+        check_fits(large.model_copy(update={"objective": AllAtOnce()}))
+
+
+def test_experts_do_not_count_as_layers_of_the_stream() -> None:
+    """Memory is compared with a lower bound: a mixture of many small experts keeps no stream of its own for each."""
+    experts = {"model.body.block.map": "MoE(experts=512, active=1, expert=GLU(hidden=8))"}
+    check_fits(Recipe().with_set({**experts, "run.batch": 128, "run.length": 1024}))

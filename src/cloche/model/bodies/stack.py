@@ -162,6 +162,7 @@ class Stack(Body):
 
     depth: int
     block: Block | tuple[Block, ...]
+    counts = ("depth",)
 
     def __post_init__(self) -> None:
         positive(self, depth=self.depth)

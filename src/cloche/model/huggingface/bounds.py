@@ -9,16 +9,15 @@ from typing import Any
 
 from cloche.errors import OutOfMemory, WeightsInvalid, shown
 from cloche.memory import machine_memory
-from cloche.model.bodies.stack import Stack
+from cloche.model.bodies.body import Body
 from cloche.model.lm import LM
-from cloche.model.maps.moe import MoE
 from cloche.model.mixers.masks import Mask
 from cloche.model.positions.encodings import Position
 from cloche.part import Part
 
 DEPTHS = ("num_hidden_layers", "n_layer")
 FAR = 16  # times the largest axis of any tensor: sizes beyond are refused here, nearer ones by the shapes they give
-MANY = 50_000  # experts over all layers that are built without asking whether any tensor has an axis of so many
+MANY = 50_000  # parts of layers (experts) that are built without asking whether any tensor has an axis of so many
 
 
 def check_layers(config: dict[str, Any], tensors: int, folder: Path) -> None:
@@ -37,16 +36,20 @@ def check_sizes(spec: LM, tensors: Mapping[str, Any], folder: Path) -> None:
     axes = {axis for tensor in tensors.values() for axis in tensor.shape}
     largest, depth = max(axes, default=0), 1
     for part in _parts(spec):
-        if isinstance(part, Stack):
-            depth = part.depth
-            if depth > len(tensors):
-                _refuse(folder, f"Stack(depth={depth:,})", f"are {len(tensors):,} tensors")
+        for name in part.counts:
+            count, said = getattr(part, name), f"{type(part).__name__}({name}={getattr(part, name):,})"
+            if isinstance(part, Body):
+                depth = count
+                if depth > len(tensors):
+                    _refuse(folder, said, f"are {len(tensors):,} tensors")
+            elif depth * count > MANY and count not in axes:
+                _refuse(folder, said, "have no axis of so many")
+        if not type(part).__module__.startswith("cloche."):
+            continue  # what its whole numbers mean is not known
         for field in dataclasses.fields(part):  # type: ignore[arg-type]
             size = getattr(part, field.name)
             if type(size) is int and size > FAR * largest:
                 _refuse(folder, f"{type(part).__name__}({field.name}={size:,})", f"have no axis beyond {largest:,}")
-        if isinstance(part, MoE) and depth * part.experts > MANY and part.experts not in axes:
-            _refuse(folder, f"MoE(experts={part.experts:,})", "have no axis of so many")
 
 
 def check_memory(numbers: int, each: int, folder: Path) -> None:
@@ -66,11 +69,10 @@ def _refuse(folder: Path, asked: str, found: str) -> None:
 
 
 def _parts(part: Part) -> Iterator[Part]:
-    """Every part of a tree of ours whose whole numbers are sizes of tensors."""
+    """Every part of a tree, without those whose whole numbers are no sizes of tensors."""
     if isinstance(part, Mask | Position):
         return
-    if type(part).__module__.startswith("cloche."):
-        yield part
+    yield part
     for field in dataclasses.fields(part):  # type: ignore[arg-type]
         value = getattr(part, field.name)
         for inner in value if isinstance(value, tuple) else (value,):

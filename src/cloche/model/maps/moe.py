@@ -46,6 +46,7 @@ class MoE(Map):
     expert: Map = GLU()
     normalise: bool = True
     router_bias: bool = False
+    counts = ("experts",)
 
     def __post_init__(self) -> None:
         positive(self, experts=self.experts, active=self.active)

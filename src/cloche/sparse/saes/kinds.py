@@ -84,10 +84,18 @@ class Kind(Part, ABC):
 
     nested: tuple[int, ...] = ()
     thresholded: ClassVar[bool] = True  # after training, a threshold rather than a count decides
+    saelens: ClassVar[str | None] = "jumprelu"  # its architecture in SAELens after training; None: it has none there
+    saelens_training: ClassVar[str | None] = None  # that in training, where it is another
     renamed = {  # noqa: RUF012 (a ClassVar of Part)
         **{name.lower(): name for name in ("TopK", "BatchTopK", "ReLU", "Gated", "JumpReLU")},
         **{f"{name.lower()}-sae": name for name in ("TopK", "BatchTopK", "ReLU", "Gated", "JumpReLU")},
     }
+
+    def __init_subclass__(cls) -> None:
+        """A kind that computes or selects features in a way of its own has none in SAELens, unless it says which."""
+        super().__init_subclass__()
+        if {"choose", "active", "magnitude"} & vars(cls).keys() and "saelens" not in vars(cls):
+            cls.saelens = None
 
     def check(self, features: int, l0: float) -> None:
         """Raises on an l0 impossible for this number of features, and on `nested` numbers that do not increase."""
@@ -142,6 +150,7 @@ class TopK(Kind):
     """
 
     thresholded: ClassVar[bool] = False
+    saelens = "topk"
 
     def check(self, features: int, l0: float) -> None:
         super().check(features, l0)
@@ -173,6 +182,8 @@ class BatchTopK(Kind):
     4.0
     """
 
+    saelens, saelens_training = "jumprelu", "batchtopk"
+
     def choose(self, batch: SelectionInput, extra: dict[str, Tensor]) -> Chosen:
         total = max(1, round(batch.l0 * len(batch.centred) * batch.world))
         asked = batch.centred, batch.weight, batch.bias
@@ -194,6 +205,8 @@ class ReLU(Kind):
     >>> float(ReLU().activate(torch.tensor([[-3.0, 1.0]]), {}).penalty)
     1.0
     """
+
+    saelens = "standard"
 
     def activate(self, pre: Tensor, extra: dict[str, Tensor]) -> FeatureActs:
         values = pre.relu()
@@ -217,6 +230,7 @@ class JumpReLU(Kind):
     """
 
     bandwidth: float = 0.03
+    saelens = "jumprelu"
 
     def __post_init__(self) -> None:
         positive(self, bandwidth=self.bandwidth)
@@ -251,6 +265,8 @@ class Gated(Kind):
     >>> acts.values.tolist(), acts.gate_acts.tolist()
     ([[0.0, 6.0]], [[0.0, 2.0]])
     """
+
+    saelens = "gated"
 
     def weights(self, features: int, width: int) -> dict[str, Tensor]:
         return {"log_gain": torch.zeros(features), "gate_bias": torch.zeros(features)}

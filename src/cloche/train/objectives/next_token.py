@@ -45,6 +45,9 @@ class NextToken(Objective):
                 f"Unembed(...)."
             )
 
+    def logits_held(self, tokens: int) -> int:
+        return min(self.chunk, tokens)
+
     def terms(self, net: Network, batch: Tensor) -> dict[str, Term]:
         """The mean cross-entropy as "loss", and "balance" for a mixture of experts. Raises ClocheError for any other
         auxiliary loss."""

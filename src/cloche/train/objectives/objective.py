@@ -60,6 +60,10 @@ class Objective(Part, ABC):
         regulariser has a name of its own.
         """
 
+    def logits_held(self, tokens: int) -> int:
+        """At least how many of a batch's tokens have their logits in memory at one time; for the check that it fits."""
+        return 1
+
     def examples(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """batch [row, length + 1] -> inputs, targets and the weights of the targets, each [row, length]."""
         inputs, targets = batch[:, :-1], batch[:, 1:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -9,14 +10,14 @@ import torch
 
 from cloche.errors import OutOfMemory, SettingInvalid, TokenizerInvalid, shown
 from cloche.memory import machine_memory
-from cloche.model import LM
+from cloche.model import LM, Network
+from cloche.part import Part
 from cloche.text import Tokenizer
 from cloche.train.recipe.recipe import Recipe
 
 LARGEST_SIZE = 2**24  # of any integer in [model]
 MOST_BLOCKS = 20_000  # blocks, and the experts in them: each is a module
 LARGEST_FLOAT = 1e30  # above it float32 arithmetic overflows
-COUNTS = ("depth", "experts")  # fields that multiply what is below them
 STATE = 16  # bytes per parameter in training: weight, gradient and the optimiser's two averages
 GB = 1e9
 
@@ -55,12 +56,13 @@ def check_fits(recipe: Recipe) -> None:
     [run] batch = 16,777,216 and length = 256 take at least ... GB to train this model, and this machine has ... GB:
     choose a smaller run.batch, run.length or objective.chunk
     """
-    parameters = check_model(recipe)
+    net = _unfilled(recipe.model)
+    parameters = sum(parameter.numel() for parameter in net.parameters())
     r, tokens = recipe.run, recipe.run.batch * recipe.run.length
     weights = STATE * parameters
     # The backward pass needs the residual stream before each block, and the logits of a chunk of tokens.
-    streams = 4.0 * tokens * recipe.model.width * (1 + _blocks(recipe.model.body.to_dict()))
-    logits = 4.0 * min(getattr(recipe.objective, "chunk", 1), tokens) * recipe.model.vocab
+    streams = 4.0 * tokens * recipe.model.width * (1 + len(net.layers))
+    logits = 4.0 * recipe.objective.logits_held(tokens) * recipe.model.vocab
     memory = _memory(r.device)
     if weights > memory:
         raise OutOfMemory(
@@ -88,19 +90,17 @@ def check_model(recipe: Recipe) -> int:
     ...     print(error)
     Attention(heads=6) does not divide the width 100; choose another number or give head_size.
     """
-    check_sizes(recipe.model)
-    return _parameters(recipe.model)
+    return sum(parameter.numel() for parameter in _unfilled(recipe.model).parameters())
 
 
 def check_sizes(spec: LM) -> None:
     """Raises ClocheError naming the first number in the tree that is too large or not finite."""
-    tree = spec.to_dict()
-    for place, value in _numbers(tree, "model"):
+    for place, value in _numbers(spec.to_dict(), "model"):
         if isinstance(value, float) and not abs(value) <= LARGEST_FLOAT:
             raise SettingInvalid(f"[{place}] = {value} must be a number between -1e30 and 1e30")
         if isinstance(value, int) and value > LARGEST_SIZE:
             raise SettingInvalid(f"[{place}] = {shown(value)} is too large: it can be at most {LARGEST_SIZE:,}")
-    if (blocks := _blocks(tree)) > MOST_BLOCKS:
+    if (blocks := _blocks(spec)) > MOST_BLOCKS:
         raise OutOfMemory(
             f"[model] describes {blocks:,} blocks and experts, and at most {MOST_BLOCKS:,} are built: choose a smaller "
             "model.body.depth or number of experts"
@@ -116,20 +116,21 @@ def _numbers(value: Any, place: str) -> list[tuple[str, int | float]]:
 
 
 def _blocks(value: Any) -> int:
-    """Number of modules that the fields named in COUNTS ask for; nested counts multiply."""
-    if isinstance(value, list):
+    """Number of modules that the parts' `counts` ask for; nested counts multiply."""
+    if isinstance(value, tuple):
         return max((_blocks(item) for item in value), default=0)
-    if not isinstance(value, dict):
+    if not isinstance(value, Part):
         return 0
-    times = math.prod(value[name] for name in COUNTS if isinstance(value.get(name), int))
-    below = sum(_blocks(item) for item in value.values())
-    return times * max(1, below) if any(name in value for name in COUNTS) else below
+    below = sum(_blocks(getattr(value, field.name)) for field in dataclasses.fields(value))  # type: ignore[arg-type]
+    return math.prod(getattr(value, name) for name in value.counts) * max(1, below) if value.counts else below
 
 
-def _parameters(spec: LM) -> int:
+def _unfilled(spec: LM) -> Network:
+    """The network without memory for its weights. Raises ClocheError if it cannot be built."""
+    check_sizes(spec)
     try:
         with torch.device("meta"):
-            return sum(parameter.numel() for parameter in spec.build(None).parameters())
+            return spec.build(None)
     except (RuntimeError, OverflowError, TypeError, ValueError) as error:
         what = " ".join(str(error).split())[:200]
         raise OutOfMemory(f"[model] cannot be built ({what}): choose smaller sizes") from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from cloche.sparse.saes.kinds import BatchTopK, Gated, JumpReLU, Kind, ReLU, TopK
+from cloche.sparse.saes.kinds import JumpReLU, Kind
 from cloche.sparse.saes.module import SAE, Wiring
 from cloche.sparse.saes.provenance import Provenance
 
@@ -55,14 +55,14 @@ def to_sae(dense: Dense, kind: Kind, l0: float, trained_on: Provenance) -> SAE:
     """
     norms = dense.decoder.norm(dim=1)
     norms = torch.where(norms > 0, norms, torch.ones_like(norms))
-    apart = isinstance(kind, TopK) and not _same(norms)
+    apart = not kind.thresholded and not _same(norms)
     factor = torch.ones_like(norms) if apart else norms
     threshold = (dense.extra["threshold"] * factor).clamp_min(0) if "threshold" in dense.extra else None
-    if isinstance(kind, BatchTopK) and threshold is not None and not _same(threshold):
+    if threshold is not None and not isinstance(kind, JumpReLU) and not _same(threshold):
         kind = JumpReLU(nested=kind.nested)
     sae = SAE(dense.wiring, len(norms), l0, kind, trained_on=trained_on)
     bias = dense.bias * factor
-    if isinstance(kind, Gated):
+    if "log_gain" in dense.extra:
         gain = dense.extra["log_gain"]
         bias = bias * torch.exp(-gain)  # in `SAE`, it is added before the gain
         sae.extra["log_gain"].copy_(gain)
@@ -73,7 +73,7 @@ def to_sae(dense: Dense, kind: Kind, l0: float, trained_on: Provenance) -> SAE:
     sae.encoder_bias.copy_(bias)
     sae.decoder.copy_(dense.decoder / norms[:, None])
     sae.decoder_bias.copy_(dense.decoder_bias)
-    if isinstance(kind, JumpReLU) and threshold is not None:
+    if threshold is not None and "log_threshold" in sae.extra:
         sae.extra["log_threshold"].copy_(threshold.double().log())
     elif threshold is not None:
         sae.threshold.copy_(threshold.mean())
@@ -98,11 +98,11 @@ def from_sae(sae: SAE) -> Dense:
             skip = sae.skip * rescale
     extra: dict[str, Tensor] = {}
     low, kind = sae.kind.threshold({name: value.detach() for name, value in sae.extra.items()}), sae.kind
-    if isinstance(kind, Gated):
+    if kind.saelens == "gated":
         # The threshold is folded into the gate.
         extra = {"gate": (bias - low - sae.threshold) / written, "log_gain": sae.extra["log_gain"]}
         bias = bias * extra["log_gain"].double().exp()
-    elif kind.thresholded and not (isinstance(kind, ReLU) and float(sae.threshold) <= 0):
+    elif kind.thresholded and not (kind.saelens == "standard" and float(sae.threshold) <= 0):
         extra = {"threshold": ((low + sae.threshold.double()).clamp_min(0) / written).expand(sae.features)}
     decoder = sae.decoder if sae.gain is None else sae.decoder * sae.gain[:, None]
     biases = bias / written, decoder_bias / written

@@ -14,10 +14,8 @@ from cloche.files import refuse_existing, writing_folder
 from cloche.sparse.saes.exchange.dense import Dense, from_sae
 from cloche.sparse.saes.exchange.places import hook_of
 from cloche.sparse.saes.exchange.saelens import CFG, WEIGHTS
-from cloche.sparse.saes.kinds import BatchTopK, Gated, JumpReLU, ReLU, TopK
 from cloche.sparse.saes.module import SAE
 
-_NAMES = {TopK: "topk", Gated: "gated", BatchTopK: "jumprelu", JumpReLU: "jumprelu", ReLU: "jumprelu"}
 _FORMAT = "6.54.0"  # version of SAELens with this format
 
 
@@ -40,7 +38,9 @@ def save_saelens(sae: SAE, folder: str | Path) -> Path:
     refuse_existing(folder, "choose another folder")
     architecture = _architecture(sae)
     dense = from_sae(sae)
-    if architecture.startswith("jumprelu") and "threshold" not in dense.extra:
+    if architecture == "standard" and "threshold" in dense.extra:
+        architecture = "jumprelu"
+    elif "threshold" not in dense.extra:
         architecture = architecture.replace("jumprelu_", "").replace("jumprelu", "standard")
     tensors = {
         name: tensor.detach().to(sae.decoder.dtype).cpu().contiguous() for name, tensor in _tensors(dense).items()
@@ -59,12 +59,12 @@ def _architecture(sae: SAE) -> str:
             f"SAELens has no dictionary that reads {len(wiring.reads)} sites and writes "
             f"{len(wiring.writes or wiring.reads)}, like this crosscoder: save it with sae.save(folder)."
         )
-    named = _NAMES.get(type(sae.kind))
+    named = sae.kind.saelens
     if named is None:
         raise DictionaryMismatch(f"SAELens has no counterpart of {sae.kind}: save it with sae.save(folder).")
     if wiring.writes is None:
         return named
-    if named != "jumprelu":
+    if named not in ("jumprelu", "standard"):
         raise DictionaryMismatch(
             f"SAELens has no transcoder of kind {sae.kind}: save it with sae.save(folder), or train one of another kind."
         )
@@ -100,7 +100,7 @@ def _cfg(sae: SAE, architecture: str) -> dict[str, Any]:
     }
     if sae.wiring.writes is not None:
         stated["d_out"] = sae.width
-    if isinstance(sae.kind, TopK):
+    if architecture == "topk":
         stated |= {"k": int(sae.l0), "rescale_acts_by_decoder_norm": False}
     return stated
 
@@ -122,12 +122,12 @@ def _metadata(sae: SAE, hook: tuple[str, int | None] | None) -> dict[str, Any]:
         stated |= {"hook_name": hook[0], "hook_head_index": hook[1]}
     if origin.checkpoint is not None:
         stated["model_name"] = origin.checkpoint
-    if isinstance(sae.kind, BatchTopK):
+    if (trained := sae.kind.saelens_training) is not None:
         details: dict[str, Any] = {"k": sae.l0}
         if sae.kind.nested:
             details["matryoshka_widths"] = [*sae.kind.nested, sae.features]
         stated |= {
-            "training_architecture": "matryoshka_batchtopk" if sae.kind.nested else "batchtopk",
+            "training_architecture": f"matryoshka_{trained}" if sae.kind.nested else trained,
             "training_architecture_details": details,
         }
     return stated
