@@ -14,6 +14,7 @@ from cloche.errors import ClocheError
 from cloche.model import GLU, LM, MLP, Attention, Block, MoE, Network, Site, Stack, site
 from cloche.model.declare import Module
 from cloche.model.sites import DeclaredSite, each_token
+from cloche.model.sites.proof import prove_sites
 from cloche.model.sites.vocabulary import AXES
 from third_party import Convolution, _Convolution
 
@@ -145,3 +146,37 @@ def test_a_text_without_a_model_has_the_axes_that_our_modules_declare(net: Netwo
     with pytest.raises(ClocheError, match="There is no site 'conv_out'"):
         site("conv_out[0]")
     assert net.sites.resolve("conv_out[0]") == [Site("conv_out", 0)]
+
+
+class _Plain(_Convolution):
+    """Has a parameter that it does not declare."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.gain = torch.nn.Parameter(torch.ones(3))
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain(Convolution):
+    def build(self, width: int, std: float) -> Module:
+        return _Plain(self, width, std)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mistaken(Convolution):
+    def build(self, width: int, std: float) -> Module:
+        return _Convolution(self, width, std)
+
+    def prove(self, x: Any, proof: Any) -> Any:
+        return proof.linear("no_such_matrix", x)
+
+
+def test_an_undeclared_parameter_is_refused() -> None:
+    with pytest.raises(ClocheError, match=r"body.layers.0.mix.gain of _Plain is not declared.*self.declare"):
+        LM(VOCAB, WIDTH, Stack(1, Block(Plain(), MLP(hidden=9)))).build(seed=0)
+
+
+def test_a_proof_of_a_matrix_that_is_not_there_is_refused() -> None:
+    net = LM(VOCAB, WIDTH, Stack(1, Block(Mistaken(), MLP(hidden=9)))).build(seed=0)
+    with pytest.raises(ClocheError, match=r"reads the matrix body.layers.0.mix.no_such_matrix.weight"):
+        prove_sites(net)

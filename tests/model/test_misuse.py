@@ -83,6 +83,8 @@ CASES: dict[str, tuple[Act, str]] = {
     "asked for a layer not saved": (lambda n: n.run(IDS, save="z[0]")["z.all"], r"z\[1\] was not saved"),
     "logits of a run without": (lambda n: n.run(IDS, save="z[0]", logits=False).logits, "stopped before the logits"),
     # ids and padding
+    "id too large in a plain call": (lambda n: n([[1, VOCAB]]), f"{VOCAB} is outside the vocabulary"),
+    "ragged in a plain call": (lambda n: n([[1, 2], [3]]), "must form a rectangle"),
     "id too large": (lambda n: n.run([[1, VOCAB]]), f"{VOCAB} is outside the vocabulary 0 to {VOCAB - 1}"),
     "id below zero": (lambda n: n.run([[1, -1]]), "-1 is outside the vocabulary"),
     "id beyond 64 bits": (lambda n: n.run([[1, 2**70]]), "Token ids"),
@@ -183,3 +185,7 @@ def test_ids_of_every_whole_type(net: Network, dtype: Any) -> None:
 def test_hasattr_answers_for_private_names(net: Network) -> None:
     assert not hasattr(net.sites, "_repr_html_") and not hasattr(net.sites.z, "__array__")
     assert "z" in dir(net.sites)
+
+
+def test_a_plain_call_takes_a_list_as_others_do(net: Network) -> None:
+    assert torch.equal(net([[1, 2, 3]]), net(torch.tensor([[1, 2, 3]]))) and net([1, 2]).shape == (1, 2, VOCAB)

@@ -7,6 +7,7 @@ import torch
 
 from cloche.errors import ClocheError
 from cloche.sparse.transforms import Transform, Wavelets, denoise, fitted, lasso, noise_level
+from cloche.sparse.transforms.frequency import FrequencyFrame, Window
 
 EXACT = 1e-6
 IMAGE, SIGNAL = (64, 96), (128,)
@@ -131,3 +132,19 @@ def test_the_noise_level_is_found_and_the_edges_are_kept() -> None:
 def test_what_cannot_be_is_one_sentence(ask, said: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ClocheError, match=said):
         ask()
+
+
+class Halves(FrequencyFrame):
+    """Windows of somebody else's that leave half of the plane out."""
+
+    shape = (8, 8)
+
+    def _windows(self):
+        values = np.ones(self.shape)
+        values[:, 4:] = 0
+        return [Window("left", 0, values, self.shape)]
+
+
+def test_windows_with_a_hole_are_refused() -> None:
+    with pytest.raises(ClocheError, match="leave frequencies that none of them covers"):
+        _ = Halves().windows

@@ -12,7 +12,7 @@ import pytest
 from cloche.errors import ClocheError
 from cloche.model import GLU
 from cloche.model.maps.mlp import Map
-from cloche.train import NextToken, Recipe, check_fits, check_recipe
+from cloche.train import NextToken, Recipe, Trainer, calibrate, check_fits, check_recipe
 
 VALUES = {
     "zero": "0",
@@ -184,3 +184,10 @@ def test_experts_do_not_count_as_layers_of_the_stream() -> None:
     """Memory is compared with a lower bound: a mixture of many small experts keeps no stream of its own for each."""
     experts = {"model.body.block.map": "MoE(experts=512, active=1, expert=GLU(hidden=8))"}
     check_fits(Recipe().with_set({**experts, "run.batch": 128, "run.length": 1024}))
+
+
+def test_what_is_not_decided_is_named() -> None:
+    with pytest.raises(ClocheError, match="steps and threads are not decided yet"):
+        Trainer(Recipe(), None)
+    with pytest.raises(ClocheError, match="minutes is not set"):
+        calibrate(Recipe().with_set({"run.steps": 4}), None)

@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from cloche.errors import PartInvalid
 from cloche.model.sites.declared import Declarations, DeclaredSite, check_declared
 
 Group = Literal["matrix", "embedding", "vector"]
@@ -117,7 +118,7 @@ class Linear(Module):
 
 
 def declarations(module: nn.Module) -> dict[str, Declared]:
-    """Every parameter's declaration by its full name. An undeclared parameter is a bug in its part."""
+    """Every parameter's declaration by its full name. Raises PartInvalid for one that its part did not declare."""
     found = {
         f"{prefix}.{name}" if prefix else name: declared
         for prefix, sub in module.named_modules()
@@ -125,7 +126,12 @@ def declarations(module: nn.Module) -> dict[str, Declared]:
         for name, declared in sub.declared.items()
     }
     undeclared = [name for name, _ in module.named_parameters() if name not in found]
-    assert not undeclared, f"parameters without a declaration: {undeclared}"
+    if undeclared:
+        owner = module.get_submodule(undeclared[0].rpartition(".")[0])
+        raise PartInvalid(
+            f"The parameter {undeclared[0]} of {type(owner).__name__} is not declared, so nothing says how it is initialised "
+            "and optimised; make it with self.declare(name, shape, Declared(...)) in a cloche.model.Module."
+        )
     return found
 
 

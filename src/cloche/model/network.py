@@ -20,7 +20,7 @@ from cloche.model.passes.run import plan_of, run
 from cloche.model.passes.stored import StoredActivations
 from cloche.model.passes.stream import SHARD_BYTES, stream, stream_bytes
 from cloche.model.passes.sweep import sweep
-from cloche.model.sites import Edit, Plan, Recorder, Result, Site, Sites, each_token
+from cloche.model.sites import Edit, Plan, Recorder, Result, Site, Sites, check_ids, each_token
 from cloche.model.sites.dialects import unlike
 from cloche.words import ATTRIBUTES, answering, no_attribute
 
@@ -144,7 +144,9 @@ class Network(Module):
 
     @answering
     def forward(self, ids: Tensor) -> Tensor:
-        """Logits [batch, position, vocab] of token ids [batch, position]."""
+        """Logits [batch, position, vocab] of token ids [batch, position]; those that are no tensor are checked as in `run`."""
+        if not isinstance(ids, Tensor):
+            ids = check_ids(ids, self.spec.vocab, self.length, self.embed.weight.device)
         return self.unembed(self.hidden(ids))
 
     def hidden(self, ids: Tensor) -> Tensor:

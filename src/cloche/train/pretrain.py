@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cloche.data import Batches, PackedTokens
-from cloche.errors import RunExists
+from cloche.errors import RunExists, SettingInvalid
 from cloche.model import Network
 from cloche.runs import Run
 from cloche.text import Tokenizer
@@ -71,7 +71,10 @@ class Trainer(Loop):
 
     def __init__(self, recipe: Recipe, run: Run) -> None:
         r, e = recipe.run, recipe.evaluate
-        assert r.steps is not None and r.threads is not None, "resolve the recipe first"
+        if r.steps is None or r.threads is None:
+            raise SettingInvalid(
+                "[run] steps and threads are not decided yet; make a trainer by Trainer.start, which does."
+            )
         check_fits(recipe)
         torch.set_num_threads(r.threads)
         torch.manual_seed(r.seed)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 from torch import Tensor
 
-from cloche.errors import SitesWrong
+from cloche.errors import PartInvalid, SitesWrong
 from cloche.model.sites.checks import shape_here
 from cloche.model.sites.site_value import AXES, VIEWS, Site
 
@@ -136,6 +136,14 @@ class Proof:
         except AttributeError:
             return None
 
+    def _matrix(self) -> Tensor:
+        weight = self.weight("weight")
+        if weight is None:
+            raise PartInvalid(
+                f"A part's prove() reads the matrix {self._prefix}weight, which its module does not have; name one that it has."
+            )
+        return weight
+
     def vector(self, name: str) -> Tensor:
         """A parameter of the part in float64; zero if there is none of that name."""
         weight = self.weight(name)
@@ -144,8 +152,7 @@ class Proof:
     def linear(self, name: str, x: Tensor, block: str | None = None) -> Tensor:
         """x W^T + b of a Linear of the part, or of those of its rows that are declared as `block`; the product in float32."""
         own = self.inside(name)
-        weight, bias = own.weight("weight"), own.weight("bias")
-        assert weight is not None, f"{own._prefix} has no weight"
+        weight, bias = own._matrix(), own.weight("bias")
         start, end = 0, len(weight)
         if block is not None:
             blocks = self._declared[f"{own._prefix}weight"].blocks
@@ -161,8 +168,7 @@ class Proof:
 
     def columns(self, name: str, x: Tensor, start: int) -> Tensor:
         """x W^T for the columns of a Linear of the part from `start` on, without its bias; the product in float32."""
-        weight = self.inside(name).weight("weight")
-        assert weight is not None, f"{self._prefix}{name} has no weight"
+        weight = self.inside(name)._matrix()
         return torch.einsum("...i,oi->...o", x.float(), weight[:, start : start + x.shape[-1]].float()).double()
 
 

@@ -112,12 +112,12 @@ def _kind(card: dict[str, Any], path: Path) -> Kind:
         )
     need(card, ("l0", "site", "checkpoint", "tokens", "wiring", "width", "features"), path)
     where, kind, settings = f"{path}: kind", card["kind"], card.get("settings")
+    made: Kind
     if isinstance(settings, dict):
-        kind = part_from_dict({**settings, "part": kind}, where, Kind)
+        made = part_from_dict({**settings, "part": kind}, where, Kind)
     else:
-        kind = part_from_line(kind, Kind, where)
-    assert isinstance(kind, Kind)
-    return kind
+        made = part_from_line(kind, Kind, where)
+    return made
 
 
 def _wiring(card: dict[str, Any], path: Path) -> Wiring:

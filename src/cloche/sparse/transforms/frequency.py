@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cloche.errors import SettingInvalid
 from cloche.sparse.transforms.base import Band, Transform
 
 
@@ -110,7 +111,10 @@ def tightened(windows: list[Window]) -> list[Window]:
     for window in windows:
         square = np.abs(window.values) ** 2
         total += square + antipode(square) if window.one_sided else square
-    assert total.min() > 1e-6, "the windows leave a hole in the plane"
+    if total.min() <= 1e-6:
+        raise SettingInvalid(
+            "These windows leave frequencies that none of them covers; choose windows that cover the plane."
+        )
     return [Window(w.name, w.scale, w.values / np.sqrt(total), w.grid, w.one_sided) for w in windows]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cloche.errors import SettingInvalid
 from cloche.files import temporary_folder
 from cloche.runs import Run
 from cloche.train.optimizers.schedule import milestones
@@ -52,7 +53,8 @@ def calibrate(recipe: Recipe, trial: Trainer) -> int:
     True
     """
     r, e = recipe.run, recipe.evaluate
-    assert r.minutes is not None, "a recipe without minutes has its steps"
+    if r.minutes is None:
+        raise SettingInvalid("[run] minutes is not set, so there is nothing to convert to steps; set it.")
     trial.update()  # the first compiles kernels and allocates memory
     step = USUAL * _fastest(trial.update, TIMED)
     health = _fastest(lambda: trial.measure_health(trial.source.next()), 2)
