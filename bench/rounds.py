@@ -7,6 +7,7 @@ seconds stand beside wall seconds: they suffer less from neighbours.
 
 from __future__ import annotations
 
+import argparse
 import gc
 import json
 import multiprocessing
@@ -166,13 +167,31 @@ def _version(name: str) -> str | None:
         return None
 
 
+def asked(what: str | None, **defaults: object) -> argparse.Namespace:
+    """What the command line asks of a bench: an option for each default, of its type. `threads` becomes torch's."""
+    parser = argparse.ArgumentParser(description=what, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in defaults.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default)
+    options = parser.parse_args()
+    if hasattr(options, "threads"):
+        import torch
+
+        torch.set_num_threads(options.threads)
+    return options
+
+
 def busy() -> float:
     """Load average of the last minute before the run: a figure taken on a busy machine says so."""
     return os.getloadavg()[0]
 
 
-def write(name: str, record: dict[str, object]) -> Path:
-    """results/NAME.json."""
+LOAD = busy()
+
+
+def write(name: str, record: dict[str, object], packages: str = "") -> Path:
+    """results/NAME.json; with the load before and the machine, where `packages` names those whose versions count."""
+    if packages:
+        record = {**record, "load_before": LOAD, "machine": machine(packages.split())}
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")

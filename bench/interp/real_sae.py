@@ -10,7 +10,6 @@ one recipe for all.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ from pathlib import Path
 import torch
 
 import cloche
-from bench.rounds import busy, machine, table, write
+from bench.rounds import asked, table, write
 from cloche.interp import dictionary_report, end_to_end, harvest
 from cloche.interp.route import Route
 from cloche.sparse import SAE, BatchTopK, Gated, JumpReLU, Provenance, ReLU, TopK, Training, train_sae
@@ -90,11 +89,9 @@ def contestants(subject: Subject, layer: int) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1_000)
-    options = parser.parse_args()
+    options = asked(__doc__, steps=1_000)
     torch.set_num_threads(1)
-    load, models = busy(), {}
+    models = {}
     for name, layer in MODELS.items():
         models[name] = contestants(Subject(name, options.steps), layer)
         rows = []
@@ -114,10 +111,9 @@ def main() -> None:
                 "held_out_windows": HELD,
                 "length": LENGTH,
             },
-            "load_before": load,
-            "machine": machine(),
             "models": models,
         },
+        "torch",
     )
 
 

@@ -12,7 +12,6 @@ every allocation.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import os
 import tempfile
@@ -26,7 +25,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bench.rounds import Side, Spread, busy, interleave, machine, ratio, table, write
+from bench.rounds import Side, Spread, asked, interleave, ratio, table, write
 from cloche.model import Network, load_network
 
 WANTED = 1.03
@@ -208,15 +207,10 @@ def measure(shape: Shape, rounds: int) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    arguments = asked(__doc__, rounds=30, threads=os.cpu_count() or 1)
     for peer in PEERS:
         if not find_spec(peer):
             print(f"{peer}: skipped, not installed here (python -m bench.setup save_cost)")
-    load = busy()
     with torch.no_grad():
         shapes = {str(shape): measure(shape, arguments.rounds) for shape in SHAPES}
     print(f"\nwanted: saving every residual at most {WANTED} of cloche's plain pass")
@@ -225,9 +219,7 @@ def main() -> None:
         "wanted": WANTED,
         "shapes": shapes,
     }
-    settings = {"load_before": load, "threads": arguments.threads}
-    packages = ("torch", "transformers", "nnsight", "transformer-lens")
-    write("save_cost", record | settings | {"machine": machine(packages)})
+    write("save_cost", record | {"threads": arguments.threads}, "torch transformers nnsight transformer-lens")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ cell is what one writes by hand. Sides that disagree are refused.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import copy
 import io
@@ -24,7 +23,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from bench.model.save_cost import VOCAB, Shape, bare, same_in_cloche
-from bench.rounds import Side, Spread, busy, interleave, machine, ratio, table, write
+from bench.rounds import Side, Spread, asked, interleave, ratio, table, write
 from cloche.model import Network
 
 SHAPES = {Shape(12, 128, 4, 16, 1): 15.0, Shape(6, 256, 8, 32, 1): 5.0}  # wanted: times faster than TransformerLens
@@ -147,19 +146,13 @@ def measure(shape: Shape, grid: str, rounds: int) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    arguments = asked(__doc__, rounds=7, threads=os.cpu_count() or 1)
     if not find_spec("transformer_lens"):
         print("transformer_lens: skipped, not installed here (python -m bench.setup save_cost)")
-    load = busy()
     with torch.no_grad():
         sweeps = [measure(shape, grid, arguments.rounds) for shape in SHAPES for grid in GRIDS]
     record = {"what": "seconds of an exact activation patching sweep", "sweeps": sweeps}
-    settings = {"load_before": load, "threads": arguments.threads}
-    write("sweep", record | settings | {"machine": machine(("torch", "transformers", "transformer-lens"))})
+    write("sweep", record | {"threads": arguments.threads}, "torch transformers transformer-lens")
 
 
 if __name__ == "__main__":

@@ -10,15 +10,13 @@ of active ones. Seconds are the CPU's, of learning alone, and say nothing of wha
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from bench.rounds import busy, machine, write
+from bench.rounds import asked, write
 from bench.sparse.learners import IMAGES, patches
 from cloche.sparse import BatchTopK, Hierarchy, SyntheticFeatures, TopK, Training, gap_table, train_sae
 from cloche.sparse.learners import KSVD, OnlineDictionaryLearning
@@ -71,12 +69,9 @@ def record(table: GapTable, seconds: dict[str, float]) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, default=IMAGES)
-    parser.add_argument("--steps", type=int, default=1_000)
-    options = parser.parse_args()
+    options = asked(__doc__, images=IMAGES, steps=1_000)
     torch.set_num_threads(1)
-    load, results = busy(), {}
+    results = {}
     small, default = SyntheticFeatures(width=64, features=256, active=6), Hierarchy()
     for name, plant, k in (("planted", small, 6), ("planted hierarchy", default, 13)):
         x, (held, code) = plant.sample(64_000)[0], plant.sample(HELD, seed=2)
@@ -94,10 +89,9 @@ def main() -> None:
             "what": "variance unexplained by each dictionary's own encoder, by a pursuit over its atoms, and by the truth",
             "held_out": HELD,
             "sae_steps": options.steps,
-            "load_before": load,
-            "machine": machine(("torch", "numpy", "numba", "PyWavelets")),
             "signals": results,
         },
+        "torch numpy numba PyWavelets",
     )
 
 

@@ -13,7 +13,6 @@ images, held-out parts included; the 12 x 12 shape was only measured. One thread
 
 from __future__ import annotations
 
-import argparse
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from PIL import Image
 from sklearn.decomposition import MiniBatchDictionaryLearning
 from threadpoolctl import threadpool_limits
 
-from bench.rounds import Side, Spread, busy, interleave, machine, ratio, table, write
+from bench.rounds import Side, Spread, asked, interleave, ratio, table, write
 from cloche.sparse import Dictionary
 from cloche.sparse.learners import ITDA, KSVD, OnlineDictionaryLearning
 from cloche.sparse.pursuit import OMP
@@ -144,13 +143,10 @@ def against(ours: Side, peer: Side, left: dict[str, float]) -> dict[str, object]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, default=IMAGES)
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
+    options = asked(__doc__, images=IMAGES, rounds=3)
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=UserWarning, module="sklearn")
-    load, results = busy(), []
+    results = []
     for shape in SHAPES:
         with threadpool_limits(1):
             result = measured(shape, options.images, options.rounds)
@@ -161,12 +157,11 @@ def main() -> None:
         {
             "what": "dictionaries of image patches: held-out residual at k atoms by OMP, and seconds to learn, one CPU thread",
             "signals": {"learned_from": LEARN, "held_out": HELD},
-            "load_before": load,
-            "machine": machine(("torch", "numpy", "numba", "scikit-learn", "pillow")),
             "wanted": {"times_faster_at_equal_residual": WANTED},
             "met": {f"{r['patch']}x{r['patch']}": met(r) for r in results},
             "shapes": results,
         },
+        "torch numpy numba scikit-learn pillow",
     )
 
 

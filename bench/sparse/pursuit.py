@@ -15,15 +15,13 @@ scikit-learn's lasso and ours stop at a duality gap of 1e-6 of the signal's ener
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
 import torch
 from sklearn.linear_model import Lasso as TheirLasso
 from sklearn.linear_model import orthogonal_mp, orthogonal_mp_gram
 from threadpoolctl import threadpool_limits
 
-from bench.rounds import Side, Spread, busy, interleave, machine, ratio, table, write
+from bench.rounds import Side, Spread, asked, interleave, ratio, table, write
 from cloche.sparse import Dictionary
 from cloche.sparse.pursuit import OMP, Lasso
 
@@ -138,16 +136,13 @@ def without_gram(whole: Side, half: Side) -> Side:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
+    options = asked(__doc__, rounds=5)
     torch.set_num_threads(1)
     with threadpool_limits(1):
         run(options.rounds)
 
 
 def run(rounds: int) -> None:
-    load = busy()
     results: list[dict[str, object]] = []
     for shape in OMP_SHAPES:
         sides, equal = omp_sides(shape)
@@ -176,12 +171,11 @@ def run(rounds: int) -> None:
         "pursuit",
         {
             "what": "sparse codes over a reused dictionary on one thread of the CPU, beside scikit-learn and SPAMS",
-            "load_before": load,
-            "machine": machine(("torch", "numpy", "numba", "scikit-learn", "spams-bin")),
             "wanted": WANTED,
             "met": met,
             "shapes": results,
         },
+        "torch numpy numba scikit-learn spams-bin",
     )
 
 

@@ -10,14 +10,13 @@ backward pass does not run on a CPU in torch 2.13.) Planted activations; no dead
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.rounds import Side, Spread, busy, interleave, machine, ratio, table, write
+from bench.rounds import Side, Spread, asked, interleave, ratio, table, write
 from bench.sparse.sae_peers import DictionaryLearning, SAELens, Shape
 from cloche.sparse import SAE, BatchTopK, SyntheticFeatures, TopK, Training
 from cloche.sparse.saes import AuxLoss, Fit, Kind, fit_input
@@ -100,12 +99,7 @@ def _alike(other: Side, topk: Side, batchtopk: Side) -> Side:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    load = busy()
+    options = asked(__doc__, rounds=5, threads=1)
     results: list[dict[str, Any]] = [compare(shape, options.rounds) for shape in SHAPES]
     rows = []
     for r in results:
@@ -124,12 +118,11 @@ def main() -> None:
             "what": "one training step of a sparse autoencoder on the CPU, fp32, against dense autograd and the peers",
             "batch": BATCH,
             "threads": options.threads,
-            "load_before": load,
-            "machine": machine(("torch", "sae-lens", "dictionary-learning")),
             "wanted": {"faster": WANTED, "gradient_difference": EQUAL},
             "met": {"faster": kept, "gradient_difference": equal},
             "shapes": results,
         },
+        "torch sae-lens dictionary-learning",
     )
 
 

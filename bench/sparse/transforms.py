@@ -12,7 +12,6 @@ curved edges, what curvelets, contourlets and bandlets are made for.
 
 from __future__ import annotations
 
-import argparse
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bench.rounds import busy, machine, table, write
+from bench.rounds import asked, table, write
 from cloche.sparse.transforms import Transform, approximate, denoise, fitted
 
 IMAGES = Path(__file__).resolve().parents[3] / "shared" / "data" / "signals" / "images"
@@ -82,18 +81,14 @@ def measured(x: torch.Tensor, name: str) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, default=IMAGES)
-    parser.add_argument("--processes", type=int, default=2)
-    options = parser.parse_args()
+    options = asked(__doc__, images=IMAGES, processes=2)
     torch.set_num_threads(1)
-    load = busy()
     found = pictures(options.images)
     with ProcessPoolExecutor(options.processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        asked = {
+        pending = {
             (name, image): pool.submit(measured, x, name) for image, x in found.items() for name in Transform.renamed
         }
-        figures = {name: {image: asked[name, image].result() for image in found} for name in Transform.renamed}
+        figures = {name: {image: pending[name, image].result() for image in found} for name in Transform.renamed}
     photographs = [image for image in found if image != CARTOON]
     if photographs:
         show("photographs (mean)", figures, photographs)
@@ -102,11 +97,10 @@ def main() -> None:
         "transforms",
         {
             "what": "PSNR (dB) of M-term approximation and of denoising at 3 sigma, fixed dictionaries, 256 x 256 grey images",
-            "load_before": load,
-            "machine": machine(("torch", "numpy", "PyWavelets", "pillow")),
             "redundancy": {name: fitted(name, (SIDE, SIDE)).transform.redundancy for name in Transform.renamed},
             "figures": figures,
         },
+        "torch numpy PyWavelets pillow",
     )
 
 

@@ -8,19 +8,16 @@ with float64. Prints one table and writes bench/results/head_loss.json.
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.rounds import asked, write
 from cloche.train.objectives.head_loss import HeadLoss
 
-RESULTS = Path(__file__).parents[1] / "results" / "head_loss.json"
 TOKENS, WIDTH, VOCAB = 4096, 256, 4096
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -57,9 +54,7 @@ def error(a: Tensor, b: Tensor) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    rounds = parser.parse_args().rounds
+    rounds = asked(__doc__, rounds=7).rounds
     g = torch.Generator().manual_seed(0)
     hidden, weight = torch.randn(TOKENS, WIDTH, generator=g), torch.randn(VOCAB, WIDTH, generator=g) / 16
     problem = hidden, weight, torch.randint(VOCAB, (TOKENS,), generator=g)
@@ -78,10 +73,7 @@ def main() -> None:
             row = {"precision": "bf16" if bf16 else "fp32", "loss": name, "seconds": seconds, "gradient_error": errors}
             rows.append(row)
             print(f"{row['precision']}  {name:42s} {seconds * 1e3:7.1f} ms   gradient error {errors:.1e}")
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(
-        json.dumps({"threads": torch.get_num_threads(), "rows": rows}, indent=1) + "\n", encoding="utf-8"
-    )
+    write("head_loss", {"threads": torch.get_num_threads(), "rows": rows}, "torch")
 
 
 if __name__ == "__main__":

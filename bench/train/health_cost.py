@@ -7,24 +7,17 @@ Prints one table and writes bench/results/health_cost.json. Steps alternate, so 
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
-from pathlib import Path
 from statistics import median
 
 import torch
 
+from bench.rounds import asked, write
 from cloche.train import Health, Recipe, Stepper, best_precision, gemm_rates, total_loss
-
-RESULTS = Path(__file__).parents[1] / "results" / "health_cost.json"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--every", type=int, default=Recipe().log.health_every)
-    args = parser.parse_args()
+    args = asked(__doc__, rounds=12, every=Recipe().log.health_every)
 
     recipe = Recipe()
     rates = gemm_rates()
@@ -66,8 +59,7 @@ def main() -> None:
     }
     print(f"training step {plain * 1e3:8.1f} ms")
     print(f"health record {extra * 1e3:8.1f} ms, every {args.every} steps: {share:.2%} of training")
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write("health_cost", result, "torch")
 
 
 if __name__ == "__main__":

@@ -13,14 +13,13 @@ per byte of all held-out text for three runs per seed, and writes bench/results/
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 from statistics import mean
 
 import torch
 
-from bench.rounds import machine, table, write
+from bench.rounds import asked, table, write
 from cloche.data import standard_library
 from cloche.runs import Run
 from cloche.train import Recipe, Trainer, evaluate
@@ -99,10 +98,7 @@ def compare(folder: Path, seed: int, steps: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--seeds", type=int, default=3)
-    arguments = parser.parse_args()
+    arguments = asked(__doc__, steps=400, seeds=3)
     found = []
     for seed in range(arguments.seeds):
         with tempfile.TemporaryDirectory() as folder:
@@ -117,10 +113,8 @@ def main() -> None:
     print(
         f"bits/byte against the unslowed run: slowed {worse['slowed']:+.2%} (at most {MOST_WORSE:.0%}), cut {worse['cut']:+.2%}"
     )
-    write(
-        "slowed_run",
-        {"what": __doc__.splitlines()[0], "planned": arguments.steps, "runs": found, "worse": worse} | machine(),
-    )
+    record = {"what": __doc__.splitlines()[0], "planned": arguments.steps, "runs": found, "worse": worse}
+    write("slowed_run", record, "torch")
     raise SystemExit(worse["slowed"] > MOST_WORSE)
 
 
