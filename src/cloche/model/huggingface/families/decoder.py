@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from cloche.errors import ModelUnsupported, shown
 from cloche.model.bodies.stack import Block, Stack
+from cloche.model.huggingface.families.family import Family
 from cloche.model.huggingface.fields import (
     activation_of,
     check_complete,
@@ -70,6 +71,25 @@ def expert_names(router: str, experts: str, gate: str, up: str, down: str) -> Na
     }
 
 
+class Decoder(Family):
+    """Llama and its descendants. Each says what its config has beside the fields that all share.
+
+    architecture: the class in transformers that its checkpoints name.
+    """
+
+    architecture: ClassVar[str]
+    tensors = NAMES
+
+    def write(self, spec: LM) -> dict[str, Any] | None:
+        found = shaped(spec)
+        own = None if found is None else self.fields(spec, *found[:2])
+        return None if found is None or own is None else written(spec, self.model_type, self.architecture, *found) | own
+
+    def fields(self, spec: LM, mix: Attention, hidden: Any) -> dict[str, Any] | None:
+        """The family's own fields of a tree, from the attention and the map of its first layer; None where it cannot say it."""
+        raise TypeError(f"{type(self).__name__} must define write(spec), or fields(spec, mix, hidden)")
+
+
 def opened(
     config: dict[str, Any], also: Sequence[str] = (), only: dict[str, Any] | None = None, **defaults: Any
 ) -> dict[str, Any]:
@@ -130,6 +150,15 @@ def layer_types(config: dict[str, Any]) -> list[str] | None:
             f"layer_types = {shown(types)} must name {LOCAL!r} or {GLOBAL!r} for each of {depth} layers; nothing was loaded."
         )
     return types
+
+
+def windows_of(spec: LM, usual: int) -> dict[str, Any]:
+    """The fields of a tree in which some layers see a window, one size for all; `usual` where none does."""
+    windows = [window_of(block.mix.mask) for block in blocks_of(spec)]  # type: ignore[attr-defined]
+    return {
+        "sliding_window": next((size for size in windows if size is not None), usual),
+        "layer_types": [GLOBAL if size is None else LOCAL for size in windows],
+    }
 
 
 def blocks_of(spec: LM) -> list[Block]:

@@ -98,7 +98,6 @@ def written(spec: LM, kind: str, architecture: str) -> dict[str, Any] | None:
         return None
     config = decoder.written(spec, kind, architecture, *found)
     config["hidden_activation"] = config.pop("hidden_act")
-    windows = [decoder.window_of(block.mix.mask) for block in blocks]
     return (
         config
         | decoder.NO_TOKENS
@@ -107,7 +106,6 @@ def written(spec: LM, kind: str, architecture: str) -> dict[str, Any] | None:
             "query_pre_attn_scalar": round(scored.scale**-2),
             "attn_logit_softcapping": scored.cap,
             "final_logit_softcapping": spec.head.cap,
-            "sliding_window": next((size for size in windows if size is not None), 4096),
-            "layer_types": [decoder.GLOBAL if size is None else decoder.LOCAL for size in windows],
         }
+        | decoder.windows_of(spec, 4096)
     )

@@ -87,11 +87,9 @@ class GPTOSS(Family):
             return None
         mix, expert, norm = found
         glu = GLU(hidden=expert.resolved(spec.width).hidden)
-        windows = [decoder.window_of(block.mix.mask) for block in blocks]
         return decoder.written(spec, self.model_type, "GptOssForCausalLM", mix, glu, norm) | {
             "attention_bias": mix.bias,
-            "sliding_window": next((size for size in windows if size is not None), 128),
-            "layer_types": [decoder.GLOBAL if size is None else decoder.LOCAL for size in windows],
+            **decoder.windows_of(spec, 128),
             "num_local_experts": moe.experts,
             "num_experts_per_tok": moe.active,
             "swiglu_alpha": expert.slope,

@@ -6,15 +6,15 @@ from typing import Any
 
 from cloche.model.bodies.stack import Block
 from cloche.model.huggingface.families import decoder
-from cloche.model.huggingface.families.family import Family
 from cloche.model.lm import LM
+from cloche.model.mixers.attention import Attention
 
 
-class Llama(Family):
+class Llama(decoder.Decoder):
     """Llama's configs and names."""
 
     model_type = "llama"
-    tensors = decoder.NAMES
+    architecture = "LlamaForCausalLM"
 
     def read(self, config: dict[str, Any]) -> LM:
         config = decoder.opened(config, also=("attention_bias", "mlp_bias"))
@@ -22,10 +22,7 @@ class Llama(Family):
         block = Block(mix, decoder.glu(config, bias=config.get("mlp_bias", False)), decoder.rms(config))
         return decoder.model(config, block)
 
-    def write(self, spec: LM) -> dict[str, Any] | None:
-        found = decoder.shaped(spec)
-        if found is None or spec.width % found[0].heads:  # transformers refuses the latter, head_dim given or not
+    def fields(self, spec: LM, mix: Attention, hidden: Any) -> dict[str, Any] | None:
+        if spec.width % mix.heads:  # transformers refuses it, head_dim given or not
             return None
-        mix, glu, _ = found
-        config = decoder.written(spec, self.model_type, "LlamaForCausalLM", *found)
-        return config | {"attention_bias": mix.bias, "mlp_bias": glu.bias}
+        return {"attention_bias": mix.bias, "mlp_bias": hidden.bias}

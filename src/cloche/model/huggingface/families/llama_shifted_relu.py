@@ -7,10 +7,10 @@ from typing import Any
 from cloche.errors import ModelUnsupported
 from cloche.model.bodies.stack import Block
 from cloche.model.huggingface.families import decoder
-from cloche.model.huggingface.families.family import Family
 from cloche.model.lm import LM
 from cloche.model.maps.activations import Shifted
 from cloche.model.maps.mlp import GLU
+from cloche.model.mixers.attention import Attention
 from cloche.model.norms import RectifiedNorm
 
 NAMES = decoder.NAMES | {
@@ -21,10 +21,11 @@ SHIFTS = ("hidden_act_shift", "norm_output_relu_shift")
 ALSO = ("attention_bias", "mlp_bias", "note", *SHIFTS)  # note: a remark of the authors
 
 
-class ShiftedReluLlama(Family):
+class ShiftedReluLlama(decoder.Decoder):
     """Llamas' with shifted ReLUs configs and names."""
 
     model_type = "llama_shifted_relu"
+    architecture = "ShiftedReluLlamaForCausalLM"
     tensors = NAMES
 
     def read(self, config: dict[str, Any]) -> LM:
@@ -40,14 +41,9 @@ class ShiftedReluLlama(Family):
         )
         return decoder.model(config, block)
 
-    def write(self, spec: LM) -> dict[str, Any] | None:
-        found = decoder.shaped(spec)
-        if found is None:
-            return None
-        mix, glu, _ = found
+    def fields(self, spec: LM, mix: Attention, hidden: Any) -> dict[str, Any] | None:
         entry = decoder.blocks_of(spec)[0].norm
-        if not isinstance(glu.activation, Shifted) or not isinstance(entry, RectifiedNorm):
+        if not isinstance(hidden.activation, Shifted) or not isinstance(entry, RectifiedNorm):
             return None
-        config = decoder.written(spec, self.model_type, "ShiftedReluLlamaForCausalLM", *found)
-        shifts = dict(zip(SHIFTS, (glu.activation.shift, entry.shift), strict=True))
-        return config | {"hidden_act": ACTIVATION, "attention_bias": mix.bias, "mlp_bias": glu.bias, **shifts}
+        shifts = dict(zip(SHIFTS, (hidden.activation.shift, entry.shift), strict=True))
+        return {"hidden_act": ACTIVATION, "attention_bias": mix.bias, "mlp_bias": hidden.bias, **shifts}

@@ -6,9 +6,9 @@ from typing import Any
 
 from cloche.model.bodies.stack import Block
 from cloche.model.huggingface.families import decoder
-from cloche.model.huggingface.families.family import Family
 from cloche.model.lm import LM
 from cloche.model.maps.moe import MoE
+from cloche.model.mixers.attention import Attention
 
 DEFAULTS: dict[str, Any] = {
     "num_key_value_heads": 8,
@@ -24,10 +24,11 @@ NAMES = decoder.NAMES | decoder.expert_names(
 )
 
 
-class Mixtral(Family):
+class Mixtral(decoder.Decoder):
     """Mixtral's configs and names."""
 
     model_type = "mixtral"
+    architecture = "MixtralForCausalLM"
     tensors = NAMES
 
     def read(self, config: dict[str, Any]) -> LM:
@@ -36,14 +37,10 @@ class Mixtral(Family):
         moe = MoE(config["num_local_experts"], config["num_experts_per_tok"], decoder.glu(config))
         return decoder.model(config, Block(mix, moe, decoder.rms(config)))
 
-    def write(self, spec: LM) -> dict[str, Any] | None:
-        found, experts = decoder.shaped(spec), decoder.gated_experts(spec)
-        if found is None or experts is None:
-            return None
-        moe, _ = experts
-        config = decoder.written(spec, self.model_type, "MixtralForCausalLM", *found)
-        return config | {
-            "sliding_window": decoder.window_of(found[0].mask),
-            "num_local_experts": moe.experts,
-            "num_experts_per_tok": moe.active,
+    def fields(self, spec: LM, mix: Attention, hidden: Any) -> dict[str, Any] | None:
+        experts = decoder.gated_experts(spec)
+        return experts and {
+            "sliding_window": decoder.window_of(mix.mask),
+            "num_local_experts": experts[0].experts,
+            "num_experts_per_tok": experts[0].active,
         }

@@ -6,9 +6,9 @@ from typing import Any
 
 from cloche.model.bodies.stack import Block
 from cloche.model.huggingface.families import decoder
-from cloche.model.huggingface.families.family import Family
 from cloche.model.huggingface.rename import Names
 from cloche.model.lm import LM
+from cloche.model.mixers.attention import Attention
 from cloche.model.norms import AllHeads, NoNorm
 
 NAMES: Names = {
@@ -20,10 +20,11 @@ NAMES: Names = {
 }
 
 
-class Olmo2(Family):
+class Olmo2(decoder.Decoder):
     """OLMo 2's configs and names."""
 
     model_type = "olmo2"
+    architecture = "Olmo2ForCausalLM"
     tensors = NAMES
 
     def read(self, config: dict[str, Any]) -> LM:
@@ -32,9 +33,5 @@ class Olmo2(Family):
         mix = decoder.attention(config, bias=config.get("attention_bias", False), qk_norm=AllHeads(norm))
         return decoder.model(config, Block(mix, decoder.glu(config), norm=NoNorm(), post=norm))
 
-    def write(self, spec: LM) -> dict[str, Any] | None:
-        found = decoder.shaped(spec)
-        if found is None:
-            return None
-        config = decoder.written(spec, self.model_type, "Olmo2ForCausalLM", *found)
-        return config | decoder.NO_TOKENS | {"attention_bias": found[0].bias}
+    def fields(self, spec: LM, mix: Attention, hidden: Any) -> dict[str, Any] | None:
+        return decoder.NO_TOKENS | {"attention_bias": mix.bias}

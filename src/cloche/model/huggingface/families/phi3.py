@@ -6,11 +6,10 @@ from typing import Any
 
 from cloche.model.bodies.stack import Block
 from cloche.model.huggingface.families import decoder
-from cloche.model.huggingface.families.family import Family
 from cloche.model.huggingface.rename import Names
 from cloche.model.huggingface.ropes import LENGTH, parameters_of
 from cloche.model.lm import LM
-from cloche.model.positions.encodings import RoPE
+from cloche.model.mixers.attention import Attention
 from cloche.model.positions.scalings import LongRoPE
 
 NAMES: Names = {
@@ -26,10 +25,11 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-class Phi3(Family):
+class Phi3(decoder.Decoder):
     """Phi-3's configs and names."""
 
     model_type = "phi3"
+    architecture = "Phi3ForCausalLM"
     tensors = NAMES
 
     def read(self, config: dict[str, Any]) -> LM:
@@ -41,17 +41,10 @@ class Phi3(Family):
         mix = decoder.attention(config, decoder.read_rope(config, rope), mask=decoder.masked(config["sliding_window"]))
         return decoder.model(config, Block(mix, decoder.glu(config), decoder.rms(config)))
 
-    def write(self, spec: LM) -> dict[str, Any] | None:
-        found = decoder.shaped(spec)
-        if found is None:
+    def fields(self, spec: LM, mix: Attention, hidden: Any) -> dict[str, Any] | None:
+        scaling = getattr(mix.position, "scaling", None)
+        known = scaling is None or isinstance(scaling, LongRoPE)  # transformers' Phi-3 knows no other
+        if not known or spec.width != mix.heads * mix.size(spec.width):
             return None
-        mix = found[0]
-        config = decoder.written(spec, self.model_type, "Phi3ForCausalLM", *found)
-        assert isinstance(mix.position, RoPE)
-        if isinstance(mix.position.scaling, LongRoPE):
-            config[LENGTH] = mix.position.scaling.length
-        elif mix.position.scaling is not None:  # transformers' Phi-3 knows no other
-            return None
-        if spec.width != mix.heads * mix.size(spec.width):
-            return None
-        return config | decoder.NO_TOKENS | {"sliding_window": decoder.window_of(mix.mask)}
+        own = decoder.NO_TOKENS | {"sliding_window": decoder.window_of(mix.mask)}
+        return own if scaling is None else own | {LENGTH: scaling.length}

@@ -6,8 +6,8 @@ from typing import Any
 
 from cloche.model.bodies.stack import Block
 from cloche.model.huggingface.families import decoder
-from cloche.model.huggingface.families.family import Family
 from cloche.model.lm import LM
+from cloche.model.mixers.attention import Attention
 
 WINDOW = ("use_sliding_window", "sliding_window", "max_window_layers", "layer_types")
 DEFAULTS: dict[str, Any] = {
@@ -19,11 +19,11 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-class Qwen2(Family):
+class Qwen2(decoder.Decoder):
     """Qwen2's configs and names."""
 
     model_type = "qwen2"
-    tensors = decoder.NAMES
+    architecture = "Qwen2ForCausalLM"
 
     def read(self, config: dict[str, Any]) -> LM:
         config = decoder.opened(config, also=WINDOW, **DEFAULTS)
@@ -37,11 +37,8 @@ class Qwen2(Family):
         ]
         return decoder.model(config, blocks)
 
-    def write(self, spec: LM) -> dict[str, Any] | None:
-        found = decoder.shaped(spec)
-        if found is None:
-            return None
-        return decoder.written(spec, self.model_type, "Qwen2ForCausalLM", *found) | written_windows(spec)
+    def fields(self, spec: LM, mix: Attention, hidden: Any) -> dict[str, Any] | None:
+        return written_windows(spec)
 
 
 def windows(config: dict[str, Any]) -> list[int | None]:

@@ -6,9 +6,9 @@ from typing import Any
 
 from cloche.model.bodies.stack import Block
 from cloche.model.huggingface.families import decoder, qwen2
-from cloche.model.huggingface.families.family import Family
 from cloche.model.huggingface.rename import Names
 from cloche.model.lm import LM
+from cloche.model.mixers.attention import Attention
 
 NAMES: Names = {
     **decoder.NAMES,
@@ -18,10 +18,11 @@ NAMES: Names = {
 NORMED = {"use_qk_norm": True}
 
 
-class Qwen3(Family):
+class Qwen3(decoder.Decoder):
     """Qwen3's configs and names."""
 
     model_type = "qwen3"
+    architecture = "Qwen3ForCausalLM"
     tensors = NAMES
 
     def read(self, config: dict[str, Any]) -> LM:
@@ -35,9 +36,5 @@ class Qwen3(Family):
         ]
         return decoder.model(config, blocks)
 
-    def write(self, spec: LM) -> dict[str, Any] | None:
-        found = decoder.shaped(spec)
-        if found is None:
-            return None
-        config = decoder.written(spec, self.model_type, "Qwen3ForCausalLM", *found)
-        return config | {"attention_bias": found[0].bias} | qwen2.written_windows(spec)
+    def fields(self, spec: LM, mix: Attention, hidden: Any) -> dict[str, Any] | None:
+        return {"attention_bias": mix.bias} | qwen2.written_windows(spec)

@@ -6,11 +6,11 @@ from typing import Any
 
 from cloche.model.bodies.stack import Block
 from cloche.model.huggingface.families import decoder, qwen3
-from cloche.model.huggingface.families.family import Family
 from cloche.model.huggingface.fields import activation_of
 from cloche.model.lm import LM
 from cloche.model.maps.mlp import GLU
 from cloche.model.maps.moe import MoE
+from cloche.model.mixers.attention import Attention
 
 ALSO = (
     "attention_bias",
@@ -40,10 +40,11 @@ DEFAULTS: dict[str, Any] = {
 NAMES = qwen3.NAMES | decoder.expert_names("mlp.gate", "mlp.experts", gate="gate_proj", up="up_proj", down="down_proj")
 
 
-class Qwen3MoE(Family):
+class Qwen3MoE(decoder.Decoder):
     """Qwen3-MoE's configs and names."""
 
     model_type = "qwen3_moe"
+    architecture = "Qwen3MoeForCausalLM"
     tensors = NAMES
 
     def read(self, config: dict[str, Any]) -> LM:
@@ -62,17 +63,16 @@ class Qwen3MoE(Family):
             ],
         )
 
-    def write(self, spec: LM) -> dict[str, Any] | None:
-        found, experts = decoder.shaped(spec), decoder.gated_experts(spec)
-        if found is None or experts is None:
+    def fields(self, spec: LM, mix: Attention, hidden: Any) -> dict[str, Any] | None:
+        experts = decoder.gated_experts(spec)
+        if experts is None:
             return None
         moe, expert = experts
         maps = [block.map for block in decoder.blocks_of(spec)]
         dense = next((found for found in maps if isinstance(found, GLU)), expert)
-        config = decoder.written(spec, self.model_type, "Qwen3MoeForCausalLM", *found)
-        window = decoder.window_of(found[0].mask)
-        return config | {
-            "attention_bias": found[0].bias,
+        window = decoder.window_of(mix.mask)
+        return {
+            "attention_bias": mix.bias,
             "use_sliding_window": window is not None,
             "sliding_window": window,
             "intermediate_size": dense.resolved(spec.width).hidden,
