@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from cloche.runs.checkpoints import Checkpoint, checkpoint_name, step_of
     from cloche.runs.folder import Run
     from cloche.runs.frames import data_frame
-    from cloche.runs.logs import LogWriter, read_from
+    from cloche.runs.logs import LOGS, LogWriter, read_from
     from cloche.runs.making import refuse_taken
     from cloche.runs.models import adopt_command, revisions_in, step_in
     from cloche.runs.records import ProblemRecord
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHAIN_FIELD",
+    "LOGS",
     "Adopted",
     "Checkpoint",
     "LogWriter",

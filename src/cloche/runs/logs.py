@@ -21,6 +21,7 @@ from cloche.runs import chain
 from cloche.runs.chain import Anchor, Record
 from cloche.runs.locking import lock, open_plainly, read_at
 
+LOGS = ("metrics", "health", "samples", "events")  # that training writes; callbacks and others have their own
 _PIECE = 1 << 16
 
 

@@ -159,7 +159,9 @@ class Loop:
         self.pace = Pace(self.step, self.pace.earlier, self.clock)
         self.plan.begin(self.step, self.pace.time)
         with self.run.training(), Journal(self.run) as book, _interrupts_stop(self):
-            if self.resumed and not journal.names_checkpoint(self.run, self.step):  # killed before the event was logged
+            if self.resumed and not journal.has_event(
+                self.run, "checkpoint", self.step
+            ):  # killed before the event was logged
                 yield book.saved(self.step, self.pace.time, self.run.path / "checkpoints" / self.resumed)
             message = journal.session_message(self.setup.precision, self._where(), rates) + self.changed
             kind, known = "resume" if self.resumed else "start", sorted(self.plan.replans.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor
 
@@ -140,40 +140,36 @@ class ClampedGLU(Map):
         return proof.linear("outer", proof("mlp_act", gate / (1 + (-self.slope * gate).exp()) * (up + 1)))
 
 
-def _declare_sites(module: Module, hidden: int) -> None:
-    module.declare_site("mlp_pre", each_token(hidden=hidden))
-    module.declare_site("mlp_act", each_token(hidden=hidden))
+class _Hidden(Module):
+    """Two matrices with hidden units between them; `gates` names the matrices that are joined in the first."""
 
-
-class _MLP(Module):
-    def __init__(self, part: MLP, width: int, std: float) -> None:
+    def __init__(self, part: Any, width: int, std: float, gates: tuple[str, ...] = ()) -> None:
         super().__init__()
-        part = part.resolved(width)
-        hidden = part.hidden
-        assert hidden is not None
+        hidden = part.resolved(width).hidden
+        self.rows = [hidden] * len(gates)
+        rows, blocks = sum(self.rows) or hidden, dict.fromkeys(gates, hidden)
+        self.inner = Linear(width, rows, width**-0.5, part.bias, blocks, shard="rows")
+        self.outer = Linear(hidden, width, std * hidden**-0.5, part.bias, shard="columns")
+        self.declare_site("mlp_pre", each_token(hidden=hidden))
+        self.declare_site("mlp_act", each_token(hidden=hidden))
+
+
+class _MLP(_Hidden):
+    def __init__(self, part: MLP, width: int, std: float) -> None:
+        super().__init__(part, width, std * gain(part.activation))
         self.f = activation(part.activation)
-        self.inner = Linear(width, hidden, width**-0.5, part.bias, shard="rows")
-        self.outer = Linear(hidden, width, std * gain(part.activation) * hidden**-0.5, part.bias, shard="columns")
-        _declare_sites(self, hidden)
 
     def forward(self, x: Tensor, context: Context, layer: int) -> tuple[Tensor, dict[str, Tensor]]:
         pre = context.record("mlp_pre", layer, self.inner(x))
         return self.outer(context.record("mlp_act", layer, self.f(pre))), {}
 
 
-class _GLU(Module):
+class _GLU(_Hidden):
     """Site mlp_pre is the gate before its activation; mlp_act the product that the output matrix reads."""
 
     def __init__(self, part: GLU, width: int, std: float) -> None:
-        super().__init__()
-        part = part.resolved(width)
-        hidden = part.hidden
-        assert hidden is not None
+        super().__init__(part, width, std * gain(part.activation), ("gate", "up"))
         self.f = activation(part.activation)
-        self.inner = Linear(width, 2 * hidden, width**-0.5, part.bias, {"gate": hidden, "up": hidden}, shard="rows")
-        self.rows = [hidden, hidden]
-        self.outer = Linear(hidden, width, std * gain(part.activation) * hidden**-0.5, part.bias, shard="columns")
-        _declare_sites(self, hidden)
 
     def forward(self, x: Tensor, context: Context, layer: int) -> tuple[Tensor, dict[str, Tensor]]:
         gate, up = self.inner.split(x, self.rows)
@@ -181,21 +177,13 @@ class _GLU(Module):
         return self.outer(context.record("mlp_act", layer, self.f(gate) * up)), {}
 
 
-class _ClampedGLU(Module):
+class _ClampedGLU(_Hidden):
     """Site mlp_pre is the gate before its clamp; mlp_act the product that the output matrix reads."""
 
     def __init__(self, part: ClampedGLU, width: int, std: float) -> None:
-        super().__init__()
-        part = part.resolved(width)
-        hidden = part.hidden
-        assert hidden is not None
-        self.slope, self.limit = part.slope, part.limit
-        self.inner = Linear(width, 2 * hidden, width**-0.5, part.bias, {"gate": hidden, "up": hidden}, shard="rows")
-        self.rows = [hidden, hidden]
         # g sigmoid(1.702 g) is nearly GELU, and u + 1 has a second moment of two.
-        scale = gain("gelu") * (2 * hidden) ** -0.5
-        self.outer = Linear(hidden, width, std * scale, part.bias, shard="columns")
-        _declare_sites(self, hidden)
+        super().__init__(part, width, std * gain("gelu") * 2**-0.5, ("gate", "up"))
+        self.slope, self.limit = part.slope, part.limit
 
     def forward(self, x: Tensor, context: Context, layer: int) -> tuple[Tensor, dict[str, Tensor]]:
         gate, up = self.inner.split(x, self.rows)

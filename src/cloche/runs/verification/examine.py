@@ -9,6 +9,7 @@ from pathlib import Path
 from cloche.errors import ClocheError
 from cloche.files import LOCK, REPLACED, WRITING, is_abandoned
 from cloche.runs.folder import FORMAT, Run
+from cloche.runs.logs import LOGS
 from cloche.runs.manifest import MANIFEST, Manifest
 from cloche.runs.models import not_a_run
 from cloche.runs.verification import checkpoints, documents
@@ -18,7 +19,6 @@ from cloche.runs.verification.reading import Unreadable, content
 from cloche.runs.verification.records import Source, check_log, missing_logs, saved_checkpoints
 from cloche.runs.verification.tree import FILE, FOLDER, Tree, shown
 
-LOGS = ("metrics", "health", "samples", "events")
 _DATA = "restore it from a copy, or delete data/ and resume: it is made again from the same files"
 _OURS = (WRITING, REPLACED, LOCK, ".training-", ".trial-")  # how the names of temporary files begin
 _ATTEMPTS = 3

@@ -9,10 +9,9 @@ from types import TracebackType
 from typing import Any
 
 from cloche.errors import ClocheError
-from cloche.runs import Run
+from cloche.runs import LOGS, Run
 
 Record = dict[str, Any]
-LOGS = ("metrics", "health", "samples", "events")
 
 
 class Journal:
@@ -79,12 +78,12 @@ def is_finished(run: Run, step: int) -> bool:
     >>> is_finished(run, 8), is_finished(run, 4)
     (True, False)
     """
-    return any(record.get("kind") == "finished" and record.get("step") == step for record in run.read_log("events"))
+    return has_event(run, "finished", step)
 
 
-def names_checkpoint(run: Run, step: int) -> bool:
-    """Whether the event log names the checkpoint of this step."""
-    return any(record.get("kind") == "checkpoint" and record.get("step") == step for record in run.read_log("events"))
+def has_event(run: Run, kind: str, step: int) -> bool:
+    """Whether the event log has one of this kind at this step."""
+    return any(record.get("kind") == kind and record.get("step") == step for record in run.read_log("events"))
 
 
 def session_message(precision: str, where: str, rates: dict[str, float]) -> str:

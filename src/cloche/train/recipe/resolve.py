@@ -42,8 +42,7 @@ def resolve(recipe: Recipe, run: Run) -> Recipe:
     if recipe.run.precision == "auto":
         torch.set_num_threads(threads)
         changes["run.precision"] = best_precision(gemm_rates(device))
-    recipe = recipe.with_set(changes)
-    return recipe
+    return recipe.with_set(changes)
 
 
 def _sections() -> str:
