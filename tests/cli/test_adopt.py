@@ -18,6 +18,7 @@ import torch
 from safetensors import safe_open
 
 import cloche
+from cloche.model import Learned, save_network
 from cloche.runs import Run
 
 Call = Callable[..., tuple[int, str, str]]
@@ -280,6 +281,18 @@ def test_verify_finds_what_is_changed_and_misses_no_recipe(call: Call, model: Pa
 def test_generate_takes_a_model_too(call: Call, model: Path) -> None:
     code, out, err = call("generate", model, "the cat", "--new", 4, "--json")
     assert code == 0 and json.loads(out)["prompt"] == "the cat", err
+
+
+def test_generate_refuses_more_than_the_model_has_positions(call: Call, model: Path, tmp_path: Path) -> None:
+    """A model without positions of its own goes on, with a note of where it was trained (test_course)."""
+    glass = cloche.load(model)
+    net = replace(glass.net.spec, position=Learned(12)).build(0)
+    save_network(net, tmp_path / "short")
+    shutil.copy(model / "tokenizer.json", tmp_path / "short")
+    code, out, err = call("generate", tmp_path / "short", "the cat", "--new", 9999)
+    assert (code, out) == (1, "") and re.search(
+        "and 9999 new ones are more than the 12 positions this model has; ask for", err
+    )
 
 
 def test_a_revision_on_the_hub_is_a_checkpoint(
