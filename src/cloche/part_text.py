@@ -126,7 +126,7 @@ def subclasses(base: type[P]) -> list[type[P]]:
     return found
 
 
-def loaded(base: type[P]) -> list[type[P]]:
+def loaded(base: type[Any]) -> list[Any]:
     """`subclasses`, once everything is loaded that the packages that own `base` export."""
     for package in _owners(base):
         for name in _exports(package):

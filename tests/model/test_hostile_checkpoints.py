@@ -127,7 +127,8 @@ TEXTS = {
         "is not a part; write its name and settings",
     ),
     "a mask within itself": (
-        '{"cloche": {"part": "Attention", "mask": ' + '{"part": "Both", "first": ' * 300 + "1" + "}" * 302,
+        '{"cloche": {"part": "LM", "body": {"part": "Stack", "block": {"part": "Block", "mix": {"part": "Attention", "mask": '
+        + ('{"part": "Both", "first": ' * 300 + "1" + "}" * 305),
         "nested more than",
     ),
     "nothing": ("", "not JSON"),

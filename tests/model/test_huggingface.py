@@ -177,7 +177,7 @@ SPOILT = {
     ),
     "old scaling": (_config(rope_scaling={"type": "spiral", "factor": 2.0}), "rope_type = 'spiral'"),
     "activation": (_config(hidden_act="mish"), r"config\.json: hidden_act = 'mish' is not supported"),
-    "another family": (_config(model_type="mamba"), "'mamba' is not one cloche reads; it reads llama, gpt2"),
+    "another family": (_config(model_type="mamba"), "'mamba' is not one cloche reads; it reads gemma2, "),
     "no family": (_config(model_type=...), "model_type None"),
     "missing field": (_config(hidden_size=...), r"config\.json: the field 'hidden_size' is missing"),
     "field of another type": (

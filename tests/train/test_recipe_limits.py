@@ -174,7 +174,7 @@ def test_parts_of_others_say_how_many_modules_and_logits_they_need() -> None:
     model = dataclasses.replace(recipe.model, body=dataclasses.replace(body, block=block))
     with pytest.raises(ClocheError, match="blocks and experts, and at most"):
         check_fits(recipe.model_copy(update={"model": model}))
-    large = recipe.with_set({"model.vocab": 2**20, "run.batch": 2**10, "run.length": 2**10, "model.width": 8})
+    large = recipe.with_set({"model.vocab": 200_000, "run.batch": 2**10, "run.length": 2**10, "model.width": 96})
     check_fits(large)
     with pytest.raises(ClocheError, match="take at least"):
         check_fits(large.model_copy(update={"objective": AllAtOnce()}))

@@ -158,7 +158,7 @@ def _read(config: dict[str, Any], folder: Path) -> tuple[Family | None, LM]:
     """The family whose names the tensors have (None: our own names), and the tree."""
     path, kind = folder / "config.json", config.get("model_type")
     try:
-        family = None if kind == OWN else find_family(kind)
+        family = None if OWN in config and kind in (OWN, None) else find_family(kind)
         if family is not None and OWN not in config:
             spec = family.read(config)
             spec.check_fields()
@@ -166,7 +166,7 @@ def _read(config: dict[str, Any], folder: Path) -> tuple[Family | None, LM]:
     except ClocheError as error:
         raise ModelUnsupported(f"{path}: {error}") from None
     try:
-        spec = part_from_dict(config.get(OWN), f"{path}: {OWN}", LM)
+        spec = part_from_dict(config[OWN], f"{path}: {OWN}", LM)
     except RecursionError:
         raise FileTooLarge(f"{path}: its parts tree is nested too deeply to be read; restore it.") from None
     return family, spec

@@ -121,8 +121,10 @@ def _blocks(value: Any) -> int:
         return max((_blocks(item) for item in value), default=0)
     if not isinstance(value, Part):
         return 0
-    below = sum(_blocks(getattr(value, field.name)) for field in dataclasses.fields(value))  # type: ignore[arg-type]
-    return math.prod(getattr(value, name) for name in value.counts) * max(1, below) if value.counts else below
+    fields = dataclasses.fields(value)  # type: ignore[arg-type]
+    below = sum(_blocks(getattr(value, field.name)) for field in fields)
+    times = math.prod(int(getattr(value, name)) for name in value.counts)
+    return times * max(1, below) if value.counts else below
 
 
 def _unfilled(spec: LM) -> Network:

@@ -154,7 +154,7 @@ def layer_types(config: dict[str, Any]) -> list[str] | None:
 
 def windows_of(spec: LM, usual: int) -> dict[str, Any]:
     """The fields of a tree in which some layers see a window, one size for all; `usual` where none does."""
-    windows = [window_of(block.mix.mask) for block in blocks_of(spec)]  # type: ignore[attr-defined]
+    windows = [window_of(block.mix.mask) for block in blocks_of(spec)]
     return {
         "sliding_window": next((size for size in windows if size is not None), usual),
         "layer_types": [GLOBAL if size is None else LOCAL for size in windows],
