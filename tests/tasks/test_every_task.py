@@ -15,7 +15,7 @@ import cloche
 from cloche import tasks
 from cloche.errors import ArgumentRange
 from cloche.part import part_from_line
-from cloche.part_names import known_names, subclasses
+from cloche.part_text import known_names, subclasses
 from cloche.tasks import Item, Task, attacks
 from tests.tasks.solvers import Solver, solvers
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from cloche.part_names import find_class, known_names
+from cloche.part_text import find_class, known_names
 from cloche.tasks.task import Task
 
 __all__ = ["known_tasks"]
