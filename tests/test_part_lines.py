@@ -294,16 +294,13 @@ def test_what_installed_packages_offer_may_be_anything(tmp_path: Path, monkeypat
     (tmp_path / "raising_package.py").write_text("raise RuntimeError('two\\nlines')")
     monkeypatch.syspath_prepend(tmp_path)
     entries = [
-        *(
-            EntryPoint("Octagon", f"{package}:Octagon", part_names.GROUP)
-            for package in ("one_package", "other_package")
-        ),
-        EntryPoint("Raising", "raising_package:Raising", part_names.GROUP),
-        EntryPoint("Pi", "one_package:Pi", part_names.GROUP),
-        EntryPoint("Word", "one_package:Word", part_names.GROUP),
-        EntryPoint("Gone", "one_package:Gone", part_names.GROUP),
+        *(EntryPoint("Octagon", f"{package}:Octagon", part_text.GROUP) for package in ("one_package", "other_package")),
+        EntryPoint("Raising", "raising_package:Raising", part_text.GROUP),
+        EntryPoint("Pi", "one_package:Pi", part_text.GROUP),
+        EntryPoint("Word", "one_package:Word", part_text.GROUP),
+        EntryPoint("Gone", "one_package:Gone", part_text.GROUP),
     ]
-    monkeypatch.setattr(part_names, "entry_points", lambda group: entries)
+    monkeypatch.setattr(part_text, "entry_points", lambda group: entries)
     with pytest.raises(ClocheError, match="write one_package:Octagon or other_package:Octagon"):
         part_from_line("Octagon", Shape)
     assert part_from_line("other_package:Octagon(2)", Shape).to_line() == "other_package:Octagon(side=2.0)"

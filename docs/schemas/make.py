@@ -20,7 +20,7 @@ from cloche.cli.outputs import COMMANDS, VERSION
 from cloche.data import DataIndex
 from cloche.drawing import FindingRecord, Panel
 from cloche.part import Part
-from cloche.part_names import known_names, subclasses
+from cloche.part_text import known_names, subclasses
 from cloche.runs.folder import FORMAT
 from cloche.runs.records import CheckpointManifest, RunInfo, RunManifest
 from cloche.sparse.saes.files import DictionaryCard
