@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cloche.tasks.arithmetic.parity import Parity
     from cloche.tasks.arithmetic.sorting import Sort
     from cloche.tasks.attacking import attacks
+    from cloche.tasks.files.from_file import FromFile
     from cloche.tasks.games.combination_lock import CombinationLock
     from cloche.tasks.games.nim import Nim
     from cloche.tasks.games.tic_tac_toe import TicTacToe
@@ -42,6 +43,7 @@ __all__ = [
     "CombinationLock",
     "Copy",
     "Dyck",
+    "FromFile",
     "GraphPath",
     "GreaterThan",
     "IndirectObject",
