@@ -121,10 +121,28 @@ def test_json_of_any_shape_is_a_sentence_and_never_an_error() -> None:
     assert from_json({"kind": "Table"}) == () and from_json(None) == ()
     (long,) = from_json([{"kind": "Table", "title": "t", "columns": ["a"], "rows": [["x" * 9000]] * 9000}])
     assert len(long.rows) == MOST_ITEMS and len(long.rows[0][0]) == 2000
+    assert long.note == "Only the first 5,000 of 9,000 are here."
     (wide,) = from_json(
         [{"kind": "Heatmap", "title": "t", "rows": ["a"] * 999, "columns": ["b"] * 999, "values": [[1.0] * 999] * 999}]
     )
-    assert isinstance(wide, Text) and wide.text.startswith("A Heatmap panel cannot be drawn")
+    assert isinstance(wide, Text) and wide.text == "A Heatmap panel cannot be drawn: it has more than 200,000 values."
+
+
+def test_large_panels_and_odd_numbers_are_drawn_in_bounds() -> None:
+    many = 20_000
+    crowd = Scatter("t", tuple((float(i), float(-i)) for i in range(many)), ("x", "y"))
+    assert (
+        as_html(crowd).html.count("<circle") == MOST_ITEMS
+        and "20000 points over x and y, one in 4 drawn" in as_html(crowd).html
+    )
+    wide = Heatmap(
+        "t", tuple(map(str, range(500))), tuple(map(str, range(500))), tuple((1.0,) * 500 for _ in range(500))
+    )
+    assert len(as_html(wide).html) < 100_000
+    odd = (1.0, float("nan"), float("inf"), -float("inf"), 1e308, 5e-324, -0.0, None)
+    table = Table("t", ("a",), tuple((value,) for value in odd))
+    assert [row[0] for row in table.rows] == [1.0, None, None, None, None, 5e-324, -0.0, None]
+    assert "inf" not in as_text(table) and "nan" not in as_text(table)
 
 
 def test_both_axes_are_named_and_the_colours_of_points_have_their_ends() -> None:

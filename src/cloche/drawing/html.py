@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 from cloche.drawing import svg
@@ -126,7 +127,7 @@ def _lit(token: str, value: float, high: float) -> Markup:
 
 
 def _scale(panel: Heatmap) -> Scale:
-    return scale_of(sum(panel.values, ()), panel.scale, panel.low, panel.high)
+    return scale_of(tuple(chain(*panel.values)), panel.scale, panel.low, panel.high)
 
 
 def _heatmap(panel: Heatmap) -> Markup:

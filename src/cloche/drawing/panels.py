@@ -344,12 +344,14 @@ def _panel(given: Any) -> Panel:
     kind: Any = KINDS.get(str(given.get("kind"))) if isinstance(given, dict) else None
     if kind is None:
         return Text("", f"A panel cannot be drawn: its kind is none of {', '.join(KINDS)}.")
+    left = [MOST_VALUES, 0]
     try:
-        return _adapter(kind).validate_python(
-            _cut({key: v for key, v in given.items() if key != "kind"}, [MOST_VALUES])
-        )
+        panel = _adapter(kind).validate_python(_cut({key: v for key, v in given.items() if key != "kind"}, left))
+        cut = f"Only the first {MOST_ITEMS:,} of {left[1]:,} are here." if left[1] else ""
+        return replace(panel, note=f"{panel.note} {cut}".strip()) if cut and kind is not Text else panel
     except (ClocheError, ValueError, RecursionError):
-        return Text("", f"A {kind.__name__} panel cannot be drawn: it has values of another type or shape.")
+        wrong = f"more than {MOST_VALUES:,} values" if left[0] < 0 else "values of another type or shape"
+        return Text("", f"A {kind.__name__} panel cannot be drawn: it has {wrong}.")
 
 
 @lru_cache
@@ -360,12 +362,14 @@ def _adapter(kind: Any) -> Any:
 
 
 def _cut(value: Any, left: list[int]) -> Any:
-    """Cuts long lists and texts; raises ValueError beyond `left` values and for non-finite numbers."""
+    """Cuts long lists and texts; raises ValueError beyond `left[0]` values and for non-finite numbers. `left[1]` becomes the
+    length of the longest list that was cut."""
     left[0] -= 1
     if left[0] < 0 or (isinstance(value, float) and not math.isfinite(value)):
         raise ValueError
     if isinstance(value, dict):
         return {str(key): _cut(item, left) for key, item in value.items()}
     if isinstance(value, list | tuple):
+        left[1] = max(left[1], len(value) if len(value) > MOST_ITEMS else 0)
         return [_cut(item, left) for item in value[:MOST_ITEMS]]
     return value[:MOST_CHARACTERS] if isinstance(value, str) else value

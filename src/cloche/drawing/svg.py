@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from cloche.drawing.markup import Markup, join, tag
-from cloche.drawing.panels import Graph, Lines, Node, Scatter, Series
+from cloche.drawing.panels import MOST_ITEMS, Graph, Lines, Node, Scatter, Series
 from cloche.drawing.scale import css, scale_of, thinned, ticks
 from cloche.drawing.words import FORMS, number
 
@@ -69,13 +69,15 @@ def scatter(panel: Scatter) -> Markup:
     scale = scale_of(panel.values)
     plain = len(panel.axes) == 2
     parts = axes.grid(panel.axes[0], panel.axes[1]) if plain else [_label(" · ".join(panel.axes), WIDE / 2, TALL - 4)]
-    for i in sorted(range(len(points)), key=lambda i: points[i][2]):
+    step = math.ceil(len(points) / MOST_ITEMS) or 1
+    for i in sorted(range(0, len(points), step), key=lambda i: points[i][2]):
         value = panel.values[i] if panel.values else None
         fill = None if value is None else css(scale.share(value))
         said = " ".join([*panel.labels[i : i + 1], *map(number, panel.points[i])])
         cx, cy = axes.at(*points[i][:2])
         parts.append(tag("g", tag("circle", tag("title", said), cx=cx, cy=cy, r=3.4, fill=fill), class_="first"))
-    return _svg(f"{panel.title}: {len(points)} points over {' and '.join(panel.axes)}", parts)
+    left_out = f", one in {step} drawn" if step > 1 else ""
+    return _svg(f"{panel.title}: {len(points)} points over {' and '.join(panel.axes)}{left_out}", parts)
 
 
 def flat(point: Sequence[float], turn: float = 0.6, tilt: float = 0.4) -> tuple[float, float, float]:
