@@ -78,12 +78,28 @@ def pretrain(
     changes = {key: value for key, value in chosen.items() if value is not None} | settings(sets)
     whole, parent = start.with_set(changes), None
     if model is not None:
-        from cloche.train import begin_from
-
-        if set(changes) & {"model.width", "model.body.depth", "model.body.block.mix.heads", "tokenizer.vocab"}:
-            raise SettingConflict("--from takes the model as it is: leave out --width, --depth, --heads and --vocab.")
-        whole, parent = begin_from(model, whole)
+        whole, parent = _from_model(model, start, whole, changes)
     _run_course(out, whole, as_json, parent)
+
+
+def _from_model(
+    model: str, start: Recipe, whole: Recipe, changes: dict[str, Any]
+) -> tuple[Recipe, dict[str, str] | None]:
+    """The recipe with the model and tokenizer of --from, and its lineage. Raises ClocheError for settings that it would
+    replace without a word."""
+    from cloche.train import Recipe, begin_from
+
+    if {key.partition(".")[0] for key in changes} & {"model", "tokenizer"}:
+        raise SettingConflict(
+            "--from takes the model as it is: leave out --width, --depth, --heads, --vocab and what sets [model] or "
+            "[tokenizer]."
+        )
+    begun, parent = begin_from(model, whole)
+    if start.model not in (Recipe().model, begun.model):
+        raise SettingConflict(
+            f"--from takes the model of {model}, and [model] or [tokenizer] of the recipe file says otherwise: leave it out."
+        )
+    return begun, parent
 
 
 def read_recipe(given: list[Path]) -> Recipe:
