@@ -120,6 +120,9 @@ class Clash(Convolution):
 def test_declarations_that_no_plan_could_use_are_refused() -> None:
     with pytest.raises(ClocheError, match="is a word such as conv_out"):
         _module(**{"conv out": each_token()})
+    for size in (0, -1, 1.5, "8", True):
+        with pytest.raises(ClocheError, match="along width; a size is a whole number above zero"):
+            _module(conv_out=each_token(width=size))  # type: ignore[arg-type]
     with pytest.raises(ClocheError, match="the first is batch, and one position or query"):
         _module(conv_out=DeclaredSite({"position": None, "width": 3}))
     with pytest.raises(ClocheError, match="Two modules of a Block declare the site 'mlp_act'"):

@@ -42,7 +42,9 @@ def learned(kind: Kind) -> SAE:
 
 # A penalty on the values or a window of a threshold finds fewer of the atoms in so short a run; chance is 0.51.
 @pytest.mark.parametrize(
-    ("kind", "least"), [(BatchTopK(), 0.93), (Gated(), 0.91), (JumpReLU(), 0.85), (ReLU(), 0.78)], ids=str
+    ("kind", "least"),
+    [(BatchTopK(), 0.93), (Gated(), 0.91), (ReLU(), 0.78), pytest.param(JumpReLU(), 0.85, marks=pytest.mark.slow)],
+    ids=str,
 )
 def test_every_kind_finds_the_planted_atoms_at_the_wanted_l0(kind: Kind, least: float, tmp_path: Path) -> None:
     sae, (x, code) = learned(kind), PLANTED.sample(6_000, seed=9)

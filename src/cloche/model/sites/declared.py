@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cloche.errors import SiteUnsuitable
+from cloche.errors import SiteUnsuitable, shown
 
 NAME = re.compile(r"[a-zA-Z]\w*")
 
@@ -76,3 +76,9 @@ def check_declared(name: str, declared: DeclaredSite, where: str) -> None:
         raise SiteUnsuitable(
             f"{where} declares the site {name} with the axes {', '.join(axes)}; the first is batch, and one position or query."
         )
+    for axis, size in declared.sizes.items():
+        if size is not None and (type(size) is not int or size < 1):
+            raise SiteUnsuitable(
+                f"{where} declares the site {name} with {shown(size)} along {axis}; a size is a whole number above zero, or "
+                "None where it depends on the input."
+            )

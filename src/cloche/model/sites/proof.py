@@ -189,7 +189,8 @@ def _size(x: Tensor) -> Tensor:
 
 def _off(recorded: Tensor, expected: Tensor, size: Tensor | None) -> float:
     """The largest relative error of a row, over the last axis. A row smaller than the median row counts as large as
-    that, because its numbers may be differences of larger ones."""
+    that, because its numbers may be differences of larger ones; one smaller than the dtype's normal numbers counts as
+    large as those, because below them nothing is precise."""
     if recorded.shape != expected.shape:
         return float("inf")
     value, expected = recorded.double(), expected.to(recorded.dtype).double()
@@ -197,7 +198,8 @@ def _off(recorded: Tensor, expected: Tensor, size: Tensor | None) -> float:
     if not bool(off.isfinite().all()):
         off = torch.where(_alike(recorded, expected), 0.0, off)
     off, large = off.norm(dim=-1, keepdim=True), _size(expected)
-    large = torch.maximum(large, large.median())
+    smallest = torch.finfo(recorded.dtype).tiny * max(1, expected.shape[-1]) ** 0.5
+    large = torch.maximum(large, large.median()).clamp_min(smallest)
     if size is not None:
         large = torch.maximum(large, size)
     return float(torch.where((off == 0) | large.isinf(), 0.0, off / large).nan_to_num(torch.inf, torch.inf).max())
