@@ -64,6 +64,16 @@ def test_an_error_is_json_too(call: Call, tmp_path: Path) -> None:
     assert call("verify", tmp_path / "nowhere", "--", "--json")[1] == ""
 
 
+def test_ctrl_c_while_commands_are_imported_is_json_too(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(argv: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cloche.cli.app.main", interrupted)
+    code, out, err = call("verify", "run", "--json")
+    assert (code, json.loads(out), err) == (130, {"error": "Stopped.", "code": "INTERRUPTED"}, "Stopped.\n")
+    assert call("verify", "run", "--", "--json")[:2] == call("verify", "run")[:2] == (130, "")
+
+
 def test_a_report_is_written_for_any_run_and_replaces_only_its_own(call: Call, tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", "")
     found = reported(call, "report", run.path)

@@ -13,6 +13,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         run(argv)
     except KeyboardInterrupt:  # while the commands were still being imported, or while an error was being reported
+        words = list(sys.argv[1:] if argv is None else argv)
+        if "--json" in (words[: words.index("--")] if "--" in words else words):
+            print('{"error": "Stopped.", "code": "INTERRUPTED"}')
         print("Stopped.", file=sys.stderr)
         sys.exit(130)
     finally:
