@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cloche.errors import ClocheError, ExtraMissing, FileExists, FileMissing, ModelMissing, PathInvalid, shown
+from cloche.errors import ClocheError, ExtraMissing, FileMissing, ModelMissing, PathInvalid, shown
 
 # Models that the Hub also knows without their owner.
 OWNERS = {
@@ -47,7 +47,7 @@ def no_model(folder: Path) -> ClocheError:
     """The error for a place that holds no model: what is there, what is near, and how to name a model of the Hub."""
     name = shown(str(folder))[1:-1]
     if folder.is_file():
-        return FileExists(f"{name} is a file; name the folder that it is in, {folder.parent}.")
+        return ModelMissing(f"{name} is a file; name the folder that it is in, {folder.parent}.")
     if folder.is_dir():
         inside = _models(folder)
         if inside:

@@ -98,6 +98,14 @@ def test_a_recipe_that_cannot_be_built_is_refused_as_pretrain_does(call: Call, t
     assert call("pretrain", "--out", tmp_path / "run", "--set", "model.width=100")[2] == err
 
 
+def test_a_whole_model_brings_its_vocabulary(call: Call) -> None:
+    line = "model=LM(300, 32, Stack(1, Block(Attention(2), GLU())))"
+    recipe = Recipe.parse(call("recipe", "--set", line)[1])
+    assert (recipe.model.vocab, recipe.tokenizer.vocab, recipe.model.width) == (300, 300, 32)
+    code, _, err = call("recipe", "--set", line, "tokenizer.vocab=400")
+    assert code == 1 and "differ, but they must be equal" in err
+
+
 def test_json_may_stand_before_the_verb(call: Call, tmp_path: Path) -> None:
     wanted = call("recipe", "--json", "--set", "run.steps=3")
     for words in (("--json", "recipe"), ("--import", "json", "--json", "recipe"), ("--json", "--debug", "recipe")):

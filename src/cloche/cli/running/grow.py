@@ -96,7 +96,7 @@ def _from_model(
         )
     begun, parent = begin_from(model, whole)
     if start.model not in (Recipe().model, begun.model):
-        raise SettingConflict(
+        raise RecipeInvalid(
             f"--from takes the model of {model}, and [model] or [tokenizer] of the recipe file says otherwise: leave it out."
         )
     return begun, parent

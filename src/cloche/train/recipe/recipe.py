@@ -194,7 +194,7 @@ class Recipe(BaseModel):
         if "tokenizer.path" in changes:
             changes = {"model.vocab": None, "tokenizer.vocab": None} | changes
         for one, other in (("model", "tokenizer"), ("tokenizer", "model")):
-            if f"{one}.vocab" in changes and f"{other}.vocab" not in changes:
+            if {f"{one}.vocab", one} & changes.keys() and f"{other}.vocab" not in changes:
                 values[other].pop("vocab", None)
         # Whole parts and their classes go first: settings of another class would be meaningless.
         for key, value in sorted(changes.items(), key=lambda c: (c[0] not in PARTS, not c[0].endswith(".part"))):
