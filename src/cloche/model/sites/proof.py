@@ -198,7 +198,7 @@ def _off(recorded: Tensor, expected: Tensor, size: Tensor | None) -> float:
     if not bool(off.isfinite().all()):
         off = torch.where(_alike(recorded, expected), 0.0, off)
     off, large = off.norm(dim=-1, keepdim=True), _size(expected)
-    smallest = torch.finfo(recorded.dtype).tiny * max(1, expected.shape[-1]) ** 0.5
+    smallest = 4 * torch.finfo(recorded.dtype).tiny * max(1, expected.shape[-1]) ** 0.5
     large = torch.maximum(large, large.median()).clamp_min(smallest)
     if size is not None:
         large = torch.maximum(large, size)
