@@ -10,17 +10,24 @@ import sys
 from typing import Any, get_origin
 
 import pytest
+from typing_extensions import is_typeddict
 
 import cloche
 
 # Packages of which every public name has an example. A package that is not here yet runs those that it has.
 COMPLETE = {
+    "cloche",
     "cloche.data",
     "cloche.data.reading",
     "cloche.decode",
     "cloche.drawing",
     "cloche.evals",
+    "cloche.interp",
+    "cloche.interp.dictionaries",
+    "cloche.interp.probing",
     "cloche.microscope",
+    "cloche.model",
+    "cloche.model.sites",
     "cloche.runs",
     "cloche.runs.verification",
     "cloche.sparse.learners",
@@ -37,8 +44,8 @@ PACKAGES = ["cloche", *(found.name for found in pkgutil.walk_packages(cloche.__p
 
 
 def is_documented(thing: Any) -> bool:
-    """Whether it is a class or a function, rather than a constant or a type alias."""
-    return callable(thing) and get_origin(thing) is None
+    """Whether it is a class or a function, rather than a constant, a type alias or the type of a record."""
+    return callable(thing) and get_origin(thing) is None and not is_typeddict(thing)
 
 
 def public() -> dict[str, Any]:

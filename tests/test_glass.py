@@ -157,8 +157,8 @@ def test_stops_and_saves_that_cannot_be(tokenizer: Tokenizer) -> None:
         ({"stop": 3}, "takes token ids and texts; got 3"),
         ({"stop": [0.5]}, "stop="),
         ({"stop": ["a", 3000]}, "stop token 3000 is outside"),
-        ({"save": "z[0]"}, "save= comes back in a Generation"),
-        ({"logprobs": True}, "logprobs= comes back in a Generation"),
+        ({"save": "z[0]"}, "save= is returned in a Generation"),
+        ({"logprobs": True}, "logprobs= is returned in a Generation"),
     ):
         with pytest.raises(ClocheError, match=sentence):
             glass.generate("the cat", new=2, **options)

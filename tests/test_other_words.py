@@ -181,7 +181,7 @@ def test_a_missing_model_says_what_to_do(tmp_path: Path, glass: Glass, monkeypat
         str(tmp_path / "runs" / "frist"): ("nearest name is",),
         "notes.txt": ("is a file; name the folder",),
         "runs/first/model.safetensors": ("is a file; name the folder",),
-        "": ("holds no model",),
+        "": ("contains no model",),
         "x" * 5000: ("There is no folder",),
         "a\0b": ("There is no folder",),
         None: ("named by its folder",),

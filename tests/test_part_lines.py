@@ -119,7 +119,7 @@ REFUSED = {
     "Circle(__class__=1)": "no field '__class__'",
     "Circle(part='Several')": "no field 'part'",
     "Circle(1, radius=2)": "radius twice",
-    "Circle(1, 'a', True, 4)": "takes radius, label, filled, but was given 4 without a name",
+    "Circle(1, 'a', True, 4)": "takes radius, label, filled, but was given 4 values without a name",
     "Circle(radius='wide')": r"\[it.radius\] must be of type float, not 'wide'",
     "Circle(radius=wide)": r"\[it.radius\] must be of type float, not 'wide'",
     "Circle(radius=True)": r"\[it.radius\] must be of type float, not True",

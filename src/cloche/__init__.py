@@ -1,6 +1,6 @@
 """Grow language models under glass: train a tokenizer, pretrain, and at any step look inside.
 
-Importing this package costs nothing: each name below is fetched from its package when it is first asked for.
+Importing this package imports no torch: each name below is imported from its package when it is first used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What `glass.loss` and `glass.next_tokens` give back: values that print as people read them."""
+"""The results of `glass.loss` and `glass.next_tokens`, which print readably."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from cloche.text import Tokenizer
 
 @dataclass(frozen=True)
 class Loss:
-    """How well a model foresees a text. Every token but the first of each text is predicted from those before it.
+    """A model's loss on a text. Every token but the first of each text is predicted from those before it.
 
-    bits_per_byte: the total over the UTF-8 bytes of the predicted tokens; None where there is no tokenizer, or one that
-    loses characters.
+    bits_per_byte: the total over the UTF-8 bytes of the predicted tokens; None without a tokenizer, or with one that loses
+    characters.
     """
 
     nats_per_token: float
@@ -35,7 +35,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class NextTokens:
-    """The likeliest tokens after a prompt, the first the likeliest: their texts, ids and probabilities."""
+    """The most likely tokens after a prompt, in order: their texts, ids and probabilities."""
 
     texts: tuple[str, ...]
     ids: tuple[int, ...]
@@ -56,17 +56,17 @@ class NextTokens:
 
 
 def loss_of(logits: Tensor, ids: Tensor, pad: Tensor | None, tokenizer: Tokenizer | None, notes: list[str]) -> Loss:
-    """From logits [batch, position, vocab] of ids [batch, position]."""
+    """The loss of ids [batch, position] from their logits [batch, position, vocab]."""
     ids = ids.to(logits.device)
     real = torch.arange(ids.shape[1], device=ids.device)[None] >= (0 if pad is None else pad.to(ids.device)[:, None])
-    told = (real[:, :-1] & real[:, 1:]).expand(len(ids), -1)
-    count = int(told.sum())
+    predicted = (real[:, :-1] & real[:, 1:]).expand(len(ids), -1)
+    count = int(predicted.sum())
     if not count:
         raise CorpusEmpty("There is nothing to predict: give texts of at least two tokens.")
-    following = ids[:, 1:][told]
+    following = ids[:, 1:][predicted]
     nats = sum(
         float(-row.float().log_softmax(-1).gather(-1, nxt[:, None]).sum(dtype=torch.float64))
-        for row, nxt in zip(logits[:, :-1][told].split(1024), following.split(1024), strict=True)
+        for row, nxt in zip(logits[:, :-1][predicted].split(1024), following.split(1024), strict=True)
     )
     size = _bytes(following, tokenizer)
     return Loss(nats / count, nats / math.log(2) / size if size else None, count, size, tuple(notes))
@@ -83,7 +83,7 @@ def _bytes(ids: Tensor, tokenizer: Tokenizer | None) -> int | None:
 
 
 def next_of(logits: Tensor, top: int, tokenizer: Tokenizer | None, notes: list[str]) -> NextTokens:
-    """From logits [vocab] of what follows."""
+    """The `top` most likely tokens from the logits [vocab] at the last position."""
     if type(top) is not int or not 1 <= top <= len(logits):
         raise ArgumentRange(f"top={top!r} must be a whole number from 1 to the model's {len(logits):,} tokens.")
     best = logits.float().softmax(-1).topk(top)

@@ -1,4 +1,4 @@
-"""The errors a user is meant to read: one sentence each, and a code that a program can act on.
+"""Errors for users: one sentence each, with a code that a program can act on.
 
 Every refusal is a subclass of ClocheError named for its situation, and its `code` is that name: SiteUnknown has SITE-UNKNOWN.
 The first line of each docstring is the cause and what follows it the fix; docs/errors.md is made from them.
@@ -27,7 +27,7 @@ class ClocheError(Exception):
     code: ClassVar[str] = "ERROR"
 
     def __init_subclass__(cls) -> None:
-        if cls.__module__ != __name__:  # one made elsewhere keeps the code of the situation it is a case of
+        if cls.__module__ != __name__:  # a subclass defined elsewhere keeps the code of its base
             return
         cls.code = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", cls.__name__).upper()
 
@@ -36,28 +36,28 @@ class ClocheError(Exception):
 
 
 class FileMissing(ClocheError):
-    """A file or folder that was named, or that a folder must hold, is not there.
+    """A file or folder that was named, or that a folder must contain, does not exist.
     Check the spelling, or restore it."""
 
 
 class FileUnreadable(ClocheError):
-    """A file is there and cannot be read: permissions, a pipe, or a disk that reports an error.
+    """A file exists but cannot be read: permissions, a pipe, or a disk error.
     Change its permissions, or copy it to another disk."""
 
 
 class FileDamaged(ClocheError):
-    """A file is not what was written there: cut short, changed, or not of its format any more.
+    """A file is not as it was written: cut short, changed, or no longer of its format.
     Restore it from a copy or from its source; `cloche verify` names everything that is damaged."""
 
 
 class FileUnsupported(ClocheError):
-    """A file is of a kind that is not read here, such as an archive or a picture where text is needed.
+    """A file is of a kind that is not supported here, such as an archive, or a picture instead of text.
     Convert it to one of the kinds that the message names."""
 
 
 class FileExists(ClocheError):
-    """The place to write to is taken, and nothing is overwritten.
-    Choose another name, or move what is there away."""
+    """The file or folder to write exists already, and nothing is overwritten.
+    Choose another name, or move the existing one away."""
 
 
 class FileTooLarge(ClocheError):
@@ -66,17 +66,17 @@ class FileTooLarge(ClocheError):
 
 
 class FolderForeign(ClocheError):
-    """A folder holds something that cloche did not write, and nothing of it is touched.
+    """A folder contains something that cloche did not write, and it is left as it is.
     Name a new or empty folder."""
 
 
 class WriteRefused(ClocheError):
-    """The system refuses to write: no space, no permission, or a folder that has gone.
-    Free some space or name another place; what was there before is intact."""
+    """The system refuses to write: no space, no permission, or a folder that no longer exists.
+    Free some space or name another folder; what was there before is intact."""
 
 
 class PathInvalid(ClocheError):
-    """A path or name leads out of where it belongs, or cannot be one.
+    """A path leads out of the folder it belongs to, or a name is not a valid file name.
     Name a file or folder inside the run, in plain characters."""
 
 
@@ -89,7 +89,7 @@ class RunMissing(ClocheError):
 
 
 class RunExists(ClocheError):
-    """The folder holds a run already.
+    """The folder already contains a run.
     Resume it with `cloche resume`, or name another folder."""
 
 
@@ -104,12 +104,12 @@ class RunBusy(ClocheError):
 
 
 class RunDamaged(ClocheError):
-    """A run lacks something that it needs to go on, or it is not as it was written.
+    """A run lacks something that it needs to continue, or is not as it was written.
     Restore it from a copy; `cloche verify` lists what is wrong."""
 
 
 class RunFinished(ClocheError):
-    """The run has done all of its steps.
+    """The run has completed all of its steps.
     Give it more: `cloche resume RUN --set run.steps=N`."""
 
 
@@ -119,8 +119,8 @@ class CheckpointMissing(ClocheError):
 
 
 class ResumeRefused(ClocheError):
-    """A setting, or the state on disk, does not belong to the training that is to go on.
-    Keep the settings it began with, or start another run."""
+    """A setting, or the state on disk, does not belong to the training to be resumed.
+    Keep the settings it started with, or start another run."""
 
 
 # ---- text and data
@@ -132,22 +132,22 @@ class CorpusEmpty(ClocheError):
 
 
 class TextEncoding(ClocheError):
-    """A text is not in the encoding it is read in.
+    """A text is not in the encoding it is read with.
     Name its encoding with --encoding."""
 
 
 class RecordInvalid(ClocheError):
-    """A record of a file of data, or a row of a table, is not what it must be.
+    """A record of a data file, or a row of a table, is invalid.
     Repair or delete what the message names."""
 
 
 class FieldUnknown(ClocheError):
-    """A field or column is not there, or holds no text or numbers.
+    """A field or column does not exist, or contains no text or numbers.
     Name one of those that the message lists."""
 
 
 class TokenizerMissing(ClocheError):
-    """Text was given, and there is no tokenizer to read it.
+    """Text was given, but there is no tokenizer to encode it.
     Give token ids, or put a tokenizer.json beside the weights."""
 
 
@@ -165,23 +165,23 @@ class ModelMissing(ClocheError):
 
 
 class ModelUnsupported(ClocheError):
-    """A model is of a family, or has a setting, that is not computed here.
-    Use a family that the message lists, or the Python API with parts of your own."""
+    """A model is of a family, or has a setting, that is not supported.
+    Use a family that the message lists, or build the model in Python from parts of your own."""
 
 
 class WeightsInvalid(ClocheError):
-    """The weights and what describes them disagree.
+    """The weights and their description disagree.
     Restore both from one source."""
 
 
 class SitesWrong(ClocheError):
-    """What a model records at a site is not what the site's definition gives.
-    The model's code, or its family's names, are wrong; load it with check_sites=False to look."""
+    """The value recorded at a site differs from the site's definition.
+    The model's code, or its family's mapping of names, is wrong; load it with check_sites=False to look."""
 
 
 class NotFinite(ClocheError):
     """Numbers that must be finite are not: the weights have diverged, or an edit is too strong.
-    Take an earlier checkpoint, or weaker edits."""
+    Use an earlier checkpoint, or weaker edits."""
 
 
 class OutOfMemory(ClocheError):
@@ -195,8 +195,8 @@ class HubUnavailable(ClocheError):
 
 
 class DeviceUnavailable(ClocheError):
-    """The device that was asked for is not here, or tensors are on different devices.
-    Choose a device that is here, or move one to the other."""
+    """The requested device is not available, or tensors are on different devices.
+    Choose an available device, or move the tensors to one device."""
 
 
 # ---- sites and prompts
@@ -208,17 +208,17 @@ class SiteUnknown(ClocheError):
 
 
 class SiteNotSaved(ClocheError):
-    """A result does not hold the site that is asked of it.
+    """A result does not contain the requested site.
     Add it to `save=`."""
 
 
 class SiteUnsuitable(ClocheError):
-    """A site's axes do not fit what was asked of it.
+    """A site's axes do not suit what was requested.
     Name a site with one vector per token, such as resid_post[3]."""
 
 
 class EditInvalid(ClocheError):
-    """An edit is not a value that can be carried out.
+    """An edit is not a value that can be applied.
     Write one like `resid_post[3].add(v)`."""
 
 
@@ -228,7 +228,7 @@ class PromptInvalid(ClocheError):
 
 
 class ContextExceeded(ClocheError):
-    """More tokens than the model has positions for.
+    """There are more tokens than the model has positions.
     Shorten the prompt, or ask for fewer new tokens."""
 
 
@@ -241,17 +241,17 @@ class PartUnknown(ClocheError):
 
 
 class PartInvalid(ClocheError):
-    """A part is described by a field it does not have, or lacks one it needs.
+    """A part is given a field that it does not have, or lacks a required one.
     Use the fields that the message names."""
 
 
 class SettingRange(ClocheError):
-    """A setting has a value outside the range in which it means something.
+    """A setting has a value outside its valid range.
     Give a value in the range that the message names."""
 
 
 class SettingConflict(ClocheError):
-    """Settings or options contradict each other, or one means nothing here.
+    """Settings or options contradict each other, or one has no effect here.
     Change or leave out the one that the message names."""
 
 
@@ -261,22 +261,22 @@ class RecipeInvalid(ClocheError):
 
 
 class SettingMoved(ClocheError):
-    """A setting has another name now, or is in another section.
+    """A setting has a new name, or has moved to another section.
     Use the name that the message gives."""
 
 
 class SettingInvalid(ClocheError):
-    """A setting of a recipe is of the wrong type, or of no use here.
+    """A setting of a recipe is of the wrong type, or cannot be used here.
     Give what the message names."""
 
 
 class ArgumentInvalid(ClocheError):
-    """An argument of a function or command is of the wrong type, or none that it takes.
+    """An argument of a function or command is of the wrong type, or does not exist.
     Give what the message names."""
 
 
 class ArgumentRange(ClocheError):
-    """An argument of a function or command is outside its range.
+    """An argument of a function or command is outside its valid range.
     Give a value in the range that the message names."""
 
 
@@ -322,7 +322,7 @@ class SignalsShape(ClocheError):
 
 
 class SeriesInvalid(ClocheError):
-    """Measured series do not fit together, or nothing can be learned from them.
+    """Time series do not fit together, or nothing can be learned from them.
     Give [samples, states] with times that rise, as the message says."""
 
 
@@ -337,20 +337,20 @@ class InstrumentUnknown(ClocheError):
 
 
 class InstrumentOption(ClocheError):
-    """An option of an instrument is unknown, is needed and not given, or cannot be read from text.
+    """An option of an instrument is unknown, is required but not given, or cannot be read from text.
     Write it as key=value; `cloche look RUN` lists each instrument's options."""
 
 
 class WorkerFailed(ClocheError):
-    """The process that holds the models could not answer.
+    """The process that runs the models could not answer.
     Ask again, with a shorter prompt."""
 
 
-# ---- what is said of them
+# ---- lists and texts
 
 
 def described() -> dict[str, tuple[type[ClocheError], str, str]]:
-    """Every class above by its name, with its cause and its fix, in the order of docs/errors.md."""
+    """Every class above by its name, with its cause and fix, in the order of docs/errors.md."""
     found = {}
     for kind in (kind for kind in ClocheError.__subclasses__() if kind.__module__ == __name__):
         cause, fix = (line.strip() for line in (kind.__doc__ or "").splitlines())
@@ -359,7 +359,7 @@ def described() -> dict[str, tuple[type[ClocheError], str, str]]:
 
 
 def shown(value: object, most: int = 80) -> str:
-    """`repr(value)` for a sentence, at most `most` characters of it: what a user gave may be a million characters long."""
+    """`repr(value)` for a sentence, cut to `most` characters: a value from a user may be a million characters long."""
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 200:
         return f"a whole number of about {int(value.bit_length() * 0.30103) + 1:,} digits"
     if isinstance(value, str) and len(value) > most:

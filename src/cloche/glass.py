@@ -1,4 +1,4 @@
-"""A network with its tokenizer, so that prompts may be text: `cloche.load` and what it gives. Above the packages."""
+"""A network with its tokenizer, so that prompts may be text: `cloche.load` and the `Glass` it returns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cloche.model import Edit, Network, Result, Sites, StoredActivations, load_n
 from cloche.model.huggingface import hub
 from cloche.runs import Run
 from cloche.text import Tokenizer
-from cloche.words import answering, check_arguments, no_attribute
+from cloche.words import check_arguments, no_attribute, with_hints
 
 Prompt = str | list[str] | Tensor | list[list[int]]
 RUN = ("prompt", "save", "edits", "pad", "logits", "grad", "compile")
@@ -26,16 +26,26 @@ STREAM = ("batches", "save", "to", "dtype", "edits", "shard_bytes")
 GENERATE = ("prompt", "new", "edits", "stop", "pad", "save", "logprobs", *Sampling.__dataclass_fields__)
 
 
-class Written(str):
-    """A text that a model wrote; `notes`: what is worth knowing of it, one sentence each."""
+class GeneratedText(str):
+    """Text that a model generated; `notes`: sentences about it that the reader should know."""
 
     notes: tuple[str, ...] = ()
 
 
 class Glass:
-    """A model to look into: `net`, `tokenizer` (None where the folder holds none) and where they are from.
+    """A model to look into: `net`, `tokenizer` (None if the folder has none) and where they come from.
 
-    `name` is for people ("first/step-000500"), `checkpoint` what findings are filed under ("step-000500").
+    `name` is shown to people ("first/step-000500"); findings are filed under `checkpoint` ("step-000500").
+
+    >>> import cloche
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> text = "the cat sat on the mat and the dog ran off. " * 40
+    >>> tokenizer = cloche.train_bpe([text], vocab=280)
+    >>> net = LM(tokenizer.vocab, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
+    >>> glass = cloche.Glass(net, tokenizer)
+    >>> result = glass.run("the cat sat", save=["resid_post.all"])
+    >>> glass.tokens("the cat sat"), result["resid_post.all"].shape
+    (['the', '·c', 'at', '·', 's', 'at'], torch.Size([2, 1, 6, 32]))
     """
 
     def __init__(
@@ -65,19 +75,19 @@ class Glass:
 
     def __call__(self, *prompt: Any, **options: Any) -> Any:
         raise ArgumentInvalid(
-            "A Glass is not called: glass.run(prompt).logits are its logits, glass.generate(prompt) its text."
+            "A Glass is not callable: use glass.run(prompt).logits for logits, glass.generate(prompt) for text."
         )
 
     @property
     def sites(self) -> Sites:
-        """The places in this model, for `save=` and `edits=`."""
+        """The sites of this model, for `save=` and `edits=`."""
         return self.net.sites
 
     def ids(self, prompt: Prompt) -> tuple[Tensor, Tensor | None]:
-        """Token ids [batch, position] of a prompt and its left padding [batch], None where nothing is padded.
+        """Token ids [batch, position] of a prompt, and its left padding [batch] (None if nothing is padded).
 
-        A text is encoded as its tokenizer encodes it, nothing added; an empty one begins at the end-of-text token, as
-        documents do in training. Texts of unequal length are padded on the left. Ids pass as they are.
+        A text is encoded by the tokenizer as it is, with nothing added; an empty text becomes the end-of-text token, which
+        starts documents in training. Texts of unequal length are padded on the left. Ids are returned as they are.
         """
         return read_prompt(prompt, self.tokenizer, self.name)
 
@@ -89,22 +99,22 @@ class Glass:
         return self.tokenizer
 
     def tokens(self, prompt: str) -> list[str]:
-        """How the model reads a text: its tokens, as shown by `Tokenizer.show`."""
+        """The tokens of a text, as shown by `Tokenizer.show`."""
         tokenizer = self._tokenizer()
         return [tokenizer.show(i) for i in encoded([prompt], tokenizer)[0]]
 
     def run(self, prompt: Prompt, save: Any = (), edits: Iterable[Edit] | Edit = (), **options: Any) -> Result:
-        """One forward pass that saves and edits sites; the arguments of `Network.run`, the prompt also as text."""
+        """One forward pass that saves and edits sites: `Network.run`, with prompts that may be text."""
         check_arguments("run", options, RUN)
         ids, pad = self.ids(prompt)
         return self.net.run(ids, save=save, edits=edits, pad=options.pop("pad", pad), **options)
 
-    @answering
+    @with_hints
     def loss(self, prompt: Prompt, edits: Iterable[Edit] | Edit = (), pad: Any = None) -> Loss:
-        """How well the model foresees a text, a list of texts, or ids: nats per token and bits per byte.
+        """Loss of the model on a text, a list of texts, or ids: nats per token and bits per byte.
 
-        Every token but the first of each text is predicted from those before it, under `edits` where there are any. Raises
-        ClocheError for what `run` refuses, and where there is nothing to predict.
+        Every token but the first of each text is predicted from those before it, under any `edits`. Raises ClocheError as
+        `run` does, and if there is nothing to predict.
         """
         ids, own = self.ids(prompt)
         result = self.net.run(ids, edits=edits, pad=own if pad is None else pad)
@@ -119,27 +129,27 @@ class Glass:
         self, prompt: Tensor | list[list[int]], top: int = 10, edits: Iterable[Edit] | Edit = ()
     ) -> NextTokens | list[NextTokens]: ...
 
-    @answering
+    @with_hints
     def next_tokens(self, prompt: Prompt, top: int = 10, edits: Iterable[Edit] | Edit = ()) -> Any:
-        """The `top` likeliest tokens after a prompt, with their probabilities: it prints as a table. A list of them for a
-        list of texts or several rows of ids."""
+        """The `top` most likely tokens after a prompt, with their probabilities; prints as a table. A list of texts or
+        several rows of ids gives a list."""
         ids, pad = self.ids(prompt)
         result = self.net.run(ids, edits=edits, pad=pad)
         tables = [next_of(row, top, self.tokenizer, result.notes) for row in result.logits[:, -1]]
         return tables if is_texts(prompt) or len(tables) > 1 else tables[0]
 
-    @answering
+    @with_hints
     def sweep(
         self, prompt: Prompt, edits: Iterable[Any], read: Callable[[Tensor], Any], pad: Any = None, rows: int = 128
     ) -> Tensor:
-        """What `read` makes of the logits under each of many edits: `Network.sweep`, the prompt also as text."""
+        """`read(logits)` under each of many edits: `Network.sweep`, with prompts that may be text."""
         ids, own = self.ids(prompt)
         return self.net.sweep(ids, edits, read, own if pad is None else pad, rows)
 
     def stream(self, batches: Any, save: Any, to: str | Path, **options: Any) -> StoredActivations:
         """Write saved sites of many batches of ids, or of texts, to a folder: `Network.stream`, with its options.
 
-        Each text is a batch of its own; one longer than the model's context is cut into windows of so many tokens.
+        Each text is a batch of its own; a text longer than the model's context is cut into windows of that length.
         """
         check_arguments("stream", options, STREAM)
         if isinstance(batches, str) or (isinstance(batches, list | tuple) and any(map(_is_text, batches))):
@@ -157,12 +167,12 @@ class Glass:
     ) -> Generation: ...
 
     def generate(self, prompt: Prompt, new: int = 64, edits: Iterable[Edit] = (), **options: Any) -> Any:
-        """What the model writes on: text for a text, texts for texts, a Generation for ids.
+        """The model's continuation: a text for a text, a list for a list, a Generation for ids.
 
-        Ends a text at the tokenizer's end-of-text token. options: temperature (0: greedy), top_k, top_p, min_p, seed, pad;
-        stop: token ids and texts (the text written ends before the first of them); with ids also save and logprobs.
-        A text is written in the tokenizer's own tokens: rows of the vocabulary beyond them are never drawn. `notes` of a text
-        or Generation say how probable they were, and what else is worth knowing.
+        Generation of a text ends at the tokenizer's end-of-text token. options: temperature (0: greedy), top_k, top_p,
+        min_p, seed, pad; stop: token ids and texts (the text ends before the first of them); with ids also save and
+        logprobs. Vocabulary rows beyond the tokenizer's tokens are never sampled for a text. `notes` of a text or
+        Generation say how probable those were, and anything else the reader should know.
         """
         check_arguments("generate", options, GENERATE)
         ids, pad = self.ids(prompt)
@@ -172,8 +182,8 @@ class Glass:
         given = sorted({"save", "logprobs"} & set(options))
         if texts and given:
             raise ArgumentInvalid(
-                f"{given[0]}= comes back in a Generation, which text is not given; ids, pad = glass.ids(prompt) and generate "
-                "from those."
+                f"{given[0]}= is returned in a Generation, which needs a prompt of ids: take ids, pad = glass.ids(prompt) "
+                "and generate from those."
             )
         stop, ends = self._stops(options.pop("stop", None), texts)
         if texts and self.unused:
@@ -181,18 +191,18 @@ class Glass:
         out = generate(self.net, ids, new, edits, stop=stop, **options)
         if not texts:
             return out
-        written = [Written(self._written(made, ends)) for made in out.new]
+        written = [GeneratedText(self._written(made, ends)) for made in out.new]
         for text in written:
             text.notes = out.notes
         return written[0] if isinstance(prompt, str) else written
 
     @cached_property
     def unused(self) -> tuple[int, ...]:
-        """The ids that the model has a row for and the tokenizer no token: padding of the vocabulary."""
+        """Ids that have a row in the model but no token in the tokenizer: padding of the vocabulary."""
         return () if self.tokenizer is None else self.tokenizer.unused(self.net.spec.vocab)
 
     def _stops(self, stop: Any, texts: bool) -> tuple[Any, list[bytes]]:
-        """What `decode.generate` is to stop at, and the texts among it as bytes."""
+        """The stop argument for `decode.generate`, and the texts in it as bytes."""
         given = [stop] if isinstance(stop, str) else [] if stop is None else stop
         if callable(given):
             return given, []
@@ -202,7 +212,7 @@ class Glass:
             raise ArgumentInvalid(f"stop= takes token ids and texts; got {stop!r}.") from None
         ends = [item.encode() for item in given if isinstance(item, str)]
         if b"" in ends:
-            raise ArgumentInvalid("stop= holds an empty text, which everything ends with; leave it out.")
+            raise ArgumentInvalid("stop= contains an empty text, with which everything ends; leave it out.")
         tokens = [item for item in given if not isinstance(item, str)]
         if texts and not tokens and (ends or stop is None) and self.tokenizer and self.tokenizer.end is not None:
             tokens = [self.tokenizer.end]
@@ -226,7 +236,7 @@ def _is_text(prompt: Any) -> bool:
     return isinstance(prompt, str) or is_texts(prompt)
 
 
-@answering
+@with_hints
 def load(
     where: str | Path | Run,
     checkpoint: str | int = "last",
@@ -235,13 +245,26 @@ def load(
     check_files: bool = True,
     check_sites: bool = True,
 ) -> Glass:
-    """A model to look into: from a run (its last checkpoint, or the step or name given), a checkpoint folder, a Hugging Face
-    folder, or with `cloche[hub]` from the Hub ("owner/name" where no folder `owner` is here, "hf://owner/name@revision").
+    """Load a model to look into: from a run (its last checkpoint, or the step or name given), a checkpoint folder, a
+    Hugging Face folder, or with `cloche[hub]` the Hub ("owner/name" if there is no local folder `owner`, or
+    "hf://owner/name@revision").
 
     The tokenizer is the one beside the weights, else the run's. dtype: of the weights in memory, on the CPU: "float32",
-    "bfloat16", "float16", or "auto" for the one they are stored in. check_files: compare the weights of a checkpoint with the
-    sha256 that its manifest records; a file is hashed once for as long as it does not change. check_sites: compare every site,
-    on a few random tokens, with what the model's parts and weights say that it is.
+    "bfloat16", "float16", or "auto" for the one they are stored in. check_files: compare the weights of a checkpoint with
+    the sha256 that its manifest records; a file is hashed once for as long as it does not change. check_sites: compare
+    every site, on a few random tokens, with its definition by the model's parts and weights.
+
+    >>> import cloche
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> text = "the cat sat on the mat and the dog ran off. " * 40
+    >>> tokenizer = cloche.train_bpe([text], vocab=280)
+    >>> net = LM(tokenizer.vocab, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
+    >>> from cloche.model import save_network
+    >>> save_network(net, "first")
+    >>> tokenizer.save("first")
+    >>> glass = cloche.load("first")
+    >>> glass.net.spec.width, glass.tokenizer.vocab
+    (32, 280)
     """
     if not isinstance(where, str | Path | Run):
         raise ArgumentInvalid(
@@ -280,7 +303,7 @@ def _open(folder: Path, run: Path | None, how: dict[str, Any], name: str = "") -
 
 
 def _trained_length(run: Path) -> int | None:
-    """How long the texts were that a run trained on; None where its recipe does not say."""
+    """The length of the windows that a run trained on; None if its recipe does not say."""
     try:
         length = tomllib.loads((run / "recipe.toml").read_text(encoding="utf-8"))["run"]["length"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -1,7 +1,7 @@
-"""Packages whose names are fetched when they are first asked for (PEP 562), and listed once.
+"""Lazy packages: names are imported on first use (PEP 562), and listed once.
 
-A package's `__init__.py` imports what it hands out under `if TYPE_CHECKING:`, where editors and type checkers read it, and so
-does `lazy`: importing the package, or one module of it, loads nothing else.
+A package's `__init__.py` imports its public names under `if TYPE_CHECKING:`, where editors, type checkers and `lazy` read
+them: importing the package, or one module of it, loads nothing else.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import Any
 
 
 def lazy(package: str) -> Callable[[str], Any]:
-    """The `__getattr__` of a package, which gives it a `__dir__` too. Written as the last line of its `__init__.py`:
+    """Returns the `__getattr__` of a package, and gives the package a `__dir__`. Written as the last line of its
+    `__init__.py`:
 
         __getattr__ = lazy(__name__)
 
-    Packages inside it are fetched too. Raises AttributeError for any other name that is not imported under its `if
+    Sub-packages are imported too. Raises AttributeError for any other name that is not imported under its `if
     TYPE_CHECKING:`.
     """
     module = sys.modules[package]

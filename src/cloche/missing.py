@@ -1,4 +1,4 @@
-"""What to say where something is not there: a model at the place that was named, or a package of an extra."""
+"""Errors for what is missing: a model in the folder that was named, or the package of an extra."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from cloche.errors import ClocheError, ExtraMissing, FileMissing, ModelMissing, PathInvalid, shown
 
-# Models that the Hub also knows without their owner.
+# Models whose owner may be left out on the Hub.
 OWNERS = {
     "gpt2": "openai-community",
     "gpt2-medium": "openai-community",
@@ -22,8 +22,8 @@ LISTED = 5
 
 
 def extra(module: str, name: str, purpose: str) -> Any:
-    """The module of a package that only the extra `name` installs. Raises ExtraMissing where it is not there; `purpose` begins
-    the sentence.
+    """Import a module that only the extra `name` installs. Raises ExtraMissing if it is not installed; `purpose` begins the
+    sentence.
 
     >>> from cloche.missing import extra
     >>> extra("no_such_package", "images", "Pictures need Pillow")
@@ -37,14 +37,14 @@ def extra(module: str, name: str, purpose: str) -> Any:
 
 
 def check_name(where: object) -> None:
-    """Raise for a text that no file system takes as a name."""
+    """Raise for a text that no file system accepts as a name."""
     text = str(where)
     if "\0" in text or len(text) > 4096 or any(len(part.encode("utf-8", "replace")) > 255 for part in Path(text).parts):
         raise PathInvalid(f"There is no folder {shown(text, 60)}: no folder can have such a name.")
 
 
 def no_model(folder: Path) -> ClocheError:
-    """The error for a place that holds no model: what is there, what is near, and how to name a model of the Hub."""
+    """The error for a folder without a model: what is in it, similar names, and how to name a model of the Hub."""
     name = shown(str(folder))[1:-1]
     if folder.is_file():
         return ModelMissing(f"{name} is a file; name the folder that it is in, {folder.parent}.")
@@ -54,18 +54,20 @@ def no_model(folder: Path) -> ClocheError:
             hint = f"there are models in it: name {_either([str(folder / n) for n in inside])}."
         else:
             hint = "name a run, a checkpoint or a Hugging Face folder."
-        return ModelMissing(f"{name} holds no model, neither run.json (a run) nor config.json (a checkpoint); {hint}")
+        return ModelMissing(
+            f"{name} contains no model, neither run.json (a run) nor config.json (a checkpoint); {hint}"
+        )
     return FileMissing(f"There is no folder {name}{_near(folder)}{_hub(folder)}.")
 
 
 def nearest(where: str) -> str:
-    """What to add to an error about a name that is neither a folder nor a model of the Hub."""
+    """The end of an error about a name that is neither a folder nor a model of the Hub: the most similar folder."""
     near = _near(Path(where))
     return near if "nearest" in near else ""
 
 
 def _near(folder: Path) -> str:
-    """Folders beside the missing one: those of like names, else what is there."""
+    """Folders beside the missing one: the one with the most similar name, else all of them."""
     parent = folder.parent
     while not parent.is_dir() and parent != parent.parent:
         folder, parent = parent, parent.parent
@@ -82,7 +84,7 @@ def _near(folder: Path) -> str:
 
 
 def _hub(folder: Path) -> str:
-    """How to have the model from the Hub, where the name could be one's there."""
+    """How to load the model from the Hub, if the name could be the name of one."""
     if folder.is_absolute() or len(folder.parts) != 1:
         return ""
     owner = OWNERS.get(folder.name)
@@ -93,7 +95,7 @@ def _hub(folder: Path) -> str:
 
 
 def _models(folder: Path) -> list[str]:
-    """Folders within one that hold models, as paths from it; a run's checkpoints as well as a folder of runs."""
+    """Names of the subfolders that contain models: checkpoints of a run, or runs."""
     found: list[str] = []
     try:
         for entry in sorted(folder.iterdir()):

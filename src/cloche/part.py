@@ -1,4 +1,4 @@
-"""Parts are values: a model is a small frozen tree, and the tree's text form is its recipe, its header and its hash."""
+"""Parts are values: a model is a small frozen tree, and the tree's text is its recipe, its checkpoint header and its hash."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ __all__ = [
 ]
 
 DEEPEST_TREE = 64  # parts within parts
-LARGEST_SIZE = 2**31 - 1  # of anything that is counted: what an axis of a tensor can be
-LARGEST_INTEGER = 2**63  # what neither a tensor nor TOML holds
-SMALLEST, LARGEST = 1.2e-38, 3.4e38  # normal numbers of float32, in which every model can be run
+LARGEST_SIZE = 2**31 - 1  # of any count: the largest size of a tensor's axis
+LARGEST_INTEGER = 2**63  # what neither a tensor nor TOML can hold
+SMALLEST, LARGEST = 1.2e-38, 3.4e38  # normal numbers of float32, in which every model can run
 
 
 class Part:
-    """Base of every value in the tree. Subclasses are frozen dataclasses of at most eight plain fields.
+    """Base class of every choosable value. Subclasses are frozen dataclasses of at most eight plain fields.
 
-    Fields hold other parts, tuples of parts, or int, float, bool and str; None only where None is the default, so that
-    leaving a field out of the text form is never ambiguous. `renamed` of a base maps former names of its parts, and other
-    spellings of them in text, to the names they have, or to whole lines.
+    Fields hold other parts, tuples of parts, or int, float, bool and str; None only if None is the default, so that a field
+    left out of the text is never ambiguous. `renamed` of a base maps former names of its parts, and other spellings of them
+    in text, to their names now, or to whole lines.
 
     >>> from cloche import Attention, RoPE
     >>> part = Attention(heads=4, position=RoPE(theta=500_000))
@@ -65,7 +65,7 @@ class Part:
     def to_dict(self) -> dict[str, Any]:
         """Nested plain dicts, `{"part": name, field: value, ...}`, with every field written out.
 
-        The name is the class's; that of another package's part has its module before it, as `my_parts:Muon`.
+        The name is the class's; for a part of another package it includes the module, as in `my_parts:Muon`.
         """
         out: dict[str, Any] = {"part": text_name(type(self))}
         for name, hint in _hints(type(self)).items():
@@ -79,9 +79,7 @@ class Part:
         for name, hint in _hints(type(self)).items():
             value, optional = getattr(self, name), type(None) in typing.get_args(hint)
             if isinstance(value, list | dict):
-                raise PartInvalid(
-                    f"[{where}.{name}] must be a value that cannot change, such as a tuple, not {shown(value)}."
-                )
+                raise PartInvalid(f"[{where}.{name}] must be an immutable value, such as a tuple, not {shown(value)}.")
             if value is not None or not optional:
                 _typed(value, hint, f"{where}.{name}")
 
@@ -91,7 +89,7 @@ class Part:
 
     @classmethod
     def from_toml(cls, text: str) -> Self:
-        """Parse `to_toml`'s text. Raises ClocheError naming the place for anything that is not such a tree."""
+        """Parse the text of `to_toml`. Raises ClocheError naming the place of whatever is not such a tree."""
         import tomllib
 
         try:
@@ -108,7 +106,7 @@ class Part:
         return _line(text_name(type(self)), given, Part.to_line)
 
     def __str__(self) -> str:
-        """The line without what is left at its default, for sentences and tables."""
+        """The line without fields that have their default, for sentences and tables."""
         given = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(type(self))  # type: ignore[arg-type]
@@ -138,8 +136,8 @@ def _line(name: str, given: dict[str, Any], of_part: Callable[[Any], str]) -> st
             return f"[{', '.join(map(written, value))}]"
         return of_part(value) if isinstance(value, Part) else repr(value)
 
-    told = ", ".join(f"{key}={written(value)}" for key, value in given.items() if value is not None)
-    return f"{name}({told})" if told else name
+    fields = ", ".join(f"{key}={written(value)}" for key, value in given.items() if value is not None)
+    return f"{name}({fields})" if fields else name
 
 
 def part_from_dict(data: dict[str, Any], where: str = "model", base: type[Any] | None = None) -> Any:
@@ -152,7 +150,7 @@ def part_from_dict(data: dict[str, Any], where: str = "model", base: type[Any] |
     RoPE(theta=500000.0, scaling=None, share=None)
     """
     if not isinstance(data, dict) or not isinstance(data.get("part"), str):
-        raise PartInvalid(f'[{where}] describes no part: it needs a key `part` naming one, such as part = "LM".')
+        raise PartInvalid(f'[{where}] does not describe a part: add a key `part` with its name, such as part = "LM".')
     named = {key: value for key, value in data.items() if key != "part"}
     return _built(Call(data["part"], (), named), base or Part, where)
 
@@ -166,10 +164,10 @@ def part_from_line(
 ) -> Any:
     """Build the part that one line of text describes, which must be a `base`; `where` names the place in errors.
 
-    The line is a name, or a name with settings in parentheses as in Python; values without a name are those of the fields in
-    order. Nothing in it is run. `options` are fields that other options of a command give (None: not given), `defaults` those
-    that a part has here if it has such a field and nothing else is said. Raises ClocheError for an unknown name or field, or a
-    value that is not of its type.
+    The line is a name, or a name with settings in parentheses as in Python; values without a name go to the fields in
+    order. Nothing in it is executed. `options` are fields given by other options of a command (None: not given); `defaults`
+    apply to fields of those names that are not given otherwise. Raises ClocheError for an unknown name or field, or a value
+    that is not of its type.
 
     >>> from cloche.model import Scaling
     >>> from cloche.part import part_from_line
@@ -183,7 +181,7 @@ def part_from_line(
             continue
         if name not in fields:
             raise SettingConflict(
-                f"--{name} means nothing to {cls.__name__}, which has {', '.join(fields)}: leave it out."
+                f"{cls.__name__} has no setting for --{name}, only {', '.join(fields)}: leave it out."
             )
         if name in settings:
             raise SettingConflict(f"{name} is in {where} and given as --{name}: leave one out.")
@@ -193,7 +191,7 @@ def part_from_line(
 
 
 def settings_from_line(text: str, base: type[Any], where: str = "value") -> tuple[Any, dict[str, Any]]:
-    """The class that one line of text names, and the values of the fields that it gives, checked; nothing is made yet."""
+    """The class that one line of text names, and the checked values of the fields it gives; nothing is built yet."""
     return _read(read_line(text, where), base, where)
 
 
@@ -233,19 +231,19 @@ def _made(cls: Any, arguments: dict[str, Any], where: str, options: list[str] | 
 
 
 def _hints(cls: type[Part]) -> dict[str, Any]:
-    """Its fields' types by name, in the order of the fields."""
+    """The types of a part's fields by name, in the order of the fields."""
     try:
         hints = typing.get_type_hints(cls)
     except NameError as error:
         raise PartInvalid(
-            f"The fields of {cls.__name__} have a type that is not known when it runs ({error}); import it outside of `if "
+            f"A field of {cls.__name__} has a type that is not defined at run time ({error}); import it outside of `if "
             "TYPE_CHECKING:`."
         ) from None
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
 
 
 def _elsewhere(key: str, data: dict[str, Any], where: str) -> str:
-    """Where in the parts below this one a field of that name is, as a hint; "" where it is nowhere."""
+    """A hint naming the nested parts that have a field of that name; "" if none does."""
     found, tables = [], [(where, data)]
     while tables:
         place, table = tables.pop(0)
@@ -258,7 +256,8 @@ def _elsewhere(key: str, data: dict[str, Any], where: str) -> str:
 
 
 def _typed(value: Any, hint: Any, where: str, read: bool = False) -> Any:
-    """Check one value against its field's annotation. With `read` it is text's: parts inside it are built."""
+    """Check one value against its field's annotation. With `read`, the value comes from text, and parts inside it are
+    built."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in typing.get_args(hint):
@@ -278,7 +277,7 @@ def _typed(value: Any, hint: Any, where: str, read: bool = False) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST:
         return float(value)
     if not isinstance(hint, type):
-        raise PartInvalid(f"[{where}] holds what no text can say; make this part in Python.")
+        raise PartInvalid(f"[{where}] has a type that cannot be written as text; make this part in Python.")
     if isinstance(value, bool) != (hint is bool) or not isinstance(value, hint):
         raise SettingInvalid(f"[{where}] must be of type {hint.__name__}, not {shown(value)}.")
     if isinstance(value, int) and abs(value) >= LARGEST_INTEGER:
@@ -319,8 +318,8 @@ def _could_be(value: Any, option: Any) -> bool:
 
 
 def positive(part: Part, **values: int | float | None) -> None:
-    """Raise unless every named number has its field's type, is finite and above zero, and (a whole one) is no more than a
-    tensor's size can be: the check most parts make of themselves. None passes where the field may be None."""
+    """Raise unless every named number has its field's type, is finite and above zero and, if it is an integer, at most a
+    tensor's largest size. None passes if the field may be None."""
     hints = _hints(type(part))
     for name, value in values.items():
         options = (hints[name], *typing.get_args(hints[name]))
@@ -330,9 +329,7 @@ def positive(part: Part, **values: int | float | None) -> None:
         if problem := _not_positive(value, whole=float not in options):
             raise SettingRange(f"{type(part).__name__}({name}={shown(value)}) {problem}.")
         if float in options:
-            object.__setattr__(
-                part, name, float(typing.cast(float, value))
-            )  # torch takes no whole number beyond 64 bits
+            object.__setattr__(part, name, float(typing.cast(float, value)))  # torch accepts no integer beyond 64 bits
 
 
 def _not_positive(value: object, whole: bool) -> str:
@@ -344,7 +341,7 @@ def _not_positive(value: object, whole: bool) -> str:
 
 
 def within(part: Part, **bounds: tuple[float, float]) -> None:
-    """Raise unless every named number has its field's type and lies in its bounds, both included: within(self, beta=(0, 1))."""
+    """Raise unless every named number has its field's type and is within its bounds, inclusive: within(self, beta=(0, 1))."""
     hints = _hints(type(part))
     for name, (least, most) in bounds.items():
         value = getattr(part, name)

@@ -1,4 +1,4 @@
-"""Parts in text: which class a name stands for, and one line as a value, such as `BatchTopK(nested=[256, 1024])`.
+"""Parts in text: the class that a name refers to, and a value read from one line, such as `BatchTopK(nested=[256, 1024])`.
 
 Text in a recipe, a checkpoint or a dictionary never imports or runs code: a line is read with `ast`.
 """
@@ -24,8 +24,8 @@ from typing import Any, NoReturn, TypeVar
 
 from cloche.errors import ClocheError, FieldUnknown, FileTooLarge, ImportRefused, PartInvalid, PartUnknown, shown
 
-GROUP = "cloche.parts"  # of the entry points of installed packages, each named as its class is: Muon = "my_parts:Muon"
-CLOSE = 0.75  # how alike two names must be (difflib's ratio) for one to be proposed in place of the other
+GROUP = "cloche.parts"  # group of entry points of installed packages, each named as its class: Muon = "my_parts:Muon"
+CLOSE = 0.75  # similarity of two names (difflib's ratio) from which one is suggested for the other
 NAME = re.compile(r"(?:([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):)?([A-Za-z_][\w-]*)", re.ASCII)  # Muon or my_parts:Muon
 LONGEST_LINE = 20_000  # characters
 DEEPEST_LINE = 64  # parts and lists within each other
@@ -33,15 +33,15 @@ _WORDS = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|(\w[\w.]*:[A-Za-z_]\
 
 P = TypeVar("P")
 
-imported: list[str] = []  # by `import_parts` in this process; those that it starts get them too
+imported: list[str] = []  # by `import_parts` in this process; passed on to the processes that it starts
 
 
 def import_parts(names: Iterable[str], where: str = "--import") -> None:
-    """Import modules that hold a user's own parts, found also in the current folder.
+    """Import modules that hold a user's own parts; the current folder is searched too.
 
-    `names` are what a person gave in this process: with --import, or as the `imports` of a recipe file named on the command
-    line. Never call this with names that a run, checkpoint, dictionary or finding states: opening one must not run code.
-    `where` names the place in errors. Raises ImportRefused, one sentence, whatever the module raises.
+    `names` were given by a person to this process: with --import, or as the `imports` of a recipe file named on the command
+    line. Never call this with names recorded in a run, checkpoint, dictionary or finding: opening one must not run code.
+    `where` names the place in errors. Raises ImportRefused for anything that the module raises.
 
     >>> from cloche.part import import_parts
     >>> import_parts(["json"])
@@ -52,7 +52,7 @@ def import_parts(names: Iterable[str], where: str = "--import") -> None:
             hint = f", such as {name.removesuffix('.py')!r}" if is_file and "/" not in name else ""
             raise ImportRefused(f"[{where}] {shown(name)} is not the name of a Python module; give one{hint}.")
         if os.getcwd() not in sys.path and "" not in sys.path:
-            sys.path.append(os.getcwd())  # last, so that nothing in this folder stands in for an installed package
+            sys.path.append(os.getcwd())  # last, so that nothing in this folder shadows an installed package
         try:
             import_module(name)
         except KeyboardInterrupt:
@@ -72,16 +72,16 @@ def _why(name: str, error: BaseException) -> str:
 
 
 def text_name(cls: type) -> str:
-    """What a class is called in text: by its name alone if it is of this package, else with its module, as my_parts:Muon."""
+    """A class's name in text: the name alone if it belongs to this package, else with its module, as in my_parts:Muon."""
     own = cls.__module__.partition(".")[0] in (__name__.partition(".")[0], "__main__")
     return cls.__name__ if own else f"{cls.__module__}:{cls.__name__}"
 
 
 def find_class(text: str, base: type[P], where: str) -> type[P]:
-    """The part that `text` names ("Muon", "my_parts:Muon") among those that are a `base`.
+    """The subclass of `base` that `text` names ("Muon", "my_parts:Muon").
 
-    It is looked for among the exports of the packages that own `base`, then among its loaded subclasses, then among the entry
-    points of installed packages. Raises PartUnknown for a name that is not there, or is there twice.
+    The exports of the packages that own `base` are searched first, then its loaded subclasses, then the entry points of
+    installed packages. Raises PartUnknown for a name that is not found, or found twice.
     """
     match = NAME.fullmatch(text)
     if match is None:
@@ -104,7 +104,7 @@ def find_class(text: str, base: type[P], where: str) -> type[P]:
             f"[{where}] names {shown(name)}, and {' and '.join(places)} each define a {base.__name__} of that name; write "
             f"{' or '.join(f'{place}:{name}' for place in places)}."
         )
-    return found[-1]  # a notebook cell run again defines its part again: the newest counts
+    return found[-1]  # a notebook cell that is run again defines its part again: the newest is used
 
 
 def _candidates(base: type[P], module: str | None, name: str) -> list[type[P]]:
@@ -115,7 +115,7 @@ def _candidates(base: type[P], module: str | None, name: str) -> list[type[P]]:
 
 
 def subclasses(base: type[P]) -> list[type[P]]:
-    """The loaded parts that are a `base`, itself included: the dataclasses without anything abstract."""
+    """The loaded subclasses of `base`, itself included, that are dataclasses and not abstract."""
     found: list[Any] = []
     waiting: list[Any] = [base]
     while waiting:
@@ -127,7 +127,7 @@ def subclasses(base: type[P]) -> list[type[P]]:
 
 
 def loaded(base: type[Any]) -> list[Any]:
-    """`subclasses`, once everything is loaded that the packages that own `base` export."""
+    """`subclasses`, after importing all exports of the packages that own `base`."""
     for package in _owners(base):
         for name in _exports(package):
             _load_export(base, name)
@@ -135,13 +135,13 @@ def loaded(base: type[Any]) -> list[Any]:
 
 
 def known_names(base: type[Any]) -> list[str]:
-    """The names that a part of this base can be given by, in order; for help texts and errors."""
+    """The names of the parts of this base in alphabetical order, for help texts and errors."""
     names = {cls.__name__ for cls in loaded(base) if not cls.__name__.startswith("_")}
     return sorted(names | {entry.name for entry in _entries()}, key=str.lower)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The end of a sentence, with its stop, about an unknown word: the one known word that is like it, or all of them."""
+    """The end of a sentence, with its full stop, about an unknown word: the most similar known word, or all of them."""
     by_lower = {name.lower(): name for name in sorted(known)}
     close = difflib.get_close_matches(word.lower()[:100], by_lower, n=1, cutoff=CLOSE)
     return f"; did you mean {by_lower[close[0]]!r}?" if close else f"; known are {', '.join(by_lower.values())}."
@@ -163,10 +163,10 @@ def _exports(module: Any) -> tuple[str, ...]:
 
 
 def _load_export(base: type, name: str) -> None:
-    """Fetch one export, which a package may import only when it is asked for."""
+    """Import one export, because packages are lazy."""
     for package in _owners(base):
         if name in _exports(package):
-            with suppress(ImportError, ClocheError):  # of an extra that is not installed
+            with suppress(ImportError, ClocheError):  # needs an extra that is not installed
                 getattr(package, name)
 
 
@@ -190,7 +190,7 @@ def load_entries(name: str, where: str) -> list[EntryPoint]:
 
 
 def renamed(base: type) -> dict[str, str]:
-    """{former name: line} of a base: its own table, over those of the bases that it is derived from."""
+    """{former name: line} of a base, merged with the tables of its base classes."""
     table: dict[str, str] = {}
     for cls in reversed(base.__mro__):
         table |= cls.__dict__.get("renamed", {})
@@ -202,7 +202,7 @@ def _example(base: type) -> str:
 
 
 def _refuse(base: type, module: str | None, name: str, where: str) -> NoReturn:
-    root = next(cls for cls in reversed(base.__mro__) if "to_line" in cls.__dict__)  # Part, which stands on this module
+    root = next(cls for cls in reversed(base.__mro__) if "to_line" in cls.__dict__)  # Part, which imports this module
     if _candidates(root, module, name):
         raise PartInvalid(f"[{where}] must be a {base.__name__}, and {name} is not one.")
     if module is not None and module not in sys.modules:
@@ -223,7 +223,7 @@ def _refuse(base: type, module: str | None, name: str, where: str) -> NoReturn:
 
 @dataclass(frozen=True)
 class Call:
-    """What a text says of a part, before its class is known: the name, the values in order, and those named."""
+    """A part as written in text, before its class is known: its name, positional values, and named values."""
 
     name: str
     given: tuple[Any, ...]
@@ -231,16 +231,16 @@ class Call:
 
 
 def read_line(text: str, where: str) -> Call:
-    """Parse one line. Raises ClocheError naming `where` for anything but names, numbers, texts, lists and calls of names."""
+    """Parse one line. Raises ClocheError naming `where` for anything but names, numbers, strings, lists and calls of names."""
     if not isinstance(text, str) or len(text) > LONGEST_LINE:
         what = f"has {len(text):,} characters" if isinstance(text, str) else f"is {shown(text)}"
         raise FileTooLarge(f"[{where}] {what}; a part is written in one line of at most {LONGEST_LINE:,} characters.")
-    if NAME.fullmatch(text.strip()):  # also topk-sae, which is no Python name
+    if NAME.fullmatch(text.strip()):  # also topk-sae, which is not a Python name
         return Call(text.strip(), (), {})
     qualified: list[str] = []
 
     def stands_for(match: re.Match[str]) -> str:
-        """A name without a colon in place of my_parts:Muon, which Python does not parse."""
+        """A placeholder name for my_parts:Muon, which is not Python syntax."""
         if match[1] is None:
             return match[0]
         qualified.append(match[1])
@@ -248,7 +248,7 @@ def read_line(text: str, where: str) -> Call:
 
     plain = _WORDS.sub(stands_for, text.strip())
     try:
-        with warnings.catch_warnings(action="ignore"):  # of strange escapes
+        with warnings.catch_warnings(action="ignore"):  # about invalid escape sequences
             tree = ast.parse(plain, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         tree = None
@@ -268,7 +268,7 @@ def _unreadable(where: str, text: str) -> PartInvalid:
 class _Reader:
     where: str
     text: str
-    qualified: list[str]  # the names that stand in the tree as _0_, _1_, ...
+    qualified: list[str]  # the names replaced in the tree by _0_, _1_, ...
 
     def value(self, node: ast.expr, depth: int) -> Any:
         if depth > DEEPEST_LINE:
@@ -285,7 +285,9 @@ class _Reader:
             case ast.List(elts=items) | ast.Tuple(elts=items):
                 return [self.value(item, depth + 1) for item in items]
             case ast.Name(id=name):
-                return {"inf": math.inf, "nan": math.nan}.get(name, self._name(name))  # a part's name, or a word
+                return {"inf": math.inf, "nan": math.nan}.get(
+                    name, self._name(name)
+                )  # the name of a part, or a plain word
             case ast.Call(func=ast.Name(id=name), args=given, keywords=keywords):
                 return self._call(self._name(name), given, keywords, depth)
         raise _unreadable(self.where, self.text)
@@ -304,11 +306,12 @@ class _Reader:
 
 
 def named_fields(call: Call, fields: list[str], where: str) -> dict[str, Any]:
-    """The call's values by field, those without a name given to the `fields` in order."""
+    """The call's values by field name; positional values go to `fields` in order."""
     if len(call.given) > len(fields):
         named = ", ".join(fields) or "its settings by name"
         raise PartInvalid(
-            f"[{where}] {call.name} takes {named}, but was given {len(call.given)} without a name; leave some out or name them."
+            f"[{where}] {call.name} takes {named}, but was given {len(call.given)} values without a name; leave some out or "
+            "name them."
         )
     found = dict(zip(fields, call.given, strict=False))
     if twice := sorted(found.keys() & call.named.keys()):

@@ -1,4 +1,4 @@
-"""One batch shared among processes: what each must know of the others so that all do what one would."""
+"""Data parallelism over `torch.distributed`: sharing a batch, and the collectives that make the result that of one process."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from cloche.errors import SettingConflict
 
 
 class Ranks:
-    """The processes of `torch.distributed`'s default group, or this one alone where there is none."""
+    """The processes of `torch.distributed`'s default group, or this process alone if there is none."""
 
     def __init__(self) -> None:
         together = dist.is_available() and dist.is_initialized()
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
 
     def share(self, batch: Tensor) -> Tensor:
-        """This process's rows of a batch that all have read."""
+        """This process's rows of a batch that all processes have read."""
         if len(batch) % self.world:
             raise SettingConflict(
-                f"A batch of {len(batch):,} signals cannot be shared evenly by {self.world} processes: choose a multiple."
+                f"A batch of {len(batch):,} signals cannot be divided evenly among {self.world} processes: choose a multiple."
             )
         return batch[self.rank :: self.world]
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean of everybody's `value`, in its place."""
+        """All-reduces `value` to its mean over processes, in place."""
         if self.world > 1:
             dist.all_reduce(value)
             value /= self.world
         return value
 
     def total(self, counts: Tensor) -> Tensor:
-        """The sum of everybody's `counts`, in their place."""
+        """All-reduces `counts` to their sum over processes, in place."""
         if self.world > 1:
             dist.all_reduce(counts)
         return counts
 
     def gather(self, values: Tensor) -> Tensor:
-        """Everybody's `values` [m], however many each has, in one row."""
+        """Concatenates the `values` [m] of all processes; m may differ."""
         if self.world == 1:
             return values
         sizes = [torch.zeros(1, dtype=torch.int64, device=values.device) for _ in range(self.world)]
@@ -53,8 +53,8 @@ class Ranks:
 
 
 @contextmanager
-def joined(backend: str = "gloo") -> Iterator[Ranks]:
-    """Joins the processes that torchrun started, until the block ends."""
+def process_group(backend: str = "gloo") -> Iterator[Ranks]:
+    """Context manager: joins the process group that torchrun started, until the block ends."""
     dist.init_process_group(backend)
     try:
         yield Ranks()

@@ -1,4 +1,5 @@
-"""Other libraries' words, and ours for the same thing: the one table behind "there is no such argument, attribute or site"."""
+"""Other libraries' names and this one's for the same thing: the tables behind "there is no such argument, attribute or
+site"."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from typing import ParamSpec, TypeVar
 
 from cloche.errors import ArgumentInvalid, ClocheError
 
-# Keyword arguments of transformers, TransformerLens and nnsight; what is said stands after "there is no argument ...".
+# Keyword arguments of transformers, TransformerLens and nnsight; each hint ends a sentence that begins "there is no
+# argument ...".
 ARGUMENTS: dict[str, str] = {
     "input_ids": "give the ids, or a text, as the first argument",
     "inputs": "give the ids, or a text, as the first argument",
@@ -71,7 +73,7 @@ ARGUMENTS: dict[str, str] = {
     "load_in_4bit": "weights are float32, bfloat16 or float16: dtype=",
     "tokenizer": "the tokenizer.json beside the weights, or the run's, is used",
 }
-# Attributes and methods of their models; what is said stands after "it has no attribute ...".
+# Attributes and methods of their models; each hint ends a sentence that begins "it has no attribute ...".
 ATTRIBUTES: dict[str, str] = {
     "run_with_cache": "run(prompt, save=[sites.resid_post.all]) gives a Result with .logits and what was saved",
     "run_with_hooks": "run(prompt, edits=[sites.resid_post[3].apply(function)]) changes a site",
@@ -129,7 +131,7 @@ ATTRIBUTES: dict[str, str] = {
     "num_parameters": "sum(p.numel() for p in glass.net.parameters())",
 }
 
-# What others call the changes of a site; what is said stands after "a site has no method ...".
+# Other libraries' names for edits of a site; each hint ends a sentence that begins "a site has no method ...".
 EDITS: dict[str, str] = {
     "heads": ".head(1) is one head",
     "ablate": ".zero() puts zeros there, and .mean() its mean",
@@ -146,8 +148,8 @@ EDITS: dict[str, str] = {
     "output": "name it in run(prompt, save=[...])",
 }
 
-# Names of places that come near one of our sites and are not read as it (those that are: `model/sites/dialects.py`).
-IN_A_BLOCK = {  # what follows a layer's number
+# Names that are close to one of our sites but not read as it (those that are read: `model/sites/dialects.py`).
+IN_A_BLOCK = {  # the text after a layer's number
     "": "resid_post",
     "hook_attn_in": "resid_pre",
     "hook_mlp_in": "resid_mid",
@@ -187,8 +189,9 @@ Given = ParamSpec("Given")
 Made = TypeVar("Made")
 
 
-def answering(function: Callable[Given, Made], also: Sequence[str] = ()) -> Callable[Given, Made]:
-    """`function`, which answers a keyword argument that it does not take with our word for it. also: what its ** takes."""
+def with_hints(function: Callable[Given, Made], also: Sequence[str] = ()) -> Callable[Given, Made]:
+    """Decorator: an unknown keyword argument raises an error with the right name. also: names accepted by the function's
+    **."""
     known = [
         *(name for name, p in inspect.signature(function).parameters.items() if p.kind is not p.VAR_KEYWORD),
         *also,
@@ -205,11 +208,11 @@ def answering(function: Callable[Given, Made], also: Sequence[str] = ()) -> Call
 
 
 class NoAttribute(ClocheError, AttributeError):
-    """An attribute that is not there: for `hasattr` one as any other, for a person a sentence."""
+    """A missing attribute: an AttributeError, so that `hasattr` works, with a sentence for people."""
 
 
 def no_attribute(thing: str, name: str, known: Sequence[str], theirs: Mapping[str, str] = ATTRIBUTES) -> NoAttribute:
-    """The error for an attribute that `thing` lacks, with our word for it where another library has it."""
+    """The error for an attribute that `thing` lacks, with this library's name for it if another library has it."""
     if name in theirs:
         return NoAttribute(f"A {thing} has no attribute {name!r}; {theirs[name]}.")
     close = difflib.get_close_matches(name, known, n=1)
@@ -218,7 +221,7 @@ def no_attribute(thing: str, name: str, known: Sequence[str], theirs: Mapping[st
 
 
 def check_arguments(function: str, given: Iterable[str], known: Sequence[str]) -> None:
-    """Raise for the first keyword argument that a function does not take, with our word for it."""
+    """Raise for the first keyword argument that a function does not take, with the right name for it."""
     for name in given:
         if name in known:
             continue

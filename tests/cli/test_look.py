@@ -122,8 +122,8 @@ def test_a_model_alone_is_looked_into_and_its_finding_printed(call: Call, tmp_pa
     assert call("look", model, "activation-density", f"windows={_text(tmp_path)}")[0] == 0
     for words, said in (
         (("activation-density",), "needs windows=..."),
-        (("activation-density", "windows=100"), "this is a model alone"),
-        (("features", "sae=x"), "make a run of it with `cloche adopt`"),
+        (("activation-density", "windows=100"), "this model has no run"),
+        (("features", "sae=x"), "make one with `cloche adopt`"),
     ):
         code, _, err = call("look", model, *words)
         assert code == 1 and said in err
@@ -143,7 +143,7 @@ def _text(folder: Path) -> Path:
         (("logit-lens", "prompt"), "write it as key=value"),
         (("logit-lens", "top=many"), "top='many' is not of the form INT"),
         (("sparse-probing", "labels=mine"), "labels= cannot be given as text"),
-        (("activation-density", "windows=nowhere.txt"), "neither a number of held-out tokens nor a file"),
+        (("activation-density", "windows=nowhere.txt"), "neither a number of held-out tokens nor a text file"),
     ],
 )
 def test_what_cannot_be_asked_is_one_sentence(call: Call, grown: Path, words: tuple[str, ...], said: str) -> None:
@@ -173,13 +173,13 @@ def test_a_third_partys_instrument_is_one_like_ours(call: Call, run: Path, own: 
     found = looked(call, run, "weight-size", *options, "--import", own)
     assert found["data"] == {"layers": [1, 2], "signed": True} and found["figures"]["size"] > 0
     assert Run.open(run).findings("weight-size")[0]["id"] == found["id"]
-    for option, said in (("of=body", "none of embed, head"), ("signed=perhaps", "not of the form true|false")):
+    for option, said in (("of=body", "one of embed, head"), ("signed=perhaps", "not of the form true|false")):
         code, _, err = call("look", run, "weight-size", option, "--import", own)
         assert code == 1 and said in err
     asked = {"ask": "look", "checkpoint": str(run / "checkpoints/step-000000"), "options": {"scale": "2", "of": "head"}}
     assert worker.answer({"id": 1, "instrument": "weight-size", **asked})["ok"]["figures"]["size"] > 0
     refused = worker.answer({"id": 1, "instrument": "weight-size", **asked, "options": {"other": str(run)}})
-    assert "on the command line alone" in refused["error"]
+    assert "only on the command line" in refused["error"]
     code, out, err = call("trace", run, "weight_size", "of=head", "--import", own, "--json")
     assert code == 0 and json.loads(out)["data"]["instrument"] == "weight-size", err
 

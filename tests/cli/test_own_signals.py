@@ -124,7 +124,7 @@ def test_a_learner_and_a_pursuit(call: Call, folder: Path) -> None:
     code, out, err = call(*words, IMPORT, "--json")
     assert code == 0 and json.loads(out)["l0"] == 2, err
     code, _, err = call(*words[:5], "e.npz", "--method", "Strongest", "--penalty", 1, IMPORT)
-    assert code == 1 and "--penalty means nothing to Strongest, which has k" in err
+    assert code == 1 and "Strongest has no setting for --penalty, only k" in err
     code, _, err = call(*words[:5], "e.npz", "--method", "Strongest(k=2)", "--k", 2, IMPORT)
     assert code == 1 and "k is in --method and given as --k" in err
 
@@ -162,7 +162,7 @@ def test_terms_and_how_they_are_chosen(call: Call, folder: Path) -> None:
     ("words", "said"),
     [
         (("--library", "Custom([], [])"), "0 functions"),
-        (("--library", "Custom([1], ['x'])"), "holds what no text can say"),
+        (("--library", "Custom([1], ['x'])"), "cannot be written as text"),
         (("--library", "Polynomials(99)"), "degree 99"),
         (("--library", "Polynomials(degree=2, constants=1)"), "has no field 'constants'; did you mean 'constant'?"),
         (("--form", "Weakly"), "unknown Form 'Weakly'"),

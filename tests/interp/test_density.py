@@ -186,7 +186,7 @@ def only_experts() -> Network:
         (echo, [torch.zeros(2, 1, dtype=torch.int64)], {}, "no text"),
         (echo, text(1), {"thresholds": ()}, "between 0 and 1"),
         (echo, text(1), {"thresholds": (0.1, 2.0)}, "between 0 and 1"),
-        (echo, text(1), {"also": ("z",)}, "units are one row a token"),
+        (echo, text(1), {"also": ("z",)}, "one row of units per token"),
         (echo, text(1), {"also": ("nowhere",)}, "nowhere"),
         (only_experts, text(1), {}, "layer 0 holds MoE"),
     ],

@@ -90,7 +90,7 @@ def test_on_a_real_story_the_last_layer_says_what_greedy_writes(shared: Callable
     ("prompt", "top", "sentence"),
     [
         ("text", 3, "no tokenizer"),
-        ([], 3, "at least one id"),
+        ([], 3, "has no tokens; give at least one"),
         ([99], 3, "outside"),
         (PROMPT, 0, "between 1 and"),
         (PROMPT, 13, "between 1 and the model's 12 tokens"),

@@ -121,7 +121,7 @@ def test_without_a_prompt_the_text_is_read_and_a_short_text_is_refused(tmp_path:
     model, tokens = subject(layers=1)
     steps = list(look_inside(run, model, Text(tokens.ids[:400]), config=QUICK))
     assert steps[-1].stage == "lens" and len(run.findings("logit-lens")[0]["data"]["tokens"]) == 16
-    with pytest.raises(ClocheError, match="too short to look into"):
+    with pytest.raises(ClocheError, match="too short to train a dictionary on"):
         list(look_inside(run, model, Text(tokens.ids[:3]), config=QUICK))
     with pytest.raises(ClocheError, match="no site 'resid_pots'"):
         list(look_inside(run, model, tokens, config=DictionaryConfig(site="resid_pots[0]")))

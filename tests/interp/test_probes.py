@@ -59,15 +59,15 @@ def test_labels_in_disorder_are_chance(planted) -> None:
     assert abs(np.mean(areas) - 0.5) < 0.02 and max(areas) < 0.62 and min(areas) > 0.38
 
 
-def test_disorder_keeps_how_often_a_label_comes() -> None:
+def test_shuffled_labels_keep_their_rate_on_both_sides() -> None:
     rng = np.random.default_rng(1)
     label, train = rng.random(500) < 0.2, split(500)
-    broken = probes._broken(label, rng.permutation(500), train)
+    shuffled = probes._shuffled(label, rng.permutation(500), train)
     for side in (train, ~train):
-        assert broken[side].sum() == label[side].sum() and not (broken[side] == label[side]).all()
+        assert shuffled[side].sum() == label[side].sum() and not (shuffled[side] == label[side]).all()
 
 
-def test_units_that_say_the_same_are_not_chosen_twice() -> None:
+def test_redundant_units_are_not_chosen_twice() -> None:
     """Ten copies of the best unit, and one of another that a label also depends on."""
     rng = np.random.default_rng(0)
     a, b = rng.random((2, 3_000)) < 0.3

@@ -173,13 +173,13 @@ def mismatched() -> SAE:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"site": None}, "Nothing says where to probe"),
-        ({"site": "pattern[0]"}, "one vector a token"),
+        ({"site": None}, "Probing needs a site or a dictionary"),
+        ({"site": "pattern[0]"}, "one vector per token"),
         ({"site": "resid_post[9]"}, "resid_post"),
-        ({"sae": mismatched()}, "says nothing of"),
+        ({"sae": mismatched()}, "The dictionary reads .*, not"),
         ({"sae": SAE(5, 9, 1, trained_on=Provenance("resid_post[0]"))}, "12.*5|5.*12"),
-        ({"site": None, "sae": SAE(5, 9, 1)}, "does not say which"),
-        ({"sae": SAE(5, 9, 1, trained_on=Provenance("step-000100/resid_post[0]"))}, "is of the model"),
+        ({"site": None, "sae": SAE(5, 9, 1)}, "does not record the site"),
+        ({"sae": SAE(5, 9, 1, trained_on=Provenance("step-000100/resid_post[0]"))}, "is a site of the model"),
         ({"windows": []}, "at least four windows"),
         ({"windows": [text()[0][:4]], "labels": is_token(4)}, "give more windows"),
         ({"labels": lambda subject, ids: {"wrong": ids}}, "'wrong'.* are not one bool for each token"),

@@ -59,7 +59,7 @@ def test_against_the_definition() -> None:
     ("sae", "windows", "sentence"),
     [
         (SAE(5, 9, 1, trained_on=Provenance(SITE)), WINDOWS, "width 5"),
-        (SAE(WIDTH, 32, 1), WINDOWS, "does not say which site"),
+        (SAE(WIDTH, 32, 1), WINDOWS, "does not record the site"),
         (signed_axes(), [], "no text to predict"),
     ],
 )

@@ -134,14 +134,14 @@ def test_features_of_no_place_in_the_stream_have_no_effect_on_logits() -> None:
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: Route.parse(""), "names no places"),
-        (lambda: Route.parse("embed -> "), "names no places"),
-        (lambda: Route.parse("embed -> logits -> embed"), "names no places"),
-        (lambda: Route.parse("later/embed").through(network()), "not given .given were none"),
-        (lambda: Route.parse("pattern[0]").through(network()), "made of vectors"),
+        (lambda: Route.parse(""), "is not a route"),
+        (lambda: Route.parse("embed -> "), "is not a route"),
+        (lambda: Route.parse("embed -> logits -> embed"), "is not a route"),
+        (lambda: Route.parse("later/embed").through(network()), "not given .given: none"),
+        (lambda: Route.parse("pattern[0]").through(network()), "one vector per position"),
         (
             lambda: Route.parse("o/embed").through(network(), {"o": network()}).written(),
-            "writes nothing into the model",
+            "writes nothing into this model",
         ),
     ],
 )

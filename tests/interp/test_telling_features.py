@@ -132,7 +132,7 @@ def test_kurtosis_is_three_for_noise_and_large_for_a_spike() -> None:
 @pytest.mark.parametrize(
     ("sae", "windows", "sentence"),
     [
-        (one_feature_a_token(None), text(torch.ones(TOKENS)), "does not say which site"),
+        (one_feature_a_token(None), text(torch.ones(TOKENS)), "does not record the site"),
         (one_feature_a_token("resid_post[7]"), text(torch.ones(TOKENS)), r"resid_post\[7\]"),
         (SAE(5, 9, 1, trained_on=Provenance("resid_post[0]")), text(torch.ones(TOKENS)), "width 5"),
         (one_feature_a_token(), [], "no text"),

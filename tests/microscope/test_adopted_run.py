@@ -63,7 +63,7 @@ def test_every_instrument_answers_by_its_name(adopted: Run, tmp_path: Path) -> N
     assert "no instrument 'logit-lense'" in look(adopted, "logit-lense")["error"]
     (tmp_path / "secret.txt").write_text("secret")
     said = look(adopted, "activation-density", windows=str(tmp_path / "secret.txt"))["error"]
-    assert "on the command line alone" in said
+    assert "only on the command line" in said
     (adopted.path / "data" / "link").symlink_to(tmp_path / "secret.txt")
     try:
         assert "leads outside" in look(adopted, "activation-density", windows="600")["error"]

@@ -221,7 +221,7 @@ def test_what_cannot_be_encoded_is_one_sentence(verb: Call, tmp_path: Path, rows
     for words, said in (
         (("d", "rows.npy", "--out", out, "--method", "best"), "unknown Pursuit 'best'"),
         (("d", "rows.npy", "--out", out, "--method", "lasso"), "Lasso needs --penalty; give it"),
-        (("d", "rows.npy", "--out", out, "--penalty", 1), "--penalty means nothing to OMP, which has k, residual"),
+        (("d", "rows.npy", "--out", out, "--penalty", 1), "OMP has no setting for --penalty, only k, residual"),
         (
             ("d", "rows.npy", "--out", out, "--k", 25),
             "k = 25 atoms per signal cannot be selected from a dictionary of 18",

@@ -17,12 +17,12 @@ from cloche.decode.session import Session
 from cloche.errors import ArgumentInvalid, ArgumentRange, ModelUnsupported, PromptInvalid
 from cloche.model import Edit, Network, Result
 from cloche.model.sites import check_ids, check_pad
-from cloche.words import answering, check_arguments, no_attribute
+from cloche.words import check_arguments, no_attribute, with_hints
 
 Stop = Iterable[int] | Callable[[list[int]], bool]
 
 
-_answering_sampling = functools.partial(answering, also=(*Sampling.__dataclass_fields__, "sampling"))
+_with_sampling_hints = functools.partial(with_hints, also=(*Sampling.__dataclass_fields__, "sampling"))
 
 
 @dataclass(frozen=True, repr=False)
@@ -63,7 +63,7 @@ class Generation:
         return "\n".join([told, *(f"Note: {note}" for note in self.notes)])
 
 
-@_answering_sampling
+@_with_sampling_hints
 def stream(
     net: Network,
     ids: Any,
@@ -142,7 +142,7 @@ def _tokens(session: Session, ids: Tensor, new: int, pick: _Picker, notes: list[
         notes += [*session.noted(1), *pick.notes()]
 
 
-@_answering_sampling
+@_with_sampling_hints
 def generate(
     net: Network,
     ids: Any,

@@ -1,4 +1,4 @@
-"""Instruments for looking inside a model: each takes a Glass and gives a Finding."""
+"""Instruments for looking inside a model: each takes a Glass and returns a Finding."""
 
 from __future__ import annotations
 

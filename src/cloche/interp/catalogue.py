@@ -1,7 +1,7 @@
-"""Instruments by name: which there are, what they ask for, and their arguments from text.
+"""Instruments by name: the list of them, their options, and arguments read from text.
 
-An instrument is a function whose first parameter is a model and which returns a Finding. It is found among the exports of
-the packages in PACKAGES, and among what modules named with --import define; nothing is registered.
+An instrument is a function whose first parameter is a model and which returns a Finding. Instruments are found among the
+exports of the packages in PACKAGES and the functions of modules named with --import; nothing is registered.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from cloche.runs import Run
 from cloche.sparse import SAE
 
 PACKAGES = ("interp", "evals", "diagnose", "text", "sparse")
-WINDOWS = 10_240  # held-out tokens that an instrument reads where nothing is said
+WINDOWS = 10_240  # held-out tokens that an instrument reads by default
 Instrument = Callable[..., Any]
-Given = Mapping[str, Sequence[str]]  # what stands after each option's name; one that is repeated has several
+Given = Mapping[str, Sequence[str]]  # the texts given for each option; several if it is repeated
 
-# ---- which there are
+# ---- the list of instruments
 
 
 def instruments() -> dict[str, Instrument]:
-    """Every instrument by its name, those of the modules named with --import among them.
+    """Every instrument by its name, including those of modules named with --import.
 
     >>> from cloche.interp import instruments
     >>> "logit-lens" in instruments()
@@ -49,7 +49,7 @@ def instruments() -> dict[str, Instrument]:
             continue
         package = import_module(f"cloche.{name}")
         for export in package.__all__:
-            with suppress(ImportError, ClocheError):  # of an extra that is not installed
+            with suppress(ImportError, ClocheError):  # needs an extra that is not installed
                 found |= _if_instrument(export, getattr(package, export))
     for module in filter(None, map(sys.modules.get, part_text.imported)):
         for export, value in vars(module).items():
@@ -61,7 +61,7 @@ def instruments() -> dict[str, Instrument]:
 def find_instrument(name: str) -> tuple[str, Instrument]:
     """The name, with hyphens, and the function of an instrument; hyphens and underscores are the same.
 
-    Raises ClocheError naming the nearest, or all there are.
+    Raises ClocheError naming the nearest one, or all of them.
 
     >>> from cloche.interp import find_instrument
     >>> find_instrument("logit_lens")[0]
@@ -105,12 +105,13 @@ def _named(annotation: Any, name: str) -> bool:
     return isinstance(annotation, type) and annotation.__name__ == name
 
 
-# ---- what they ask for
+# ---- their options
 
 
 @dataclass(frozen=True)
 class Option:
-    """One parameter of an instrument beside the model: its name, its type, and its default as text, None where it needs one."""
+    """One parameter of an instrument other than the model: its name, its type, and its default as text, None if it is
+    required."""
 
     name: str
     hint: Any
@@ -118,7 +119,7 @@ class Option:
 
     @property
     def typed(self) -> str:
-        """What stands after its `=` on the command line, such as INT or NUMBER,...; "" where nothing can."""
+        """The form of its value on the command line, such as INT or NUMBER,...; "" if it has none."""
         return "TOKENS|FILE" if self.name == "windows" else "|".join(_typed(self.hint))
 
 
@@ -126,7 +127,7 @@ PLAIN = {bool: "true|false", int: "INT", float: "NUMBER", str: "TEXT", Any: "TEX
 
 
 def _typed(hint: Any) -> list[str]:
-    """The ways in which a value of a type can be written, each once; those of `_converted`."""
+    """The distinct forms in which a value of a type can be written; those that `_converted` reads."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         ways = [way for option in inner for way in _typed(option)]
@@ -156,7 +157,7 @@ def options_of(function: Instrument) -> dict[str, Option]:
     own = inspect.unwrap(function)
     try:
         hints = typing.get_type_hints(own)
-    except (NameError, TypeError):  # a type that is imported for the type checker alone
+    except (NameError, TypeError):  # a type imported only for the type checker
         hints = dict(own.__annotations__)
     found = {}
     for parameter in list(inspect.signature(own).parameters.values())[1:]:
@@ -174,8 +175,15 @@ def _as_text(default: Any) -> str:
 
 @dataclass
 class Materials:
-    """What arguments are made of: a model, and the run that it is of, None for a model alone. `paths`: whether an option may
-    name a file or another model of this machine, as it may on the command line and not in a request to a server."""
+    """What arguments are read from: a model, and its run, None for a model without one. `paths`: whether an option may name
+    a file or another model on this machine; it may on the command line, but not in a request to a server.
+
+    >>> from cloche import GLU, LM, Attention, Block, Glass, Stack
+    >>> glass = Glass(LM(64, 32, Stack(1, Block(Attention(4), GLU()))).build(seed=0))
+    >>> from cloche.interp import Materials, fill_in, find_instrument
+    >>> fill_in(*find_instrument("logit-lens"), {"prompt": "the cat"}, Materials(glass))
+    {'prompt': 'the cat'}
+    """
 
     subject: Subject
     run: Run | None = None
@@ -183,18 +191,26 @@ class Materials:
 
     def need_paths(self, option: str) -> None:
         if not self.paths:
-            raise InstrumentOption(f"{option}= can name a file or folder on the command line alone: use `cloche look`.")
+            raise InstrumentOption(f"{option}= can name a file or folder only on the command line: use `cloche look`.")
 
     def need_run(self, option: str) -> Run:
         if self.run is None:
             raise InstrumentOption(
-                f"{option}= names something in a run, and this is a model alone; make a run of it with `cloche adopt`."
+                f"{option}= names something in a run, and this model has no run; make one with `cloche adopt`."
             )
         return self.run
 
 
 def read_options(name: str, function: Instrument, given: Given, materials: Materials) -> dict[str, Any]:
-    """The values of an instrument's options from text. Raises ClocheError for an option that is unknown or cannot be read."""
+    """The values of an instrument's options, read from text. Raises ClocheError for an option that is unknown or cannot be
+    read.
+
+    >>> from cloche import GLU, LM, Attention, Block, Glass, Stack
+    >>> glass = Glass(LM(64, 32, Stack(1, Block(Attention(4), GLU()))).build(seed=0))
+    >>> from cloche.interp import Materials, find_instrument, read_options
+    >>> read_options(*find_instrument("logit-lens"), {"prompt": ["the cat"], "top": ["3"]}, Materials(glass))
+    {'prompt': 'the cat', 'top': 3}
+    """
     options = options_of(function)
     texts = {key.replace("-", "_"): values for key, values in given.items()}
     _require_known(name, texts, options)
@@ -218,11 +234,23 @@ def _is_sequence(hint: Any) -> bool:
 
 
 def fill_in(name: str, function: Instrument, values: Mapping[str, Any], materials: Materials) -> dict[str, Any]:
-    """An instrument's keyword arguments: the `values` given, and from the run what it needs besides.
+    """An instrument's keyword arguments: the given `values`, and from the run whatever else it requires.
 
-    Parameters of some names are filled in: `windows` with held-out text, `prompt` with its beginning, `sae` with the run's only
-    dictionary, whose `name` goes with it, and `others` with the checkpoints that the dictionary's site names. Raises
-    ClocheError for an option that is unknown, or that the run does not have.
+    These parameters are filled in: `windows` with held-out text, `prompt` with its beginning, `sae` with the run's only
+    dictionary and `name` with its name, and `others` with the checkpoints that the dictionary's site names. Raises
+    ClocheError for an unknown option, or if the run does not have what is required.
+
+    >>> from pathlib import Path
+    >>> from cloche import GLU, LM, Attention, Block, Glass, Run, Stack
+    >>> from cloche.data import prepare
+    >>> _ = Path("text.txt").write_text("the cat sat on the mat and the dog ran off. " * 400)
+    >>> run = Run.create("first", recipe="")
+    >>> _ = prepare(["text.txt"], run.path, vocab=280)
+    >>> glass = Glass(LM(280, 32, Stack(1, Block(Attention(4), GLU()))).build(seed=0))
+    >>> from cloche.interp import Materials, fill_in, find_instrument
+    >>> arguments = fill_in(*find_instrument("activation-density"), {}, Materials(glass, run))
+    >>> list(arguments), arguments["windows"][0].ndim
+    (['windows'], 2)
     """
     options = options_of(function)
     _require_known(name, values, options)
@@ -244,7 +272,7 @@ def _require_known(name: str, given: Iterable[str], options: Mapping[str, Option
 
 
 def _from_run(name: str, option: Option, materials: Materials) -> Any:
-    """The value of an option that is needed and was not given."""
+    """The value of a required option that was not given."""
     if materials.run is not None:
         if option.name == "windows":
             return held_out(materials.run, materials.subject, WINDOWS)
@@ -281,18 +309,20 @@ def _windows(text: str, materials: Materials) -> Any:
     materials.need_paths("windows")
     path = Path(text).expanduser()
     if not path.is_file():
-        raise InstrumentOption(f"windows={shown(text)} is neither a number of held-out tokens nor a file of text.")
+        raise InstrumentOption(
+            f"windows={shown(text)} is neither a number of held-out tokens nor a text file; give one of them."
+        )
     return [path.read_text(encoding="utf-8", errors="replace")]
 
 
 def _converted(text: str, hint: Any, name: str, materials: Materials) -> Any:
-    """A value of the type from text. Raises ValueError where the text is none."""
+    """A value of type `hint` read from text. Raises ValueError if the text is not one."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return _first(text, inner, name, materials)
     if origin is typing.Literal:
         if text not in inner:
-            raise InstrumentOption(f"{name}={shown(text)} is none of {', '.join(map(str, inner))}.")
+            raise InstrumentOption(f"{name}={shown(text)} must be one of {', '.join(map(str, inner))}.")
         return text
     if _is_sequence(hint):
         item = inner[0] if inner else str
@@ -335,7 +365,7 @@ def _truth(text: str) -> bool:
 
 
 def _first(text: str, options: Sequence[Any], name: str, materials: Materials) -> Any:
-    """The value of the first type of a union that takes the text; the plain ones are asked before a text is taken as it is."""
+    """The value of the first type of a union that accepts the text; str comes last, because it accepts everything."""
     if type(None) in options and text.lower() == "none":
         return None
     plain = [option for option in options if option is not type(None)]
@@ -346,7 +376,7 @@ def _first(text: str, options: Sequence[Any], name: str, materials: Materials) -
 
 
 def _thing(text: str, hint: type, name: str, materials: Materials) -> Any:
-    """A model, run, dictionary or part that a text names."""
+    """The model, run, dictionary or part that a text names."""
     if issubclass(hint, Part):
         part = part_from_line(text, hint, name)
         if part.reads_files:

@@ -1,4 +1,5 @@
-"""How sparse a model is in its own units: the share of them active at a token, layer by layer, beside the residual stream."""
+"""Activation density: the share of a model's own units that are active per token, layer by layer, beside the residual
+stream."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from cloche.model import Network, Site, activation
 NEURONS, STREAM = "mlp_act", "resid_post"
 NOT_ZERO = "not zero"
 THRESHOLDS = (0.01, 0.1)  # of the RMS of a layer's activations
-# What is often said, and what a finding is held against: under 0.5% of a transformer's neurons at a token, 1 to 5% in cortex.
+# Common claims, which a finding is compared with: under 0.5% of a transformer's neurons active per token, 1 to 5% in
+# cortex.
 CLAIMS = {"transformer": (0.0, 0.005), "cortex": (0.01, 0.05)}
 NAMES = {NEURONS: "neurons", STREAM: "residual stream"}
 BINS, LOWEST = 24, -6.0  # of log10 of a unit's frequency
@@ -30,17 +32,18 @@ SHARES = (0.1, 0.5, 0.9)  # quantiles over tokens
 def activation_density(
     subject: Subject, windows: Iterable[Any], thresholds: Sequence[float] = THRESHOLDS, also: Sequence[str] = ()
 ) -> Finding:
-    """Reads `windows` (batches of ids [batch, position], or texts) twice; says which share of the units is active at a token.
+    """Measures the share of units active per token; reads `windows` (batches of ids [batch, position], or texts) twice.
 
-    Units: the neurons of every layer's MLP (`mlp_act`, what its output matrix reads), the axes of the residual stream after the
-    layer as the control, and the sites named in `also` ("mlp_in"). Active is judged three ways: not exactly zero, and above
-    each of `thresholds` times the RMS of all activations of the layer (hence the first reading). Without a threshold: `hoyer`,
-    averaged over tokens (0 all units alike, 1 a single one), and the kurtosis of a unit over tokens (3 if Gaussian; the median
-    over the units that vary). The first position of a window is left out.
+    Units: the neurons of every layer's MLP (`mlp_act`, what its output matrix reads), the axes of the residual stream after
+    the layer as the control, and the sites named in `also` ("mlp_in"). A unit is active by several criteria: not exactly
+    zero, or above each of `thresholds` times the RMS of all activations of the layer (which the first reading measures).
+    Measures without a threshold: `hoyer`, averaged over tokens (0 if all units are equal, 1 if a single one is active), and
+    the kurtosis of a unit over tokens (3 if Gaussian; the median over the units that vary). The first position of each
+    window is left out.
 
-    `data`: docs/architecture.md; `arrays`: each site's frequencies [criterion, units]. Memory: one batch, the ids, and eight
-    numbers a unit. Layers of experts have no such units and are named under "skipped". Raises ClocheError for a model of
-    experts alone, for no text and for thresholds that are not between 0 and 1.
+    `data`: docs/architecture.md; `arrays`: each site's frequencies [criterion, units]. Memory: one batch, the ids, and
+    eight numbers per unit. Layers of experts have no such units and are listed under "skipped". Raises ClocheError for a
+    model with only experts, for no text, and for thresholds not between 0 and 1.
 
     >>> import cloche
     >>> from cloche import GLU, LM, Attention, Block, Stack
@@ -89,22 +92,23 @@ def activation_density(
 
 
 def _sites(net: Network, also: Sequence[str]) -> tuple[list[Site], dict[str, str]]:
-    """The sites to read, neurons first, and why layers are left out."""
+    """The sites to read, neurons first, and the layers left out, with the reason."""
     offered = dir(net.sites)
     neurons = net.sites.resolve(f"{NEURONS}.all") if NEURONS in offered else []
     have = {site.layer for site in neurons}
     skipped = {str(layer): type(block.part.map).__name__ for layer, block in enumerate(net.layers) if layer not in have}
     if not neurons:
         raise ModelUnsupported(
-            f"No layer of this model has a site {NEURONS} (layer 0 holds {skipped['0']}), so the density of its neurons cannot "
-            "be told; choose a model with an MLP or a GLU."
+            f"No layer of this model has a site {NEURONS} (layer 0 holds {skipped['0']}), so the density of its neurons "
+            "cannot be measured; choose a model with an MLP or a GLU."
         )
     names = [*dict.fromkeys((STREAM, *also))]
     more = [site for name in names for site in net.sites.resolve(f"{name}.all")]
     wrong = [site for site in more if len(site.axes) != 3]
     if wrong:
         raise SiteUnsuitable(
-            f"{wrong[0]} has axes {', '.join(wrong[0].axes)}, and units are one row a token; name sites such as mlp_in."
+            f"{wrong[0]} has axes {', '.join(wrong[0].axes)}, and density needs one row of units per token; name sites such "
+            "as mlp_in."
         )
     return [*neurons, *more], skipped
 
@@ -118,7 +122,7 @@ def _read(net: Network, windows: Sequence[Tensor], sites: Sequence[Site]) -> Ite
 
 
 def _rms(net: Network, windows: Sequence[Tensor], sites: Sequence[Site]) -> tuple[list[float], int]:
-    """Each site's RMS over all its activations, and how many tokens were read."""
+    """The RMS of each site's activations, and the number of tokens read."""
     squares, counts, tokens = [0.0] * len(sites), [0] * len(sites), 0
     for values in _read(net, windows, sites):
         tokens += len(values[0])
@@ -131,10 +135,10 @@ def _rms(net: Network, windows: Sequence[Tensor], sites: Sequence[Site]) -> tupl
 
 
 class _Measure:
-    """What is counted of one site's activations, each piece seen once."""
+    """Running statistics of one site's activations, in one pass."""
 
     def __init__(self, rms: float, thresholds: Sequence[float]) -> None:
-        self.rms = rms or 1.0  # of a layer that is silent throughout nothing is above any threshold
+        self.rms = rms or 1.0  # in a layer that is never active nothing is above any threshold
         self.criteria = [NOT_ZERO, *(f"above {t:.3g} RMS" for t in thresholds)]
         self.cuts = [0.0, *thresholds]
         self.tokens = 0
@@ -163,7 +167,7 @@ class _Measure:
         self.hoyer += float(hoyer(rows).sum(dtype=torch.float64))
 
     def kurtosis(self) -> float | None:
-        """Median over the units that vary of the kurtosis over tokens; None where none does."""
+        """Kurtosis over tokens, the median over the units that vary; None if none does."""
         m1, m2, m3, m4 = self.powers / self.tokens
         variance = m2 - m1**2
         fourth = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
@@ -172,15 +176,16 @@ class _Measure:
 
 
 def hoyer(rows: Tensor) -> Tensor:
-    """[n] (sqrt(d) - |x|_1 / |x|_2) / (sqrt(d) - 1) of rows [n, d] (Hoyer 2004): 0 where all are alike in size, 1 where one
-    alone is not zero. A row of zeros counts as 1, a single unit as 0."""
+    """[n] (sqrt(d) - |x|_1 / |x|_2) / (sqrt(d) - 1) of rows [n, d] (Hoyer 2004): 0 if all entries are equal in size, 1 if
+    only one is not zero. A row of zeros counts as 1, a single unit as 0."""
     root = rows.shape[1] ** 0.5
     ratio = rows.abs().sum(1) / rows.norm(dim=1).clamp_min(1e-30)
     return (root - ratio.clamp_min(1)) / (root - 1) if root > 1 else torch.zeros_like(ratio)
 
 
 def _row(site: Site, measure: _Measure, rms: float, net: Network) -> SiteDensity:
-    """One site's figures. `headline` is the criterion that fits its units."""
+    """One site's figures. `headline` is the criterion that suits its units: not zero after a rectifier, else above the
+    first threshold."""
     units = measure.fired.shape[1]
     rectified = site.name == NEURONS and _rectifies(net, site)
     frequency = (measure.fired / measure.tokens).cpu()
@@ -199,33 +204,33 @@ def _row(site: Site, measure: _Measure, rms: float, net: Network) -> SiteDensity
 
 
 def _rectifies(net: Network, site: Site) -> bool:
-    """Whether the layer's activation is exactly zero below its threshold."""
+    """Whether the layer's activation function is exactly zero for negative inputs."""
     part = net.layers[site.layer].part.map  # type: ignore[index]
     name = getattr(part, "activation", None)
     return name is not None and float(activation(name)(torch.tensor(-1.0))) == 0
 
 
 def _quantiles(counts: Tensor, units: int) -> list[float]:
-    """Of the share of units active at a token, from how many tokens had each number of them."""
+    """Quantiles of the share of units active per token, from the number of tokens with each count of active units."""
     below = counts.cumsum(0)
     return [int(torch.searchsorted(below, share * int(below[-1]))) / units for share in SHARES]
 
 
 def _histogram(frequency: Tensor) -> list[int]:
-    """Units by log10 of their frequency; those never active are not in it, the rarest are in the first bin."""
+    """Number of units by log10 of their frequency; units never active are left out, the rarest are in the first bin."""
     logs = frequency[frequency > 0].log10().clamp(LOWEST, 0)
     where = ((logs - LOWEST) / -LOWEST * BINS).long().clamp(0, BINS - 1)
     return torch.bincount(where, minlength=BINS).tolist()
 
 
 def _gaussian(thresholds: Sequence[float]) -> GaussianDensity:
-    """The same figures of independent Gaussian units, where nothing is sparse."""
+    """The same figures for independent Gaussian units, which are not sparse."""
     above = [float(torch.special.erfc(torch.tensor(t / 2**0.5))) for t in thresholds]
     return {"density": [1.0, *above], "hoyer": 1 - (2 / torch.pi) ** 0.5, "kurtosis": 3.0}
 
 
 def verdict(density: float) -> str:
-    """Where a density lies among `CLAIMS`, in words."""
+    """How a density compares with `CLAIMS`, in words."""
     (_, few), (low, high) = CLAIMS["transformer"], CLAIMS["cortex"]
     if density < few:
         return f"under the {few:.1%} expected of a transformer"
@@ -250,12 +255,12 @@ def _summary(data: dict[str, Any], active: list[float]) -> str:
 
 
 def _headline(row: dict[str, Any], data: dict[str, Any], which: str = "density") -> Any:
-    """A site's value by the criterion that fits its units."""
+    """A site's value by the criterion that suits its units."""
     return row[which][data["criteria"].index(row["headline"])]
 
 
 def panels(data: dict[str, Any]) -> tuple[Panel, ...]:
-    """A row per layer, the last on top, with its spread over the tokens; every figure of every site."""
+    """Bars by layer, the last on top, with the spread over tokens; and a table of every figure of every site."""
     by_layer: dict[str, dict[str, dict[str, Any]]] = {}
     for row in data["sites"]:
         kind, _, layer = row["site"].partition("[")
@@ -269,8 +274,8 @@ def panels(data: dict[str, Any]) -> tuple[Panel, ...]:
         series.append(Series(NAMES.get(kind, kind), mean, tuple(s[0] for s in spread), tuple(s[2] for s in spread)))
     left_out = ", ".join(f"layer {layer} ({name})" for layer, name in data["skipped"].items())
     note = (
-        "A dot is the mean over the tokens, the line beside it runs from their 10th to their 90th percentile. The bands are "
-        "what is said of transformers and of cortex."
+        "A dot is the mean over tokens; the line beside it runs from the 10th to the 90th percentile. The bands are common "
+        "claims about transformers and cortex."
     )
     bars = Bars(
         "Share of the units active at a token",

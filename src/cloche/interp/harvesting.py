@@ -18,10 +18,11 @@ from cloche.model import Network, Site
 def activations(
     subject: Subject | Network, windows: Iterable[Any], where: Site | Route | str, others: Others | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(ids [batch, position], rows [batch, position, columns]) of a site or a route, batch by batch, in order, in fp32.
+    """Yields (ids [batch, position], rows [batch, position, columns]) of a site or a route in fp32, batch by batch and in
+    order.
 
-    `windows` are batches of token ids, or, where a Glass is given, texts; `others` the models a route names beside this one.
-    Layers after the sites are not run.
+    `windows` are batches of token ids or, with a Glass, texts; `others` are the other models that a route names. Layers
+    after the sites are not run.
 
     >>> import cloche
     >>> from cloche import GLU, LM, Attention, Block, Stack
@@ -48,10 +49,11 @@ def harvest(
     seed: int = 0,
     others: Others | None = None,
 ) -> Iterator[Tensor]:
-    """Shuffled rows [n, columns] of a site or a route: what `train_sae` reads. Holds at most `buffer` of them and one batch.
+    """Yields shuffled rows [n, columns] of a site or a route, as `train_sae` reads them. Holds at most `buffer` rows and
+    one batch.
 
-    The first position of every window is left out. Neighbouring tokens come out far apart: a full buffer gives a random half of
-    itself away before it takes more. The same windows and seed give the same stream.
+    The first position of every window is left out. A full buffer yields a random half of its rows before it takes more, so
+    neighbouring tokens come out far apart. The same windows and seed give the same rows.
 
     >>> import cloche
     >>> from cloche import GLU, LM, Attention, Block, Stack

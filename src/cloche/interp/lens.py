@@ -1,4 +1,4 @@
-"""The logit lens: what each layer would say if the model ended there (nostalgebraist 2020)."""
+"""The logit lens: what each layer would predict if the model ended there (nostalgebraist 2020)."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def logit_lens(subject: Subject, prompt: str | Iterable[int] | Tensor, top: int 
 def logit_lens(subject: Subject, prompt: Any, top: int = 10, seed: int = 0) -> Any:
     """Reads the residual stream after the embedding and after every layer through the final norm and the unembedding.
 
-    The last row is the model's own prediction, exactly. `data`: docs/architecture.md: `top` tokens with their probabilities,
-    entropy in nats, and the rank (1 is first) of the actual next token. `arrays`: top_ids and top_probabilities
-    [layer, position, top], entropy and rank [layer, position] (rank 0 where nothing follows), ids [position]. The null: the
-    tokens that really follow, shuffled by `seed`. Of a list of several texts or rows of ids: a finding for each.
+    The last row is the model's own prediction, exactly. `data` (see docs/architecture.md): `top` tokens with their
+    probabilities, entropy in nats, and the rank (from 1) of the actual next token. `arrays`: top_ids and top_probabilities
+    [layer, position, top], entropy and rank [layer, position] (rank 0 at the last position), ids [position]. The null: the
+    actual next tokens, shuffled by `seed`. A list of several texts or rows of ids gives a list of findings.
 
     >>> import cloche
     >>> from cloche import GLU, LM, Attention, Block, Stack
@@ -100,7 +100,7 @@ def _data(
 
 
 def _summary(data: dict[str, Any]) -> str:
-    """From which layer on the last position's answer stands first, and how well the text itself is foreseen."""
+    """The layer from which the last position's prediction is first, and how well the text itself is predicted."""
     answer, share = data["top"][-1][-1][0]
     settled = len(data["layers"]) - 1
     while settled > 0 and data["top"][settled - 1][-1][0][0] == answer:
@@ -114,7 +114,8 @@ def _summary(data: dict[str, Any]) -> str:
 
 
 def _figures(data: dict[str, Any]) -> tuple[dict[str, float], dict[str, float] | None]:
-    """Of the last layer: the mean probability of the actual next token, of its own first choice, and the entropy."""
+    """Figures of the last layer: mean probability of the actual next token, probability of the final prediction, mean
+    entropy; and their null."""
     own = {"top_probability": data["top"][-1][-1][0][1], "entropy": fmean(data["entropy"][-1])}
     if not data["next"]:
         return own, None
@@ -122,7 +123,8 @@ def _figures(data: dict[str, Any]) -> tuple[dict[str, float], dict[str, float] |
 
 
 def panels(data: dict[str, Any]) -> tuple[Panel, ...]:
-    """Each layer's first token at each position, the last layer on top; the last one's answer; how it comes about."""
+    """Each layer's top token at each position, the last layer on top; the prediction after the prompt; the next token's
+    probability by layer."""
     layers, start = data["layers"], max(0, len(data["tokens"]) - SHOWN)
     cells = [layer[start:] for layer in reversed(data["top"])]
     grid = Heatmap(

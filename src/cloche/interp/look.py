@@ -1,4 +1,4 @@
-"""Looking into a finished run: a dictionary of its middle layer, its most telling features, a logit lens."""
+"""A first look into a finished run: a dictionary of its middle layer, its most telling features, and a logit lens."""
 
 from __future__ import annotations
 
@@ -22,8 +22,25 @@ def look_inside(
 ) -> Iterator[Progress]:
     """Harvests, trains a dictionary, reports its features and reads `prompts` with the logit lens; yields as it goes.
 
-    Leaves dictionaries/<site>/, a `features` finding and a `logit-lens` finding a prompt in the run (without prompts, for a
-    few tokens of the text itself). Everything follows from `seed`: looking again puts the same things in the same places.
+    Writes dictionaries/<site>/, a `features` finding and one `logit-lens` finding per prompt to the run (without prompts,
+    for a few tokens of the text). The same `seed` gives the same results under the same names.
+
+    >>> from pathlib import Path
+    >>> import cloche
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> from cloche.data import PackedTokens, prepare
+    >>> _ = Path("text.txt").write_text("the cat sat on the mat and the dog ran off. " * 400)
+    >>> run = cloche.Run.create("first", recipe="")
+    >>> _ = prepare(["text.txt"], run.path, vocab=280)
+    >>> tokenizer = cloche.Tokenizer.load(run.path)
+    >>> net = LM(tokenizer.vocab, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
+    >>> glass = cloche.Glass(net, tokenizer, checkpoint="step-000100")
+    >>> from cloche.interp import DictionaryConfig, TokenBudget, look_inside
+    >>> config = DictionaryConfig(features=32, k=2, budget=TokenBudget(tokens=1_000, passes=1, shown=200, length=32))
+    >>> tokens = PackedTokens.open(run.path, "train")
+    >>> stages = [p.stage for p in look_inside(run, glass, tokens, ["the cat"], config=config)]
+    >>> sorted(set(stages)), sorted(finding["instrument"] for finding in run.findings())
+    (['dictionary', 'features', 'harvest', 'lens'], ['features', 'logit-lens'])
     """
     name, sae, shown = yield from train_dictionary(run, subject, tokens, seed, config)
     yield Progress("features", 0, 1, f"reading {sum(batch.size for batch in shown):,} other tokens with {name}")

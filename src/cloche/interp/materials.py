@@ -1,4 +1,4 @@
-"""What instruments read beside a model: its run's held-out text, dictionaries, and other checkpoints."""
+"""What instruments read from a run besides the model: held-out text, dictionaries, and other checkpoints."""
 
 from __future__ import annotations
 
@@ -15,16 +15,42 @@ from cloche.model import Network
 from cloche.runs import Run
 from cloche.sparse import SAE, load_sae
 
-PROMPT = 28  # tokens of a prompt from held-out text: long enough to have something to foresee
+PROMPT = 28  # tokens of a prompt from held-out text
 
 
 def held_out(run: Run, subject: Subject, count: int) -> list[np.ndarray]:
-    """About `count` tokens of a run's held-out text, in batches of windows [batch, length] that the model can read."""
+    """About `count` tokens of a run's held-out text, in batches of windows [batch, length] that the model can read.
+
+    >>> from pathlib import Path
+    >>> import cloche
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> from cloche.data import PackedTokens, prepare
+    >>> _ = Path("text.txt").write_text("the cat sat on the mat and the dog ran off. " * 400)
+    >>> run = cloche.Run.create("first", recipe="")
+    >>> _ = prepare(["text.txt"], run.path, vocab=280)
+    >>> tokenizer = cloche.Tokenizer.load(run.path)
+    >>> net = LM(tokenizer.vocab, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
+    >>> glass = cloche.Glass(net, tokenizer, checkpoint="step-000100")
+    >>> from cloche.interp import held_out
+    >>> [batch.shape[1] <= 256 for batch in held_out(run, glass, count=100)]
+    [True]
+    """
     return held_out_windows(PackedTokens.open(run.path, "validation"), subject.net, count)
 
 
 def held_out_prompts(run: Run, count: int) -> list[list[int]]:
-    """The ids of `count` pieces of a run's held-out text, spread evenly over it; fewer where it is short."""
+    """Token ids of `count` pieces of a run's held-out text, spread evenly over it; fewer if the text is short.
+
+    >>> from pathlib import Path
+    >>> import cloche
+    >>> from cloche.data import prepare
+    >>> _ = Path("text.txt").write_text("the cat sat on the mat and the dog ran off. " * 400)
+    >>> run = cloche.Run.create("first", recipe="")
+    >>> _ = prepare(["text.txt"], run.path, vocab=280)
+    >>> from cloche.interp import held_out_prompts
+    >>> [len(ids) for ids in held_out_prompts(run, count=3)]
+    [28, 28, 28]
+    """
     tokens = PackedTokens.open(run.path, "validation")
     length = min(PROMPT, len(tokens))
     count = max(1, min(count, len(tokens) // length))
@@ -32,7 +58,17 @@ def held_out_prompts(run: Run, count: int) -> list[list[int]]:
 
 
 def open_dictionary(run: Run, name: str) -> SAE:
-    """A dictionary of a run. Raises ClocheError naming those that it has."""
+    """Loads a dictionary of a run by its name. Raises ClocheError, listing the run's dictionaries, if there is none of that
+    name.
+
+    >>> import cloche
+    >>> from cloche.interp import open_dictionary
+    >>> from cloche.sparse import SAE
+    >>> run = cloche.Run.create("first", recipe="")
+    >>> _ = SAE(8, 32, l0=4).save(run.path / "dictionaries" / "mine")
+    >>> open_dictionary(run, "mine")
+    SAE(TopK, 32 features of width 8, l0 4, scale 1)
+    """
     if not (run.path / "dictionaries" / name).is_dir():
         known = ", ".join(dictionaries(run))
         raise DictionaryMissing(
@@ -48,7 +84,18 @@ def dictionaries(run: Run) -> list[str]:
 
 
 def others_of(run: Run, site: str | None) -> dict[str, Network]:
-    """The networks of the other checkpoints of a run that the text of a route names, by checkpoint."""
+    """The networks of the run's other checkpoints that a route names, by checkpoint.
+
+    >>> import cloche
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> from cloche.interp import others_of
+    >>> from cloche.model import save_network
+    >>> run = cloche.Run.create("first", recipe="")
+    >>> with run.new_checkpoint(100) as folder:
+    ...     save_network(LM(64, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0), folder)
+    >>> list(others_of(run, "resid_post[1] + step-000100/resid_post[1]"))
+    ['step-000100']
+    """
     from cloche.glass import load
 
     named: set[Any] = {place.model for place in Route.parse(site).places} - {""} if site else set()

@@ -15,13 +15,13 @@ from cloche.model import Edit, Network, Site
 from cloche.model.sites import in_our_words, row_shape
 from cloche.sparse import SAE, Wiring
 
-FIRST = 1  # positions left out at the start of a window: without context, they are like no others
-Others = Mapping[str, Network]  # models beside the one looked at, by name
+FIRST = 1  # positions left out at the start of a window: without context, their activations are unlike all others
+Others = Mapping[str, Network]  # other models that a route names, by name
 
 
 @dataclass(frozen=True)
 class Place:
-    """A site of the model looked at, or of another by its name: "resid_post[2]", "step-000100/resid_post[2]".
+    """A site of the main model, or of another model given by name: "resid_post[2]", "step-000100/resid_post[2]".
 
     >>> from cloche.interp import Place
     >>> str(Place("resid_post[2]", model="step-000100"))
@@ -37,7 +37,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Route:
-    """The places read and, where they are others, the places written.
+    """The places that are read and, if they differ, the places that are written.
 
     As text: "resid_post[2]" (an autoencoder), "mlp_in[2] -> mlp_out[2]" (a transcoder), "resid_post[1] + resid_post[2]" and
     "resid_post[2] + step-000100/resid_post[2]" (crosscoders, across layers and across checkpoints).
@@ -53,7 +53,7 @@ class Route:
 
     @classmethod
     def parse(cls, text: str) -> Route:
-        """Raises ClocheError for text that is no route; whether the sites exist is for `through` to say."""
+        """Raises ClocheError for text that is not a route; whether the sites exist is checked by `through`."""
         read, arrow, written = text.partition("->")
         reads = _places(read, text)
         return cls(reads, _places(written, text) if arrow else None)
@@ -68,12 +68,13 @@ class Route:
         return self.reads + (self.writes or ())
 
     def through(self, net: Network, others: Others | None = None) -> Reader:
-        """The route laid through `net` and the `others` it names."""
+        """A reader of the route in `net` and the `others` it names."""
         return Reader(self, net, others or {})
 
 
 class Reader:
-    """A route through models at hand: reads rows, and puts reconstructions back. `route` has the sites' own names.
+    """A route through loaded models: reads rows, and puts reconstructions back. `route` has the sites under this project's
+    names.
 
     All heads of a site such as z[1] count as one vector. Raises ClocheError for a model that is not among the others, a
     site that its model lacks, or one that holds no vector at a position.
@@ -87,19 +88,19 @@ class Reader:
         self.route = Route(named[:reads], named[reads:] if route.writes else None)
 
     def wiring(self, skip: bool = False) -> Wiring:
-        """The widths of what is read and written."""
+        """Widths of what is read and written."""
         places = zip(self.sites, self.route.places, strict=True)
         widths = tuple(math.prod(row_shape(self._net(place).sites, site)) for site, place in places)
         reads = len(self.route.reads)
         return Wiring(widths[:reads], widths[reads:] if self.route.writes else None, skip)
 
     def check(self, sae: SAE) -> None:
-        """Refuses a dictionary of other widths than these places have."""
+        """Raises if a dictionary's widths differ from those of these places."""
         wanted, found = self.wiring(sae.wiring.skip), sae.wiring
         if wanted != found:
             raise DictionaryMismatch(
-                f"The dictionary of {self.route} is of width {_said(found)}, but {self.route} has width {_said(wanted)} here: "
-                "use it with the model and the sites it was trained on."
+                f"The dictionary of {self.route} has width {_widths(found)}, but {self.route} has width {_widths(wanted)} "
+                "here: use it with the model and the sites it was trained on."
             )
 
     def rows(self, ids: Tensor) -> Tensor:
@@ -114,22 +115,22 @@ class Reader:
 
     @property
     def own(self) -> list[Site]:
-        """The sites in the model looked at itself."""
+        """The sites of the main model."""
         return [site for site, place in zip(self.sites, self.route.places, strict=True) if not place.model]
 
     def written(self) -> list[tuple[int, Site]]:
-        """(block of what is written, site) of each place written in the model looked at itself."""
+        """(index among the places written, site) of each place written in the main model."""
         places = self.route.writes or self.route.reads
         sites = self.sites[-len(places) :]
         own = [(i, sites[i]) for i, place in enumerate(places) if not place.model]
         if not own:
             raise DictionaryMismatch(
-                f"{self.route} writes nothing into the model looked at: look at the one it is about."
+                f"{self.route} writes nothing into this model: use the model that the route writes to."
             )
         return own
 
     def put(self, made: Tensor) -> list[Edit]:
-        """Edits that put `made` [n, width written], one row for every position but the first, in the activations' place."""
+        """Edits that replace the activations by `made` [n, width written], one row for every position but the first."""
         wiring = self.wiring()
         blocks = made.split(wiring.writes or wiring.reads, dim=-1)
         return [site.apply(partial(_put, blocks[i])) for i, site in self.written()]
@@ -140,7 +141,7 @@ class Reader:
         if place.model not in self.others:
             known = ", ".join(self.others) or "none"
             raise DictionaryMismatch(
-                f"{place} is of the model {place.model!r}, which was not given (given were {known}): give it among the others."
+                f"{place} is a site of the model {place.model!r}, which was not given (given: {known}): pass it in `others`."
             )
         return self.others[place.model]
 
@@ -148,8 +149,8 @@ class Reader:
         site = self._net(place).sites.resolve(place.site)[0]
         if site.axes[:2] != ("batch", "position"):
             raise SiteUnsuitable(
-                f"{site} has axes {', '.join(site.axes)}; a dictionary is made of vectors, one a position: choose a site such "
-                "as resid_post[1] or z[1]."
+                f"{site} has axes {', '.join(site.axes)}; a dictionary needs one vector per position: choose a site such as "
+                "resid_post[1] or z[1]."
             )
         return site
 
@@ -160,10 +161,10 @@ def as_route(where: Site | Route | str) -> Route:
 
 
 def reader_of(sae: SAE, net: Network, others: Others | None = None) -> Reader:
-    """Reads and writes where a dictionary does, by its own word. Raises where it does not say, or is of other widths."""
+    """A reader of the sites that a dictionary was trained on. Raises if it does not record them, or has other widths."""
     if sae.trained_on.site is None:
         raise DictionaryMismatch(
-            "This dictionary does not say which site it was trained on; train it with trained_on=Provenance(site=...)."
+            "This dictionary does not record the site it was trained on; train it with trained_on=Provenance(site=...)."
         )
     reader = Route.parse(sae.trained_on.site).through(net, others)
     reader.check(sae)
@@ -179,18 +180,18 @@ def _places(text: str, whole: str) -> tuple[Place, ...]:
     parts: Sequence[str] = [part.strip() for part in text.split("+")]
     if not all(parts) or "->" in text:
         raise DictionaryMismatch(
-            f"{whole!r} names no places to read and write: write a site, sites joined by +, or what is read -> what is written."
+            f"{whole!r} is not a route: write a site, sites joined by +, or SITES READ -> SITES WRITTEN."
         )
     split = [part.rpartition("/") for part in parts]
     return tuple(Place(in_our_words(site), model) for model, _, site in split)
 
 
-def _said(wiring: Wiring) -> str:
+def _widths(wiring: Wiring) -> str:
     read = " + ".join(map(str, wiring.reads))
     return read if wiring.writes is None else f"{read} -> {' + '.join(map(str, wiring.writes))}"
 
 
 def _put(block: Tensor, value: Tensor) -> Tensor:
-    """`value` with `block` in place of all positions but the first, so that a gradient reaches the block."""
+    """`value` with all positions but the first replaced by `block`, so that gradients reach the block."""
     kept = value[:, FIRST:]
     return torch.cat([value[:, :FIRST], block.view_as(kept).to(value.dtype)], 1)

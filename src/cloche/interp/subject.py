@@ -1,4 +1,4 @@
-"""What an instrument looks at: a network, its tokenizer, and the name its findings are filed under."""
+"""What an instrument examines: a network, its tokenizer, and the name its findings are filed under."""
 
 from __future__ import annotations
 
@@ -15,7 +15,16 @@ from cloche.text import Tokenizer
 
 
 class Subject(Protocol):
-    """A Glass, or anything else that has these three."""
+    """A Glass, or any other object with these three attributes.
+
+    >>> import cloche
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> from cloche.interp import Subject
+    >>> def parameters(subject: Subject) -> int:
+    ...     return sum(p.numel() for p in subject.net.parameters())
+    >>> parameters(cloche.Glass(LM(64, 32, Stack(1, Block(Attention(4), GLU()))).build(seed=0))) > 10_000
+    True
+    """
 
     @property
     def net(self) -> Network: ...
@@ -26,19 +35,19 @@ class Subject(Protocol):
 
 
 def encode(subject: Subject, prompt: Any) -> tuple[str, list[int]]:
-    """A prompt's text and its ids, at least one, of a text, a list of one, or ids [position] or [1, position]."""
+    """A prompt's text and ids (at least one), from a text, a list of one text, or ids [position] or [1, position]."""
     ids, _ = read_prompt(prompt, subject.tokenizer)
     if not ids.numel():
-        raise ArgumentRange("The prompt has no tokens to look at; give at least one id.")
+        raise ArgumentRange("The prompt has no tokens; give at least one.")
     ids = check_ids(ids, subject.net.spec.vocab, None, ids.device)
     if len(ids) > 1:
-        raise PromptInvalid(f"This looks at one prompt at a time, and {len(ids)} were given; give one.")
+        raise PromptInvalid(f"This instrument takes one prompt at a time, and {len(ids)} were given; give one.")
     row: list[int] = ids[0].tolist()
     return prompt if isinstance(prompt, str) else "".join(spell(subject.tokenizer, row)), row
 
 
 def several(prompt: Any) -> list[Any] | None:
-    """The prompts of a list of texts or of rows of ids, None where it is a single one."""
+    """The prompts of a list of texts or rows of ids; None for a single prompt."""
     if is_texts(prompt):
         return list(prompt)
     rows = (
@@ -50,12 +59,13 @@ def several(prompt: Any) -> list[Any] | None:
 
 
 def network_of(subject: Subject | Network) -> Network:
-    """The network that a Glass, or anything like it, is about; a network is its own."""
+    """The network of a subject, or the network itself."""
     return subject if isinstance(subject, Network) else subject.net
 
 
 def windows_of(subject: Subject | Network, windows: Any) -> Iterator[Tensor]:
-    """Batches of ids [batch, position] of batches of ids, texts or one text; a text longer than the model's context is cut."""
+    """Batches of ids [batch, position] from batches of ids, texts or one text; a text longer than the model's context is
+    cut."""
     net = network_of(subject)
     tokenizer = None if isinstance(subject, Network) else subject.tokenizer
     lengths = [length for length in (net.length, net.context) if length is not None]
@@ -63,7 +73,8 @@ def windows_of(subject: Subject | Network, windows: Any) -> Iterator[Tensor]:
 
 
 def spell(tokenizer: Tokenizer | None, ids: Iterable[int]) -> list[str]:
-    """Each token's text, blanks as they are; where it has none, as `show` puts it; its number where there is no tokenizer."""
+    """Each token's text, with whitespace as it is; if it is not text by itself, as `show` writes it; without a tokenizer,
+    its number."""
     if tokenizer is None:
         return [str(i) for i in ids]
     return [_spell(tokenizer, i) for i in ids]

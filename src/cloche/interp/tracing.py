@@ -1,4 +1,4 @@
-"""One instrument over all checkpoints of a run: how its headline grows, and the step of its onset."""
+"""One instrument over all checkpoints of a run: how its headline changes, and the step of its onset."""
 
 from __future__ import annotations
 
@@ -19,13 +19,20 @@ Array = NDArray[np.float64]
 PROMPTS = 8  # pieces of held-out text by default; windows are divided into as many groups
 RESAMPLES = 1_000
 INTERVAL = (0.05, 0.95)
-FEWEST_MOVES = 5  # from one checkpoint to the next, from which their usual size is told
-SPREADS = 2.0  # of the null, within which a gain is none
+FEWEST_MOVES = 5  # moves from one checkpoint to the next that it takes to estimate their usual size
+SPREADS = 2.0  # of the null, within which a gain does not count
 
 
 class Onset(NamedTuple):
-    """The first checkpoint from which the headline stays above half of its gain, as an index, with its interval; None where the
-    gain is within the null. `spread` is what the gain is held against."""
+    """Index of the first checkpoint from which the headline stays above half of its gain, with its interval; None if the
+    gain is within the null. `spread` is what the gain is compared with.
+
+    >>> import numpy as np
+    >>> from cloche.interp import Onset, find_onset
+    >>> flat = find_onset(np.zeros((4, 2)), np.ones(1))
+    >>> isinstance(flat, Onset), flat.at
+    (True, None)
+    """
 
     at: int | None
     low: int | None
@@ -42,27 +49,28 @@ def trace(
     on_progress: Callable[[int, int, str], object] = lambda done, total, name: None,
     **options: Any,
 ) -> Finding:
-    """Runs an instrument over all checkpoints of a run; says when its headline (or the `figure` named) set in.
+    """Runs an instrument over all checkpoints of a run and finds the onset of its headline, or of the `figure` named.
 
     The onset is the first checkpoint after which the mean over prompts stays above half of its total gain, from the first
-    checkpoint to the last; its interval is that of 5 to 95% of bootstrap resamples of the prompts. There is none where the gain
-    is within two spreads: the larger of the null's standard deviation over checkpoints and prompts (without a null, of the
-    usual move from one checkpoint to the next), and of the gain's standard error over prompts.
+    checkpoint to the last; its interval is from the 5th to the 95th percentile of bootstrap resamples of the prompts. There
+    is no onset if the gain is within two spreads, the spread being the larger of the null's standard deviation over
+    checkpoints and prompts (without a null, the usual move from one checkpoint to the next) and the gain's standard error
+    over prompts.
 
-    `options` are the instrument's own. `prompt` may be a list of prompts, by default pieces of the held-out text; an instrument
-    that reads windows of text is run on groups of them, which stand for prompts. Raises ClocheError for a run of fewer than two
-    checkpoints, and an instrument without figures.
+    `options` are the instrument's own. `prompt` may be a list of prompts, by default pieces of the held-out text; an
+    instrument that reads windows of text is run on groups of them, which count as prompts. Raises ClocheError for a run
+    with fewer than two checkpoints, and an instrument without figures.
 
     >>> import cloche
     >>> cloche.trace("first", "logit-lens", prompt=["the cat sat", "a dog ran"])  # doctest: +SKIP
     """
     run = run if isinstance(run, Run) else Run.open(run)
-    name, function = find_instrument(instrument) if isinstance(instrument, str) else (_called(instrument), instrument)
+    name, function = find_instrument(instrument) if isinstance(instrument, str) else (_name_of(instrument), instrument)
     checkpoints = run.checkpoints()
     if len(checkpoints) < 2:
         raise CheckpointMissing(
-            f"{run.path} has {len(checkpoints)} checkpoints, and an onset is looked for among two or more; trace a run that "
-            "has them."
+            f"{run.path} has {len(checkpoints)} checkpoints, and tracing needs two or more; train it with more checkpoints, "
+            "or trace another run."
         )
     if "prompt" in options_of(function) and "prompt" not in options:
         options["prompt"] = held_out_prompts(run, PROMPTS)
@@ -79,7 +87,7 @@ def trace(
     return _finding(name, figure or "", steps, (np.array(values), nulls), checkpoints[-1].name, seed, over)
 
 
-def _called(function: Instrument) -> str:
+def _name_of(function: Instrument) -> str:
     return function.__name__.replace("_", "-").removesuffix("-report")
 
 
@@ -94,7 +102,7 @@ def _findings(run: Run, checkpoint: str, name: str, function: Instrument, option
 
 
 def _units(made: dict[str, Any]) -> list[dict[str, Any]]:
-    """The arguments that stand for one prompt each: prompts, or groups of windows; one where there is neither."""
+    """The varied arguments, one per call: prompts, or groups of windows; a single call if there are neither."""
     if isinstance(prompts := made.get("prompt"), list | tuple) and prompts and not isinstance(prompts[0], int):
         return [{"prompt": prompt} for prompt in prompts]
     windows = made.get("windows")
@@ -130,7 +138,7 @@ def _figure(finding: Finding, figure: str, name: str) -> float:
 
 
 def find_onset(values: Array, nulls: Array, seed: int = 0) -> Onset:
-    """The onset of values [checkpoint, prompt], held against null values of any shape: see `trace`.
+    """The onset of values [checkpoint, prompt], compared with null values of any shape: see `trace`.
 
     >>> import numpy as np
     >>> from cloche.interp.tracing import find_onset
@@ -153,14 +161,14 @@ def find_onset(values: Array, nulls: Array, seed: int = 0) -> Onset:
 
 
 def _drift(mean: Array) -> float:
-    """How far the mean usually moves from one checkpoint to the next, as a standard deviation that a single jump does not
-    raise; 0 where there are too few checkpoints to say."""
+    """Usual move of the mean from one checkpoint to the next, as a robust standard deviation that a single jump does not
+    raise; 0 if there are too few checkpoints."""
     steps = np.abs(np.diff(mean))
     return float(1.4826 * np.median(steps)) if len(steps) >= FEWEST_MOVES else 0.0
 
 
 def _above(means: Array) -> NDArray[np.int64]:
-    """For each column of means [checkpoint, column] the first checkpoint from which it stays above half of its gain."""
+    """For each column of means [checkpoint, column], the first checkpoint from which it stays above half of its gain."""
     half = (means[0] + means[-1]) / 2
     below = (means - half) * np.sign(means[-1] - means[0]) <= 0
     return np.minimum(len(means) - below[::-1].argmax(0), len(means) - 1)  # a resample may gain nothing

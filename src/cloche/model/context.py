@@ -16,6 +16,15 @@ class Context:
     positions: [batch or 1, query] absolute positions of the tokens being run, negative on left padding.
     keys: [batch or 1, key] those of everything attention may look at: the same, or with a cache what came before too.
     start: how many tokens the cache held before this pass. padded: whether any position is negative.
+
+    >>> import torch
+    >>> from cloche import Causal
+    >>> from cloche.model import Context
+    >>> context = Context.over(torch.tensor([[5, 6, 7]]), pad=torch.tensor([1]))
+    >>> context.positions
+    tensor([[-1,  0,  1]])
+    >>> context.visible(Causal())[0, 0, 2]
+    tensor([False,  True,  True])
     """
 
     @classmethod

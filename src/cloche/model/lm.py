@@ -31,6 +31,12 @@ class Head(Part):
     vocab].
 
     `prove(x, proof)` says what the logits are, from the head's fields and weights alone (see `sites.proof`).
+
+    >>> import torch
+    >>> from cloche import Unembed
+    >>> from cloche.model import Head
+    >>> isinstance(Unembed(), Head), Unembed().build(32, 64, tied=None)(torch.zeros(1, 5, 32)).shape
+    (True, torch.Size([1, 5, 64]))
     """
 
     def build(self, width: int, vocab: int, tied: Module | None) -> Module:

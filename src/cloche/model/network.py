@@ -22,7 +22,7 @@ from cloche.model.passes.stream import SHARD_BYTES, stream, stream_bytes
 from cloche.model.passes.sweep import sweep
 from cloche.model.sites import Edit, Plan, Recorder, Result, Site, Sites, check_ids, each_token
 from cloche.model.sites.dialects import unlike
-from cloche.words import ATTRIBUTES, answering, no_attribute
+from cloche.words import ATTRIBUTES, no_attribute, with_hints
 
 
 class Embedding(Module):
@@ -33,7 +33,7 @@ class Embedding(Module):
         self.scale, std = scale, std / (scale or 1.0)
         self.weight = self.declare("weight", (vocab, width), Declared(std=std, group="embedding", shard="rows"))
 
-    @answering
+    @with_hints
     def forward(self, ids: Tensor) -> Tensor:
         rows = nn.functional.embedding(ids, self.weight)
         return rows if self.scale is None else rows * self.scale
@@ -142,7 +142,7 @@ class Network(Module):
 
     # The pass -------------------------------------------------------------------------------------------------------
 
-    @answering
+    @with_hints
     def forward(self, ids: Tensor) -> Tensor:
         """Logits [batch, position, vocab] of token ids [batch, position]; those that are no tensor are checked as in `run`."""
         if not isinstance(ids, Tensor):
@@ -196,7 +196,7 @@ class Network(Module):
 
     # Looking and editing --------------------------------------------------------------------------------------------
 
-    @answering
+    @with_hints
     def run(
         self,
         ids: Any,
@@ -219,7 +219,7 @@ class Network(Module):
         """
         return run(self, ids, save, edits, pad, logits, grad, compile)
 
-    @answering
+    @with_hints
     def sweep(
         self, ids: Any, edits: Iterable[Any], read: Callable[[Tensor], Any], pad: Any = None, rows: int = 128
     ) -> Tensor:
@@ -234,7 +234,7 @@ class Network(Module):
         """
         return sweep(self, ids, edits, read, pad, rows)
 
-    @answering
+    @with_hints
     def stream(
         self,
         batches: Sequence[Any],

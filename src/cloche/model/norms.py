@@ -28,6 +28,12 @@ class Norm(Part):
     each row.
 
     `prove(x, proof, site, scale)` gives the two sites from the norm's fields and weights alone (see `sites.proof`).
+
+    >>> from cloche import GLU, LM, Attention, Block, LayerNorm, Stack
+    >>> from cloche.model import Norm
+    >>> net = LM(64, 32, Stack(1, Block(Attention(4), GLU())), norm=LayerNorm()).build(seed=0)
+    >>> isinstance(net.spec.norm, Norm), net.final_norm(net.embed.weight[:3]).shape
+    (True, torch.Size([3, 32]))
     """
 
     def build(self, width: int, gain: float = 1.0) -> Module:

@@ -196,9 +196,9 @@ def _together() -> Iterator[bool]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield True
         return
-    from cloche.ranks import joined
+    from cloche.ranks import process_group
 
-    with joined() as ranks:
+    with process_group() as ranks:
         yield ranks.rank == 0
 
 

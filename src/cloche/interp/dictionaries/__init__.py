@@ -1,4 +1,4 @@
-"""Dictionaries of a model's activations: learned along a route, measured by what the model keeps, read feature by feature."""
+"""Dictionaries of a model's activations: training along a route, evaluation by the loss recovered, and feature reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The features of a dictionary, the most telling first: where each fires, and what it makes the model say."""
+"""Features of a dictionary, the most telling first: where each is active, and which tokens it promotes."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from cloche.interp.subject import Subject, spell, windows_of
 from cloche.model import Network
 from cloche.sparse import SAE, Report
 
-CONTEXT = (24, 12)  # tokens shown before and after a firing
+CONTEXT = (24, 12)  # tokens shown before and after an activation
 WINDOW = 256
 QUANTILES = (0.1, 0.5, 0.9)
-EXAMPLES = {1.0: 5, 0.9: 3, 0.5: 2}  # examples by quantile of a feature's firings; 1.0 are the strongest
+EXAMPLES = {1.0: 5, 0.9: 3, 0.5: 2}  # examples by quantile of a feature's activations; 1.0 is the strongest
 LOGITS, NEIGHBOURS = 10, 5
 STREAM = (
     "embed",
@@ -40,7 +40,22 @@ STREAM = (
 
 
 def held_out_windows(tokens: Corpus, net: Network, count: int) -> list[np.ndarray]:
-    """About `count` tokens from the start of a text, in batches of windows that the model can read."""
+    """About `count` tokens from the start of a text, in batches of windows that the model can read.
+
+    >>> from pathlib import Path
+    >>> import cloche
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> from cloche.data import PackedTokens, prepare
+    >>> _ = Path("text.txt").write_text("the cat sat on the mat and the dog ran off. " * 400)
+    >>> run = cloche.Run.create("first", recipe="")
+    >>> _ = prepare(["text.txt"], run.path, vocab=280)
+    >>> tokenizer = cloche.Tokenizer.load(run.path)
+    >>> net = LM(tokenizer.vocab, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
+    >>> from cloche.interp import held_out_windows
+    >>> tokens = PackedTokens.open(run.path, "train")
+    >>> [batch.shape for batch in held_out_windows(tokens, net, count=1_000)]
+    [(3, 256)]
+    """
     length = min(WINDOW, net.length or WINDOW, len(tokens))
     return batched_windows(tokens, np.arange(max(1, min(count, len(tokens)) // length)), length)
 
@@ -54,11 +69,12 @@ def features_report(
     count: int = 40,
     others: Others | None = None,
 ) -> Finding:
-    """Reads `windows` (batches of ids [batch, position], or texts) with a dictionary; shows its `count` most telling features.
+    """Encodes `windows` (batches of ids [batch, position], or texts) with a dictionary and shows its `count` most telling
+    features.
 
-    `data`: docs/architecture.md. Logits are a feature's direct effect at its strongest firing, in nats. `arrays` cover all
-    features: density and maximum [features]. `others` are the models a crosscoder names beside this one. Choose windows the
-    dictionary was not trained on, or its FVU flatters it.
+    `data`: docs/architecture.md. Logits are a feature's direct effect at its strongest activation, in nats. `arrays` cover
+    all features: density and maximum [features]. `others` are the other models that a crosscoder names. Choose windows that
+    the dictionary was not trained on, or its FVU is too low.
 
     >>> import cloche
     >>> from cloche import GLU, LM, Attention, Block, Stack
@@ -79,7 +95,7 @@ def features_report(
 
 
 class FeatureReader:
-    """A dictionary read over some text once: after that any feature's page, listed by a finding or not.
+    """Encodes some text with a dictionary once; then gives the page of any feature, whether or not a finding lists it.
 
     >>> import cloche
     >>> from cloche import GLU, LM, Attention, Block, Stack
@@ -116,8 +132,8 @@ class FeatureReader:
 
     @torch.no_grad()
     def page(self, feature: int) -> dict[str, Any]:
-        """One feature as a finding's `features` have it, and `tokens_seen`. One that never fired has no examples and no
-        logits. ClocheError for a number that the dictionary does not have."""
+        """One feature in the form of a finding's `features`, with `tokens_seen`. A feature that was never active has no
+        examples and no logits. Raises ClocheError for a number that the dictionary does not have."""
         if not 0 <= feature < self.sae.features:
             raise FeatureUnknown(f"There is no feature {feature}: the dictionary has {self.sae.features:,}, from 0 on.")
         return plain(self._pages.of(feature)) | {"tokens_seen": self.measured.signals}
@@ -148,10 +164,10 @@ class FeatureReader:
 
 
 def panels(data: dict[str, Any]) -> tuple[Panel, ...]:
-    """The features where each fires most, the most telling first, and how often all fire."""
+    """Each feature's strongest example, the most telling first, and the density of all features."""
     passages = [_passage(feature) for feature in data["features"]]
     silent = bool(passages) and not any(feature["top_logits"] for feature in data["features"])
-    note = "A token is lit as strongly as its feature fires, of the most it does."
+    note = "A token's colour is its feature's activation relative to the maximum."
     if silent:
         note += f" No direct effect on the logits: {data['site']} writes to no place of the residual stream."
     shown = (Tokens("The most telling features", tuple(passages), high=1.0, note=note),) if passages else ()
@@ -170,20 +186,20 @@ def _passage(feature: dict[str, Any]) -> Passage:
 
 
 def _effects(net: Network, reader: Reader, sae: SAE, window: Any) -> Tensor | None:
-    """[features, vocab] what each atom adds to the logits by the direct path from the last place written in this model; None
-    where that is no place of the residual stream, or the final norm is not linear."""
+    """[features, vocab] what each atom adds to the logits by the direct path from the last place written in this model;
+    None if that is not a site of the residual stream, or the final norm is not linear."""
     block, site = reader.written()[-1]
     if site.name not in STREAM:
         return None
     atoms = sae.blocks(sae.dictionary.atoms)[block]
     try:
         return logit_effects(net, atoms, _last_residuals(net, window))
-    except ClocheError:  # a final norm that no direction passes linearly
+    except ClocheError:  # a final norm that is not linear
         return None
 
 
 def _last_residuals(net: Network, window: Any) -> Tensor:
-    """[n, width] what the final norm reads, over one batch of windows."""
+    """[n, width] inputs of the final norm over one batch of windows."""
     last = net.sites.resid_post[-1]
     return net.run(window, save=[last], logits=False)[last].flatten(0, -2)
 
@@ -198,7 +214,7 @@ def _summary(subject: Subject, sae: SAE, data: dict[str, Any]) -> str:
 
 
 class _Words:
-    """Token texts, each looked up once."""
+    """Texts of tokens, each looked up once."""
 
     def __init__(self, subject: Subject) -> None:
         self.tokenizer = subject.tokenizer
@@ -212,7 +228,7 @@ class _Words:
 
 
 class _Pages:
-    """One feature's page at a time."""
+    """Makes the pages of features, one at a time."""
 
     def __init__(self, subject: Subject, sae: SAE, firings: Firings, measured: Report, effects: Tensor | None) -> None:
         self.firings, self.measured, self.effects = firings, measured, effects
@@ -244,12 +260,13 @@ class _Pages:
         if self.effects is None:
             return []
         best = self.effects[i].topk(min(LOGITS, self.effects.shape[1]), largest=largest)
-        amounts = (best.values * strongest).tolist()
-        return list(zip(self.words.of(best.indices), amounts, strict=True))
+        effects = (best.values * strongest).tolist()
+        return list(zip(self.words.of(best.indices), effects, strict=True))
 
 
 def _choose_examples(firings: Firings, where: Tensor, values: Tensor) -> list[tuple[int, float]]:
-    """(token, quantile) of the firings to show: the strongest, and those nearest to each quantile; one context each once."""
+    """(token, quantile) of the activations to show: the strongest, and those nearest to each quantile, without repeated
+    contexts."""
     order = values.argsort(descending=True, stable=True)
     chosen: list[tuple[int, float]] = []
     for quantile, wanted in EXAMPLES.items():
@@ -260,7 +277,7 @@ def _choose_examples(firings: Firings, where: Tensor, values: Tensor) -> list[tu
 
 
 def _distinct(places: Iterable[int], wanted: int, firings: Firings) -> list[int]:
-    """The first `wanted` places whose last tokens, up to and with the place, differ."""
+    """The first `wanted` tokens that differ in their last four tokens."""
     seen: dict[tuple[int, ...], int] = {}
     for at in islice(places, 50 * wanted):
         seen.setdefault(tuple(firings.tokens[max(0, at - 3) : at + 1].tolist()), at)
@@ -274,7 +291,7 @@ def _apart(at: int, chosen: list[tuple[int, float]], firings: Firings) -> bool:
 
 
 def _example(firings: Firings, feature: int, at: int, quantile: float, words: _Words) -> ExampleRecord:
-    """The tokens around one firing, never past its window, and how strongly the feature fires on each."""
+    """The tokens around one activation, within its window, and the feature's activation on each."""
     window = firings.window
     first, last = max(0, at - CONTEXT[0]), min(len(window), at + CONTEXT[1] + 1)
     inside = (window[first:last] == window[at]).nonzero().squeeze(1)

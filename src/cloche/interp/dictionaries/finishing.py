@@ -1,4 +1,5 @@
-"""End-to-end training: a dictionary learns from what the model makes of its reconstructions (Braun et al. 2024, 2405.12241)."""
+"""End-to-end training: a dictionary's loss is the model's output with its reconstructions put in (Braun et al. 2024,
+2405.12241)."""
 
 from __future__ import annotations
 
@@ -21,12 +22,12 @@ def end_to_end(
     local: float = 0.0,
     others: Others | None = None,
 ) -> Iterator[Batch]:
-    """Batches for `train_sae` and `continue_training`, one for each batch of `windows` (ids [batch, position], or texts).
+    """Yields batches for `train_sae` and `continue_training`, one per batch of `windows` (ids [batch, position], or texts).
 
-    The loss of a batch is the Kullback-Leibler divergence, in nats a token, from the model's predictions to those it makes with
-    the reconstructions put where the dictionary writes, plus `local` times their share of unexplained variance. A short
-    training of this kind after an ordinary one brings most of what a whole one does (Karvonen 2025, 2503.17272). The model
-    does not change.
+    The loss of a batch is the Kullback-Leibler divergence, in nats per token, from the model's predictions to those with
+    the reconstructions put where the dictionary writes, plus `local` times the fraction of variance unexplained. A short
+    training of this kind after an ordinary one gives most of the benefit of a full one (Karvonen 2025, 2503.17272). The
+    model does not change.
 
     >>> import cloche
     >>> from cloche import GLU, LM, Attention, Block, Stack
@@ -53,7 +54,7 @@ def end_to_end(
 
 
 def _loss(reader: Reader, ids: Tensor, target: Tensor, local: float) -> Callable[[Tensor], Tensor]:
-    """From the reconstruction [n, width] of a batch to its loss."""
+    """The loss of a batch as a function of its reconstruction [n, width]."""
 
     def divergence(made: Tensor) -> Tensor:
         net = reader.net

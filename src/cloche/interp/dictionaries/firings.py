@@ -1,4 +1,4 @@
-"""Where each feature of a dictionary fired, kept sparsely."""
+"""Where each feature of a dictionary is active, as a sparse matrix."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from cloche.sparse import SAE, Code, Report, Tally
 
 @dataclass(frozen=True, eq=False)
 class Firings:
-    """Every firing in some text, sorted by feature.
+    """Every activation of a feature in some text, sorted by feature.
 
     `tokens` [n] are the ids read, windows one after another, and `window` [n] the window of each. Firing i is at token
-    `where[i]` with amount `values[i]`; those of feature f are i = `starts[f]` to `starts[f + 1]`, in the order of the text.
+    `where[i]` with activation `values[i]`; those of feature f are i = `starts[f]` to `starts[f + 1]`, in the order of the
+    text.
     """
 
     tokens: Tensor
@@ -39,13 +40,14 @@ class Firings:
         """The feature of each firing."""
         return torch.repeat_interleave(torch.arange(self.features), self.starts.diff())
 
-    def sum(self, amounts: Tensor) -> Tensor:
-        """[features] `amounts`, one a firing, summed over each feature's firings."""
-        return torch.zeros(self.features, dtype=torch.float64).index_add_(0, self.owner, amounts.double())
+    def sum(self, values: Tensor) -> Tensor:
+        """[features] `values`, one per firing, summed over each feature's firings."""
+        return torch.zeros(self.features, dtype=torch.float64).index_add_(0, self.owner, values.double())
 
 
 def collect_firings(sae: SAE, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Firings, Report]:
-    """Encodes (ids, rows) batches, as `activations` gives them, once: the firings, and the report on the dictionary.
+    """Encodes (ids, rows) batches, as `activations` yields them, once; returns the firings and the report on the
+    dictionary.
 
     Holds 8 bytes for each of the k features of each token, and no activations.
     """

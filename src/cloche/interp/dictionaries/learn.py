@@ -1,4 +1,4 @@
-"""Learning a dictionary of a run's activations, along any route, and leaving it in the run."""
+"""Trains a dictionary of a run's activations, along any route, and saves it in the run."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from cloche.sparse import SAE, Kind, Provenance, TopK, Training, iter_train_sae
 from cloche.sparse.saes import Record, SaveState, continue_training
 
 HELD = 1 << 30  # bytes of activations held in memory; more are read from the model again in each pass
-CALIBRATED, FEWEST = 16_384, 2_048  # tokens that a threshold is calibrated on, and of how few it is not
-_WINDOWS = 16  # windows a forward pass
-_FINISHING = 4e-4  # learning rate of end-to-end training after another: a tenth of what short runs have
+CALIBRATED, FEWEST = 16_384, 2_048  # tokens that a threshold is calibrated on, and the fewest for which it is
+_WINDOWS = 16  # windows per forward pass
+_FINISHING = 4e-4  # learning rate of end-to-end training after an ordinary one: a tenth of that of short runs
 
 
 class Tokens(Protocol):
-    """A long row of token ids, such as `cloche.data.PackedTokens`."""
+    """A long sequence of token ids, such as `cloche.data.PackedTokens`."""
 
     def __len__(self) -> int: ...
     def window(self, start: int, length: int) -> np.ndarray: ...
@@ -40,9 +40,9 @@ class Tokens(Protocol):
 
 @dataclass(frozen=True)
 class TokenBudget:
-    """How much text a dictionary is trained on and shown on: `tokens` tokens, `passes` times, in batches of `batch`, and
-    `shown` other tokens for its `count` features; in windows of `length`. The defaults take about a minute on two cores for a
-    model of width 256.
+    """How much text a dictionary reads: it is trained on `tokens` tokens, `passes` times, in batches of `batch`; its
+    `count` features are shown on `shown` other tokens; all in windows of `length`. The defaults take about a minute on two
+    cores for a model of width 256.
 
     >>> from cloche.interp import TokenBudget
     >>> TokenBudget(tokens=10_000, passes=2).shown
@@ -65,10 +65,11 @@ class TokenBudget:
 class DictionaryConfig:
     """The settings of a dictionary of a run's activations.
 
-    site: the residual stream after the middle layer unless given; it may be a route, such as "mlp_in[2] -> mlp_out[2]" (`skip`:
-    with a linear map besides). features: eight times the width written unless given; k: three active ones for every 32 of that
-    width (2,048 and 24 for a width of 256). kind: a value or its line, such as "BatchTopK(nested=[256, 1024])". end_to_end: the
-    share of the training that follows, by the model's own loss. lr: `Training`'s own for the length of the run unless given.
+    site: the residual stream after the middle layer unless given; it may be a route, such as "mlp_in[2] -> mlp_out[2]"
+    (`skip`: with a linear map besides). features: eight times the width written unless given; k: three active features per
+    32 of that width unless given (2,048 and 24 for a width of 256). kind: a value or its line, such as
+    "BatchTopK(nested=[256, 1024])". end_to_end: length of the end-to-end training that follows, as a share of the training.
+    lr: `Training`'s default for the length of the run unless given.
 
     >>> from cloche.interp import DictionaryConfig, TokenBudget
     >>> DictionaryConfig(site="resid_post[1]", kind="BatchTopK", budget=TokenBudget(tokens=10_000)).kind
@@ -100,7 +101,7 @@ DEFAULT = DictionaryConfig()
 
 @dataclass(frozen=True)
 class Progress:
-    """How far it is: `done` of `total` in a stage ("harvest", "dictionary", "features", "lens"), and a sentence.
+    """Progress: `done` of `total` in a stage ("harvest", "dictionary", "features", "lens"), and a sentence.
 
     >>> from cloche.interp import Progress
     >>> str(Progress("harvest", 1, 4, "harvested 1,024 of 4,096 tokens"))
@@ -125,11 +126,27 @@ def train_dictionary(
     name: str = "",
     others: Others | None = None,
 ) -> Generator[Progress, None, tuple[str, SAE, list[np.ndarray]]]:
-    """Harvests a site and leaves dictionaries/<name>/ (by default the site's) in the run.
+    """Harvests a site, trains a dictionary and saves it as dictionaries/<name>/ (by default the site's name) in the run.
 
-    Yields as it goes; returns the name, the dictionary, and windows that it was not trained on. Cut off, it goes on from where
-    it was when called again. `others` are the models that the route names beside the subject. Where `torch.distributed` is
-    initialised all processes train together, and the first writes.
+    Yields progress; returns the name, the dictionary, and windows that it was not trained on. Called again after an
+    interruption, it continues where it stopped. `others` are the other models that the route names. If `torch.distributed`
+    is initialised, all processes train together, and the first writes.
+
+    >>> from pathlib import Path
+    >>> import cloche
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> from cloche.data import PackedTokens, prepare
+    >>> _ = Path("text.txt").write_text("the cat sat on the mat and the dog ran off. " * 400)
+    >>> run = cloche.Run.create("first", recipe="")
+    >>> _ = prepare(["text.txt"], run.path, vocab=280)
+    >>> tokenizer = cloche.Tokenizer.load(run.path)
+    >>> net = LM(tokenizer.vocab, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
+    >>> glass = cloche.Glass(net, tokenizer, checkpoint="step-000100")
+    >>> from cloche.interp import DictionaryConfig, TokenBudget, train_dictionary
+    >>> config = DictionaryConfig(features=32, k=2, budget=TokenBudget(tokens=1_000, passes=1, shown=200, length=32))
+    >>> steps = train_dictionary(run, glass, PackedTokens.open(run.path, "train"), config=config)
+    >>> [step.stage for step in steps][-1], cloche.interp.open_dictionary(run, "resid_post_0").features
+    ('dictionary', 32)
     """
     _check_ranks(config)
     reader = _route(subject, config).through(subject.net, others)
@@ -137,7 +154,7 @@ def train_dictionary(
     name = name or dictionary_name(subject, config)
     if name != Path(name).name or name.startswith("."):
         raise PathInvalid(
-            f"{name!r} cannot name a dictionary: give one without strokes that does not begin with a dot."
+            f"{name!r} cannot name a dictionary: give a name without slashes that does not begin with a dot."
         )
     state = run.path / "dictionaries" / f".training-{name}-{subject.checkpoint.replace('/', '-')}"
     with nullcontext() if Ranks().rank else run.training_dictionary(name):
@@ -153,7 +170,7 @@ def train_dictionary(
 
 
 def _check_ranks(config: DictionaryConfig) -> None:
-    """Refuses what several processes cannot do together, before they begin."""
+    """Raises, before training, for what several processes cannot do together."""
     world = Ranks().world
     if world > 1 and (config.end_to_end > 0 or config.budget.batch % world):
         what = "end-to-end training" if config.end_to_end > 0 else f"batches of {config.budget.batch:,}"
@@ -163,7 +180,7 @@ def _check_ranks(config: DictionaryConfig) -> None:
 
 
 def _calibrate(sae: SAE, reader: Reader, windows: list[np.ndarray]) -> None:
-    """Sets the number of active features on text never seen: on tokens out of windows it learned from, features answer less."""
+    """Calibrates the number of active features on unseen text, where features are less active than on the training text."""
     if sae.kind.thresholded:
         some = windows[: max(1, CALIBRATED // windows[0].size)]
         read = activations(reader.net, some, reader.route, reader.others)
@@ -173,7 +190,18 @@ def _calibrate(sae: SAE, reader: Reader, windows: list[np.ndarray]) -> None:
 
 
 def dictionary_name(subject: Subject, config: DictionaryConfig = DEFAULT) -> str:
-    """What a dictionary is called when nobody says: its site or route, as a folder's name."""
+    """Default name of a dictionary: its site or route, as a folder name.
+
+    >>> import cloche
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> text = "the cat sat on the mat and the dog ran off. " * 40
+    >>> tokenizer = cloche.train_bpe([text], vocab=280)
+    >>> net = LM(tokenizer.vocab, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
+    >>> glass = cloche.Glass(net, tokenizer)
+    >>> from cloche.interp import DictionaryConfig, dictionary_name
+    >>> dictionary_name(glass), dictionary_name(glass, DictionaryConfig(site="mlp_in[1] -> mlp_out[1]"))
+    ('resid_post_0', 'mlp_in_1_mlp_out_1')
+    """
     return re.sub(r"[^A-Za-z0-9]+", "_", str(_route(subject, config))).strip("_")
 
 
@@ -189,12 +217,10 @@ def _middle(subject: Subject) -> Any:
 def _windows(
     tokens: Tokens, subject: Subject, config: DictionaryConfig, seed: int
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Batches of windows [batch, length] to learn from and, none of them the same, to show; chosen by `seed`."""
+    """Disjoint batches of windows [batch, length] to train on and to show, chosen by `seed`."""
     length = min(config.budget.length, subject.net.length or config.budget.length, len(tokens) // 2)
     if length < 2:
-        raise CorpusEmpty(
-            f"A text of {len(tokens):,} tokens is too short to look into a model with; give it more text."
-        )
+        raise CorpusEmpty(f"A text of {len(tokens):,} tokens is too short to train a dictionary on; give more text.")
     order = np.random.default_rng(seed).permutation(len(tokens) // length)
     shown = max(1, min(config.budget.shown // length, len(order) // 5))
     learn = max(1, min(config.budget.tokens // length, len(order) - shown))
@@ -202,14 +228,27 @@ def _windows(
 
 
 def batched_windows(tokens: Tokens, places: np.ndarray, length: int) -> list[np.ndarray]:
-    """The windows at `places` (each counted in lengths), in batches [batch, length]."""
+    """The windows at `places` (in units of `length`), in batches [batch, length].
+
+    >>> from pathlib import Path
+    >>> import cloche
+    >>> from cloche.data import PackedTokens, prepare
+    >>> _ = Path("text.txt").write_text("the cat sat on the mat and the dog ran off. " * 400)
+    >>> run = cloche.Run.create("first", recipe="")
+    >>> _ = prepare(["text.txt"], run.path, vocab=280)
+    >>> import numpy as np
+    >>> from cloche.interp import batched_windows
+    >>> tokens = PackedTokens.open(run.path, "train")
+    >>> [batch.shape for batch in batched_windows(tokens, np.arange(20), length=8)]
+    [(16, 8), (4, 8)]
+    """
     windows = [tokens.window(int(place) * length, length) for place in places]
     return [np.stack(windows[i : i + _WINDOWS]) for i in range(0, len(windows), _WINDOWS)]
 
 
 @dataclass(frozen=True)
 class _TrainingData:
-    """What a dictionary is to learn from: batches of windows, read along a route."""
+    """What a dictionary is trained on: batches of windows, read along a route."""
 
     reader: Reader
     windows: list[np.ndarray]
@@ -219,7 +258,7 @@ class _TrainingData:
 
     @property
     def rows(self) -> int:
-        """Activations in one pass over the windows."""
+        """Number of activations in one pass over the windows."""
         return sum(batch.size - FIRST * len(batch) for batch in self.windows)
 
     def fits(self) -> bool:
@@ -227,7 +266,7 @@ class _TrainingData:
         return self.rows * self.reader.wiring().columns * 4 <= HELD
 
     def held(self) -> Iterator[tuple[int, Tensor]]:
-        """(windows read so far, rows) batch by batch; processes that train together read in turns and share what they read."""
+        """(windows read so far, rows) batch by batch; processes that train together take turns reading and share the rows."""
         ranks, columns = Ranks(), self.reader.wiring().columns
         for first in range(0, len(self.windows), ranks.world):
             mine = self.windows[first + ranks.rank : first + ranks.rank + 1]
@@ -237,7 +276,7 @@ class _TrainingData:
             yield min(first + ranks.world, len(self.windows)), shared.view(-1, columns)
 
     def streamed(self) -> Iterator[Tensor]:
-        """Shuffled rows, pass after pass, read from the model each time."""
+        """Shuffled rows, pass after pass, computed by the model each time."""
         for turn in range(self.config.budget.passes):
             route, others = self.reader.route, self.reader.others
             yield from harvest(self.reader.net, self.windows, route, seed=self.seed + turn, others=others)
@@ -273,7 +312,7 @@ def _learn(data: _TrainingData, origin: Provenance) -> Generator[Progress, None,
 
 
 def _finish(data: _TrainingData, sae: SAE) -> Generator[Progress, None, SAE]:
-    """Trains on by what the model makes of the reconstructions, beside the unexplained variance."""
+    """Continues with end-to-end training, with the unexplained variance as a local loss."""
     config = data.config
     steps = max(1, round(config.end_to_end * config.budget.passes * len(data.windows)))
     windows = islice(cycle(data.windows), steps)
@@ -293,7 +332,7 @@ def _finish(data: _TrainingData, sae: SAE) -> Generator[Progress, None, SAE]:
 def _as_progress(
     records: Generator[Record, None, SAE], steps: int, say: Callable[[Record], str]
 ) -> Generator[Progress, None, SAE]:
-    """A training's records as progress."""
+    """Converts the records of a training to progress."""
     while True:
         try:
             record = next(records)

@@ -1,4 +1,4 @@
-"""What a dictionary keeps of the model: its loss when the reconstruction takes the activations' place."""
+"""Loss recovered: the model's loss when a dictionary's reconstruction replaces the activations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from cloche.sparse import SAE
 
 @dataclass(frozen=True)
 class Recovered:
-    """Cross-entropies in nats a token: of the model, with the reconstruction put back, and with the mean there instead.
+    """Cross-entropies in nats per token: of the model, with the reconstruction put in, and with the mean instead (mean
+    ablation).
 
     >>> from cloche.interp import Recovered
     >>> round(Recovered(tokens=100, clean=2.0, spliced=2.5, ablated=4.0, kl=0.4).share, 2)
@@ -30,29 +31,29 @@ class Recovered:
     clean: float
     spliced: float
     ablated: float
-    kl: float  # from the model's predictions to those with the reconstruction, nats a token
+    kl: float  # from the model's predictions to those with the reconstruction, nats per token
 
     @property
     def share(self) -> float:
-        """Share of the loss that mean ablation costs which the reconstruction gives back: 1 is all of it. NaN where the mean
-        costs nothing."""
+        """Share of the loss added by mean ablation that the reconstruction recovers: 1 is all of it. NaN if mean ablation
+        adds nothing."""
         cost = self.ablated - self.clean
         return (self.ablated - self.spliced) / cost if cost > 0 else float("nan")
 
     def __str__(self) -> str:
         return (
-            f"Put back over {self.tokens:,} tokens, the reconstruction has a cross-entropy of {self.spliced:.4f} nats (the "
+            f"With the reconstruction put in, the cross-entropy over {self.tokens:,} tokens is {self.spliced:.4f} nats (the "
             f"model {self.clean:.4f}, the mean {self.ablated:.4f}): {self.share:.1%} recovered, KL {self.kl:.4f}."
         )
 
 
 @torch.no_grad()
 def loss_recovered(subject: Subject, sae: SAE, windows: Iterable[Any], others: Others | None = None) -> Recovered:
-    """Runs `windows` (batches of ids [batch, position], or texts) as they are, with what the dictionary makes of them put where
-    it writes, and with the mean there instead. What it reads is read from the undisturbed pass; what it writes into `others` is
-    not put back. The first position, which dictionaries do not see, is left as it is and not counted.
+    """Measures the loss on `windows` (batches of ids [batch, position], or texts): of the model, with the dictionary's
+    reconstruction put where it writes, and with the mean there instead. The dictionary reads from the unedited pass; what
+    it writes into `others` is not put in. The first position, which dictionaries do not see, is neither edited nor counted.
 
-    Raises ClocheError where the dictionary is of another site or width, or there is nothing to predict.
+    Raises ClocheError if the dictionary is of another site or width, or if there is nothing to predict.
 
     >>> import cloche
     >>> from cloche import GLU, LM, Attention, Block, Stack

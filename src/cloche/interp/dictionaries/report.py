@@ -1,4 +1,4 @@
-"""How good a dictionary is: what it explains, what of that its encoder misses, and what the model keeps of itself."""
+"""Dictionary report: variance explained, what the encoder misses, and the loss recovered."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from cloche.interp.route import Others, reader_of, rows_without_first
 from cloche.interp.subject import Subject, windows_of
 from cloche.sparse import SAE, Report, gap_report
 
-GAP_ROWS = 2_048  # on which pursuits are compared with the encoder
+GAP_ROWS = 2_048  # activations on which a pursuit is compared with the encoder
 
 
 @torch.no_grad()
 def dictionary_report(
     subject: Subject, sae: SAE, windows: Iterable[Any], name: str = "", others: Others | None = None
 ) -> Finding:
-    """Measures a dictionary on `windows` (batches of ids [batch, position], or texts) it was not trained on;
-    `data`: docs/architecture.md.
+    """Measures a dictionary on `windows` (batches of ids [batch, position], or texts) that it was not trained on; `data`:
+    docs/architecture.md.
 
-    The gap to a pursuit over the same atoms is measured on 2,048 activations, where the dictionary writes what it reads and
-    numba (of the extra `sparse`) is there to compile it; the summary says where it is not.
+    The gap to a pursuit over the same atoms is measured on 2,048 activations if the dictionary writes the sites it reads
+    and numba (of the extra `sparse`) is installed to compile the pursuit; the summary says if it is not.
 
     >>> import cloche
     >>> from cloche import GLU, LM, Attention, Block, Stack
@@ -92,13 +92,13 @@ def dictionary_report(
     unmeasured = "" if compiled else " The encoder was not compared with a pursuit: pip install 'cloche[sparse]'."
     figures, null = measured_figures(measured), {"explained": explained_shuffled(sae, sample)}
     if not isnan(recovered.share):
-        figures["recovered"], null["recovered"] = recovered.share, 0.0  # of the mean, by definition
+        figures["recovered"], null["recovered"] = recovered.share, 0.0  # the mean recovers nothing, by definition
     about = Provenance("dictionary", subject.checkpoint)
     return Finding(about, _summary(data, recovered) + unmeasured, figures, data, arrays, null, panels(data))
 
 
 def explained_shuffled(sae: SAE, rows: Tensor, seed: int = 0) -> float:
-    """The null of the explained variance: each row [n, width] is given the reconstruction of another, drawn by `seed`."""
+    """Null of the explained variance: each row [n, width] is compared with the reconstruction of another, drawn by `seed`."""
     _, target, made = sae.explain(rows)
     order = torch.randperm(len(made), generator=torch.Generator().manual_seed(seed))
     total = float((target - target.mean(0)).square().sum())
@@ -128,7 +128,7 @@ def _summary(data: dict[str, Any], recovered: Recovered) -> str:
 
 
 def panels(data: dict[str, Any]) -> tuple[Panel, ...]:
-    """What the model keeps, what the encoder misses, how often features fire, and the figures."""
+    """The loss recovered, what the encoder misses, the density of features, and a table of figures."""
     recovered, gap = data["recovered"], data["gap"]
     back = "nothing, as the mean costs nothing" if recovered["share"] is None else f"{recovered['share']:.1%}"
     note = (
@@ -159,7 +159,7 @@ def panels(data: dict[str, Any]) -> tuple[Panel, ...]:
 
 
 def density_panel(histogram: dict[str, Any]) -> Panel:
-    """How many features fire on which share of the tokens."""
+    """Number of features by the share of tokens on which they are active."""
     edges, counts = histogram["edges"], histogram["counts"]
     middle = tuple((a + b) / 2 for a, b in pairwise(edges))
     x_name = "share of the tokens it fires on, log10"

@@ -1,4 +1,4 @@
-"""Which features are worth a look first."""
+"""Ranks features: which are worth a look first."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from cloche.errors import ModelUnsupported
 from cloche.interp.dictionaries.firings import Firings
 from cloche.model import LayerNorm, Network, NoNorm
 
-FEWEST = 32  # firings below which nothing can be said of a feature
-DENSEST = 0.05  # share of tokens above which a feature is of everything
-ALIKE = 0.7  # cosine above which two features count as one for the eye
+FEWEST = 32  # firings below which a feature is not ranked
+DENSEST = 0.05  # share of tokens above which a feature is too dense to be specific
+ALIKE = 0.7  # cosine above which two features count as duplicates
 
 
 def logit_effects(net: Network, directions: Tensor, typical: Tensor) -> Tensor:
-    """[N, vocab] what adding each direction [N, width] to the last residual stream adds to the logits, in nats.
+    """[N, vocab] direct effect on the logits, in nats, of adding each direction [N, width] to the last residual stream.
 
-    The direct path: through the final norm, its scale frozen at the mean over the `typical` last residuals [n, width], and the
-    unembedding, before any cap of the logits. What all logits share is taken out, as the softmax does. Raises ClocheError
-    for a final norm without a gain.
+    The direct path: through the final norm, its scale frozen at the mean over the `typical` last residuals [n, width], and
+    the unembedding, before any cap of the logits. The mean over the vocabulary is subtracted, because the softmax ignores
+    it. Raises ClocheError for a final norm without a gain.
     """
     if isinstance(net.spec.norm, NoNorm):
         effects = directions @ net.unembed_weight().detach().T
         return effects.sub_(effects.mean(1, keepdim=True))
     if not hasattr(net.final_norm, "gain"):
         raise ModelUnsupported(
-            f"The final norm is a {type(net.spec.norm).__name__}, through which nothing has a direct effect that is linear; "
-            "effects on the logits are known for RMSNorm, LayerNorm and NoNorm."
+            f"The final norm is a {type(net.spec.norm).__name__}, through which no direct effect is linear; direct effects "
+            "on the logits need RMSNorm, LayerNorm or NoNorm."
         )
     if isinstance(net.spec.norm, LayerNorm):
         directions = directions - directions.mean(-1, keepdim=True)
@@ -39,17 +39,17 @@ def logit_effects(net: Network, directions: Tensor, typical: Tensor) -> Tensor:
 
 
 def kurtosis(x: Tensor) -> Tensor:
-    """[N] fourth moment over the squared second along the last axis: 3 for Gaussian rows, large where few entries stand out."""
+    """[N] fourth moment over the squared second along the last axis: 3 for Gaussian rows, large if few entries stand out."""
     centred = x - x.mean(-1, keepdim=True)
     return centred.pow(4).mean(-1) / centred.square().mean(-1).square().clamp_min(1e-30)
 
 
 def specificity(firings: Firings, vocab: int) -> Tensor:
-    """[features] how few tokens a feature is about, in nats: the entropy of tokens in the text less that under the feature.
+    """[features] specificity to tokens, in nats: the divergence of the tokens under a feature from those of the text.
 
-    Tokens are weighed by how strongly it fires. Of the token it fires on and the one that follows, the larger counts: a feature
-    may be of what was said or of what comes. Two tokens' worth of the text at large is mixed in, so that a feature seen rarely
-    does not look specific by chance.
+    Tokens are weighted by the activation. The larger of two values counts: of the token it is active on, and of the next
+    token, because a feature may be about either. Two tokens' worth of the text's own distribution is mixed in, so that a
+    rare feature does not look specific by chance.
     """
     here = firings.where
     there = (here + 1).clamp_max(len(firings.tokens) - 1)
@@ -57,7 +57,7 @@ def specificity(firings: Firings, vocab: int) -> Tensor:
 
 
 def _divergence(firings: Firings, where: Tensor, vocab: int) -> Tensor:
-    """[features] Kullback-Leibler divergence of the tokens at `where`, weighed by the firings, from the text's own."""
+    """[features] Kullback-Leibler divergence of the tokens at `where`, weighted by the firings, from those of the text."""
     base = torch.bincount(firings.tokens, minlength=vocab).double()
     base = (base + 0.5) / (base.sum() + 0.5 * vocab)
     pairs, inverse = torch.unique(firings.owner * vocab + firings.tokens[where], return_inverse=True)
@@ -74,10 +74,10 @@ def _divergence(firings: Firings, where: Tensor, vocab: int) -> Tensor:
 def telling_order(firings: Firings, effects: Tensor | None, atoms: Tensor, count: int) -> list[int]:
     """At most `count` features, most telling first.
 
-    A feature is a candidate when it fires at least 32 times and on at most 5% of the tokens. Candidates are ranked by the mean
-    of three percentile ranks: how specific its tokens are (`specificity`), how few tokens it speaks for (`kurtosis` of its
-    effect on the logits, where that is known), and how much it carries (the squares of its firings, summed: its share of what
-    is explained). Of two whose atoms [N, width] have a cosine above 0.7 only the better is listed.
+    A feature is a candidate if it is active at least 32 times and on at most 5% of the tokens. Candidates are ranked by the
+    mean of three percentile ranks: how specific its tokens are (`specificity`), how few tokens it promotes (`kurtosis` of
+    its effect on the logits, if that is known), and how much it explains (sum of squared activations). Of two whose atoms
+    [N, width] have a cosine above 0.7, only the better one is listed.
     """
     counts = firings.starts.diff()
     candidates = ((counts >= FEWEST) & (counts <= DENSEST * len(firings.tokens))).nonzero().squeeze(1)
@@ -96,7 +96,7 @@ def telling_order(firings: Firings, effects: Tensor | None, atoms: Tensor, count
 
 
 def _percentile_rank(values: Tensor) -> Tensor:
-    """[n] each value's place among all, 0 to 1."""
+    """[n] percentile rank of each value, 0 to 1."""
     order = values.argsort(stable=True)
     place = torch.empty(len(values), dtype=torch.float64)
     place[order] = (

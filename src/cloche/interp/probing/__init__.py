@@ -1,4 +1,4 @@
-"""How well few units of a basis tell what a text says."""
+"""Sparse probing: how well a few units of a basis predict a label."""
 
 from __future__ import annotations
 

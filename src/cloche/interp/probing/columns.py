@@ -1,4 +1,4 @@
-"""Units of which few are active at a time, as a probe reads them: whole columns, and products with few vectors."""
+"""Sparse and dense matrices of units as a probe reads them: whole columns, and products with a few vectors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cloche.sparse import Code
 
 @dataclass(frozen=True, eq=False)
 class _Lists:
-    """A sparse matrix as one list per row: `index` and `value` of its entries, row i from `start[i]` on."""
+    """A sparse matrix by rows: `index` and `value` of its entries, row i from `start[i]` on."""
 
     index: Tensor
     value: Tensor
@@ -34,7 +34,7 @@ class _Lists:
 
 
 class SparseColumns:
-    """[n, N] float32 of which few are not zero; what a probe needs of a numpy array, without the array."""
+    """[n, N] float32 with few nonzero entries: the operations that a probe needs, without the dense array."""
 
     def __init__(self, row: Tensor, column: Tensor, value: Tensor, shape: tuple[int, int]) -> None:
         self.shape = shape
@@ -44,13 +44,13 @@ class SparseColumns:
 
     @classmethod
     def of(cls, code: Code) -> SparseColumns:
-        """A code's values, one column per atom."""
+        """The values of a code, one column per atom."""
         used = code.values != 0
         row = torch.arange(len(code))[:, None].expand_as(used)[used]
         return cls(row, code.indices[used].cpu(), code.values[used].float().cpu(), (len(code), code.size))
 
     def rows(self, which: NDArray[np.bool_]) -> SparseColumns:
-        """Those rows alone."""
+        """Only those rows."""
         kept = torch.from_numpy(which)
         row, column, value = self._entries
         stays = kept[row]
@@ -85,7 +85,7 @@ class SparseColumns:
 
 
 class DenseColumns:
-    """The same of a float32 array [n, N]."""
+    """The same operations on a float32 array [n, N]."""
 
     def __init__(self, values: NDArray[Any]) -> None:
         self.values = values

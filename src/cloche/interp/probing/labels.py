@@ -1,4 +1,4 @@
-"""Labels of tokens by simple rules from the text itself, so that what a probe must find is known."""
+"""Labels of tokens by simple rules on the text, so that what a probe must find is known."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ QUOTE = re.compile(rb'"|\xe2\x80\x9c|\xe2\x80\x9d')  # straight, opening and clo
 
 
 def token_labels(subject: Subject, ids: Tensor) -> dict[str, Tensor]:
-    """Bool [batch, position] by name, of token ids [batch, position], each row a text of its own.
+    """Labels of token ids [batch, position], each row a text of its own: bool [batch, position] by name.
 
-    Of the token itself: "space" (begins with one), "digit" (holds one), "punctuation" (nothing but marks and symbols),
-    "capital" (its first letter is one), "line end" (holds one), "keyword" (one of Python's). Of the text before it: "quoted"
-    (inside double quotes, see `quoted`) and "seen" (came before in the row). Raises ClocheError without a tokenizer.
+    By the token itself: "space" (begins with one), "digit" (contains one), "punctuation" (only marks and symbols),
+    "capital" (its first letter is one), "line end" (contains one), "keyword" (a Python keyword). By the text before it:
+    "quoted" (inside double quotes, see `quoted`) and "seen" (occurred before in the row). Raises ClocheError without a
+    tokenizer.
 
     >>> import cloche
     >>> from cloche import GLU, LM, Attention, Block, Stack
@@ -37,7 +38,10 @@ def token_labels(subject: Subject, ids: Tensor) -> dict[str, Tensor]:
     """
     tokenizer = subject.tokenizer
     if tokenizer is None:
-        raise TokenizerMissing("This model has no tokenizer, so its tokens have no text to take labels from.")
+        raise TokenizerMissing(
+            "This model has no tokenizer, so its tokens have no text to take labels from; give labels= a "
+            "function of the ids."
+        )
     ids = ids.reshape(-1, ids.shape[-1]).cpu()
     kinds = ids.unique()
     texts = spell(tokenizer, kinds.tolist())
@@ -70,10 +74,11 @@ RULES = {
 
 
 def quoted(pieces: list[bytes]) -> list[bool]:
-    """For each piece of a text, whether its first byte that is no blank (of blanks, the first) stands in double quotes.
+    """Whether each piece of a text is inside double quotes, by its first byte that is not whitespace (or its first byte).
 
-    A straight quote opens where a blank or nothing stands before it and another character behind, and closes elsewhere. What is
-    not closed ends with its line; what closes though nothing opened it counts from the start of the text, in its first line.
+    A straight quote opens if whitespace, a bracket or nothing is before it and another character after it; otherwise it
+    closes. An unclosed quotation ends with its line; in the first line of the text, a quote that closes what was not opened
+    counts from the start.
     """
     text = b"".join(pieces)
     inside = bytearray(len(text))
@@ -101,6 +106,6 @@ def _opens(text: bytes, mark: re.Match[bytes]) -> bool:
 
 
 def _seen(ids: Tensor) -> Tensor:
-    """[batch, position] whether the token came before in its row."""
+    """[batch, position] whether the token occurred before in its row."""
     same = ids[:, :, None] == ids[:, None, :]
     return same.tril(-1).any(2)

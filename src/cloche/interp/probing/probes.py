@@ -1,4 +1,4 @@
-"""Linear probes of binary labels: on all units at once, and on the k that tell most."""
+"""Linear probes of binary labels: on all units at once, and on the best k."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cloche.sparse import Code
 
 Array = NDArray[np.float64]
 Matrix = NDArray[Any] | Code  # [n, units]: a float32 array, or a sparse code
-PENALTY = 1e-3  # on squared weights of units scaled to deviation one, beside a mean loss
+PENALTY = 1e-3  # on squared weights of units scaled to standard deviation one; the loss is a mean
 POOL = 64  # units that elimination starts from
 NEWTON, LBFGS = 50, 200  # iterations at most
 EXACT = 1e-9  # squared Newton step below which the fit is done
@@ -24,8 +24,8 @@ EXACT = 1e-9  # squared Newton step below which the fit is done
 
 @dataclass(frozen=True)
 class Score:
-    """Of one probe on held-out data. Each threshold is the one best on the data it was fitted to, so that a rare label is not
-    judged by one half."""
+    """Scores of one probe on held-out data. Each threshold is the best one on the training data, because 0.5 does not suit
+    a rare label."""
 
     accuracy: float
     balanced_accuracy: float
@@ -43,7 +43,7 @@ class Sparse:
 
 @dataclass(frozen=True)
 class Probes:
-    """One label in one basis: by number of units, with all of them, and by number of units for shuffled labels."""
+    """Probes of one label in one basis: by number of units, on all units, and by number of units for shuffled labels."""
 
     by_k: dict[int, Sparse]
     dense: Score
@@ -53,13 +53,14 @@ class Probes:
 def probe(
     x: Matrix, labels: NDArray[np.bool_], train: NDArray[np.bool_], ks: Sequence[int] = (1, 2, 4, 8, 16), seed: int = 0
 ) -> list[Probes]:
-    """One-vs-rest probes of `labels` [n, label] in units x [n, N] (an array or a `Code`), one Probes a label.
+    """One-vs-rest probes of `labels` [n, label] in units x [n, N] (an array or a `Code`), one `Probes` per label.
 
-    k-sparse probing (Gurnee et al. 2023, 2305.01610): candidates are the 64 units whose means differ most between the classes
-    (in deviations of the unit); a logistic probe on them is fitted again and again on the strongest that are left, down to each
-    k. Of these k units and the k of the largest difference those of the lower training loss are taken. Losses weigh the classes
-    alike and are penalised by PENALTY / 2 times the squared weights. Only rows of `train` [n] are fitted to; the scores are of
-    the others. Raises ClocheError where a label does not come on both sides in both classes, or a k is not in 1 to 64.
+    k-sparse probing (Gurnee et al. 2023, 2305.01610): candidates are the 64 units whose means differ most between the
+    classes (in standard deviations of the unit); a logistic probe is fitted on them repeatedly, each time on the strongest
+    that are left, down to each k. The result is compared with the k units of the largest difference, and the set with the
+    lower training loss is taken. The loss weights both classes equally and is penalised by PENALTY / 2 times the squared
+    weights. Probes are fitted on the rows of `train` [n] and scored on the others. Raises ClocheError if a label lacks a
+    class among the rows of either side, or a k is not in 1 to 64.
     """
     if not ks or min(ks) < 1 or max(ks) > POOL:
         raise ArgumentRange(f"ks={tuple(ks)} must be numbers of units from 1 to {POOL}.")
@@ -72,7 +73,7 @@ def probe(
         counts = labels[side].sum(0)
         if not side.any() or (counts == 0).any() or (counts == side.sum()).any():
             raise SignalsShape(
-                "Every label needs both classes among the rows to fit to and among those held out; leave rarer labels out."
+                "Every label needs both classes among the training rows and among the held-out rows; leave rarer labels out."
             )
     units = _Units(x, train)
     if not np.isfinite(units.mean).all():
@@ -88,14 +89,14 @@ def probe(
             Probes(
                 _by_k(units, label, ks),
                 _score(dense.scores[:, i], label[train], scores, label[~train]),
-                _by_k(units, _broken(label, order, train), ks),
+                _by_k(units, _shuffled(label, order, train), ks),
             )
         )
     return found
 
 
-def _broken(label: NDArray[np.bool_], order: NDArray[np.int64], train: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The shuffled label, as often as before on either side."""
+def _shuffled(label: NDArray[np.bool_], order: NDArray[np.int64], train: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The label shuffled within the training rows and within the held-out rows."""
     out = label.copy()
     for side in (train, ~train):
         out[side] = label[order[side[order]]]
@@ -103,7 +104,7 @@ def _broken(label: NDArray[np.bool_], order: NDArray[np.int64], train: NDArray[n
 
 
 class _Units:
-    """Units centred and scaled to deviation one over the rows to fit to, without a copy of what is sparse."""
+    """Units centred and scaled to standard deviation one over the training rows, without a dense copy of sparse ones."""
 
     def __init__(self, x: Matrix, train: NDArray[np.bool_]) -> None:
         columns = SparseColumns.of(x) if isinstance(x, Code) else DenseColumns(x)
@@ -122,7 +123,7 @@ class _Units:
         return (values - self.mean[list(which)]) * self.scale[list(which)]
 
     def times(self, weights: Array) -> Array:
-        """[n, label] all standardised units of the fitted rows times weights [N, label]."""
+        """[n, label] all standardised units of the training rows times weights [N, label]."""
         scaled = weights * self.scale[:, None]
         return self.fitted.times(scaled) - self.mean @ scaled
 
@@ -137,7 +138,7 @@ class _Units:
 
 
 def _by_k(units: _Units, label: NDArray[np.bool_], ks: Sequence[int]) -> dict[int, Sparse]:
-    """The best k units for one label and their score, for each k; of a basis with fewer units that vary, those."""
+    """The best k units for one label and their score, for each k; all that vary, if a basis has fewer."""
     here, there = label[units.train], label[~units.train]
     pull = units.transposed_times(_balance(here)[:, None] * np.where(here, 1.0, -1.0)[:, None])[:, 0]
     ranked = [int(i) for i in np.argsort(-np.abs(pull), kind="stable")[:POOL] if units.alive[i]]
@@ -156,8 +157,8 @@ def _by_k(units: _Units, label: NDArray[np.bool_], ks: Sequence[int]) -> dict[in
 
 
 def _eliminated(units: _Units, label: NDArray[np.bool_], which: list[int], k: int) -> list[int]:
-    """The k of these units that a probe leans on most; half of them are dropped at a time, so that of units that say the same
-    one can go before the other is judged."""
+    """The k units with the largest weights by recursive elimination: half of the surplus is dropped at a time, so that one
+    of two redundant units is dropped before the other is judged."""
     while len(which) > k:
         weights = _fit(units.some(which, True), label).weights[:, 0]
         order = np.argsort(-np.abs(weights), kind="stable")[: max(k, len(which) // 2)]
@@ -167,7 +168,7 @@ def _eliminated(units: _Units, label: NDArray[np.bool_], which: list[int], k: in
 
 @dataclass(frozen=True)
 class Fit:
-    """Logistic regression: weights [units, label], offsets [label], scores [n, label] of the rows fitted to, and the loss."""
+    """Logistic regression: weights [units, label], offsets [label], scores [n, label] of the training rows, and the loss."""
 
     weights: Array
     offsets: Array
@@ -176,12 +177,12 @@ class Fit:
 
 
 def _balance(label: NDArray[np.bool_]) -> Array:
-    """[n] weights of the rows that sum to one, half of it for either class."""
+    """[n] weights of the rows, which sum to one half for each class."""
     return np.where(label, 0.5 / label.sum(), 0.5 / (~label).sum())
 
 
 def _fit(x: Array, label: NDArray[np.bool_], penalty: float = PENALTY) -> Fit:
-    """Few units [n, k], one label: Newton's method with halved steps, to the minimum."""
+    """Fits one label on few units [n, k] by Newton's method with step halving."""
     rows = np.column_stack([x, np.ones(len(x))])
     weight, ridge = _balance(label), np.append(np.full(x.shape[1], penalty), 0.0)
     sign = np.where(label, 1.0, -1.0)
@@ -205,7 +206,8 @@ def _fit(x: Array, label: NDArray[np.bool_], penalty: float = PENALTY) -> Fit:
 
 
 def _dense(units: _Units, labels: NDArray[np.bool_], penalty: float = PENALTY) -> Fit:
-    """All units, all labels [n, label] at once: their losses are separate, so one L-BFGS over the sum minimises each."""
+    """Fits all labels [n, label] on all units at once: the losses are separate, so one L-BFGS over their sum minimises
+    each."""
     count, names = len(units.mean), labels.shape[1]
     weight = np.stack([_balance(label) for label in labels.T], 1)
     sign = np.where(labels, 1.0, -1.0)
@@ -224,7 +226,7 @@ def _dense(units: _Units, labels: NDArray[np.bool_], penalty: float = PENALTY) -
 
 
 def _minimised(loss: Callable[[Array], tuple[float, Array]], start: Array) -> tuple[Array, float]:
-    """Where a smooth loss, given with its slope, is least, and how much: L-BFGS with a strong Wolfe line search."""
+    """Minimum of a smooth loss, given with its gradient, by L-BFGS with a strong Wolfe line search: (where, loss)."""
     at = torch.from_numpy(start).requires_grad_()
     found = torch.optim.LBFGS(
         [at],
@@ -250,7 +252,7 @@ def _sigmoid(x: Array) -> Array:
 
 
 def _score(fitted: Array, label: NDArray[np.bool_], scores: Array, truth: NDArray[np.bool_]) -> Score:
-    """Of held-out scores [n] with their truth, thresholds from the scores of the rows fitted to."""
+    """Scores of held-out logits [n] against the truth, with thresholds from the logits of the training rows."""
     cuts, hits, false = _at_every_cut(fitted, label)
 
     def best(rate: Callable[..., Any]) -> float:
@@ -262,10 +264,10 @@ def _score(fitted: Array, label: NDArray[np.bool_], scores: Array, truth: NDArra
 
 
 def _at_every_cut(scores: Array, label: NDArray[np.bool_]) -> tuple[Array, Array, Array]:
-    """Cuts between neighbouring scores and beyond the ends, and how many of either class lie above each."""
+    """Thresholds between neighbouring scores and beyond the ends, and the number of each class above each."""
     order = np.argsort(-scores, kind="stable")
     falling, hit = scores[order], label[order]
-    last = np.append(falling[1:] != falling[:-1], True)  # of the rows that share a score
+    last = np.append(falling[1:] != falling[:-1], True)  # last of the rows that share a score
     between = np.append((falling[1:] + falling[:-1])[last[:-1]] / 2, -np.inf)
     cuts = np.concatenate([[np.inf], between])
     return cuts, np.append(0.0, hit.cumsum()[last]), np.append(0.0, (~hit).cumsum()[last])
@@ -284,8 +286,8 @@ def _f1(hits: Any, false: Any, yes: int, no: int) -> Any:
 
 
 def auroc(scores: Array, truth: NDArray[np.bool_]) -> float:
-    """The chance that a positive scores above a negative, ties counted half."""
+    """Area under the ROC curve: the probability that a positive scores above a negative, ties counted half."""
     yes, no = int(truth.sum()), int((~truth).sum())
     _, place, count = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (count.cumsum() - (count - 1) / 2)[place]  # from 1, ties share the mean of theirs
+    ranks = (count.cumsum() - (count - 1) / 2)[place]  # from 1; ties share their mean rank
     return float((ranks[truth].sum() - yes * (yes + 1) / 2) / (yes * no))

@@ -1,4 +1,4 @@
-"""Which basis says most with few units: k-sparse probing of a dictionary's features, of neurons and of the residual axes."""
+"""k-sparse probing of a dictionary's features, of neurons and of residual axes: which basis predicts most with few units."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from cloche.sparse import SAE, Code
 
 Labels = Callable[[Subject, Tensor], dict[str, Tensor]]
 FEATURES = "features"
-HELD_OUT = 0.3  # share of the windows, not of the tokens: neighbours are alike
-FEWEST = 20  # tokens of either class on either side, below which a label is left out
+HELD_OUT = 0.3  # share of the windows, not of the tokens, because neighbouring tokens are similar
+FEWEST = 20  # tokens of either class on either side of the split, below which a label is left out
 
 
 @torch.no_grad()
@@ -38,16 +38,16 @@ def sparse_probing(
     seed: int = 0,
     name: str = "",
 ) -> Finding:
-    """How well the best k units of a basis tell each label of a token, by k (Gurnee et al. 2023, 2305.01610).
+    """How well the best k units of a basis predict each label of a token, by k (Gurnee et al. 2023, 2305.01610).
 
-    Bases: the axes of `site` (where it is None, that of the dictionary), the neurons of the same layer, and the features of
-    `sae`, called `name`, where one is given. labels: from token ids [batch, position] to bool [batch, position] by name. How
-    units are chosen and probes fitted is said in `probes.probe`; all units at once are the ceiling, shuffled labels the
-    control. Of `windows` (batches of ids [batch, position], or texts) whole ones are held out; memory holds the activations of
-    all, and some 10,000 tokens are enough.
+    Bases: the axes of `site` (by default that of the dictionary), the neurons of the same layer, and the features of `sae`,
+    called `name`, if one is given. labels: a function from token ids [batch, position] to bool [batch, position] by name.
+    `probes.probe` describes how units are chosen and probes fitted; all units at once are the ceiling, shuffled labels the
+    control. Whole windows of `windows` (batches of ids [batch, position], or texts) are held out; all activations are held
+    in memory, and some 10,000 tokens are enough.
 
-    `data`: docs/architecture.md. Raises ClocheError for a site that is no vector a token, a dictionary of another site, fewer
-    than four windows, and where no label comes often enough.
+    `data`: docs/architecture.md. Raises ClocheError for a site that is not one vector per token, a dictionary of another
+    site, fewer than four windows, and if no label is frequent enough.
 
     >>> import cloche
     >>> from cloche import GLU, LM, Attention, Block, Stack
@@ -85,7 +85,7 @@ def sparse_probing(
             {"name": name, "units": (x.size if isinstance(x, Code) else x.shape[1])} for name, x in bases.items()
         ],
         "labels": [
-            {"name": name, "rate": float(found[name].mean()), "bases": {b: _told(probes[b][i]) for b in bases}}
+            {"name": name, "rate": float(found[name].mean()), "bases": {b: _as_data(probes[b][i]) for b in bases}}
             for i, name in enumerate(names)
         ],
         "skipped": skipped,
@@ -98,14 +98,11 @@ def sparse_probing(
 
 
 class _Places:
-    """Where rows are read: the basis `site`, the `neurons` of its layer where there are any beside it, and what a dictionary
-    reads."""
+    """Sites to read: the basis `site`, the neurons of its layer if they are another site, and what a dictionary reads."""
 
     def __init__(self, net: Network, site: Site | str | None, sae: SAE | None) -> None:
         if site is None and sae is None:
-            raise SettingConflict(
-                "Nothing says where to probe: give a site, as site='resid_post[1]', or a dictionary, as sae=NAME."
-            )
+            raise SettingConflict("Probing needs a site or a dictionary: give site='resid_post[1]' or sae=NAME.")
         self.reads: list[Site] = []
         if sae is not None and (site is None or sae.trained_on.site is not None):
             reader = reader_of(sae, net)
@@ -113,13 +110,11 @@ class _Places:
         self.site = net.sites.resolve(site)[0] if site is not None else self.reads[-1]
         if self.reads and self.site not in self.reads:
             known = ", ".join(map(str, self.reads))
-            raise DictionaryMismatch(
-                f"The dictionary reads {known}, so it says nothing of {self.site}; leave the site out."
-            )
+            raise DictionaryMismatch(f"The dictionary reads {known}, not {self.site}; leave the site out.")
         if self.site.axes[:2] != ("batch", "position"):
             raise SiteUnsuitable(
-                f"{self.site} has axes {', '.join(self.site.axes)}, and a probe reads one vector a token: choose a site such "
-                "as resid_post[1]."
+                f"{self.site} has axes {', '.join(self.site.axes)}, and a probe reads one vector per token: choose a site "
+                "such as resid_post[1]."
             )
         neurons = net.sites.resolve("mlp_act.all") if "mlp_act" in dir(net.sites) else []
         self.bases = [self.site, *(n for n in neurons if n.layer == self.site.layer and n != self.site)]
@@ -161,7 +156,7 @@ def _read(
 
 
 def _labels(subject: Subject, ids: Sequence[Tensor], labels: Labels) -> dict[str, Any]:
-    """Bool [n] by name, of the tokens that were read."""
+    """Labels of the tokens that were read: bool [n] by name."""
     parts = [labels(subject, batch) for batch in ids]
     for batch, part in zip(ids, parts, strict=True):
         wrong = [name for name, label in part.items() if label.shape != batch.shape or label.dtype != torch.bool]
@@ -174,7 +169,7 @@ def _labels(subject: Subject, ids: Sequence[Tensor], labels: Labels) -> dict[str
 
 
 def _train(window: Tensor, seed: int) -> Any:
-    """[n] whether a token's window is one to fit to."""
+    """[n] whether a token's window is for training."""
     count = int(window[-1]) + 1
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     held = torch.zeros(count, dtype=torch.bool)
@@ -183,7 +178,7 @@ def _train(window: Tensor, seed: int) -> Any:
 
 
 def _often_enough(found: dict[str, Any], train: Any) -> tuple[list[str], dict[str, str]]:
-    """The labels to probe, and why others are left out."""
+    """The labels to probe, and the others with the reason why they are left out."""
     skipped = {}
     for name, label in found.items():
         least = min(int((label[side] == value).sum()) for side in (train, ~train) for value in (True, False))
@@ -192,14 +187,14 @@ def _often_enough(found: dict[str, Any], train: Any) -> tuple[list[str], dict[st
     names = [name for name in found if name not in skipped]
     if not names:
         raise CorpusEmpty(
-            f"No label comes {FEWEST} times in both classes on both sides ({', '.join(found)}): give more windows, or other "
-            "labels."
+            f"No label has {FEWEST} tokens of both classes on both sides of the split ({', '.join(found)}): give more "
+            "windows, or other labels."
         )
     return names, skipped
 
 
 def _joined(codes: Sequence[Code], size: int) -> Code:
-    """Codes of batches as one; a batch may have fewer slots than another."""
+    """The codes of all batches as one; they may have different numbers of slots."""
     most = max(code.k for code in codes)
 
     def padded(parts: Iterable[Tensor]) -> Tensor:
@@ -208,7 +203,7 @@ def _joined(codes: Sequence[Code], size: int) -> Code:
     return Code(padded(code.indices for code in codes), padded(code.values for code in codes), size)
 
 
-def _told(probes: Probes) -> ProbesRecord:
+def _as_data(probes: Probes) -> ProbesRecord:
     def each(by_k: dict[int, Sparse]) -> list[SparseScore]:
         return [{"k": k, "chosen": list(p.chosen), **_score(p.score)} for k, p in by_k.items()]
 
@@ -225,11 +220,11 @@ def _score(score: Score) -> ScoreRecord:
 
 
 def mean_scores(data: dict[str, Any], basis: str, figure: str = "auroc") -> tuple[list[float], float, list[float]]:
-    """A figure's means over the labels: by k, with all units, and by k for shuffled labels."""
-    told = [label["bases"][basis] for label in data["labels"]]
-    by_k = [fmean(rows) for rows in zip(*([s[figure] for s in t["k"]] for t in told), strict=True)]
-    shuffled = [fmean(rows) for rows in zip(*([s[figure] for s in t["shuffled"]] for t in told), strict=True)]
-    return by_k, fmean(t["dense"][figure] for t in told), shuffled
+    """Means of a figure over the labels: by k, on all units, and by k for shuffled labels."""
+    scores = [label["bases"][basis] for label in data["labels"]]
+    by_k = [fmean(rows) for rows in zip(*([s[figure] for s in t["k"]] for t in scores), strict=True)]
+    shuffled = [fmean(rows) for rows in zip(*([s[figure] for s in t["shuffled"]] for t in scores), strict=True)]
+    return by_k, fmean(t["dense"][figure] for t in scores), shuffled
 
 
 def _summary(data: dict[str, Any]) -> str:
@@ -238,7 +233,7 @@ def _summary(data: dict[str, Any]) -> str:
     for basis in data["bases"]:
         (f1, f1_all, _), (area, area_all, _) = (mean_scores(data, basis["name"], figure) for figure in ("f1", "auroc"))
         each.append(
-            f"the best {few} of {basis['units']:,} {_called(basis['name'])} {f1[0]:.2f} ({area[0]:.2f}), the best {most} "
+            f"the best {few} of {basis['units']:,} {_basis_name(basis['name'])} {f1[0]:.2f} ({area[0]:.2f}), the best {most} "
             f"{f1[-1]:.2f} ({area[-1]:.2f}), all {f1_all:.2f} ({area_all:.2f})"
         )
     chance = fmean(mean_scores(data, basis["name"])[2][-1] for basis in data["bases"])
@@ -249,19 +244,19 @@ def _summary(data: dict[str, Any]) -> str:
 
 
 def _figures(data: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
-    """AUROC in the first basis by number of units, the mean over the labels; the same for shuffled labels."""
+    """Mean AUROC over the labels in the first basis, by number of units; and the same for shuffled labels."""
     by_k, dense, shuffled = mean_scores(data, data["bases"][0]["name"])
     names = [f"auroc_{k}" for k in data["ks"]]
     return dict(zip(names, by_k, strict=True)) | {"auroc_all": dense}, dict(zip(names, shuffled, strict=True))
 
 
 def panels(data: dict[str, Any]) -> tuple[Panel, ...]:
-    """AUROC by number of units for every basis beside shuffled labels; every label by itself."""
+    """AUROC by number of units for every basis, with shuffled labels; and a table by label."""
     series = []
     for basis in (basis["name"] for basis in data["bases"]):
         by_k, dense, shuffled = mean_scores(data, basis)
         series += [
-            Series(_called(basis), (*by_k, dense)),
+            Series(_basis_name(basis), (*by_k, dense)),
             Series("shuffled labels", (*shuffled, None), control=True),
         ]
     left_out = ", ".join(f"{name} ({why})" for name, why in data["skipped"].items())
@@ -275,16 +270,16 @@ def panels(data: dict[str, Any]) -> tuple[Panel, ...]:
     )
     body = []
     for label in data["labels"]:
-        for basis, told in label["bases"].items():
+        for basis, scores in label["bases"].items():
             cells = [
                 f"{score['f1']:.2f} ({score['auroc']:.2f})"
-                for score in (*told["k"], told["dense"], told["shuffled"][-1])
+                for score in (*scores["k"], scores["dense"], scores["shuffled"][-1])
             ]
-            body.append((label["name"], label["rate"], _called(basis), *cells))
+            body.append((label["name"], label["rate"], _basis_name(basis), *cells))
     columns = ("label", "share of tokens", "basis", *(f"k = {k}" for k in data["ks"]), "all units", "shuffled labels")
     forms = ("number", "percent", *["number"] * (len(columns) - 2))
     return lines, Table("F1 (AUROC) of each label", columns, tuple(body), forms)  # type: ignore[arg-type]
 
 
-def _called(basis: str) -> str:
+def _basis_name(basis: str) -> str:
     return basis if basis == FEATURES else f"axes of {basis}"

@@ -14,7 +14,14 @@ from cloche.part import Part
 
 class Body(Part):
     """Everything between embedding and head. `build(width, std)` gives an `Iterated`; `std` is the standard deviation of the
-    embedded stream."""
+    embedded stream.
+
+    >>> from cloche import GLU, Attention, Block, Stack
+    >>> from cloche.model import Body
+    >>> body = Stack(2, Block(Attention(4), GLU()))
+    >>> isinstance(body, Body), len(body.resolved(32).build(32, std=1.0).layers)
+    (True, 2)
+    """
 
     def resolved(self, width: int) -> Self:
         """With every implied size written out."""
@@ -31,6 +38,11 @@ class Iterated(Module):
     repeats one. Sites, caches, costs and the sweep are indexed by iteration, the number in a site's brackets. A body
     that does more than pass the stream from one block to the next overrides `forward`, and one whose iterations are
     not called layers overrides `named`.
+
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> body = LM(64, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0).body
+    >>> body.named(1), body.flops_per_token(0, length=16) == body.flops_per_token(1, length=16)
+    ('layer 1', True)
     """
 
     layers: Any  # a sequence of modules

@@ -32,6 +32,14 @@ class Mixer(Part):
     `pattern_reads` and `pattern_rows` give rows of the pattern to monitors (see `DotProduct`). `std` is the initial
     standard deviation of the update. `prove(x, proof)` proves its sites from the mixer's fields and weights alone and
     returns the update (see `sites.proof`).
+
+    >>> import torch
+    >>> from cloche import Attention
+    >>> from cloche.model import Context, Mixer
+    >>> mix = Attention(heads=4).resolved(32).build(32, std=1.0)
+    >>> update, _ = mix(torch.randn(1, 3, 32), Context.over(torch.tensor([[5, 6, 7]])), 0, None)
+    >>> isinstance(Attention(heads=4), Mixer), update.shape
+    (True, torch.Size([1, 3, 32]))
     """
 
     mask: Mask

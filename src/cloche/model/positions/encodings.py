@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 
 
 class Position(Part):
-    """An encoding used inside attention. A subclass overrides what it does and inherits doing nothing of the rest."""
+    """An encoding used inside attention. A subclass overrides what it does and inherits doing nothing of the rest.
+
+    >>> import torch
+    >>> from cloche import NoPosition, RoPE
+    >>> cos, sin = RoPE().table(torch.tensor([[0, 1]]), head_size=8)
+    >>> cos.shape, NoPosition().table(torch.tensor([[0, 1]]), head_size=8)
+    (torch.Size([1, 2, 1, 8]), None)
+    """
 
     def check(self, head_size: int) -> None:
         """Raise ClocheError when a head of this size cannot carry the encoding."""
@@ -142,6 +149,11 @@ class EmbeddingPosition(Part):
     """An encoding added to the token embeddings. `build(width)` gives a module from positions to [batch, position, width].
 
     `prove(positions, proof)` says the same from its weights alone (see `sites.proof`).
+
+    >>> import torch
+    >>> from cloche import Learned
+    >>> Learned(length=128).build(32, std=1.0)(torch.tensor([[0, 1, 2]])).shape
+    torch.Size([1, 3, 32])
     """
 
     def build(self, width: int, std: float) -> Module:

@@ -13,7 +13,13 @@ from cloche.part import LARGEST, SMALLEST, Part, positive
 
 
 class Scaling(Part):
-    """A change of RoPE's frequencies."""
+    """A change of RoPE's frequencies.
+
+    >>> import torch
+    >>> from cloche.model import LinearScaling
+    >>> LinearScaling(factor=4.0).scaled(torch.tensor([1.0, 0.5]), theta=10_000.0, positions=torch.tensor([[0, 1]]))
+    tensor([0.2500, 0.1250])
+    """
 
     def check(self, size: int) -> None:
         """Raise ClocheError when `size` rotated numbers a head cannot be scaled so."""

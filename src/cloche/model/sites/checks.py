@@ -59,7 +59,13 @@ def _integers(tensor: Tensor) -> bool:
 
 
 def check_pad(pad: Any, ids: Tensor) -> Tensor | None:
-    """Left padding as a LongTensor [batch], or None."""
+    """Left padding as a LongTensor [batch], or None.
+
+    >>> import torch
+    >>> from cloche.model.sites import check_pad
+    >>> check_pad([1, 0], torch.tensor([[0, 5, 6], [7, 8, 9]]))
+    tensor([1, 0])
+    """
     if pad is None:
         return None
     batch, width = ids.shape
@@ -242,5 +248,12 @@ def shape_here(site: Site, ids: Tensor, sites: Sites) -> list[int]:
 
 
 def row_shape(sites: Sites, site: Site) -> list[int]:
-    """The shape of one token's row of a site that has one for each token."""
+    """The shape of one token's row of a site that has one for each token.
+
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> from cloche.model.sites import row_shape
+    >>> net = LM(64, 32, Stack(1, Block(Attention(4), GLU()))).build(seed=0)
+    >>> row_shape(net.sites, net.sites.z[0])
+    [4, 8]
+    """
     return [size for axis, size in sites.shape(site).items() if axis not in ("batch", "position") and size is not None]

@@ -21,7 +21,13 @@ Key = tuple[str, int | None]
 
 @dataclass(frozen=True)
 class Operation:
-    """One edit without its tensor; `input` is the index of its tensor among the plan's inputs."""
+    """One edit without its tensor; `input` is the index of its tensor among the plan's inputs.
+
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> net = LM(64, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
+    >>> str(net.run([[1, 2]], edits=[net.sites.z[1].head(3).zero().at(-1)]).plan.operations[0])
+    'zero z[1].head(3) at -1'
+    """
 
     site: Site
     kind: Kind
@@ -90,7 +96,15 @@ class Plan:
 
 
 def make_plan(saves: list[Site], edits: list[Edit]) -> tuple[Plan, list[Edit]]:
-    """The plan of these sites and edits, and the edits that bring a tensor, in the order of the plan's inputs."""
+    """The plan of these sites and edits, and the edits that bring a tensor, in the order of the plan's inputs.
+
+    >>> from cloche import site
+    >>> from cloche.model.sites import make_plan
+    >>> edits = [site("z[0]").zero(), site("resid_post[1]").scale(0.5)]
+    >>> plan, with_tensor = make_plan([site("logits")], edits)
+    >>> str(plan), [str(edit) for edit in with_tensor]
+    ('save logits; zero z[0]; scale resid_post[1]', ['scale resid_post[1]'])
+    """
     operations: list[Operation] = []
     carriers: list[Edit] = []
     for edit in edits:
@@ -128,14 +142,28 @@ def position_axis(axes: tuple[str, ...]) -> int:
 
 
 def spanned(site: Site, value: Tensor) -> list[tuple[str, int]]:
-    """The axes on which an edit's tensor has a value for each position, with their dimensions (from the end)."""
+    """The axes on which an edit's tensor has a value for each position, with their dimensions (from the end).
+
+    >>> import torch
+    >>> from cloche import site
+    >>> from cloche.model.sites import spanned
+    >>> spanned(site("resid_post[1]"), torch.zeros(5, 32)), spanned(site("resid_post[1]"), torch.zeros(32))
+    ([('position', -2)], [])
+    """
     axes = site.axes
     found = [(axis, axes.index(axis) - len(axes)) for axis in ("position", "query", "key") if axis in axes]
     return [(axis, dim) for axis, dim in found if value.dim() >= -dim and value.shape[dim] > 1]
 
 
 def narrowed(site: Site, value: Tensor, start: int, end: int, keys: int | None = None) -> Tensor:
-    """The part of an edit's tensor for the slots from start to end, and in a pattern for the first `keys` keys."""
+    """The part of an edit's tensor for the slots from start to end, and in a pattern for the first `keys` keys.
+
+    >>> import torch
+    >>> from cloche import site
+    >>> from cloche.model.sites import narrowed
+    >>> narrowed(site("resid_post[1]"), torch.arange(5.0)[:, None].expand(5, 32), 2, 4)[:, 0]
+    tensor([2., 3.])
+    """
     for axis, dim in spanned(site, value):
         if axis != "key":
             value = value.narrow(dim, start, end - start)

@@ -42,6 +42,12 @@ class Proof:
     """What one pass over random ids recorded, and the weights of the part that is being proved.
 
     positions: [1, position] of the tokens. width: of the residual stream. proved: the sites that were compared.
+
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> from cloche.model.sites import prove_sites
+    >>> net = LM(64, 32, Stack(1, Block(Attention(4), GLU()))).build(seed=0)
+    >>> "pattern[0]" in prove_sites(net)
+    True
     """
 
     def __init__(self, net: Network, seen: Mapping[Key, Tensor], positions: Tensor) -> None:

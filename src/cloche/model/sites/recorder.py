@@ -20,6 +20,21 @@ class Recorder(Protocol):
 
     A module that would compute a value only for the recorder asks `wants` first, and may skip what is not wanted. layer:
     the number of the iteration that the module was given; None for sites outside the body.
+
+    >>> import torch
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> from cloche.model import Context
+    >>> class Names:
+    ...     def wants(self, name, layer):
+    ...         return False
+    ...     def __call__(self, name, layer, value):
+    ...         seen.append(name)
+    ...         return value
+    >>> seen, net = [], LM(64, 32, Stack(1, Block(Attention(4), GLU()))).build(seed=0)
+    >>> context = Context.over(torch.tensor([[1, 2]]), record=Names())
+    >>> _ = net.body(torch.zeros(1, 2, 32), context, None, 0, 1)
+    >>> seen[0], seen[-1]
+    ('resid_pre', 'resid_post')
     """
 
     def wants(self, name: str, layer: int | None) -> bool:
@@ -36,6 +51,18 @@ class PlanRecorder:
     plan names.
 
     sites: those of the model; offering another one, which no plan could name, raises.
+
+    >>> import torch
+    >>> from cloche import GLU, LM, Attention, Block, Stack, site
+    >>> from cloche.model import Context
+    >>> from cloche.model.sites import PlanRecorder, PromptSlots, make_plan
+    >>> net, ids = LM(64, 32, Stack(1, Block(Attention(4), GLU()))).build(seed=0), torch.tensor([[1, 2]])
+    >>> plan, _ = make_plan([site("resid_post[0]")], [])
+    >>> slots = PromptSlots(ids, None)
+    >>> record = PlanRecorder(plan, [], slots.positions, slots.lengths, net.sites)
+    >>> out, _ = net.body(torch.zeros(1, 2, 32), Context.over(ids, record=record), None, 0, 1)
+    >>> torch.equal(record.saved()[0], out)
+    True
     """
 
     def __init__(

@@ -12,6 +12,15 @@ class PromptSlots:
     """The slots of a prompt [batch, position] and of `new` tokens after it; each form of position is resolved once.
 
     positions: [batch or 1, slot] absolute, negative on padding. lengths: [batch or 1, 1] real tokens of each prompt.
+
+    >>> import torch
+    >>> from cloche.model.sites import PromptSlots
+    >>> slots = PromptSlots(torch.tensor([[0, 5, 6], [7, 8, 9]]), pad=torch.tensor([1, 0]), new=2)
+    >>> slots.positions
+    tensor([[-1,  0,  1,  2,  3],
+            [ 0,  1,  2,  3,  4]])
+    >>> slots.span("new")
+    (3, 5)
     """
 
     def __init__(self, ids: Tensor, pad: Tensor | None, new: int = 0) -> None:
