@@ -158,7 +158,7 @@ def test_what_is_not_there_or_not_text(tmp_path: Path) -> None:
     with pytest.raises(FileMissing, match="no file of questions"):
         items(FromFile(str(tmp_path / "none.csv")))
     with pytest.raises(FileMissing, match="no file of questions"):
-        items(FromFile())
+        items(FromFile(""))
     with pytest.raises(FileUnreadable):
         items(FromFile(str(tmp_path)))
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00prompt")

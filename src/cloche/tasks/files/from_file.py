@@ -30,7 +30,7 @@ class FromFile(Task):
     [('The sky is', 'blue')]
     """
 
-    path: str = ""
+    path: str
 
     levels = range(1, 2)
 
