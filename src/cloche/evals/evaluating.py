@@ -135,7 +135,8 @@ def answer_items(
     if subject.tokenizer is None:
         raise TokenizerMissing(f"{subject.name} has no tokenizer.json, so it cannot read questions; put one beside it.")
     words = unseen_words(task, items, seed) if labels == "unseen" else None
-    prompts = [few_shot(item, _shots(task, item, shots, seed), labels, words, seed) for item in items]
+    before = {level: _shots(task, level, shots, seed) for level in {item.level for item in items}}
+    prompts = [few_shot(item, before[item.level], labels, words, seed) for item in items]
     written = _write(subject, prompts)
     likeliest = _likeliest(subject, task, prompts)
     out = []
@@ -148,11 +149,11 @@ def answer_items(
     return out
 
 
-def _shots(task: Task, item: Item, n: int, seed: int) -> list[Item]:
-    """Training items of the level of `item`; the same for every item of that level."""
-    found = task.examples(n, item.level, seed + 1, "train") if n else []
+def _shots(task: Task, level: int, n: int, seed: int) -> list[Item]:
+    """Training items of a level; the same before every question of that level."""
+    found = task.examples(n, level, seed + 1, "train") if n else []
     if len(found) < n:
-        raise TaskInvalid(f"{task} has only {len(found)} training items at level {item.level}; ask for fewer shots.")
+        raise TaskInvalid(f"{task} has only {len(found)} training items at level {level}; ask for fewer shots.")
     return found
 
 
@@ -228,18 +229,21 @@ def _row(answered: Sequence[Answered]) -> dict[str, Any]:
     levels = {}
     for level in sorted({each.item.level for each in answered}):
         levels[str(level)] = _share([each for each in answered if each.item.level == level])
-    chosen = [each for each in answered if each.choice is not None]
-    choice = {
-        "choice": fmean(bool(each.choice) for each in chosen) if chosen else None,
-        "choice_per_byte": fmean(bool(each.per_byte) for each in chosen) if chosen else None,
-    }
-    return _share(answered) | choice | {"partial": fmean(each.partial for each in answered), "levels": levels}
+    return _share(answered) | {"partial": fmean(each.partial for each in answered), "levels": levels}
 
 
 def _share(answered: Sequence[Answered]) -> dict[str, Any]:
     low, high = wilson(sum(each.strict for each in answered), len(answered))
-    chance = fmean(each.chance for each in answered)
-    return {"items": len(answered), "accuracy": _accuracy(answered), "low": low, "high": high, "chance": chance}
+    chosen = [each for each in answered if each.choice is not None]
+    return {
+        "items": len(answered),
+        "accuracy": _accuracy(answered),
+        "low": low,
+        "high": high,
+        "chance": fmean(each.chance for each in answered),
+        "choice": fmean(bool(each.choice) for each in chosen) if chosen else None,
+        "choice_per_byte": fmean(bool(each.per_byte) for each in chosen) if chosen else None,
+    }
 
 
 def _figures(rows: Sequence[Mapping[str, Any]], fresh: bool) -> tuple[dict[str, float], dict[str, float]]:
@@ -270,7 +274,8 @@ def _summary(rows: Sequence[Mapping[str, Any]], figures: Mapping[str, float], nu
     shots = rows[0]["shots"]
     return (
         f"{figures['accuracy']:.1%} of {n} items of {names} are answered right (95% interval {figures['low']:.1%} to "
-        f"{figures['high']:.1%}; chance {null['accuracy']:.1%}) with {shots} {'shot' if shots == 1 else 'shots'}."
+        f"{figures['high']:.1%}; chance {null['accuracy']:.1%}) with {shots} {'shot' if shots == 1 else 'shots'}"
+        + (f"; the likeliest choice is right in {figures['choice']:.1%}." if "choice" in figures else ".")
     )
 
 
@@ -297,11 +302,12 @@ def _panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
 def _by_level(row: Mapping[str, Any]) -> Panel:
     levels = list(row["levels"].values())
 
-    def values(key: str) -> tuple[float, ...]:
+    def values(key: str) -> tuple[float | None, ...]:
         return tuple(level[key] for level in levels)
 
     series = (
-        Series("model", values("accuracy"), values("low"), values("high")),
+        Series("written", values("accuracy"), values("low"), values("high")),
+        *([Series("likeliest choice", values("choice"))] if row["choice"] is not None else []),
         Series("chance", values("chance"), control=True),
     )
     return Lines(
