@@ -164,8 +164,8 @@ def _changed(path: str, value: object) -> dict:
 WRONG = {
     "unknown part": ("body.block.mix.part", "Atention", r"\[model.body.block.mix\].*'Atention'.*'Attention'"),
     "unknown position": ("body.block.mix.position.part", "Rope", r"\[model.body.block.mix.position\].*'RoPE'"),
-    "no part": ("body.block.map.part", None, r"\[model.body.block.map\].*needs a key `part`"),
-    "part is a number": ("body.block.map.part", 3, r"\[model.body.block.map\].*needs a key `part`"),
+    "no part": ("body.block.map.part", None, r"\[model.body.block.map\].*add a key `part`"),
+    "part is a number": ("body.block.map.part", 3, r"\[model.body.block.map\].*add a key `part`"),
     "unknown field": ("body.block.mix.head", 2, r"\[model.body.block.mix\] Attention has no field 'head'.*'heads'"),
     "type: text": ("width", "wide", r"\[model.width\] must be of type int, not 'wide'"),
     "type: fraction": ("body.depth", 2.5, r"\[model.body.depth\] must be of type int, not 2.5"),
