@@ -59,7 +59,7 @@ class Part:
     """
 
     renamed: ClassVar[dict[str, str]] = {}
-    reads_files: ClassVar[bool] = False  # of this machine: no request to a server may name such a part
+    reads_files: ClassVar[bool] = False  # of this machine: no request to a server may name it, or a part that holds it
     counts: ClassVar[tuple[str, ...]] = ()  # fields that say how many modules are built of the parts below this one
 
     def to_dict(self) -> dict[str, Any]:

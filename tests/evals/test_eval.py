@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -11,7 +13,8 @@ import cloche
 from cloche import evals
 from cloche.evals import few_shot, unseen_words, wilson
 from cloche.evals.evaluating import items_of
-from cloche.tasks import Add, Rule, Task
+from cloche.interp import Materials, find_instrument, read_options
+from cloche.tasks import Add, FromFile, Rule, Task
 from cloche.tasks.task import Values
 
 
@@ -117,6 +120,15 @@ def test_the_same_seed_gives_the_same_finding(untrained: cloche.Glass) -> None:
     assert evals.eval(untrained, [Add()], limit=10, shots=1, seed=5).data != one.data
 
 
+def test_a_file_is_used_whole_but_for_the_shots(untrained: cloche.Glass, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"{n} is", "answer": f" {n % 3}"}) + "\n" for n in range(40)))
+    task = FromFile(str(path))
+    assert len(items_of(task, 100)) == 40
+    assert len(items_of(task, 100, shots=4)) == 36
+    assert evals.eval(untrained, [task], limit=100, shots=4, controls=False).data["tasks"][0]["items"] == 36
+
+
 ADD, BIGGER, ERRORS = [Add()], [Bigger()], {
     "no task": (lambda glass: evals.eval(glass, []), "There is no task to evaluate; name one, such as Add"),
     "no items": (lambda glass: evals.eval(glass, ADD, limit=0), "limit=0 and shots=0 must be at least 1 and 0"),
@@ -135,3 +147,21 @@ def test_what_cannot_be_done_is_one_sentence(untrained: cloche.Glass, case: str)
     with pytest.raises(cloche.ClocheError, match=wanted) as error:
         call(untrained)
     assert str(error.value).count(". ") == 0
+
+
+@dataclass(frozen=True)
+class Wrapped(Bigger):
+    inner: Task = Bigger()
+
+
+def test_a_request_to_a_server_names_no_file(untrained: cloche.Glass, tmp_path: Path) -> None:
+    """On the command line a task may read a file; asked through the microscope it may not, not even inside another."""
+    name, function = find_instrument("eval")
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "a", "answer": "b"}\n')
+    here = f"{__name__}:Wrapped"
+    for line in (f"FromFile({str(path)!r})", f"{here}(inner=FromFile({str(path)!r}))"):
+        given = {"tasks": [f"Add,{line}"]}
+        assert len(read_options(name, function, given, Materials(untrained))["tasks"]) == 2
+        with pytest.raises(cloche.ClocheError, match="on the command line alone"):
+            read_options(name, function, given, Materials(untrained, paths=False))

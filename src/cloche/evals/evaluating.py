@@ -94,12 +94,12 @@ def _graded(
 ) -> dict[str, Any]:
     """The row of one task."""
     row: dict[str, Any] = {"task": str(task), "shots": shots}
-    items = items_of(task, limit, level, seed)
+    items = items_of(task, limit, level, seed, shots)
     answered = answer_items(subject, task, items, shots, seed)
     if fresh is not None:
         row["stock"] = _accuracy(answered)
         task = task.variant(fresh + 1)
-        items = items_of(task, limit, level, fresh + FRESH)
+        items = items_of(task, limit, level, fresh + FRESH, shots)
         answered = answer_items(subject, task, items, shots, fresh)
     return row | _row(answered) | (_controls(subject, task, items, shots, seed) if controls else {})
 
@@ -108,11 +108,19 @@ def _task(given: Task | str) -> Task:
     return part_from_line(given, Task, "tasks") if isinstance(given, str) else given
 
 
-def items_of(task: Task, limit: int, level: int | None = None, seed: int = 0) -> list[Item]:
-    """About `limit` test items, equally many of every level, or of one. Raises TaskInvalid where there are none."""
+def items_of(task: Task, limit: int, level: int | None = None, seed: int = 0, shots: int = 0) -> list[Item]:
+    """About `limit` test items, equally many of every level, or of one; of a file every item that is not one of the shots.
+
+    Raises TaskInvalid where there are none.
+    """
     levels = list(task.levels) if level is None else [level]
     each = -(-limit // len(levels))
-    found = [item for n in levels for item in task.examples(each, n, seed, "test")]
+    if task.reads_files:
+        before = {item.problem_id for n in levels for item in _shots(task, n, shots, seed)}
+        found = [item for n in levels for item in task.examples(each + shots, n, seed) if item.problem_id not in before]
+        found = found[:limit]
+    else:
+        found = [item for n in levels for item in task.examples(each, n, seed, "test")]
     if not found:
         raise TaskInvalid(f"{task} has no test items; give another level or a larger file.")
     return found[:limit] if level is not None else found

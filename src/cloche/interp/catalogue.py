@@ -375,11 +375,18 @@ def _first(text: str, options: Sequence[Any], name: str, materials: Materials) -
     raise ValueError(text)
 
 
+def _reads_files(value: Any) -> bool:
+    """Whether a part, or one inside it, reads files of this machine."""
+    if isinstance(value, tuple):
+        return any(map(_reads_files, value))
+    return isinstance(value, Part) and (value.reads_files or any(map(_reads_files, vars(value).values())))
+
+
 def _thing(text: str, hint: type, name: str, materials: Materials) -> Any:
     """The model, run, dictionary or part that a text names."""
     if issubclass(hint, Part):
         part = part_from_line(text, hint, name)
-        if part.reads_files:
+        if _reads_files(part):
             materials.need_paths(name)
         return part
     if hint is SAE:

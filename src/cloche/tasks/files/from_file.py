@@ -33,6 +33,7 @@ class FromFile(Task):
     path: str
 
     levels = range(1, 2)
+    reads_files = True
 
     def draw(self, level: int, rng: Random) -> Values:
         return self._values(rng.choice(list(read_rows(self.path))))
