@@ -163,5 +163,5 @@ def test_a_request_to_a_server_names_no_file(untrained: cloche.Glass, tmp_path: 
     for line in (f"FromFile({str(path)!r})", f"{here}(inner=FromFile({str(path)!r}))"):
         given = {"tasks": [f"Add,{line}"]}
         assert len(read_options(name, function, given, Materials(untrained))["tasks"]) == 2
-        with pytest.raises(cloche.ClocheError, match="on the command line alone"):
+        with pytest.raises(cloche.ClocheError, match="only on the command line"):
             read_options(name, function, given, Materials(untrained, paths=False))
