@@ -110,8 +110,7 @@ def _named(annotation: Any, name: str) -> bool:
 
 @dataclass(frozen=True)
 class Option:
-    """One parameter of an instrument other than the model: its name, its type, and its default as text, None if it is
-    required."""
+    """A parameter of an instrument other than the model: name, type, and default as text, None if it is required."""
 
     name: str
     hint: Any
@@ -202,8 +201,7 @@ class Materials:
 
 
 def read_options(name: str, function: Instrument, given: Given, materials: Materials) -> dict[str, Any]:
-    """The values of an instrument's options, read from text. Raises ClocheError for an option that is unknown or cannot be
-    read.
+    """The values of an instrument's options from text. Raises ClocheError for one that is unknown or cannot be read.
 
     >>> from cloche import GLU, LM, Attention, Block, Glass, Stack
     >>> glass = Glass(LM(64, 32, Stack(1, Block(Attention(4), GLU()))).build(seed=0))
