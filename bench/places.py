@@ -46,6 +46,7 @@ KINDS = {
         FIND.format(package="sparse.pursuit", base="Pursuit", line="Strongest(k=2)"),
     ),
     "An instrument": ("interp", "norms", "norm_by_layer", LOOK),
+    "A task": ("tasks", "reverse", "Reverse", FIND.format(package="tasks", base="Task", line="Reverse")),
     "A Hugging Face family": ("model/huggingface/families", "alpaca", "Alpaca", READ),
 }
 

@@ -18,6 +18,7 @@ from cloche.model import GLU, LM, Attention, Block, RoPE, Stack, load_network, s
 from cloche.part import part_from_line
 from cloche.sparse import Dictionary, Kind, Training, load_sae, train_sae
 from cloche.sparse.pursuit import Pursuit
+from cloche.tasks import Task
 from cloche.text import train_bpe
 from cloche.train import Objective, Optimizer, Schedule
 
@@ -39,7 +40,7 @@ def defined(title: str, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 
 
 def test_every_example_is_short() -> None:
-    assert len(EXAMPLES) == 8
+    assert len(EXAMPLES) == 9
     for title, code in EXAMPLES.items():
         assert len([line for line in code.splitlines() if line.strip()]) < 30, title
 
@@ -96,6 +97,18 @@ def test_an_instrument(monkeypatch) -> None:
     glass = cloche.Glass(LM(tokenizer.vocab, 32, SPEC.body).build(0), tokenizer)
     finding = module.norm_by_layer(glass)
     assert isinstance(finding, Finding) and "Norm by layer" in str(finding) + finding._repr_html_()
+
+
+def test_a_task(monkeypatch) -> None:
+    module = defined("A task", monkeypatch)
+    task = part_from_line(f"{module.__name__}:Reverse", Task)
+    item = task.example(level=2)
+    letters = item.prompt.removeprefix("word: ").removesuffix(". reversed:").split()
+    assert item.answer == " ".join(letters[::-1]) and task.verify(item, f"Answer: {item.answer}").strict == 1
+    assert item.corrupted.answer == task.graph(item.corrupted).values["answer"] != item.answer
+    pairs = task.items(train_bpe(["a"], vocab=259), 5, level=3)
+    assert pairs.refused_share == 0 and pairs[0].positions["letter_0"] == (6,)
+    assert task.variant(1).example(2).prompt != item.prompt
 
 
 def test_a_hugging_face_family(monkeypatch, tmp_path) -> None:
