@@ -30,6 +30,7 @@ COMPLETE = {
     "cloche.model.sites",
     "cloche.runs",
     "cloche.runs.verification",
+    "cloche.sparse",
     "cloche.sparse.learners",
     "cloche.sparse.pursuit",
     "cloche.sparse.saes",

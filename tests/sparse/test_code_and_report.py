@@ -76,14 +76,14 @@ def test_encode_gives_raw_units_and_no_negative_values() -> None:
         (lambda: SAE(8, 16, 4).encode(torch.zeros(3, 9)), "do not fit this dictionary of width 8"),
         (lambda: SAE(8, 16, 4).encode(torch.full((3, 8), torch.nan)), "3 of 3 activations are NaN"),
         (lambda: Dictionary(torch.zeros(4)), r"must be \[atoms, width\]"),
-        (lambda: Dictionary(torch.full((4, 2), torch.inf)), "atoms hold NaN"),
-        (lambda: Code(torch.zeros(2, 3), torch.zeros(2, 4), 9), "one shape"),
+        (lambda: Dictionary(torch.full((4, 2), torch.inf)), "atoms contain NaN"),
+        (lambda: Code(torch.zeros(2, 3), torch.zeros(2, 4), 9), "the same shape"),
         (
             lambda: Dictionary(torch.ones(4, 2)).decode(Code(torch.zeros(1, 1).long(), torch.ones(1, 1), 5)),
             "over 5 atoms",
         ),
         (lambda: report(SAE(8, 16, 4), SAE(8, 16, 4).dictionary, []), "no activations"),
-        (lambda: report(SAE(8, 16, 4), SAE(8, 16, 4).dictionary, torch.ones(5, 8)), "the same"),
+        (lambda: report(SAE(8, 16, 4), SAE(8, 16, 4).dictionary, torch.ones(5, 8)), "identical"),
         (lambda: report(SAE(8, 16, 4), SAE(8, 16, 4).dictionary, torch.ones(5, 7)), r"must be \[n, 8\]"),
     ],
 )

@@ -155,7 +155,7 @@ def test_an_old_description_is_read_as_saelens_reads_it(tmp_path: Path, rng: tor
         ({"use_error_term": True}, "use_error_term = True, which cloche does not support: take it out"),
         ({"architecture": "temporal"}, "architecture 'temporal', which is not supported: use one of standard"),
         ({"architecture": "gated"}, "lacks b_gate, b_mag, r_mag, which its description needs"),
-        ({"architecture": "topk"}, "states k as None, which is no number"),
+        ({"architecture": "topk"}, "states k as None, which is not a number"),
         ({"architecture": "topk", "k": 41}, "l0 = 41 is impossible"),
         ({"architecture": "transcoder", "d_out": 12}, "no transcoder supports"),
         ({"d_sae": 39}, r"W_enc in .* has shape \[12, 40\], but its description says \[12, 39\]"),
@@ -175,7 +175,7 @@ def test_what_is_not_understood_gets_one_sentence(
 def test_files_that_are_damaged_or_not_there(tmp_path: Path, rng: torch.Generator) -> None:
     t = weights(rng, "b_enc")
     broken = lens_folder(tmp_path / "nan", t | {"b_enc": torch.full((FEATURES,), torch.nan)}, {})
-    with pytest.raises(ClocheError, match=r"b_enc in .* holds NaN"):
+    with pytest.raises(ClocheError, match=r"b_enc in .* contains NaN"):
         load_sae(broken)
     with pytest.raises(ClocheError, match="holds odd, which cloche does not support"):
         load_sae(lens_folder(tmp_path / "more", t | {"odd": torch.ones(2)}, {}))
@@ -186,7 +186,7 @@ def test_files_that_are_damaged_or_not_there(tmp_path: Path, rng: torch.Generato
     with pytest.raises(ClocheError, match="not readable as JSON"):
         load_sae(broken)
     (broken / "cfg.json").write_text("[]")
-    with pytest.raises(ClocheError, match="no JSON object"):
+    with pytest.raises(ClocheError, match="not contain a JSON object"):
         load_sae(broken)
     with pytest.raises(ClocheError, match=r"has no dictionary\.json"):
         load_sae(tmp_path)

@@ -161,7 +161,7 @@ def test_numbers_that_are_not_real_are_refused(
 ) -> None:
     t = weights(rng, "b_enc")
     t[name] = t[name].to(dtype)
-    with pytest.raises(ClocheError, match=rf"{name} in .* has numbers of type {said}, but weights are real"):
+    with pytest.raises(ClocheError, match=rf"{name} in .* has type {said}, but weights must be real"):
         load_sae(lens_folder(tmp_path / "theirs", t, {}))
 
 

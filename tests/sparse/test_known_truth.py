@@ -18,8 +18,8 @@ from cloche.sparse import (
     report,
     train_sae,
 )
+from cloche.sparse.batching import epochs
 from cloche.sparse.saes import AuxLoss, Fit, fit_input
-from cloche.sparse.stream import epochs
 from cloche.sparse.truth import match
 
 PLANTED = SyntheticFeatures(width=32, features=64, active=3, zipf=0.5)

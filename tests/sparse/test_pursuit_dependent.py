@@ -225,7 +225,7 @@ def test_what_no_pursuit_can_take_is_refused(pursuit) -> None:
     for signals, over, sentence in (
         (wrong, atoms, "1 of 2 signals are NaN or infinite"),
         (x * torch.nan, atoms, "2 of 2 signals are NaN"),
-        (x, atoms * torch.nan, "atoms hold NaN"),
+        (x, atoms * torch.nan, "atoms contain NaN"),
         (x, torch.zeros(8, 8), "not normalised"),
         (x.to(torch.complex64), atoms, "signals are complex"),
         (x, atoms.to(torch.complex64), "atoms are complex"),

@@ -164,7 +164,7 @@ class _Given:
         ({"l0": 0}, "choose an l0 above 0"),
         ({"kind": ReLU(nested=(64,))}, "from 1 to 63"),
         ({"kind": BatchTopK(nested=(32, 16))}, "must increase"),
-        ({"activations": torch.full((2_000, 8), torch.nan)}, "holds NaN"),
+        ({"activations": torch.full((2_000, 8), torch.nan)}, "contains NaN"),
         ({"activations": torch.ones(2_000, 8)}, "All activations are equal"),
     ],
 )

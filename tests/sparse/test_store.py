@@ -81,8 +81,8 @@ def with_nan() -> torch.Tensor:
 @pytest.mark.parametrize(
     ("activations", "features", "sentence"),
     [
-        (with_nan(), 16, "Activation 1,234 of the stream holds NaN"),
-        (iter(with_nan().split(300)), 16, "Activation 1,234 of the stream holds NaN"),
+        (with_nan(), 16, "Activation 1,234 of the stream contains NaN"),
+        (iter(with_nan().split(300)), 16, "Activation 1,234 of the stream contains NaN"),
         (iter([torch.randn(600, 8), torch.randn(600, 9)]), 16, r"after 600 rows has shape \[600, 9\]"),
         (torch.randn(5, 5, 5), 16, "positions flattened"),
         (torch.zeros(0, 8), 16, "no activations"),

@@ -1,4 +1,4 @@
-"""x = D a: dictionaries, sparse codes, and autoencoders that learn both. As useful on images and signals as on activations."""
+"""x = D a: dictionaries, sparse codes, and autoencoders that learn both. For images and signals as well as activations."""
 
 from __future__ import annotations
 

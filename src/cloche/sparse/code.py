@@ -14,8 +14,16 @@ from cloche.errors import SignalsShape
 class Code:
     """Sparse codes of n signals over a dictionary of `size` atoms, at most k atoms each.
 
-    `indices` [n, k] (int64) names the atoms and `values` [n, k] their amounts, in the units of the signals. A slot whose
-    value is zero is unused, whatever its index. Within a row no atom appears in two used slots.
+    `indices` [n, k] (int64) are the atoms and `values` [n, k] their coefficients, in the units of the signals. A slot with
+    value zero is unused, whatever its index. No atom appears in two used slots of one row.
+
+    >>> import torch
+    >>> from cloche.sparse import Code
+    >>> code = Code(torch.tensor([[2, 0], [1, 0]]), torch.tensor([[0.5, 3.0], [1.0, 0.0]]), size=4)
+    >>> code
+    Code(2 signals over 4 atoms, at most 2 each, 1.5 used on average)
+    >>> code.dense().tolist()
+    [[3.0, 0.0, 0.5, 0.0], [0.0, 1.0, 0.0, 0.0]]
     """
 
     indices: Tensor
@@ -25,7 +33,7 @@ class Code:
     def __post_init__(self) -> None:
         if self.indices.shape != self.values.shape or self.indices.ndim != 2:
             raise SignalsShape(
-                f"A code needs indices and values of one shape [n, k], but has {list(self.indices.shape)} and "
+                f"A code needs indices and values of the same shape [n, k], but has {list(self.indices.shape)} and "
                 f"{list(self.values.shape)}: give each signal as many indices as values."
             )
 
@@ -38,12 +46,12 @@ class Code:
 
     @property
     def k(self) -> int:
-        """Slots a signal has; the atoms it really uses are counted by `active`."""
+        """Slots per signal; `active` counts the atoms that each signal uses."""
         return self.indices.shape[1]
 
     @property
     def active(self) -> Tensor:
-        """[n] number of atoms each signal uses: its L0."""
+        """[n] number of atoms that each signal uses (L0)."""
         return (self.values != 0).sum(1)
 
     def counts(self) -> Tensor:
@@ -51,6 +59,6 @@ class Code:
         return torch.bincount(self.indices[self.values != 0], minlength=self.size)
 
     def dense(self) -> Tensor:
-        """[n, size] the code with its zeros written out. Costs n * size numbers; nothing here calls it for you."""
+        """[n, size] the code as a dense matrix. It takes n * size numbers, so it is never computed unless called."""
         out = self.values.new_zeros(len(self), self.size)
         return out.scatter_add_(1, self.indices, self.values)

@@ -1,4 +1,4 @@
-"""A dictionary of atoms, and the protocol of whatever finds codes over one."""
+"""Dictionaries of atoms, and the protocol of encoders, which find codes over them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Dictionary:
-    """The D of x = D a: `atoms` [N, d], one atom a row, and an optional `bias` [d] added to every decoded signal."""
+    """The D of x = D a: `atoms` [N, d], one atom per row, and an optional `bias` [d] added to every decoded signal.
+
+    >>> import torch
+    >>> from cloche.sparse import Code, Dictionary
+    >>> dictionary = Dictionary(torch.tensor([[3.0, 4.0], [0.0, 2.0]]), bias=torch.tensor([1.0, 1.0]))
+    >>> dictionary
+    Dictionary(2 atoms of width 2, bias, float32)
+    >>> dictionary.norms.tolist()
+    [5.0, 2.0]
+    >>> dictionary.decode(Code(torch.tensor([[0, 1]]), torch.tensor([[1.0, -2.0]]), size=2)).tolist()
+    [[4.0, 1.0]]
+    """
 
     atoms: Tensor
     bias: Tensor | None = None
@@ -27,16 +38,16 @@ class Dictionary:
     def __post_init__(self) -> None:
         if not isinstance(self.atoms, Tensor):
             raise SignalsShape(
-                f"A dictionary's atoms must be a tensor [atoms, width], and a {type(self.atoms).__name__} was given."
+                f"A dictionary's atoms must be a tensor [atoms, width], but a {type(self.atoms).__name__} was given."
             )
         if self.atoms.ndim != 2 or 0 in self.atoms.shape:
             raise SignalsShape(
-                f"A dictionary's atoms have shape {list(self.atoms.shape)}, but must be [atoms, width], one atom a row."
+                f"A dictionary's atoms have shape {list(self.atoms.shape)}, but must be [atoms, width], one atom per row."
             )
         if self.atoms.is_complex():
             raise SignalsShape("A dictionary's atoms are complex numbers: give real ones.")
         if not torch.isfinite(self.atoms).all():
-            raise NotFinite("A dictionary's atoms hold NaN or infinite numbers: leave those atoms out.")
+            raise NotFinite("A dictionary's atoms contain NaN or infinity: leave those atoms out.")
         if self.bias is not None:
             self._check_bias(self.bias)
 
@@ -53,7 +64,7 @@ class Dictionary:
                 f"A dictionary's bias is on {bias.device} and its atoms on {self.atoms.device}: move one with .to(device)."
             )
         if not torch.isfinite(bias).all():
-            raise NotFinite("A dictionary's bias holds NaN or infinite numbers: give finite ones, or none.")
+            raise NotFinite("A dictionary's bias contains NaN or infinity: give finite numbers, or no bias.")
 
     def __repr__(self) -> str:
         bias = "" if self.bias is None else ", bias"
@@ -71,62 +82,78 @@ class Dictionary:
 
     @property
     def gram(self) -> Tensor:
-        """[N, N] the atoms' products with each other. Kept, and computed anew only after the atoms were changed in place."""
-        return self._kept("gram", lambda: (self.atoms @ self.atoms.T).detach())
+        """[N, N] inner products of the atoms. Cached; computed again only after the atoms are changed in place."""
+        return self._cached("gram", lambda: (self.atoms @ self.atoms.T).detach())
 
     @property
     def norms(self) -> Tensor:
-        """[N] the norms of the atoms; kept like the Gram."""
-        return self._kept("norms", lambda: torch.linalg.vector_norm(self.atoms, dim=1).detach())
+        """[N] norms of the atoms, cached like the Gram matrix."""
+        return self._cached("norms", lambda: torch.linalg.vector_norm(self.atoms, dim=1).detach())
 
     def double(self) -> Dictionary:
-        """The same in float64, for what single precision cannot settle; kept like the Gram, and keeping its own."""
+        """This dictionary in float64, for what single precision cannot decide. Cached like the Gram matrix, with caches of
+        its own."""
         if self.atoms.dtype == torch.float64:
             return self
-        return self._kept("double", self._in_double)
+        return self._cached("double", self._in_double)
 
     def _in_double(self) -> Dictionary:
         return Dictionary(self.atoms.detach().double(), None if self.bias is None else self.bias.detach().double())
 
-    def _kept(self, name: str, compute: Callable[[], T]) -> T:
-        # Beside the fields: frozen is about what the dictionary is. Under names of their own: a method's would hide it.
+    def _cached(self, name: str, compute: Callable[[], T]) -> T:
+        # Not in the fields, since frozen concerns the contents of the dictionary. A prefix, so that no value hides the
+        # method of its name.
         version = tuple(-1 if t is None or t.is_inference() else t._version for t in (self.atoms, self.bias))
-        at, value = self.__dict__.get(f"_kept_{name}", (None, None))
+        at, value = self.__dict__.get(f"_cached_{name}", (None, None))
         if at != version:
             value = compute()
-            self.__dict__[f"_kept_{name}"] = (version, value)
+            self.__dict__[f"_cached_{name}"] = (version, value)
         return value
 
     def unit(self) -> Tensor:
-        """[N, d] the atoms, each scaled to norm one (a zero atom stays zero)."""
+        """[N, d] atoms scaled to unit norm (a zero atom stays zero)."""
         return unit_rows(self.atoms)
 
     def decode(self, code: Code) -> Tensor:
-        """[n, d] the signals that `code` stands for: the sum of its atoms times its values, plus the bias."""
+        """[n, d] signals that `code` represents: the sum of its atoms times its values, plus the bias."""
         if code.size != self.size:
             raise DictionaryMismatch(
                 f"A code over {code.size:,} atoms cannot be decoded by a dictionary of {self.size:,}: use the dictionary "
-                "it was encoded with."
+                "that it was encoded with."
             )
         signals = F.embedding_bag(code.indices, self.atoms, per_sample_weights=code.values, mode="sum")
         return signals if self.bias is None else signals + self.bias
 
 
 class Encoder(Protocol):
-    """Finds the codes of signals `x` [n, d]: a learned encoder, or a pursuit over a dictionary (`pursuit.over(D)`)."""
+    """Finds the codes of signals `x` [n, d]: a learned encoder, or a pursuit over a dictionary (`pursuit.over(D)`).
+
+    >>> import torch
+    >>> from cloche.sparse import Code, Dictionary, report
+    >>> class Largest:
+    ...     def encode(self, x):
+    ...         values, indices = x.max(1, keepdim=True)
+    ...         return Code(indices, values, x.shape[1])
+    >>> report(Largest(), Dictionary(torch.eye(2)), torch.tensor([[1.0, 0.0], [0.0, 2.0]])).fvu
+    0.0
+    """
 
     def encode(self, x: Tensor) -> Code: ...
 
 
 def random_atoms(size: int, width: int, rng: torch.Generator) -> Tensor:
-    """[size, width] directions, every one as likely as another, of norm one."""
+    """[size, width] unit vectors, uniformly distributed over directions."""
     return F.normalize(torch.randn(size, width, generator=rng), dim=1)
 
 
 def mean_max_cosine(truth: Tensor, learned: Tensor) -> float:
-    """How well `learned` atoms [N, d] cover the `truth` [M, d]: for each true atom its best cosine, averaged.
+    """Mean over the true atoms `truth` [M, d] of the best cosine with any of the `learned` atoms [N, d]. It is one if every
+    true atom was found. Random atoms score about sqrt(2 ln N / d), not zero: compare against a control.
 
-    One when each true atom was found. Random atoms score about sqrt(2 ln N / d), not zero: compare against a control.
+    >>> import torch
+    >>> from cloche.sparse import mean_max_cosine
+    >>> mean_max_cosine(torch.eye(3), torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 0.5], [0.0, 0.0, 1.0]]))
+    0.666...
     """
     cosine = unit_rows(truth.double()) @ unit_rows(learned.double()).T  # [M, N]
     return float(cosine.amax(1).mean())

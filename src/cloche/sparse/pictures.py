@@ -1,4 +1,4 @@
-"""Pictures of atoms: one way for learned dictionaries and for fixed ones."""
+"""Pictures of the atoms of learned and fixed dictionaries."""
 
 from __future__ import annotations
 
@@ -13,23 +13,44 @@ from cloche.sparse.dictionary import Dictionary
 from cloche.sparse.transforms.base import Transform
 
 _GAP = 1  # pixels between atoms
-_SMALL = 24  # sides beneath which an atom's pixels are drawn larger
-_CURVE = (48, 32)  # width and height of an atom of one axis
+_SMALL = 24  # pixels: atoms with shorter sides are enlarged
+_CURVE = (48, 32)  # width and height of a one-dimensional atom
 _WHITE, _INK, _AXIS = 255, 0, 200
 
 
 def atoms_of(source: Dictionary | Transform, sides: tuple[int, ...] = ()) -> Tensor:
-    """[n, *sides] the atoms to draw: all of a dictionary, or the middle one of every band of a fixed family."""
+    """[n, *sides] atoms to draw: all those of a dictionary, or the middle one of each band of a transform. `sides` is the
+    shape of an atom; by default a dictionary's atoms are curves [width].
+
+    >>> import torch
+    >>> from cloche.sparse import Dictionary, atoms_of
+    >>> from cloche.sparse.transforms import Wavelets
+    >>> atoms_of(Dictionary(torch.randn(10, 64)), sides=(8, 8)).shape
+    torch.Size([10, 8, 8])
+    >>> atoms_of(Wavelets((16, 16), "db2", levels=1)).shape
+    torch.Size([4, 16, 16])
+    """
     if isinstance(source, Dictionary):
         sides = sides or (source.width,)
         if math.prod(sides) != source.width:
-            raise SignalsShape(f"Atoms of width {source.width} are no pieces of {list(sides)}: give their own sides.")
+            raise SignalsShape(
+                f"Atoms of width {source.width} cannot be shaped {list(sides)}: give sides whose product is "
+                f"{source.width}."
+            )
         return source.atoms.detach().reshape(-1, *sides)
     return torch.stack([source.atom(band.name) for band in source.layout])
 
 
 def picture(atoms: Tensor, columns: int | None = None) -> np.ndarray:
-    """uint8 [height, width] of atoms [n, h, w], mid-grey at zero, or of curves [n, samples]; each by its largest magnitude."""
+    """Draws atoms as one grey picture, uint8 [height, width]: images [n, h, w] with zero mid-grey, or curves [n, samples].
+    Each atom is scaled by its largest magnitude; `columns` atoms go side by side (None: about a square).
+
+    >>> import torch
+    >>> from cloche.sparse import picture
+    >>> sheet = picture(torch.tensor([[[-1.0, 0.0, 1.0]]]))
+    >>> sheet.shape, sheet[1, [1, 9, 17]].tolist()
+    ((10, 26), [0, 128, 255])
+    """
     if atoms.ndim not in (2, 3) or 0 in atoms.shape:
         raise SignalsShape(f"Atoms of shape {list(atoms.shape)} cannot be drawn: give [n, samples] or [n, h, w].")
     array = atoms.detach().cpu().double().numpy()
@@ -52,7 +73,7 @@ def _enlarged(tiles: np.ndarray) -> np.ndarray:
 
 
 def _curve(atom: np.ndarray) -> np.ndarray:
-    """A curve through the samples of an atom within [-1, 1], an unbroken line."""
+    """Draws an atom with samples in [-1, 1] as a connected curve."""
     width, height = max(_CURVE[0], min(len(atom), 256)), _CURVE[1]
     at = np.interp(np.linspace(0, len(atom) - 1, width), np.arange(len(atom)), atom)
     y = np.rint((1 - at) / 2 * (height - 1)).astype(int)

@@ -1,4 +1,4 @@
-"""Rows brought to size one by powers of two, which changes no digit of them, so that no square overflows or vanishes."""
+"""Scales rows to magnitude one by powers of two, which is exact, so that squares neither overflow nor underflow."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ def exponents(rows: Tensor) -> Tensor:
 
 
 def shifted(rows: Tensor, by: Tensor) -> Tensor:
-    """`rows` [n, ...] times 2^by [n], in two steps because 2^by alone may not be a number."""
+    """`rows` [n, ...] times 2^by [n], in two steps because 2^by alone may overflow."""
     half = by.div(2, rounding_mode="floor")
     shape = (-1,) + (1,) * (rows.ndim - 1)
     return rows * _power(half, rows.dtype).view(shape) * _power(by - half, rows.dtype).view(shape)
 
 
 def unit_rows(rows: Tensor) -> Tensor:
-    """Each row of `rows` [n, d] at norm one, whatever its size; a row of zeros stays one."""
+    """Rows of `rows` [n, d] scaled to unit norm, however large or small; a row of zeros stays zero."""
     return torch.nn.functional.normalize(shifted(rows, -exponents(rows.detach())), dim=1)
 
 
 def _power(exponent: Tensor, dtype: torch.dtype) -> Tensor:
-    """2^exponent, exactly, for exponents of normal numbers: written into the bits."""
+    """Exact 2^exponent, written into the bits, for exponents of normal numbers."""
     if dtype == torch.float64:
         return ((exponent.long() + 1023) << 52).view(torch.float64)
     return ((exponent.int() + 127) << 23).view(torch.float32)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from cloche.files import refuse_existing
 from cloche.sparse.dictionary import Dictionary
-from cloche.sparse.opened import count, counts, flag, real, text
 from cloche.sparse.saes.exchange import foreign_reader
 from cloche.sparse.saes.files import load_sae
-from cloche.sparse.store import CARD, WEIGHTS, need, read_card, read_weights, write_folder
+from cloche.sparse.store import CARD, WEIGHTS, read_card, read_weights, require, write_folder
+from cloche.sparse.untrusted import count, counts, flag, real, text
 
 KIND = "atoms"
 PICTURE = "atoms.png"
@@ -74,9 +74,9 @@ def load_dictionary(folder: str | Path) -> tuple[Dictionary, Card]:
     if foreign or stated["kind"] != KIND:
         sae = load_sae(folder)
         return sae.dictionary, Card(method=str(sae.kind), k=round(sae.l0))
-    need(stated, (field.name for field in fields(Card)), folder / CARD)
+    require(stated, (field.name for field in fields(Card)), folder / CARD)
     tensors = read_weights(folder, stated)
-    need(tensors, ["atoms"], folder / WEIGHTS)
+    require(tensors, ["atoms"], folder / WEIGHTS)
     for name, tensor in tensors.items():
         real(name, tensor, folder / WEIGHTS)
     dictionary, path = Dictionary(tensors["atoms"], tensors.get("bias")), folder / CARD

@@ -12,12 +12,12 @@ from typing_extensions import TypedDict
 
 from cloche.errors import ClocheError, DictionaryMismatch, shown
 from cloche.part import part_from_dict, part_from_line
-from cloche.sparse.opened import count, counts, flag, number, real, text
 from cloche.sparse.saes.exchange import foreign_reader
 from cloche.sparse.saes.kinds import Kind
 from cloche.sparse.saes.module import SAE, Wiring
 from cloche.sparse.saes.provenance import Provenance
-from cloche.sparse.store import CARD, WEIGHTS, need, read_card, read_weights, write_folder
+from cloche.sparse.store import CARD, WEIGHTS, read_card, read_weights, require, write_folder
+from cloche.sparse.untrusted import count, counts, flag, number, real, text
 
 
 class DictionaryCard(TypedDict):
@@ -110,7 +110,7 @@ def _kind(card: dict[str, Any], path: Path) -> Kind:
             f"{path} has format {shown(card['format'])}, but this version of cloche reads 1: use the "
             "version that wrote it."
         )
-    need(card, ("l0", "site", "checkpoint", "tokens", "wiring", "width", "features"), path)
+    require(card, ("l0", "site", "checkpoint", "tokens", "wiring", "width", "features"), path)
     where, kind, settings = f"{path}: kind", card["kind"], card.get("settings")
     made: Kind
     if isinstance(settings, dict):
@@ -121,8 +121,8 @@ def _kind(card: dict[str, Any], path: Path) -> Kind:
 
 
 def _wiring(card: dict[str, Any], path: Path) -> Wiring:
-    need(card, ("wiring",), path)
+    require(card, ("wiring",), path)
     wired = card["wiring"]
-    need(wired, ("reads", "writes", "skip"), path)
+    require(wired, ("reads", "writes", "skip"), path)
     writes = None if wired["writes"] is None else counts(wired, "writes", path)
     return Wiring(counts(wired, "reads", path), writes, flag(wired, "skip", path))

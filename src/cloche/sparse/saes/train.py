@@ -19,11 +19,11 @@ from torch import Tensor
 
 from cloche.errors import CorpusEmpty, ResumeRefused, SettingConflict
 from cloche.files import writing_file
+from cloche.sparse.batching import check_activations, epochs, rebatch
 from cloche.sparse.saes.fit import DEFAULT, Fit, Record, Training, fit_input
 from cloche.sparse.saes.kinds import TOPK, Kind
 from cloche.sparse.saes.module import SAE, Wiring
 from cloche.sparse.saes.provenance import Provenance
-from cloche.sparse.stream import check_activations, epochs, rebatch
 
 _SAMPLE = 8_192  # signals that set the scale, the centre and the variance
 _CALIBRATION = (

@@ -9,12 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from cloche.errors import DictionaryMismatch, shown
-from cloche.sparse.opened import checked, count, number, opened_json, opened_torch
 from cloche.sparse.saes.exchange.dense import Dense, to_sae
 from cloche.sparse.saes.exchange.saelens import unknown_l0
 from cloche.sparse.saes.kinds import BatchTopK, Gated, JumpReLU, Kind, ReLU, TopK
 from cloche.sparse.saes.module import SAE, Wiring
 from cloche.sparse.saes.provenance import Provenance
+from cloche.sparse.untrusted import checked, count, number, read_json, read_torch
 
 CONFIG, WEIGHTS = "config.json", "ae.pt"
 _RESIDUAL = re.compile(r"resid_post_layer_(\d+)")
@@ -62,7 +62,7 @@ def read_dictionary_learning(folder: Path) -> SAE:
     tensors are read from ae.pt.
     """
     path = folder / CONFIG
-    trainer = opened_json(path).get("trainer")
+    trainer = read_json(path).get("trainer")
     name = trainer.get("dict_class") if isinstance(trainer, dict) else None
     if not isinstance(trainer, dict) or not isinstance(name, str) or name not in _KINDS:
         raise DictionaryMismatch(
@@ -78,7 +78,7 @@ def read_dictionary_learning(folder: Path) -> SAE:
 
 def _tensors(name: str, path: Path) -> dict[str, Tensor]:
     """The tensors, with shapes checked against the encoder's."""
-    found, roles = opened_torch(path), _TENSORS[name]
+    found, roles = read_torch(path), _TENSORS[name]
     encoder = next(found[key] for key in ("encoder.weight", "W_enc") if key in found) if found.keys() & roles else None
     if encoder is None or encoder.ndim != 2:
         raise DictionaryMismatch(f"{path} has no {name}: restore both files of one dictionary.")

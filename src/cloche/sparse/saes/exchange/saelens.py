@@ -9,13 +9,13 @@ from typing import Any
 from torch import Tensor
 
 from cloche.errors import ClocheError, DictionaryMismatch, shown
-from cloche.sparse.opened import checked, count, opened_json, opened_safetensors, real, text
 from cloche.sparse.saes.exchange.dense import Dense, to_sae
 from cloche.sparse.saes.exchange.keys import TRAINING, UNDERSTOOD
 from cloche.sparse.saes.exchange.places import site_of
 from cloche.sparse.saes.kinds import BatchTopK, Gated, JumpReLU, Kind, ReLU, TopK
 from cloche.sparse.saes.module import SAE, Wiring
 from cloche.sparse.saes.provenance import Provenance
+from cloche.sparse.untrusted import checked, count, read_json, read_safetensors, real, text
 
 CFG, WEIGHTS, SCALER, SPARSITY = "cfg.json", "sae_weights.safetensors", "activation_scaler.json", "sparsity.safetensors"
 WHITENING = "activation_whitening.safetensors"
@@ -46,7 +46,7 @@ def read_saelens(folder: Path) -> SAE:
     damaged or do not match, and if each activation is normalised by its own norm.
     """
     path = folder / CFG
-    cfg = _current(opened_json(path), path)
+    cfg = _current(read_json(path), path)
     dense = _dense(cfg, folder)
     if cfg["normalize_activations"] == "expected_average_only_in":
         dense = dense.scaled(_scaling_factor(cfg, folder))
@@ -132,7 +132,7 @@ def _dense(cfg: dict[str, Any], folder: Path) -> Dense:
     if architecture in SKIPS:
         own["W_skip"] = (writes, reads)
     shapes = {"W_enc": (reads, features), "W_dec": (features, writes), "b_dec": (writes,), **own}
-    tensors = checked(_tidied(opened_safetensors(path), path), shapes, path)
+    tensors = checked(_tidied(read_safetensors(path), path), shapes, path)
     threshold = tensors.get("threshold", tensors.get("topk_threshold"))
     given: dict[str, Tensor] = {} if threshold is None else {"threshold": threshold.expand(features)}
     if architecture == "gated":
@@ -160,7 +160,7 @@ def _tidied(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
 def _scaling_factor(cfg: dict[str, Any], folder: Path) -> float:
     """Factor of the activations, which SAELens saves beside a checkpoint and folds into a finished autoencoder."""
     path = folder / SCALER
-    factor = opened_json(path).get("scaling_factor") if path.is_file() else None
+    factor = read_json(path).get("scaling_factor") if path.is_file() else None
     if not isinstance(factor, float | int) or not 1e-9 <= factor <= 1e9 or (folder / WHITENING).exists():
         raise DictionaryMismatch(
             f"{folder / CFG} states normalize_activations = {shown(cfg['normalize_activations'])}, but no {SCALER} beside it "
@@ -202,7 +202,7 @@ def _l0(cfg: dict[str, Any], folder: Path, features: int) -> float:
             return stated
     path = folder / SPARSITY
     if path.is_file():
-        shares = checked(opened_safetensors(path), {"sparsity": (features,)}, path)["sparsity"].double()
+        shares = checked(read_safetensors(path), {"sparsity": (features,)}, path)["sparsity"].double()
         counted = float((10**shares).sum())
         if 0 < counted <= features:
             return counted

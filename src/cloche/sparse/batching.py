@@ -1,4 +1,4 @@
-"""Activations as a stream of equal batches, whatever the sizes they arrive in."""
+"""Cuts a stream of activations into batches of equal size."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from cloche.errors import NotFinite, SignalsShape
 
 
 def epochs(activations: Tensor, batch: int, seed: int, among: Tensor | None = None) -> Iterator[Tensor]:
-    """Endless shuffled passes over `activations` [n, d] (where given, over the rows `among` alone), `batch` rows at a time, all
-    of them where there are fewer."""
+    """Yields batches of `batch` rows of `activations` [n, d] in shuffled passes, without end; all rows at once if there are
+    fewer. `among` restricts the passes to these rows."""
     rng = torch.Generator().manual_seed(seed)
     rows = len(activations) if among is None else len(among)
     while True:
@@ -23,9 +23,10 @@ def epochs(activations: Tensor, batch: int, seed: int, among: Tensor | None = No
 
 
 def rebatch(pieces: Iterable[Tensor], batch: int) -> Iterator[Tensor]:
-    """The rows of `pieces` [n_i, d] in order, `batch` at a time; a last short batch is left out.
+    """Yields the rows of `pieces` [n_i, d] in order, `batch` at a time; drops a last short batch.
 
-    Holds less than one piece and one batch. Refuses pieces that are not [n, d] with one d, or that hold NaN or infinities.
+    Holds less than one piece and one batch in memory. Raises if pieces are not [n, d] with the same d, or contain NaN or
+    infinity.
     """
     held: list[Tensor] = []
     rows, seen = 0, 0
@@ -44,15 +45,15 @@ def rebatch(pieces: Iterable[Tensor], batch: int) -> Iterator[Tensor]:
 
 
 def check_activations(piece: Tensor, width: int | None, seen: int = 0) -> None:
-    """Refuses a piece of a stream, `seen` rows in, that is not [n, width] (any width where None) or holds NaN or infinities."""
+    """Raises if a piece that follows `seen` rows is not [n, width] (None: any width), or contains NaN or infinity."""
     if piece.ndim != 2 or (width is not None and piece.shape[1] != width):
         raise SignalsShape(
-            f"A piece of activations after {seen:,} rows has shape {list(piece.shape)}, but every piece must be "
-            f"[n, {width or 'width'}]: stream one site of one model, positions flattened."
+            f"A piece of activations after {seen:,} rows has shape {list(piece.shape)}, but every piece must be [n, "
+            f"{width or 'width'}]: stream one site of one model, with positions flattened."
         )
     if not torch.isfinite(piece).all():
         bad = int((~torch.isfinite(piece).all(1)).nonzero()[0])
         raise NotFinite(
-            f"Activation {seen + bad:,} of the stream holds NaN or infinite numbers: train the dictionary on a checkpoint "
-            "from before the model broke."
+            f"Activation {seen + bad:,} of the stream contains NaN or infinity: train the dictionary on a checkpoint from "
+            "before the model broke."
         )
