@@ -8,14 +8,8 @@ from cloche.lazy import lazy
 
 if TYPE_CHECKING:
     from cloche.drawing import Finding
-    from cloche.interp.catalogue import (
-        Materials,
-        fill_in,
-        find_instrument,
-        instruments,
-        options_of,
-        read_options,
-    )
+    from cloche.interp.arguments import fill_in, read_options
+    from cloche.interp.catalogue import find_instrument, instruments, options_of
     from cloche.interp.density import activation_density
     from cloche.interp.dictionaries import (
         DictionaryConfig,
@@ -35,7 +29,7 @@ if TYPE_CHECKING:
     from cloche.interp.harvesting import activations, harvest
     from cloche.interp.lens import logit_lens
     from cloche.interp.look import look_inside
-    from cloche.interp.materials import held_out, held_out_prompts, open_dictionary, others_of
+    from cloche.interp.materials import Materials, held_out, held_out_prompts, open_dictionary, others_of
     from cloche.interp.probing import sparse_probing, token_labels
     from cloche.interp.records import DensityData, DictionaryData, FeaturesData, ProbingData
     from cloche.interp.route import FIRST, Place, Route

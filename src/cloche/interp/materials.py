@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from cloche.data import PackedTokens
-from cloche.errors import DictionaryMissing
+from cloche.errors import DictionaryMissing, InstrumentOption
 from cloche.interp.dictionaries.features import held_out_windows
 from cloche.interp.route import Route
 from cloche.interp.subject import Subject
@@ -100,3 +101,31 @@ def others_of(run: Run, site: str | None) -> dict[str, Network]:
 
     named: set[Any] = {place.model for place in Route.parse(site).places} - {""} if site else set()
     return {model: load(run, model).net for model in named}
+
+
+@dataclass
+class Materials:
+    """What arguments are read from: a model, and its run, None for a model without one. `paths`: whether an option may name
+    a file or another model on this machine; it may on the command line, but not in a request to a server.
+
+    >>> from cloche import GLU, LM, Attention, Block, Glass, Stack
+    >>> glass = Glass(LM(64, 32, Stack(1, Block(Attention(4), GLU()))).build(seed=0))
+    >>> from cloche.interp import Materials, fill_in, find_instrument
+    >>> fill_in(*find_instrument("logit-lens"), {"prompt": "the cat"}, Materials(glass))
+    {'prompt': 'the cat'}
+    """
+
+    subject: Subject
+    run: Run | None = None
+    paths: bool = True
+
+    def need_paths(self, option: str) -> None:
+        if not self.paths:
+            raise InstrumentOption(f"{option}= can name a file or folder only on the command line: use `cloche look`.")
+
+    def need_run(self, option: str) -> Run:
+        if self.run is None:
+            raise InstrumentOption(
+                f"{option}= names something in a run, and this model has no run; make one with `cloche adopt`."
+            )
+        return self.run

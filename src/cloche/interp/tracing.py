@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from cloche.drawing import Finding, Lines, Panel, Provenance, Series
 from cloche.errors import CheckpointMissing, InstrumentUnknown
-from cloche.interp.catalogue import Instrument, Materials, fill_in, find_instrument, options_of
-from cloche.interp.materials import held_out_prompts
+from cloche.interp.arguments import fill_in
+from cloche.interp.catalogue import Instrument, find_instrument, options_of
+from cloche.interp.materials import Materials, held_out_prompts
 from cloche.runs import Run
 
 Array = NDArray[np.float64]

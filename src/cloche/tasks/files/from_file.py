@@ -54,7 +54,7 @@ class FromFile(Task):
         raise TaskInvalid(f"The questions of {self.path} have no isomorphic form; use a task that draws its problems.")
 
     def canonical(self, values: Values) -> str:
-        return str(values["question"])
+        return str(values["prompt"])
 
     def choices(self, values: Values) -> Sequence[str]:
         """Those of the row; without any, every answer of the file."""
