@@ -34,6 +34,7 @@ COMPLETE = {
     "cloche.sparse.learners",
     "cloche.sparse.pursuit",
     "cloche.sparse.saes",
+    "cloche.sparse.sindy",
     "cloche.sparse.transforms",
     "cloche.sparse.truth",
     "cloche.tasks",

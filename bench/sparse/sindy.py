@@ -32,7 +32,7 @@ from bench.rounds import RESULTS, Side, Spread, busy, interleave, machine, ratio
 from bench.sparse.sindy_situations import judge
 from bench.sparse.sindy_systems import SYSTEMS, System
 from cloche.sparse.sindy import SINDy, Weak
-from cloche.sparse.sindy.series import Series, noise_of, pace, read
+from cloche.sparse.sindy.series import Series, noise_of, read, timescale
 
 try:
     import pysindy
@@ -43,7 +43,7 @@ NOISES = (0.05, 0.1, 0.2)
 GOALS = {0.05: 0.9, 0.1: 0.9, 0.2: 0.5}
 WANTED_FASTER = 20.0
 THRESHOLDS = (0.01, 0.02, 0.05, 0.08, 0.1, 0.13, 0.16, 0.2, 0.25, 0.3, 0.4, 0.6, 1.0)
-RIDGE = 1e-3  # of pysindy's STLSQ; its default of 0.05 biases amounts on windows of small mass
+RIDGE = 1e-3  # of pysindy's STLSQ; its default of 0.05 biases coefficients on windows of small mass
 WIDTHS = (0.5, 1.0, 2.0)
 SMOOTHINGS = (11, 41)
 WINDOWS = 400  # in all the trajectories of a run together
@@ -61,9 +61,9 @@ class Tally:
     wrong: Counter[str] = field(default_factory=Counter)
 
 
-def supports(names: list[str] | tuple[str, ...], amounts: np.ndarray) -> tuple[frozenset[str], ...]:
-    """The terms of each equation; amounts [terms, states]."""
-    return tuple(frozenset(names[j] for j in np.flatnonzero(column)) for column in amounts.T)
+def supports(names: list[str] | tuple[str, ...], coefficients: np.ndarray) -> tuple[frozenset[str], ...]:
+    """The terms of each equation; coefficients [terms, states]."""
+    return tuple(frozenset(names[j] for j in np.flatnonzero(column)) for column in coefficients.T)
 
 
 def one_system(name: str, seeds: range, peer_seeds: int) -> dict[float, Tally]:
@@ -105,10 +105,10 @@ def theirs(system: System, xs: list[np.ndarray], t: np.ndarray, u: list[np.ndarr
         for threshold, normal in product(THRESHOLDS, (False, True)):
             optimizer = pysindy.STLSQ(threshold=threshold, alpha=RIDGE, normalize_columns=normal)
             try:
-                amounts = np.asarray(optimizer.fit(terms, slopes).coef_).T
+                coefficients = np.asarray(optimizer.fit(terms, slopes).coef_).T
             except (ValueError, np.linalg.LinAlgError):
                 continue  # it refuses thresholds that leave no term
-            if supports(names, amounts) == truth:
+            if supports(names, coefficients) == truth:
                 found.append(f"{form}, threshold {threshold:g}{' of normalised columns' if normal else ''}")
     return found
 
@@ -180,7 +180,7 @@ def _recorded(library, derivative, xs, t, u) -> tuple[np.ndarray, np.ndarray]:
 def our_radius(xs: list[np.ndarray], t: np.ndarray, u: list[np.ndarray] | None) -> float:
     series = read(xs, [t] * len(xs), u)
     noise = noise_of(series)
-    return Weak().radius_for(series, pace(series, noise))
+    return Weak().radius_for(series, timescale(series, noise))
 
 
 def speed(rounds: int) -> dict[str, object]:

@@ -90,8 +90,8 @@ class Cubes(Library):
 class Everything(Selector):
     """No term is left out."""
 
-    def rich(self, problem):
-        return ForwardBackward().rich(problem)
+    def large_support(self, problem):
+        return ForwardBackward().large_support(problem)
 
     def choose(self, problem):
         return list(range(problem.design.shape[1]))
@@ -150,7 +150,7 @@ def test_terms_and_how_they_are_chosen(call: Call, folder: Path) -> None:
     assert code == 0, err
     told = json.loads(out)
     assert told["terms"] == ["x", "x^3"]
-    amounts = {name: term["amount"] for name, term in told["states"]["x"]["terms"].items()}
+    amounts = {name: term["coefficient"] for name, term in told["states"]["x"]["terms"].items()}
     assert amounts == pytest.approx({"x": 1.0, "x^3": -1.0}, abs=0.05)
     code, _, err = call("sindy", "motion.csv", "--library", "Cubes", "--degree", 2, IMPORT)
     assert code == 1 and "--library names all terms" in err

@@ -133,11 +133,11 @@ def test_noise_alone_has_no_equation() -> None:
         (np.zeros((5, 2)), 0.1, "5 samples"),
         (np.stack([np.ones(100), np.arange(100)], 1), 0.1, "never changes"),
         (np.where(np.arange(100) == 7, np.nan, np.arange(100.0)), 0.1, "row 7"),
-        (np.arange(100.0), np.zeros(100), "do not rise"),
+        (np.arange(100.0), np.zeros(100), "do not increase"),
         (np.arange(100.0), np.arange(99.0), r"\[99\]"),
         (np.arange(100.0), -1.0, "above zero"),
         (np.zeros((3, 4, 5)), 0.1, "shape"),
-        (["a", "b"], 0.1, "not numbers"),
+        (["a", "b"], 0.1, "other than numbers"),
         ([np.arange(50.0), np.arange(50.0)], [np.arange(50.0)], "list of 2"),
     ],
 )

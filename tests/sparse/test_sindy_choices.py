@@ -30,12 +30,12 @@ def measured(noise: float, seed: int = 0) -> tuple[list[np.ndarray], list[np.nda
     return [x + noise * spread * rng.standard_normal(x.shape) for x in clean], [t] * len(clean)
 
 
-def amounts(model: Model) -> list[dict[str, float]]:
+def coefficients(model: Model) -> list[dict[str, float]]:
     return [{model.terms[j]: w[j] for j in np.flatnonzero(w)} for w in model.coefficients.T]
 
 
 def assert_found(model: Model, close: float) -> None:
-    for found, truth in zip(amounts(model), TRUTH, strict=True):
+    for found, truth in zip(coefficients(model), TRUTH, strict=True):
         assert found.keys() == truth.keys()
         assert all(abs(found[name] - truth[name]) < close for name in truth)
 
@@ -55,7 +55,7 @@ def test_every_selector_finds_the_oscillator(selector, noise: float) -> None:
 def test_plain_greed_finds_all_terms_and_keeps_what_stood_in_for_them() -> None:
     x, t = measured(0.05)
     model = SINDy(library=Polynomials(3), selector=Greedy(), resamples=0).fit(x, t, states=("x", "y"))
-    found = amounts(model)
+    found = coefficients(model)
     assert found[0].keys() == TRUTH[0].keys()
     assert found[1].keys() >= TRUTH[1].keys() and len(found[1]) < 9
 

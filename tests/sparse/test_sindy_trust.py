@@ -1,4 +1,4 @@
-"""When SINDy's equations cannot be trusted it says so: dependent terms, far offsets, libraries too small, walks, odd input."""
+"""SINDy's notes on equations that cannot be trusted: dependent terms, far offsets, libraries too small, walks, odd input."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ BRUSSELATOR = motion(lambda _, s: [1 + s[0] ** 2 * s[1] - 4 * s[0], 3 * s[0] - s
 
 @pytest.mark.parametrize("degree", [1, 2])
 @pytest.mark.parametrize("noise", [0.0, 1e-6, 1e-4, 1e-3, 1e-2])
-def test_amounts_that_sum_to_one_give_their_one_term_equations_and_are_said_to_be_dependent(
-    degree: int, noise: float
-) -> None:
+def test_states_that_sum_to_one_give_one_term_equations_and_a_note_on_dependence(degree: int, noise: float) -> None:
     t = np.linspace(0, 5, 400)
     a = np.exp(-t)
     for seed in range(2):
@@ -57,7 +55,7 @@ def test_a_chain_of_reactions_and_forms_that_equal_each_other() -> None:
     back = motion(lambda _, s: [-s[0] + 0.5 * s[1], s[0] - 0.5 * s[1]], [1.0, 0.0], t)
     model = SINDy(Polynomials(1), resamples=0).fit(noisy(back, 1e-3, 0), t)
     assert [len(terms) for terms in supports(model)] == [2, 2]
-    assert sum("cannot tell" in note for note in model.notes) == 2
+    assert sum("cannot distinguish" in note for note in model.notes) == 2
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-4, 1e-2])
@@ -86,7 +84,7 @@ def test_powers_of_a_far_offset_are_exact_in_the_centred_basis() -> None:
 
 
 @pytest.mark.parametrize("noise", [1e-3, 0.05])
-def test_a_library_too_small_is_said_to_be_and_a_larger_one_taken_unless_it_was_chosen(noise: float) -> None:
+def test_a_library_too_small_is_noted_and_a_larger_one_used_unless_it_was_chosen(noise: float) -> None:
     x = noisy(BRUSSELATOR, noise, 0)
     chosen = SINDy(Polynomials(2), resamples=0).fit(x, T)
     assert not chosen.adequate.any() and (chosen.misfit > 10).all() and chosen.explained.max() > 0.9
@@ -97,7 +95,7 @@ def test_a_library_too_small_is_said_to_be_and_a_larger_one_taken_unless_it_was_
         )
     model = SINDy(resamples=0).fit(x, T)
     assert supports(model) == [{"1", "x0", "x0^2 x1"}, {"x0", "x0^2 x1"}]
-    assert model.adequate.all() and "Polynomials(3) was taken" in str(model)
+    assert model.adequate.all() and "Polynomials(3) was used" in str(model)
 
 
 def test_equations_that_a_small_library_explains_stay_in_it_and_no_library_may_do() -> None:
@@ -160,23 +158,23 @@ COARSE = np.arange(0, 20, 0.1)
 def test_series_as_people_have_them(x: Any, t: Any) -> None:
     model = SINDy(resamples=0).fit(x, t)
     assert supports(model) == [{"x1"}, {"x0"}] and model.adequate.all()
-    assert any("masked" in note for note in model.notes) == (MASKED is x or x[0] is MASKED or np.ma.isMaskedArray(t))
+    assert any("Masked" in note for note in model.notes) == (MASKED is x or x[0] is MASKED or np.ma.isMaskedArray(t))
 
 
 @pytest.mark.parametrize(
     ("x", "t", "says"),
     [
-        (CIRCLE + 0j, T, "not numbers"),
-        (CIRCLE, np.datetime64("2020-01-01") + np.arange(len(T)), "not numbers"),
-        (CIRCLE, "a", "not numbers"),
+        (CIRCLE + 0j, T, "other than numbers"),
+        (CIRCLE, np.datetime64("2020-01-01") + np.arange(len(T)), "other than numbers"),
+        (CIRCLE, "a", "other than numbers"),
         (CIRCLE, np.inf, "above zero"),
         (np.ma.array(CIRCLE, mask=True), T, "1000 of them masked"),
-        (CIRCLE, np.where(T[4] == T, np.nan, T), "times t have NaN"),
+        (CIRCLE, np.where(T[4] == T, np.nan, T), "times t contain NaN"),
         ([CIRCLE, CIRCLE[:1]], 0.02, "trajectory 1 has 1 samples"),
         (np.column_stack([CIRCLE, np.full(len(T), 1e12)]), T, "State 2 never changes"),
     ],
 )
-def test_series_that_say_nothing_are_refused_in_a_sentence(x: Any, t: Any, says: str) -> None:
+def test_series_without_information_are_refused_in_a_sentence(x: Any, t: Any, says: str) -> None:
     with pytest.raises(ClocheError, match=says):
         SINDy().fit(x, t)
 

@@ -189,7 +189,7 @@ def _run(path: Path, time: str | None) -> Columns:
     import numpy as np
 
     from cloche.runs import Run
-    from cloche.sparse.sindy import SHORTEST
+    from cloche.sparse.sindy import MIN_SAMPLES
 
     name = time or "step"
     if name not in ("step", "tokens", "time"):
@@ -197,9 +197,9 @@ def _run(path: Path, time: str | None) -> Columns:
     records = [r for r in Run.open(path).read_log("metrics") if r.get("loss") is not None and r.get(name) is not None]
     if not records:
         raise RecordInvalid(f"{path} has logged no loss yet: give a run that has trained a while.")
-    if len(records) < SHORTEST:
+    if len(records) < MIN_SAMPLES:
         raise RecordInvalid(
-            f"{path} has logged its loss {len(records)} times, and {SHORTEST} or more are needed to tell motion from noise: "
+            f"{path} has logged its loss {len(records)} times, and {MIN_SAMPLES} or more are needed to tell motion from noise: "
             "train longer, or log more often with --set log.every=1."
         )
     return Columns({key: np.array([float(r[key]) for r in records]) for key in (name, "loss")}, name)

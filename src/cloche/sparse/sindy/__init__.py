@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from cloche.sparse.sindy.model import Model
     from cloche.sparse.sindy.selection import ForwardBackward, Selector
     from cloche.sparse.sindy.selectors import SR3, STLSQ, Greedy, Stable
-    from cloche.sparse.sindy.series import SHORTEST
+    from cloche.sparse.sindy.series import MIN_SAMPLES
     from cloche.sparse.sindy.strong import Strong
     from cloche.sparse.sindy.weak import Form, Weak
 
 __all__ = [
-    "SHORTEST",
+    "MIN_SAMPLES",
     "SR3",
     "STLSQ",
     "Custom",

@@ -1,4 +1,5 @@
-"""One state's equation: the turns of weighting its rows and choosing its terms, and whether the noise explains what is left."""
+"""One state's equation: alternates between weighting its rows and choosing its terms, then tests whether noise explains the
+residual."""
 
 from __future__ import annotations
 
@@ -12,40 +13,40 @@ from cloche.sparse.sindy.regression import Noise, Regression, Rows, regression
 from cloche.sparse.sindy.selection import Selector, solve
 from cloche.sparse.sindy.selectors import draws
 
-_ROUNDS = 5  # of weighting and choosing; it mostly stands after two
-_INTERVALS = 200  # resamples for the intervals: they need no search, so there may be more of them
-_DEVIATIONS = 6.0  # of chi squared's own spread: a residual beyond has another cause than noise
-_EXCESS = 1.5  # times the noise's variance: less is within what is known of the noise
+_ROUNDS = 5  # of weighting and choosing; most equations converge after two
+_INTERVALS = 200  # resamples for the intervals: they need no search, so more of them are affordable
+_DEVIATIONS = 6.0  # standard deviations of chi squared: a larger residual has another cause than noise
+_EXCESS = 1.5  # times the noise variance: smaller excesses are within the uncertainty of the noise
 
 
 @dataclass(frozen=True, eq=False)
 class Equation:
-    """`amounts` [terms] of one state's equation, on the rows weighted by them.
+    """Coefficients [terms] of one state's equation, on the rows weighted by them.
 
-    `explained` is the share of the weighted derivative that they account for. `misfit` is the residual's variance over the
-    noise's: about one where the equation is true and the noise as supposed.
+    `explained` is the share of the weighted derivative that the equation explains. `misfit` is the variance of the residual
+    over that of the noise: about one if the equation is true and the noise is as assumed.
     """
 
     problem: Regression
-    amounts: Array
+    coefficients: Array
     explained: float
     misfit: float
 
     @property
     def support(self) -> list[int]:
-        return np.flatnonzero(self.amounts).tolist()
+        return np.flatnonzero(self.coefficients).tolist()
 
     @property
     def adequate(self) -> bool:
-        """Whether noise alone may have left the residual (a chi squared test that only gross misfits fail)."""
+        """Whether noise alone can explain the residual (a chi-squared test that only gross misfits fail)."""
         freedom = max(1, len(self.problem.target) - len(self.support))
         return self.misfit <= max(_EXCESS, 1 + _DEVIATIONS * float(np.sqrt(2 / freedom)))
 
 
 def equation(rows: Sequence[Rows], d: int, noise: Noise, terms: Array, selector: Selector) -> Equation:
-    """The equation of state d that the selector finds, in the terms that `terms` [basis, terms] makes of the rows' basis."""
+    """The equation of state d that the selector finds, in the terms given by the rows' basis times `terms` [basis, terms]."""
     problem = regression(rows, d, None, noise, terms)
-    w = solve(problem, selector.rich(problem))
+    w = solve(problem, selector.large_support(problem))
     support: list[int] | None = None
     for _ in range(_ROUNDS):
         problem = regression(rows, d, w, noise, terms)
@@ -54,11 +55,11 @@ def equation(rows: Sequence[Rows], d: int, noise: Noise, terms: Array, selector:
         if found == support:
             break
         support = found
-    return weighed(problem, w)
+    return evaluated(problem, w)
 
 
-def weighed(problem: Regression, w: Array) -> Equation:
-    """The equation of the amounts w, or of none where they are worse than saying nothing: what was fitted is noise."""
+def evaluated(problem: Regression, w: Array) -> Equation:
+    """The equation with coefficients w, or with none if w fits worse than zero, which means that noise was fitted."""
     total, left = float(problem.target @ problem.target), problem.misfit(w)
     if left >= total:
         w, left = np.zeros_like(w), total
@@ -67,15 +68,15 @@ def weighed(problem: Regression, w: Array) -> Equation:
 
 
 def resampled(found: Equation, selector: Selector, resamples: int, seed: int) -> tuple[Array, Array]:
-    """(intervals [terms, 2], stability [terms]), from rows drawn again with repeats: weighted rows are nearly independent."""
-    count = len(found.amounts)
+    """(intervals [terms, 2], stability [terms]) by bootstrapping the rows: once weighted, they are nearly independent."""
+    count = len(found.coefficients)
     if resamples < 1:
-        blank = np.where(found.amounts != 0, np.nan, 0.0)
+        blank = np.where(found.coefficients != 0, np.nan, 0.0)
         return np.stack([blank, blank], 1), np.full(count, np.nan)
     drawn, times = np.zeros((max(_INTERVALS, resamples), count)), np.zeros(count)
     for i, weights in enumerate(draws(len(found.problem.target), len(drawn), seed)):
-        again = found.problem.again(weights)
-        drawn[i] = solve(again, found.support)
+        resample = found.problem.reweighted(weights)
+        drawn[i] = solve(resample, found.support)
         if i < resamples:
-            times[selector.choose(again)] += 1
+            times[selector.choose(resample)] += 1
     return np.quantile(drawn, [0.025, 0.975], axis=0).T, times / resamples

@@ -1,4 +1,4 @@
-"""Libraries of terms: the functions of the state that an equation of motion may be made of."""
+"""Libraries of candidate terms: functions of the state that an equation of motion may contain."""
 
 from __future__ import annotations
 
@@ -15,19 +15,27 @@ from cloche.errors import SettingConflict, SettingInvalid, SettingRange
 from cloche.part import Part
 
 Array = np.ndarray
-_STEP = 1e-4  # of a variable's spread: the step of a numerical derivative, far above rounding and below any curvature
-_STILL = 1e-6  # of a variable's size: what counts as its spread where it hardly moves
+_STEP = 1e-4  # of a variable's spread: the step of a numerical derivative, far above rounding and small against any curvature
+_STILL = 1e-6  # of a variable's magnitude: its least spread, for variables that hardly change
 
 
 class Library(Part, ABC):
-    """Functions of the variables, which are the states and after them the inputs; libraries add up with +.
+    """Functions of the variables, which are the states followed by the inputs; libraries are joined with +.
 
-    A library is a value. What it gives has one column a term, in the order of `names`.
+    A library is a value. Its arrays have one column per term, in the order of `names`.
+
+    >>> import numpy as np
+    >>> from cloche.sparse.sindy import Fourier, Library, Polynomials
+    >>> library = Polynomials(1) + Fourier(1)
+    >>> isinstance(library, Library), library.names(["x"])
+    (True, ['1', 'x', 'sin(x)', 'cos(x)'])
+    >>> library.values(np.array([[0.0], [2.0]])).round(2).tolist()
+    [[1.0, 0.0, 0.0, 1.0], [1.0, 2.0, 0.91, -0.42]]
     """
 
     @abstractmethod
     def names(self, variables: Sequence[str]) -> list[str]:
-        """What each term is called, given what the variables are called."""
+        """Name of each term, given the names of the variables."""
 
     @abstractmethod
     def values(self, x: Array) -> Array:
@@ -36,8 +44,9 @@ class Library(Part, ABC):
     def unbiased(self, x: Array, noise: Array) -> Array:
         """[n, terms] functions whose mean over Gaussian noise of x is the term at the clean point.
 
-        `noise` [variables] is the noise's standard deviation. Here to second order: f - 1/2 sum_s noise_s^2 d^2 f / dx_s^2, the
-        derivative taken over a step of one standard deviation. A library that knows better says so.
+        `noise` [variables] is the standard deviation of the noise. By default to second order: f - 1/2 sum_s noise_s^2 d^2
+        f / dx_s^2, with the derivative taken over a step of one standard deviation. Libraries with an exact form override
+        this.
         """
         here = self.values(x)
         total = here.copy()
@@ -48,7 +57,7 @@ class Library(Part, ABC):
         return total
 
     def gradient(self, x: Array) -> Array:
-        """[variables, n, terms] the derivative of each term in each variable, by central differences unless known."""
+        """[variables, n, terms] derivative of each term in each variable; by default by central differences."""
         size = np.maximum(np.maximum(x.std(0), _STILL * np.abs(x).max(0)), np.finfo(float).tiny)
         slopes = []
         for s in range(x.shape[1]):
@@ -58,11 +67,11 @@ class Library(Part, ABC):
         return np.stack(slopes)
 
     def centred(self, centre: Array, scale: Array) -> tuple[Library, Array]:
-        """(a basis whose functions overlap less, the matrix [basis, terms] that makes the terms of it).
+        """(a better conditioned basis, the matrix [basis, terms] that gives the terms from it).
 
-        `centre` and `scale` [variables] are where the series lie and how far they spread. Far from the origin the powers of a
-        variable are nearly the same function (300 K give or take one), and arithmetic on them loses all digits; powers of
-        (v - centre) / scale span the same. A library without such a basis is its own.
+        `centre` and `scale` [variables] are the mean and spread of the series. Far from the origin the powers of a variable
+        are nearly the same function (300 K plus or minus one), and arithmetic on them loses all digits; powers of (v -
+        centre) / scale span the same space. A library without such a basis returns itself.
         """
         count = len(self.names([f"v{i}" for i in range(len(centre))]))
         return self, np.eye(count)
@@ -77,7 +86,12 @@ def _parts(library: Library) -> tuple[Library, ...]:
 
 @dataclass(frozen=True)
 class Sum(Library):
-    """The terms of several libraries, one after the other."""
+    """The terms of several libraries, one after the other; `a + b` makes one.
+
+    >>> from cloche.sparse.sindy import Fourier, Polynomials, Sum
+    >>> Sum((Polynomials(1), Fourier(1, of=(1,)))).names(["x", "angle"])
+    ['1', 'x', 'angle', 'sin(angle)', 'cos(angle)']
+    """
 
     parts: tuple[Library, ...]
 
@@ -100,7 +114,7 @@ class Sum(Library):
 
 @dataclass(frozen=True)
 class _Shifted(Library):
-    """The library's terms of (v - centre) / scale in place of v."""
+    """The library's terms with (v - centre) / scale in place of v."""
 
     library: Library
     centre: Array
@@ -121,9 +135,13 @@ class _Shifted(Library):
 
 @dataclass(frozen=True)
 class Polynomials(Library):
-    """All monomials of the variables up to `degree`, with the constant unless `constant` is false.
+    """All monomials of the variables up to `degree`; without the constant if `constant` is false.
 
-    Their unbiased forms are exact: the mean of a Hermite polynomial of variance noise^2 over Gaussian noise is the power.
+    The unbiased forms are exact: the mean over Gaussian noise of a Hermite polynomial of variance noise^2 is the power.
+
+    >>> from cloche.sparse.sindy import Polynomials
+    >>> Polynomials(2).names(["x", "y"])
+    ['1', 'x', 'y', 'x^2', 'x y', 'y^2']
     """
 
     degree: int = 2
@@ -131,14 +149,14 @@ class Polynomials(Library):
 
     def __post_init__(self) -> None:
         if not 0 <= self.degree <= 9:
-            raise SettingRange(f"Polynomials of degree {self.degree} are not offered: choose a degree from 0 to 9.")
+            raise SettingRange(f"Polynomials of degree {self.degree} are not supported: choose a degree from 0 to 9.")
         if self.degree == 0 and not self.constant:
             raise SettingConflict(
-                "Polynomials of degree 0 without their constant hold no term: choose a degree above 0."
+                "Polynomials of degree 0 without the constant have no terms: choose a degree above 0."
             )
 
     def exponents(self, variables: int) -> Array:
-        """[terms, variables] the powers in each monomial, low degrees first."""
+        """[terms, variables] exponent of each variable in each monomial, low degrees first."""
         rows = []
         for degree in range(0 if self.constant else 1, self.degree + 1):
             for chosen in combinations_with_replacement(range(variables), degree):
@@ -168,7 +186,7 @@ class Polynomials(Library):
         return np.stack(slopes)
 
     def centred(self, centre: Array, scale: Array) -> tuple[Library, Array]:
-        """(c + s z)^a = sum over b of (a choose b) c^(a-b) s^b z^b, one such factor for each variable."""
+        """(c + s z)^a = sum over b of (a choose b) c^(a-b) s^b z^b, with one such factor per variable."""
         basis = Polynomials(self.degree)
         low, high = basis.exponents(len(centre)), self.exponents(len(centre))
         matrix = np.ones((len(low), len(high)))
@@ -190,7 +208,7 @@ def _hermite(x: Array, noise: Array, degree: int) -> list[Array]:
 
 
 def _products(powers: list[Array], exponents: Array) -> Array:
-    """[n, terms] for each row of exponents the product over the variables of their powers."""
+    """[n, terms] the product over the variables of their powers, for each row of exponents."""
     out = np.ones((len(powers[0]), len(exponents)))
     for s in range(exponents.shape[1]):
         for power in range(1, int(exponents[:, s].max(initial=0)) + 1):
@@ -203,7 +221,11 @@ def _products(powers: list[Array], exponents: Array) -> Array:
 class Fourier(Library):
     """sin(k v) and cos(k v) of each variable v (or of those in `of`, by index), for k = 1 ... `frequencies`.
 
-    Unbiased forms are exact: noise shrinks the mean of sin(k v) by exp(-k^2 noise^2 / 2), which is divided out.
+    The unbiased forms are exact: noise multiplies the mean of sin(k v) by exp(-k^2 noise^2 / 2), which is divided out.
+
+    >>> from cloche.sparse.sindy import Fourier
+    >>> Fourier(2).names(["x"])
+    ['sin(x)', 'cos(x)', 'sin(2 x)', 'cos(2 x)']
     """
 
     frequencies: int = 1
@@ -211,12 +233,15 @@ class Fourier(Library):
 
     def __post_init__(self) -> None:
         if self.frequencies < 1:
-            raise SettingRange(f"Fourier terms of {self.frequencies} frequencies are none: ask for at least one.")
+            raise SettingRange(f"Fourier terms need at least one frequency, not {self.frequencies}: choose 1 or more.")
 
     def _chosen(self, variables: int) -> list[int]:
         chosen = list(range(variables)) if self.of is None else list(self.of)
         if any(not 0 <= v < variables for v in chosen):
-            raise SettingInvalid(f"Fourier terms of the variables {chosen} need more than the {variables} there are.")
+            raise SettingInvalid(
+                f"Fourier terms of the variables {chosen} do not fit {variables} variables: choose indices "
+                f"from 0 to {variables - 1}."
+            )
         return chosen
 
     def names(self, variables: Sequence[str]) -> list[str]:
@@ -234,7 +259,7 @@ class Fourier(Library):
         columns = []
         for v in self._chosen(x.shape[1]):
             for k in range(1, self.frequencies + 1):
-                grow = np.exp(min((k * noise[v]) ** 2 / 2, 2.0))  # beyond that the waves are lost in the noise
+                grow = np.exp(min((k * noise[v]) ** 2 / 2, 2.0))  # with more noise the waves are lost in it
                 columns += [grow * np.sin(k * x[:, v]), grow * np.cos(k * x[:, v])]
         return np.stack(columns, 1)
 
@@ -250,7 +275,12 @@ class Fourier(Library):
 
 @dataclass(frozen=True)
 class Products(Library):
-    """Each term of `left` times each term of `right`."""
+    """Each term of `left` times each term of `right`.
+
+    >>> from cloche.sparse.sindy import Fourier, Polynomials, Products
+    >>> Products(Polynomials(1), Fourier(1, of=(0,))).names(["x", "y"])
+    ['sin(x)', 'cos(x)', 'x sin(x)', 'x cos(x)', 'y sin(x)', 'y cos(x)']
+    """
 
     left: Library
     right: Library
@@ -269,9 +299,15 @@ class Products(Library):
 
 @dataclass(frozen=True)
 class Custom(Library):
-    """Functions of your own: each takes the variables as columns, f(x, y, ...), and gives one column.
+    """User-defined functions: each takes the variables as columns, f(x, y, ...), and returns one column.
 
-    `labels` holds a name for each, in which {0}, {1}, ... stand for the variables' names.
+    `labels` has a name for each, in which {0}, {1}, ... are replaced with the names of the variables.
+
+    >>> import numpy as np
+    >>> from cloche.sparse.sindy import Custom
+    >>> library = Custom((lambda x, y: np.tanh(x - y),), ("tanh({0} - {1})",))
+    >>> library.names(["a", "b"]), library.values(np.array([[1.0, 1.0]])).tolist()
+    (['tanh(a - b)'], [[0.0]])
     """
 
     functions: tuple[Callable[..., Array], ...]
@@ -280,7 +316,7 @@ class Custom(Library):
     def __post_init__(self) -> None:
         if not self.functions or len(self.functions) != len(self.labels):
             raise SettingConflict(
-                f"Custom has {len(self.functions)} functions and {len(self.labels)} labels: give each function its label."
+                f"Custom has {len(self.functions)} functions and {len(self.labels)} labels: give each function one label."
             )
 
     def names(self, variables: Sequence[str]) -> list[str]:
@@ -292,5 +328,5 @@ class Custom(Library):
 
 
 def term_count(variables: int, degree: int) -> int:
-    """How many monomials of that many variables there are up to a degree, the constant included."""
+    """Number of monomials of so many variables up to a degree, including the constant."""
     return factorial(variables + degree) // (factorial(variables) * factorial(degree))

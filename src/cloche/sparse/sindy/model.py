@@ -1,4 +1,4 @@
-"""Equations of motion that were found: printed, evaluated, simulated forward."""
+"""Equations of motion found by SINDy: printed, evaluated, simulated."""
 
 from __future__ import annotations
 
@@ -13,20 +13,31 @@ from scipy.interpolate import CubicSpline
 from cloche.errors import SeriesInvalid
 from cloche.sparse.sindy.library import Array, Library
 
-_FAR = 1e6  # times the largest state that was measured: a simulation beyond has diverged
+_FAR = 1e6  # times the largest state measured: a simulation that goes beyond has diverged
 _MOST_CALLS = 200_000  # of the right-hand side in one simulation
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """x' = f(x, u), with f a few terms of a library for each state.
+    """x' = f(x, u), with f a few terms of a library per state.
 
-    `coefficients` [terms, states]; `intervals` [terms, states, 2], 95% over resampled windows, given the support;
-    `stability` [terms, states], the share of resamples in which a search from nothing chose the term (NaN where none was asked
-    for); `noise` [states], the standard deviation of the measurement noise supposed; `explained` [states], the share of what
-    the derivatives tell, each window weighted by its noise, that the equation accounts for; `misfit` [states], the residual's
-    variance over the noise's, about one where the equation is true; `adequate` [states], whether noise alone may have left it.
-    `notes` are sentences on what the equations cannot be trusted in: read them.
+    `coefficients` [terms, states]; `intervals` [terms, states, 2], 95% intervals over resampled windows, given the support;
+    `stability` [terms, states], the share of resamples in which a new search chose the term (NaN if there was none);
+    `noise` [states], the standard deviation assumed of the measurement noise; `explained` [states], the share of the
+    derivatives, each window weighted by its noise, that the equation explains; `misfit` [states], the variance of the
+    residual over that of the noise, about one if the equation is true; `adequate` [states], whether noise alone can explain
+    the residual. `notes` are sentences that say what not to trust in the equations: read them.
+
+    >>> import numpy as np
+    >>> from cloche.sparse.sindy import SINDy
+    >>> t = np.linspace(0, 4, 200)
+    >>> model = SINDy().fit(np.exp(-t), t)
+    >>> print(model)
+    x' = -1 x
+        x: -1  [-1, -1], chosen in 100% of resamples
+        explains 100.0% of x', noise ..., residual variance ... times the noise's
+    >>> model.rhs([[2.0]]).round(3).tolist(), model.simulate([1.0], [0, 1]).round(3).tolist()
+    ([[-2.0]], [[1.0], [0.368]])
     """
 
     library: Library
@@ -40,30 +51,30 @@ class Model:
     explained: Array
     misfit: Array
     adequate: Array
-    largest: Array  # [states] magnitude measured
+    largest: Array  # [states] largest magnitude measured
     notes: list[str] = field(default_factory=list)
 
     def rhs(self, x: Any, u: Any = None) -> Array:
-        """[n, states] (or [states] for one point) the derivative f(x, u) at the points x, with inputs u beside them."""
+        """[n, states] (or [states] for one point) the derivative f(x, u) at points x, with inputs u [n, inputs]."""
         points = np.atleast_2d(np.asarray(x, dtype=float))
         given = np.zeros((len(points), 0)) if u is None else np.asarray(u, dtype=float).reshape(len(points), -1)
         if points.shape[1] != len(self.states) or given.shape[1] != len(self.inputs):
             raise SeriesInvalid(
-                f"The model has {len(self.states)} states and {len(self.inputs)} inputs, but was given {points.shape[1]} and "
-                f"{given.shape[1]}."
+                f"The model has {len(self.states)} states and {len(self.inputs)} inputs, but x has {points.shape[1]} columns "
+                f"and u {given.shape[1]}: give one column for each."
             )
         slope = self.library.values(np.concatenate([points, given], 1)) @ self.coefficients
         return slope if np.ndim(x) > 1 else slope[0]
 
     def simulate(self, x0: Any, t: Any, u: Any = None) -> Array:
-        """[n, states] the motion from the state x0 (at t[0]) at the times t [n].
+        """[n, states] the motion from state x0 (at t[0]) at times t [n].
 
-        `u` is a function of the time giving the inputs, or their values [n, inputs] at t, with a cubic spline between. Raises
-        ClocheError where the motion leaves a million times what was ever measured, with the time.
+        `u` is a function of time that gives the inputs, or their values [n, inputs] at t, interpolated by a cubic spline.
+        Raises ClocheError, with the time, if the motion exceeds a million times the largest state measured.
         """
         times, start = np.asarray(t, dtype=float), np.atleast_1d(np.asarray(x0, dtype=float))
         if times.ndim != 1 or len(times) < 2 or not (np.diff(times) > 0).all():
-            raise SeriesInvalid("A simulation needs at least two times that rise.")
+            raise SeriesInvalid("A simulation needs increasing times: give t with at least two of them.")
         if start.shape != (len(self.states),) or not np.isfinite(start).all():
             raise SeriesInvalid(
                 f"x0 has shape {list(start.shape)}: give one finite number for each of {self._named()}."
@@ -84,10 +95,10 @@ class Model:
                 )
             if not found.success:
                 raise _Diverged(float(found.t[-1]) if len(found.t) else float(times[0]))
-        except _Diverged as at:
+        except _Diverged as divergence:
             raise SeriesInvalid(
-                f"The simulated motion diverges near t = {at.time:.4g}: simulate for less long, start nearer to what was "
-                "measured, or allow the model fewer terms."
+                f"The simulated motion diverges near t = {divergence.time:.4g}: simulate a shorter time, start closer to the "
+                "measured states, or fit a model with fewer terms."
             ) from None
         return found.y.T
 
@@ -99,7 +110,7 @@ class Model:
         table = None if u is None else np.asarray(u, dtype=float).reshape(len(u), -1)
         if table is None or table.shape != (len(times), len(self.inputs)):
             raise SeriesInvalid(
-                f"The model has the inputs {', '.join(self.inputs) or 'none'}: give u as a function of time, or their values "
+                f"The model has the inputs {', '.join(self.inputs) or 'none'}: give u as a function of time, or as values "
                 f"[{len(times)}, {len(self.inputs)}]."
             )
         return CubicSpline(times, table)
@@ -108,7 +119,7 @@ class Model:
         return ", ".join(self.states)
 
     def equations(self, digits: int = 4) -> list[str]:
-        """One line a state, as in "x' = -9.99 x + 10.01 y"."""
+        """One line per state, such as "x' = -9.99 x + 10.01 y"."""
         return [
             f"{s}' = {written(self.terms, w, digits)}" for s, w in zip(self.states, self.coefficients.T, strict=True)
         ]
@@ -128,7 +139,7 @@ class Model:
         return "\n".join([*lines, *(f"Note: {note}" for note in self.notes)])
 
     def record(self) -> dict[str, Any]:
-        """What was found as plain values, for JSON; amounts and intervals of an equation's own terms only."""
+        """The model as plain values, for JSON; coefficients and intervals of each equation's own terms only."""
         return {
             "equations": self.equations(),
             "states": {state: self._state(d) for d, state in enumerate(self.states)},
@@ -143,7 +154,7 @@ class Model:
             low, high = (None if np.isnan(end) else float(end) for end in self.intervals[j, d])
             seen = float(self.stability[j, d])
             found[self.terms[j]] = {
-                "amount": float(self.coefficients[j, d]),
+                "coefficient": float(self.coefficients[j, d]),
                 "low": low,
                 "high": high,
                 "stability": None if np.isnan(seen) else seen,
@@ -162,13 +173,13 @@ class _Diverged(Exception):
         self.time = time
 
 
-def written(terms: Sequence[str], amounts: Sequence[float] | Array, digits: int) -> str:
-    """A sum as text, as in "-9.99 x + 10.01 y"; "0" where every amount is zero."""
+def written(terms: Sequence[str], coefficients: Sequence[float] | Array, digits: int) -> str:
+    """A weighted sum as text, such as "-9.99 x + 10.01 y"; "0" if every coefficient is zero."""
     text = ""
-    for name, amount in zip(terms, np.asarray(amounts).tolist(), strict=True):
-        if amount:
-            size = f"{abs(amount):.{digits}g}"
-            sign = "-" if amount < 0 else "+"
+    for name, coefficient in zip(terms, np.asarray(coefficients).tolist(), strict=True):
+        if coefficient:
+            size = f"{abs(coefficient):.{digits}g}"
+            sign = "-" if coefficient < 0 else "+"
             term = size if name == "1" else f"{size} {name}"
-            text += f" {sign} {term}" if text else (f"-{term}" if amount < 0 else term)
+            text += f" {sign} {term}" if text else (f"-{term}" if coefficient < 0 else term)
     return text or "0"

@@ -1,4 +1,4 @@
-"""Which terms an equation has: searches over supports, on the moments of a regression."""
+"""Chooses the terms of an equation: searches over supports, using the moments of a regression."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from cloche.sparse.sindy.library import Array
 from cloche.sparse.sindy.regression import Regression
 
 _NEIGHBOURS = 40  # rows: windows a radius apart no longer overlap much
-_COLLINEAR = 1e-12  # of a term: what the others leave of it when it says nothing new
-_MEANINGLESS = 1e-3  # of chi squared: terms missed by less are not worth comparing
+_COLLINEAR = 1e-12  # of a term's norm: a term with less left by the others is dependent on them
+_MEANINGLESS = 1e-3  # of chi squared: smaller differences are ignored
 
 
 def solve(problem: Regression, support: Array | Sequence[int]) -> Array:
-    """[terms] the best amounts of the terms in `support` (indices), zero elsewhere."""
+    """[terms] the least-squares coefficients of the terms in `support` (indices), zero elsewhere."""
     w = np.zeros(problem.design.shape[1])
     chosen = np.array(support, dtype=int)
     if len(chosen):
@@ -32,14 +32,14 @@ def solve(problem: Regression, support: Array | Sequence[int]) -> Array:
 
 
 def _orthonormal(columns: Array) -> Array:
-    """An orthonormal basis of what the columns span: Householder's, and thrice as fast for few columns as numpy's."""
+    """An orthonormal basis of the columns' span by Householder reflections; three times as fast as numpy's for few columns."""
     factored, reflectors, _, _ = dgeqrf(columns)
     return dorgqr(factored[:, : len(columns)], reflectors)[0]
 
 
 @dataclass(frozen=True)
 class Normal:
-    """The least squares of a regression with each term scaled to one: design [told, terms], aim [told]."""
+    """The least-squares problem of a regression, with each term scaled to norm one: design [known, terms], aim [known]."""
 
     design: Array
     aim: Array
@@ -50,9 +50,10 @@ class Normal:
         return cls(problem.design / size, problem.aim)
 
     def gains(self, support: Sequence[int]) -> tuple[Array, float]:
-        """([terms] by how much chi squared falls when each term joins the support, by how much the support lowers it).
+        """([terms] reduction of chi squared if each term is added to the support, reduction of chi squared by the support).
 
-        On the design's columns and not on their products: those of a far offset agree in more digits than a square has.
+        Computed from the design's columns, not their products: columns with a large offset agree in more digits than a
+        square has.
         """
         if not len(support):
             return (self.design.T @ self.aim) ** 2, 0.0
@@ -67,10 +68,10 @@ class Normal:
         return gain, float(known @ known)
 
     def fewer(self) -> Iterator[list[int]]:
-        """The supports from all terms down to one, each time without the term that is missed least.
+        """Yields the supports from all terms down to one, each time without the term whose removal costs least.
 
-        Of terms that are not missed at all the last goes first: of forms that are equal the library's earlier terms stay.
-        `B` is kept so that B B^T is the inverse of the support's moments.
+        Of terms that cost nothing the last goes first, so that of equivalent forms the library's earlier terms remain. `B`
+        is updated so that B B^T is the inverse of the support's moments.
         """
         count = self.design.shape[1]
         left, sizes, right = np.linalg.svd(self.design, full_matrices=True)
@@ -92,30 +93,47 @@ class Normal:
 
 
 class Selector(Part, ABC):
-    """Chooses terms for one equation."""
+    """Chooses the terms of one equation.
+
+    >>> import numpy as np
+    >>> from cloche.sparse.sindy import Selector, SINDy, STLSQ
+    >>> isinstance(STLSQ(threshold=0.1), Selector)
+    True
+    >>> t = np.linspace(0, 4, 200)
+    >>> SINDy(selector=STLSQ(threshold=0.1), resamples=0).fit(np.exp(-t), t).equations(2)
+    ["x' = -1 x"]
+    """
 
     @abstractmethod
-    def rich(self, problem: Regression) -> Array:
-        """Indices of the terms of a model that is rather too large: what rows are weighted by before anything is known."""
+    def large_support(self, problem: Regression) -> Array:
+        """Indices of the terms of a model that is larger than needed, by which rows are weighted before terms are chosen."""
 
     @abstractmethod
     def choose(self, problem: Regression) -> list[int]:
-        """Indices, rising, of the terms the equation has."""
+        """Indices of the terms of the equation, in increasing order."""
 
 
 @dataclass(frozen=True)
 class ForwardBackward(Selector):
-    """Of the best supports of each size, as far as single moves find them, the one of the best information criterion.
+    """Best support under an information criterion, among the best of each size that single moves find.
 
-    From none upwards: the term that helps most joins (orthogonal matching pursuit, on the moments).
-    Then terms are exchanged one for one while that helps; up to `most` terms. From all downwards: the term that is missed least
-    leaves. `strictness` is the gamma of the extended criterion: 0 is Schwarz's, 1 pays for the number of terms on offer too.
+    Forward from no terms: adds the term that helps most (orthogonal matching pursuit on the moments), then exchanges terms
+    one for one while that helps; up to `max_terms` terms. Backward from all terms: removes the term whose removal costs
+    least. `strictness` is the gamma of the extended criterion: 0 is Schwarz's criterion, 1 also penalises the number of
+    candidate terms.
+
+    >>> import numpy as np
+    >>> from cloche.sparse.sindy import ForwardBackward, Polynomials, SINDy
+    >>> t = np.linspace(0, 6, 300)
+    >>> x = 1 / (1 + 9 * np.exp(-t)) + 0.01 * np.random.default_rng(0).standard_normal(300)
+    >>> SINDy(Polynomials(3), selector=ForwardBackward(max_terms=4), resamples=0).fit(x, t).equations(2)
+    ["x' = 1 x - 1 x^2"]
     """
 
-    most: int = 16
+    max_terms: int = 16
     strictness: float = 2.0
 
-    def rich(self, problem: Regression) -> Array:
+    def large_support(self, problem: Regression) -> Array:
         return np.array(self._up(problem, Normal.of(problem))[-1], dtype=int)
 
     def choose(self, problem: Regression) -> list[int]:
@@ -127,7 +145,7 @@ class ForwardBackward(Selector):
     def _up(self, problem: Regression, normal: Normal) -> list[list[int]]:
         support: list[int] = []
         found: list[list[int]] = [[]]
-        for _ in range(min(self.most, normal.design.shape[1], max(1, len(problem.target) // 3))):
+        for _ in range(min(self.max_terms, normal.design.shape[1], max(1, len(problem.target) // 3))):
             gain, _ = normal.gains(support)
             best = int(gain.argmax())
             if gain[best] <= 0:
@@ -138,7 +156,7 @@ class ForwardBackward(Selector):
 
 
 def _exchanged(normal: Normal, support: list[int]) -> list[int]:
-    """One-for-one exchanges while they help, each term's turn coming round at most a few times."""
+    """The support after one-for-one exchanges while they help, with at most a few passes over its terms."""
     _, now = normal.gains(support)
     for _ in range(4):
         before = now
@@ -154,9 +172,10 @@ def _exchanged(normal: Normal, support: list[int]) -> list[int]:
 
 
 def _fewer_by_exchange(normal: Normal, criterion: Criterion, support: list[int]) -> list[int]:
-    """The support after exchanges of two of its terms for one, while the criterion falls.
+    """The support after exchanges of two of its terms for one, while the criterion decreases.
 
-    Where terms are dependent (amounts that sum to one), forms of many terms equal one of few, which no single exchange finds.
+    If terms are dependent (fractions that sum to one), forms with many terms equal one with few, which single exchanges do
+    not find.
     """
     score = criterion.of_gain(len(support), normal.gains(support)[1])
     while len(support) > 1:
@@ -186,44 +205,43 @@ class Criterion:
     dispersion: float
 
     @classmethod
-    def of(cls, problem: Regression, rich: Sequence[int], strictness: float) -> Criterion:
-        """`rich` is a support rather too large, about which the rows' dispersion is measured."""
+    def of(cls, problem: Regression, large_support: Sequence[int], strictness: float) -> Criterion:
+        """`large_support` is larger than needed; the dispersion of the rows is measured around its model."""
         rows, terms = len(problem.target), problem.design.shape[1]
         price = log(max(rows, 2)) + 2 * strictness * log(max(terms, 2))
-        return cls(problem, price, dispersion_of(problem, rich))
+        return cls(problem, price, dispersion_of(problem, large_support))
 
     def of_gain(self, size: int, gain: float) -> float:
-        """Of a support by how much it lowers chi squared, beside that of no terms at all."""
+        """Criterion of a support that reduces chi squared by `gain`, relative to no terms."""
         return size * self.price - gain / self.dispersion
 
     def least(self, path: list[list[int]]) -> list[int]:
-        """The support in `path` for which it is least."""
+        """The support in `path` with the smallest criterion."""
         normal, most = Normal.of(self.problem), max(1, len(self.problem.target) // 3)
         total = float(self.problem.aim @ self.problem.aim)
         best: list[int] = []
         score = 0.0
         for support in sorted((s for s in path if 0 < len(s) <= most), key=len):
             if self.of_gain(len(support), total) >= score:
-                break  # no support this large can do better
+                break  # no support of this size can do better
             now = self.of_gain(len(support), normal.gains(support)[1])
             if now < score:
                 best, score = support, now
         return best
 
 
-def dispersion_of(problem: Regression, rich: Sequence[int]) -> float:
-    """How much more than the measurement noise the rows vary about the rich model; at least one.
+def dispersion_of(problem: Regression, large_support: Sequence[int]) -> float:
+    """Variance of the rows around the large model relative to the measurement noise; at least one.
 
-    Where they do, something moves the states that neither noise nor library explains. It acts through windows that overlap, so
-    what it leaves in the rows is correlated, and their excess counts as often as a row has neighbours that repeat it: the sum
-    of the residual's autocorrelation, with Bartlett's weights. Without this a random walk has equations of motion.
+    If it is above one, something drives the states that neither noise nor library explains. It acts through overlapping
+    windows, so the residuals of the rows are correlated, and the excess is multiplied by the number of rows that repeat
+    each other: the sum of the residual's autocorrelation, with Bartlett's weights. Without this a random walk has equations
+    of motion.
     """
-    w = solve(problem, rich)
-    told = (
-        problem.told
-    )  # the rich model's amounts are noise in other directions, and the rows are not weighted for them
-    rest = problem.rows[:, :told] @ (problem.terms[:told] @ w) - problem.target
-    excess = float(rest @ rest) / max(1, len(rest) - len(rich)) - 1
+    w = solve(problem, large_support)
+    known = problem.known  # in other directions the model's coefficients are noise, for which the rows are not weighted
+    rest = problem.rows[:, :known] @ (problem.terms[:known] @ w) - problem.target
+    excess = float(rest @ rest) / max(1, len(rest) - len(large_support)) - 1
     if excess <= 0:
         return 1.0
     lags = np.arange(1, max(2, min(len(rest) // 4, _NEIGHBOURS)))

@@ -1,4 +1,4 @@
-"""Other ways to choose terms: sequential thresholds, relaxed regression, plain greed, and the vote of an ensemble."""
+"""Other selectors of terms: sequential thresholding, relaxed regression, greedy pursuit, and stability selection."""
 
 from __future__ import annotations
 
@@ -11,27 +11,34 @@ from cloche.sparse.sindy.library import Array
 from cloche.sparse.sindy.regression import Regression
 from cloche.sparse.sindy.selection import Criterion, ForwardBackward, Normal, Selector, solve
 
-_SHARES = np.geomspace(1e-4, 1, 40)  # of the largest scaled amount: thresholds that are tried when none is given
+_SHARES = np.geomspace(1e-4, 1, 40)  # of the largest scaled coefficient: thresholds tried if none is given
 
 
-class _Swept(Selector):
-    """What the selectors here share: supports for many thresholds, of which the criterion takes one."""
+class _ThresholdPath(Selector):
+    """Base of selectors that propose supports for many thresholds, of which the criterion chooses one."""
 
     strictness: float = 2.0
 
-    def rich(self, problem: Regression) -> Array:
-        return ForwardBackward().rich(problem)
+    def large_support(self, problem: Regression) -> Array:
+        return ForwardBackward().large_support(problem)
 
     def _best(self, problem: Regression, path: list[list[int]]) -> list[int]:
-        return Criterion.of(problem, self.rich(problem).tolist(), self.strictness).least(path)
+        return Criterion.of(problem, self.large_support(problem).tolist(), self.strictness).least(path)
 
 
 @dataclass(frozen=True)
-class STLSQ(_Swept):
+class STLSQ(_ThresholdPath):
     """Sequentially thresholded least squares (Brunton, Proctor and Kutz 2016).
 
-    Amounts below `threshold` go and the rest are fitted again, until nothing goes. A threshold is in the amounts' own units;
-    None tries many, in units where the terms are of one size, and takes the support of the best criterion.
+    Removes coefficients below `threshold` and fits the rest again, until none is removed. The threshold is in the units of
+    the coefficients; None tries many, with terms scaled to norm one, and takes the support with the best criterion.
+
+    >>> import numpy as np
+    >>> from cloche.sparse.sindy import SINDy, STLSQ
+    >>> t = np.linspace(0, 4, 200)
+    >>> x = np.exp(-t) + 0.01 * np.random.default_rng(0).standard_normal(200)
+    >>> SINDy(selector=STLSQ(), resamples=0).fit(x, t).equations(2)
+    ["x' = -1 x"]
     """
 
     threshold: float | None = None
@@ -56,26 +63,34 @@ def _thresholded(problem: Regression, support: Array, least: Array) -> list[int]
         kept = support[np.abs(w[support]) >= least[support]]
         if len(kept) == len(support):
             break
-        support = kept  # strictly smaller each time, so this ends
+        support = kept  # strictly smaller each time, so the loop ends
     return support.tolist()
 
 
 @dataclass(frozen=True)
-class SR3(_Swept):
-    """Sparse relaxed regularised regression (Zheng et al. 2019; Champion et al. 2020), over moments with terms of size one.
+class SR3(_ThresholdPath):
+    """Sparse relaxed regularised regression (Zheng et al. 2019; Champion et al. 2020), on moments with terms scaled to norm
+    one.
 
-    Minimises chi^2(w) / 2 + penalty |u|_0 + |w - u|^2 / (2 relaxation) by turns in w and u, at most `turns` of them. The
-    support is that of u. `penalty` None tries many and takes the support of the best criterion.
+    Minimises chi^2(w) / 2 + penalty |u|_0 + |w - u|^2 / (2 relaxation) alternately in w and u, for at most `iterations`
+    iterations. The support is that of u. `penalty` None tries many and takes the support with the best criterion.
+
+    >>> import numpy as np
+    >>> from cloche.sparse.sindy import SINDy, SR3
+    >>> t = np.linspace(0, 4, 200)
+    >>> x = np.exp(-t) + 0.01 * np.random.default_rng(0).standard_normal(200)
+    >>> SINDy(selector=SR3(), resamples=0).fit(x, t).equations(2)
+    ["x' = -1 x"]
     """
 
     penalty: float | None = None
     relaxation: float = 1.0
-    turns: int = 200
+    iterations: int = 200
     strictness: float = 2.0
 
     def __post_init__(self) -> None:
-        if (self.penalty is not None and not self.penalty > 0) or not self.relaxation > 0 or self.turns < 1:
-            raise SettingRange("SR3 needs a penalty and a relaxation above zero, and at least one turn.")
+        if (self.penalty is not None and not self.penalty > 0) or not self.relaxation > 0 or self.iterations < 1:
+            raise SettingRange("SR3 needs a penalty and a relaxation above zero, and at least one iteration.")
 
     def choose(self, problem: Regression) -> list[int]:
         normal = Normal.of(problem)
@@ -89,7 +104,7 @@ class SR3(_Swept):
 
     def _relaxed(self, moment: Array, start: Array, inverse: Array, least: float) -> list[int]:
         u = start
-        for _ in range(self.turns):
+        for _ in range(self.iterations):
             w = inverse @ (moment + u / self.relaxation)
             new = np.where(np.abs(w) > least, w, 0.0)
             if np.abs(new - u).max() <= 1e-10 * max(float(np.abs(u).max()), np.finfo(float).tiny):
@@ -99,14 +114,21 @@ class SR3(_Swept):
 
 
 @dataclass(frozen=True)
-class Greedy(_Swept):
-    """Orthogonal matching pursuit (`cloche.sparse.pursuit.OMP`) over the weighted rows, a term after the other.
+class Greedy(_ThresholdPath):
+    """Orthogonal matching pursuit (`cloche.sparse.pursuit.OMP`) over the weighted rows, one term at a time.
 
-    Up to `most` terms; the criterion says where to stop. Nothing that was chosen ever leaves, so a term that stands in for two
-    others stays once they are there: ForwardBackward reconsiders.
+    Up to `max_terms` terms; the criterion decides where to stop. A chosen term is never removed, so one that stands in for
+    two others stays once they are added: ForwardBackward reconsiders.
+
+    >>> import numpy as np
+    >>> from cloche.sparse.sindy import Greedy, SINDy
+    >>> t = np.linspace(0, 4, 200)
+    >>> x = np.exp(-t) + 0.01 * np.random.default_rng(0).standard_normal(200)
+    >>> SINDy(selector=Greedy(), resamples=0).fit(x, t).equations(2)
+    ["x' = -1 x"]
     """
 
-    most: int = 16
+    max_terms: int = 16
     strictness: float = 2.0
 
     def choose(self, problem: Regression) -> list[int]:
@@ -117,22 +139,29 @@ class Greedy(_Swept):
 
         terms = problem.rows @ problem.terms
         norms = np.linalg.norm(terms, axis=0)
-        told = np.flatnonzero(norms > 0)
-        if not len(told):
+        nonzero = np.flatnonzero(norms > 0)
+        if not len(nonzero):
             return []
-        atoms = Dictionary(torch.from_numpy(np.ascontiguousarray((terms[:, told] / norms[told]).T)))
-        code = OMP(k=min(self.most, len(told), len(problem.target))).encode(
+        atoms = Dictionary(torch.from_numpy(np.ascontiguousarray((terms[:, nonzero] / norms[nonzero]).T)))
+        code = OMP(k=min(self.max_terms, len(nonzero), len(problem.target))).encode(
             torch.from_numpy(problem.target[None]), atoms
         )
-        order = told[code.indices[0, : int(code.active[0])].numpy()].tolist()
+        order = nonzero[code.indices[0, : int(code.active[0])].numpy()].tolist()
         return sorted(self._best(problem, [sorted(order[: k + 1]) for k in range(len(order))]))
 
 
 @dataclass(frozen=True)
 class Stable(Selector):
-    """The terms that `selector` chooses in at least `share` of `resamples` draws of the windows, with repeats.
+    """The terms that `selector` chooses in at least `share` of `resamples` bootstrap resamples of the windows.
 
     Stability selection (Meinshausen and Buhlmann 2010), as in ensemble SINDy (Fasel et al. 2022).
+
+    >>> import numpy as np
+    >>> from cloche.sparse.sindy import SINDy, Stable
+    >>> t = np.linspace(0, 4, 200)
+    >>> x = np.exp(-t) + 0.01 * np.random.default_rng(0).standard_normal(200)
+    >>> SINDy(selector=Stable(resamples=10), resamples=0).fit(x, t).equations(2)
+    ["x' = -1 x"]
     """
 
     selector: Selector = field(default_factory=ForwardBackward)
@@ -142,18 +171,18 @@ class Stable(Selector):
 
     def __post_init__(self) -> None:
         if self.resamples < 2 or not 0 < self.share <= 1:
-            raise SettingConflict("Stability needs at least two resamples, and a share above 0 and up to 1.")
+            raise SettingConflict("Stable needs at least two resamples, and a share above 0 and at most 1.")
 
-    def rich(self, problem: Regression) -> Array:
-        return self.selector.rich(problem)
+    def large_support(self, problem: Regression) -> Array:
+        return self.selector.large_support(problem)
 
     def choose(self, problem: Regression) -> list[int]:
         counts = np.zeros(problem.design.shape[1])
         for weights in draws(len(problem.target), self.resamples, self.seed):
-            counts[self.selector.choose(problem.again(weights))] += 1
+            counts[self.selector.choose(problem.reweighted(weights))] += 1
         return np.flatnonzero(counts >= self.share * self.resamples).tolist()
 
 
 def draws(rows: int, resamples: int, seed: int) -> Array:
-    """[resamples, rows] how often each row is drawn, with repeats."""
+    """[resamples, rows] how often each row is drawn with replacement."""
     return np.random.default_rng(seed).multinomial(rows, np.full(rows, 1 / rows), resamples).astype(float)

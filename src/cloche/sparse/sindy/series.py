@@ -1,4 +1,4 @@
-"""The measured series: read from what the caller has, checked, and what can be told of their noise and their pace."""
+"""Measured series: read from arrays or lists, checked, with estimates of their noise and timescales."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy as np
 from cloche.errors import NotFinite, SeriesInvalid
 
 Array = np.ndarray
-SHORTEST = 12  # samples: fewer leave no window both wide enough to calm the noise and short of the whole
-_ORDER = 5  # of the differences the noise is read from: a cubic trend and most of a wave vanish in them
-_DECORRELATED = 0.3  # of the variance: how far apart two samples are that differ by a pace
+MIN_SAMPLES = 12  # samples: with fewer, windows wide enough to average the noise cover the whole series
+_ORDER = 5  # of the differences that noise is estimated from: cubic trends and most of a wave vanish in them
+_DECORRELATED = 0.3  # of the variance: half the mean square difference of samples one timescale apart
 
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """One trajectory: times t [n] (rising), states x [n, s], inputs u [n, m] (m may be 0), float64.
+    """One trajectory: times t [n] (increasing), states x [n, s], inputs u [n, m] (m may be 0), float64.
 
-    `masked` samples were left out, because one of their values was masked.
+    `masked` counts the samples that were left out because one of their values was masked.
     """
 
     t: Array
@@ -30,27 +30,29 @@ class Series:
 
     @property
     def variables(self) -> Array:
-        """[n, s + m] states and inputs beside each other."""
+        """[n, s + m] states followed by inputs."""
         return np.concatenate([self.x, self.u], 1)
 
     @property
     def even(self) -> bool:
-        """Whether it was sampled at equal steps, to rounding (of times in seconds since 1970, say)."""
+        """Whether the times are equally spaced, up to rounding (of times in seconds since 1970, say)."""
         steps = np.diff(self.t)
         rounding = 4 * np.finfo(float).eps * float(np.abs(self.t).max())
         return bool(np.ptp(steps) <= max(1e-6 * float(steps.mean()), rounding))
 
     @property
     def step(self) -> float:
+        """Median time between samples."""
         return float(np.median(np.diff(self.t)))
 
 
 def read(x: Any, t: Any, u: Any = None) -> list[Series]:
-    """The trajectories in `x`: an array [n, s] (or [n]) or a list of them; t and u likewise, t also a step for them all.
+    """Reads the trajectories in `x`: an array [n, s] (or [n]) or a list of them; t and u likewise, t also as one step for
+    all.
 
     A list whose entries are arrays or tables is a list of trajectories, of any lengths; a list of numbers, or of rows of
-    numbers, is one table. Samples that a masked array masks are left out. Raises ClocheError for shapes that disagree, NaN,
-    times that do not rise, too few samples, and states that never move.
+    numbers, is one table. Samples masked in a masked array are left out. Raises ClocheError for shapes that disagree, NaN,
+    times that do not increase, too few samples, and states that never change.
     """
     several = _several(x, t)
     states = list(x) if several else [x]
@@ -74,7 +76,7 @@ def read(x: Any, t: Any, u: Any = None) -> list[Series]:
 
 
 def _several(x: Any, t: Any) -> bool:
-    """Whether x is a list of trajectories, and not one table written as a list of its rows."""
+    """Whether x is a list of trajectories, rather than one table written as a list of rows."""
     if not isinstance(x, (list, tuple)) or not x:
         return False
     deep = [_depth(entry) for entry in x]
@@ -83,14 +85,14 @@ def _several(x: Any, t: Any) -> bool:
     if max(deep) == 0:
         return False
     if isinstance(t, (list, tuple)) and any(_depth(entry) for entry in t):
-        return True  # times for each
+        return True  # times per trajectory
     if _depth(t) == 1 and len(t) == len(x):
-        return False  # a time for each row
+        return False  # one time per row
     return any(hasattr(entry, "__array__") for entry in x) or len({len(entry) for entry in x}) > 1
 
 
 def _depth(value: Any) -> int:
-    """The number of axes of an array, or of lists in lists as far as their first entries tell."""
+    """Number of axes of an array, or of nested lists as far as their first entries show."""
     axes = getattr(value, "ndim", None)
     if isinstance(axes, int):
         return axes
@@ -115,15 +117,15 @@ def _one(x: Any, t: Any, u: Any, index: int, several: bool) -> Series:
     n = len(states)
     inputs, known = (np.zeros((n, 0)), np.ones(n, dtype=bool)) if u is None else _table(u, f"u {where}")
     if len(inputs) != n:
-        raise SeriesInvalid(f"The inputs u {where}have {len(inputs)} rows and x has {n}: give one row of u a sample.")
+        raise SeriesInvalid(f"The inputs u {where}have {len(inputs)} rows and x has {n}: give one row of u per sample.")
     times, timed = _times(t, n, where)
     keep &= known & timed
     left = int(keep.sum())
-    if left < SHORTEST:
+    if left < MIN_SAMPLES:
         masked = f", {n - left} of them masked," if left < n else ""
         raise SeriesInvalid(
-            f"The series x {where}has {n} samples{masked} and {SHORTEST} or more are needed to tell motion from noise: measure "
-            "longer."
+            f"The series x {where}has {n} samples{masked} but {MIN_SAMPLES} or more are needed to distinguish motion from "
+            "noise: measure longer."
         )
     times, states, inputs = times[keep], states[keep], inputs[keep]
     for table, name in ((states, "x"), (inputs, "u")):
@@ -131,18 +133,18 @@ def _one(x: Any, t: Any, u: Any, index: int, several: bool) -> Series:
         if len(wrong):
             row = int(np.flatnonzero(keep)[wrong[0]])
             raise NotFinite(
-                f"The series {name} {where}has NaN or infinite numbers, first in row {row}: leave those samples out (steps may "
+                f"The series {name} {where}contains NaN or infinity, first in row {row}: leave those samples out (steps may "
                 "be uneven), or mask them."
             )
     if not np.isfinite(times).all():
-        raise NotFinite(f"The times t {where}have NaN or infinite numbers: leave those samples out, or mask them.")
+        raise NotFinite(f"The times t {where}contain NaN or infinity: leave those samples out, or mask them.")
     if not (np.diff(times) > 0).all():
-        raise SeriesInvalid(f"The times t {where}do not rise from sample to sample: sort them, without repeats.")
+        raise SeriesInvalid(f"The times t {where}do not increase from sample to sample: sort them and drop repeats.")
     return Series(times, states, inputs, n - left)
 
 
 def _table(values: Any, name: str) -> tuple[Array, Array]:
-    """(The values [samples, columns], [samples] whether none of a sample's values is masked)."""
+    """(The values [samples, columns], [samples] whether all values of a sample are unmasked)."""
     table = _numbers(values, name)
     table = table[:, None] if table.ndim == 1 else table
     if table.ndim != 2 or table.shape[1] == 0:
@@ -166,15 +168,15 @@ def _numbers(values: Any, name: str) -> Array:
         return np.array(plain, dtype=np.float64)
     except (TypeError, ValueError, RuntimeError):
         raise SeriesInvalid(
-            f"The series {name}holds what are not numbers, or rows of unlike lengths: give an array [samples, states] of real "
-            "numbers."
+            f"The series {name}contains something other than numbers, or rows of different lengths: give an array [samples, "
+            "states] of real numbers."
         ) from None
 
 
 def _times(t: Any, n: int, where: str) -> tuple[Array, Array]:
     """([n] the times, [n] which of them are not masked)."""
     if t is None:
-        raise SeriesInvalid("No times were given: give t [samples], or the step between samples.")
+        raise SeriesInvalid("There are no times: give t [samples], or the step between samples.")
     times = _numbers(t, f"t {where}")
     if times.ndim == 0:
         if not 0 < times < np.inf:
@@ -188,10 +190,10 @@ def _times(t: Any, n: int, where: str) -> tuple[Array, Array]:
 
 
 def noise_of(series: Sequence[Series]) -> Array:
-    """[states] the standard deviation of the measurement noise, supposing each sample's is its own.
+    """[states] the standard deviation of the measurement noise, assuming that it is independent between samples.
 
-    From differences of order 5 scaled to norm one (divided differences where sampling is uneven): a smooth motion vanishes in
-    them and white noise keeps its variance. Their median magnitude, so bursts of fast motion do not count.
+    From differences of order 5 scaled to norm one (divided differences if sampling is uneven): smooth motion vanishes in
+    them and white noise keeps its variance. Uses their median magnitude, so that bursts of fast motion do not count.
     """
     found = []
     for one in series:
@@ -209,11 +211,12 @@ def _difference_weights(t: Array) -> Array:
     return weights / np.linalg.norm(weights, axis=1, keepdims=True)
 
 
-def pace(series: Sequence[Series], noise: Array) -> Array:
-    """[states] the time in which each state, on average, moves by a fair part of its spread (a sine: an eighth of its period).
+def timescale(series: Sequence[Series], noise: Array) -> Array:
+    """[states] the time in which each state, on average, changes by a fair part of its spread (for a sine, an eighth of its
+    period).
 
-    From the variogram, the mean square of x(t + h) - x(t), with the noise's share taken off: it is the least lag h at which
-    half of that reaches 0.3 of the variance.
+    From the variogram, the mean square of x(t + h) - x(t), without the part due to noise: the smallest lag h at which half
+    of it reaches 0.3 of the variance.
     """
     step = float(np.median(np.concatenate([np.diff(s.t) for s in series])))
     longest = max(s.t[-1] - s.t[0] for s in series)
@@ -234,7 +237,7 @@ def pace(series: Sequence[Series], noise: Array) -> Array:
 
 
 def _regular(one: Series, step: float) -> Array:
-    """[m, s] the states at equal steps: as they are, or drawn straight between samples at other times."""
+    """[m, s] the states at equal steps: as they are, or interpolated linearly if sampled at other times."""
     if one.even and abs(one.step - step) <= 1e-6 * step:
         return one.x
     grid = np.arange(one.t[0], one.t[-1], step)

@@ -1,4 +1,4 @@
-"""The strong form: derivatives of the series themselves, from polynomials fitted around each point."""
+"""The strong form: derivatives of the series, from polynomials fitted around each point."""
 
 from __future__ import annotations
 
@@ -12,32 +12,40 @@ from cloche.errors import SettingRange
 from cloche.sparse.sindy.series import Array, Series
 from cloche.sparse.sindy.weak import Form, Weak
 
-_GAP = 0.25  # of the radius: a polynomial is smooth over a longer gap than a spline
+_GAP = 0.25  # of the radius: a polynomial tolerates longer gaps than a spline
 
 
 @dataclass(frozen=True)
 class Strong(Form):
-    """x'(c) = f(x)(c) at centres c, both sides smoothed by a weighted polynomial of degree `degree` through |t - c| < radius.
+    """x'(c) = f(x)(c) at centres c, both sides smoothed by a weighted polynomial of degree `degree` through |t - c| <
+    radius.
 
-    Savitzky and Golay's filter, at any sampling (Cleveland's tricube weights). It is plainer than the weak form and less
-    resistant to noise: a derivative is taken of what was smoothed over a short stretch, where the weak form takes none.
-    `radius` is in units of t; None takes `paces` times the pace of the fastest state.
+    The Savitzky-Golay filter, for any sampling (with Cleveland's tricube weights). It is simpler than the weak form and
+    less robust to noise: it differentiates what was smoothed over a short window, while the weak form differentiates no
+    data. `radius` is in units of t; None uses `timescales` times the timescale of the fastest state.
+
+    >>> import numpy as np
+    >>> from cloche.sparse.sindy import SINDy, Strong
+    >>> t = np.linspace(0, 4, 200)
+    >>> x = np.exp(-t) + 0.002 * np.random.default_rng(0).standard_normal(200)
+    >>> SINDy(form=Strong(), resamples=0).fit(x, t).equations(2)
+    ["x' = -1 x"]
     """
 
     radius: float | None = None
-    paces: float = 1.5
+    timescales: float = 1.5
     degree: int = 3
     stride: float = 0.3
-    most: int = 400
+    max_windows: int = 400
 
     def __post_init__(self) -> None:
         if not 1 <= self.degree <= 9:
-            raise SettingRange(f"Smoothing by polynomials of degree {self.degree} is not offered: choose 1 to 9.")
+            raise SettingRange(f"Smoothing by polynomials of degree {self.degree} is not supported: choose 1 to 9.")
 
-    def radius_for(self, series: Sequence[Series], paces: Array) -> float:
-        """In units of t: at least wide enough that a window holds twice as many samples as its polynomial has amounts."""
+    def radius_for(self, series: Sequence[Series], timescales: Array) -> float:
+        """In units of t: wide enough for a window to contain twice as many samples as its polynomial has coefficients."""
         step = float(np.median(np.concatenate([np.diff(s.t) for s in series])))
-        return max(self._windows().radius_for(series, paces), (self.degree + 1) * step)
+        return max(self._windows().radius_for(series, timescales), (self.degree + 1) * step)
 
     def matrices(self, one: Series, radius: float) -> tuple[csr_array, csr_array]:
         """(V, D), both [windows, n]: V f(x) is f smoothed at the centres, and -D x the derivative there."""
@@ -48,10 +56,10 @@ class Strong(Form):
         at, weight = at[enough], weight[enough]
         powers = np.where(weight > 0, at, 0.0)[:, :, None] ** np.arange(self.degree + 1)
         weighted = powers * weight[:, :, None]
-        amounts = np.linalg.solve(
+        coefficients = np.linalg.solve(
             np.swapaxes(weighted, 1, 2) @ powers, np.swapaxes(weighted, 1, 2)
         )  # [windows, power, n]
-        return csr_array(amounts[:, 0]), csr_array(-amounts[:, 1] / radius)
+        return csr_array(coefficients[:, 0]), csr_array(-coefficients[:, 1] / radius)
 
     def _windows(self) -> Weak:
-        return Weak(self.radius, self.paces, stride=self.stride, most=self.most)
+        return Weak(self.radius, self.timescales, stride=self.stride, max_windows=self.max_windows)

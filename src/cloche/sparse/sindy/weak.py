@@ -1,4 +1,4 @@
-"""The weak form: an equation of motion held against test functions, so that no noisy series is ever differentiated."""
+"""The weak form: an equation of motion integrated against test functions, so that no noisy series is ever differentiated."""
 
 from __future__ import annotations
 
@@ -16,16 +16,23 @@ from cloche.errors import SettingRange
 from cloche.part import Part
 from cloche.sparse.sindy.series import Array, Series
 
-_GAP = 0.1  # of the radius: a test function over a longer gap in the samples is left out, for the spline errs there
-_FINE = 6  # points a sample at which test functions are integrated over unevenly sampled series
+_GAP = 0.1  # of the radius: test functions over a longer gap in the samples are left out, because the spline is wrong there
+_FINE = 6  # points per sample at which test functions are integrated over unevenly sampled series
 
 
 class Form(Part, ABC):
-    """How the derivative of a series is had: linear functionals of the series and of the terms, which must agree."""
+    """How the derivative of a series is estimated: by linear functionals of the series and of the terms, which must agree.
+
+    >>> import numpy as np
+    >>> from cloche.sparse.sindy import Form, SINDy, Strong, Weak
+    >>> t = np.linspace(0, 4, 200)
+    >>> [SINDy(form=form, resamples=0).fit(np.exp(-t), t).equations(2) for form in (Weak(), Strong()) if isinstance(form, Form)]
+    [["x' = -1 x"], ["x' = -1 x"]]
+    """
 
     @abstractmethod
-    def radius_for(self, series: Sequence[Series], paces: Array) -> float:
-        """How far a window reaches from its centre, in units of t."""
+    def radius_for(self, series: Sequence[Series], timescales: Array) -> float:
+        """Distance from the centre of a window to its ends, in units of t."""
 
     @abstractmethod
     def matrices(self, one: Series, radius: float) -> tuple[csr_array, csr_array]:
@@ -34,36 +41,45 @@ class Form(Part, ABC):
 
 @dataclass(frozen=True)
 class Weak(Form):
-    """Test functions (1 - ((t - c) / radius)^2)^power on |t - c| < radius, with centres c `stride` radii apart
-    (a sample or more).
+    """Test functions (1 - ((t - c) / radius)^2)^power on |t - c| < radius, with centres c spaced by `stride` radii (at
+    least one sample).
 
-    Multiplied by the equation x' = f(x) and integrated by parts they give -int phi' x = int phi f(x) (Messenger and Bortz 2021,
-    "Weak SINDy"). `radius` is in units of t; None takes `paces` times the pace of the fastest state.
-    At most `most` windows are laid over a trajectory.
+    Multiplied by the equation x' = f(x) and integrated by parts they give -int phi' x = int phi f(x) (Messenger and Bortz
+    2021, "Weak SINDy"). `radius` is in units of t; None uses `timescales` times the timescale of the fastest state. A
+    trajectory has at most `max_windows` windows.
+
+    >>> import numpy as np
+    >>> from cloche.sparse.sindy import SINDy, Weak
+    >>> t = np.linspace(0, 4, 200)
+    >>> x = np.exp(-t) + 0.02 * np.random.default_rng(0).standard_normal(200)
+    >>> SINDy(form=Weak(radius=0.8), resamples=0).fit(x, t).equations(2)
+    ["x' = -0.99 x"]
     """
 
     radius: float | None = None
-    paces: float = 4.0
+    timescales: float = 4.0
     power: int = 6
     stride: float = 0.15
-    most: int = 400
+    max_windows: int = 400
 
     def __post_init__(self) -> None:
         if self.radius is not None and not 0 < self.radius < np.inf:
             raise SettingRange(f"The radius of the test functions is {self.radius:g}, but must be above zero.")
-        if self.power < 2 or self.stride <= 0 or self.paces <= 0 or self.most < 1:
-            raise SettingRange("Test functions need a power of at least 2, and paces, stride and most above zero.")
+        if self.power < 2 or self.stride <= 0 or self.timescales <= 0 or self.max_windows < 1:
+            raise SettingRange(
+                "Test functions need a power of at least 2, and timescales, stride and max_windows above zero."
+            )
 
-    def radius_for(self, series: Sequence[Series], paces: Array) -> float:
-        """In units of t: what was asked for, or `paces` times the shortest pace, within what the series can carry."""
+    def radius_for(self, series: Sequence[Series], timescales: Array) -> float:
+        """In units of t: the radius given, or `timescales` times the shortest timescale, within what the series allows."""
         if self.radius is not None:
             return self.radius
         step = float(np.median(np.concatenate([np.diff(s.t) for s in series])))
         longest = max(s.t[-1] - s.t[0] for s in series)
-        return float(np.clip(self.paces * paces.min(), 4 * step, max(longest / 4, 3 * step)))
+        return float(np.clip(self.timescales * timescales.min(), 4 * step, max(longest / 4, 3 * step)))
 
     def matrices(self, one: Series, radius: float) -> tuple[csr_array, csr_array]:
-        """(V, D), both [windows, n]: V f(x) are the integrals of phi f, and -D x those of phi x', whatever the sampling."""
+        """(V, D), both [windows, n]: V f(x) are the integrals of phi f, and -D x those of phi x', for any sampling."""
         centres = self.centres(one, radius)
         if one.even:
             phi, slope = self._on(one.t, centres, radius)
@@ -72,23 +88,22 @@ class Weak(Form):
         return self._uneven(one.t, centres, radius)
 
     def centres(self, one: Series, radius: float, gap: float = _GAP) -> Array:
-        """[windows] where the test functions stand: none where the series is shorter than one of them, none over a gap.
+        """[windows] centres of the test functions: none if the series is shorter than one of them, none over a gap.
 
         A gap is a step longer than `gap` radii.
         """
         start, end = one.t[0], one.t[-1]
-        room = end - start - 2 * radius
-        if room < 0:
+        span = end - start - 2 * radius
+        if span < 0:
             return np.zeros(0)
-        stride = max(
-            self.stride * radius, float(np.median(np.diff(one.t)))
-        )  # more windows than samples say nothing new
-        count = int(min(self.most, room / stride + 1))
+        # More windows than samples would add no information.
+        stride = max(self.stride * radius, float(np.median(np.diff(one.t))))
+        count = int(min(self.max_windows, span / stride + 1))
         centres = np.linspace(start + radius, end - radius, count) if count > 1 else np.array([(start + end) / 2])
         return centres[_without_gaps(one.t, centres, radius, gap)]
 
     def _on(self, t: Array, centres: Array, radius: float) -> tuple[csr_array, csr_array]:
-        """[windows, times] the test functions and their derivatives, each scaled so that its own integral is one."""
+        """[windows, times] the test functions and their derivatives, each scaled to integral one."""
         first, last = np.searchsorted(t, centres - radius), np.searchsorted(t, centres + radius, "right")
         ends = np.concatenate([[0], np.cumsum(last - first)])
         row = np.repeat(np.arange(len(centres)), last - first)
@@ -103,7 +118,7 @@ class Weak(Form):
         return phi, slope
 
     def _uneven(self, t: Array, centres: Array, radius: float) -> tuple[csr_array, csr_array]:
-        """Integrals of the test functions times the cubic spline through the samples: a matrix on the samples all the same."""
+        """Integrals of the test functions times the cubic spline through the samples, as matrices on the samples."""
         fine = np.concatenate([np.linspace(a, b, _FINE, endpoint=False) for a, b in pairwise(t)] + [t[-1:]])
         widths = np.diff(fine)
         weight = np.zeros(len(fine))
@@ -120,12 +135,12 @@ class Weak(Form):
 
 
 def _thin(matrix: Array) -> csr_array:
-    """Without what is beneath rounding: a spline's reach into far samples falls off like a geometric series."""
+    """The matrix without entries below rounding: the influence of far samples on a spline decays geometrically."""
     return csr_array(np.where(np.abs(matrix) > 1e-15 * np.abs(matrix).max(initial=0.0), matrix, 0.0))
 
 
 def _solve_transposed(matrix: Array, right: Array) -> Array:
-    """Solves matrix^T y = right for a matrix with three diagonals to each side."""
+    """Solves matrix^T y = right for a matrix with three diagonals on each side."""
     n = len(matrix)
     bands = np.zeros((7, n))
     transposed = matrix.T
@@ -147,7 +162,7 @@ def _integral(power: int) -> float:
 
 
 def _without_gaps(t: Array, centres: Array, radius: float, gap: float) -> Array:
-    """Which test functions see no gap in the samples longer than `gap` radii (two steps are never a gap)."""
+    """Which test functions cover no gap in the samples longer than `gap` radii (two steps are never a gap)."""
     steps = np.diff(t)
     wide = np.flatnonzero(steps > max(gap * radius, 2.5 * float(np.median(steps))))
     keep = np.ones(len(centres), dtype=bool)
