@@ -19,7 +19,7 @@ from cloche.part_text import known_names, subclasses
 from cloche.tasks import Item, Task, attacks
 from tests.tasks.solvers import Solver, solvers
 
-FILES = {"FromFile"}  # read from files, not drawn: tests/tasks/test_from_file.py
+FILES = {"FromFile", "PromptPair"}  # read from files, not drawn: tests/tasks/test_from_file.py
 NAMES = [name for name in known_names(Task) if name not in FILES and hasattr(tasks, name)]
 SOLVERS = solvers()
 SLIP = 0.01  # chance that the reference solver gives up at a step

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from cloche.interp.lens import logit_lens
     from cloche.interp.look import look_inside
     from cloche.interp.materials import Materials, held_out, held_out_prompts, open_dictionary, others_of
+    from cloche.interp.metrics import KLDivergence, LogitDifference, LogProbability, Metric, Rank
+    from cloche.interp.patching import ablation, activation_patching
     from cloche.interp.probing import sparse_probing, token_labels
     from cloche.interp.records import DensityData, DictionaryData, FeaturesData, ProbingData
     from cloche.interp.route import FIRST, Place, Route
@@ -44,16 +46,23 @@ __all__ = [
     "FeatureReader",
     "FeaturesData",
     "Finding",
+    "KLDivergence",
+    "LogProbability",
+    "LogitDifference",
     "Materials",
+    "Metric",
     "Onset",
     "Place",
     "ProbingData",
     "Progress",
+    "Rank",
     "Recovered",
     "Route",
     "Subject",
     "TokenBudget",
+    "ablation",
     "activation_density",
+    "activation_patching",
     "activations",
     "batched_windows",
     "dictionary_name",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cloche.tasks.arithmetic.sorting import Sort
     from cloche.tasks.attacking import attacks
     from cloche.tasks.files.from_file import FromFile
+    from cloche.tasks.files.prompt_pair import PromptPair
     from cloche.tasks.games.combination_lock import CombinationLock
     from cloche.tasks.games.nim import Nim
     from cloche.tasks.games.tic_tac_toe import TicTacToe
@@ -56,6 +57,7 @@ __all__ = [
     "Pairs",
     "Parity",
     "PlantedWorld",
+    "PromptPair",
     "Rule",
     "RuleSwitch",
     "Score",

@@ -1,0 +1,87 @@
+"""What an intervention is measured by: one number of the next-token logits, larger where the clean answer is favoured."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from cloche.part import Part
+
+__all__ = ["KLDivergence", "LogProbability", "LogitDifference", "Metric", "Rank"]
+
+
+@dataclass(frozen=True)
+class Metric(Part, ABC):
+    """A number of logits [vocab]. `answer` is the clean answer's token, `against` the corrupted one's, `clean` the logits
+    [vocab] of the clean prompt.
+
+    >>> import torch
+    >>> from cloche.interp import LogitDifference
+    >>> LogitDifference().read(torch.tensor([1.0, 4.0]), answer=1, against=0, clean=torch.zeros(2))
+    tensor(3.)
+    """
+
+    @abstractmethod
+    def read(self, logits: Tensor, answer: int, against: int, clean: Tensor) -> Tensor:
+        """The metric as a scalar tensor, differentiable where its definition is."""
+
+
+@dataclass(frozen=True)
+class LogitDifference(Metric):
+    """Logit of the clean answer minus that of the corrupted one, in nats: linear in the logits (Wang et al. 2022).
+
+    >>> from cloche.interp import LogitDifference
+    >>> str(LogitDifference())
+    'LogitDifference'
+    """
+
+    def read(self, logits: Tensor, answer: int, against: int, clean: Tensor) -> Tensor:
+        return logits[answer].float() - logits[against].float()
+
+
+@dataclass(frozen=True)
+class LogProbability(Metric):
+    """Log-probability of the clean answer, in nats.
+
+    >>> import torch
+    >>> from cloche.interp import LogProbability
+    >>> LogProbability().read(torch.zeros(4), answer=1, against=0, clean=torch.zeros(4))
+    tensor(-1.3863)
+    """
+
+    def read(self, logits: Tensor, answer: int, against: int, clean: Tensor) -> Tensor:
+        return logits.float().log_softmax(-1)[answer]
+
+
+@dataclass(frozen=True)
+class KLDivergence(Metric):
+    """Minus the divergence KL(clean || this) of the next-token distributions, in nats: 0 where nothing is lost.
+
+    >>> import torch
+    >>> from cloche.interp import KLDivergence
+    >>> KLDivergence().read(torch.ones(4), answer=1, against=0, clean=torch.zeros(4)).abs()
+    tensor(0.)
+    """
+
+    def read(self, logits: Tensor, answer: int, against: int, clean: Tensor) -> Tensor:
+        wanted = clean.float().log_softmax(-1)
+        return -(wanted.exp() * (wanted - logits.float().log_softmax(-1))).sum()
+
+
+@dataclass(frozen=True)
+class Rank(Metric):
+    """Minus the rank of the clean answer among all tokens; -1 where it is the likeliest.
+
+    >>> import torch
+    >>> from cloche.interp import Rank
+    >>> Rank().read(torch.tensor([1.0, 4.0, 2.0]), answer=2, against=0, clean=torch.zeros(3))
+    tensor(-2.)
+    """
+
+    def read(self, logits: Tensor, answer: int, against: int, clean: Tensor) -> Tensor:
+        return -1.0 - (logits > logits[answer]).sum().float()
+
+
+LOGIT_DIFFERENCE = LogitDifference()  # the default of every instrument that has a metric

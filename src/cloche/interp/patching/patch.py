@@ -1,0 +1,150 @@
+"""Activation patching: which values, carried from one prompt to another, carry the answer with them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cloche.drawing import Finding, Form, Heatmap, Provenance, Table
+from cloche.errors import ArgumentInvalid
+from cloche.interp.metrics import LOGIT_DIFFERENCE, Metric
+from cloche.interp.patching.cells import Contrast, cells, contrasts, last_logits, measured
+from cloche.interp.subject import Subject
+from cloche.model import Network
+from cloche.tasks import Task
+
+SMALLEST = (
+    1e-6  # distance of the metric between clean and corrupted, in its units, below which nothing can be scaled by it
+)
+TOP = 10  # cells in the table
+
+Direction = Literal["denoise", "noise"]
+
+
+@torch.no_grad()
+def activation_patching(
+    subject: Subject,
+    task: Task,
+    site: str = "resid_pre",
+    metric: Metric = LOGIT_DIFFERENCE,
+    direction: Direction = "denoise",
+    pairs: int = 8,
+    level: int | None = None,
+    seed: int = 0,
+) -> Finding:
+    """The exact effect of each cell of a site, patched from one prompt of a pair into the other (Heimersheim and Nanda 2024).
+
+    A cell is a layer and a head for sites with heads (z, q, k, v: all positions), else a layer and a place: the tokens of
+    the task's variables, and the last token (with a single pair, such as a `PromptPair`: each token). "denoise" patches
+    clean values into the corrupted prompt, and an effect is (m - m_corrupted) / (m_clean - m_corrupted): 1 restores the
+    clean answer. "noise" patches corrupted values into the clean prompt, and an effect is (m_clean - m) / (m_clean -
+    m_corrupted): 1 destroys it. The two differ: the first finds what suffices, the second what is needed. `metric` is m.
+    The notes of some authors call the first kind Patchscopes, a name that Ghandeharioun et al. (2024) gave to reading a
+    hidden state by patching it into another prompt.
+
+    The null patches every cell of the first pair with its own value, which changes nothing. `arrays`: effects [pair, layer, cell].
+    Raises TaskInvalid where the tokenizer cannot express the task, and ArgumentInvalid where the metric is the same on both
+    prompts.
+
+    >>> import cloche
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> from cloche.interp import activation_patching
+    >>> from cloche.tasks import Add
+    >>> net = LM(259, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
+    >>> glass = cloche.Glass(net, cloche.train_bpe(["a"], vocab=259))
+    >>> finding = activation_patching(glass, Add(), pairs=2)
+    >>> finding.data["columns"], finding.arrays["effects"].shape, finding.null["largest"] < 1e-5
+    (['a', 'b', 'last'], (2, 2, 3), True)
+    """
+    net = subject.net
+    found = contrasts(subject, task, pairs, level, seed)
+    effects, ends = [], []
+    columns, layers = [""], [""]
+    for contrast in found:
+        grid, end, layers, columns = _effects(net, contrast, site, metric, direction)
+        effects.append(grid)
+        ends.append(end)
+    stacked = torch.stack(effects)  # [pair, layer, cell]
+    mean = stacked.mean(0)
+    null = float(_identical(net, found[0], site, metric, direction).abs().max())
+    best = divmod(int(mean.argmax()), len(columns))
+    clean, corrupted = (float(torch.tensor(values).mean()) for values in zip(*ends, strict=True))
+    figures = {"largest": float(mean[best]), "mean": float(mean.mean()), "clean": clean, "corrupted": corrupted}
+    data = {
+        "task": str(task),
+        "site": site,
+        "metric": str(metric),
+        "direction": direction,
+        "pairs": len(found),
+        "layers": layers,
+        "columns": columns,
+        "effects": mean.tolist(),
+    }
+    verb = "restores" if direction == "denoise" else "destroys"
+    summary = (
+        f"Patching {layers[best[0]]} at {columns[best[1]]} {verb} {figures['largest']:.0%} of the {metric} between clean "
+        f"({clean:.3g}) and corrupted ({corrupted:.3g}) prompts, the most of {mean.numel()} cells, over {len(found)} "
+        f"{'pair' if len(found) == 1 else 'pairs'} of {task}."
+    )
+    about = Provenance("activation-patching", subject.checkpoint, seed=seed)
+    panels = (_map(mean, layers, columns, site), _table(stacked, layers, columns))
+    return Finding(about, summary, figures, data, {"effects": stacked}, {"largest": null}, panels)
+
+
+def _effects(
+    net: Network, contrast: Contrast, site: str, metric: Metric, direction: Direction
+) -> tuple[Tensor, tuple[float, float], list[str], list[str]]:
+    """Effects [layer, cell] of one pair, the metric of its clean and corrupted prompt, and the names of the cells."""
+    clean, corrupted = last_logits(net, contrast.clean), last_logits(net, contrast.corrupted)
+    ends = tuple(float(metric.read(end, contrast.answer, contrast.against, clean)) for end in (clean, corrupted))
+    if not abs(ends[0] - ends[1]) > SMALLEST:
+        raise ArgumentInvalid(
+            f"The {metric} is {ends[0]:.6g} on the clean and on the corrupted prompt alike, so no effect can be scaled by "
+            "their difference; choose another metric, task or checkpoint."
+        )
+    base, other = (
+        (contrast.corrupted, contrast.clean) if direction == "denoise" else (contrast.clean, contrast.corrupted)
+    )
+    values, layers, columns = _patched(net, base, other, contrast, site, metric, clean)
+    start = ends[1] if direction == "denoise" else ends[0]
+    scaled = (values - start) / (ends[0] - ends[1])
+    return (scaled if direction == "denoise" else -scaled).view(len(layers), -1), (ends[0], ends[1]), layers, columns
+
+
+def _identical(net: Network, contrast: Contrast, site: str, metric: Metric, direction: Direction) -> Tensor:
+    """What patching changes of the metric where source and base are the same prompt."""
+    base = contrast.corrupted if direction == "denoise" else contrast.clean
+    clean = last_logits(net, contrast.clean)
+    values, _, _ = _patched(net, base, base, contrast, site, metric, clean)
+    return values - float(metric.read(last_logits(net, base), contrast.answer, contrast.against, clean))
+
+
+def _patched(
+    net: Network, base: Tensor, other: Tensor, contrast: Contrast, site: str, metric: Metric, clean: Tensor
+) -> tuple[Tensor, list[str], list[str]]:
+    """The metric [cell] with each cell of `base` as it is in `other`, and the names of layers and columns."""
+    sites = net.sites.resolve(f"{site}.all")
+    source = net.run(other, save=sites, logits=False)
+    sites, columns, edits = cells(net, site, source, contrast.places, lambda each: each.replace(source))
+    values = measured(net, base, edits, contrast, metric, clean)
+    return values, [str(each) for each in sites], columns
+
+
+def _map(mean: Tensor, layers: list[str], columns: list[str], site: str) -> Heatmap:
+    what = "head" if columns[0].startswith("head ") else "place"
+    rows = tuple(reversed(layers))
+    values = tuple(tuple(row) for row in reversed(mean.tolist()))
+    return Heatmap(f"Effect of patching {site}, by layer and {what}", rows, tuple(columns), values, form="percent")
+
+
+def _table(stacked: Tensor, layers: list[str], columns: list[str]) -> Table:
+    mean = stacked.mean(0).flatten()
+    spread = stacked.std(0, correction=0).flatten()
+    order = mean.argsort(descending=True)[:TOP].tolist()
+    rows = tuple(
+        (layers[i // len(columns)], columns[i % len(columns)], float(mean[i]), float(spread[i])) for i in order
+    )
+    forms: tuple[Form, ...] = ("token", "token", "percent", "percent")
+    return Table("The largest effects", ("layer", "cell", "effect", "spread over pairs"), rows, forms)

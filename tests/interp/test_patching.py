@@ -1,0 +1,131 @@
+"""Activation patching and ablation: what must come out exactly, in bodies of every kind, and what must not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import cloche
+from cloche import GLU, LM, MLP, Attention, Block, LayerNorm, RoPE, Stack, Window
+from cloche.errors import ClocheError
+from cloche.interp import KLDivergence, LogProbability, Metric, ablation, activation_patching
+from cloche.model import MoE
+from cloche.tasks import Add, KeyValue, PromptPair
+
+VOCAB = 259
+BODIES = {
+    "llama": Block(Attention(4, kv_heads=2, position=RoPE()), GLU(hidden=64)),
+    "gpt2": Block(Attention(4, bias=True), MLP("gelu", hidden=64), norm=LayerNorm()),
+    "experts": Block(Attention(4, position=RoPE()), MoE(experts=4, active=2, expert=GLU(hidden=16))),
+    "window": Block(Attention(2, position=RoPE(), mask=Window(8)), GLU(hidden=64)),
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> cloche.Tokenizer:
+    return cloche.train_bpe(["a"], vocab=VOCAB)
+
+
+@pytest.fixture(scope="module", params=BODIES)
+def glass(request: pytest.FixtureRequest, tokenizer: cloche.Tokenizer) -> cloche.Glass:
+    spec = LM(VOCAB, 32, Stack(2, BODIES[request.param]))
+    return cloche.Glass(spec.build(seed=1), tokenizer)
+
+
+def test_only_the_variable_that_differs_carries_the_answer_at_the_bottom(glass: cloche.Glass) -> None:
+    task = Add()
+    finding = activation_patching(glass, task, pairs=6, level=2)
+    columns = finding.data["columns"]
+    for pair, grid in zip(task.items(glass.tokenizer, 6, 2), finding.arrays["effects"], strict=True):
+        for column, effect in zip(columns, grid[0], strict=True):
+            assert effect == pytest.approx(float(column == pair.item.corrupted.variable), abs=1e-4), (column, grid[0])
+
+
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+def test_the_last_residual_at_the_last_token_is_the_whole_answer(glass: cloche.Glass, direction: str) -> None:
+    finding = activation_patching(glass, Add(), site="resid_post", direction=direction, pairs=3)
+    last = finding.arrays["effects"][:, -1]  # [pair, place]
+    assert last[:, -1] == pytest.approx(1, abs=1e-4)
+    assert last[:, :-1] == pytest.approx(0, abs=1e-4), "earlier tokens are not read after the last layer"
+
+
+def test_a_prompt_patched_with_itself_changes_nothing(glass: cloche.Glass) -> None:
+    for site in ("resid_pre", "z", "mlp_out"):
+        finding = activation_patching(glass, Add(), site=site, pairs=1)
+        assert finding.null is not None and finding.null["largest"] < 1e-5
+    assert ablation(glass, Add(), pairs=1, kind="zero").null["largest"] < 1e-5  # type: ignore[index]
+
+
+def test_a_cell_is_what_one_edited_run_gives(glass: cloche.Glass) -> None:
+    task, net = Add(), glass.net
+    finding = activation_patching(glass, task, site="z", pairs=2)
+    pair = task.items(glass.tokenizer, 2)[1]
+    shared = next(i for i, (a, b) in enumerate(zip(pair.answer_ids, pair.corrupted_answer_ids)) if a != b)  # noqa: B905
+    answer, against = pair.answer_ids[shared], pair.corrupted_answer_ids[shared]
+    clean, corrupted = ([[*ids, *pair.answer_ids[:shared]]] for ids in (pair.ids, pair.corrupted_ids))
+
+    def difference(ids: list[list[int]], *edits: object) -> float:
+        logits = net.run(ids, edits=edits).logits[0, -1]
+        return float(logits[answer] - logits[against])
+
+    source = net.run(clean, save="z.all")
+    patched = difference(corrupted, net.sites.z[1].head(0).replace(source))
+    wanted = (patched - difference(corrupted)) / (difference(clean) - difference(corrupted))
+    assert finding.arrays["effects"][1, 1, 0] == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["zero", "mean", "resample"])
+def test_a_head_that_writes_nothing_is_missed_by_no_ablation(tokenizer: cloche.Tokenizer, kind: str) -> None:
+    net = LM(VOCAB, 32, Stack(2, BODIES["llama"])).build(seed=1)
+    with torch.no_grad():
+        net.layers[1].mix.out.weight[:, 8:16] = 0  # head 1 of layer 1
+    falls = ablation(cloche.Glass(net, tokenizer), KeyValue(), kind=kind, pairs=3).arrays["falls"]
+    assert abs(falls[:, 1, 1]).max() < 1e-5 < abs(falls[:, 1, 0]).max()
+
+
+def test_what_is_constant_over_the_data_is_lost_to_zero_ablation_alone(tokenizer: cloche.Tokenizer) -> None:
+    """A value bias that every position adds alike: the mean keeps it, and so does another prompt's value."""
+    net = LM(VOCAB, 32, Stack(1, BODIES["gpt2"])).build(seed=1)
+    with torch.no_grad():
+        net.layers[0].mix.qkv.weight[64:] = 0  # values are their bias alone
+        net.layers[0].mix.qkv.bias[64:] = torch.randn(32, generator=torch.Generator().manual_seed(0))
+    largest = {
+        kind: abs(ablation(cloche.Glass(net, tokenizer), KeyValue(), kind=kind, pairs=3).arrays["falls"]).max()
+        for kind in ("zero", "mean", "resample")
+    }
+    assert largest["zero"] > 1e-2 and largest["mean"] < 1e-5 and largest["resample"] < 1e-5
+
+
+@pytest.mark.parametrize("metric", [LogProbability(), KLDivergence()])
+def test_every_metric_is_scaled_to_the_same_ends(glass: cloche.Glass, metric: Metric) -> None:
+    finding = activation_patching(glass, Add(), site="resid_post", metric=metric, pairs=2, level=3)
+    assert finding.arrays["effects"][:, -1, -1] == pytest.approx(1, abs=1e-3)
+
+
+def test_a_pair_of_ones_own_is_patched_token_by_token(glass: cloche.Glass) -> None:
+    task = PromptPair("ab cd", "ab ce", " x", " y")
+    finding = activation_patching(glass, task)
+    assert finding.data["columns"] == ["0 'a'", "1 'b'", "2 ' '", "3 'c'", "4 'd'", "5 ' '"]
+    assert finding.arrays["effects"][0, 0] == pytest.approx([0, 0, 0, 0, 1, 0], abs=1e-4)
+
+
+def test_what_cannot_be_patched_is_one_sentence(glass: cloche.Glass) -> None:
+    flat = cloche.Glass(glass.net, glass.tokenizer)
+    cases = {
+        "pairs=0 must be at least 1": lambda: activation_patching(flat, Add(), pairs=0),
+        "has no site": lambda: activation_patching(flat, Add(), site="resid_prex"),
+        "a value for each pair of tokens": lambda: activation_patching(flat, Add(), site="pattern"),
+        "is not a kind of ablation": lambda: ablation(flat, Add(), kind="remove"),  # type: ignore[arg-type]
+        "give the right one of each prompt": lambda: PromptPair("a", "b", " x", "x"),
+        "no tokenizer.json": lambda: activation_patching(cloche.Glass(glass.net), Add()),
+        "different numbers of tokens": lambda: activation_patching(flat, PromptPair("a", "bb", " x", " y")),
+    }
+    for sentence, call in cases.items():
+        with pytest.raises(ClocheError, match=sentence) as error:
+            call()
+        assert str(error.value).count(". ") == 0
+    with torch.no_grad():
+        net = LM(VOCAB, 32, Stack(1, BODIES["llama"])).build(seed=1)
+        net.unembed.weight.zero_()
+    with pytest.raises(ClocheError, match="alike, so no effect can be scaled"):
+        activation_patching(cloche.Glass(net, glass.tokenizer), Add())
