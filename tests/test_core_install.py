@@ -41,9 +41,9 @@ from cloche.sparse.truth import grade, synthetic_report
 def train(stream, seed):
     return train_sae(stream, 24, 2, Training(steps=10, batch=64, aux=AuxLoss(dead_after=10_000)), kind=TopK(), seed=seed)[0]
 
-plant = SyntheticFeatures(width=16, features=24, active=2)
-print(synthetic_report(train, plant, seeds=range(2), batch=64, held_out=128))
-signals, code = plant.sample(600)
+synthetic = SyntheticFeatures(width=16, features=24, active=2)
+print(synthetic_report(train, synthetic, seeds=range(2), batch=64, held_out=128))
+signals, code = synthetic.sample(600)
 labels = code.dense()[:, :1].numpy() > 0
 print(probe(code, labels, signals[:, 0].numpy() > signals[:, 0].median().item(), ks=(1,))[0].by_k[1])
 """

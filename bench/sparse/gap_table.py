@@ -73,11 +73,11 @@ def main() -> None:
     torch.set_num_threads(1)
     results = {}
     small, default = SyntheticFeatures(width=64, features=256, active=6), Hierarchy()
-    for name, plant, k in (("planted", small, 6), ("planted hierarchy", default, 13)):
-        x, (held, code) = plant.sample(64_000)[0], plant.sample(HELD, seed=2)
-        learners = contestants(x, plant.features, k, Wavelets((plant.width,), "db2", 4), options.steps)
-        table, seconds = measured(learners, held, truth=plant.dictionary, code=code)
-        print(f"{name}: {plant}\n{table}\n", flush=True)
+    for name, truth, k in (("planted", small, 6), ("planted hierarchy", default, 13)):
+        x, (held, code) = truth.sample(64_000)[0], truth.sample(HELD, seed=2)
+        learners = contestants(x, truth.features, k, Wavelets((truth.width,), "db2", 4), options.steps)
+        table, seconds = measured(learners, held, truth=truth.dictionary, code=code)
+        print(f"{name}: {truth}\n{table}\n", flush=True)
         results[name] = record(table, seconds)
     x, held = patches(options.images, 8)
     table, seconds = measured(contestants(x, 256, 6, Wavelets((8, 8), "db2", 2), options.steps), held[:HELD])

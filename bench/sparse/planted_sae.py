@@ -1,10 +1,10 @@
 """What autoencoders find of a planted dictionary: cloche's default recipe beside every trainer of SAELens.
 
-The plant is `Hierarchy()`: about 1,000 atoms in 256 dimensions, by Zipf's law, in groups, with children. cloche is given
-the number of features, the L0 and the length of the run, and nothing else (its default kind is TopK); its other kinds likewise.
-A peer gets what its authors leave open: learning rates and, where it has one, coefficients of its penalty are swept on a
-development plant of other atoms. Of the settings within half of the wanted L0 that of the best one-to-one matching is kept,
-anew for either comparison: the same signals, and the same CPU seconds as cloche's default (one thread, the drawing of
+The true dictionary is `Hierarchy()`: about 1,000 atoms in 256 dimensions, by Zipf's law, in groups, with children. cloche is
+given the number of features, the L0 and the length of the run, and nothing else (its default kind is TopK); its other kinds
+likewise. A peer gets what its authors leave open: learning rates and, where it has one, coefficients of its penalty are swept
+on a development dictionary of other atoms. Of the settings within half of the wanted L0 that of the best one-to-one matching
+is kept, once for each comparison: the same signals, and the same CPU seconds as cloche's default (one thread, the drawing of
 signals left out). Peers get the batch of 512 too, for at 2,048 they find less, and what counts as dead is cut to the run as
 cloche cuts it: at their own 1,000 steps nothing would be revived. JumpReLU's thresholds start at 0.1: from their own 0.01
 they cannot rise in so short a run.
@@ -44,7 +44,7 @@ from cloche.sparse import (
 from cloche.sparse.saes import Kind
 from cloche.sparse.truth import Interval, SyntheticReport, grade, synthetic_report
 
-FEATURES, L0, PIECE = 1_024, 13, 2_048  # the plant has 12.6 features active
+FEATURES, L0, PIECE = 1_024, 13, 2_048  # the true dictionary has 12.6 features active
 SEEDS, DEVELOPMENT = range(5), 1_000
 WANTED = 0.05  # more than each peer, in one-to-one matching and in F1 of supports
 NEAR = 1.5  # times the wanted L0, or one part of it, that a setting may have to be chosen
@@ -146,16 +146,16 @@ def affordable(setting: Setting, x: Tensor, shape: Shape, seconds: float, tried:
     return max(20, round(seconds / median(costs[2:])))
 
 
-def sweep(kind: str, length: Length, plant: Hierarchy, drawn: Signals) -> tuple[Setting, list[dict[str, Any]]]:
-    """The setting of the best one-to-one matching on the development plant, and what was tried: learning rates at the middle
-    coefficient, then the other coefficients at the best rate."""
-    x = drawn.of(plant.stream(PIECE, 1), DEVELOPMENT)
-    seen, code = plant.sample(4_096, 0)
+def sweep(kind: str, length: Length, truth: Hierarchy, drawn: Signals) -> tuple[Setting, list[dict[str, Any]]]:
+    """The setting with the best one-to-one matching on the development dictionary, and all that were tried: learning rates at
+    the middle coefficient, then the other coefficients at the best rate."""
+    x = drawn.of(truth.stream(PIECE, 1), DEVELOPMENT)
+    seen, code = truth.sample(4_096, 0)
     tried: list[dict[str, Any]] = []
 
     def score(setting: Setting) -> float:
         learned, _ = peer(setting, length, x, DEVELOPMENT)
-        found = grade(learned, learned.dictionary, seen, plant.dictionary, code)
+        found = grade(learned, learned.dictionary, seen, truth.dictionary, code)
         l0 = float(learned.encode(seen).active.float().mean())
         tried.append({**asdict(setting), "cosine": found.cosine, "f1": found.f1, "l0": l0})
         print("   ", tried[-1], flush=True)
@@ -187,7 +187,7 @@ class Outcome:
 
 
 def measured(
-    learn: Callable[[Tensor, int], tuple[SAE | Peer, float]], plant: Hierarchy, drawn: Signals, seeds: range
+    learn: Callable[[Tensor, int], tuple[SAE | Peer, float]], truth: Hierarchy, drawn: Signals, seeds: range
 ) -> Outcome:
     seconds: list[float] = []
 
@@ -196,7 +196,7 @@ def measured(
         seconds.append(spent)
         return learned
 
-    return Outcome(synthetic_report(train, plant, seeds), seconds)
+    return Outcome(synthetic_report(train, truth, seeds), seconds)
 
 
 def beside_peers(length: Length, drawn: Signals, seeds: range, trainers: tuple[str, ...]) -> dict[str, Outcome]:

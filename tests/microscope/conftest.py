@@ -1,4 +1,4 @@
-"""Planted runs, a client over one, a server that a browser can reach, and the browser."""
+"""Synthetic runs, a client over one, a server that a browser can reach, and the browser."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from planted_run import plant
-from planted_units import plant_units
 from starlette.testclient import TestClient
+from synthetic_run import write_run
+from synthetic_units import write_units
 
 from cloche.microscope import make_app
 from cloche.microscope.serving.requests import Worker
@@ -35,17 +35,17 @@ def standin() -> Callable[..., Worker]:
 
 @pytest.fixture(scope="session")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The planted run, finished, with a second one beside it. Only to be read."""
+    """The finished synthetic run, with a second one beside it. Read-only."""
     home = tmp_path_factory.mktemp("runs")
-    plant(home / "second", steps=900, lift=0.4, findings=False)
-    return plant(home / "first")
+    write_run(home / "second", steps=900, lift=0.4, findings=False)
+    return write_run(home / "first")
 
 
 @pytest.fixture(scope="session")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A planted run with every finding of its units. Only to be read."""
-    run = plant(tmp_path_factory.mktemp("runs") / "measured")
-    plant_units(run)
+    """A synthetic run with every finding of its units. Read-only."""
+    run = write_run(tmp_path_factory.mktemp("runs") / "measured")
+    write_units(run)
     return run
 
 

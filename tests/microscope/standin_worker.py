@@ -5,7 +5,7 @@ import os
 import sys
 import time
 
-from planted_run import feature, lens_data
+from synthetic_run import feature, lens_data
 
 for line in sys.stdin:
     request = json.loads(line)

@@ -6,8 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from planted_run import plant
-from planted_units import plant_units
+from synthetic_run import write_run
+from synthetic_units import write_units
 from test_third_party import echoes
 
 from cloche.microscope import write_report
@@ -60,9 +60,9 @@ FOUND = (
 def run(tmp_path_factory: pytest.TempPathFactory):
     """A run with every finding, one of a third party's instrument among them, and a neighbour."""
     home = tmp_path_factory.mktemp("runs")
-    plant(home / "second", steps=900, lift=0.4, findings=False)
-    run = plant(home / "first")
-    plant_units(run)
+    write_run(home / "second", steps=900, lift=0.4, findings=False)
+    run = write_run(home / "first")
+    write_units(run)
     echoes("step-001200").save(run)
     return run
 
@@ -94,7 +94,7 @@ def test_a_view_has_no_fault(page, url, view) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("view", ["curves", "growing", "health", "lens", "features", "findings"])
 def test_an_empty_view_has_no_fault(page, tmp_path, serving, view) -> None:
-    run = plant(
+    run = write_run(
         tmp_path / "a-run-whose-name-is-so-long-that-it-does-not-fit-on-a-phone",
         steps=0,
         finished=False,

@@ -8,8 +8,8 @@ import sys
 from itertools import pairwise
 
 import pytest
-from planted_run import FEATURES, HEADS, LAYERS, PROMPTS, append, bpb, health, lens_data, loss, metric, plant
 from starlette.testclient import TestClient
+from synthetic_run import FEATURES, HEADS, LAYERS, PROMPTS, append, bpb, health, lens_data, loss, metric, write_run
 
 from cloche.errors import ClocheError
 from cloche.microscope import make_app
@@ -20,7 +20,7 @@ from cloche.microscope.folder.records import HEALTH_COLUMNS
 from cloche.runs import verify
 
 
-def test_the_planted_run_is_as_real_ones_are(first):
+def test_the_synthetic_run_is_like_real_ones(first):
     assert verify(first.path).problems == []
 
 
@@ -61,7 +61,7 @@ def test_health_and_samples(client):
 
 
 def test_a_long_health_log_is_thinned_but_keeps_its_ends(tmp_path):
-    run = plant(tmp_path / "long", steps=10)
+    run = write_run(tmp_path / "long", steps=10)
     append(run, "health", *[health(step) for step in range(11, 3011)])
     records = Logbook(RunFiles(run.path)).health()["records"]
     assert len(records) == HEALTH_COLUMNS
@@ -133,7 +133,7 @@ def test_a_request_out_of_bounds_is_refused(client, path, words):
 
 
 def test_an_empty_run_opens(tmp_path):
-    run = plant(tmp_path / "empty", steps=0, finished=False, findings=False)
+    run = write_run(tmp_path / "empty", steps=0, finished=False, findings=False)
     with TestClient(make_app(run.path), base_url="http://127.0.0.1") as client:
         assert client.get("/api/history").json()["train"]["columns"]["step"] == []
         assert client.get("/api/health").json()["records"] == []
@@ -142,7 +142,7 @@ def test_an_empty_run_opens(tmp_path):
 
 
 def test_numbers_that_json_cannot_carry_become_null(tmp_path):
-    run = plant(tmp_path / "run", steps=5, finished=False, findings=False)
+    run = write_run(tmp_path / "run", steps=5, finished=False, findings=False)
     with open(run.path / "log" / "metrics.jsonl", "a") as file:
         file.write('{"step": 6, "loss": NaN, "grad_norm": Infinity}\n')
     with TestClient(make_app(run.path), base_url="http://127.0.0.1") as client:
@@ -152,7 +152,7 @@ def test_numbers_that_json_cannot_carry_become_null(tmp_path):
 
 
 def test_a_damaged_finding_keeps_nobody_from_the_others(tmp_path):
-    run = plant(tmp_path / "run", steps=5)
+    run = write_run(tmp_path / "run", steps=5)
     for name, text in {"torn": '{"data": {', "list": "[1]", "bare": '{"summary": "no data"}'}.items():
         (run.path / "findings" / "logit-lens" / f"{name}.json").write_text(text)
     with TestClient(make_app(run.path), base_url="http://127.0.0.1") as client:
@@ -166,7 +166,7 @@ def test_a_damaged_finding_keeps_nobody_from_the_others(tmp_path):
 
 
 def test_a_damaged_log_is_one_sentence_beside_what_can_be_read(tmp_path):
-    run = plant(tmp_path / "run", steps=5)
+    run = write_run(tmp_path / "run", steps=5)
     for log in ("metrics", "health", "samples", "events"):
         with open(run.path / "log" / f"{log}.jsonl", "a") as file:
             file.write("not json\n")
@@ -210,7 +210,7 @@ def test_a_list_of_features_tells_where_each_lives(measured):
 
 
 def test_a_long_history_keeps_its_spikes_and_is_whole_in_a_window(tmp_path):
-    run = plant(tmp_path / "long", steps=0, findings=False)
+    run = write_run(tmp_path / "long", steps=0, findings=False)
     records = [metric(step, 0.3 * math.sin(step)) for step in range(1, 30_001)]
     records[12_345]["loss"], records[23_456]["grad_norm"], records[20_000]["loss"] = 77.0, 99.0, math.nan
     append(run, "metrics", *records)

@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from planted_run import (
+from synthetic_run import (
     PROMPTS,
     add_checkpoint,
     append,
@@ -15,10 +15,10 @@ from planted_run import (
     health,
     loss,
     metric,
-    plant,
     sample,
     validation,
     write_finding,
+    write_run,
 )
 
 from cloche.drawing import scale as drawing
@@ -255,7 +255,7 @@ def test_features(page, url):
 
 
 def test_a_run_is_followed_live(page, tmp_path, serving):
-    run = plant(tmp_path / "live", steps=300, finished=False, findings=False)
+    run = write_run(tmp_path / "live", steps=300, finished=False, findings=False)
     page.goto(serving(run.path))
     expect(page.locator(".status")).to_contain_text("step 300")
     append(run, "metrics", metric(305), metric(310) | {"loss": 1.234}, validation(310) | {"val_bpb": 0.777})
@@ -276,7 +276,7 @@ def test_a_run_is_followed_live(page, tmp_path, serving):
 
 @pytest.mark.slow
 def test_an_empty_view_names_the_command_that_fills_it(page, tmp_path, serving):
-    run = plant(tmp_path / "empty", steps=0, finished=False, findings=False)
+    run = write_run(tmp_path / "empty", steps=0, finished=False, findings=False)
     url = serving(run.path)
     said = dict.fromkeys(("curves", "growing", "health", "lens", "features"), "cloche resume")
 
@@ -301,7 +301,7 @@ def test_an_empty_view_names_the_command_that_fills_it(page, tmp_path, serving):
 
 @pytest.mark.slow
 def test_the_lens_starts_from_a_prompt_of_the_run(page, tmp_path, serving):
-    run = plant(tmp_path / "run", steps=300, findings=False)
+    run = write_run(tmp_path / "run", steps=300, findings=False)
     page.goto(serving(run.path) + "#/lens")
     expect(page.get_by_label("prompt")).to_have_value(PROMPTS[0])
     page.get_by_label("prompt").fill("a note")
@@ -311,7 +311,7 @@ def test_the_lens_starts_from_a_prompt_of_the_run(page, tmp_path, serving):
 
 @pytest.mark.slow
 def test_twenty_thousand_points(page, tmp_path, serving):
-    run = plant(tmp_path / "long", steps=0, finished=False, findings=False)
+    run = write_run(tmp_path / "long", steps=0, finished=False, findings=False)
     lines = "".join(json.dumps(metric(step)) + "\n" for step in range(1, 20_001))
     (run.path / "log" / "metrics.jsonl").write_text(lines)
     page.goto(serving(run.path))
@@ -322,7 +322,7 @@ def test_twenty_thousand_points(page, tmp_path, serving):
 
 @pytest.mark.slow
 def test_what_a_model_writes_is_shown_and_not_run(page, tmp_path, serving):
-    run = plant(tmp_path / "run", steps=5, finished=False, findings=False)
+    run = write_run(tmp_path / "run", steps=5, finished=False, findings=False)
     hostile = "<img src=x onerror=alert(1)><script>alert(1)</script>"
     append(run, "samples", {"step": 5, "prompt": "<b>", "text": hostile, "next": [["<i>", 0.5]]})
     page.goto(serving(run.path) + "#/growing")
@@ -333,7 +333,7 @@ def test_what_a_model_writes_is_shown_and_not_run(page, tmp_path, serving):
 def test_the_report_opens_from_its_file(page, tmp_path):
     from cloche.microscope import write_report
 
-    path = write_report(plant(tmp_path / "first").path)
+    path = write_report(write_run(tmp_path / "first").path)
     page.goto(path.as_uri())
     expect(page.get_by_role("heading", level=1)).to_have_text("first")
     expect(page.locator(".lines-panel")).to_have_count(5)

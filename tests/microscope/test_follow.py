@@ -7,7 +7,7 @@ import shutil
 
 import httpx
 import pytest
-from planted_run import add_checkpoint, append, health, lens_data, metric, plant, sample, write_finding
+from synthetic_run import add_checkpoint, append, health, lens_data, metric, sample, write_finding, write_run
 
 from cloche.microscope.folder.follow import MOST_BACKLOG_BYTES, Follower, as_text
 from cloche.microscope.folder.logbook import Logbook
@@ -17,7 +17,7 @@ from cloche.microscope.library import Library
 
 @pytest.fixture
 def run(tmp_path):
-    return plant(tmp_path / "live", steps=300, finished=False, findings=False)
+    return write_run(tmp_path / "live", steps=300, finished=False, findings=False)
 
 
 def follow_from_here(run) -> Follower:
@@ -79,7 +79,7 @@ def test_new_checkpoints_and_findings_are_told(run):
 
 
 def test_logs_that_do_not_exist_yet(tmp_path):
-    run = plant(tmp_path / "live", steps=0, finished=False, findings=False)
+    run = write_run(tmp_path / "live", steps=0, finished=False, findings=False)
     (run.path / "log" / "health.jsonl").unlink(missing_ok=True)
     follower = follow_from_here(run)
     append(run, "health", health(10))

@@ -6,8 +6,8 @@ import hashlib
 import re
 
 import pytest
-from planted_run import plant
 from starlette.testclient import TestClient
+from synthetic_run import write_run
 
 from cloche.microscope import make_app
 from cloche.microscope.app import STATIC
@@ -86,11 +86,11 @@ def test_paths_stay_inside(client, path):
 
 
 def test_links_that_lead_out_are_not_followed(tmp_path):
-    run = plant(tmp_path / "runs" / "first", steps=5)
+    run = write_run(tmp_path / "runs" / "first", steps=5)
     secret = tmp_path / "secret.json"
     secret.write_text('{"instrument": "logit-lens", "data": {"prompt": "secret"}}')
     (run.path / "findings" / "logit-lens" / "leak.json").symlink_to(secret)
-    plant(tmp_path / "elsewhere", steps=5)
+    write_run(tmp_path / "elsewhere", steps=5)
     (tmp_path / "runs" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "runs" / "loop").symlink_to(tmp_path / "runs" / "loop")
     with TestClient(make_app(run.path), base_url="http://127.0.0.1") as client:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from planted_run import append, metric, plant
+from synthetic_run import append, metric, write_run
 
 from bench.microscope.hostile_requests import SECRET, complaint, hostile_requests, send
 from cloche.microscope.serving import bounds
@@ -38,7 +38,7 @@ def short():
 def served(short, standin, tmp_path_factory):
     """(run, port, token) of a server over a run with a secret beside it and links to the secret inside."""
     home = tmp_path_factory.mktemp("hostile")
-    run = plant(home / "first")
+    run = write_run(home / "first")
     (home / "secret.json").write_text(json.dumps({"data": {"prompt": SECRET}}))
     (run.path / "findings" / "logit-lens" / "leak.json").symlink_to(home / "secret.json")
     server, listener, _ = make_server(run.path, worker=standin())

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from hostile_fields import OUT, TEXTS, documents, poison, single_changes, write
-from planted_run import plant
-from planted_units import plant_units
 from starlette.testclient import TestClient
+from synthetic_run import write_run
+from synthetic_units import write_units
 
 from cloche.drawing import markup
 from cloche.errors import ClocheError
@@ -122,8 +122,8 @@ def assert_harmless(page: str) -> None:
 @pytest.fixture
 def run(tmp_path) -> Path:
     """A short run with a finding of every instrument, in a folder whose name is hostile, and a dictionary so named."""
-    run = plant(tmp_path / "<meta http-equiv=refresh content=0>", steps=100)
-    plant_units(run)
+    run = write_run(tmp_path / "<meta http-equiv=refresh content=0>", steps=100)
+    write_units(run)
     run.write_json("dictionaries/<img src=x onerror=window.owned=1>/dictionary.json", {"kind": "sae", "site": TEXTS[0]})
     return run.path
 
@@ -237,7 +237,7 @@ def damaged_information(run: Path) -> bool:
 
 @pytest.mark.parametrize("relative", LINKED)
 def test_no_link_in_a_run_is_followed_outside(tmp_path, relative, standin):
-    run = plant(tmp_path / "runs" / "first", steps=300).path
+    run = write_run(tmp_path / "runs" / "first", steps=300).path
     (run / "dictionaries").mkdir(exist_ok=True)
     outside = tmp_path / "outside"
     shutil.copytree(run, outside)

@@ -9,8 +9,8 @@ from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
-from planted_run import append, bpb, plant, sample, write_finding
-from planted_units import crosscoder_data, dictionary_data, silent_data
+from synthetic_run import append, bpb, sample, write_finding, write_run
+from synthetic_units import crosscoder_data, dictionary_data, silent_data
 
 from cloche.drawing import scale as drawing
 from cloche.errors import ClocheError
@@ -39,13 +39,13 @@ class Balanced(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    run = plant(tmp_path_factory.mktemp("report") / "first")
+    run = write_run(tmp_path_factory.mktemp("report") / "first")
     path = write_report(run.path)
     assert path == run.path / "report.html"
     return path.read_text()
 
 
-def test_it_tells_the_planted_run(page):
+def test_it_tells_the_synthetic_run(page):
     assert f"{bpb(1200):.3f}" in page
     assert "1,200" in page and "5:00" in page
     assert "# sample of step 1200" in page
@@ -60,7 +60,7 @@ def test_it_tells_the_planted_run(page):
 
 def test_what_it_says_to_type_next_is_not_refused(tmp_path, page):
     assert re.search(r"cloche resume \S+ --set run.steps=2400 +#", page), "a run that has finished needs more steps"
-    stopped = write_report(plant(tmp_path / "run", finished=False).path).read_text()
+    stopped = write_report(write_run(tmp_path / "run", finished=False).path).read_text()
     assert re.search(r"cloche resume \S+ +#", stopped)
 
 
@@ -80,19 +80,19 @@ def test_it_is_well_formed(page):
 
 
 def test_a_run_that_has_only_begun(tmp_path):
-    run = plant(tmp_path / "empty", steps=0, finished=False, findings=False)
+    run = write_run(tmp_path / "empty", steps=0, finished=False, findings=False)
     text = write_report(run.path).read_text()
     assert "What to type next" in text
     assert 'class="curve"' not in text
 
 
 def test_one_record_is_enough(tmp_path):
-    run = plant(tmp_path / "one", steps=5, finished=False, findings=False)
+    run = write_run(tmp_path / "one", steps=5, finished=False, findings=False)
     assert 'class="curve"' in write_report(run.path).read_text()
 
 
 def test_what_a_model_writes_is_shown_and_not_run(tmp_path):
-    run = plant(tmp_path / "run", steps=5, finished=False, findings=False)
+    run = write_run(tmp_path / "run", steps=5, finished=False, findings=False)
     append(run, "samples", sample(5, "import ") | {"prompt": "<b>", "text": "<script>alert(1)</script>"})
     text = write_report(run.path).read_text()
     assert "<script>" not in text
@@ -162,7 +162,7 @@ def test_it_tells_what_is_known_of_the_units(measured):
 
 
 def test_a_dictionary_without_features_is_told_too(tmp_path):
-    run = plant(tmp_path / "run", steps=5, findings=False)
+    run = write_run(tmp_path / "run", steps=5, findings=False)
     write_finding(run, "dictionary", "bare", "Bare.", dictionary_data("bare", gap=None))
     page = write_report(run.path).read_text()
     assert "The dictionary bare" in page and "What its encoder misses" not in page
@@ -170,7 +170,7 @@ def test_a_dictionary_without_features_is_told_too(tmp_path):
 
 
 def test_the_report_says_what_features_make_likelier_or_that_they_cannot(tmp_path):
-    run = plant(tmp_path / "run", steps=5, findings=False)
+    run = write_run(tmp_path / "run", steps=5, findings=False)
     write_finding(run, "features", "across", "Across.", crosscoder_data())
     page = write_report(run.path).read_text()
     assert page.count("promotes") == 12 and "No direct effect" not in page

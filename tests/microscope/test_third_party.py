@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from planted_run import plant
+from synthetic_run import write_run
 
 from cloche.drawing import (
     Bars,
@@ -62,7 +62,7 @@ def echoes(checkpoint: str) -> Finding:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    run = plant(tmp_path_factory.mktemp("runs") / "theirs", steps=20)
+    run = write_run(tmp_path_factory.mktemp("runs") / "theirs", steps=20)
     echoes("step-000300").save(run)
     return run
 

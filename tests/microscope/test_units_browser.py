@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from planted_run import FEATURES, plant, write_finding
-from planted_units import dictionary_data
+from synthetic_run import FEATURES, write_finding, write_run
+from synthetic_units import dictionary_data
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
 expect = playwright.expect
@@ -158,7 +158,7 @@ def test_an_old_run_has_its_features_and_the_command_for_the_rest(page, first, s
 
 @pytest.mark.slow
 def test_one_finding_alone_is_enough(page, tmp_path, serving):
-    run = plant(tmp_path / "a run", steps=10, findings=False)
+    run = write_run(tmp_path / "a run", steps=10, findings=False)
     page.goto(serving(run.path) + "#/features")
     expect(page.locator(".empty")).to_contain_text("No feature yet")
     write_finding(run, "dictionary", "only", "Only.", dictionary_data("it's"))

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from planted_run import lens_data, plant
 from starlette.testclient import TestClient
+from synthetic_run import lens_data, write_run
 
 from cloche import part_text
 from cloche.errors import ClocheError
@@ -150,7 +150,7 @@ def test_the_real_worker_reads_a_real_model(tmp_path):
     from cloche.interp import logit_lens
     from cloche.model import save_network
 
-    run = plant(tmp_path / "run", steps=0, finished=False, findings=False)
+    run = write_run(tmp_path / "run", steps=0, finished=False, findings=False)
     tokenizer = cloche.train_bpe(["def read(self, path):\n    return open(path).read()\n"] * 20, vocab=280)
     block = cloche.Block(
         mix=cloche.Attention(heads=2, kv_heads=2, position=cloche.RoPE(), mask=cloche.Causal()),

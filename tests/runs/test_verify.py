@@ -189,8 +189,8 @@ def test_a_whole_run_has_no_problem(whole: Run) -> None:
 
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_planted_damage_is_found_where_it_is(whole: Run, kind: str) -> None:
-    plant, where, what = DAMAGE[kind]
-    plant(whole.path)
+    damage, where, what = DAMAGE[kind]
+    damage(whole.path)
     problems = verify(whole.path).problems
     assert [problem.fix for problem in problems if problem.where == where and what in problem.what], problems
 

@@ -34,16 +34,16 @@ def test_planted_dictionary_is_recovered() -> None:
     assert result.fvu < 0.15 and result.l0 == pytest.approx(3, abs=0.1) and result.dead_share < 0.05
     assert history[0]["fvu"] > 3 * history[-1]["fvu"]
     other = SyntheticFeatures(width=32, features=64, active=3, seed=5).dictionary.atoms
-    assert mean_max_cosine(PLANTED.dictionary.atoms, other) < 0.55  # atoms of another plant score as chance does
+    assert mean_max_cosine(PLANTED.dictionary.atoms, other) < 0.55  # atoms of another dictionary score as chance does
 
 
 @pytest.mark.parametrize(("steps", "least"), [(64, 0.87), (256, 0.96)])
 def test_the_default_recipe_fits_the_length_of_the_run(steps: int, least: float) -> None:
     """One to one, where fixed rates of 4e-3 and 1e-2 find .64 and .75 in 64 steps, .85 and .95 in 256."""
-    plant = SyntheticFeatures()
-    x, _ = plant.sample(512 * steps)
-    sae, _ = train_sae(x, plant.features, plant.active, Training(steps=steps), seed=1)
-    assert float(match(plant.dictionary, sae.dictionary)[1].mean()) > least
+    truth = SyntheticFeatures()
+    x, _ = truth.sample(512 * steps)
+    sae, _ = train_sae(x, truth.features, truth.active, Training(steps=steps), seed=1)
+    assert float(match(truth.dictionary, sae.dictionary)[1].mean()) > least
 
 
 def test_the_first_atoms_are_signals_and_no_two_are_alike() -> None:

@@ -200,8 +200,8 @@ def test_a_kind_as_it_was_saved_at_first_is_read(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_wanted_l0_is_that_of_signals_never_seen() -> None:
     """Passed over twenty times, few signals are known by heart: on them fewer features answer than on others."""
-    plant = SyntheticFeatures(width=64, features=512, active=6, noise=0.1)
-    x, fresh = plant.sample(34_000)[0], plant.sample(8_000, seed=9)[0]
+    truth = SyntheticFeatures(width=64, features=512, active=6, noise=0.1)
+    x, fresh = truth.sample(34_000)[0], truth.sample(8_000, seed=9)[0]
     sae, _ = train_sae(x, 512, 6, Training(steps=1_300, batch=512, lr=3e-3), kind=BatchTopK(), seed=1)
     assert sae.report(fresh).l0 == pytest.approx(6, rel=0.02)
     assert sae.report(x).l0 < 0.97 * sae.report(fresh).l0
@@ -209,7 +209,7 @@ def test_the_wanted_l0_is_that_of_signals_never_seen() -> None:
 
 @pytest.mark.parametrize("kind", [BatchTopK(), BatchTopK(nested=(64,)), ReLU(), Gated(), JumpReLU()], ids=str)
 def test_a_stream_read_once_lands_on_the_l0_of_signals_never_seen(kind: Kind) -> None:
-    plant = SyntheticFeatures(width=32, features=128, active=5, noise=0.05)
-    once = islice(plant.stream(512), 200)
+    truth = SyntheticFeatures(width=32, features=128, active=5, noise=0.05)
+    once = islice(truth.stream(512), 200)
     sae, _ = train_sae(once, 128, 5, Training(steps=200, batch=512, lr=8e-3), kind=kind, seed=1)
-    assert sae.report(plant.sample(10_000, seed=9_999)[0]).l0 == pytest.approx(5, rel=0.02)
+    assert sae.report(truth.sample(10_000, seed=9_999)[0]).l0 == pytest.approx(5, rel=0.02)

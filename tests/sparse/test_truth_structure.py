@@ -1,4 +1,4 @@
-"""The structured plant keeps its promises; absorption built by hand is found, and its control is not."""
+"""Structured synthetic features have the statistics they promise; absorption built by hand is found, and its control is not."""
 
 from dataclasses import replace
 from itertools import islice
@@ -53,15 +53,15 @@ def test_groups_go_together_and_without_correlation_they_do_not() -> None:
     assert _lift_of_groups(replace(PLANT, usage=Usage(correlation=0.0))) == pytest.approx(1, abs=0.05)
 
 
-def _lift_of_groups(plant: Hierarchy) -> float:
+def _lift_of_groups(truth: Hierarchy) -> float:
     """Pairs of a group over pairs of two groups, each as a share of what independent roots of these frequencies give.
 
     The first root is left out: it is in nearly every signal, which the draw without replacement makes up for elsewhere.
     """
-    on = (plant.sample(40_000)[1].dense() != 0)[:, 1 : plant.roots].double()
+    on = (truth.sample(40_000)[1].dense() != 0)[:, 1 : truth.roots].double()
     share = on.mean(0)
     pairs, expected = on.T @ on / len(on), share[:, None] * share
-    group = torch.arange(1, plant.roots) % plant.usage.groups
+    group = torch.arange(1, truth.roots) % truth.usage.groups
     same = group[:, None] == group
     apart = ~same
     same.fill_diagonal_(False)

@@ -1,7 +1,7 @@
-"""Planted findings of a run's units: dictionaries measured and of several places, the density of neurons, sparse probing.
+"""Synthetic findings about the units of a run: measured dictionaries, a crosscoder, density of neurons, sparse probing.
 
-The dictionary of the planted features costs 0.25 of the 5 nats that the mean costs (95% recovered); a crosscoder's feature i
-lives by i / 40 in its second place; layer l has 2% x (l + 1) of its neurons active; the best k of a basis' units score
+The dictionary costs 0.25 of the 5 nats that the mean costs (95% recovered); a crosscoder's feature i
+has a share of i / 40 in its second site; layer l has 2% x (l + 1) of its neurons active; the best k of a basis' units score
 0.5 + 0.03 k, lifted by 0.05 for neurons and by 0.1 for features.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from planted_run import FEATURES, LAYERS, features_data, write_finding
+from synthetic_run import FEATURES, LAYERS, features_data, write_finding
 
 from cloche.runs import Run
 
@@ -99,7 +99,7 @@ def probing_data() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def plant_units(run: Run) -> None:
+def write_units(run: Run) -> None:
     """The newest features stay those of resid_post-2; `bare` was measured and its features were not read."""
     write_finding(run, "features", "across", "Across.", crosscoder_data(), hour=11)
     write_finding(run, "features", "silent", "Silent.", silent_data(), hour=10)

@@ -1,4 +1,4 @@
-"""A planted run: a folder as docs/architecture.md describes it, with values that the tests know.
+"""A synthetic run: a folder as docs/architecture.md describes it, with values that the tests know.
 
 Loss falls as 2 + 6 exp(-step / 200); bits per byte are the loss / (3 ln 2); layer l's residual variance is (l + 1)
 times what layer 0 has.
@@ -180,7 +180,7 @@ def features_data() -> dict[str, Any]:
 
 @cache
 def panels() -> dict[str, Any]:
-    """What our instruments draw of their data. Imports torch, so only where a finding is planted."""
+    """The panels that our instruments draw of their data. It imports torch, so it is called only for a finding."""
     from cloche.interp import density, lens
     from cloche.interp.dictionaries import features, report
     from cloche.interp.probing import sparse
@@ -220,8 +220,8 @@ def add_checkpoint(run: Run, step: int) -> None:
         (folder / "config.json").write_text(json.dumps({"cloche": {}}))
 
 
-def plant(path: Path, steps: int = 1200, finished: bool = True, findings: bool = True, lift: float = 0.0) -> Run:
-    """Writes the planted run up to a step; `lift` raises its loss, to tell a second run from the first."""
+def write_run(path: Path, steps: int = 1200, finished: bool = True, findings: bool = True, lift: float = 0.0) -> Run:
+    """Writes the synthetic run up to a step; `lift` raises its loss, to distinguish a second run from the first."""
     run = Run.create(path, recipe=RECIPE, seed=0, command=["cloche", "demo"])
     noise = random.Random(0)
     metrics: list[dict[str, Any]] = []
