@@ -67,7 +67,7 @@ def test_look_and_trace_run_eval_by_the_same_name(call: Call, grown_copy: Path) 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ((), "There is nothing to evaluate on; give --tasks, --pairs, --last-words or --text."),
+        ((), "There is nothing to evaluate on: give --tasks, --pairs, --last-words or --text."),
         (("--tasks", "Ad"), "did you mean 'Add'?"),
         (("--tasks", "Add", "--level", "99"), "Add has levels 1 to 8, not 99."),
         (("--tasks", "Add(digits=2)"), "Add has no field 'digits'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +34,27 @@ def test_help_has_an_example_and_json(name: str) -> None:
     assert (command.help or "").split("\n")[0].endswith((".", ";")), "it begins with a sentence"
     options = {option for each in command.params for option in each.opts}
     assert ("--json" in options) == (name not in SHOWS)
+
+
+def shown(call: Call, name: str) -> str:
+    code, out, err = call(*name.split(), "--help")
+    assert (code, err) == (0, "")
+    return out
+
+
+@pytest.mark.parametrize("name", ["", *typer.main.get_command(app).commands, *commands()])
+def test_help_is_written_for_people(call: Call, name: str) -> None:
+    """No Python types, no bounds, no sentence that is cut off, and an example that can be copied."""
+    usage, *lines = shown(call, name).splitlines()
+    assert usage.startswith("Usage: cloche") and "<" not in usage
+    assert not [line for line in lines if re.search(r"<|\bx[<>]|\.\.\.$| range\b", line)]
+    examples = [line for line in lines if line.startswith("  Example: cloche")]
+    assert examples == lines[-1:]
+    if name in commands():
+        command = commands()[name]
+        assert examples[0].strip() == command.epilog
+        options = {option for each in command.params for option in each.opts}
+        assert {word for word in examples[0].split() if word.startswith("--")} <= options
 
 
 def reported(call: Call, *words: object) -> dict:

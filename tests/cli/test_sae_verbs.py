@@ -49,7 +49,7 @@ def test_a_dictionary_is_trained_measured_and_read(call: Call, run: Path, kind: 
     }
     before = (run / "dictionaries/resid_post_1/dictionary.safetensors").read_bytes()
     code, out, err = call("sae", "features", run, "resid_post_1", "--count", 3, "--tokens", 2_000)
-    assert code == 0 and out.count(", says ") == 3, err
+    assert code == 0 and out.count(", promotes ") == 3, err
     (read,) = Run.open(run).findings("features")
     assert read["summary"] in out
     every_feature_opens(run, read, sae.features)
@@ -95,7 +95,7 @@ def test_every_route_is_trained_measured_and_read(call: Call, run: Path, site: s
     code, out, err = call("sae", "report", run, name, "--tokens", 2_000, "--probe", 0)
     assert code == 0 and "put back, the model keeps" in out, err
     code, out, err = call("sae", "features", run, name, "--count", 3, "--tokens", 2_000)
-    assert code == 0 and out.count(", says ") > 0, err
+    assert code == 0 and out.count(", promotes ") > 0, err
 
 
 def test_a_training_cut_off_goes_on_to_the_same_bytes(call: Call, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

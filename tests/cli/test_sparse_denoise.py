@@ -51,7 +51,7 @@ def test_a_table_keeps_its_other_columns(call: Call, tmp_path: Path) -> None:
     ("words", "said"),
     [
         (("--dictionary", "ridgelet"), "unknown Transform 'ridgelet'"),
-        (("--sigma", "much"), "is no number"),
+        (("--sigma", "much"), "is not a number"),
         (("--sigma", "-1"), "above zero"),
     ],
 )

@@ -55,7 +55,7 @@ def test_a_table_gives_its_equations_and_its_motion(tmp_path: Path, ask) -> None
         ("t,x\n1,2\n2,x\n", "Row 2"),
         ("t,x\n" + "".join(f"{i},1\n" for i in range(30)), "never changes"),
         ("t,x\n" + "".join(f"{i},{i}\n" for i in range(5)), "5 samples"),
-        ("1,2\n3,4\n", "must name each column"),
+        ("1,2\n3,4\n", "give each column a unique name"),
         ("t,x\n", "no rows"),
     ],
 )

@@ -122,7 +122,7 @@ def test_atoms_of_fixed_and_learned_dictionaries_are_drawn(verb: Call, tmp_path:
     assert verb("atoms", tmp_path / "d", "--out", tmp_path / "d.png")[0] == 0
     assert Image.open(tmp_path / "d.png").mode == "L"
     code, _, err = verb("atoms", "ridgelet", "--out", tmp_path / "r.png")
-    assert code == 1 and "nor a fixed dictionary" in err
+    assert code == 1 and "no transform of that name" in err
 
 
 def test_a_picture_shows_each_atom_by_its_own_largest_magnitude() -> None:
@@ -230,7 +230,7 @@ def test_what_cannot_be_encoded_is_one_sentence(verb: Call, tmp_path: Path, rows
         (("nameless", "rows.npy", "--out", out, "--method", "iht"), "IHT needs --k; give it"),
         (("d", "wide.npy", "--out", out), "do not fit a dictionary"),
         (("d", "scene.png", "--out", out), "the dictionary is one of rows"),
-        (("d", "rows.npy", "--out", tmp_path / "c.txt"), "is no .npz file"),
+        (("d", "rows.npy", "--out", tmp_path / "c.txt"), "is not an .npz file"),
         (("d", "rows.npy", "--out", tmp_path / "there.npz"), "exists already"),
         (("none", "rows.npy", "--out", out), "has no dictionary.json"),
         (("d", "rows.npy", "--out", out, "--decoded", tmp_path / "b.png"), "cannot hold rows"),

@@ -1,4 +1,4 @@
-"""The command line: its verbs, and what is the same for all of them."""
+"""The command line: its commands, and what they share."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 
 from cloche import __version__
 from cloche.cli.errors import INTERRUPTED, Stopped, noting_interrupts, report
+from cloche.cli.help import Command, Group
 from cloche.cli.looking.evaluating import evaluate
 from cloche.cli.looking.look import look
 from cloche.cli.looking.open import open_microscope
@@ -40,6 +41,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
+    cls=Group,
+    epilog="Example: cloche demo --minutes 2",
 )
 VERBS: dict[str, Callable[..., None]] = {
     "demo": demo,
@@ -74,29 +77,24 @@ EXAMPLES = {
     "sindy": "cloche sindy foxes.csv --time year --columns hare,lynx --simulate motion.csv",
 }
 for name, verb in VERBS.items():
-    app.command(name, epilog=f"Example: {EXAMPLES[name]}")(verb)
+    app.command(name, cls=Command, epilog=f"Example: {EXAMPLES[name]}")(verb)
 app.add_typer(sparse, name="sparse")
 app.add_typer(sae, name="sae")
 app.add_typer(tasks, name="tasks")
 
-MANY = (
-    "--data",
-    "--set",
-    "--revisions",
-    "--tasks",
-)  # options that take all words up to the next option, as a shell's * gives them
+MANY = ("--data", "--set", "--revisions", "--tasks")  # options that take all words up to the next, as a shell expands *
 
 
 @app.callback(invoke_without_command=True)
 def cloche(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
     modules: Annotated[
         list[str] | None,
         typer.Option(
             "--import",
             metavar="MODULE",
-            help="Import a Python module with parts of your own, also from the current folder. May be repeated, anywhere.",
+            help="Import a Python module with parts of your own, such as one in the current folder. May be repeated.",
         ),
     ] = None,
 ) -> None:
@@ -108,15 +106,16 @@ def cloche(
 
 
 def words(argv: Sequence[str]) -> list[str]:
-    """The command line as typer reads it: `--data A B` becomes `--data A --data B`; --debug and --import may stand anywhere.
+    """The command line as typer reads it: `--data A B` becomes `--data A --data B`; --debug, --import and --json may stand
+    anywhere.
 
-    So may --json, which belongs to the verb. What follows `--` is left alone.
+    What follows `--` is left alone.
     """
     end = list(argv).index("--") if "--" in argv else len(argv)
     found: list[str] = []
-    everywhere: list[str] = []  # what belongs before the verb
+    everywhere: list[str] = []  # options that typer reads before the command
     option: str | None = None
-    early: list[str] = []  # what stands before the verb and belongs after it
+    early: list[str] = []  # options given before the command that typer reads after it
     given = iter(argv[:end])
     for word in given:
         if word == "--debug":
@@ -138,25 +137,26 @@ def words(argv: Sequence[str]) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> None:
     """The `cloche` command: runs one and exits; 0 done, 1 failed, 2 misused, 130 interrupted."""
     argv, interrupts = sys.argv[1:] if argv is None else argv, list[int]()
-    # Read when torch is imported. Threads that spin long at a barrier starve the one they wait for when another process runs
-    # beside: training steps then took ten times as long. Spinning briefly, then sleeping, costs nothing alone (docs/log.md).
+    # Read when torch is imported. If another process is running, threads that spin at a barrier for long starve the thread
+    # that they wait for: training steps took ten times as long. Spinning briefly, then sleeping, costs nothing otherwise
+    # (docs/log.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     prepare_streams()
     try:
         with noting_interrupts() as interrupts:
             code = app(words(argv), prog_name="cloche", standalone_mode=False)
         flush_output()
-        if code == INTERRUPTED:  # how typer hands on a Ctrl-C that no command answered
+        if code == INTERRUPTED:  # how typer reports a Ctrl-C that no command caught
             raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
-    except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
+    except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
         discard_output()
         sys.exit(1)
     except (SystemExit, GeneratorExit):
         raise
-    except BaseException as error:  # some libraries raise beside Exception
+    except BaseException as error:  # some libraries raise outside Exception
         if interrupts and not isinstance(error, ClocheError | Stopped):
-            error = KeyboardInterrupt()  # whatever a library made of it
+            error = KeyboardInterrupt()  # whatever a library turned it into
         code = report(error, debug="--debug" in argv, as_json="--json" in _before_dashes(argv))
         with suppress(OSError):
             flush_output()

@@ -1,4 +1,4 @@
-"""Arguments and options that several verbs share."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
@@ -8,21 +8,35 @@ from typing import Annotated
 import typer
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/first.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for programs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, for programs.")]
 Data = Annotated[
     list[Path] | None,
-    typer.Option("--data", metavar="PATH...", help="Files and folders to read; by default Python's own library."),
+    typer.Option(
+        "--data", metavar="PATH...", help="Text files and folders to read; by default Python's standard library."
+    ),
 ]
 Model = Annotated[
-    str, typer.Argument(metavar="RUN|MODEL", help="A run, a checkpoint, a Hugging Face folder, or a name on the Hub.")
+    str,
+    typer.Argument(
+        metavar="RUN|MODEL", help="A run, a checkpoint, a Hugging Face folder or the name of a model on the Hub."
+    ),
 ]
-Glob = Annotated[str | None, typer.Option(help="Read the files in folders that match, such as '*.rst'.")]
-Field = Annotated[str | None, typer.Option(help="The field of JSON records and parquet that holds the text.")]
+Glob = Annotated[str | None, typer.Option(metavar="PATTERN", help="Which files in folders to read, such as '*.rst'.")]
+Field = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="The field of JSON records, or the column of parquet files, that contains the text."
+    ),
+]
 Encoding = Annotated[
-    str | None, typer.Option(help="The encoding of files that are not UTF-8, such as latin-1, cp1252 or shift_jis.")
+    str | None,
+    typer.Option(
+        metavar="NAME", help="The encoding of files that are not UTF-8, such as latin-1, cp1252 or shift_jis."
+    ),
 ]
-LARGEST_SEED = 2**53  # what JSON holds exactly
+Checkpoint = Annotated[str, typer.Option(metavar="STEP", help="The step of a checkpoint, or last.")]
+LARGEST_SEED = 2**53  # the largest integer that JSON stores exactly
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE...", help="Change the recipe, such as run.batch=8."),
+    typer.Option("--set", metavar="SECTION.KEY=VALUE...", help="Change settings of the recipe, such as run.batch=8."),
 ]

@@ -1,4 +1,4 @@
-"""`cloche eval`: how well a model answers tasks, judges minimal pairs, and predicts texts."""
+"""`cloche eval`: evaluates a model on tasks, minimal pairs, last words and texts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cloche.cli.looking.look import recorded
-from cloche.cli.options import LARGEST_SEED, AsJson, Model
+from cloche.cli.options import LARGEST_SEED, AsJson, Checkpoint, Model
 from cloche.cli.outputs import Looked
 from cloche.cli.streams import emit
 from cloche.errors import ArgumentInvalid
@@ -22,32 +22,43 @@ def evaluate(
     model: Model,
     tasks: Annotated[
         list[str] | None,
-        typer.Option(metavar="TASK...", help="Such as Add 'ModularAdd(p=7)'; `cloche tasks list` has them all."),
+        typer.Option(metavar="TASK...", help="Tasks, such as Add 'ModularAdd(p=7)'; `cloche tasks list` shows all."),
     ] = None,
-    shots: Annotated[int, typer.Option(min=0, max=1000, help="Solved items before each question.")] = 0,
-    limit: Annotated[int, typer.Option(min=1, max=10**6, help="Items of each task, pairs, or last words.")] = 100,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="The same seed draws the same items.")] = 0,
-    level: Annotated[int | None, typer.Option(help="One level of difficulty; by default all.")] = None,
+    shots: Annotated[int, typer.Option(metavar="N", min=0, max=1000, help="Solved items before each question.")] = 0,
+    limit: Annotated[
+        int, typer.Option(metavar="N", min=1, max=10**6, help="Items of each task, pairs, or last words to evaluate.")
+    ] = 100,
+    seed: Annotated[
+        int, typer.Option(metavar="SEED", min=0, max=LARGEST_SEED, help="The same seed draws the same items.")
+    ] = 0,
+    level: Annotated[
+        int | None, typer.Option(metavar="N", help="A single level of difficulty; by default all.")
+    ] = None,
     fresh: Annotated[
         int | None,
-        typer.Option(metavar="SEED", min=0, max=10**6, help="New items in another form, made after training."),
+        typer.Option(
+            metavar="SEED",
+            min=0,
+            max=10**6,
+            help="Draw new items with this seed, in another form than the training items.",
+        ),
     ] = None,
     pairs: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Minimal pairs: JSON lines as in BLiMP, or a folder of them.")
     ] = None,
     last_words: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Texts whose last word is asked for: JSON lines as in LAMBADA.")
+        Path | None, typer.Option(metavar="FILE", help="Texts whose last word to predict: JSON lines as in LAMBADA.")
     ] = None,
     text: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A text file to predict: perplexity and bits per byte.")
     ] = None,
-    checkpoint: Annotated[str, typer.Option(help='A step, or "last".')] = "last",
+    checkpoint: Checkpoint = "last",
     as_json: AsJson = False,
 ) -> None:
-    """Grade a model with 95% intervals: tasks with known answers, minimal pairs, last words, the perplexity of a text.
+    """Evaluate a model, with 95% intervals.
 
-    The findings stay in the run, where the microscope shows them. `cloche trace RUN eval tasks=Add` follows them over
-    checkpoints.
+    On tasks with known answers, minimal pairs, last words, and the perplexity of a text. The findings are saved in the run,
+    where the microscope shows them. `cloche trace RUN eval tasks=Add` follows them over checkpoints.
     """
     import cloche
     from cloche import evals
@@ -56,7 +67,7 @@ def evaluate(
     from cloche.tasks import Task
 
     if not tasks and pairs is None and last_words is None and text is None:
-        raise ArgumentInvalid("There is nothing to evaluate on; give --tasks, --pairs, --last-words or --text.")
+        raise ArgumentInvalid("There is nothing to evaluate on: give --tasks, --pairs, --last-words or --text.")
     chosen = [part_from_line(line, Task, "--tasks") for line in tasks or []]
     glass: Glass = cloche.load(model, checkpoint)
     run = Run.open(model) if (Path(model) / "run.json").is_file() else None

@@ -1,4 +1,4 @@
-"""`cloche look`: one instrument, by name, on a run or a model."""
+"""`cloche look`: applies one instrument to a run or a model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cloche.cli.options import AsJson, Model
+from cloche.cli.options import AsJson, Checkpoint, Model
 from cloche.cli.outputs import InstrumentRecord, Listed, Looked, OptionRecord, SavedFinding
 from cloche.cli.streams import emit
 from cloche.errors import InstrumentOption
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from cloche.drawing import Finding
 
 Instrument = Annotated[
-    str, typer.Argument(metavar="[INSTRUMENT]", help="Such as logit-lens; without one, all there are are listed.")
+    str, typer.Argument(metavar="[INSTRUMENT]", help="An instrument, such as logit-lens; without one, lists them all.")
 ]
 Options = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE...]", help="The instrument's options; one may be repeated.")
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE...]", help="Options of the instrument; some may be repeated.")
 ]
 
 
@@ -28,16 +28,14 @@ def look(
     model: Model,
     instrument: Instrument = "",
     options: Options = None,
-    checkpoint: Annotated[str, typer.Option(help='A step, or "last".')] = "last",
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE.json", help="Where the finding of a model goes; a run keeps its own.")
-    ] = None,
+    checkpoint: Checkpoint = "last",
+    out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Also write the finding to this file.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Look inside with an instrument; the finding stays in the run, where the microscope shows it.
+    """Look inside a model with an instrument.
 
-    What an instrument needs and is not given comes from the run: held-out text, a prompt from it, its only dictionary. Of a
-    model that is no run the finding is printed.
+    The finding is saved in the run, where the microscope shows it; that of a model outside a run is only printed. Required
+    options that are not given are taken from the run: held-out text, a prompt from it, its only dictionary.
     """
     if not instrument:
         list_instruments(as_json)
@@ -76,14 +74,14 @@ def pairs(options: list[str] | None) -> dict[str, list[str]]:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise InstrumentOption(
-                f"{text!r} is no option of an instrument: write it as key=value, such as prompt='def '."
+                f"{text!r} is not an option of an instrument: write it as key=value, such as prompt='def '."
             )
         found.setdefault(key.strip(), []).append(value)
     return found
 
 
 def recorded(finding: Finding, path: Path | None) -> SavedFinding:
-    """A finding as JSON, and the file that it went to."""
+    """A finding as JSON, with the path of its file."""
     return {**finding.record(), "path": None if path is None else str(path)}
 
 

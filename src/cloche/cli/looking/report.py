@@ -1,4 +1,4 @@
-"""`cloche report`: a run on one page that needs no network."""
+"""`cloche report`: writes a run as one page that needs no network."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from cloche.cli.outputs import Reported
 from cloche.cli.streams import emit
 from cloche.errors import FileUnreadable
 
-MARK = b'<meta name="generator" content="cloche'  # near the beginning of every page that was written here
-HEAD = 2000  # bytes in which it is looked for
+MARK = b'<meta name="generator" content="cloche'  # near the beginning of every page that cloche wrote
+HEAD = 2000  # bytes searched for it
 
 
 def report_run(
     run: RunFolder,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where the page goes; by default RUN/report.html.")
+        Path | None, typer.Option(metavar="FILE", help="Where to write the page; by default RUN/report.html.")
     ] = None,
     look: Annotated[
         bool,
-        typer.Option("--look", help="Look inside first, unless that was done: a dictionary, its features, a lens."),
+        typer.Option("--look", help="First look inside, if not done before: a dictionary, its features, a lens."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a run as one HTML page that needs no network.
 
-    Its curves, samples, health, lens and features; what the run does not have yet is left out. A page that was written
-    before is replaced; any other file stays, and is an error.
+    With its curves, samples, health, lens and features, as far as the run has them. A page that cloche wrote before is
+    replaced; any other file is an error.
     """
     from cloche.cli.progress import Screen
     from cloche.files import refuse_existing
@@ -60,7 +60,7 @@ def report_run(
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a file is a page that was written here before."""
+    """Whether a file is a page that cloche wrote."""
     if not path.is_file():
         return False
     try:

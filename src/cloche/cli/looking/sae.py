@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cloche.cli.help import Command, group
 from cloche.cli.options import LARGEST_SEED, AsJson, RunFolder
 from cloche.cli.outputs import TrainedDictionary
 from cloche.cli.streams import emit
@@ -22,52 +23,61 @@ if TYPE_CHECKING:
     from cloche.interp import Finding
     from cloche.runs import Run
 
-sae = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    help="Train, measure and read sparse autoencoders of a run.",
-)
+sae = group("Train, measure and read sparse autoencoders of a run.", "cloche sae train runs/first")
 
 Name = Annotated[
     str,
-    typer.Argument(
-        metavar="[NAME]", help="A dictionary of the run; where it has only one, that one.", show_default=False
-    ),
+    typer.Argument(metavar="[NAME]", help="A dictionary of the run; needed if it has several.", show_default=False),
 ]
-Tokens = Annotated[int, typer.Option(help="Held-out tokens to read.")]
+Tokens = Annotated[int, typer.Option(metavar="N", help="Held-out tokens to read.")]
 
 
-@sae.command(epilog="Example: cloche sae train runs/first --site 'resid_post[3]' --kind BatchTopK --l0 24")
+@sae.command(cls=Command, epilog="Example: cloche sae train runs/first --site 'resid_post[3]' --kind BatchTopK --l0 24")
 def train(
     run: RunFolder,
     site: Annotated[
         str | None,
         typer.Option(
-            help="Such as resid_post[2] (by default after the middle layer); 'mlp_in[2] -> mlp_out[2]' makes a transcoder, "
-            "'resid_post[1] + resid_post[2]' or 'resid_post[2] + step-000100/resid_post[2]' a crosscoder."
+            metavar="SITE",
+            help="A site, such as resid_post[2] (by default after the middle layer); 'mlp_in[2] -> mlp_out[2]' trains a "
+            "transcoder, 'resid_post[1] + resid_post[2]' or 'resid_post[2] + step-000100/resid_post[2]' a crosscoder.",
         ),
     ] = None,
-    kind: Annotated[str, typer.Option(help="TopK, BatchTopK, ReLU, Gated, JumpReLU, or one of your own.")] = "TopK",
-    features: Annotated[int | None, typer.Option(max=10**7, help="By default eight times the width.")] = None,
-    l0: Annotated[float | None, typer.Option(help="Features active at a token, on average.")] = None,
-    tokens: Annotated[int, typer.Option(max=10**12, help="Tokens of the training text to learn from.")] = 204_800,
-    name: Annotated[str, typer.Option(help="Of the dictionary; by default the site's.")] = "",
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Decides the text read and the start.")] = 0,
-    skip: Annotated[bool, typer.Option("--skip", help="A transcoder with a linear map beside its features.")] = False,
+    kind: Annotated[
+        str, typer.Option(metavar="KIND", help="TopK, BatchTopK, ReLU, Gated, JumpReLU, or a kind of your own.")
+    ] = "TopK",
+    features: Annotated[
+        int | None, typer.Option(metavar="N", max=10**7, help="Number of features; by default eight times the width.")
+    ] = None,
+    l0: Annotated[float | None, typer.Option(metavar="L0", help="Active features per token, on average.")] = None,
+    tokens: Annotated[
+        int, typer.Option(metavar="N", max=10**12, help="Tokens of training text to learn from.")
+    ] = 204_800,
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="Name of the dictionary; by default that of the site.")
+    ] = "",
+    seed: Annotated[
+        int,
+        typer.Option(metavar="SEED", min=0, max=LARGEST_SEED, help="Seed of the text that is read and of the weights."),
+    ] = 0,
+    skip: Annotated[bool, typer.Option("--skip", help="Add a linear skip connection to a transcoder.")] = False,
     end_to_end: Annotated[
         float,
         typer.Option(
-            max=100, help="Share of the training repeated by what the model makes of the reconstruction, such as 0.1."
+            metavar="SHARE",
+            max=100,
+            help="Share of the training, such as 0.1, to repeat on the loss of the model with the reconstruction in place.",
         ),
     ] = 0.0,
     as_json: AsJson = False,
 ) -> None:
-    """Train a dictionary on a site of a run's last checkpoint; it goes to RUN/dictionaries/NAME.
+    """Train a dictionary on a site of a run.
 
-    --kind may have settings: "BatchTopK(nested=[256, 1024])", "JumpReLU(bandwidth=0.01)".
+    The activations are those of the last checkpoint; the dictionary goes to RUN/dictionaries/NAME. --kind may have
+    settings: "BatchTopK(nested=[256, 1024])", "JumpReLU(bandwidth=0.01)".
 
-    A dictionary already there stays. Cut off, the same command goes on from where it was. Under torchrun (torchrun
-    --nproc-per-node 2 -m cloche sae train RUN) the processes share each batch.
+    An existing dictionary is never overwritten. If training was interrupted, the same command resumes it. Under torchrun
+    (torchrun --nproc-per-node 2 -m cloche sae train RUN) the processes share each batch.
     """
     from cloche.cli.progress import Screen
     from cloche.data import PackedTokens
@@ -89,14 +99,14 @@ def train(
     name = name or dictionary_name(glass, config)
     text, others = PackedTokens.open(opened.path, "train"), others_of(opened, site)
     message = ""
-    with _together() as first, _alone(opened, name) if first else nullcontext():
-        course = train_dictionary(opened, glass, text, seed, config, name, others)
+    with _process_group() as first, _exclusive(opened, name) if first else nullcontext():
+        steps = train_dictionary(opened, glass, text, seed, config, name, others)
         if not first:
-            list(course)
+            list(steps)
             return
         screen = Screen(stderr=as_json)
         with screen.bar("dictionary") as update:
-            for progress in course:
+            for progress in steps:
                 update(progress.done, progress.total, progress.message)
                 message = progress.message
         if not as_json:
@@ -105,20 +115,21 @@ def train(
     emit(_trained(opened, name, message))
 
 
-@sae.command(epilog="Example: cloche sae report runs/first resid_post_3")
+@sae.command(cls=Command, epilog="Example: cloche sae report runs/first resid_post_3")
 def report(
     run: RunFolder,
     name: Name = "",
     tokens: Tokens = 49_152,
     probe: Annotated[
-        int, typer.Option(help="Held-out tokens on which few features are probed for what the text says; 0 for none.")
+        int, typer.Option(metavar="N", help="Held-out tokens for sparse probes of a few features; 0 skips them.")
     ] = 10_240,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a dictionary on held-out text; what is found stays in the run, where the microscope shows it.
+    """Measure a dictionary on held-out text.
 
-    What it explains, what of that its encoder misses, and what the model keeps when the reconstruction is put back; how
-    sparse the model's own neurons are, layer by layer; and how well few features tell what a token is, beside few neurons.
+    Measures what it explains, how much of that its encoder misses, and how much of the model's loss is recovered if the
+    reconstruction replaces the activations; the sparsity of the model's own neurons per layer; and how well a few features,
+    or a few neurons, predict properties of a token. The findings are saved in the run, where the microscope shows them.
     """
     from cloche.interp import (
         activation_density,
@@ -141,7 +152,7 @@ def report(
     for instrument in asked:
         try:
             findings.append(instrument())
-        except ClocheError as error:  # of this model or so little text; what was measured stays
+        except ClocheError as error:  # this model or so little text does not allow it; the other findings stay
             print(f"left out: {error}", file=sys.stderr)
         else:
             findings[-1].save(opened)
@@ -152,15 +163,18 @@ def report(
         print(f"{finding.text()}\n")
 
 
-@sae.command(epilog="Example: cloche sae features runs/first resid_post_3 --count 100")
+@sae.command(cls=Command, epilog="Example: cloche sae features runs/first resid_post_3 --count 100")
 def features(
     run: RunFolder,
     name: Name = "",
-    count: Annotated[int, typer.Option(help="How many, the most telling first.")] = 40,
+    count: Annotated[int, typer.Option(metavar="N", help="Number of features, the most informative first.")] = 40,
     tokens: Tokens = 49_152,
     as_json: AsJson = False,
 ) -> None:
-    """Read held-out text with a dictionary and keep its most telling features as a finding that the microscope shows."""
+    """Read held-out text with a dictionary.
+
+    Saves its most informative features as a finding in the run, which the microscope shows.
+    """
     from cloche.interp import features_report, held_out, open_dictionary, others_of
 
     opened, glass = _load(run)
@@ -172,8 +186,8 @@ def features(
         emit({"run": str(run), "finding": finding.id, "summary": finding.summary} | finding.data)
         return
     for feature in finding.data["features"]:
-        says = " ".join(repr(token) for token, _ in feature["top_logits"][:5])
-        print(f"{feature['id']:>6}  {feature['density']:>7.2%}  most at {_peak(feature)!r}, says {says}")
+        raised = " ".join(repr(token) for token, _ in feature["top_logits"][:5])
+        print(f"{feature['id']:>6}  {feature['density']:>7.2%}  strongest at {_peak(feature)!r}, promotes {raised}")
     print(finding.summary)
 
 
@@ -191,8 +205,8 @@ def _load(path: Path) -> tuple[Run, Glass]:
 
 
 @contextmanager
-def _together() -> Iterator[bool]:
-    """Joins the processes that torchrun started, if it did; whether this is the first of them."""
+def _process_group() -> Iterator[bool]:
+    """Joins the processes that torchrun started, if any; yields whether this is the first of them."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield True
         return
@@ -203,7 +217,7 @@ def _together() -> Iterator[bool]:
 
 
 def _only_dictionary(run: Run) -> str:
-    """The name of the run's dictionary, where there is no choice; ClocheError where there are none or several."""
+    """The name of the run's only dictionary. Raises ClocheError if there are none or several."""
     known = sorted(path.name for path in (run.path / "dictionaries").glob("[!.]*/"))
     if not known:
         raise DictionaryMissing(f"{run.path} has no dictionary: train one with `cloche sae train {run.path}`.")
@@ -213,15 +227,15 @@ def _only_dictionary(run: Run) -> str:
 
 
 @contextmanager
-def _alone(run: Run, name: str) -> Iterator[None]:
-    """Keeps other processes from training a dictionary of this name in the run; ClocheError where there is one already."""
+def _exclusive(run: Run, name: str) -> Iterator[None]:
+    """Keeps other processes from training a dictionary of this name in the run. Raises ClocheError if there is one already."""
     with run.training_dictionary(name):
         refuse_existing(run.path / "dictionaries" / name, "choose another --name")
         yield
 
 
 def _trained(run: Run, name: str, message: str) -> TrainedDictionary:
-    """What a dictionary in the run is, as --json reports it."""
+    """A dictionary of the run, as --json prints it."""
     from cloche.interp import open_dictionary
 
     learned = open_dictionary(run, name)

@@ -1,4 +1,4 @@
-"""`cloche tasks`: the tasks there are, and their items."""
+"""`cloche tasks`: lists the tasks and shows their items."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cloche.cli.help import Command, group
 from cloche.cli.options import LARGEST_SEED, AsJson, Data
 from cloche.cli.outputs import ItemRecord, TaskRecord, TaskShown, TasksListed
 from cloche.cli.streams import emit
@@ -13,10 +14,10 @@ from cloche.cli.streams import emit
 if TYPE_CHECKING:
     from cloche.tasks import Item, Task
 
-tasks = typer.Typer(help="Tasks with known answers: list them, show their items.", no_args_is_help=True)
+tasks = group("Tasks with known answers: list them, show their items.", "cloche tasks show Add")
 
 
-@tasks.command("list", epilog="Example: cloche tasks list")
+@tasks.command("list", cls=Command, epilog="Example: cloche tasks list")
 def list_tasks(as_json: AsJson = False) -> None:
     """List every task with its levels."""
     from cloche.cli.looking.look import about
@@ -38,15 +39,20 @@ def list_tasks(as_json: AsJson = False) -> None:
             print(f"{'':<{wide}}  settings: {each['settings']}")
 
 
-@tasks.command("show", epilog="Example: cloche tasks show Add --level 3")
+@tasks.command("show", cls=Command, epilog="Example: cloche tasks show Add --level 3")
 def show_task(
-    task: Annotated[str, typer.Argument(metavar="TASK", help="Such as Add, or 'ModularAdd(p=7)'.")],
-    level: Annotated[int | None, typer.Option(help="How difficult; by default the easiest.")] = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, max=10_000, help="Items to show.")] = 3,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="The same seed draws the same items.")] = 0,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="A task, such as Add or 'ModularAdd(p=7)'.")],
+    level: Annotated[int | None, typer.Option(metavar="N", help="Level of difficulty; by default the easiest.")] = None,
+    count: Annotated[int, typer.Option("--count", "-n", metavar="N", min=1, max=10_000, help="Items to show.")] = 3,
+    seed: Annotated[
+        int, typer.Option(metavar="SEED", min=0, max=LARGEST_SEED, help="The same seed draws the same items.")
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Show items of a task: prompt, answer, worked steps, chance of a guess and corrupted twin."""
+    """Show items of a task.
+
+    With their prompt, answer, worked steps, chance of guessing, and corrupted twin.
+    """
     from cloche.errors import TaskInvalid
     from cloche.part import part_from_line
     from cloche.tasks import Task
@@ -72,15 +78,20 @@ def show_task(
     print("causal graph of the first: " + "; ".join(computed))
 
 
-@tasks.command("check", epilog="Example: cloche tasks check Add Copy --data corpus/")
+@tasks.command("check", cls=Command, epilog="Example: cloche tasks check Add Copy --data corpus/")
 def check_corpus(
-    names: Annotated[list[str], typer.Argument(metavar="TASK...", help="Such as Add, or 'ModularAdd(p=7)'.")],
+    names: Annotated[list[str], typer.Argument(metavar="TASK...", help="Tasks, such as Add or 'ModularAdd(p=7)'.")],
     data: Data = None,
-    overlap: Annotated[int, typer.Option("--words", min=2, max=100, help="Words in a row that count as overlap.")] = 8,
-    limit: Annotated[int, typer.Option(min=1, max=10**6, help="Test items of each task.")] = 1000,
+    overlap: Annotated[
+        int, typer.Option("--words", metavar="N", min=2, max=100, help="Consecutive words that count as overlap.")
+    ] = 8,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=10**6, help="Test items of each task.")] = 1000,
     as_json: AsJson = False,
 ) -> None:
-    """Check whether a corpus holds the test items of tasks, word for word or in part."""
+    """Check whether a corpus contains test items of tasks.
+
+    Counts the items that it contains word for word, or in part.
+    """
     from cloche.cli.looking.look import recorded
     from cloche.data import documents, standard_library
     from cloche.evals import contamination

@@ -1,4 +1,4 @@
-"""`cloche trace`: one instrument over all checkpoints of a run."""
+"""`cloche trace`: follows one instrument over all checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ def trace(
     run: RunFolder,
     instrument: Instrument = "",
     options: Options = None,
-    figure: Annotated[str | None, typer.Option(help="The figure to follow; by default the finding's first.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the bootstrap over prompts.")] = 0,
+    figure: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The figure to follow; by default the headline.")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(metavar="SEED", min=0, max=LARGEST_SEED, help="Seed of the bootstrap over prompts.")
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Follow an instrument's headline over all checkpoints, and say at which step it sets in.
+    """Follow an instrument over all checkpoints.
 
-    The onset is the first checkpoint after which the headline stays above half of its total gain, with an interval over
-    prompts; there is none where the gain is within two spreads of the null. The finding stays in the run.
+    Finds the onset of its headline: the first checkpoint after which it stays above half of its total gain, with an
+    interval over prompts; there is none if the gain is within two spreads of the null. The finding is saved in the run.
     """
     if not instrument:
         list_instruments(as_json)

@@ -1,4 +1,4 @@
-"""`cloche adopt`: a run folder of a model that was trained elsewhere."""
+"""`cloche adopt`: makes a run folder from a model trained elsewhere."""
 
 from __future__ import annotations
 
@@ -36,36 +36,34 @@ def adopt(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL", help="A Hugging Face folder, a folder of such folders named by step, or a name on the Hub."
+            metavar="MODEL",
+            help="A Hugging Face folder, a folder of such folders named by step, or the name of a model on the Hub.",
         ),
     ],
-    out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder to make.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder to create.")],
     revisions: Annotated[
         list[str] | None,
         typer.Option(
             metavar="REVISION...",
-            help="Each becomes a checkpoint: folders within MODEL, or branches on the Hub. One whose name states no step is "
-            "written with it, as main=143000.",
+            help="Revisions that become checkpoints: folders in MODEL, or branches on the Hub. If a name contains no step, "
+            "add it as in main=143000.",
         ),
     ] = None,
     data: Annotated[
         list[Path] | None,
-        typer.Option(
-            metavar="PATH...", help="Files and folders of text for lenses, features and dictionaries to read."
-        ),
+        typer.Option(metavar="PATH...", help="Text files and folders for lenses, features and dictionaries to read."),
     ] = None,
     glob: Glob = None,
     field: Field = None,
     encoding: Encoding = None,
-    copy: Annotated[
-        bool, typer.Option("--copy", help="Copy the weights, rather than link to them where the file system allows it.")
-    ] = False,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the weights instead of linking to them.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a run folder of a model that was trained elsewhere; every command and view then serves it.
+    """Make a run folder from a model trained elsewhere.
 
-    Weights are taken as reflinks or hard links where the file system allows it, so that they take no space; the source is never
-    changed. An adopted run has no recipe, logs or optimizer: `pretrain --from` starts a run from it.
+    Every command and view then works on it. Weights are reflinked or hard-linked if the file system allows it, so that they
+    take no space; the source is never modified. An adopted run has no recipe, logs or optimizer state: `cloche pretrain
+    --from` starts a run from it.
     """
     from cloche.cli.progress import Screen
     from cloche.runs import adopt as make

@@ -1,4 +1,4 @@
-"""`cloche demo`: from nothing to a model one can look into, in a few minutes."""
+"""`cloche demo`: trains a model in a few minutes and looks inside it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from cloche.cli.options import AsJson, Data, Sets
 
 def demo(
     data: Data = None,
-    minutes: Annotated[float, typer.Option(help="Minutes of training; the whole takes about two more.")] = 5.0,
-    out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder to make.")] = Path("runs/first"),
+    minutes: Annotated[
+        float, typer.Option(metavar="N", help="Minutes of training; everything else takes about two more.")
+    ] = 5.0,
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder to create.")] = Path("runs/first"),
     sets: Sets = None,
     as_json: AsJson = False,
 ) -> None:

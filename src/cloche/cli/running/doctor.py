@@ -1,4 +1,4 @@
-"""`cloche doctor`: what this machine is and how fast it multiplies, before an hour is spent on it."""
+"""`cloche doctor`: checks this machine and measures how fast it multiplies matrices."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from cloche.cli.outputs import CheckRecord, Examined
 from cloche.cli.streams import emit
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-WANTED_GB = 3.0  # of memory and of disk: what `cloche demo` may take
+WANTED_GB = 3.0  # of memory and of disk: what `cloche demo` needs at most
 GB = 1e9
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report. `ok` is False only for what keeps `cloche demo` from working well."""
+    """One line of the report. `ok` is False only for problems that keep `cloche demo` from working well."""
 
     name: str
     value: str | int | float | bool | None
@@ -34,11 +34,11 @@ class Check:
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Report what this machine is and how fast it trains.
+    """Check this machine and measure how fast it trains.
 
-    Python, torch, processor, memory, disk, browser, accelerator; exits with 1 where something is amiss.
+    Reports Python, torch, processor, memory, disk, browser and accelerator; exits with 1 if there is a problem.
     """
-    checks = [*_software(), *_processor(), *_room(), _browser(), *_speed()]
+    checks = [*_software(), *_processor(), *_space(), _browser(), *_speed()]
     if as_json:
         report: Examined = {"ok": all(check.ok for check in checks), "checks": [check.record() for check in checks]}
         emit(report)
@@ -61,7 +61,7 @@ def _software() -> list[Check]:
     new_enough = sys.version_info >= (3, 11)
     return [
         Check("cloche", __version__),
-        Check("python", platform.python_version(), new_enough, "" if new_enough else "3.11 or newer is needed"),
+        Check("python", platform.python_version(), new_enough, "" if new_enough else "3.11 or newer is required"),
     ]
 
 
@@ -83,7 +83,7 @@ def _cpu_flags() -> set[str]:
     return set(next((line for line in lines if line.startswith("flags")), "").split())
 
 
-def _room() -> list[Check]:
+def _space() -> list[Check]:
     disk = shutil.disk_usage(".").free / GB
     checks = [Check("disk free (GB)", round(disk, 1), disk > WANTED_GB, "in the current folder")]
     memory = _memory_available()
@@ -102,7 +102,7 @@ def _memory_available() -> float | None:
 
 def _browser() -> Check:
     found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    return Check("chromium", found or False, note="" if found else "only the microscope's own tests need it")
+    return Check("chromium", found or False, note="" if found else "only the microscope's tests need it")
 
 
 def _speed() -> list[Check]:
@@ -117,7 +117,7 @@ def _speed() -> list[Check]:
     gpu = torch.cuda.get_device_name(0) if device == "cuda" else False
     return [
         Check("torch", torch.__version__, note=f"{torch.get_num_threads()} threads"),
-        Check("GPU", gpu, note="" if gpu else "the processor trains"),
+        Check("GPU", gpu, note="" if gpu else "the CPU is used for training"),
         *(Check(f"{name} GEMM (GFLOP/s)", round(rate / 1e9), note=f"on the {device}") for name, rate in rates.items()),
         Check("trains in", best_precision(rates)),
     ]

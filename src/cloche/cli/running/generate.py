@@ -1,4 +1,4 @@
-"""`cloche generate`: what a model writes after a prompt, as it writes it."""
+"""`cloche generate`: prints the continuation of a prompt as it is generated."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cloche.cli.options import LARGEST_SEED, AsJson, Model
+from cloche.cli.options import LARGEST_SEED, AsJson, Checkpoint, Model
 from cloche.cli.outputs import Generated
 from cloche.cli.streams import emit
 
@@ -21,26 +21,34 @@ if TYPE_CHECKING:
 
 def generate(
     run: Model,
-    prompt: Annotated[str, typer.Argument(help="The text to go on from.")] = "",
-    new: Annotated[int, typer.Option(max=10**7, help="Tokens to write, unless the model ends the text before.")] = 128,
-    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.8,
-    top_k: Annotated[int | None, typer.Option(help="Draw from so many of the likeliest tokens.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest tokens of this total share.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="The same seed draws the same tokens.")] = 0,
-    checkpoint: Annotated[str, typer.Option(help='A step, or "last".')] = "last",
+    prompt: Annotated[str, typer.Argument(metavar="[PROMPT]", help="The text to continue.")] = "",
+    new: Annotated[
+        int, typer.Option(metavar="N", max=10**7, help="Tokens to generate, unless the model ends the text earlier.")
+    ] = 128,
+    temperature: Annotated[
+        float, typer.Option(metavar="T", help="Sampling temperature; 0 always takes the most likely token.")
+    ] = 0.8,
+    top_k: Annotated[int | None, typer.Option(metavar="K", help="Sample from the K most likely tokens.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(metavar="P", help="Sample from the most likely tokens with total probability P.")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(metavar="SEED", min=0, max=LARGEST_SEED, help="The same seed samples the same tokens.")
+    ] = 0,
+    checkpoint: Checkpoint = "last",
     edit: Annotated[
-        list[str] | None, typer.Option(help="An edit, such as 'mlp_out[2].zero()'; may be repeated.")
+        list[str] | None, typer.Option(metavar="EDIT", help="An edit, such as 'mlp_out[2].zero()'; may be repeated.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write on from a prompt with a model."""
+    """Continue a prompt with a model."""
     import cloche
     from cloche.cli.edits import parse_edit
 
     glass = cloche.load(run, checkpoint)
     ids, _ = glass.ids(prompt)
     tokenizer = glass.tokenizer
-    assert tokenizer is not None, "without one, `ids` has refused the prompt"
+    assert tokenizer is not None, "`ids` raises if there is no tokenizer"
     edits = [parse_edit(text, Path(run), glass.sites) for text in edit or []]
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     notes: list[str] = []
@@ -63,7 +71,7 @@ def generate(
         emit(record)
         return
     texts = tokenizer.spell(tokens)
-    print(prompt + next(texts, ""), end="", flush=True)  # what is refused is refused before anything is printed
+    print(prompt + next(texts, ""), end="", flush=True)  # errors are raised before anything is printed
     for text in texts:
         print(text, end="", flush=True)
     print()
@@ -72,7 +80,7 @@ def generate(
 
 
 def _tokens(glass: Glass, ids: Tensor, new: int, **how: Any) -> Iterator[int]:
-    """The ids the model writes, up to `new` of them or to the end of the text."""
+    """Yields the ids that the model generates: at most `new` of them, up to the end of the text."""
     from cloche.decode import stream
 
     end = glass.tokenizer.end if glass.tokenizer else None

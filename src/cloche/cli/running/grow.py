@@ -33,10 +33,12 @@ HEAD = 32  # the default's width of a head
 
 
 def pretrain(
-    out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder to make.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder to create.")],
     recipe: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[RECIPE]", help="A .toml file; `cloche recipe` prints what it leaves out."),
+        typer.Argument(
+            metavar="[RECIPE]", help="A .toml file; `cloche recipe` prints the defaults of what it leaves out."
+        ),
     ] = None,
     data: Data = None,
     glob: Glob = None,
@@ -44,25 +46,30 @@ def pretrain(
     encoding: Encoding = None,
     model: Annotated[
         str | None,
-        typer.Option("--from", metavar="RUN|FOLDER", help="Begin with the weights and the tokenizer of this model."),
+        typer.Option("--from", metavar="RUN|FOLDER", help="Start from the weights and the tokenizer of this model."),
     ] = None,
-    minutes: Annotated[float | None, typer.Option(help="Train for about so long.")] = None,
-    width: Annotated[int | None, typer.Option(help="The width of the model; what depends on it follows.")] = None,
-    depth: Annotated[int | None, typer.Option(help="How many blocks it has.")] = None,
-    heads: Annotated[int | None, typer.Option(help="Attention heads per block.")] = None,
-    vocab: Annotated[int | None, typer.Option(help="Tokens of the vocabulary.")] = None,
+    minutes: Annotated[float | None, typer.Option(metavar="N", help="Train for about N minutes.")] = None,
+    width: Annotated[
+        int | None, typer.Option(metavar="N", help="Width of the model; what depends on it is derived.")
+    ] = None,
+    depth: Annotated[int | None, typer.Option(metavar="N", help="Number of blocks.")] = None,
+    heads: Annotated[int | None, typer.Option(metavar="N", help="Attention heads per block.")] = None,
+    vocab: Annotated[int | None, typer.Option(metavar="N", help="Size of the vocabulary.")] = None,
     report: Annotated[
         bool | None,
         typer.Option(
             "--report/--no-report",
-            help="Look inside at the end: a dictionary, a lens and report.html. By default where training takes 30 minutes "
-            "at most.",
+            help="Look inside at the end: a dictionary, a lens and report.html. By default if training takes at most "
+            "30 minutes.",
         ),
     ] = None,
     sets: Sets = None,
     as_json: AsJson = False,
 ) -> None:
-    """Grow a model from your text, by a recipe."""
+    """Grow a model from your text.
+
+    The recipe has all settings; options and --set change some of them.
+    """
     if minutes is not None and not minutes > 0:
         raise ArgumentRange(f"--minutes {minutes:g} leaves no time to train: give more than 0.")
     start = read_recipe(recipe or [])
@@ -129,7 +136,7 @@ def sizes(
 
 
 def resume(run: RunFolder, sets: Sets = None, as_json: AsJson = False) -> None:
-    """Go on with a run that was stopped, exactly where it was."""
+    """Continue a stopped run exactly where it was."""
     from cloche.cli.progress import Screen
     from cloche.runs import Run
 

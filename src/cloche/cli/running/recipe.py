@@ -1,4 +1,4 @@
-"""`cloche recipe`: every setting of a run, with its default or as a file has it."""
+"""`cloche recipe`: prints every setting of a run."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from cloche.cli.streams import emit
 
 def print_recipe(
     recipe: Annotated[
-        list[Path] | None, typer.Argument(metavar="[RECIPE]", help="A .toml file; what it leaves out is the default's.")
+        list[Path] | None, typer.Argument(metavar="[RECIPE]", help="A .toml file to complete with defaults.")
     ] = None,
     sets: Sets = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the default recipe, or complete one.
 
-    A recipe file needs only what differs from the default.
+    A recipe file needs only the settings that differ from the default.
     """
     from cloche.train import check_model
 
     whole = read_recipe(recipe or []).with_set(settings(sets))
-    check_model(whole)  # what cannot be trained anywhere is said here, as `pretrain` would
+    check_model(whole)  # raises now for what `pretrain` would refuse on any machine
     if as_json:
         emit(whole.to_dict())
     else:

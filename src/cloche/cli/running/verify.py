@@ -1,4 +1,4 @@
-"""`cloche verify`: is every file still as it was written?"""
+"""`cloche verify`: checks that the files of a run are unchanged."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from cloche.cli.streams import emit
 
 
 def verify(run: RunFolder, as_json: AsJson = False) -> None:
-    """Check every file of a run against what was written.
+    """Check that the files of a run are as they were written.
 
-    Exits with 1 where something is not as it was: a byte of any file, a log's record, a missing file, weights that are not
+    Exits with 1 if anything has changed: a byte of any file, a record of a log, a missing file, weights that are not
     finite, two checkpoints with the same weights. Files that cloche did not write are notes.
     """
     from cloche import runs

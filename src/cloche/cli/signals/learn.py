@@ -1,4 +1,4 @@
-"""`cloche sparse learn`, `encode` and `atoms`: dictionaries from files, codes over them, and their pictures."""
+"""`cloche sparse learn`, `encode` and `atoms`: learns dictionaries, encodes signals and draws atoms."""
 
 from __future__ import annotations
 
@@ -24,37 +24,53 @@ if TYPE_CHECKING:
 
 Level = Annotated[
     bool | None,
-    typer.Option("--level/--no-level", help="Take each signal's mean off first; so with pieces of pictures."),
+    typer.Option(
+        "--level/--no-level",
+        help="Subtract the mean of each signal first; by default for pieces of pictures and series.",
+    ),
 ]
-Column = Annotated[str | None, typer.Option(help="A series in the column of a table, or which array of an .npz.")]
-ATOMS, USED = 256, 6  # of a dictionary, and by a signal, unless told
+Column = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="A column of a table to read as a series, or an array of an .npz file."),
+]
+DEFAULT_ATOMS, DEFAULT_K = 256, 6
 
 
 def learn(
-    files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="Pictures, .npy, .npz or .csv files.")],
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the dictionary goes.")],
-    atoms: Annotated[int | None, typer.Option(max=10**7, help=f"How many atoms; by default {ATOMS}.")] = None,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Pictures, .npy, .npz or .csv files.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where to write the dictionary.")],
+    atoms: Annotated[
+        int | None, typer.Option(metavar="N", max=10**7, help=f"Number of atoms; by default {DEFAULT_ATOMS}.")
+    ] = None,
     method: Annotated[
-        str, typer.Option(help="online, ksvd, itda, or a learner with settings, such as 'KSVD(batch=2000)'.")
+        str,
+        typer.Option(
+            metavar="METHOD", help="online, ksvd, itda, or a learner with settings, such as 'KSVD(batch=2000)'."
+        ),
     ] = "online",
     k: Annotated[
-        int | None, typer.Option("--k", help=f"Atoms a signal may use, chosen by OMP; by default {USED}.")
+        int | None, typer.Option("--k", metavar="K", help=f"Atoms per signal, chosen by OMP; by default {DEFAULT_K}.")
     ] = None,
-    piece: Annotated[int, typer.Option(help="Side of the pieces of pictures and series.")] = 8,
-    count: Annotated[int, typer.Option(max=10**9, help="Pieces drawn, from all files together.")] = 20_000,
+    piece: Annotated[int, typer.Option(metavar="N", help="Side of the pieces cut from pictures and series.")] = 8,
+    count: Annotated[
+        int, typer.Option(metavar="N", max=10**9, help="Pieces to draw from all files together.")
+    ] = 20_000,
     passes: Annotated[
-        int | None, typer.Option(max=10_000, help="Passes over the signals (online), or rounds (ksvd).")
+        int | None, typer.Option(metavar="N", max=10_000, help="Passes over the signals (online), or rounds (ksvd).")
     ] = None,
     level: Level = None,
     column: Column = None,
     seed: Annotated[
-        int, typer.Option(min=0, max=LARGEST_SEED, help="Decides which pieces are drawn, and where the atoms start.")
+        int,
+        typer.Option(
+            metavar="SEED", min=0, max=LARGEST_SEED, help="Seed of the pieces that are drawn and of the first atoms."
+        ),
     ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Learn a dictionary from pictures, series or tables.
 
-    Of a picture or a series pieces are drawn at random; of a table or an array with two axes every row is a signal. Writes
+    Draws random pieces of a picture or a series; in a table or a two-dimensional array every row is a signal. Writes
     dictionary.safetensors, dictionary.json and atoms.png.
     """
     from cloche.cli.signals.rows import signals_of
@@ -93,13 +109,12 @@ def learn(
         return
     kind = f"pieces of {' x '.join(map(str, sides))}" if sides else f"signals of width {dictionary.width}"
     print(f"{out}: {dictionary.size:,} atoms from {len(x):,} {kind} by {method} in {took:.1f} s.")
-    print(
-        f"{found.l0:.1f} atoms a signal leave {found.fvu:.2%} of the variance; {found.dead_share:.1%} of the atoms are idle."
-    )
+    unused = f"{found.dead_share:.1%} of the atoms are unused"
+    print(f"{found.l0:.1f} atoms per signal leave {found.fvu:.2%} of the variance; {unused}.")
 
 
 def _drawn(out: Path, dictionary: Dictionary, sides: tuple[int, ...]) -> str | None:
-    """Draws the atoms into the folder; returns where, or None where pictures cannot be written here, and says so."""
+    """Draws the atoms into the folder and returns the path; reports and returns None if pictures cannot be written here."""
     from cloche.cli.signals.rows import save_picture
     from cloche.sparse import atoms_of, picture
     from cloche.sparse.learners import PICTURE
@@ -107,34 +122,44 @@ def _drawn(out: Path, dictionary: Dictionary, sides: tuple[int, ...]) -> str | N
     try:
         save_picture(out / PICTURE, picture(atoms_of(dictionary, sides)))
     except ClocheError as error:
-        print(f"No picture of the atoms: {error}", file=sys.stderr)
+        print(f"No picture of the atoms was written: {error}", file=sys.stderr)
         return None
     return str(out / PICTURE)
 
 
 def encode(
-    dictionary: Annotated[Path, typer.Argument(metavar="DICTIONARY", help="A folder that `sparse learn` wrote.")],
-    signal: Annotated[Path, typer.Argument(metavar="SIGNAL", help="A picture, a .npy or .npz array or a .csv table.")],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the code goes, an .npz file.")],
+    dictionary: Annotated[
+        Path, typer.Argument(metavar="DICTIONARY", help="A folder written by `cloche sparse learn`.")
+    ],
+    signal: Annotated[Path, typer.Argument(metavar="SIGNAL", help="A picture, a .npy or .npz array, or a .csv table.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the code, an .npz file.")],
     method: Annotated[
         str,
         typer.Option(
-            help="omp, nonnegative-omp, mp, iht, htp, lasso, lars, bpdn, or a pursuit with settings, such as 'FISTA(0.1)'."
+            metavar="METHOD",
+            help="omp, nonnegative-omp, mp, iht, htp, lasso, lars, bpdn, or a pursuit with settings, such as 'FISTA(0.1)'.",
         ),
     ] = "omp",
-    k: Annotated[int | None, typer.Option("--k", help="Atoms a signal; as many as it was learned with.")] = None,
-    residual: Annotated[
-        float | None, typer.Option(help="Norm of what may be left of a signal (omp, mp, bpdn); by default 0.")
+    k: Annotated[
+        int | None, typer.Option("--k", metavar="K", help="Atoms per signal; by default as many as in learning.")
     ] = None,
-    penalty: Annotated[float | None, typer.Option(help="Of the lasso, in units of a correlation.")] = None,
+    residual: Annotated[
+        float | None,
+        typer.Option(metavar="NORM", help="Largest residual norm of a signal (omp, mp, bpdn); by default 0."),
+    ] = None,
+    penalty: Annotated[
+        float | None, typer.Option(metavar="PENALTY", help="Penalty of the lasso, in units of a correlation.")
+    ] = None,
     column: Column = None,
-    decoded: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write what the code stands for.")] = None,
+    decoded: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the signals that the code represents.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find sparse codes of a file's signals over a dictionary.
+    """Find sparse codes of a file's signals.
 
-    The code holds indices and values, one row a signal (a value of 0 is an unused slot); with pieces of a picture, which are
-    taken side by side, also their means and the grid they lie on.
+    The code has indices and values, one row per signal (a value of 0 is an unused slot); for pieces of a picture, which are
+    cut side by side, also their means and their grid.
     """
     from cloche.cli.signals.rows import Coded, save_code, write_rows
 
@@ -144,7 +169,7 @@ def encode(
     if decoded is not None and os.path.abspath(out) == os.path.abspath(decoded):
         raise FileExists(f"--out and --decoded are both {out}: choose two names.")
     if out.suffix.lower() != ".npz":
-        raise SettingConflict(f"{out} is no .npz file, and codes are kept in one: choose another --out.")
+        raise SettingConflict(f"{out} is not an .npz file, as codes need: choose another --out.")
     from cloche.part import part_from_line
     from cloche.sparse.learners import load_dictionary
     from cloche.sparse.pursuit import Pursuit
@@ -177,17 +202,17 @@ def encode(
 
 
 def atoms(
-    source: Annotated[
-        str, typer.Argument(metavar="DICTIONARY", help="A folder, or a fixed dictionary, such as curvelet.")
-    ],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the picture goes.")],
-    side: Annotated[int, typer.Option(max=4096, help="Side of the pictures that a fixed dictionary is made for.")] = 64,
+    source: Annotated[str, typer.Argument(metavar="DICTIONARY", help="A folder, or a transform, such as curvelet.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the picture.")],
+    side: Annotated[
+        int, typer.Option(metavar="N", max=4096, help="Side of the pictures that the transform is for.")
+    ] = 64,
     as_json: AsJson = False,
 ) -> None:
     """Draw the atoms of a dictionary.
 
-    All of a learned one; of a fixed one the middle atom of each band. Bandlets follow a picture's geometry, and without one
-    they are wavelets.
+    All atoms of a learned dictionary, or the middle atom of each band of a transform. Bandlets adapt to a picture; without
+    one they are wavelets.
     """
     from cloche.cli.signals.rows import save_picture
     from cloche.sparse import atoms_of, picture
@@ -203,7 +228,7 @@ def atoms(
         try:
             drawn = atoms_of(fitted(source, (side, side)).transform)
         except PartUnknown as error:
-            raise FileMissing(f"There is no folder {source}, nor a fixed dictionary of that name: {error}") from None
+            raise FileMissing(f"There is no folder {source}, and no transform of that name: {error}") from None
     save_picture(out, picture(drawn))
     if as_json:
         answer: Drawn = {"out": str(out), "atoms": len(drawn)}
@@ -218,6 +243,6 @@ def _learner(method: str, atoms: int | None, k: int | None, passes: int | None, 
     from cloche.sparse.pursuit import OMP
 
     options = {"atoms": atoms, "pursuit": None if k is None else OMP(k=k)}
-    defaults = {"atoms": ATOMS, "pursuit": OMP(k=USED), "seed": seed}
+    defaults = {"atoms": DEFAULT_ATOMS, "pursuit": OMP(k=DEFAULT_K), "seed": seed}
     learner: Learner = part_from_line(method, Learner, "--method", options, defaults)
     return learner if passes is None else learner.lasting(passes)

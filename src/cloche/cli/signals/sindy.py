@@ -1,4 +1,4 @@
-"""`cloche sindy`: equations of motion of a table's columns, or of a run's loss."""
+"""`cloche sindy`: finds equations of motion of a table's columns, or of a run's loss."""
 
 from __future__ import annotations
 
@@ -22,20 +22,25 @@ if TYPE_CHECKING:
 
     from cloche.sparse.sindy import Library, Model
 
-TIMES = ("t", "time", "year", "date", "step")  # what a column of times is called when --time does not say
+TIMES = ("t", "time", "year", "date", "step")  # names of a column of times, without --time
 _UNIT = re.compile(r"\s*[\[(][^\[\]()]*[\])]\s*$")
 
 Terms = Annotated[
     str | None,
-    typer.Option(help="All terms on offer in place of --degree and --fourier: 'Sum([Polynomials(3), Fourier(2)])'."),
+    typer.Option(
+        metavar="LIBRARY",
+        help="Candidate terms instead of --degree and --fourier: 'Sum([Polynomials(3), Fourier(2)])'.",
+    ),
 ]
-Derivative = Annotated[str, typer.Option(help="How the derivative is had: Weak or Strong.")]
-Choice = Annotated[str, typer.Option(help="How terms are chosen: ForwardBackward, STLSQ, SR3, Greedy or Stable.")]
+Derivative = Annotated[str, typer.Option(metavar="FORM", help="How derivatives are estimated: Weak or Strong.")]
+Choice = Annotated[
+    str, typer.Option(metavar="SELECTOR", help="How terms are chosen: ForwardBackward, STLSQ, SR3, Greedy or Stable.")
+]
 
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """Columns of numbers by name, and which of them is the time."""
+    """Columns of numbers by name, and the name of the time."""
 
     columns: dict[str, np.ndarray]
     time: str
@@ -44,44 +49,48 @@ class Columns:
 def sindy(
     source: Annotated[Path, typer.Argument(metavar="FILE|RUN", help="A .csv table, or a run folder (its loss).")],
     time: Annotated[
-        str | None, typer.Option(metavar="COL", help="The column of times; by default t, time, year...")
+        str | None, typer.Option(metavar="COL", help="The column of times; by default t, time, year, date or step.")
     ] = None,
     columns: Annotated[
         str | None, typer.Option(metavar="A,B", help="The states; by default all other columns.")
     ] = None,
-    inputs: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Columns that drive the states and are known.")
-    ] = None,
+    inputs: Annotated[str | None, typer.Option(metavar="A,B", help="Known columns that drive the states.")] = None,
     degree: Annotated[
         int | None,
-        typer.Option(help="Degree of the polynomials offered; by default 2, and 3 where 2 cannot explain a state."),
+        typer.Option(
+            metavar="N", help="Degree of the polynomials; by default 2, or 3 for states that 2 cannot explain."
+        ),
     ] = None,
-    fourier: Annotated[int, typer.Option(max=1000, help="Frequencies of sines and cosines offered besides.")] = 0,
-    delay: Annotated[int, typer.Option(help="Samples by which a copy of each state lags, as states of their own.")] = 0,
+    fourier: Annotated[int, typer.Option(metavar="N", max=1000, help="Frequencies of sines and cosines to add.")] = 0,
+    delay: Annotated[
+        int, typer.Option(metavar="N", help="Add copies of the states that lag by N samples, as further states.")
+    ] = 0,
     library: Terms = None,
     form: Derivative = "Weak",
     selector: Choice = "ForwardBackward",
     simulate: Annotated[
-        Path | None, typer.Option(metavar="FILE.csv", help="Write the motion from the first sample.")
+        Path | None, typer.Option(metavar="FILE.csv", help="Write the motion simulated from the first sample.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find equations of motion in a table, or in a run's loss.
+    """Find equations of motion in a table or a run's loss.
 
-    x' is given as a few terms for each state, with 95% intervals. Under each equation stand its terms, how much of the
-    derivative it explains, the measurement noise supposed, and what the equation leaves beside it. Notes at the end say what
-    not to trust: terms that are dependent, and equations that leave more than noise.
+    Gives x' as a few terms per state, with 95% intervals. Below each equation are its terms, the share of the derivative
+    that it explains, the measurement noise, and the residual variance relative to the noise. Notes at the end say what not
+    to trust: dependent terms, and equations whose residual is more than noise.
     """
     if simulate is not None:
         refuse_existing(simulate, "choose another --simulate", [source])
     if simulate is not None and inputs is not None and delay:
-        raise SettingConflict("--simulate with both --inputs and --delay is not offered: leave one of them out.")
+        raise SettingConflict("--simulate does not work with both --inputs and --delay: leave one of them out.")
     driven, wanted = _split(inputs), _split(columns)
     table = _run(source, time) if source.is_dir() else _columns(source, time, [*wanted, *driven] if wanted else [])
     wanted, driven = ([_named(source, list(table.columns), name) for name in asked] for asked in (wanted, driven))
     states = wanted or [name for name in table.columns if name not in (table.time, *driven)]
     if not states:
-        raise FieldUnknown(f"{source} has no column besides its time {table.time!r}: there is nothing to explain.")
+        raise FieldUnknown(
+            f"{source} has no column besides its time {table.time!r}: give a table with at least one state."
+        )
     import numpy as np
 
     from cloche.part import part_from_line
@@ -109,18 +118,16 @@ def sindy(
     print(f"{source}: {len(t):,} samples of {', '.join(names)} over {table.time} = {t[0]:g} to {t[-1]:g}\n")
     print(model)
     if simulate is not None:
-        print(f"\n{simulate}: the motion from the first sample.")
+        print(f"\n{simulate}: the motion simulated from the first sample.")
 
 
 def _library(text: str | None, degree: int | None, fourier: int) -> Library | None:
-    """The terms on offer; None leaves them to SINDy."""
+    """The candidate terms; None leaves them to SINDy."""
     from cloche.part import part_from_line
     from cloche.sparse.sindy import Fourier, Library, Polynomials
 
     if text is not None and (degree is not None or fourier):
-        raise SettingConflict(
-            "--library names all terms, so it goes with neither --degree nor --fourier: leave them out."
-        )
+        raise SettingConflict("--library names all terms: leave out --degree and --fourier.")
     if text is not None:
         found: Library = part_from_line(text, Library, "--library")
         return found
@@ -135,7 +142,7 @@ def _split(text: str | None) -> list[str]:
 def _lagged(
     t: np.ndarray, x: np.ndarray, u: np.ndarray | None, names: list[str], delay: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, list[str]]:
-    """With each state's value `delay` samples ago beside it: what one column does not show of a motion, its past does."""
+    """Adds each state's value `delay` samples ago: what one column does not show of a motion, its past does."""
     import numpy as np
 
     if not 0 <= delay < len(t):
@@ -147,11 +154,11 @@ def _lagged(
 
 
 def _columns(path: Path, time: str | None, wanted: list[str]) -> Columns:
-    """The time and the wanted columns of a table; all that it has where none is wanted."""
+    """The time and the wanted columns of a table; all its columns if none are named."""
     table = read_table(path)
     if not table.heading:
         began = ", ".join(table.rows[0])[:200]
-        raise RecordInvalid(f"{path} begins with {began}: its first line must name each column, once.")
+        raise RecordInvalid(f"{path} begins with {began}: give each column a unique name in the first line.")
     names = [table.names[at] for at in table.numbered]
     wanted = [_named(path, names, name) for name in wanted]
     chosen = list(dict.fromkeys([_time_of(path, names, time), *(wanted or names)]))
@@ -165,7 +172,7 @@ def _without_unit(name: str) -> str:
 
 
 def _named(path: Path, heading: list[str], asked: str) -> str:
-    """The column that is called so, or is but for its unit. Raises ClocheError where none is, or several are."""
+    """The column with this name, with or without its unit. Raises ClocheError if there is none, or several."""
     found = [name for name in heading if name == asked] or [name for name in heading if _without_unit(name) == asked]
     if len(found) != 1:
         raise FieldUnknown(
@@ -179,13 +186,13 @@ def _time_of(path: Path, heading: list[str], asked: str | None) -> str:
     found = asked or next((name for name in heading if _without_unit(name).lower() in TIMES), None)
     if found is None:
         raise FieldUnknown(
-            f"{path} has no column called {', '.join(TIMES)}: say which of {', '.join(heading)} with --time."
+            f"{path} has no column called {', '.join(TIMES)}; it has {', '.join(heading)}: name one with --time."
         )
     return found
 
 
 def _run(path: Path, time: str | None) -> Columns:
-    """The training loss of a run over its steps, or over --time tokens, or over --time time."""
+    """The training loss of a run over step (default), tokens or time."""
     import numpy as np
 
     from cloche.runs import Run
@@ -196,10 +203,10 @@ def _run(path: Path, time: str | None) -> Columns:
         raise ArgumentInvalid(f"A run's loss is measured over step, tokens or time, not {name!r}: choose one of these.")
     records = [r for r in Run.open(path).read_log("metrics") if r.get("loss") is not None and r.get(name) is not None]
     if not records:
-        raise RecordInvalid(f"{path} has logged no loss yet: give a run that has trained a while.")
+        raise RecordInvalid(f"{path} has logged no loss yet: give a run that has trained for a while.")
     if len(records) < MIN_SAMPLES:
         raise RecordInvalid(
-            f"{path} has logged its loss {len(records)} times, and {MIN_SAMPLES} or more are needed to tell motion from noise: "
+            f"{path} has logged its loss {len(records)} times, but {MIN_SAMPLES} or more are needed to find motion in noise: "
             "train longer, or log more often with --set log.every=1."
         )
     return Columns({key: np.array([float(r[key]) for r in records]) for key in (name, "loss")}, name)
