@@ -44,9 +44,9 @@ def activation_patching(
     The notes of some authors call the first kind Patchscopes, a name that Ghandeharioun et al. (2024) gave to reading a
     hidden state by patching it into another prompt.
 
-    The null patches every cell of the first pair with its own value, which changes nothing. `arrays`: effects [pair, layer, cell].
-    Raises TaskInvalid where the tokenizer cannot express the task, and ArgumentInvalid where the metric is the same on both
-    prompts.
+    The null patches every cell of the first pair with its own value, which changes nothing. `arrays`: effects [pair, layer,
+    cell]. Raises TaskInvalid where the tokenizer cannot express the task, and ArgumentInvalid where the metric is the same on
+    both prompts.
 
     >>> import cloche
     >>> from cloche import GLU, LM, Attention, Block, Stack
