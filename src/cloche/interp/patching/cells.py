@@ -73,7 +73,7 @@ def cells(
     sites = net.sites.resolve(f"{site}.all")
     if by_head(net, site):
         heads = saved[sites[0]].shape[sites[0].axes.index("head")]
-        columns = [f"head {head}" for head in range(heads)]
+        columns = [f"h{head}" for head in range(heads)]
         return sites, columns, [edit(each.head(head)) for each in sites for head in range(heads)]
     return sites, list(places), [edit(each).at(list(there)) for each in sites for there in places.values()]
 

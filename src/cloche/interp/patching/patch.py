@@ -133,7 +133,7 @@ def _patched(
 
 
 def _map(mean: Tensor, layers: list[str], columns: list[str], site: str) -> Heatmap:
-    what = "head" if columns[0].startswith("head ") else "place"
+    what = "head" if columns[0] == "h0" else "place"
     rows = tuple(reversed(layers))
     values = tuple(tuple(row) for row in reversed(mean.tolist()))
     return Heatmap(f"Effect of patching {site}, by layer and {what}", rows, tuple(columns), values, form="percent")
