@@ -138,7 +138,7 @@ def _panels(stacked: Tensor, layers: list[str], columns: list[str], what: str) -
         for i in order
     )
     values = tuple(tuple(row) for row in reversed(mean.tolist()))
-    forms: tuple[Form, ...] = ("token", "token", "number", "number")
+    forms: tuple[Form, ...] = ("number", "number", "number", "number")
     return (
         Heatmap(f"Fall of the metric without each part of {what}", tuple(reversed(layers)), tuple(columns), values),
         Table("The largest falls", ("layer", "cell", "fall", "spread over prompts"), rows, forms),

@@ -146,5 +146,5 @@ def _table(stacked: Tensor, layers: list[str], columns: list[str]) -> Table:
     rows = tuple(
         (layers[i // len(columns)], columns[i % len(columns)], float(mean[i]), float(spread[i])) for i in order
     )
-    forms: tuple[Form, ...] = ("token", "token", "percent", "percent")
+    forms: tuple[Form, ...] = ("number", "number", "percent", "percent")
     return Table("The largest effects", ("layer", "cell", "effect", "spread over pairs"), rows, forms)
