@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from cloche.glass import Glass
-from cloche.model import LM, MLP, Attention, Block, Network, RMSNorm, Stack
+from cloche.model import LM, MLP, Attention, Block, Learned, Network, NoNorm, RMSNorm, Stack
 
 TOKENS, LAYERS = 12, 3
 TRIGGER, ANSWER, WRITER = 4, 9, 1  # layer WRITER turns the token TRIGGER into ANSWER
@@ -39,3 +39,32 @@ def answering() -> Network:
 
 def glass(net: Network) -> Glass:
     return Glass(net, None, "hand-built", "step-000001")
+
+
+def induction(tokens: int = 20, positions: int = 40) -> Network:
+    """Attention alone. Layer 0 copies each token to the position after it; layer 1 attends from a token to the positions
+    that it was copied to, and writes the token there as the next one. The stream holds the token, the position and the
+    token before, each one-hot.
+    """
+    width = 2 * tokens + positions
+    block = Block(mix=Attention(heads=1), map=MLP("relu", hidden=4), norm=NoNorm())
+    net = LM(tokens, width, Stack(2, block), norm=NoNorm(), position=Learned(positions)).build(seed=0)
+    token, place, before = slice(0, tokens), slice(tokens, tokens + positions), slice(tokens + positions, width)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.zero_()
+        net.embed.weight[:, token] = torch.eye(tokens)
+        net.position.weight[:, place] = torch.eye(positions)
+        net.unembed_weight()[:, token] = torch.eye(tokens)
+        shift = torch.diag(torch.ones(positions - 1), 1)  # position i asks for position i - 1
+        for layer, asks, has, matrix, writes in (
+            (0, place, place, shift, before),
+            (1, token, before, torch.eye(tokens), token),
+        ):
+            mix = net.layers[layer].mix
+            q, k, v = mix.qkv.weight.split(width)
+            q[: len(matrix), asks] = 60 * width**0.5 * matrix
+            k[: len(matrix), has] = torch.eye(len(matrix))
+            v[:tokens, token] = torch.eye(tokens)
+            mix.out.weight[writes, :tokens] = 8.0 * layer * torch.eye(tokens) if layer else torch.eye(tokens)
+    return net

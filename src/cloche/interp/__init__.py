@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from cloche.drawing import Finding
     from cloche.interp.arguments import fill_in, read_options
     from cloche.interp.catalogue import find_instrument, instruments, options_of
+    from cloche.interp.circuits import head_scores
     from cloche.interp.density import activation_density
     from cloche.interp.dictionaries import (
         DictionaryConfig,
@@ -73,6 +74,7 @@ __all__ = [
     "find_instrument",
     "find_onset",
     "harvest",
+    "head_scores",
     "held_out",
     "held_out_prompts",
     "held_out_windows",
