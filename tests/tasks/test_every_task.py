@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from functools import lru_cache
 from random import Random
@@ -13,7 +14,7 @@ import pytest
 
 import cloche
 from cloche import tasks
-from cloche.errors import ArgumentRange
+from cloche.errors import ArgumentInvalid, ArgumentRange, SettingInvalid
 from cloche.part import part_from_line
 from cloche.part_text import known_names, subclasses
 from cloche.tasks import Item, Task, attacks
@@ -195,3 +196,24 @@ def test_levels_beyond_the_last_are_refused(task: Task) -> None:
 def test_a_task_is_a_value(task: Task) -> None:
     assert part_from_line(task.to_line(), Task) == task
     assert task.example(task.levels[0], 3) == part_from_line(name(task), Task).example(task.levels[0], 3)
+
+
+@pytest.mark.parametrize("value", [None, "zzz", -1, []])
+def test_an_intervention_gives_values_or_one_sentence(task: Task, value: object) -> None:
+    graph = task.graph(task.example(task.levels[0]))
+    for name in graph.parents:
+        with suppress(ArgumentInvalid):
+            assert graph.predict(**{name: value})[name] == value
+
+
+def test_what_no_items_can_be_drawn_for_is_refused(task: Task) -> None:
+    level = task.levels[0]
+    for n in (-1, 2.5, True):
+        with pytest.raises(ArgumentRange, match="whole number of at least 0"):
+            task.examples(n, level)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentInvalid, match="no split 'dev'"):
+        task.examples(1, level, split="dev")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentRange, match="has levels"):
+        task.example(True)
+    with pytest.raises(SettingInvalid, match=r"renaming.*must be of type int"):
+        task.variant("three")  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import cloche
-from cloche.errors import ClocheError, FileMissing, FileUnreadable, TaskInvalid
+from cloche.errors import ClocheError, FileMissing, FileUnreadable, SettingInvalid, TaskInvalid
 from cloche.part import part_from_line
 from cloche.tasks import FromFile, Item, Task, attacks
 
@@ -141,6 +141,18 @@ BAD = {
     "no template": ('{"samples": [{"subject": "a", "object": "b"}]}', TaskInvalid, "no prompt template"),
     "a number for a prompt": ('[{"clean": 1, "corrupted": 2, "label": 3}]', TaskInvalid, "Row 1"),
     "samples that are no list": ('{"samples": 3, "prompt_templates": ["{}"]}', TaskInvalid, "no known format"),
+    "an answer of two lines": ('{"prompt": "a", "answer": "b\\nc"}', TaskInvalid, "which cannot be graded"),
+    "an answer that holds the mark": ('{"prompt": "a", "answer": "Answer: b"}', TaskInvalid, "which cannot be graded"),
+    "an endless answer": (json.dumps({"prompt": "a", "answer": "b" * 10**6}), TaskInvalid, "which cannot be graded"),
+    "a lone surrogate": ('{"prompt": "a\\ud800", "answer": "b"}', TaskInvalid, "Row 1 of .* lone surrogate"),
+    "a list of answers": ('{"prompt": "a", "answer": ["b", "c"]}', TaskInvalid, "a row for each right answer"),
+    "no list of choices": ('{"prompt": "a", "answer": "b", "choices": 5}', TaskInvalid, "not a list of texts"),
+    "no list of templates": ('{"samples": [], "prompt_templates": 5}', TaskInvalid, "no prompt template"),
+    "an empty prompt beside a twin": (
+        '{"clean_prefix": null, "patch_prefix": "b", "clean_answer": " is", "patch_answer": " are"}',
+        TaskInvalid,
+        "Row 1 of .* has no prompt",
+    ),
     "deep": ("[" * 100_000, FileUnreadable, "is not JSON"),
 }
 
@@ -159,8 +171,14 @@ def test_what_is_not_there_or_not_text(tmp_path: Path) -> None:
         items(FromFile(str(tmp_path / "none.csv")))
     with pytest.raises(FileMissing, match="no file of questions"):
         items(FromFile(""))
-    with pytest.raises(FileUnreadable):
-        items(FromFile(str(tmp_path)))
+    with pytest.raises(FileMissing, match="no file of questions"):
+        items(FromFile("a\0b"))
+    for path in (str(tmp_path), "/dev/zero"):
+        if Path(path).exists():
+            with pytest.raises(FileUnreadable, match="a folder or a device"):
+                items(FromFile(path))
+    with pytest.raises(SettingInvalid, match=r"path.*must be of type str"):
+        FromFile(5)  # type: ignore[arg-type]
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00prompt")
     with pytest.raises(FileUnreadable, match="cannot be read as text"):
         items(FromFile(str(tmp_path / "bytes")))
@@ -171,3 +189,16 @@ def test_it_is_a_value_and_has_no_variants(tmp_path: Path) -> None:
     assert part_from_line(task.to_line(), Task) == task
     with pytest.raises(TaskInvalid, match="have no isomorphic form"):
         task.variant(3).example(1)
+
+
+def test_answers_with_other_blanks_are_right_and_a_twin_has_another_answer(tmp_path: Path) -> None:
+    row = {"prompt": "a", "answer": "x  y", "choices": ["x y", "z"], "corrupted": "b", "corrupted_answer": "x y "}
+    task = written(tmp_path / "rows.jsonl", json.dumps(row))
+    (item,) = items(task)
+    assert [task.verify(item, each).strict for each in ("x y", "x\ty", "xy")] == [1, 1, 0]
+    assert task.chance(item.values) == pytest.approx(0.5) and item.corrupted is None
+
+
+def test_only_the_end_of_a_line_ends_a_line_of_json(tmp_path: Path) -> None:
+    task = written(tmp_path / "rows.jsonl", '{"prompt": "a\u2028b", "answer": "c"}\n{"prompt": "d\x85e", "answer": 0}')
+    assert [(item.prompt, item.answer) for item in items(task)] == [("a\u2028b", "c"), ("d\x85e", "0")]

@@ -40,7 +40,12 @@ def final_answer(text: str) -> str | None:
     if len(text) > LONGEST or text.count(MARK) > 1:
         return None
     answer = text.rpartition(MARK)[2].strip()
-    return None if not answer or "\n" in answer else " ".join(answer.split())
+    return None if not answer or "\n" in answer else squeezed(answer)
+
+
+def squeezed(text: str) -> str:
+    """The words of a text with one space between them."""
+    return " ".join(text.split())
 
 
 def words_right(answer: str, solution: str) -> float:

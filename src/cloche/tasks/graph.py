@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cloche.errors import ArgumentInvalid
+from cloche.errors import ArgumentInvalid, shown
 from cloche.part import nearest
 
 __all__ = ["CausalGraph", "Rule", "Span"]
@@ -58,7 +58,7 @@ class CausalGraph:
     def predict(self, **changed: Any) -> dict[str, Any]:
         """The value of every variable when those in `changed` are set, computed ones too (Pearl's do-operator).
 
-        Raises ArgumentInvalid for a variable that is not in the graph.
+        Raises ArgumentInvalid for a variable that is not in the graph, or for a value that it cannot have.
         """
         for name in changed:
             if name not in self.inputs and name not in self.rules:
@@ -66,5 +66,16 @@ class CausalGraph:
         values = {**self.inputs, **changed}
         for name, rule in self.rules.items():
             if name not in changed:
-                values[name] = rule.compute(*[values[parent] for parent in rule.parents])
+                values[name] = _computed(name, rule, [values[parent] for parent in rule.parents])
         return values
+
+
+def _computed(name: str, rule: Rule, given: list[Any]) -> Any:
+    try:
+        return rule.compute(*given)
+    except Exception as error:
+        values = ", ".join(f"{parent}={shown(value)}" for parent, value in zip(rule.parents, given, strict=True))
+        raise ArgumentInvalid(
+            f"The rule for {name!r} raised {type(error).__name__}: {error}, where {values[:200]}; correct the "
+            "rule, or set variables to values of the kind that they have."
+        ) from error

@@ -12,7 +12,7 @@ from itertools import count, islice
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from cloche.errors import ArgumentRange, TaskInvalid, shown
+from cloche.errors import ArgumentInvalid, ArgumentRange, TaskInvalid, shown
 from cloche.part import Part
 from cloche.tasks.grading import Score, final_answer
 from cloche.tasks.graph import CausalGraph, Rule, Span
@@ -98,6 +98,9 @@ class Task(Part, ABC):
     levels: ClassVar[range] = range(1, 6)
     gap: ClassVar[str] = ""  # between prompt and answer
 
+    def __post_init__(self) -> None:
+        self.check_fields(type(self).__name__)
+
     # ---- what a subclass writes
 
     @abstractmethod
@@ -159,7 +162,7 @@ class Task(Part, ABC):
 
     def example(self, level: int, seed: int = 0) -> Item:
         """The item that a level and a seed give, always the same. Raises ArgumentRange for a level that is not there."""
-        if level not in self.levels:
+        if type(level) is not int or level not in self.levels:
             raise ArgumentRange(
                 f"{type(self).__name__} has levels {self.levels[0]} to {self.levels[-1]}, not {shown(level)}."
             )
@@ -178,11 +181,17 @@ class Task(Part, ABC):
         return there if rng is None else replace(there, corrupted=self._twin(there, rng))
 
     def examples(self, n: int, level: int = 1, seed: int = 0, split: Split | None = None) -> list[Item]:
-        """`n` items of different problems, of one split if it is named; fewer where the level has no more problems."""
+        """`n` items of different problems, of one split if it is named; fewer where the level has no more problems.
+
+        Raises ArgumentRange for an `n` that is no count, and ArgumentInvalid for an unknown split.
+        """
+        if type(n) is not int or n < 0:
+            raise ArgumentRange(f"n={shown(n)} items cannot be drawn; give a whole number of at least 0.")
         return list(islice(self.distinct(level, seed, split), n))
 
     def distinct(self, level: int, seed: int = 0, split: Split | None = None) -> Iterator[Item]:
         """Items of different problems, one after another, until the level has no more."""
+        require_split(split)
         known: set[str] = set()
         since = 0
         for i in count():
@@ -264,6 +273,11 @@ class Task(Part, ABC):
 
 def _split(problem_id: str) -> Split:
     return "test" if int(problem_id, 16) % TEST_SHARE == 0 else "train"
+
+
+def require_split(split: str | None) -> None:
+    if split not in (None, "train", "test"):
+        raise ArgumentInvalid(f'There is no split {shown(split)}; it is "train", "test" or None for both.')
 
 
 def _rendered(template: str, values: Values) -> tuple[str, dict[str, tuple[Span, ...]]]:

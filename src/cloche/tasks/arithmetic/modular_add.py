@@ -8,7 +8,6 @@ from fractions import Fraction
 from random import Random
 
 from cloche.errors import SettingRange
-from cloche.part import positive
 from cloche.tasks.graph import Rule
 from cloche.tasks.task import Task, Values
 
@@ -31,7 +30,7 @@ class ModularAdd(Task):
     levels = range(1, 7)
 
     def __post_init__(self) -> None:
-        positive(self, p=self.p)
+        super().__post_init__()
         if not 7 <= self.p <= 1_000_000:
             raise SettingRange(f"ModularAdd(p={self.p}) must have a p from 7 to 1,000,000.")
 

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -14,23 +15,36 @@ from pathlib import Path
 from typing import Any
 
 from cloche.errors import FileMissing, FileUnreadable, TaskInvalid, shown
+from cloche.tasks.grading import LONGEST, MARK, final_answer, squeezed
 
 __all__ = ["Row", "read_rows"]
 
 YEARS = [f"{n:02d}" for n in range(100)]
 PRONOUNS = {"$NOM_PRONOUN": "they", "$POSS_PRONOUN": "their", "$ACC_PRONOUN": "them"}
 GENDERED = r"\b(he|she|they|his|her|their|him|them)\b"
+TEXTS = {"prompt", "answer", "corrupted", "corrupted_answer", "attribute", "subject", "object", "input", "output"}
+TEXTS |= {
+    "clean",
+    "corrupted_hard",
+    "label",
+    "clean_prefix",
+    "patch_prefix",
+    "clean_answer",
+    "patch_answer",
+    "sentence",
+}
 KNOWN = "prompt and answer, and may have corrupted, corrupted_answer and choices"
 
 
 @dataclass(frozen=True)
 class Row:
     """One question of a file; every one of `answers` is right, and the first is the stored one. `choices` are all answers of
-    the file where the row has none of its own. An answer keeps the space that it begins with."""
+    the file where the row has none of its own, and `right` of them are right. An answer keeps the space that it begins with."""
 
     prompt: str
     answers: tuple[str, ...]
     choices: tuple[str, ...] = ()
+    right: int = 0
     corrupted: str | None = None
     corrupted_answers: tuple[str, ...] = ()
 
@@ -44,11 +58,15 @@ def read_rows(path: str) -> dict[str, Row]:
     """
     try:
         found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):  # a pipe or a device may never end
+            raise FileUnreadable(f"{path} is a folder or a device, not a file of questions; write the path of a file.")
         return _read(path, found.st_mtime_ns, found.st_size)
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise FileUnreadable(f"{path} cannot be read as text ({error}); save it as UTF-8.") from None
         raise FileMissing(f"There is no file of questions at {shown(path)}; write its path.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileUnreadable(f"{path} cannot be read as text ({error}); copy it there again.") from None
+    except OSError as error:
+        raise FileUnreadable(f"{shown(path)} cannot be read ({error.strerror}); copy it there again.") from None
 
 
 @lru_cache(maxsize=8)
@@ -58,20 +76,37 @@ def _read(path: str, changed: int, size: int) -> dict[str, Row]:
     answers: dict[str, dict[str, None]] = {}  # of a prompt, in order
     for where, record in _records(text, path):
         row = _row(record, f"{where} of {path}")
-        if not row.prompt.strip() or not all(answer.strip() for answer in row.answers) or not row.answers:
-            missing = "answer" if row.prompt.strip() else "prompt"
-            raise TaskInvalid(f"{where} of {path} has no {missing}; complete or remove it.")
+        _require_text(row, f"{where} of {path}")
         answers.setdefault(row.prompt, {}).update(dict.fromkeys(row.answers))
         rows.setdefault(f"{row.prompt} {'|'.join(row.choices)}", row)
     if not rows:
         raise TaskInvalid(f"{path} has no questions; its rows need {KNOWN}.")
-    every = tuple(dict.fromkeys(row.answers[0] for row in rows.values()))
-    return {
-        key: replace(
-            row, answers=tuple(dict.fromkeys((*row.answers, *answers[row.prompt]))), choices=row.choices or every
-        )
-        for key, row in rows.items()
-    }
+    every = dict.fromkeys(row.answers[0].strip() for row in rows.values())
+    listed = tuple(every)
+    for key, row in rows.items():
+        right = tuple(dict.fromkeys((*row.answers, *answers[row.prompt])))
+        if row.choices:
+            choices, known = tuple(map(str.strip, row.choices)), {squeezed(each) for each in right}
+            rows[key] = replace(row, answers=right, choices=choices, right=sum(squeezed(c) in known for c in choices))
+        else:
+            rows[key] = replace(row, answers=right, choices=listed, right=sum(each.strip() in every for each in right))
+    return rows
+
+
+def _require_text(row: Row, where: str) -> None:
+    """Raises TaskInvalid for a row without a prompt or answer, and for one whose answer no text could give."""
+    if not row.prompt.strip() or not row.answers or not all(answer.strip() for answer in row.answers):
+        raise TaskInvalid(f"{where} has no {'answer' if row.prompt.strip() else 'prompt'}; complete or remove it.")
+    for answer in (*row.answers, *row.corrupted_answers):
+        if final_answer(answer) != squeezed(answer):
+            raise TaskInvalid(
+                f"{where} has the answer {shown(answer)}, which cannot be graded; an answer is one line of at most "
+                f"{LONGEST:,} characters without {MARK!r}."
+            )
+    try:
+        "".join((row.prompt, *row.answers, *row.choices, row.corrupted or "", *row.corrupted_answers)).encode()
+    except UnicodeEncodeError:
+        raise TaskInvalid(f"{where} holds a lone surrogate, which is not Unicode text; replace it.") from None
 
 
 def _records(text: str, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -95,7 +130,7 @@ def _records(text: str, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _json(text: str, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Rows of a JSON list, of a relation with its templates, or of JSON lines."""
-    lines = [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
+    lines = [(i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
     by_line = lines[0][1].rstrip().endswith("}")  # an object on its own, not the beginning of a longer text
     try:
         whole: Any = None if by_line and len(lines) > 1 else json.loads(text)
@@ -106,21 +141,22 @@ def _json(text: str, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     except (ValueError, RecursionError) as error:
         where = f"Line {i} of {path}" if by_line and len(lines) > 1 else path
         raise FileUnreadable(f"{where} is not JSON ({str(error)[:100]}); copy the file again.") from None
-    given: dict[str, Any] = {}
+    shared: dict[str, Any] = {}
     if isinstance(whole, dict) and "samples" in whole:
-        templates = [*(whole.get("prompt_templates_zs") or ()), *(whole.get("prompt_templates") or ())]
+        given = [whole.get(name) for name in ("prompt_templates_zs", "prompt_templates")]
+        templates = [each for listed in given if isinstance(listed, list) for each in listed]
         if not templates or "{}" not in str(templates[0]):
             raise TaskInvalid(
                 f"{path} has samples and no prompt template with a {{}} in it; add one as prompt_templates."
             )
-        given, whole = {"template": str(templates[0])}, whole["samples"]
+        shared, whole = {"template": str(templates[0])}, whole["samples"]
     for i, record in enumerate(whole if isinstance(whole, list) else [whole], 1):
-        yield f"Row {i}", {**given, **record} if isinstance(record, dict) else record
+        yield f"Row {i}", {**shared, **record} if isinstance(record, dict) else record
 
 
 def _analogies(text: str, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Lines of four words, a to b as c to d (Mikolov et al. 2013)."""
-    for i, line in enumerate(text.splitlines(), 1):
+    for i, line in enumerate(text.split("\n"), 1):
         words = line.split()
         if words and words[0] != ":":
             if len(words) != 4:
@@ -130,11 +166,24 @@ def _analogies(text: str, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _row(record: Any, where: str) -> Row:
     """The question in a record, by the names of its fields."""
+    if isinstance(record, dict):
+        record = {name: "" if value is None else value for name, value in record.items()}
+        lists = [name for name in TEXTS & record.keys() if isinstance(record[name], list | dict)]
+        if lists:
+            raise TaskInvalid(
+                f"{where} has a list under {min(lists)}; write one text, and a row for each right answer."
+            )
     match record:
         case {"clean": clean, "corrupted": corrupted, "label": label}:  # greater-than (Hanna et al. 2023)
             first = re.search(r"\d\d(\d\d)", str(corrupted))
             others = _later(first[1] if first else "", where)
-            return Row(str(clean), _later(str(label).zfill(2), where), tuple(YEARS), str(corrupted), others)
+            return Row(
+                str(clean),
+                _later(str(label).zfill(2), where),
+                tuple(YEARS),
+                corrupted=str(corrupted),
+                corrupted_answers=others,
+            )
         case {"clean": clean, "corrupted_hard": corrupted}:  # indirect object identification (Wang et al. 2023)
             changed = [(a, b) for a, b in zip(str(clean).split(), str(corrupted).split(), strict=False) if a != b]
             if len(changed) != 1:
@@ -142,10 +191,12 @@ def _row(record: Any, where: str) -> Row:
                     f"{where}: clean and corrupted_hard must differ in one name, not in {len(changed)} words."
                 )
             subject, other = changed[0]
-            return Row(str(clean), (f" {other}",), (f" {subject}", f" {other}"), str(corrupted), (f" {subject}",))
+            people = (f" {subject}", f" {other}")
+            return Row(str(clean), people[1:], people, corrupted=str(corrupted), corrupted_answers=people[:1])
         case {"clean_prefix": clean, "patch_prefix": corrupted, "clean_answer": answer, "patch_answer": other}:
             agreeing, other = str(answer), str(other)  # subject-verb agreement (Marks et al. 2024)
-            return Row(str(clean), (agreeing,), (agreeing, other), str(corrupted), (other,))
+            verbs = (agreeing, other)
+            return Row(str(clean), verbs[:1], verbs, corrupted=str(corrupted), corrupted_answers=verbs[1:])
         case {"input": given, "output": answer}:  # function vectors (Todd et al. 2024)
             listed = tuple(f" {each}" for each in str(given).split(", "))
             return Row(f"Q: {given}\nA:", _spaced(answer), listed if f" {answer}" in listed and len(listed) > 1 else ())
@@ -167,11 +218,15 @@ def _row(record: Any, where: str) -> Row:
 
 
 def _generic(prompt: str, record: Mapping[str, Any], where: str) -> Row:
-    answer, corrupted, other = (record.get(name) or None for name in ("answer", "corrupted", "corrupted_answer"))
+    answer, corrupted, other = (
+        None if record.get(name, "") == "" else record[name] for name in ("answer", "corrupted", "corrupted_answer")
+    )
     choices = record.get("choices") or ()
     if isinstance(choices, str):
         choices = choices.split("|")
-    if choices and str(answer) not in map(str, choices):
+    if not isinstance(choices, list | tuple) or not all(isinstance(each, str | int | float) for each in choices):
+        raise TaskInvalid(f"{where} has choices that are not a list of texts; write them as such, or between |.")
+    if choices and squeezed(str(answer)) not in map(squeezed, map(str, choices)):
         raise TaskInvalid(
             f"{where}: the answer {shown(answer)} is not among the choices; add it, or leave the choices out."
         )
@@ -181,7 +236,8 @@ def _generic(prompt: str, record: Mapping[str, Any], where: str) -> Row:
     spaced = [
         tuple(_spaced(each, space)[0] for each in group) for group in (choices, () if other is None else (other,))
     ]
-    return Row(prompt, _spaced(answer, space), spaced[0], None if corrupted is None else str(corrupted), spaced[1])
+    twin = None if corrupted is None else str(corrupted)
+    return Row(prompt, _spaced(answer, space), spaced[0], corrupted=twin, corrupted_answers=spaced[1])
 
 
 def _spaced(answer: Any, space: str = " ") -> tuple[str]:

@@ -10,8 +10,9 @@ from typing import Any
 
 from cloche.errors import TaskInvalid
 from cloche.tasks.files.formats import Row, read_rows
+from cloche.tasks.grading import squeezed
 from cloche.tasks.graph import Rule
-from cloche.tasks.task import Item, Split, Task, Twin, Values
+from cloche.tasks.task import Item, Split, Task, Twin, Values, require_split
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,14 @@ class FromFile(Task):
 
     def choices(self, values: Values) -> Sequence[str]:
         """Those of the row; without any, every answer of the file."""
-        return [choice.strip() for choice in self._row(values).choices]
+        return self._row(values).choices
 
     def chance(self, values: Values) -> Fraction:
         row = self._row(values)
-        return Fraction(len(set(row.choices) & set(row.answers)), len(row.choices))
+        return Fraction(row.right, len(row.choices))
 
     def accepts(self, values: Values, answer: str) -> bool:
-        return answer in {each.strip() for each in self._row(values).answers}
+        return squeezed(answer) in map(squeezed, self._row(values).answers)
 
     def steps(self, values: Values) -> tuple[str, ...]:
         return ()
@@ -74,7 +75,7 @@ class FromFile(Task):
         row = self._row(values)
         first = row.answers[0]
         twin = None
-        others = [each.strip() for each in row.corrupted_answers if each not in row.answers]
+        others = [each.strip() for each in row.corrupted_answers if not self.is_right(values, each)]
         if row.corrupted is not None and others:
             changed = {**values, "prompt": row.corrupted}
             twin = Twin(row.corrupted, others[0], "prompt", changed, {"prompt": ((0, len(row.corrupted)),)})
@@ -85,6 +86,7 @@ class FromFile(Task):
     def distinct(self, level: int = 1, seed: int = 0, split: Split | None = None) -> Iterator[Item]:
         """Every question of the file once, in an order that `seed` gives; with 0 in the file's."""
         self.example(level)  # refuses a level that is not there
+        require_split(split)
         questions = list(read_rows(self.path))
         if seed:
             Random(seed).shuffle(questions)
