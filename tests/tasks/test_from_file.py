@@ -11,7 +11,7 @@ import pytest
 import cloche
 from cloche.errors import ClocheError, FileMissing, FileUnreadable, SettingInvalid, TaskInvalid
 from cloche.part import part_from_line
-from cloche.tasks import FromFile, Item, Task, attacks
+from cloche.tasks import FromFile, Item, PromptPair, Task, attacks
 
 Shared = Callable[[str], Path]
 EXPECTED = {  # file: different questions, the first prompt with its gap and answer, the first twin's answer
@@ -202,3 +202,17 @@ def test_answers_with_other_blanks_are_right_and_a_twin_has_another_answer(tmp_p
 def test_only_the_end_of_a_line_ends_a_line_of_json(tmp_path: Path) -> None:
     task = written(tmp_path / "rows.jsonl", '{"prompt": "a\u2028b", "answer": "c"}\n{"prompt": "d\x85e", "answer": 0}')
     assert [(item.prompt, item.answer) for item in items(task)] == [("a\u2028b", "c"), ("d\x85e", "0")]
+
+
+def test_a_pair_of_ones_own_has_answers_that_a_text_can_give() -> None:
+    task = PromptPair("a", "b", " x  y", " z")
+    item = task.example(1)
+    assert [task.verify(item, each).strict for each in ("x y", item.answer, "z")] == [1, 1, 0]
+    for texts, match in {
+        ("a", "a", "x", "y"): "give two that differ",
+        ("a", "b", "x", "y\nz"): "cannot be graded",
+        ("a", "b", "x y", "x  y"): "give the right one of each prompt",
+        ("a", "b", "x", ""): "not empty",
+    }.items():
+        with pytest.raises(TaskInvalid, match=match):
+            PromptPair(*texts)

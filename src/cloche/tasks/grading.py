@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cloche.errors import TaskInvalid, shown
+
 __all__ = ["MARK", "Score", "final_answer"]
 
 MARK = "Answer:"  # no prompt of a task holds it, so a text that quotes the question states no answer
@@ -46,6 +48,15 @@ def final_answer(text: str) -> str | None:
 def squeezed(text: str) -> str:
     """The words of a text with one space between them."""
     return " ".join(text.split())
+
+
+def require_gradable(answer: str, where: str) -> None:
+    """Raises TaskInvalid for an answer that no text could give, so that nothing would ever be right."""
+    if final_answer(answer) != squeezed(answer):
+        raise TaskInvalid(
+            f"{where} has the answer {shown(answer)}, which cannot be graded; an answer is one line of at most "
+            f"{LONGEST:,} characters without {MARK!r}."
+        )
 
 
 def words_right(answer: str, solution: str) -> float:

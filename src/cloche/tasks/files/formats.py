@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cloche.errors import FileMissing, FileUnreadable, TaskInvalid, shown
-from cloche.tasks.grading import LONGEST, MARK, final_answer, squeezed
+from cloche.tasks.grading import require_gradable, squeezed
 
 __all__ = ["Row", "read_rows"]
 
@@ -98,11 +98,7 @@ def _require_text(row: Row, where: str) -> None:
     if not row.prompt.strip() or not row.answers or not all(answer.strip() for answer in row.answers):
         raise TaskInvalid(f"{where} has no {'answer' if row.prompt.strip() else 'prompt'}; complete or remove it.")
     for answer in (*row.answers, *row.corrupted_answers):
-        if final_answer(answer) != squeezed(answer):
-            raise TaskInvalid(
-                f"{where} has the answer {shown(answer)}, which cannot be graded; an answer is one line of at most "
-                f"{LONGEST:,} characters without {MARK!r}."
-            )
+        require_gradable(answer, where)
     try:
         "".join((row.prompt, *row.answers, *row.choices, row.corrupted or "", *row.corrupted_answers)).encode()
     except UnicodeEncodeError:

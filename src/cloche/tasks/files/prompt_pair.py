@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from cloche.errors import TaskInvalid
+from cloche.errors import TaskInvalid, shown
+from cloche.tasks.grading import require_gradable, squeezed
 from cloche.tasks.graph import Rule
 from cloche.tasks.task import Item, Task, Twin, Values
 
@@ -33,9 +34,14 @@ class PromptPair(Task):
     levels = range(1, 2)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (self.clean and self.corrupted and self.answer.strip() and self.against.strip()):
             raise TaskInvalid("A PromptPair needs two prompts and two answers that are not empty.")
-        if self.answer.strip() == self.against.strip():
+        if self.clean == self.corrupted:
+            raise TaskInvalid(f"Both prompts of the PromptPair are {shown(self.clean)}; give two that differ.")
+        for answer in (self.answer, self.against):
+            require_gradable(answer, "A PromptPair")
+        if squeezed(self.answer) == squeezed(self.against):
             raise TaskInvalid(
                 f"Both answers of the PromptPair are {self.answer.strip()!r}; give the right one of each prompt, which differ."
             )
@@ -58,6 +64,9 @@ class PromptPair(Task):
 
     def choices(self, values: Values) -> Sequence[str]:
         return (self.answer.strip(), self.against.strip())
+
+    def accepts(self, values: Values, answer: str) -> bool:
+        return squeezed(answer) == squeezed(self.solution(values))
 
     def item(self, values: Values, level: int = 1, rng: Random | None = None) -> Item:
         gap = self.answer[: len(self.answer) - len(self.answer.lstrip())]
