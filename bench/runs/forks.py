@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink", "shutil.rmtree"}
-UNEXPECTED = ("did not expect", "Traceback (most recent call last)", "Fatal Python error")
+UNEXPECTED = ("an unexpected error", "Traceback (most recent call last)", "Fatal Python error")
 
 
 @dataclass(frozen=True)

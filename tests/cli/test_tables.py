@@ -126,7 +126,7 @@ def saved(values: object, **how: object) -> bytes:
 
 ARRAYS = {
     "an empty file": (b"", "cannot be read"),
-    "not an array": (b"hello", "cannot be read|no array"),
+    "not an array": (b"hello", "cannot be read|not an array"),
     "cut short": (saved(np.ones(99))[:-8], "cannot be read"),
     "more than there is memory for": (saved(np.ones(9)).replace(b"(9,), }    ", b"(10**14,),}"), "cannot be read"),
     "pickled objects": (saved(np.array([{}], dtype=object), allow_pickle=True), "Python objects, which are never read"),
@@ -134,8 +134,8 @@ ARRAYS = {
     "no axis": (saved(np.array(3.0)), "one or two axes"),
     "three axes": (saved(np.ones((2, 2, 2))), "one or two axes"),
     "complex": (saved(np.ones(3, dtype=complex)), "complex numbers"),
-    "bool": (saved(np.ones(3, dtype=bool)), "True and False"),
-    "texts": (saved(np.array(["a"])), "texts"),
+    "bool": (saved(np.ones(3, dtype=bool)), "contains booleans"),
+    "texts": (saved(np.array(["a"])), "contains text"),
     "dates": (saved(np.array(["2020-01-01"], dtype="datetime64[D]")), "dates"),
     "records": (saved(np.zeros(3, dtype=[("a", float)])), "records"),
     "NaN": (saved(np.array([[1.0, 2.0], [np.nan, 1.0]])), r"NaN at \[1, 0\]"),

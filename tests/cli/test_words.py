@@ -82,14 +82,14 @@ def test_an_edit_along_a_feature_has_its_weight(run: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("z[2].head(1)", "is no edit"),
+        ("z[2].head(1)", "is not an edit"),
         ("nowhere.zero()", "is not a site"),
-        ("embed.scale(much)", "no number"),
-        ("embed.add(4)", "no direction"),
+        ("embed.scale(much)", "not a number"),
+        ("embed.add(4)", "not a direction"),
         ("embed.add(other[3])", "it has resid_post_2"),
         ("embed.add(resid_post_2[16])", "features 0 to 15"),
-        ("embed.zero().at(soon)", "no position"),
-        ("embed.zero().at(1:2:3:4)", "no position"),
+        ("embed.zero().at(soon)", "not a position"),
+        ("embed.zero().at(1:2:3:4)", "not a position"),
     ],
 )
 def test_what_is_no_edit_is_one_sentence(run: Path, text: str, said: str) -> None:

@@ -113,7 +113,7 @@ def test_series_and_tables(verb: Call, tmp_path: Path) -> None:
     assert code == 0 and "300 signals of width 16" in out
     np.savez(tmp_path / "both.npz", a=np.eye(4), b=wave)
     code, _, err = verb("learn", tmp_path / "both.npz", "--out", tmp_path / "z")
-    assert code == 1 and "holds the arrays a, b" in err
+    assert code == 1 and "contains the arrays a, b" in err
 
 
 def test_atoms_of_fixed_and_learned_dictionaries_are_drawn(verb: Call, tmp_path: Path) -> None:
@@ -198,13 +198,13 @@ def test_files_that_cannot_be_learned_from(verb: Call, tmp_path: Path, rows: Pat
     (tmp_path / "ragged.csv").write_text("1,2\n3\n")
     (tmp_path / "x.txt").write_text("1")
     for names, said in (
-        (["nan.npy"], "holds NaN at [0, 0]"),
+        (["nan.npy"], "contains NaN at [0, 0]"),
         (["flat.npy"], "with 1 distinct directions"),
-        (["words.npy"], "it holds texts"),
+        (["words.npy"], "it contains text"),
         (["ragged.csv"], "Line 2 of"),
-        (["x.txt"], "is of no kind"),
+        (["x.txt"], "has an unsupported file type"),
         (["none.npy"], "There is no file"),
-        (["rows.npy", "scene.png"], "other kinds"),
+        (["rows.npy", "scene.png"], "different kinds"),
     ):
         code, _, err = verb("learn", *(tmp_path / n for n in names), "--out", tmp_path / "d", "--atoms", 4, "--k", 2)
         assert code == 1 and said in err and err.count("\n") == 1, (names, err)
@@ -233,7 +233,7 @@ def test_what_cannot_be_encoded_is_one_sentence(verb: Call, tmp_path: Path, rows
         (("d", "rows.npy", "--out", tmp_path / "c.txt"), "is not an .npz file"),
         (("d", "rows.npy", "--out", tmp_path / "there.npz"), "exists already"),
         (("none", "rows.npy", "--out", out), "has no dictionary.json"),
-        (("d", "rows.npy", "--out", out, "--decoded", tmp_path / "b.png"), "cannot hold rows"),
+        (("d", "rows.npy", "--out", out, "--decoded", tmp_path / "b.png"), "cannot store rows"),
     ):
         code, _, err = verb("encode", tmp_path / words[0], tmp_path / words[1], *words[2:])
         assert code == 1 and said in err and err.count("\n") == 1, (words, err)

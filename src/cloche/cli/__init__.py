@@ -1,4 +1,4 @@
-"""The commands. Each imports the packages it needs when it is called, so that help costs no torch."""
+"""The command line. Each command imports the packages it needs when it is called, so that help does not import torch."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         from cloche.cli.app import main as run
 
         run(argv)
-    except KeyboardInterrupt:  # while the commands were still being imported, or while an error was being reported
+    except KeyboardInterrupt:  # while the commands were being imported, or an error was being reported
         words = list(sys.argv[1:] if argv is None else argv)
         if "--json" in (words[: words.index("--")] if "--" in words else words):
             print('{"error": "Stopped.", "code": "INTERRUPTED"}')
         print("Stopped.", file=sys.stderr)
         sys.exit(130)
     finally:
-        # CPython remembers a Ctrl-C that fell into an exec, as libraries use it in their imports, and then ends by the signal
-        # instead of the exit code, although it was caught. An exec that succeeds makes it forget.
+        # CPython remembers a Ctrl-C that arrived during an exec, which libraries use in their imports, and then exits by
+        # the signal instead of the exit code, although it was caught. An exec that succeeds clears this.
         exec("")
 
 

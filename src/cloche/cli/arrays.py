@@ -1,4 +1,4 @@
-"""Arrays in .npy and .npz files: read without ever running what is in them, and refused in a sentence."""
+"""Arrays in .npy and .npz files, read without executing anything in them."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from cloche.errors import (
 if TYPE_CHECKING:
     import numpy as np
 
-FIXES = {  # by the kind of the dtype
-    "b": "it holds True and False: save it with .astype(float)",
-    "c": "it holds complex numbers: save its .real, its .imag or its absolute value",
-    "O": "it holds Python objects, which are never read, for they could run anything: save it with .astype(float)",
-    "S": "it holds texts: save it with .astype(float)",
-    "U": "it holds texts: save it with .astype(float)",
-    "M": "it holds dates: save them as numbers, such as days since the first",
-    "m": "it holds durations: save them as numbers of seconds",
-    "V": "it holds records: save each field as an array of its own",
+FIXES = {  # by kind of dtype
+    "b": "it contains booleans: save it with .astype(float)",
+    "c": "it contains complex numbers: save its .real, its .imag or its absolute value",
+    "O": "it contains Python objects, which are never read because they could run code: save it with .astype(float)",
+    "S": "it contains text: save it with .astype(float)",
+    "U": "it contains text: save it with .astype(float)",
+    "M": "it contains dates: save them as numbers, such as days since the first",
+    "m": "it contains durations: save them as numbers of seconds",
+    "V": "it contains records: save each field as a separate array",
 }
 
 
 def read_array(path: Path, name: str | None = None) -> np.ndarray:
-    """The array in a .npy file, or the one called `name` in a .npz, as float64 [n] or [n, d]; all finite, none empty.
+    """The array in a .npy file, or the one called `name` in a .npz, as float64 [n] or [n, d], finite and not empty.
 
-    Raises ClocheError for anything else, naming the file, what is wrong and where.
+    Raises ClocheError for anything else, with the file, the problem and its position.
     """
     import numpy as np
 
@@ -53,12 +53,10 @@ def read_array(path: Path, name: str | None = None) -> np.ndarray:
     except ClocheError:
         raise
     except MemoryError:
-        raise FileTooLarge(
-            f"{path} says that it holds more numbers than there is memory for: save a smaller array."
-        ) from None
-    except Exception as error:  # NumPy raises a dozen kinds for damaged files
+        raise FileTooLarge(f"{path} states more numbers than fit into memory: save a smaller array.") from None
+    except Exception as error:  # NumPy raises many classes for damaged files
         if "pickle" in str(error) or "Object arrays" in str(error):
-            raise FileUnsupported(f"{path} is no array of numbers: {FIXES['O']}.") from None
+            raise FileUnsupported(f"{path} is not an array of numbers: {FIXES['O']}.") from None
         what = " ".join(str(error).split())[:200]
         raise FileUnreadable(f"{path} cannot be read as an array ({what}): write it again with numpy.save.") from None
     return _checked(path, values)
@@ -68,26 +66,26 @@ def _one_of(path: Path, names: list[str], asked: str | None) -> str:
     if asked is None and len(names) == 1:
         return names[0]
     if not names:
-        raise FileUnsupported(f"{path} holds no arrays: write it again with numpy.savez.")
+        raise FileUnsupported(f"{path} contains no arrays: write it again with numpy.savez.")
     if asked not in names:
-        raise FieldUnknown(f"{path} holds the arrays {', '.join(names)[:300]}: name one with --column.")
+        raise FieldUnknown(f"{path} contains the arrays {', '.join(names)[:300]}: name one with --column.")
     return str(asked)
 
 
 def _checked(path: Path, values: Any) -> np.ndarray:
     import numpy as np
 
-    where = f"{path} holds {values.dtype} of shape {list(values.shape)}"
+    where = f"{path} contains {values.dtype} of shape {list(values.shape)}"
     if values.dtype.kind not in "iuf":
         raise SignalsShape(f"{where}: {FIXES.get(values.dtype.kind, 'give real numbers')}.")
     if values.ndim not in (1, 2):
         fix = "give a series [n], or rows or a picture [n, d]"
-        raise ArgumentInvalid(f"{where}, and one or two axes are read: {fix}.")
+        raise ArgumentInvalid(f"{where}, but one or two axes are supported: {fix}.")
     if 0 in values.shape:
-        raise CorpusEmpty(f"{where}: it is empty, so give one that holds numbers.")
+        raise CorpusEmpty(f"{where}: it is empty, so give one with numbers.")
     values = values.astype(np.float64)
     if not np.isfinite(values).all():
         at = [int(index) for index in np.argwhere(~np.isfinite(values))[0]]
         what = "NaN" if np.isnan(values[tuple(at)]) else "an infinite number"
-        raise NotFinite(f"{path} holds {what} at {shown(at)}: fill it in, or leave that stretch out.")
+        raise NotFinite(f"{path} contains {what} at {shown(at)}: fill it in, or leave that part out.")
     return values

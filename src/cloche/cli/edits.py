@@ -1,6 +1,6 @@
-"""Edits as text, for the command line: `z[2].head(1).zero()`, `resid_post[3].scale(0.5).at(new)`.
+"""Edits written as text on the command line: `z[2].head(1).zero()`, `resid_post[3].scale(0.5).at(new)`.
 
-A direction is written as a dictionary's feature, with its weight: `resid_post[2].add(4 * resid_post_2[17])`,
+A direction is a feature of a dictionary with a weight: `resid_post[2].add(4 * resid_post_2[17])`,
 `resid_post[2].project_out(resid_post_2[17])`.
 """
 
@@ -23,13 +23,13 @@ EXAMPLES = "z[2].head(1).zero(), resid_post[3].scale(0.5).at(new) or resid_post[
 
 
 def parse_edit(text: str, run: Path, sites: Sites | None = None) -> Edit:
-    """The edit that `text` describes; dictionaries are those of the run, sites those of the model where it is given. Raises
+    """The edit that `text` describes, with the dictionaries of the run and the sites of the model, if given. Raises
     ClocheError for any other text."""
     from cloche.model import site
 
     match = _EDIT.fullmatch(text.strip())
     if not match:
-        raise EditInvalid(f"{text!r} is no edit; write one like {EXAMPLES}.")
+        raise EditInvalid(f"{text!r} is not an edit; write one like {EXAMPLES}.")
     place = site(match["site"]) if sites is None else sites.resolve(match["site"])[0]
     kind, value = match["kind"], match["value"].strip()
     if kind == "zero":
@@ -46,14 +46,14 @@ def _number(value: str, text: str) -> float:
     try:
         return float(value)
     except ValueError:
-        raise EditInvalid(f"{value!r} in {text!r} is no number.") from None
+        raise EditInvalid(f"{value!r} in {text!r} is not a number; write one such as 0.5.") from None
 
 
 def _direction(value: str, text: str, run: Path) -> Any:
     """A feature's unit direction times its weight, [width]."""
     match = _FEATURE.fullmatch(value)
     if not match:
-        raise EditInvalid(f"{value!r} in {text!r} is no direction; write one like 4 * DICTIONARY[17].")
+        raise EditInvalid(f"{value!r} in {text!r} is not a direction; write one like 4 * DICTIONARY[17].")
     from cloche.interp import open_dictionary
     from cloche.runs import Run
 
@@ -71,5 +71,5 @@ def _positions(where: str, text: str) -> int | slice | str | list[int]:
             return slice(*(int(bound) if bound.strip() else None for bound in where.split(":")))
         numbers = [int(part) for part in where.strip("[]").split(",")]
     except (ValueError, TypeError):
-        raise EditInvalid(f"{where!r} in {text!r} is no position; write last, new, 3, 2:5 or [1, 4].") from None
+        raise EditInvalid(f"{where!r} in {text!r} is not a position; write last, new, 3, 2:5 or [1, 4].") from None
     return numbers if where.startswith("[") else numbers[0] if len(numbers) == 1 else numbers

@@ -1,7 +1,7 @@
 """How a command ends: one sentence on stderr and an exit code. A traceback is shown only with --debug.
 
-0 it did what it was asked; 1 it could not, or found something wrong; 2 the command line is wrong; 130 it was interrupted. With
---json the sentence is also on stdout, with the code of its situation (docs/errors.md): {"error": ..., "code": ...}.
+Exit codes: 0 success; 1 failure, or a problem was found; 2 wrong command line; 130 interrupted. With --json the sentence is
+also on stdout, with its error code (docs/errors.md): {"error": ..., "code": ...}.
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ from cloche.cli.outputs import Refused
 from cloche.errors import ArgumentInvalid, ClocheError, FileDamaged, FileUnreadable, OutOfMemory, WriteRefused
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
-LONGEST = 1000  # characters of a sentence: a name in it may be as long as a command line
-DENIED = "may not be read or written: change its permissions, or name another place"
-SYSTEM = {  # what the operating system refuses: what is said of the file
+LONGEST = 1000  # characters of a sentence; names in it may be as long as a command line
+DENIED = "cannot be read or written (permission denied): change its permissions, or choose another place"
+SYSTEM = {  # errno: the rest of the sentence about the file
     errno.EACCES: DENIED,
     errno.EPERM: DENIED,
-    errno.EROFS: "is on a file system that cannot be written to: name another place",
+    errno.EROFS: "is on a read-only file system: choose another place",
     errno.ENOENT: "does not exist: check the name",
     errno.EEXIST: "exists already, and nothing is overwritten: choose another name",
-    errno.EISDIR: "is a folder, where a file is needed: name a file",
-    errno.ENOTDIR: "leads through a file as if it were a folder: check the path",
-    errno.ENOTEMPTY: "is a folder that is not empty: name another",
-    errno.ENAMETOOLONG: "has too long a name for this file system: choose a shorter one",
+    errno.EISDIR: "is a folder, but a file is needed: name a file",
+    errno.ENOTDIR: "has a file in its path where a folder is needed: check the path",
+    errno.ENOTEMPTY: "is a folder that is not empty: choose another",
+    errno.ENAMETOOLONG: "has a name that is too long for this file system: choose a shorter one",
     errno.EILSEQ: "has a name that this file system cannot store: choose another",
-    errno.ELOOP: "is a symbolic link that leads back to itself: name a real file",
+    errno.ELOOP: "is a symbolic link that points back to itself: name a real file",
     errno.EINVAL: "cannot be used as a file here: check the name",
-    errno.ETXTBSY: "is a program that is running: name another file",
+    errno.ETXTBSY: "is a running program: name another file",
     errno.EIO: "could not be read or written because its disk reports an error: copy the files to another disk",
     errno.ENXIO: "is not an ordinary file: name one",
     errno.ENODEV: "is not an ordinary file: name one",
 }
 FULL = {
-    errno.ENOSPC: "There is no space left on the disk{where}: free some, or name another place.",
-    errno.EDQUOT: "Your quota on the disk is used up{where}: free some space, or name another place.",
-    errno.EFBIG: "A file would become larger than is allowed here{where}: name another place.",
+    errno.ENOSPC: "There is no space left on the disk{where}: free some, or choose another place.",
+    errno.EDQUOT: "Your disk quota is used up{where}: free some space, or choose another place.",
+    errno.EFBIG: "A file would exceed the largest size allowed here{where}: choose another place.",
     errno.EMFILE: "Too many files are open{where}: allow more with `ulimit -n 4096`.",
     errno.ENFILE: "The system has too many files open{where}: close other programs.",
     errno.ENOMEM: "There is not enough memory for this{where}; try a smaller model, batch or length.",
-    errno.EADDRINUSE: "The port is taken by another program: choose another --port, or 0 for a free one.",
+    errno.EADDRINUSE: "The port is in use by another program: choose another --port, or 0 for a free one.",
     errno.EADDRNOTAVAIL: "The address is not one of this machine's{where}: choose another.",
-    errno.ECHILD: "A process that was started has gone{where}: try again.",
+    errno.ECHILD: "A child process has ended unexpectedly{where}: try again.",
     errno.EAGAIN: "The system could not start another process{where}: close other programs.",
 }
-LIBRARIES = {  # the package that raised: what it was reading
+LIBRARIES = {  # package that raised: what it was reading
     "safetensors": "A safetensors file",
     "safetensors_rust": "A safetensors file",
     "pyarrow": "A parquet file",
@@ -74,17 +74,17 @@ TOO_LARGE = (
     "Overflow when unpacking",
     "Exceeds the limit",
     "must be None or an integer: 0 <= x",
-)  # of a ValueError, TypeError
+)  # in the message of a ValueError or TypeError
 NO_MEMORY = "There is not enough memory for this; try a smaller model, batch or length."
 
 
 class Stopped(Exception):
-    """The user interrupted; the message says how to go on."""
+    """The user interrupted; the message says how to continue."""
 
 
 @contextmanager
 def resumable(run: Path) -> Iterator[None]:
-    """Turns Ctrl-C, a disk that is full, and the end of whoever reads the output, into sentences that say how to go on."""
+    """Turns Ctrl-C, a full disk and a closed output pipe into sentences that say how to continue."""
     try:
         yield
     except KeyboardInterrupt as error:
@@ -92,12 +92,12 @@ def resumable(run: Path) -> Iterator[None]:
     except WriteRefused as error:
         raise WriteRefused(f"{error}, then go on with: cloche resume {run}") from error
     except BrokenPipeError as error:
-        raise Stopped(f"Stopped, for nobody reads the output any more; go on with: cloche resume {run}") from error
+        raise Stopped(f"Stopped because the output was closed; go on with: cloche resume {run}") from error
 
 
 @contextmanager
 def noting_interrupts() -> Iterator[list[int]]:
-    """Yields a list that grows with each Ctrl-C, which raises KeyboardInterrupt as ever; one that is ignored stays so."""
+    """Yields a list to which each Ctrl-C adds an entry before it raises KeyboardInterrupt; an ignored SIGINT stays ignored."""
     noted: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -116,29 +116,29 @@ def noting_interrupts() -> Iterator[list[int]]:
 
 
 def sentence_and_status(error: BaseException) -> tuple[str, int]:
-    """What to print about an error, and what to exit with."""
+    """The sentence to print about an error, and the exit code."""
     if isinstance(error, Stopped):
         return str(error), INTERRUPTED
     if isinstance(error, ClocheError) and not isinstance(error.__cause__, KeyboardInterrupt):
         return str(error), FAILED
     if _was_interrupted(error):
         return "Stopped.", INTERRUPTED
-    if type(error).__name__ == "Abort" and isinstance(error.__context__, EOFError):  # what typer makes of one
+    if type(error).__name__ == "Abort" and isinstance(error.__context__, EOFError):  # what typer turns it into
         error = error.__context__
-    if formatted := getattr(error, "format_message", None):  # a wrong command line, as typer sees it
+    if formatted := getattr(error, "format_message", None):  # an error in the command line, reported by typer
         meant = _setting_meant(error)
         return f"{meant or formatted().rstrip('.')}; see {_help_of(error)}.", MISUSED
     if known := _of_the_system(error) or _of_a_library(error):
         return known, FAILED
     what = " ".join(f"{type(error).__name__}: {error}".split())
     return (
-        f"cloche met something it did not expect ({what}{_place(error)}); run it again with --debug to see the traceback.",
+        f"cloche raised an unexpected error ({what}{_place(error)}); run it again with --debug to see the traceback.",
         FAILED,
     )
 
 
 def _place(error: BaseException) -> str:
-    """The line that raised it: in a module of the user's own, that is where to look first."""
+    """The line that raised the error; if a module of the user's is involved, its last line, where to look first."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [
         frame for frame in frames if Path(frame.filename).is_relative_to(Path.cwd()) and frame.filename.endswith(".py")
@@ -149,7 +149,7 @@ def _place(error: BaseException) -> str:
 
 
 def _was_interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is behind it: libraries turn it into errors of their own when it falls into their imports."""
+    """Whether Ctrl-C caused the error: libraries turn one that arrives during their imports into errors of their own."""
     for _ in range(20):
         if error is None or isinstance(error, KeyboardInterrupt):
             break
@@ -162,7 +162,7 @@ def _no_memory(error: BaseException) -> bool:
 
 
 def _of_the_system(error: BaseException) -> str | None:
-    """What the operating system or Python itself refuses."""
+    """Sentence about an error of the operating system or of Python itself."""
     if _no_memory(error):
         return NO_MEMORY
     if isinstance(error, OSError) and error.errno is not None:
@@ -173,13 +173,13 @@ def _of_the_system(error: BaseException) -> str | None:
             return f"{' or '.join(names) or 'A file that this needs'} {SYSTEM[error.errno]}."
         return f"The system refuses {names[0] if names else 'this'} ({error.strerror}): check the path and try again."
     if (isinstance(error, ValueError) and "null byte" in str(error)) or "null character" in str(error):
-        return "A path holds a NUL character, which no file name can: check the path."
+        return "A path contains a NUL character, which is not allowed in file names: check the path."
     if isinstance(error, UnicodeEncodeError):
-        return f"{error.object[:80]!r} holds characters that are not UTF-8 and cannot be written: rename it."
+        return f"{error.object[:80]!r} contains characters that are not UTF-8 and cannot be written: rename it."
     if isinstance(error, RecursionError):
-        return "Something that was given is nested too deeply to be read: write it flatter."
+        return "An input is nested too deeply to be read: make it flatter."
     if isinstance(error, OverflowError) or any(words in str(error) for words in TOO_LARGE):
-        return "A number that was given is too large to count with: choose a smaller one."
+        return "A number in the input is too large: choose a smaller one."
     if isinstance(error, ModuleNotFoundError) and error.name:
         return (
             f"The package {error.name.partition('.')[0]} is not installed: pip install {error.name.partition('.')[0]}."
@@ -188,18 +188,18 @@ def _of_the_system(error: BaseException) -> str | None:
 
 
 def _of_a_library(error: BaseException) -> str | None:
-    """What a library that reads files says of a damaged one."""
+    """Sentence about a damaged file that a library could not read."""
     homes = [kind.__module__.partition(".")[0] for kind in type(error).__mro__]
     what = next((LIBRARIES[home] for home in homes if home in LIBRARIES), None)
     if isinstance(error, UnicodeDecodeError):
         what = "A file that should be UTF-8 text"
     if isinstance(error, EOFError):
-        what = "A file that ends too early"
+        what = "A truncated file"
     return f"{what} cannot be read ({error or type(error).__name__}): copy it there again." if what else None
 
 
 def _setting_meant(error: Any) -> str:
-    """For an option that there is not, of a command that changes recipes: how the setting of that name is changed."""
+    """For an unknown option of a command that takes --set: the setting of that name, if there is one."""
     option, context = getattr(error, "option_name", None), getattr(error, "ctx", None)
     if option is None or context is None or "--set" not in {each for p in context.command.params for each in p.opts}:
         return ""
@@ -215,7 +215,7 @@ def _help_of(error: Any) -> str:
 
 
 def code_of(error: BaseException, status: int) -> str:
-    """The code that --json shows: of an error of ours its own, of others that of the nearest situation."""
+    """The error code that --json shows: a ClocheError's own, and the closest one for other errors."""
     if isinstance(error, ClocheError) and status == FAILED:
         return error.code
     if status != FAILED:
@@ -227,8 +227,8 @@ def code_of(error: BaseException, status: int) -> str:
 
 
 def report(error: BaseException, debug: bool, as_json: bool = False) -> int:
-    """Prints an error to stderr, after its traceback where `debug` is set, and as JSON to stdout; returns the exit code."""
-    if type(error).__name__ == "NoArgsIsHelpError":  # `cloche` or `cloche sae` alone: what can be typed after it
+    """Prints an error to stderr, after its traceback if `debug`, and to stdout if `as_json`; returns the exit code."""
+    if type(error).__name__ == "NoArgsIsHelpError":  # `cloche` or `cloche sae` alone: show its commands
         print(str(error), file=sys.stderr)
         return MISUSED
     sentence, status = sentence_and_status(error)
@@ -245,7 +245,7 @@ def report(error: BaseException, debug: bool, as_json: bool = False) -> int:
 
 
 def one_line(sentence: str) -> str:
-    """The sentence without line ends, terminal codes and lone surrogates, which names can hold; cut where it is very long."""
+    """The sentence with line ends, control characters and lone surrogates (from names) escaped; shortened if very long."""
     if len(sentence) > LONGEST:
         sentence = f"{sentence[: LONGEST - 301]} … {sentence[-298:]}"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence)

@@ -1,4 +1,4 @@
-"""What each command prints with --json, as types; docs/schemas/ is made from them."""
+"""Types of what each command prints with --json; docs/schemas/ is generated from them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from cloche.drawing import FindingRecord
 from cloche.interp import DensityData, DictionaryData, FeaturesData, ProbingData
 from cloche.runs import ProblemRecord
 
-VERSION = 1  # of these outputs: raised when a key goes or changes its meaning, not when one is added
+VERSION = 1  # of these outputs; raised when a key is removed or changes its meaning, not when one is added
 
 
 class Refused(TypedDict):
-    """Of any command that could not do what it was asked: the sentence, and the code of its situation (docs/errors.md)."""
+    """Any command that failed: the sentence, and its error code (docs/errors.md)."""
 
     error: str
     code: str
 
 
 class Grown(TypedDict):
-    """`pretrain`, `resume` and `demo`: what the run has come to. Losses are in nats per token, seconds of training."""
+    """`pretrain`, `resume` and `demo`: the state of the run. Losses are in nats per token; `seconds` is training time."""
 
     run: str
     checkpoint: str
@@ -39,7 +39,7 @@ class Grown(TypedDict):
 
 
 class Taken(TypedDict):
-    """How files came into the run: "reflink", "hard link" or "copy"."""
+    """How files were put into the run: "reflink", "hard link" or "copy"."""
 
     how: str
     files: int
@@ -47,7 +47,7 @@ class Taken(TypedDict):
 
 
 class AdoptedModel(TypedDict):
-    """`adopt`: the run that was made; `data` says whether it has text."""
+    """`adopt`: the run that was made; `data` is whether it has text."""
 
     run: str
     source: str
@@ -57,7 +57,7 @@ class AdoptedModel(TypedDict):
 
 
 class Reported(TypedDict):
-    """`report`: the page, and what the run holds."""
+    """`report`: the page, and the contents of the run."""
 
     run: str
     report: str
@@ -67,7 +67,7 @@ class Reported(TypedDict):
 
 
 class Generated(TypedDict):
-    """`generate`: the text that was written after the prompt, its token ids, and how it was drawn."""
+    """`generate`: the text after the prompt, its token ids, and the sampling settings."""
 
     checkpoint: str
     prompt: str
@@ -82,20 +82,20 @@ class Generated(TypedDict):
 
 
 class SavedFinding(FindingRecord):
-    """`trace`, and each finding of `look`: what its file holds, and the file; null where it was printed alone."""
+    """`trace`, and each finding of `look`: the finding, and its file; null if it was only printed."""
 
     path: str | None
 
 
 class Looked(TypedDict):
-    """`look`: a finding, or one for each prompt."""
+    """`look`: one finding, or one per prompt."""
 
     findings: list[SavedFinding]
 
 
 class OptionRecord(TypedDict):
-    """An option of an instrument: its name, what stands after its `=`, such as INT or TEXT, and its default as text, null
-    where one is needed or comes from the run."""
+    """An option of an instrument: its name, the form of its value, such as INT or TEXT, and its default as text; null if it
+    is required or taken from the run."""
 
     name: str
     type: str
@@ -103,7 +103,7 @@ class OptionRecord(TypedDict):
 
 
 class InstrumentRecord(TypedDict):
-    """An instrument: its name, the first sentence about it, its options."""
+    """An instrument: its name, the first sentence of its description, its options."""
 
     name: str
     about: str
@@ -111,13 +111,13 @@ class InstrumentRecord(TypedDict):
 
 
 class Listed(TypedDict):
-    """`look` and `trace` without an instrument: all there are."""
+    """`look` and `trace` without an instrument: all instruments."""
 
     instruments: list[InstrumentRecord]
 
 
 class Verified(TypedDict):
-    """`verify`: what is not as it was written, and what is worth knowing; `ok` where there are no problems."""
+    """`verify`: problems (files that are not as they were written) and notes; `ok` is whether there are no problems."""
 
     run: str
     ok: bool
@@ -135,7 +135,7 @@ class CheckRecord(TypedDict):
 
 
 class Examined(TypedDict):
-    """`doctor`: what this machine is."""
+    """`doctor`: the checks of this machine."""
 
     ok: bool
     checks: list[CheckRecord]
@@ -192,7 +192,7 @@ class Drawn(TypedDict):
 
 
 class Denoised(TypedDict):
-    """`sparse denoise`: the signal that was written; `noise` is its standard deviation for each channel."""
+    """`sparse denoise`: the signal that was written; `noise` is the standard deviation per channel."""
 
     out: str
     dictionary: str
@@ -203,7 +203,7 @@ class Denoised(TypedDict):
 
 
 class FeaturesRead(FeaturesData):
-    """`sae features`: where the finding went, and with these keys its data."""
+    """`sae features`: the finding that was saved, and its data."""
 
     run: str
     finding: str
@@ -229,7 +229,7 @@ Equations = TypedDict(
 
 
 class TaskRecord(TypedDict):
-    """A task: what it asks, and its levels of difficulty, from easy to hard."""
+    """A task: its description, and its levels of difficulty, from easy to hard."""
 
     name: str
     about: str
@@ -238,13 +238,13 @@ class TaskRecord(TypedDict):
 
 
 class TasksListed(TypedDict):
-    """`tasks list`: every task there is."""
+    """`tasks list`: all tasks."""
 
     tasks: list[TaskRecord]
 
 
 class ItemRecord(TypedDict):
-    """One question of a task, and its corrupted twin, which differs in one variable and in the answer."""
+    """One item of a task, and its corrupted twin, which differs in one variable and in the answer."""
 
     prompt: str
     answer: str
@@ -276,7 +276,7 @@ Measured = TypedDict(
         "activation-density": NotRequired[DensityData],
         "sparse-probing": NotRequired[ProbingData],
     },
-)  # `sae report`: the data of each finding, by instrument; what this model or so little text does not allow is left out
+)  # `sae report`: data of each finding, by instrument; those that the model or the amount of text does not allow are left out
 
 COMMANDS: dict[str, Any] = {
     "adopt": AdoptedModel,

@@ -1,4 +1,4 @@
-"""What the terminal shows while something grows: a live line where it can be redrawn, plain lines elsewhere."""
+"""Progress on the terminal: a live line if it can be redrawn, plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from rich.text import Text
 from cloche.drawing import visible
 
 Record = dict[str, Any]
-PLAIN_EVERY = 10.0  # seconds between lines that are not redrawn
-SAMPLE_WIDTH = 240  # characters of a sample that are shown
-# Events that are told; the log holds all. That a run was stopped is the last line of the command that was.
+PLAIN_EVERY = 10.0  # seconds between plain lines
+SAMPLE_WIDTH = 240  # characters shown of a sample
+# Events that are printed; the log has all. A stop is not among them: the command's last line reports it.
 TOLD = ("spike", "nonfinite", "replan", "finished", "start", "resume", "log")
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Rich would end the process without a word."""
+        """Raises, because rich would end the process silently."""
         raise BrokenPipeError
 
 
 class Screen:
-    """Where progress goes. `stderr` keeps stdout free for what a program reads."""
+    """Prints progress. `stderr` keeps stdout free for machine-readable output."""
 
     def __init__(self, stderr: bool = False) -> None:
         self.console = _Console(stderr=stderr, highlight=False, markup=False, soft_wrap=True)
         self.live = self.console.is_terminal and not self.console.is_dumb_terminal
 
     def say(self, text: str, style: str = "") -> None:
-        """One line that stays."""
+        """Prints a permanent line."""
         self.console.print(Text(text, style))
 
     @contextmanager
     def bar(self, title: str) -> Iterator[Callable[[float, float, str], None]]:
-        """A stage whose extent is known; yields update(done, total, note)."""
+        """Progress bar of a stage with a known total; yields update(done, total, note)."""
         with self._line() as show:
             show(title, 0.0, "…", True)
 
@@ -49,7 +49,7 @@ class Screen:
             yield update
 
     def follow(self, records: Iterable[Record], steps: int) -> Growth:
-        """Shows a training's records as they come; returns what it came to."""
+        """Shows the records of a training run as they arrive; returns its final state."""
         growth = Growth(steps)
         with self._line() as show:
             for record in records:
@@ -64,7 +64,8 @@ class Screen:
 
     @contextmanager
     def _line(self) -> Iterator[Callable[[str, float, str, bool], None]]:
-        """Yields show(title, share, note, important); without a live terminal only now and then, or where important."""
+        """Yields show(title, share, note, important), which without a live terminal prints only every few seconds, or if
+        important."""
         if not self.live:
             yield self._plainly()
             return
@@ -90,7 +91,7 @@ class Screen:
 
 
 class Growth:
-    """The latest of everything a training has said."""
+    """The latest values of all records of a training run."""
 
     def __init__(self, steps: int) -> None:
         self.steps, self.step = steps, 0
@@ -106,10 +107,10 @@ class Growth:
             self.first_prompt = record["prompt"]
         elif record["log"] == "events":
             self.ended = record["kind"]
-            self.steps = record.get("steps", self.steps)  # of a re-plan
+            self.steps = record.get("steps", self.steps)  # changed by a re-plan
 
     def line(self) -> str:
-        """step, loss, validation, speed, MFU and time left, as far as they are known."""
+        """Step, loss, validation loss, speed, MFU and time left, as far as known."""
         said = [f"step {self.step:,}/{self.steps:,}"]
         forms: dict[str, Callable[[float], str]] = {
             "loss": lambda x: f"loss {x:.3f}",

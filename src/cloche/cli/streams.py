@@ -1,4 +1,4 @@
-"""Standard input, output and error as a command needs them: open, and able to print any name."""
+"""Prepares standard input, output and error: all open, and able to print any name."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 
 def prepare_streams() -> None:
-    """Opens those of the three that are closed on the null device, and makes printing never fail for a character.
+    """Opens closed standard streams on the null device, and makes printing escape characters that it cannot encode.
 
-    A closed one would otherwise be given to the next file that is opened, and what is printed would go into that file.
+    Otherwise the next file opened would get the number of a closed stream, and output would be written into that file.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -29,14 +29,14 @@ def prepare_streams() -> None:
 
 
 def emit(record: Mapping[str, Any]) -> None:
-    """What a command reports with --json: one JSON object on stdout; numbers that are not finite are null."""
+    """Prints the output of --json: one JSON object on stdout; numbers that are not finite are null."""
     from cloche.files import to_json
 
     print(to_json(record, indent=1).decode())
 
 
 def flush_output() -> None:
-    """Flushes stdout. Where that fails, what is left is thrown away, so that Python does not complain again at its end."""
+    """Flushes stdout. If that fails, discards the rest, so that Python does not report it again at exit."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -45,5 +45,5 @@ def flush_output() -> None:
 
 
 def discard_output() -> None:
-    """Sends what is still to be printed to the null device."""
+    """Redirects remaining output to the null device."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

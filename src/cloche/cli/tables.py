@@ -1,8 +1,8 @@
-"""Tables of text: one reader for every command, of the ways in which programs and countries write numbers in columns.
+"""Reader of text tables for all commands, for the formats in which programs and countries write columns of numbers.
 
-Separators `,` `;` tab `|` and blanks; decimal commas where the separator is not a comma; UTF-8, UTF-16 and Latin-1, with or
-without a byte-order mark; any line ends; comments after # or %; a heading or none; the index column that pandas and R write.
-What cannot be read as it stands raises a sentence with the file, the row and the column.
+Separators `,` `;` tab `|` and spaces; decimal commas unless the separator is a comma; UTF-8, UTF-16 and Latin-1, with or
+without a byte-order mark; any line ends; comments after # or %; an optional heading; the index column that pandas and R
+write. Errors name the file, the row and the column.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 SEPARATORS = (",", ";", "\t", "|", " ")
 COMMENTS = ("#", "%")
 MISSING = {"", "na", "n/a", "nan", "null", "none", "-", "?", "#n/a", "<na>", "."}
-INDEX = ("", "unnamed: 0", "rownames")  # what pandas and R call the column that numbers the rows
+INDEX = ("", "unnamed: 0", "rownames")  # names that pandas and R give the column that numbers the rows
 LARGEST = 2**31  # bytes
-SNIFFED = 200  # rows by which the separator is chosen
+SNIFFED = 200  # rows from which the separator is chosen
 _POINT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _WORD = re.compile(r"[^\d+\-.,]*[^\W\d_]")  # a letter before any digit or sign
 _COMMA = re.compile(r"[+-]?(\d+,\d*|,\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -39,7 +39,7 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_OTHERS = {  # how files begin that are no text
+_OTHERS = {  # first bytes of files that are not text
     b"\x93NUMPY": "a NumPy array: rename it to end in .npy, or save it as CSV",
     b"PK\x03\x04": "a spreadsheet or another zip file: save it as CSV",
     b"\xd0\xcf\x11\xe0": "a spreadsheet: save it as CSV",
@@ -52,9 +52,9 @@ _OTHERS = {  # how files begin that are no text
 
 @dataclass(frozen=True)
 class Table:
-    """The cells of a table as they are written. `heading` is empty where the first row holds numbers already.
+    """The cells of a table as text. `heading` is empty if the first row already contains numbers.
 
-    `separator` and `comma` (whether decimals are written with one) are how the file is written, and would be written again.
+    `separator` and `comma` (whether decimals have one) describe the format of the file, for writing it again.
     """
 
     path: Path
@@ -66,16 +66,16 @@ class Table:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the columns are called: by the heading, or 0, 1, 2, ..."""
+        """Names of the columns: those of the heading, or 0, 1, 2, ..."""
         return self.heading or tuple(str(at) for at in range(len(self.rows[0])))
 
     @property
     def numbered(self) -> list[int]:
-        """The columns that hold data: all but the index."""
+        """Indices of the data columns: all but the index column."""
         return [at for at in range(len(self.names)) if at != self.index]
 
     def find(self, name: str) -> int:
-        """Which column is called so. Raises ClocheError where none is, or two are."""
+        """Index of the column with this name. Raises ClocheError if there are none or several."""
         count = self.names.count(name)
         if count == 1:
             return self.names.index(name)
@@ -85,9 +85,9 @@ class Table:
         raise FieldUnknown(f"{self.path} has no column {shown(name)}; it has {known[:300]}.")
 
     def numbers(self, columns: list[int] | None = None) -> np.ndarray:
-        """The numbers in these columns, [row, column]; by default all that hold data.
+        """Numbers [row, column] of these columns, by default of all data columns.
 
-        Raises ClocheError naming the row and the column of the first cell that holds none.
+        Raises ClocheError with the row and column of the first cell that is not a finite number.
         """
         import numpy as np
 
@@ -121,10 +121,10 @@ class Table:
 
 
 def read_table(path: Path) -> Table:
-    """The table in a file. Raises ClocheError where there is none, or one that no two readers would read alike."""
+    """The table in a file. Raises ClocheError if it is missing, is not a table, or is ambiguous."""
     text = _text(path)
     lines = [line for line in text.splitlines() if line.strip(" \t,;|\x0c") and not line.lstrip().startswith(COMMENTS)]
-    stated = re.fullmatch(r"sep=(.)", lines[0].strip(), re.IGNORECASE) if lines else None  # as Excel writes it
+    stated = re.fullmatch(r"sep=(.)", lines[0].strip(), re.IGNORECASE) if lines else None  # written by Excel
     if stated:
         lines = lines[1:]
     if not lines:
@@ -142,7 +142,7 @@ def _text(path: Path) -> str:
     if not path.is_file():
         raise FileMissing(f"There is no file {path}: name a table, such as one in .csv.")
     if path.stat().st_size > LARGEST:
-        raise FileTooLarge(f"{path} is larger than 2 GB, and tables are read whole: save it as a .npy array.")
+        raise FileTooLarge(f"{path} is larger than 2 GB, and tables are read into memory: save it as a .npy array.")
     data = path.read_bytes()
     for start, what in _OTHERS.items():
         if data.startswith(start):
@@ -165,8 +165,8 @@ def _text(path: Path) -> str:
 
 
 def _separator(path: Path, lines: list[str]) -> str:
-    """The one by which most cells are numbers, in most rows of the length of the first; at equal merit in the order of
-    SEPARATORS. One that cuts no row is taken where none does better than half."""
+    """The separator that makes the most cells numbers and the most rows as long as the first; among equals the first of
+    SEPARATORS. If none scores above one half, the table has a single column."""
     best, chosen = 0.5, ";"  # a single column may have decimal commas
     for separator in SEPARATORS:
         rows = [row for row in _split(path, lines[:SNIFFED], separator) if row]
@@ -181,7 +181,7 @@ def _separator(path: Path, lines: list[str]) -> str:
         if score > best:
             best, chosen = score, separator
     if best == 0.5 and any("," in line for line in lines[:1]):
-        return ","  # so that what is wrong is said of the usual kind of table
+        return ","  # so that the error is about the usual kind of table
     return chosen
 
 
@@ -200,9 +200,9 @@ def _is_number(cell: str, separator: str) -> bool:
 
 
 def _even(path: Path, rows: list[list[str]], named: bool) -> list[list[str]]:
-    """The rows without a separator that ends each; raises where they are not of one length.
+    """The rows without a trailing separator. Raises if they have different lengths.
 
-    `named`: the rows may have names and their column none, as R's write.table has it.
+    If `named`, the rows may have names in a column without a heading, as R's write.table writes it.
     """
     while len(rows[0]) > 1 and all(len(row) == len(rows[0]) and not row[-1] for row in rows):
         rows = [row[:-1] for row in rows]
@@ -219,7 +219,8 @@ def _even(path: Path, rows: list[list[str]], named: bool) -> list[list[str]]:
 
 
 def _has_commas(path: Path, rows: list[list[str]], separator: str) -> bool:
-    """Whether decimals are written with commas. Raises where some are and others have points: 1.500 is then either."""
+    """Whether decimals are written with commas. Raises if some have commas and others points, since 1.500 would be
+    ambiguous."""
     if separator == ",":
         return False
     commas = next((cell for row in rows for cell in row if _COMMA.fullmatch(cell)), None)
@@ -232,11 +233,12 @@ def _has_commas(path: Path, rows: list[list[str]], separator: str) -> bool:
 
 
 def _with_heading(table: Table) -> Table:
-    """With the first row as the heading, where a cell of it is a word: not a number, missing, or the attempt at a number."""
+    """Takes the first row as the heading if one of its cells is a word, rather than a number, missing, or a malformed
+    number."""
     first, rest = table.rows[0], table.rows[1:]
     named = any(_WORD.match(cell) and cell.lower() not in MISSING for cell in first)
     counted = [str(at) for at in range(len(first))]
-    # pandas heads the columns of a plain array with 0, 1, 2, ...
+    # pandas names the columns of a plain array 0, 1, 2, ...
     plain = len(first) > 3 and list(first[1:]) == counted[:-1] and not first[0]
     plain = plain or (len(first) > 2 and list(first) == counted and any("." in cell for row in rest for cell in row))
     if not named and not plain:
@@ -247,7 +249,7 @@ def _with_heading(table: Table) -> Table:
 
 
 def _with_index(table: Table) -> Table:
-    """With the first column marked, where it has no name and numbers the rows, as pandas and R write it."""
+    """Marks the first column as the index if it has no name and numbers the rows, as pandas and R write it."""
     if len(table.heading) < 2 or table.heading[0].lower() not in INDEX:
         return table
     cells = [row[0] for row in table.rows]

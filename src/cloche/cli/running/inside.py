@@ -1,4 +1,4 @@
-"""The looking-inside stage of a run: a dictionary of features, a logit lens, and the page that shows it all."""
+"""The look-inside stage of a run: a dictionary of features, a logit lens, and the report."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from cloche.runs import Run
     from cloche.train import Recipe
 
-LENS_TOKENS = 28  # the opening of the held-out text: long enough to have something to foresee
+LENS_TOKENS = 28  # from the start of the held-out text: enough context to predict something
 INSTRUMENTS = ("features", "logit-lens")
-SHORT = 30.0  # minutes: a run that trains for longer is looked into only when asked
+SHORT = 30.0  # minutes: longer runs are looked into only on request
 
 
 def is_wanted(run: Run, recipe: Recipe) -> bool:
-    """Whether a finished run is looked into: as [evaluate] look says, or where its training was planned to be short."""
+    """Whether a finished run is looked into: as set by [evaluate] look, or else if its training was planned to be short."""
     if recipe.evaluate.look is not None:
         return recipe.evaluate.look
     minutes = recipe.run.minutes
@@ -28,14 +28,14 @@ def is_wanted(run: Run, recipe: Recipe) -> bool:
 
 
 def is_done(run: Run) -> bool:
-    """Whether the last checkpoint was looked into and the page was written."""
+    """Whether the last checkpoint was looked into and the report was written."""
     return (run.path / "report.html").exists() and _is_looked_into(run)
 
 
 def look(run: Run, recipe: Recipe, screen: Screen) -> None:
-    """Looks into the last checkpoint of a run, unless that was done; leaves dictionaries/, findings/ and report.html.
+    """Looks into the last checkpoint of a run, unless that was done; writes dictionaries/, findings/ and report.html.
 
-    Where it was not asked for, a run that cannot be looked into, such as one of too little text, is no error.
+    If it was not asked for, a run that cannot be looked into, such as one with too little text, is not an error.
     """
     from cloche.microscope import write_report
 
@@ -53,7 +53,7 @@ def look(run: Run, recipe: Recipe, screen: Screen) -> None:
 
 
 def look_inside(run: Run, screen: Screen) -> None:
-    """The part of `look` that needs the model: what it leaves in dictionaries/ and findings/."""
+    """The part of `look` that needs the model: writes dictionaries/ and findings/."""
     import torch
 
     import cloche
@@ -84,7 +84,7 @@ def _use_instruments(run: Run, glass: Glass, seed: int, screen: Screen) -> None:
 
 
 def _opening(run: Run, glass: Glass) -> str:
-    """How the text that the model never saw begins."""
+    """The start of the held-out text."""
     from cloche.data import PackedTokens
     from cloche.train import opening
 

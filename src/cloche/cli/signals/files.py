@@ -1,4 +1,4 @@
-"""The signals a verb of `cloche sparse` reads and writes: pictures, .npy arrays, columns of .csv tables."""
+"""Signals that the commands of `cloche sparse` read and write: pictures, .npy arrays, columns of .csv tables."""
 
 from __future__ import annotations
 
@@ -22,36 +22,34 @@ ARRAYS, TABLES = (".npy", ".npz"), (".csv", ".tsv")
 
 @dataclass(frozen=True, eq=False)
 class Signals:
-    """`values` [channel, *shape], float64, in shares of `full` (255 or 65535 of a picture; 1 of anything else).
+    """`values` [channel, *shape], float64, in units of `full` (255 or 65535 for a picture, else 1).
 
-    Where `wide` is set they are rows [n, d] instead, a signal each.
+    If `wide`, they are rows [n, d] instead, one signal per row.
     """
 
     values: np.ndarray
     full: float = 1.0
-    table: Table | None = None  # the one whose `column` this is
+    table: Table | None = None  # the table that `column` belongs to
     column: int = 0
     wide: bool = False
 
 
 def read(path: Path, column: str | None) -> Signals:
-    """The picture or series in a file. Raises ClocheError for a file that is not there, or holds none."""
+    """The picture or series in a file. Raises ClocheError if the file is missing or contains neither."""
     kind = path.suffix.lower()
     if not path.is_file():
-        raise FileMissing(f"There is no file {path}; name a picture, a .npy array or a .csv table.")
+        raise FileMissing(f"There is no file {path}: name a picture, a .npy array or a .csv table.")
     if kind in PICTURES:
         return _picture(path)
     if kind in TABLES:
         return _series(read_table(path), column)
     if kind not in ARRAYS:
-        raise FileUnsupported(
-            f"{path} is of no kind that is read here: give {', '.join((*PICTURES, *ARRAYS, *TABLES))}."
-        )
+        raise FileUnsupported(f"{path} has an unsupported file type: give {', '.join((*PICTURES, *ARRAYS, *TABLES))}.")
     return Signals(read_array(path, column)[None])
 
 
 def write(path: Path, signals: Signals) -> None:
-    """Under a temporary name beside it, then renamed; refuses a path that is taken."""
+    """Writes atomically; raises if the path exists."""
     import numpy as np
 
     refuse_existing(path, "choose another --out")
@@ -64,9 +62,7 @@ def write(path: Path, signals: Signals) -> None:
         elif kind in PICTURES and signals.values.ndim == 3:
             _write_picture(held, signals)
         else:
-            raise SettingConflict(
-                f"{path} cannot hold this signal: give --out the kind of the file that was read, or .npy."
-            )
+            raise SettingConflict(f"{path} cannot store this signal: give --out the type of the input file, or .npy.")
 
 
 def pillow():
@@ -82,9 +78,9 @@ def _picture(path: Path) -> Signals:
             deep = image.mode.startswith("I")
             plain = image if deep or image.mode in ("L", "RGB") else image.convert("L" if image.mode == "1" else "RGB")
             values = np.asarray(plain, dtype=np.float64)
-    except Exception as error:  # Pillow raises a dozen kinds for damaged files
+    except Exception as error:  # Pillow raises many classes for damaged files
         what = " ".join(str(error).split())[:200]
-        raise FileUnreadable(f"{path} cannot be read as a picture ({what}): give another.") from None
+        raise FileUnreadable(f"{path} cannot be read as a picture ({what}): give another file.") from None
     full = 65535.0 if deep else 255.0
     return Signals((values[None] if values.ndim == 2 else np.moveaxis(values, 2, 0)) / full, full)
 
@@ -107,7 +103,7 @@ def _series(table: Table, column: str | None) -> Signals:
 
 
 def _write_table(path: Path, signals: Signals) -> None:
-    """The table with other numbers in the column, written as it was read."""
+    """Writes the table with new numbers in the column, in the format of the input."""
     table = signals.table
     assert table is not None, "only a table's column is written into a table"
     rows = [list(row) for row in table.rows]
@@ -119,5 +115,5 @@ def _write_table(path: Path, signals: Signals) -> None:
 
 
 def changed(signals: Signals, values: np.ndarray) -> Signals:
-    """The same file with other numbers."""
+    """The same signals with other numbers."""
     return replace(signals, values=values)

@@ -1,4 +1,4 @@
-"""Signals as rows: what `cloche sparse learn` and `encode` make of files, and how codes and signals are written."""
+"""Signals as rows, for `cloche sparse learn` and `encode`, and the files of codes and signals that they write."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def contents(path: Path, column: str | None) -> Signals:
-    """A file's signals: [channel, h, w] of a picture, [1, n] of a series, or rows [n, d], which have `wide` set."""
+    """Signals of a file: [channel, h, w] for a picture, [1, n] for a series, or rows [n, d], with `wide` set."""
     kind = path.suffix.lower()
     if path.is_file() and kind in TABLES and column is None:
         return Signals(read_table(path).numbers(), wide=True)
@@ -33,27 +33,27 @@ def contents(path: Path, column: str | None) -> Signals:
 
 
 def sides_of(given: Signals, piece: int) -> tuple[int, ...]:
-    """The sides of this file's pieces; none where its rows are signals already."""
+    """Sides of the file's pieces; empty if its rows are signals."""
     return () if given.wide else (piece,) * (given.values.ndim - 1)
 
 
 def signals_of(
     files: list[Path], piece: int, count: int, column: str | None, seed: int
 ) -> tuple[Tensor, tuple[int, ...]]:
-    """([n, d] rows or pieces of all the files, the sides of the pieces)."""
+    """([n, d] rows or pieces of all files, the sides of the pieces)."""
     import torch
 
     from cloche.sparse.learners import draw
 
     for name, amount in (("--piece", piece), ("--count", count)):
         if amount < 1:
-            raise ArgumentRange(f"{name} is {amount}, but must be one or more: choose another.")
+            raise ArgumentRange(f"{name} is {amount}, but must be one or more.")
     found = {path: contents(path, column) for path in files}
     first, sides = files[0], sides_of(found[files[0]], piece)
     for path, given in found.items():
         if sides_of(given, piece) != sides or (not sides and given.values.shape[1] != found[first].values.shape[1]):
             raise SignalsShape(
-                f"{path} and {first} hold signals of other kinds or widths: learn from one kind at a time."
+                f"{path} and {first} contain signals of different kinds or widths: learn from one kind at a time."
             )
     if not sides:
         return torch.from_numpy(_stack([given.values for given in found.values()])), ()
@@ -76,13 +76,13 @@ def _finite(path: Path, given: Signals) -> Tensor:
 
     values = torch.from_numpy(given.values)
     if not torch.isfinite(values).all():
-        raise NotFinite(f"{path} holds NaN or infinite numbers: fill them in or leave that stretch out.")
+        raise NotFinite(f"{path} contains NaN or infinite numbers: fill them in, or leave that part out.")
     return values
 
 
 @dataclass(frozen=True, eq=False)
 class Coded:
-    """A file's signals as rows [n, d] to code, and how pieces lie in it (None: its rows are the signals)."""
+    """Signals of a file as rows [n, d] to encode, and the layout of its pieces (None: its rows are the signals)."""
 
     rows: Tensor
     given: Signals
@@ -90,7 +90,7 @@ class Coded:
 
     @classmethod
     def read(cls, path: Path, column: str | None, sides: tuple[int, ...]) -> Coded:
-        """For a dictionary of pieces of `sides`, or of whole rows where there are none."""
+        """Reads signals for a dictionary of pieces with these `sides`, or of rows if there are none."""
         from cloche.sparse.learners import tiling
 
         given = contents(path, column)
@@ -100,15 +100,15 @@ class Coded:
         if len(sides) != values.ndim - 1:
             kind = {0: "rows", 1: "pieces of series", 2: "pieces of pictures"}[len(sides)]
             raise EditInvalid(
-                f"{path} is a signal of shape {list(values.shape[1:])}, and the dictionary is one of {kind}: learn one "
-                "from files of this kind."
+                f"{path} has signals of shape {list(values.shape[1:])}, but the dictionary is one of {kind}: learn one from "
+                "files of this kind."
             )
         tiles = tiling(values, sides)
         return cls(tiles.cut(values), given, tiles)
 
 
 def save_code(path: Path, code: Code, means: Tensor, coded: Coded) -> None:
-    """`indices`, `values` [n, k], `size`, `means` [n]; with pieces `grid` [channels, ...], `sides` and `shape` too."""
+    """`indices`, `values` [n, k], `size`, `means` [n]; with pieces also `grid` [channels, ...], `sides` and `shape` too."""
     import numpy as np
 
     held: dict[str, Any] = {
@@ -124,26 +124,26 @@ def save_code(path: Path, code: Code, means: Tensor, coded: Coded) -> None:
 
 
 def write_rows(path: Path, coded: Coded, rows: Tensor) -> None:
-    """What a code stands for, as a file of the kind that was read (rows: .npy)."""
+    """Writes decoded signals as a file of the input's type (.npy for rows)."""
     import numpy as np
 
     if coded.tiling is not None:
         write(path, changed(coded.given, coded.tiling.join(rows.double()).numpy()))
     elif path.suffix.lower() != ".npy":
-        raise SettingConflict(f"{path} cannot hold rows of numbers: give --decoded a .npy file.")
+        raise SettingConflict(f"{path} cannot store rows of numbers: give --decoded a .npy file.")
     else:
         _complete(path, lambda fresh: np.save(fresh, rows.numpy()))
 
 
 def save_picture(path: Path, pixels: np.ndarray) -> None:
-    """A grey picture, complete or not at all."""
+    """Writes a greyscale picture atomically."""
     if path.suffix.lower() not in PICTURES:
-        raise SettingConflict(f"{path} is no picture: give --out one of {', '.join(PICTURES)}.")
+        raise SettingConflict(f"{path} is not a picture file: give --out one of {', '.join(PICTURES)}.")
     image = pillow().fromarray(pixels)
     _complete(path, image.save)
 
 
 def _complete(path: Path, put: Callable[[Path], object]) -> None:
-    """Has `put` write under a temporary name beside `path`, then renames."""
+    """Calls `put` with a temporary file that then replaces `path`."""
     with writing_file(path) as fresh:
         put(fresh)
