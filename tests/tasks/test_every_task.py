@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
@@ -14,6 +15,7 @@ import pytest
 
 import cloche
 from cloche import tasks
+from cloche.cli.looking.look import about
 from cloche.errors import ArgumentInvalid, ArgumentRange, SettingInvalid
 from cloche.part import part_from_line
 from cloche.part_text import known_names, subclasses
@@ -186,6 +188,13 @@ def test_splits_share_no_problem_and_both_have_some(task: Task) -> None:
     for level in task.levels[-2:]:
         train, test = ({i.problem_id for i in task.examples(30, level, split=split)} for split in ("train", "test"))
         assert train and test and not train & test
+
+
+def test_the_first_sentence_of_its_docstring_stands_alone(task: Task) -> None:
+    """`cloche tasks list` prints it."""
+    first = about(type(task).__doc__)
+    assert first.count("`") % 2 == 0, first
+    assert not re.search(r"\W\.$|\.\.|:$", first.replace("`.", ".").replace(").", ".")), first
 
 
 def test_levels_beyond_the_last_are_refused(task: Task) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cloche.errors import ClocheError, SettingRange
-from cloche.tasks import Agreement, Analogy, Dyck, GreaterThan, IndirectObject, Induction, ModularAdd, Parity, Sort
+from cloche.tasks import Add, Agreement, Analogy, Dyck, GreaterThan, IndirectObject, Induction, ModularAdd, Parity, Sort
 from tests.tasks.solvers_arithmetic import solve_ModularAdd
 
 
@@ -33,6 +33,13 @@ def test_the_running_parity_is_the_parity_so_far() -> None:
     for i in range(1, len(letters) + 1):
         assert values[f"parity_{i}"] == letters[:i].count(item.values["counted"]) % 2
     assert Parity().graph(item).predict(parity_10=1)["answer"] == "1"
+
+
+def test_carries_ripple() -> None:
+    graph = Add().graph(Add().item({"a": 995, "b": 7}))
+    assert [graph.values[f"{name}_{i}"] for i in (1, 2, 3) for name in ("digit", "carry")] == [2, 1, 0, 1, 0, 1]
+    assert graph.predict(carry_1=0)["answer"] == "992"
+    assert graph.predict(a=4)["answer"] == "11"
 
 
 def test_ranks_and_stacks_decide_the_answer() -> None:
@@ -80,7 +87,9 @@ def test_the_distance_to_copy_over_is_uniform() -> None:
 
 def test_one_word_is_asked_for_by_several_relations() -> None:
     asked: dict[str, set[str]] = {}
-    for item in Analogy().examples(400):
+    task = Analogy()
+    for item in task.examples(400):
+        assert set(asked.get(item.values["word"], ())) <= set(task.choices(item.values))  # answers by another relation
         asked.setdefault(item.values["word"], set()).add(item.answer)
     assert asked["slow"] == {"fast", "slower", "slowest"}
     assert asked["walk"] == {"walked", "walker"}

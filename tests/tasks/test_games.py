@@ -49,7 +49,7 @@ def test_no_other_text_is_and_none_raises(text: str) -> None:
 def test_known_positions() -> None:
     nim = Nim()
     item = nim.item({"A": 3, "B": 4, "C": 5})  # Bouton's example: 3 ^ 4 ^ 5 is 2
-    assert (item.answer, nim.graph(item).values["sum"]) == ("2 from A", 2)
+    assert (item.answer, nim.graph(item).values["nim_sum"]) == ("2 from A", 2)
     both = nim.item({"A": 1, "B": 1, "C": 1})
     assert [nim.is_right(both.values, f"1 from {name}") for name in "ABC"] == [True, True, True]
     board = dict(zip((f"cell{i}" for i in range(1, 10)), "XX.OO.X..", strict=True))

@@ -36,7 +36,7 @@ class CausalGraph:
     >>> task = Add()
     >>> graph = task.graph(task.example(level=2, seed=0))
     >>> graph.parents["answer"]
-    ('a', 'b')
+    ('carry_2', 'digit_2', 'digit_1')
     >>> graph.predict(a=40, b=2)["answer"]
     '42'
     """

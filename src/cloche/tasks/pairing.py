@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -153,12 +154,9 @@ def _positions(
     starts = [0, *ends[:-1]]
     found = {}
     for name, places in spans.items():
-        there = [
-            (len(prompt[:start].encode()) + before, len(prompt[:stop].encode()) + before) for start, stop in places
-        ]
-        found[name] = tuple(
-            i
-            for i, (first, last) in enumerate(zip(starts, ends, strict=True))
-            if any(first < stop and last > start for start, stop in there)
-        )
+        there: set[int] = set()
+        for span in places:
+            start, stop = (len(prompt[:end].encode()) + before for end in span)
+            there.update(range(bisect_right(ends, start), bisect_left(starts, stop)))
+        found[name] = tuple(sorted(there))
     return found

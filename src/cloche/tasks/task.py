@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import lru_cache
 from itertools import count, islice
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -256,11 +257,13 @@ class Task(Part, ABC):
         """An item of the same split with one input changed, the same length, and an answer that is wrong for the first."""
         names = list(item.spans)
         first = self.contrasts(item.values) or names
+        tried: set[tuple[str, Any]] = set()
         for i in range(SWAPS):
             name = rng.choice(first if i < SWAPS // 2 else names)
             value = self.swap(item.values, name, rng)
-            if value is None or value == item.values[name]:
+            if value is None or value == item.values[name] or (name, value) in tried:
                 continue
+            tried.add((name, value))
             values = {**item.values, name: value}
             prompt, spans = _rendered(self.template(values), values)
             if len(prompt) != len(item.prompt) or _split(self._id(values)) != item.split:
@@ -280,11 +283,16 @@ def require_split(split: str | None) -> None:
         raise ArgumentInvalid(f'There is no split {shown(split)}; it is "train", "test" or None for both.')
 
 
+@lru_cache(maxsize=1024)
+def _parsed(template: str) -> tuple[tuple[str, str | None], ...]:
+    return tuple((literal, name) for literal, name, _, _ in string.Formatter().parse(template))
+
+
 def _rendered(template: str, values: Values) -> tuple[str, dict[str, tuple[Span, ...]]]:
     """The text of a template, and where each value is in it."""
     text = ""
     spans: dict[str, tuple[Span, ...]] = {}
-    for literal, name, _, _ in string.Formatter().parse(template):
+    for literal, name in _parsed(template):
         text += literal
         if name is not None:
             start = len(text)

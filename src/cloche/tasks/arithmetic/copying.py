@@ -15,7 +15,7 @@ from cloche.tasks.word_lists import WORDS, shifted
 
 @dataclass(frozen=True)
 class Copy(Task):
-    """The same `level + 1` random words again, some of which may be repeated. A variant has other words.
+    """The `level + 1` random words of the prompt once more; a word may occur twice. A variant has other words.
 
     >>> from cloche.tasks import Copy
     >>> item = Copy().example(level=2, seed=0)

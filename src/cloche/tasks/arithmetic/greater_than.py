@@ -15,11 +15,12 @@ EVENTS = words("battle crisis debate empire famine flight plague reform revolt s
 
 @dataclass(frozen=True)
 class GreaterThan(Task):
-    """The last two digits of the year in which an event ended: `The famine lasted from the year 1732 to the year 17`, then any
-    of 33 to 99. From level 2 on, as many events as the level, one of which is asked for. A variant has other events.
+    """The last two digits of a year after the one in which an event began: any later year of the century is right.
 
-    Level 1 is the task of Hanna et al., "How does GPT-2 compute greater-than?" (2023). The stored answer is the next year.
-    The graph has the year in which the event started. A tokenizer with tokens for whole years cannot express the task.
+    `The famine lasted from the year 1732 to the year 17`, then any of 33 to 99; the stored answer is the next year. From level
+    2 on there are as many events as the level, one of which is asked for. Level 1 is the task of Hanna et al., "How does GPT-2
+    compute greater-than?" (2023). A variant has other events. The graph has the year in which the event began. A tokenizer
+    with tokens for whole years cannot express the task.
 
     >>> from cloche.tasks import GreaterThan
     >>> task = GreaterThan()

@@ -16,9 +16,9 @@ LETTERS = tuple(ascii_lowercase)
 
 @dataclass(frozen=True)
 class Parity(Task):
-    """The parity of the number of times that a letter occurs among `2 level + 6` letters of two kinds. A variant has others.
+    """Whether a letter occurs an odd (1) or even (0) number of times among `2 level + 6` letters of two kinds.
 
-    The graph has the running parity after each letter.
+    A variant has other letters. The graph has the running parity after each letter.
 
     >>> from cloche.tasks import Parity
     >>> item = Parity().example(level=1, seed=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from math import factorial
 from random import Random
 
@@ -36,10 +37,7 @@ class Sort(Task):
 
     def rules(self, values: Values) -> Mapping[str, Rule]:
         names = tuple(values)
-        ranks = {
-            f"rank_{i}": Rule((name, *names), lambda own, *all_: sorted(all_).index(own))
-            for i, name in enumerate(names, 1)
-        }
+        ranks = {f"rank_{i}": Rule(names, partial(_rank, i - 1)) for i in range(1, len(names) + 1)}
         return {**ranks, "answer": Rule((*ranks, *names), _by_rank)}
 
     def swap(self, values: Values, name: str, rng: Random) -> int:
@@ -61,6 +59,10 @@ class Sort(Task):
 
     def partial(self, values: Values, answer: str) -> float:
         return words_right(answer, self.solution(values))
+
+
+def _rank(i: int, *numbers: int) -> int:
+    return sum(number < numbers[i] for number in numbers)
 
 
 def _by_rank(*ranks_and_numbers: int) -> str:

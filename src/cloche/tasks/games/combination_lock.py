@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,8 +20,10 @@ SIZES = {1: (2, 6), 2: (2, 9), 3: (3, 5), 4: (3, 6), 5: (4, 5)}  # level: digits
 
 @dataclass(frozen=True)
 class CombinationLock(Task):
-    """The only code that agrees with the feedback to all guesses, as in Mastermind: how many digits are placed, and how many
-    more are there but misplaced. A variant renames the digits, moves their places and lists the guesses in another order.
+    """The only code that agrees with the feedback to every guess, as in Mastermind.
+
+    Feedback is how many digits are right and in place, and how many more are in the code but misplaced. A variant renames
+    the digits, permutes their places and lists the guesses in another order. The graph has the codes left after each guess.
 
     >>> from cloche.tasks import CombinationLock
     >>> item = CombinationLock().example(level=2, seed=0)
@@ -36,16 +39,17 @@ class CombinationLock(Task):
         codes = _codes(length, symbols)
         code = rng.choice(codes)
         hints: dict[str, str] = {}
-        left = (1 << len(codes)) - 1
-        while left.bit_count() > 1:
+        left = frozenset(codes)
+        while len(left) > 1:
             guess = rng.choice(codes)
-            groups = [left & group for group in _groups(guess, symbols).values()]
-            after = left & _groups(guess, symbols)[_feedback(guess, code)]
-            if after.bit_count() == 1 and sum(group.bit_count() == 1 for group in groups) < 2:
+            groups = _groups(guess, symbols)
+            feedback = next(each for each, group in groups.items() if code in group)
+            after = left & groups[feedback]
+            if len(after) == 1 and sum(len(left & group) == 1 for group in groups.values()) < 2:
                 continue
             if after != left:
                 left = after
-                hints[guess] = _feedback(guess, code)
+                hints[guess] = feedback
         values: dict[str, Any] = {"digits": length, "last": symbols - 1}
         for i, (guess, feedback) in enumerate(rng.sample(list(hints.items()), len(hints)), 1):
             values |= {f"guess{i}": guess, f"feedback{i}": feedback}
@@ -64,25 +68,19 @@ class CombinationLock(Task):
         return {**rules, "answer": Rule((f"left{len(rules)}",), lambda left: min(left, default="none"))}
 
     def contrasts(self, values: Values) -> Sequence[str]:
-        return [name for name in values if name.startswith("feedback")]
+        numbers = range(1, _hints(values) + 1)
+        return [f"feedback{i}" for i in numbers if len(_single(values[f"guess{i}"], _others(values, i))) > 1]
 
     def swap(self, values: Values, name: str, rng: Random) -> str | None:
         """Another guess or feedback that leaves one code."""
         if name in ("digits", "last"):
             return None
-        symbols, number = values["last"] + 1, int(name.lstrip("guesfdback"))
-        left = (1 << symbols ** values["digits"]) - 1
-        for i in range(1, _hints(values) + 1):
-            if i != number:
-                left &= _groups(values[f"guess{i}"], symbols)[values[f"feedback{i}"]]
-        guess, feedback = values[f"guess{number}"], values[f"feedback{number}"]
-        if name.startswith("guess"):
-            some = rng.sample(_codes(values["digits"], symbols), 8)
-            return next(
-                (each for each in some if (_groups(each, symbols).get(feedback, 0) & left).bit_count() == 1), None
-            )
-        fits = [each for each, group in _groups(guess, symbols).items() if (group & left).bit_count() == 1]
-        return rng.choice(fits)
+        number = int(name.lstrip("guesfdback"))
+        left = _others(values, number)
+        if name.startswith("feedback"):
+            return rng.choice(_single(values[f"guess{number}"], left))
+        some = rng.sample(_codes(values["digits"], values["last"] + 1), 8)
+        return next((each for each in some if values[f"feedback{number}"] in _single(each, left)), None)
 
     def isomorphic(self, values: Values, rng: Random) -> Values:
         renamed = rng.sample(range(values["last"] + 1), values["last"] + 1)
@@ -106,11 +104,11 @@ class CombinationLock(Task):
 
     def steps(self, values: Values) -> tuple[str, ...]:
         computed = self._graph(values).values
-        return tuple(f"left: {len(computed[name])}" for name in self.rules(values) if name != "answer")
+        return tuple(f"left: {len(computed[name])}" for name in computed if name.startswith("left"))
 
 
 def _hints(values: Values) -> int:
-    return sum(name.startswith("guess") for name in values)
+    return (len(values) - 2) // 2
 
 
 @cache
@@ -119,34 +117,37 @@ def _codes(length: int, symbols: int) -> list[str]:
 
 
 def _feedback(guess: str, code: str) -> str:
-    placed = sum(map(eq, guess, code))
-    there = sum(min(guess.count(digit), code.count(digit)) for digit in set(guess))
-    return f"{placed} placed, {there - placed} misplaced"
+    placed, rest = sum(map(eq, guess, code)), code
+    for digit in guess:
+        rest = rest.replace(digit, "", 1)
+    return f"{placed} placed, {len(code) - len(rest) - placed} misplaced"
 
 
 @cache
-def _groups(guess: str, symbols: int) -> dict[str, int]:
-    """The codes by the feedback that they give to a guess: bit i stands for code i."""
-    groups: dict[tuple[int, int], int] = {}
-    codes = _codes(len(guess), symbols)
-    counts = _counts(len(guess), symbols)
-    mine = counts[codes.index(guess)]
-    for i, code in enumerate(codes):
-        key = sum(map(eq, guess, code)), sum(map(min, mine, counts[i]))
-        groups[key] = groups.get(key, 0) | 1 << i
-    return {f"{placed} placed, {there - placed} misplaced": group for (placed, there), group in groups.items()}
+def _groups(guess: str, symbols: int) -> dict[str, frozenset[str]]:
+    """All codes by the feedback that they give to a guess."""
+    groups: dict[str, list[str]] = {}
+    for code in _codes(len(guess), symbols):
+        groups.setdefault(_feedback(guess, code), []).append(code)
+    return {feedback: frozenset(group) for feedback, group in groups.items()}
 
 
-@cache
-def _counts(length: int, symbols: int) -> list[list[int]]:
-    """How often each symbol is in each code."""
-    return [[code.count(str(symbol)) for symbol in range(symbols)] for code in _codes(length, symbols)]
+def _others(values: Values, number: int) -> list[str]:
+    """The codes that are left without one of the guesses."""
+    groups = [
+        _groups(values[f"guess{i}"], values["last"] + 1)[values[f"feedback{i}"]]
+        for i in range(1, _hints(values) + 1)
+        if i != number
+    ]
+    return sorted(frozenset.intersection(*groups)) if groups else _codes(values["digits"], values["last"] + 1)
+
+
+def _single(guess: str, left: Sequence[str]) -> list[str]:
+    """The feedbacks that one of the codes gives."""
+    return [feedback for feedback, n in Counter(_feedback(guess, code) for code in left).items() if n == 1]
 
 
 def _left(digits: int, last: int, guess: str, feedback: str, before: Sequence[str] | None = None) -> tuple[str, ...]:
     """The codes, of those before, that give this feedback to a guess."""
-    group = _groups(guess, last + 1).get(feedback, 0)
-    codes = _codes(digits, last + 1)
-    if before is None:
-        return tuple(code for i, code in enumerate(codes) if group >> i & 1)
-    return tuple(code for code in before if _feedback(guess, code) == feedback)
+    group = _groups(guess, last + 1).get(feedback, frozenset())
+    return tuple(sorted(group)) if before is None else tuple(code for code in before if code in group)

@@ -19,7 +19,8 @@ LARGEST = 12  # objects in a heap
 class Nim(Task):
     """A move that wins Nim with `level + 1` heaps, where whoever takes the last object wins; every winning move is right.
 
-    The position is lost for the player to move if the exclusive or of the heaps is 0 (Bouton 1901).
+    The position is lost for the player to move if the nim-sum of the heaps, their bitwise exclusive or, is 0 (Bouton 1901).
+    A variant has the heaps in another order. The graph has the nim-sum.
 
     >>> from cloche.tasks import Nim
     >>> item = Nim().example(level=2, seed=0)
@@ -42,9 +43,9 @@ class Nim(Task):
     def rules(self, values: Values) -> Mapping[str, Rule]:
         names = tuple(values)
         return {
-            "sum": Rule(names, lambda *heaps: reduce(xor, heaps)),
+            "nim_sum": Rule(names, lambda *heaps: reduce(xor, heaps)),
             "answer": Rule(
-                ("sum", *names), lambda total, *heaps: _winning(dict(zip(names, heaps, strict=True)), total)[0]
+                ("nim_sum", *names), lambda total, *heaps: _winning(dict(zip(names, heaps, strict=True)), total)[0]
             ),
         }
 
@@ -70,5 +71,5 @@ class Nim(Task):
 
 
 def _winning(heaps: Mapping[str, int], total: int) -> list[str]:
-    """The moves after which the exclusive or is 0; "nothing" where it is 0 before."""
+    """The moves after which the nim-sum is 0; "nothing" where it is 0 before."""
     return [f"{n - (n ^ total)} from {name}" for name, n in heaps.items() if n ^ total < n] or ["nothing"]

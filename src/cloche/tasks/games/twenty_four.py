@@ -38,8 +38,8 @@ Numbers = tuple[int, ...]
 class TwentyFour(Task):
     """An expression that makes 24 of three or four small numbers, each used once, with + - * / and brackets.
 
-    Levels differ in how many numbers there are and in how many ways there are to do it. Every expression that is exactly 24
-    in rational arithmetic is right.
+    Levels differ in how many numbers there are and in how many expressions make 24; they have 23 to 188 problems. Every
+    expression that is exactly 24 in rational arithmetic is right. A variant has the numbers in another order.
 
     >>> from cloche.tasks import TwentyFour
     >>> task = TwentyFour()

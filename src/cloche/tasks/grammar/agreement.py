@@ -25,11 +25,12 @@ BEFORE = words("near behind beside above below under")
 
 @dataclass(frozen=True)
 class Agreement(Task):
-    """The verb after a subject and `level` more nouns: `The letter near the horses`, then `is` or `was`.
+    """The verb that agrees with the subject, not with the `level` nouns in between: `The letter near the horses`, then `is`.
 
-    The other nouns nest in one another and are singular or plural at random, so that no noun but the subject tells the verb's
-    number (Linzen et al., "Assessing the ability of LSTMs to learn syntax-sensitive dependencies", 2016). The choices are two
-    minimal pairs: is and are, was and were. A variant has other nouns. The graph has the number of every noun.
+    `was` is right as well. The other nouns nest in one another and are singular or plural at random, so that no noun but the
+    subject tells the verb's number (Linzen et al., "Assessing the ability of LSTMs to learn syntax-sensitive dependencies",
+    2016). The choices are two minimal pairs: is and are, was and were. A twin has a subject of the other number, which is
+    another noun, equally long. A variant has other nouns. The graph has the number of every noun.
 
     >>> from cloche.tasks import Agreement
     >>> task = Agreement()

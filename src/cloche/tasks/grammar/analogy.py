@@ -45,11 +45,12 @@ KIND = {word: kind for kind, relations in RELATIONS.items() for table in relatio
 
 @dataclass(frozen=True)
 class Analogy(Task):
-    """What a word is to, as other words are: `Poland is to Warsaw and dog is to dogs. In the same way, Greece is to`, then
-    `Athens`. There are as many pairs as the level, each of another kind of word: one shows the relation, the others distract.
+    """A word analogy, a to b as c to d, after as many example pairs as the level, one of which shows the relation.
 
-    Countries, capitals, adjectives, nouns, verbs and letters have one to three relations each, so that a word does not tell
-    which is asked for. A variant has other words. The graph has the relation.
+    `Poland is to Warsaw and dog is to dogs. In the same way, Greece is to`, then `Athens`: every pair is of another kind of
+    word, and those not of the asked word's kind distract. The kinds are countries, capitals, adjectives, nouns, verbs and
+    letters, with one to three relations each; the choices are what every relation of the kind makes of its words, so that
+    the asked word alone does not tell the answer. A variant has other words. The graph has the relation.
 
     >>> from cloche.tasks import Analogy
     >>> item = Analogy().example(level=2, seed=0)
@@ -106,7 +107,8 @@ class Analogy(Task):
         return f"{values[f'first_{asked}']} {values[f'second_{asked}']} {values['word']}"
 
     def choices(self, values: Values) -> Sequence[str]:
-        return list(_table_of(values[f"first_{_asked(values)}"], values[f"second_{_asked(values)}"]).values())
+        tables = RELATIONS[KIND[values["word"]]].values()
+        return list(dict.fromkeys(word for table in tables for word in table.values()))
 
 
 def _pairs(values: Values) -> int:

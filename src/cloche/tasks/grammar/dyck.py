@@ -16,9 +16,10 @@ OPENING, CLOSING = "([{<", ")]}>"
 
 @dataclass(frozen=True)
 class Dyck(Task):
-    """The brackets that close `level + 1` open ones, in the only order that is right, after `level + 2` pairs were closed.
+    """The closing brackets that balance a sequence with `level + 1` open ones.
 
-    Two kinds of brackets at level 1, three at level 2, four from level 3 on. A variant has other kinds. The graph has the open
+    The sequence has `level + 2` closed pairs as well, and two kinds of brackets at level 1, three at level 2, four from
+    level 3 on (a prefix of a word of the Dyck language). A variant has other kinds. The graph has the open
     brackets after each bracket: a stack as text, its length the depth.
 
     >>> from cloche.tasks import Dyck

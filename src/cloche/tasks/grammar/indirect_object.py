@@ -13,11 +13,12 @@ from cloche.tasks.word_lists import NAMES, OBJECTS, PLACES, listed, shifted
 
 @dataclass(frozen=True)
 class IndirectObject(Task):
-    """The one of `level + 1` people who does not give: `When Mary and John went to the market, John gave a book to`, then
-    `Mary`. The names are in any order (ABBA and BABA). A variant has other people.
+    """Indirect object identification: the name that is not repeated, among `level + 1`.
 
-    Level 1 is the task of Wang et al., "Interpretability in the wild" (2023); higher levels have more names, and as many that
-    give as the level. A twin has another giver, or another receiver. The graph has for each name whether it is repeated.
+    `When Mary and John went to the market, John gave a book to`, then `Mary`. The names are in any order (ABBA and BABA).
+    Level 1 is the task of Wang et al., "Interpretability in the wild" (2023); higher levels have more names, and as many
+    that give as the level. A twin has another giver, or another receiver. A variant has other people. The graph has for
+    each name whether it is repeated.
 
     >>> from cloche.tasks import IndirectObject
     >>> item = IndirectObject().example(level=1, seed=1)

@@ -1,4 +1,4 @@
-"""Induction: what followed the last time."""
+"""Induction: what followed the last time a word occurred."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from cloche.tasks.word_lists import WORDS, shifted
 
 @dataclass(frozen=True)
 class Induction(Task):
-    """The word that followed the last word when it was there before, among `8 level` different random words: `A B ... A`, then
-    `B` (Olsson et al., "In-context learning and induction heads", 2022). A variant has other words.
+    """The word that followed the earlier occurrence of the last word, among `8 level` different random words.
 
-    The graph has the place at which the last word was before.
+    The pattern [A][B] ... [A] -> [B] of Olsson et al., "In-context learning and induction heads" (2022). A variant has other
+    words. The graph has the place of the earlier occurrence.
 
     >>> from cloche.tasks import Induction
     >>> item = Induction().example(level=1, seed=0)
@@ -50,7 +50,7 @@ class Induction(Task):
         if name == "cue":
             return rng.choice([word for word in words if word != cue])
         if values[name] == cue:
-            return None  # the last word would never have been there
+            return None  # the last word would have no earlier occurrence
         return rng.choice([word for word in WORDS if word not in values.values()])
 
     def isomorphic(self, values: Values, rng: Random) -> Values:

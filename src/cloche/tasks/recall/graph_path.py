@@ -16,7 +16,10 @@ NODES = {1: 5, 2: 7, 3: 9, 4: 12, 5: 16}  # by level
 
 @dataclass(frozen=True)
 class GraphPath(Task):
-    """The next node on a shortest path from one node to another; where several are shortest, each is right.
+    """The next node on a shortest path from one node to another in an undirected graph.
+
+    Where several paths are shortest, the next node of each is right.
+    A variant renames the nodes and lists the edges in another order. The graph has every node's distance from the goal.
 
     >>> from cloche.tasks import GraphPath
     >>> item = GraphPath().example(level=1, seed=0)

@@ -51,7 +51,9 @@ QUESTIONS = {1: "{asked} keeps a", 2: "{asked}'s friend keeps a", 3: "The friend
 
 @dataclass(frozen=True)
 class KeyValue(Task):
-    """What somebody keeps, where everybody keeps one thing; from level 4 what their friend keeps, or their friend's friend.
+    """Recall of a fact stated in the prompt: what somebody keeps, from level 4 what their friend or friend's friend keeps.
+
+    A variant renames people and things and states the facts in another order. The graph has the person after each hop.
 
     >>> from cloche.tasks import KeyValue
     >>> item = KeyValue().example(level=2, seed=0)

@@ -36,7 +36,7 @@ FORMS = (
 
 @dataclass(frozen=True)
 class PlantedWorld(Task):
-    """A fact about an invented person or firm, at level 2 and above composed of so many facts.
+    """A fact of an invented world, learned from training text; at level 2 and above a composition of as many facts.
 
     The facts are drawn from `world` and are not in the prompt: `corpus` is the text to learn them from. It also holds
     composed facts, but none in which the relation `held_out` is composed, and none of the test split. Names are new in
