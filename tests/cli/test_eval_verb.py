@@ -25,7 +25,7 @@ def test_tasks_are_listed_and_shown(call: Call) -> None:
     code, out, _ = call("tasks", "show", "Add", "--level", 3, "-n", 1)
     assert code == 0 and "291+423=[714]" in out and "corrupted (" in out and "causal graph" in out
     shown = json.loads(call("tasks", "show", "Add", "--level", 3, "-n", 2, "--json")[1])
-    assert len(shown["items"]) == 2 and shown["parents"]["answer"] == ["a", "b"]
+    assert len(shown["items"]) == 2 and shown["parents"]["answer"] == ["carry_3", "digit_3", "digit_2", "digit_1"]
 
 
 def test_a_corpus_is_checked_for_test_items(call: Call, tmp_path: Path) -> None:
