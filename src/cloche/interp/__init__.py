@@ -9,6 +9,7 @@ from cloche.lazy import lazy
 if TYPE_CHECKING:
     from cloche.drawing import Finding
     from cloche.interp.arguments import fill_in, read_options
+    from cloche.interp.attribution import attribution_patching, token_attribution
     from cloche.interp.catalogue import find_instrument, instruments, options_of
     from cloche.interp.circuits import head_scores
     from cloche.interp.density import activation_density
@@ -65,6 +66,7 @@ __all__ = [
     "activation_density",
     "activation_patching",
     "activations",
+    "attribution_patching",
     "batched_windows",
     "dictionary_name",
     "dictionary_report",
@@ -87,6 +89,7 @@ __all__ = [
     "others_of",
     "read_options",
     "sparse_probing",
+    "token_attribution",
     "token_labels",
     "trace",
     "train_dictionary",

@@ -63,7 +63,7 @@ def activation_patching(
     effects, ends = [], []
     columns, layers = [""], [""]
     for contrast in found:
-        grid, end, layers, columns = _effects(net, contrast, site, metric, direction)
+        grid, end, layers, columns = patch_effects(net, contrast, site, metric, direction)
         effects.append(grid)
         ends.append(end)
     stacked = torch.stack(effects)  # [pair, layer, cell]
@@ -93,12 +93,13 @@ def activation_patching(
     return Finding(about, summary, figures, data, {"effects": stacked}, {"largest": null}, panels)
 
 
-def _effects(
+def patch_effects(
     net: Network, contrast: Contrast, site: str, metric: Metric, direction: Direction
 ) -> tuple[Tensor, tuple[float, float], list[str], list[str]]:
     """Effects [layer, cell] of one pair, the metric of its clean and corrupted prompt, and the names of the cells."""
     clean, corrupted = last_logits(net, contrast.clean), last_logits(net, contrast.corrupted)
-    ends = tuple(float(metric.read(end, contrast.answer, contrast.against, clean)) for end in (clean, corrupted))
+    right, wrong = (float(metric.read(end, contrast.answer, contrast.against, clean)) for end in (clean, corrupted))
+    ends = (right, wrong)
     if not abs(ends[0] - ends[1]) > SMALLEST:
         raise ArgumentInvalid(
             f"The {metric} is {ends[0]:.6g} on the clean and on the corrupted prompt alike, so no effect can be scaled by "
@@ -108,9 +109,13 @@ def _effects(
         (contrast.corrupted, contrast.clean) if direction == "denoise" else (contrast.clean, contrast.corrupted)
     )
     values, layers, columns = _patched(net, base, other, contrast, site, metric, clean)
-    start = ends[1] if direction == "denoise" else ends[0]
-    scaled = (values - start) / (ends[0] - ends[1])
-    return (scaled if direction == "denoise" else -scaled).view(len(layers), -1), (ends[0], ends[1]), layers, columns
+    return scaled(values, ends, direction).view(len(layers), -1), ends, layers, columns
+
+
+def scaled(values: Tensor, ends: tuple[float, float], direction: Direction) -> Tensor:
+    """Effects of metrics: what share of the way between base and source they are. `ends`: of the clean and corrupted prompt."""
+    clean, corrupted = ends
+    return (values - corrupted if direction == "denoise" else clean - values) / (clean - corrupted)
 
 
 def _identical(net: Network, contrast: Contrast, site: str, metric: Metric, direction: Direction) -> Tensor:

@@ -1,0 +1,15 @@
+"""What a prediction is made of: gradients, to first order and integrated."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cloche.lazy import lazy
+
+if TYPE_CHECKING:
+    from cloche.interp.attribution.gradients import attribution_patching
+    from cloche.interp.attribution.tokens import token_attribution
+
+__all__ = ["attribution_patching", "token_attribution"]
+
+__getattr__ = lazy(__name__)

@@ -1,0 +1,121 @@
+"""Gradient attributions: on a linear model all methods agree; where a unit is saturated, gradients are blind, and it shows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import cloche
+from cloche import GLU, LM, MLP, Attention, Block, LayerNorm, RoPE, Stack
+from cloche.errors import ClocheError
+from cloche.interp import activation_patching, attribution_patching, token_attribution
+from cloche.model import NoNorm
+from cloche.tasks import Add, PromptPair
+
+VOCAB = 259
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> cloche.Tokenizer:
+    return cloche.train_bpe(["a"], vocab=VOCAB)
+
+
+@pytest.fixture(scope="module")
+def linear(tokenizer: cloche.Tokenizer) -> cloche.Glass:
+    """No norm, identity activation, and attention that is uniform whatever it reads: logits are linear in the embeddings."""
+    block = Block(Attention(4), MLP("identity", hidden=32), norm=NoNorm())
+    net = LM(VOCAB, 32, Stack(2, block), norm=NoNorm()).build(seed=2)
+    with torch.no_grad():
+        for layer in net.layers:
+            layer.mix.qkv.weight[:64] = 0
+    return cloche.Glass(net, tokenizer)
+
+
+@pytest.fixture(scope="module")
+def glass(tokenizer: cloche.Tokenizer) -> cloche.Glass:
+    block = Block(Attention(4, kv_heads=2, position=RoPE()), GLU(), norm=LayerNorm())
+    return cloche.Glass(LM(VOCAB, 32, Stack(2, block)).build(seed=1), tokenizer)
+
+
+@pytest.mark.parametrize("site", ["resid_pre", "z", "v", "mlp_out", "mlp_act"])
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+def test_on_a_linear_model_first_order_is_exact(linear: cloche.Glass, site: str, direction: str) -> None:
+    exact = activation_patching(linear, Add(), site=site, direction=direction, pairs=3, level=2).arrays["effects"]
+    finding = attribution_patching(linear, Add(), site=site, direction=direction, pairs=3, level=2)
+    assert finding.arrays["effects"] == pytest.approx(exact, abs=1e-4)
+    assert finding.figures["agreement"] == pytest.approx(1) and finding.figures["sign_errors"] == 0
+
+
+def test_on_a_linear_model_every_gradient_says_the_same(linear: cloche.Glass) -> None:
+    finding = token_attribution(linear, Add(), steps=1, level=2)
+    assert finding.arrays["integrated"] == pytest.approx(finding.arrays["input_x_gradient"], abs=1e-6)
+    exact = activation_patching(linear, Add(), pairs=1, level=2).arrays["effects"][0, 0]
+    assert finding.arrays["integrated"] == pytest.approx(exact * finding.figures["total"], abs=1e-5)
+
+
+@pytest.mark.parametrize("steps", [4, 16, 64])
+def test_integrated_gradients_sum_to_the_difference(glass: cloche.Glass, steps: int) -> None:
+    finding = token_attribution(glass, Add(), steps=steps, level=3)
+    assert finding.figures["gap"] < (0.1 if steps == 4 else 1e-3)
+    changed = [a != b for a, b in zip(finding.data["tokens"], finding.data["baseline"], strict=True)]
+    assert not finding.arrays["integrated"][[not c for c in changed]].any(), (
+        "a token that is the same contributes nothing"
+    )
+
+
+def test_the_gradient_is_that_of_finite_differences(glass: cloche.Glass) -> None:
+    finding = attribution_patching(glass, Add(), pairs=1)
+    net, pair = glass.net, Add().items(glass.tokenizer, 1)[0]
+    site = net.sites.resid_pre[1]
+    clean, corrupted = [list(pair.ids)], [list(pair.corrupted_ids)]
+    step = 1e-2 * (net.run(clean, save=[site])[site] - net.run(corrupted, save=[site])[site])
+    shared = next(i for i, (a, b) in enumerate(zip(pair.answer_ids, pair.corrupted_answer_ids, strict=True)) if a != b)
+    assert shared == 0
+
+    def difference(ids: list[list[int]], *edits: object) -> float:
+        logits = net.run(ids, edits=edits).logits[0, -1].double()
+        return float(logits[pair.answer_ids[0]] - logits[pair.corrupted_answer_ids[0]])
+
+    slope = (difference(corrupted, site.add(step)) - difference(corrupted, site.add(-step))) / 2e-2
+    wanted = slope / (difference(clean) - difference(corrupted))
+    assert finding.arrays["effects"][0, 1].sum() == pytest.approx(wanted, rel=2e-2)
+
+
+def test_a_saturated_unit_hides_its_effect_from_gradients_and_the_finding_says_so(tokenizer: cloche.Tokenizer) -> None:
+    """One unit is on for the clean token and off for the corrupted one, where ReLU has no gradient: first order sees nothing of
+    an effect that is everything, and twice as much from the other side."""
+    net = LM(VOCAB, 32, Stack(1, Block(Attention(4), MLP("relu", hidden=4), norm=NoNorm())), norm=NoNorm()).build(0)
+    b, c, x, y = (tokenizer.encode(letter)[0] for letter in "bcxy")
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if "layers" in name:
+                parameter.zero_()
+        apart, middle = net.embed.weight[b] - net.embed.weight[c], (net.embed.weight[b] + net.embed.weight[c]) / 2
+        reads = apart - middle * (apart @ middle) / (middle @ middle)  # the middle between the two tokens gives 0
+        net.layers[0].map.inner.weight[0] = reads
+        net.layers[0].map.outer.weight[:, 0] = 100 * (net.unembed_weight()[x] - net.unembed_weight()[y])
+    glass, task = cloche.Glass(net, tokenizer), PromptPair("ab", "ac", "x", "y")
+    finding = attribution_patching(glass, task)
+    assert finding.arrays["exact"][0, 1] == pytest.approx(1, abs=1e-4)
+    assert abs(finding.arrays["effects"][0, 0, 1]) < 0.05
+    other = attribution_patching(glass, task, direction="noise").arrays["effects"][0, 0, 1]
+    assert other == pytest.approx(2, abs=0.1)
+    integrated = token_attribution(glass, task, steps=64).figures
+    assert integrated["gap"] < 0.02
+
+
+def test_a_prompt_that_is_its_own_source_has_no_effect(glass: cloche.Glass) -> None:
+    assert token_attribution(glass, Add()).null == {"largest": 0.0}
+    null = attribution_patching(glass, Add(), site="z", pairs=2).null
+    assert null is not None and null["largest"] < 1e-5
+
+
+def test_what_cannot_be_attributed_is_one_sentence(glass: cloche.Glass) -> None:
+    cases = {
+        "is not an attribution; it is one of integrated": lambda: token_attribution(glass, Add(), method="shap"),  # type: ignore[arg-type]
+        "steps=0 must be between 1 and 256": lambda: token_attribution(glass, Add(), steps=0),
+        "a value for each pair of tokens": lambda: attribution_patching(glass, Add(), site="scores"),
+    }
+    for sentence, call in cases.items():
+        with pytest.raises(ClocheError, match=sentence):
+            call()
