@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cloche import errors
-from cloche.cli.errors import code_of, report
+from cloche.cli.errors import code_of, report_error
 from cloche.errors import ClocheError, SiteUnknown, described
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,7 +63,7 @@ def test_an_error_carries_its_code() -> None:
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_json_shows_the_code_of_any_error(capsys, error: BaseException, status: int, code: str) -> None:
-    assert report(error, debug=False, as_json=True) == status
+    assert report_error(error, debug=False, as_json=True) == status
     assert json.loads(capsys.readouterr().out)["code"] == code == code_of(error, status)
 
 

@@ -156,12 +156,10 @@ def refused(call: Call, out: Path, *words: object) -> str:
 def test_what_cannot_be_adopted_leaves_nothing(call: Call, model: Path, steps: Path, tmp_path: Path) -> None:
     out = tmp_path / "runs" / "new"
     assert "There is no folder" in refused(call, out, tmp_path / "nowhere")
-    assert "states no step" in refused(call, out, steps, "--revisions", "notes")
-    assert "no model folder step9; of such folders it has pythia-step30" in refused(
-        call, out, steps, "--revisions", "step9"
-    )
+    assert "has no step: add it" in refused(call, out, steps, "--revisions", "notes")
+    assert "no model folder step9: choose from pythia-step30" in refused(call, out, steps, "--revisions", "step9")
     both = ("--revisions", "step1000", "step-2000=1000")
-    assert "step1000 and step-2000 are both of step 1,000" in refused(call, out, steps, *both)
+    assert "step1000 and step-2000 both have step 1,000" in refused(call, out, steps, *both)
     broken = Path(shutil.copytree(model, tmp_path / "broken"))
     (broken / "tokenizer.json").rename(tmp_path / "aside.json")
     assert "has no tokenizer.json" in refused(call, out, broken)
@@ -211,7 +209,7 @@ def test_what_others_have_written_stays(call: Call, model: Path, grown: Path, tm
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     assert "files that do not belong to a run" in refused(call, tmp_path / "mine", model)
     assert "already holds a run" in refused(call, grown, model)
-    assert "is a run already" in refused(call, tmp_path / "run", grown)
+    assert "is already a run" in refused(call, tmp_path / "run", grown)
     (tmp_path / "empty").mkdir()
     assert adopted(call, model, tmp_path / "empty")["checkpoints"] == ["step-000000"]
 

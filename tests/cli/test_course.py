@@ -54,12 +54,12 @@ def test_a_run_is_not_grown_twice(call: Call, grown: Path, text: Path) -> None:
         (("--set", "run.stepz=4"), "did you mean steps"),
         (("--set", "model.width=33"), "33"),
         (("norecipe.toml",), "there is no recipe at norecipe.toml"),
-        ((".",), "put --data before what is to be read"),
-        (("book.txt",), "put --data before what is to be read"),
+        ((".",), "put --data before files to read"),
+        (("book.txt",), "put --data before files to read"),
         (("one.txt", "two.txt", "three.txt"), "one.txt and 2 more are text"),
-        (("books/one", "books/two"), "put --data before what is to be read"),
-        (("--minutes", "-1"), "--minutes -1 leaves no time"),
-        (("--minutes", "nan"), "--minutes nan leaves no time"),
+        (("books/one", "books/two"), "put --data before files to read"),
+        (("--minutes", "-1"), "--minutes is -1"),
+        (("--minutes", "nan"), "--minutes is nan"),
     ],
 )
 def test_what_cannot_be_grown_leaves_no_folder(call: Call, tmp_path: Path, words: tuple[str, ...], said: str) -> None:

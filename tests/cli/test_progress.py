@@ -69,4 +69,4 @@ def test_a_reader_that_is_gone_is_an_error_and_not_an_exit() -> None:
 
     made.console.file = Gone()
     with pytest.raises(BrokenPipeError):
-        made.say("hello")
+        made.print("hello")

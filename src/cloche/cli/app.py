@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from cloche import __version__
-from cloche.cli.errors import INTERRUPTED, Stopped, noting_interrupts, report
+from cloche.cli.errors import INTERRUPTED, Stopped, recording_interrupts, report_error
 from cloche.cli.help import Command, Group
 from cloche.cli.looking.evaluating import evaluate
 from cloche.cli.looking.look import look
@@ -135,7 +135,8 @@ def words(argv: Sequence[str]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The `cloche` command: runs one and exits; 0 done, 1 failed, 2 misused, 130 interrupted."""
+    """The `cloche` command: runs one and exits with 0 for success, 1 for failure, 2 for a wrong command line, 130 if
+    interrupted."""
     argv, interrupts = sys.argv[1:] if argv is None else argv, list[int]()
     # Read when torch is imported. If another process is running, threads that spin at a barrier for long starve the thread
     # that they wait for: training steps took ten times as long. Spinning briefly, then sleeping, costs nothing otherwise
@@ -143,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     prepare_streams()
     try:
-        with noting_interrupts() as interrupts:
+        with recording_interrupts() as interrupts:
             code = app(words(argv), prog_name="cloche", standalone_mode=False)
         flush_output()
         if code == INTERRUPTED:  # how typer reports a Ctrl-C that no command caught
@@ -157,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except BaseException as error:  # some libraries raise outside Exception
         if interrupts and not isinstance(error, ClocheError | Stopped):
             error = KeyboardInterrupt()  # whatever a library turned it into
-        code = report(error, debug="--debug" in argv, as_json="--json" in _before_dashes(argv))
+        code = report_error(error, debug="--debug" in argv, as_json="--json" in _before_dashes(argv))
         with suppress(OSError):
             flush_output()
         sys.exit(code)

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from cloche.cli.outputs import Refused
+from cloche.cli.outputs import ErrorRecord
 from cloche.errors import ArgumentInvalid, ClocheError, FileDamaged, FileUnreadable, OutOfMemory, WriteRefused
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
@@ -96,7 +96,7 @@ def resumable(run: Path) -> Iterator[None]:
 
 
 @contextmanager
-def noting_interrupts() -> Iterator[list[int]]:
+def recording_interrupts() -> Iterator[list[int]]:
     """Yields a list to which each Ctrl-C adds an entry before it raises KeyboardInterrupt; an ignored SIGINT stays ignored."""
     noted: list[int] = []
 
@@ -126,18 +126,18 @@ def sentence_and_status(error: BaseException) -> tuple[str, int]:
     if type(error).__name__ == "Abort" and isinstance(error.__context__, EOFError):  # what typer turns it into
         error = error.__context__
     if formatted := getattr(error, "format_message", None):  # an error in the command line, reported by typer
-        meant = _setting_meant(error)
+        meant = _suggested_setting(error)
         return f"{meant or formatted().rstrip('.')}; see {_help_of(error)}.", MISUSED
-    if known := _of_the_system(error) or _of_a_library(error):
+    if known := _system_error(error) or _library_error(error):
         return known, FAILED
     what = " ".join(f"{type(error).__name__}: {error}".split())
     return (
-        f"cloche raised an unexpected error ({what}{_place(error)}); run it again with --debug to see the traceback.",
+        f"cloche raised an unexpected error ({what}{_location(error)}); run it again with --debug to see the traceback.",
         FAILED,
     )
 
 
-def _place(error: BaseException) -> str:
+def _location(error: BaseException) -> str:
     """The line that raised the error; if a module of the user's is involved, its last line, where to look first."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [
@@ -161,7 +161,7 @@ def _no_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate" in str(error))
 
 
-def _of_the_system(error: BaseException) -> str | None:
+def _system_error(error: BaseException) -> str | None:
     """Sentence about an error of the operating system or of Python itself."""
     if _no_memory(error):
         return NO_MEMORY
@@ -187,7 +187,7 @@ def _of_the_system(error: BaseException) -> str | None:
     return None
 
 
-def _of_a_library(error: BaseException) -> str | None:
+def _library_error(error: BaseException) -> str | None:
     """Sentence about a damaged file that a library could not read."""
     homes = [kind.__module__.partition(".")[0] for kind in type(error).__mro__]
     what = next((LIBRARIES[home] for home in homes if home in LIBRARIES), None)
@@ -198,7 +198,7 @@ def _of_a_library(error: BaseException) -> str | None:
     return f"{what} cannot be read ({error or type(error).__name__}): copy it there again." if what else None
 
 
-def _setting_meant(error: Any) -> str:
+def _suggested_setting(error: Any) -> str:
     """For an unknown option of a command that takes --set: the setting of that name, if there is one."""
     option, context = getattr(error, "option_name", None), getattr(error, "ctx", None)
     if option is None or context is None or "--set" not in {each for p in context.command.params for each in p.opts}:
@@ -222,11 +222,11 @@ def code_of(error: BaseException, status: int) -> str:
         return {MISUSED: ArgumentInvalid.code, INTERRUPTED: "INTERRUPTED"}[status]
     if isinstance(error, OSError) and error.errno is not None:
         return WriteRefused.code if error.errno in FULL else FileUnreadable.code
-    known = [(_of_a_library, FileDamaged), (_of_the_system, OutOfMemory if _no_memory(error) else ArgumentInvalid)]
+    known = [(_library_error, FileDamaged), (_system_error, OutOfMemory if _no_memory(error) else ArgumentInvalid)]
     return next((kind.code for tells, kind in known if tells(error)), ClocheError.code)
 
 
-def report(error: BaseException, debug: bool, as_json: bool = False) -> int:
+def report_error(error: BaseException, debug: bool, as_json: bool = False) -> int:
     """Prints an error to stderr, after its traceback if `debug`, and to stdout if `as_json`; returns the exit code."""
     if type(error).__name__ == "NoArgsIsHelpError":  # `cloche` or `cloche sae` alone: show its commands
         print(str(error), file=sys.stderr)
@@ -238,7 +238,7 @@ def report(error: BaseException, debug: bool, as_json: bool = False) -> int:
         traceback.print_exception(error)
     sentence = one_line(sentence)
     if as_json:
-        refused: Refused = {"error": sentence, "code": code_of(error, status)}
+        refused: ErrorRecord = {"error": sentence, "code": code_of(error, status)}
         print(json.dumps(refused, ensure_ascii=False))
     print(sentence, file=sys.stderr)
     return status

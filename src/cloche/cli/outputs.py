@@ -13,14 +13,14 @@ from cloche.runs import ProblemRecord
 VERSION = 1  # of these outputs; raised when a key is removed or changes its meaning, not when one is added
 
 
-class Refused(TypedDict):
+class ErrorRecord(TypedDict):
     """Any command that failed: the sentence, and its error code (docs/errors.md)."""
 
     error: str
     code: str
 
 
-class Grown(TypedDict):
+class RunOutcome(TypedDict):
     """`pretrain`, `resume` and `demo`: the state of the run. Losses are in nats per token; `seconds` is training time."""
 
     run: str
@@ -38,7 +38,7 @@ class Grown(TypedDict):
     report: str | None
 
 
-class Taken(TypedDict):
+class FilesTaken(TypedDict):
     """How files were put into the run: "reflink", "hard link" or "copy"."""
 
     how: str
@@ -52,11 +52,11 @@ class AdoptedModel(TypedDict):
     run: str
     source: str
     checkpoints: list[str]
-    taken: list[Taken]
+    taken: list[FilesTaken]
     data: bool
 
 
-class Reported(TypedDict):
+class ReportWritten(TypedDict):
     """`report`: the page, and the contents of the run."""
 
     run: str
@@ -66,7 +66,7 @@ class Reported(TypedDict):
     findings: int
 
 
-class Generated(TypedDict):
+class TextGenerated(TypedDict):
     """`generate`: the text after the prompt, its token ids, and the sampling settings."""
 
     checkpoint: str
@@ -87,7 +87,7 @@ class SavedFinding(FindingRecord):
     path: str | None
 
 
-class Looked(TypedDict):
+class FindingsRecord(TypedDict):
     """`look`: one finding, or one per prompt."""
 
     findings: list[SavedFinding]
@@ -110,13 +110,13 @@ class InstrumentRecord(TypedDict):
     options: list[OptionRecord]
 
 
-class Listed(TypedDict):
+class InstrumentsListed(TypedDict):
     """`look` and `trace` without an instrument: all instruments."""
 
     instruments: list[InstrumentRecord]
 
 
-class Verified(TypedDict):
+class RunVerified(TypedDict):
     """`verify`: problems (files that are not as they were written) and notes; `ok` is whether there are no problems."""
 
     run: str
@@ -134,7 +134,7 @@ class CheckRecord(TypedDict):
     note: str
 
 
-class Examined(TypedDict):
+class MachineChecked(TypedDict):
     """`doctor`: the checks of this machine."""
 
     ok: bool
@@ -173,7 +173,7 @@ class LearnedDictionary(TypedDict):
     seconds: float
 
 
-class Encoded(TypedDict):
+class CodesWritten(TypedDict):
     """`sparse encode`: the codes that were written."""
 
     out: str
@@ -184,14 +184,14 @@ class Encoded(TypedDict):
     fvu: float
 
 
-class Drawn(TypedDict):
+class AtomsDrawn(TypedDict):
     """`sparse atoms`: the picture that was written."""
 
     out: str
     atoms: int
 
 
-class Denoised(TypedDict):
+class SignalDenoised(TypedDict):
     """`sparse denoise`: the signal that was written; `noise` is the standard deviation per channel."""
 
     out: str
@@ -210,8 +210,8 @@ class FeaturesRead(FeaturesData):
     summary: str
 
 
-Equations = TypedDict(
-    "Equations",
+EquationsFound = TypedDict(
+    "EquationsFound",
     {
         "source": str,
         "samples": int,
@@ -269,8 +269,8 @@ class TaskShown(TypedDict):
     parents: dict[str, list[str]]
 
 
-Measured = TypedDict(
-    "Measured",
+DictionaryMeasured = TypedDict(
+    "DictionaryMeasured",
     {
         "dictionary": DictionaryData,
         "activation-density": NotRequired[DensityData],
@@ -280,27 +280,27 @@ Measured = TypedDict(
 
 COMMANDS: dict[str, Any] = {
     "adopt": AdoptedModel,
-    "demo": Grown,
-    "doctor": Examined,
-    "error": Refused,
-    "eval": Looked,
-    "generate": Generated,
-    "look": Looked | Listed,
-    "pretrain": Grown,
+    "demo": RunOutcome,
+    "doctor": MachineChecked,
+    "error": ErrorRecord,
+    "eval": FindingsRecord,
+    "generate": TextGenerated,
+    "look": FindingsRecord | InstrumentsListed,
+    "pretrain": RunOutcome,
     "recipe": dict[str, Any],
-    "report": Reported,
-    "resume": Grown,
+    "report": ReportWritten,
+    "resume": RunOutcome,
     "sae features": FeaturesRead,
-    "sae report": Measured,
+    "sae report": DictionaryMeasured,
     "sae train": TrainedDictionary,
-    "sindy": Equations,
-    "sparse atoms": Drawn,
-    "sparse denoise": Denoised,
-    "sparse encode": Encoded,
+    "sindy": EquationsFound,
+    "sparse atoms": AtomsDrawn,
+    "sparse denoise": SignalDenoised,
+    "sparse encode": CodesWritten,
     "sparse learn": LearnedDictionary,
     "tasks check": SavedFinding,
     "tasks list": TasksListed,
     "tasks show": TaskShown,
-    "trace": SavedFinding | Listed,
-    "verify": Verified,
+    "trace": SavedFinding | InstrumentsListed,
+    "verify": RunVerified,
 }

@@ -17,7 +17,7 @@ Record = dict[str, Any]
 PLAIN_EVERY = 10.0  # seconds between plain lines
 SAMPLE_WIDTH = 240  # characters shown of a sample
 # Events that are printed; the log has all. A stop is not among them: the command's last line reports it.
-TOLD = ("spike", "nonfinite", "replan", "finished", "start", "resume", "log")
+SHOWN_EVENTS = ("spike", "nonfinite", "replan", "finished", "start", "resume", "log")
 
 
 class _Console(Console):
@@ -33,7 +33,7 @@ class Screen:
         self.console = _Console(stderr=stderr, highlight=False, markup=False, soft_wrap=True)
         self.live = self.console.is_terminal and not self.console.is_dumb_terminal
 
-    def say(self, text: str, style: str = "") -> None:
+    def print(self, text: str, style: str = "") -> None:
         """Prints a permanent line."""
         self.console.print(Text(text, style))
 
@@ -48,19 +48,19 @@ class Screen:
 
             yield update
 
-    def follow(self, records: Iterable[Record], steps: int) -> Growth:
+    def follow(self, records: Iterable[Record], steps: int) -> TrainingProgress:
         """Shows the records of a training run as they arrive; returns its final state."""
-        growth = Growth(steps)
+        training = TrainingProgress(steps)
         with self._line() as show:
             for record in records:
-                growth.take(record)
+                training.update(record)
                 if record["log"] == "metrics":
-                    show("growing", growth.step / growth.steps, growth.line(), "val_bpb" in record)
-                elif record["log"] == "samples" and record["prompt"] == growth.first_prompt:
-                    self.say(f"  {record['step']:>6,} │ {_one_line(record['prompt'] + record['text'])}", "dim")
-                elif record["log"] == "events" and record["kind"] in TOLD:
-                    self.say(f"  {record['step']:>6,} │ {record['message']}")
-        return growth
+                    show("growing", training.step / training.steps, training.line(), "val_bpb" in record)
+                elif record["log"] == "samples" and record["prompt"] == training.first_prompt:
+                    self.print(f"  {record['step']:>6,} │ {_one_line(record['prompt'] + record['text'])}", "dim")
+                elif record["log"] == "events" and record["kind"] in SHOWN_EVENTS:
+                    self.print(f"  {record['step']:>6,} │ {record['message']}")
+        return training
 
     @contextmanager
     def _line(self) -> Iterator[Callable[[str, float, str, bool], None]]:
@@ -85,12 +85,12 @@ class Screen:
         def show(title: str, share: float, note: str, important: bool) -> None:
             if important or time.monotonic() - last[0] >= PLAIN_EVERY:
                 last[0] = time.monotonic()
-                self.say(f"{title} {note or f'{share:.0%}'}")
+                self.print(f"{title} {note or f'{share:.0%}'}")
 
         return show
 
 
-class Growth:
+class TrainingProgress:
     """The latest values of all records of a training run."""
 
     def __init__(self, steps: int) -> None:
@@ -99,7 +99,7 @@ class Growth:
         self.first_prompt: str | None = None
         self.ended: str | None = None
 
-    def take(self, record: Record) -> None:
+    def update(self, record: Record) -> None:
         self.step = max(self.step, record["step"])
         if record["log"] == "metrics":
             self.metrics |= {key: value for key, value in record.items() if key != "log"}

@@ -133,7 +133,7 @@ def read_table(path: Path) -> Table:
         )
     separator = stated[1] if stated else _separator(path, lines)
     rows = _split(path, lines, separator)
-    rows = _even(path, rows, named=separator in "\t ")
+    rows = _equal_rows(path, rows, named=separator in "\t ")
     table = Table(path, (), tuple(map(tuple, rows)), separator)
     return _with_index(replace(_with_heading(table), comma=_has_commas(path, rows, separator)))
 
@@ -199,7 +199,7 @@ def _is_number(cell: str, separator: str) -> bool:
     return bool(_POINT.fullmatch(cell)) or (separator != "," and bool(_COMMA.fullmatch(cell)))
 
 
-def _even(path: Path, rows: list[list[str]], named: bool) -> list[list[str]]:
+def _equal_rows(path: Path, rows: list[list[str]], named: bool) -> list[list[str]]:
     """The rows without a trailing separator. Raises if they have different lengths.
 
     If `named`, the rows may have names in a column without a heading, as R's write.table writes it.

@@ -9,7 +9,7 @@ import typer
 
 from cloche.cli.looking.look import recorded
 from cloche.cli.options import LARGEST_SEED, AsJson, Checkpoint, Model
-from cloche.cli.outputs import Looked
+from cloche.cli.outputs import FindingsRecord
 from cloche.cli.streams import emit
 from cloche.errors import ArgumentInvalid
 
@@ -82,7 +82,7 @@ def evaluate(
         found.append(evals.perplexity(glass, text, seed=seed))
     paths = [None if run is None else each.save(run) for each in found]
     if as_json:
-        answer: Looked = {"findings": [recorded(each, path) for each, path in zip(found, paths, strict=True)]}
+        answer: FindingsRecord = {"findings": [recorded(each, path) for each, path in zip(found, paths, strict=True)]}
         emit(answer)
         return
     for each, path in zip(found, paths, strict=True):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cloche.cli.options import AsJson, Checkpoint, Model
-from cloche.cli.outputs import InstrumentRecord, Listed, Looked, OptionRecord, SavedFinding
+from cloche.cli.outputs import FindingsRecord, InstrumentRecord, InstrumentsListed, OptionRecord, SavedFinding
 from cloche.cli.streams import emit
 from cloche.errors import InstrumentOption
 
@@ -60,7 +60,7 @@ def look(
             out, to_json(found[0].record() if len(found) == 1 else [each.record() for each in found], indent=1)
         )
     if as_json:
-        answer: Looked = {"findings": [recorded(each, path) for each, path in zip(found, paths, strict=True)]}
+        answer: FindingsRecord = {"findings": [recorded(each, path) for each, path in zip(found, paths, strict=True)]}
         emit(answer)
         return
     for each, path in zip(found, paths, strict=True):
@@ -96,7 +96,7 @@ def list_instruments(as_json: bool) -> None:
         ]
         found.append({"name": name, "about": about(function.__doc__), "options": options})
     if as_json:
-        answer: Listed = {"instruments": found}
+        answer: InstrumentsListed = {"instruments": found}
         emit(answer)
         return
     for each in found:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cloche.cli.options import AsJson, RunFolder
-from cloche.cli.outputs import Reported
+from cloche.cli.outputs import ReportWritten
 from cloche.cli.streams import emit
 from cloche.errors import FileUnreadable
 
@@ -47,7 +47,7 @@ def report_run(
         look_inside(opened, screen)
     write_report(opened.path, out)
     if as_json:
-        answer: Reported = {
+        answer: ReportWritten = {
             "run": str(run),
             "report": str(target),
             "bytes": target.stat().st_size,
@@ -56,7 +56,7 @@ def report_run(
         }
         emit(answer)
     else:
-        screen.say(f"{target}: open it in any browser.")
+        screen.print(f"{target}: open it in any browser.")
 
 
 def _is_ours(path: Path) -> bool:

@@ -110,7 +110,7 @@ def train(
                 update(progress.done, progress.total, progress.message)
                 message = progress.message
         if not as_json:
-            screen.say(f"{message}; it is in {run}/dictionaries/{name}")
+            screen.print(f"{message}; it is in {run}/dictionaries/{name}")
             return
     emit(_trained(opened, name, message))
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from cloche.cli.options import AsJson, Encoding, Field, Glob
-from cloche.cli.outputs import AdoptedModel, Taken
+from cloche.cli.outputs import AdoptedModel, FilesTaken
 from cloche.cli.streams import emit
 from cloche.errors import ArgumentInvalid, ModelMissing, RunExists, TokenizerMissing
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 class _Source(NamedTuple):
-    """A model folder that is to become a checkpoint: its step, what it is called, and where it and its tokenizer may be."""
+    """A model folder that becomes a checkpoint: its step, its name, and the folders where it and its tokenizer may be."""
 
     step: int
     name: str
     folder: Path
-    beside: Path  # a folder that may hold the tokenizer that several revisions share
+    beside: Path  # a folder that may have the tokenizer that several revisions share
     commit: str = ""
 
 
@@ -80,14 +80,14 @@ def adopt(
             checked.append(_checked(each))
         pack = _packing(data, checked[-1].tokenizer, glob, field, encoding, update) if data else None
         made = make(out, source, checked, ["cloche", *sys.argv[1:]], pack, copy)
-    _conclude(made, source, as_json, screen)
+    _print_outcome(made, source, as_json, screen)
 
 
-# ---- what there is to adopt
+# ---- the models to adopt
 
 
 def _from_hub(model: str, revisions: list[str]) -> tuple[str, list[_Source]] | None:
-    """The revisions of a model on the Hugging Face Hub, fetched into its cache; None where MODEL names a folder."""
+    """The revisions of a model on the Hugging Face Hub, fetched into its cache; None if MODEL names a folder."""
     from cloche.model.huggingface import hub
 
     name = hub.named(model)
@@ -95,7 +95,7 @@ def _from_hub(model: str, revisions: list[str]) -> tuple[str, list[_Source]] | N
         return None
     repository, _, only = name.partition("@")
     if only and revisions:
-        raise ArgumentInvalid(f"{model} names a revision already: leave out --revisions, or the @{only}.")
+        raise ArgumentInvalid(f"{model} already names a revision: leave out --revisions, or @{only}.")
     found = []
     for wanted in revisions or [only or "main"]:
         step, revision = _named_step(wanted, alone=not revisions)
@@ -111,15 +111,15 @@ def _from_folder(folder: Path, revisions: list[str]) -> tuple[str, list[_Source]
 
     check_name(folder)
     if (folder / "run.json").is_file():
-        raise RunExists(f"{folder} is a run already: `cloche open {folder}` shows it.")
+        raise RunExists(f"{folder} is already a run: open it with `cloche open {folder}`.")
     source, is_model = os.path.abspath(folder), (folder / "config.json").is_file()
     if revisions:
         found = []
         for wanted in revisions:
             step, name = _named_step(wanted)
             if not (folder / name / "config.json").is_file():
-                known = ", ".join(revisions_in(folder)) or "none whose name states a step"
-                raise ModelMissing(f"{folder} has no model folder {name}; of such folders it has {known}.")
+                known = ", ".join(revisions_in(folder)) or "none with a step in its name"
+                raise ModelMissing(f"{folder} has no model folder {name}: choose from {known}.")
             found.append(_Source(step, name, folder / name, folder))
         return source, found
     if is_model:
@@ -132,7 +132,8 @@ def _from_folder(folder: Path, revisions: list[str]) -> tuple[str, list[_Source]
 
 
 def _named_step(revision: str, alone: bool = False) -> tuple[int, str]:
-    """The step and the name of a revision, of "step1000" or "main=143000". A model that is `alone` may state none: step 0."""
+    """(step, name) of a revision such as "step1000" or "main=143000". If it is the only one (`alone`), the step may be
+    missing: 0."""
     from cloche.runs import step_in
 
     name, equals, step = revision.rpartition("=")
@@ -140,9 +141,7 @@ def _named_step(revision: str, alone: bool = False) -> tuple[int, str]:
         return int(step), name
     found = step_in(revision)
     if found is None and not alone:
-        raise ArgumentInvalid(
-            f"The revision {revision!r} states no step: write it with one, such as {revision}=143000."
-        )
+        raise ArgumentInvalid(f"The revision {revision!r} has no step: add it, as in {revision}=143000.")
     return found or 0, revision
 
 
@@ -151,13 +150,13 @@ def _require_steps(found: list[_Source]) -> None:
     for one, other in pairwise(found):
         if one.step == other.step:
             raise ArgumentInvalid(
-                f"The revisions {one.name} and {other.name} are both of step {one.step:,}: leave one of them out."
+                f"The revisions {one.name} and {other.name} both have step {one.step:,}: leave one of them out."
             )
 
 
 def _checked(source: _Source) -> Revision:
-    """A revision that loads: its family is supported, its weights are whole and finite, it fits into memory and has a tokenizer
-    of its own. Raises ClocheError otherwise."""
+    """Checks that a revision loads: a supported family, complete and finite weights, small enough for memory, with a
+    tokenizer. Raises ClocheError otherwise."""
     from cloche.glass import Glass
     from cloche.model import load_network, weight_files
     from cloche.runs import Revision
@@ -166,8 +165,8 @@ def _checked(source: _Source) -> Revision:
     homes = [home for home in (source.folder, source.beside) if (home / "tokenizer.json").is_file()]
     if not homes:
         raise TokenizerMissing(
-            f"{source.folder} has no tokenizer.json, and nothing can be read or written without one; put the tokenizer.json of "
-            "this model there (transformers' AutoTokenizer writes it with save_pretrained)."
+            f"{source.folder} has no tokenizer.json, without which no text can be read: put that of this model there "
+            "(transformers' AutoTokenizer writes it with save_pretrained)."
         )
     Glass(load_network(source.folder), Tokenizer.load(homes[0]), source.name)
     weights = tuple(weight_files(source.folder))
@@ -185,7 +184,7 @@ def _packing(
     encoding: str | None,
     update: Callable[[float, float, str], None],
 ) -> Callable[[Path], object]:
-    """What packs the text into a folder with the model's own tokenizer."""
+    """A function that packs the text into a folder with the model's own tokenizer."""
     from cloche.data import prepare
     from cloche.text import Tokenizer
 
@@ -206,9 +205,9 @@ def _packing(
 # ---- the end
 
 
-def _conclude(made: Adopted, source: str, as_json: bool, screen: Screen) -> None:
+def _print_outcome(made: Adopted, source: str, as_json: bool, screen: Screen) -> None:
     checkpoints = [checkpoint.name for checkpoint in made.run.checkpoints()]
-    taken: list[Taken] = [{"how": how, "files": made.files[how], "bytes": made.bytes[how]} for how in made.files]
+    taken: list[FilesTaken] = [{"how": how, "files": made.files[how], "bytes": made.bytes[how]} for how in made.files]
     if as_json:
         answer: AdoptedModel = {
             "run": str(made.run.path),
@@ -219,9 +218,9 @@ def _conclude(made: Adopted, source: str, as_json: bool, screen: Screen) -> None
         }
         emit(answer)
         return
-    told = {"reflink": "as reflinks", "hard link": "as hard links", "copy": "copied"}
+    ways = {"reflink": "as reflinks", "hard link": "as hard links", "copy": "copied"}
     each = "; ".join(
-        f"{t['files']:,} {'file' if t['files'] == 1 else 'files'} of {t['bytes']:,} bytes {told[t['how']]}"
+        f"{t['files']:,} {'file' if t['files'] == 1 else 'files'} of {t['bytes']:,} bytes {ways[t['how']]}"
         for t in taken
     )
     which = (
@@ -229,5 +228,5 @@ def _conclude(made: Adopted, source: str, as_json: bool, screen: Screen) -> None
         if checkpoints[1:]
         else checkpoints[0]
     )
-    screen.say(f"{made.run.path}: {which} ({each})")
-    screen.say(f"Next:\n  cloche open {shlex.quote(str(made.run.path))}")
+    screen.print(f"{made.run.path}: {which} ({each})")
+    screen.print(f"Next:\n  cloche open {shlex.quote(str(made.run.path))}")

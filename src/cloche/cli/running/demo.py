@@ -21,7 +21,7 @@ def demo(
 ) -> None:
     """Grow a first model from real text, and look inside."""
     from cloche.cli.progress import Screen
-    from cloche.cli.running.grow import absolute, begin, conclude, settings
+    from cloche.cli.running.grow import absolute, print_outcome, settings, start_run
     from cloche.train import Recipe
 
     changes = {"run.minutes": minutes, "evaluate.look": True, "data.paths": absolute(data) or []}
@@ -29,11 +29,11 @@ def demo(
     screen = Screen(stderr=as_json)
     folder = free_folder(out)
     if folder != out:
-        screen.say(f"{out} already holds a run, which stays as it is; this one goes to {folder}")
-    screen.say(f"{recipe.question.ask} Ctrl-C stops at any moment; cloche resume {folder} goes on.")
-    run = begin(folder, recipe, screen)
-    screen.say(f"The report is {run.path / 'report.html'}")
-    conclude(run, screen, as_json)
+        screen.print(f"{out} already holds a run, which is not changed; this one goes to {folder}")
+    screen.print(f"{recipe.question.ask} Ctrl-C stops it at any time; cloche resume {folder} continues.")
+    run = start_run(folder, recipe, screen)
+    screen.print(f"The report is {run.path / 'report.html'}")
+    print_outcome(run, screen, as_json)
 
 
 def free_folder(wanted: Path) -> Path:

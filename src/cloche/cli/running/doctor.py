@@ -12,7 +12,7 @@ from pathlib import Path
 import typer
 
 from cloche.cli.options import AsJson
-from cloche.cli.outputs import CheckRecord, Examined
+from cloche.cli.outputs import CheckRecord, MachineChecked
 from cloche.cli.streams import emit
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -40,7 +40,10 @@ def doctor(as_json: AsJson = False) -> None:
     """
     checks = [*_software(), *_processor(), *_space(), _browser(), *_speed()]
     if as_json:
-        report: Examined = {"ok": all(check.ok for check in checks), "checks": [check.record() for check in checks]}
+        report: MachineChecked = {
+            "ok": all(check.ok for check in checks),
+            "checks": [check.record() for check in checks],
+        }
         emit(report)
     else:
         width = max(len(check.name) for check in checks)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cloche.cli.options import LARGEST_SEED, AsJson, Checkpoint, Model
-from cloche.cli.outputs import Generated
+from cloche.cli.outputs import TextGenerated
 from cloche.cli.streams import emit
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def generate(
     if as_json:
         made = list(tokens)
         text = tokenizer.decode_bytes(made).decode("utf-8", "replace")
-        record: Generated = {
+        record: TextGenerated = {
             "checkpoint": glass.checkpoint,
             "prompt": prompt,
             "text": text,

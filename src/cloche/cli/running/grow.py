@@ -1,6 +1,6 @@
-"""`cloche pretrain` and `resume`, and the course they share with `demo`: prepare, grow, look inside.
+"""`cloche pretrain` and `resume`, and the stages that they share with `demo`: prepare, train, look inside.
 
-Each stage leaves its result in the run folder and is skipped where that is already there, so that one course serves a fresh
+Each stage leaves its result in the run folder and is skipped if it is already there, so that the same stages serve a new
 run and one that was stopped anywhere.
 """
 
@@ -18,7 +18,7 @@ import typer
 
 from cloche.cli.errors import Stopped, resumable
 from cloche.cli.options import AsJson, Data, Encoding, Field, Glob, RunFolder, Sets
-from cloche.cli.outputs import Grown
+from cloche.cli.outputs import RunOutcome
 from cloche.cli.running.inside import is_done, is_wanted, look
 from cloche.cli.streams import emit
 from cloche.errors import ArgumentRange, RecipeInvalid, SettingConflict
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from cloche.runs import Run
     from cloche.train import Recipe, Trainer
 
-TEXTS = (".txt", ".md", ".py", ".jsonl", ".parquet", ".gz", ".zst")  # what is read, and is no recipe
-HEAD = 32  # the default's width of a head
+TEXTS = (".txt", ".md", ".py", ".jsonl", ".parquet", ".gz", ".zst")  # formats of text, which are not recipes
+HEAD = 32  # width of a head in the default recipe
 
 
 def pretrain(
@@ -71,7 +71,7 @@ def pretrain(
     The recipe has all settings; options and --set change some of them.
     """
     if minutes is not None and not minutes > 0:
-        raise ArgumentRange(f"--minutes {minutes:g} leaves no time to train: give more than 0.")
+        raise ArgumentRange(f"--minutes is {minutes:g}, but must be above 0: give a larger number.")
     start = read_recipe(recipe or [])
     chosen = {
         "data.glob": glob,
@@ -86,44 +86,45 @@ def pretrain(
     whole, parent = start.with_set(changes), None
     if model is not None:
         whole, parent = _from_model(model, start, whole, changes)
-    _run_course(out, whole, as_json, parent)
+    _start_and_finish(out, whole, as_json, parent)
 
 
 def _from_model(
     model: str, start: Recipe, whole: Recipe, changes: dict[str, Any]
 ) -> tuple[Recipe, dict[str, str] | None]:
     """The recipe with the model and tokenizer of --from, and its lineage. Raises ClocheError for settings that it would
-    replace without a word."""
+    silently replace."""
     from cloche.train import Recipe, begin_from
 
     if {key.partition(".")[0] for key in changes} & {"model", "tokenizer"}:
         raise SettingConflict(
-            "--from takes the model as it is: leave out --width, --depth, --heads, --vocab and what sets [model] or "
+            "--from takes the model as it is: leave out --width, --depth, --heads, --vocab and settings of [model] or "
             "[tokenizer]."
         )
     begun, parent = begin_from(model, whole)
     if start.model not in (Recipe().model, begun.model):
         raise RecipeInvalid(
-            f"--from takes the model of {model}, and [model] or [tokenizer] of the recipe file says otherwise: leave it out."
+            f"--from takes the model of {model}, but [model] or [tokenizer] of the recipe file differs: leave it out."
         )
     return begun, parent
 
 
 def read_recipe(given: list[Path]) -> Recipe:
-    """The recipe file named on the command line, the modules that it names imported; the default where none is named."""
+    """The recipe file given on the command line, after importing the modules that it names; the default recipe without one."""
     from cloche.train import Recipe
 
     texts = [path for path in given if path.is_dir() or path.suffix.lower() in TEXTS]
     if texts or len(given) > 1:
         named = f"{given[0]} and {len(given) - 1} more are" if len(given) > 1 else f"{given[0]} is"
-        raise RecipeInvalid(f"{named} text, and a recipe is one .toml file: put --data before what is to be read.")
+        raise RecipeInvalid(f"{named} text, but a recipe is one .toml file: put --data before files to read.")
     return Recipe.load(given[0], with_imports=True) if given else Recipe()
 
 
 def sizes(
     recipe: Recipe, width: int | None, depth: int | None, heads: int | None, vocab: int | None
 ) -> dict[str, int | None]:
-    """Settings of a model's sizes. Heads that do not divide the width give way to as many as do, 32 wide or wider."""
+    """Settings of a model's sizes. Heads that do not divide the width are reduced to the largest number that does, at least
+    32 wide."""
     before = getattr(getattr(getattr(recipe.model.body, "block", None), "mix", None), "heads", None)
     if width is not None and width > 0 and heads is None and before is not None and width % before:
         heads = max(count for count in range(1, max(1, width // HEAD) + 1) if width % count == 0)
@@ -143,36 +144,36 @@ def resume(run: RunFolder, sets: Sets = None, as_json: AsJson = False) -> None:
     opened = Run.open(run)
     screen = Screen(stderr=as_json)
     with opened.training():
-        course(opened, screen, settings(sets), ["cloche", *sys.argv[1:]])
-    conclude(opened, screen, as_json)
+        run_stages(opened, screen, settings(sets), ["cloche", *sys.argv[1:]])
+    print_outcome(opened, screen, as_json)
 
 
-def _run_course(out: Path, recipe: Recipe, as_json: bool, parent: dict[str, str] | None = None) -> None:
+def _start_and_finish(out: Path, recipe: Recipe, as_json: bool, parent: dict[str, str] | None = None) -> None:
     from cloche.cli.progress import Screen
 
     screen = Screen(stderr=as_json)
-    run = begin(out, recipe, screen, parent)
-    conclude(run, screen, as_json)
+    run = start_run(out, recipe, screen, parent)
+    print_outcome(run, screen, as_json)
 
 
-def begin(out: Path, recipe: Recipe, screen: Screen, parent: dict[str, str] | None = None) -> Run:
-    """Makes a run and takes it through its course. What turns out to be impossible leaves nothing behind."""
+def start_run(out: Path, recipe: Recipe, screen: Screen, parent: dict[str, str] | None = None) -> Run:
+    """Creates a run and takes it through its stages. A run that turns out to be impossible leaves nothing behind."""
     from cloche.runs import Run
     from cloche.train import check_recipe
 
-    check_recipe(recipe, padded=parent is not None)  # says now, not after an hour of reading, what cannot be trained
+    check_recipe(recipe, padded=parent is not None)  # reports now, not after an hour of reading, what cannot be trained
     with Run.making(out, recipe.to_toml(), recipe.run.seed, ["cloche", *sys.argv[1:]], parent) as run:
-        course(run, screen)
+        run_stages(run, screen)
     return run
 
 
 def absolute(paths: list[Path] | None) -> list[str] | None:
-    """Paths as the recipe keeps them, so that a run can be resumed from any folder."""
+    """Paths as the recipe stores them, so that a run can be resumed from any folder."""
     return [os.path.abspath(path.expanduser()) for path in paths] if paths else None
 
 
 def settings(sets: list[str] | None) -> dict[str, str]:
-    """["run.steps=200"] as {"run.steps": "200"}."""
+    """Reads ["run.steps=200"] as {"run.steps": "200"}."""
     found = {}
     for text in sets or []:
         key, equals, value = text.partition("=")
@@ -182,28 +183,28 @@ def settings(sets: list[str] | None) -> dict[str, str]:
     return found
 
 
-# ---- the course
+# ---- the stages
 
 
-def course(run: Run, screen: Screen, changes: dict[str, Any] | None = None, command: Sequence[str] = ()) -> None:
-    """Prepares, trains and, where the recipe says so, looks inside; what is done already is not done again.
+def run_stages(run: Run, screen: Screen, changes: dict[str, Any] | None = None, command: Sequence[str] = ()) -> None:
+    """Prepares, trains and, if the recipe says so, looks inside; skips what is already done.
 
-    `command` is the command line to add to run.json, once nothing refuses it.
+    `command` is the command line that is added to run.json once everything has been accepted.
     """
     from cloche.train import Recipe
 
     with resumable(run.path):
         recipe = Recipe.parse(run.recipe, f"{run.path}/recipe.toml").with_set(changes or {})
         wanted = recipe.evaluate.look or (is_wanted(run, recipe) and bool(run.checkpoints()) and not is_done(run))
-        if wanted and is_grown(run) and set(changes or {}) <= {"evaluate.look"}:
+        if wanted and is_trained(run) and set(changes or {}) <= {"evaluate.look"}:
             run.write_bytes("recipe.toml", recipe.to_toml().encode())
         else:
-            grow(run, recipe, screen, changes or {}, command)
+            train(run, recipe, screen, changes or {}, command)
         if is_wanted(run, recipe):
             look(run, recipe, screen)
 
 
-def is_grown(run: Run) -> bool:
+def is_trained(run: Run) -> bool:
     """Whether the last step is saved, and the log says that training finished with it."""
     from cloche.train import is_finished
 
@@ -212,24 +213,24 @@ def is_grown(run: Run) -> bool:
     return last >= 0 and is_finished(run, last)
 
 
-def grow(run: Run, recipe: Recipe, screen: Screen, changes: dict[str, Any], command: Sequence[str] = ()) -> None:
-    """Data, tokenizer, steps, training. Raises Stopped when the user interrupts, once the checkpoint is saved."""
+def train(run: Run, recipe: Recipe, screen: Screen, changes: dict[str, Any], command: Sequence[str] = ()) -> None:
+    """Prepares data and tokenizer, then trains. Raises Stopped if the user interrupts, once the checkpoint is saved."""
     prepare(run, recipe, screen)
     trainer = _trainer(run, recipe, screen, changes)
     if command:
         run.add_command(command)
-    growth = screen.follow(trainer, trainer.steps)
-    if trainer.interrupted and growth.ended == "stopped":
+    training = screen.follow(trainer, trainer.steps)
+    if trainer.interrupted and training.ended == "stopped":
         raise Stopped(f"Stopped at step {trainer.step:,}; go on with: cloche resume {run.path}")
 
 
 def prepare(run: Run, recipe: Recipe, screen: Screen) -> None:
-    """The tokenizer and the packed corpus, unless they are there."""
+    """Makes the tokenizer and the packed corpus, unless they exist."""
     from cloche.train import prepare_data
 
     if (run.path / "data" / "data.json").exists():
         return
-    names = {"measuring": "measuring", "tokenizer": "reading, for the tokenizer", "packing": "packing tokens"}
+    names = {"measuring": "measuring", "tokenizer": "reading text for the tokenizer", "packing": "packing tokens"}
     with screen.bar("preparing") as update:
         prepare_data(recipe, run, lambda stage, done, total: update(done, total, f"{names[stage]} {done / 1e6:.0f} MB"))
     data = json.loads((run.path / "data" / "data.json").read_bytes())
@@ -240,31 +241,35 @@ def prepare(run: Run, recipe: Recipe, screen: Screen) -> None:
     sources = data["sources"]
     forms = {form: count for form, count in sources["formats"].items() if form != "text"}
     also = f" ({', '.join(f'{count:,} as {form}' for form, count in forms.items())})" if forms else ""
-    screen.say(f"read {sources['files']:,} files{also}: {sides}")
-    screen.say(f"held out for validation: {sources['split']}")
+    screen.print(f"read {sources['files']:,} files{also}: {sides}")
+    screen.print(f"held out for validation: {sources['split']}")
     if recipe.tokenizer.path is None and data["vocab"] < recipe.tokenizer.vocab:
         asked = f"{recipe.tokenizer.vocab:,} were asked for"
-        screen.say(f"the tokenizer has {data['vocab']:,} tokens, where {asked}: the text has no more to merge")
+        screen.print(
+            f"the tokenizer has {data['vocab']:,} tokens, although {asked}: the text has no more pairs to merge"
+        )
     if sources.get("invalid_utf8"):
-        screen.say(f"{sources['invalid_utf8']:,} invalid UTF-8 sequences were replaced; data/data.json names the files")
+        screen.print(
+            f"{sources['invalid_utf8']:,} invalid UTF-8 sequences were replaced; data/data.json names the files"
+        )
 
 
 def _trainer(run: Run, recipe: Recipe, screen: Screen, changes: dict[str, Any]) -> Trainer:
     from cloche.train import Trainer
 
     if recipe.run.steps is None and not run.checkpoints():
-        screen.say(f"measuring how many steps fit into {recipe.run.minutes:g} minutes")
+        screen.print(f"measuring how many steps fit into {recipe.run.minutes:g} minutes")
     trainer = Trainer.resume(run, changes)
     parameters = sum(parameter.numel() for parameter in trainer.net.parameters())
-    screen.say(f"growing {parameters / 1e6:.1f}M parameters for {trainer.steps:,} steps in {run.path}")
+    screen.print(f"growing {parameters / 1e6:.1f}M parameters for {trainer.steps:,} steps in {run.path}")
     return trainer
 
 
 # ---- the end
 
 
-def summary(run: Run) -> Grown:
-    """What a run has come to, from its logs."""
+def summary(run: Run) -> RunOutcome:
+    """The state of a run, from its logs."""
     metrics: dict[str, Any] = {}
     for record in run.read_log("metrics"):
         metrics |= record
@@ -287,15 +292,15 @@ def summary(run: Run) -> Grown:
     }
 
 
-def conclude(run: Run, screen: Screen, as_json: bool) -> None:
-    """The last words: what came of it, and what to type next."""
+def print_outcome(run: Run, screen: Screen, as_json: bool) -> None:
+    """Prints the result, and the commands to type next."""
     result = summary(run)
     if as_json:
         emit(result)
         return
     if result["val_bpb"] is not None:
-        screen.say(f"{result['step']:,} steps, {result['val_bpb']:.3f} bits per byte on text it never saw", "bold")
-    screen.say("Next:")
-    screen.say(f"  cloche open {shlex.quote(str(run.path))}")
+        screen.print(f"{result['step']:,} steps, {result['val_bpb']:.3f} bits per byte on held-out text", "bold")
+    screen.print("Next:")
+    screen.print(f"  cloche open {shlex.quote(str(run.path))}")
     prompt = next((record["prompt"] for record in run.read_log("samples")), "")
-    screen.say(f"  cloche generate {shlex.quote(str(run.path))} {shlex.quote(prompt)}".rstrip())
+    screen.print(f"  cloche generate {shlex.quote(str(run.path))} {shlex.quote(prompt)}".rstrip())

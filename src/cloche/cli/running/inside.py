@@ -44,12 +44,12 @@ def look(run: Run, recipe: Recipe, screen: Screen) -> None:
         look_inside(run, screen)
     except ClocheError as error:
         problem = error
-    screen.say("writing report.html")
+    screen.print("writing report.html")
     write_report(run.path)
     if problem is not None and recipe.evaluate.look:
         raise problem
     if problem is not None:
-        screen.say(f"The run was not looked into: {problem}")
+        screen.print(f"The run was not looked into: {problem}")
 
 
 def look_inside(run: Run, screen: Screen) -> None:
@@ -80,7 +80,7 @@ def _use_instruments(run: Run, glass: Glass, seed: int, screen: Screen) -> None:
         for progress in look_inside(run, glass, tokens, prompts=[_opening(run, glass)], seed=seed):
             update(progress.done, progress.total, progress.message)
     for name in INSTRUMENTS:
-        screen.say(f"  {run.findings(name)[0]['summary']}")
+        screen.print(f"  {run.findings(name)[0]['summary']}")
 
 
 def _opening(run: Run, glass: Glass) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from cloche.cli.options import AsJson, RunFolder
-from cloche.cli.outputs import Verified
+from cloche.cli.outputs import RunVerified
 from cloche.cli.streams import emit
 
 
@@ -21,7 +21,7 @@ def verify(run: RunFolder, as_json: AsJson = False) -> None:
 
     found = runs.verify(run)
     if as_json:
-        answer: Verified = {
+        answer: RunVerified = {
             "run": str(run),
             "ok": not found.problems,
             "problems": [problem.record() for problem in found.problems],

@@ -24,14 +24,14 @@ ARRAYS, TABLES = (".npy", ".npz"), (".csv", ".tsv")
 class Signals:
     """`values` [channel, *shape], float64, in units of `full` (255 or 65535 for a picture, else 1).
 
-    If `wide`, they are rows [n, d] instead, one signal per row.
+    If `as_rows`, they are rows [n, d] instead, one signal per row.
     """
 
     values: np.ndarray
     full: float = 1.0
     table: Table | None = None  # the table that `column` belongs to
     column: int = 0
-    wide: bool = False
+    as_rows: bool = False
 
 
 def read(path: Path, column: str | None) -> Signals:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cloche.cli.options import LARGEST_SEED, AsJson
-from cloche.cli.outputs import Drawn, Encoded, LearnedDictionary
+from cloche.cli.outputs import AtomsDrawn, CodesWritten, LearnedDictionary
 from cloche.cli.streams import emit
 from cloche.errors import ClocheError, FileExists, FileMissing, PartUnknown, SettingConflict
 from cloche.files import refuse_existing
@@ -188,7 +188,7 @@ def encode(
     left = float((x - back).square().sum() / (x - means).square().sum().clamp_min(1e-30))
     used = float(code.active.double().mean()) if len(x) else 0.0
     if as_json:
-        written: Encoded = {
+        written: CodesWritten = {
             "out": str(out),
             "decoded": str(decoded) if decoded is not None else None,
             "method": method,
@@ -231,7 +231,7 @@ def atoms(
             raise FileMissing(f"There is no folder {source}, and no transform of that name: {error}") from None
     save_picture(out, picture(drawn))
     if as_json:
-        answer: Drawn = {"out": str(out), "atoms": len(drawn)}
+        answer: AtomsDrawn = {"out": str(out), "atoms": len(drawn)}
         emit(answer)
         return
     print(f"{out}: {len(drawn):,} atoms.")

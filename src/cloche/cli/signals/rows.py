@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 
 def contents(path: Path, column: str | None) -> Signals:
-    """Signals of a file: [channel, h, w] for a picture, [1, n] for a series, or rows [n, d], with `wide` set."""
+    """Signals of a file: [channel, h, w] for a picture, [1, n] for a series, or rows [n, d], with `as_rows` set."""
     kind = path.suffix.lower()
     if path.is_file() and kind in TABLES and column is None:
-        return Signals(read_table(path).numbers(), wide=True)
+        return Signals(read_table(path).numbers(), as_rows=True)
     if path.is_file() and kind in ARRAYS:
         values = read_array(path, column)
-        return Signals(values, wide=True) if values.ndim == 2 else Signals(values[None])
+        return Signals(values, as_rows=True) if values.ndim == 2 else Signals(values[None])
     return read(path, column)
 
 
 def sides_of(given: Signals, piece: int) -> tuple[int, ...]:
     """Sides of the file's pieces; empty if its rows are signals."""
-    return () if given.wide else (piece,) * (given.values.ndim - 1)
+    return () if given.as_rows else (piece,) * (given.values.ndim - 1)
 
 
 def signals_of(
@@ -95,7 +95,7 @@ class Coded:
 
         given = contents(path, column)
         values = _finite(path, given)
-        if given.wide:
+        if given.as_rows:
             return cls(values, given, None)
         if len(sides) != values.ndim - 1:
             kind = {0: "rows", 1: "pieces of series", 2: "pieces of pictures"}[len(sides)]
@@ -108,7 +108,7 @@ class Coded:
 
 
 def save_code(path: Path, code: Code, means: Tensor, coded: Coded) -> None:
-    """`indices`, `values` [n, k], `size`, `means` [n]; with pieces also `grid` [channels, ...], `sides` and `shape` too."""
+    """`indices`, `values` [n, k], `size`, `means` [n]; with pieces also `grid` [channels, ...], `sides` and `shape`."""
     import numpy as np
 
     held: dict[str, Any] = {
@@ -120,7 +120,7 @@ def save_code(path: Path, code: Code, means: Tensor, coded: Coded) -> None:
     if coded.tiling is not None:
         held["grid"] = np.array((coded.tiling.channels, *coded.tiling.grid))
         held["sides"], held["shape"] = np.array(coded.tiling.sides), np.array(coded.tiling.shape)
-    _complete(path, lambda fresh: np.savez_compressed(fresh, **held))
+    _write_atomically(path, lambda fresh: np.savez_compressed(fresh, **held))
 
 
 def write_rows(path: Path, coded: Coded, rows: Tensor) -> None:
@@ -132,7 +132,7 @@ def write_rows(path: Path, coded: Coded, rows: Tensor) -> None:
     elif path.suffix.lower() != ".npy":
         raise SettingConflict(f"{path} cannot store rows of numbers: give --decoded a .npy file.")
     else:
-        _complete(path, lambda fresh: np.save(fresh, rows.numpy()))
+        _write_atomically(path, lambda fresh: np.save(fresh, rows.numpy()))
 
 
 def save_picture(path: Path, pixels: np.ndarray) -> None:
@@ -140,10 +140,10 @@ def save_picture(path: Path, pixels: np.ndarray) -> None:
     if path.suffix.lower() not in PICTURES:
         raise SettingConflict(f"{path} is not a picture file: give --out one of {', '.join(PICTURES)}.")
     image = pillow().fromarray(pixels)
-    _complete(path, image.save)
+    _write_atomically(path, image.save)
 
 
-def _complete(path: Path, put: Callable[[Path], object]) -> None:
+def _write_atomically(path: Path, put: Callable[[Path], object]) -> None:
     """Calls `put` with a temporary file that then replaces `path`."""
     with writing_file(path) as fresh:
         put(fresh)

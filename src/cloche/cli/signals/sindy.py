@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cloche.cli.options import AsJson
-from cloche.cli.outputs import Equations
+from cloche.cli.outputs import EquationsFound
 from cloche.cli.streams import emit
 from cloche.cli.tables import read_table
 from cloche.errors import ArgumentInvalid, ArgumentRange, FieldUnknown, RecordInvalid, SettingConflict
@@ -104,7 +104,7 @@ def sindy(
     if simulate is not None:
         _write(simulate, table.time, t, model, model.simulate(x[0], t, u))
     if as_json:
-        answer: Equations = {
+        answer: EquationsFound = {
             "source": str(source),
             "samples": len(t),
             "time": table.time,

@@ -9,7 +9,7 @@ import typer
 
 from cloche.cli.help import Command, group
 from cloche.cli.options import AsJson
-from cloche.cli.outputs import Denoised
+from cloche.cli.outputs import SignalDenoised
 from cloche.cli.signals.learn import atoms, encode, learn
 from cloche.cli.streams import emit
 from cloche.errors import ArgumentInvalid
@@ -72,7 +72,7 @@ def denoise(
         levels.append(noise * given.full)
     write(out, changed(given, torch.stack(cleaned).numpy()))
     if as_json:
-        found: Denoised = {
+        found: SignalDenoised = {
             "out": str(out),
             "dictionary": dictionary,
             "noise": levels,
