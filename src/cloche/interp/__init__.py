@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from cloche.interp.look import look_inside
     from cloche.interp.materials import Materials, held_out, held_out_prompts, open_dictionary, others_of
     from cloche.interp.metrics import KLDivergence, LogitDifference, LogProbability, Metric, Rank
-    from cloche.interp.patching import ablation, activation_patching
+    from cloche.interp.patching import ablation, activation_patching, patchscope
     from cloche.interp.probing import sparse_probing, token_labels
     from cloche.interp.records import DensityData, DictionaryData, FeaturesData, ProbingData
     from cloche.interp.route import FIRST, Place, Route
@@ -87,6 +87,7 @@ __all__ = [
     "open_dictionary",
     "options_of",
     "others_of",
+    "patchscope",
     "read_options",
     "sparse_probing",
     "token_attribution",

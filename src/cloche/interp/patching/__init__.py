@@ -9,7 +9,8 @@ from cloche.lazy import lazy
 if TYPE_CHECKING:
     from cloche.interp.patching.ablating import ablation
     from cloche.interp.patching.patch import activation_patching
+    from cloche.interp.patching.scopes import patchscope
 
-__all__ = ["ablation", "activation_patching"]
+__all__ = ["ablation", "activation_patching", "patchscope"]
 
 __getattr__ = lazy(__name__)
