@@ -46,7 +46,7 @@ def test_the_same_prompt_and_place_changes_nothing(glass: cloche.Glass) -> None:
 
 def test_what_cannot_be_read_is_one_sentence(glass: cloche.Glass) -> None:
     for given in ({"position": 3}, {"place": -3}, {"top": 0}):
-        with pytest.raises(ClocheError, match="is outside the prompt of|must be between 1 and"):
+        with pytest.raises(ClocheError, match=r"is outside the prompt of|must be between 1 and"):
             patchscope(glass, [5, 6, 7], target=[1, 2], **given)
     with pytest.raises(ClocheError, match=r"no tokenizer\.json"):
         patchscope(glass, [5, 6, 7])

@@ -32,8 +32,8 @@ def patchscope(
     `position`, by source and target layer, and the table the likeliest tokens where both layers are the same. With few-shot
     prompts as the target ("Paris: France; Rome: Italy; x:") it reads an attribute instead. States are carried as they are; a
     late layer's state in an early layer is larger than any that the layer has seen, and fails for that reason. After the last
-    layer at the last token the answer is that of the prompt itself, exactly. To patch clean values into a corrupted copy of the same
-    prompt is activation patching: `activation_patching`.
+    layer at the last token the answer is that of the prompt itself, exactly. Patching clean values into a corrupted copy of the
+    same prompt is `activation_patching`.
 
     The null is a random vector of each state's norm. `arrays`: probability [source layer, target layer] of the token, and
     token ids [layer, top] where both are the same. Raises ArgumentRange for a position that is not there.
@@ -82,7 +82,8 @@ def patchscope(
     }
     summary = (
         f"Carried into the same layer of the target prompt, the state of {word!r} is read as that token after "
-        f"{recalled:.0%} of {len(sites)} layers, with a mean probability of {figures['probability']:.2g} (random vectors {null['probability']:.2g})."
+        f"{recalled:.0%} of {len(sites)} layers, with a mean probability of {figures['probability']:.2g} "
+        f"(random vectors {null['probability']:.2g})."
     )
     about = Provenance("patchscope", subject.checkpoint, seed=seed)
     arrays = {"probability": probability, "tokens": best}
@@ -118,6 +119,6 @@ def _table(subject: Subject, same: Tensor, best: Tensor, names: list[str]) -> Ta
     for name, ids, values in zip(names, best.tolist(), same, strict=True):
         rows.append((name, *spell(subject.tokenizer, ids), float(values[ids[0]].exp())))
     columns = ("layer", *(f"{i + 1}" for i in range(best.shape[1])), "probability of the first")
-    tokens: tuple[Form, ...] = ("token",) * best.shape[1]
+    tokens: list[Form] = ["token"] * best.shape[1]
     forms: tuple[Form, ...] = ("number", *tokens, "percent")
     return Table("The likeliest next tokens, both layers the same", columns, tuple(rows), forms)
