@@ -32,7 +32,7 @@ def test_a_corpus_is_checked_for_test_items(call: Call, tmp_path: Path) -> None:
     known = json.loads(call("tasks", "show", "Add", "--level", 6, "-n", 40, "--json")[1])["items"]
     planted = [item for item in known if item["split"] == "test"]
     (tmp_path / "corpus.txt").write_text("\n".join(f"{item['prompt']}{item['answer']}" for item in planted))
-    code, out, err = call("tasks", "check", "Add", "--data", tmp_path, "--json")
+    code, out, err = call("tasks", "check", "Add", "--data", tmp_path, "--limit", 320, "--json")
     assert code == 0, err
     found = json.loads(out)
     assert set(found["data"]["held"]) >= {item["problem_id"] for item in planted} and found["null"]["whole"] == 0

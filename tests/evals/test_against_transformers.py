@@ -61,6 +61,16 @@ def test_minimal_pairs(glass: cloche.Glass, theirs: Any, tmp_path: Path) -> None
     assert found.data["groups"]["kind 0"] == {"pairs": 2, "accuracy": (right[0] + right[2]) / 2}
 
 
+def test_a_limit_is_of_each_file(glass: cloche.Glass, tmp_path: Path) -> None:
+    for kind in ("agreement", "binding"):
+        write(
+            tmp_path / f"{kind}.jsonl",
+            [{"sentence_good": a, "sentence_bad": b} for a, b in zip(GOOD, BAD, strict=True)],
+        )
+    found = evals.minimal_pairs(glass, tmp_path, limit=3)
+    assert found.data["pairs"] == 6
+
+
 def test_last_words(glass: cloche.Glass, theirs: Any, tmp_path: Path) -> None:
     found = evals.last_words(glass, write(tmp_path / "texts.jsonl", [{"text": text} for text in TEXTS]))
     tokenizer = glass.tokenizer
@@ -91,7 +101,9 @@ def test_perplexity(glass: cloche.Glass, theirs: Any, tmp_path: Path, stride: in
     assert found.data["tokens"] == len(ids) - 1
     assert found.figures["nats_per_token"] == pytest.approx(nats / (len(ids) - 1), rel=1e-5)
     assert found.figures["bits_per_byte"] == pytest.approx(nats / log(2) / (len(text) - 1), rel=1e-5)
-    assert found.figures["low"] <= found.figures["bits_per_byte"] <= found.figures["high"]
+    assert found.figures["low"] < found.figures["bits_per_byte"] < found.figures["high"]
+    whole = evals.perplexity(glass, path, stride=stride, limit=40)
+    assert whole.data["tokens"] == 39 and "low" not in whole.figures and "interval" not in whole.summary
 
 
 def test_padding_changes_nothing(glass: cloche.Glass, theirs: Any) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import cloche
 from cloche.data import Document
 from cloche.evals import contamination
 from cloche.evals.evaluating import items_of
-from cloche.tasks import Add
+from cloche.tasks import Add, FromFile
 
 TEXT = "It was a dark and stormy night; the rain fell in torrents, except at occasional intervals. " * 20
 
@@ -37,8 +39,18 @@ def test_an_item_across_two_pieces_of_a_document_is_found_and_across_two_documen
         assert len(contamination([Add()], pieces, limit=8 * 40).data["held"]) == found
 
 
+def test_questions_of_a_file_are_found_and_their_words_in_another_order_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("prompt,answer\nThe sky over the northern sea is,blue\nThe grass of the old garden is,green\n")
+    found = contamination([FromFile(str(path))], [TEXT, "the sky over the northern sea is blue."], n=4)
+    assert found.figures == {"whole": 0.5, "overlap": 0.5}
+    assert found.null == {"whole": 0, "overlap": 0}
+
+
 def test_what_cannot_be_checked_is_one_sentence() -> None:
     with pytest.raises(cloche.ClocheError, match="holds no words"):
         contamination([Add()], [""], limit=8)
+    with pytest.raises(cloche.ClocheError, match="n=0 words"):
+        contamination([Add()], [TEXT], n=0)
     with pytest.raises(cloche.ClocheError, match="There is no task to look for"):
         contamination([], [TEXT])

@@ -10,11 +10,11 @@ from random import Random
 import pytest
 
 import cloche
-from cloche import evals
+from cloche import GLU, LM, Attention, Block, Stack, evals
 from cloche.evals import few_shot, unseen_words, wilson
 from cloche.evals.evaluating import items_of
 from cloche.interp import Materials, find_instrument, read_options
-from cloche.tasks import Add, FromFile, Rule, Task
+from cloche.tasks import Add, Copy, FromFile, IndirectObject, Parity, Rule, Task
 from cloche.tasks.task import Values
 
 
@@ -46,6 +46,20 @@ class Bigger(Task):
 
 
 @dataclass(frozen=True)
+class Choosing(Bigger):
+    gap = ""
+
+    def template(self, values: Values) -> str:
+        return "{a}"
+
+    def rules(self, values: Values) -> dict[str, Rule]:
+        return {"answer": Rule(("a",), lambda a: "cd")}
+
+    def choices(self, values: Values) -> tuple[str, ...]:
+        return ("cd", "dd")
+
+
+@dataclass(frozen=True)
 class Broken(Bigger):
     def accepts(self, values: Values, answer: str) -> bool:
         raise KeyError("no such thing")
@@ -71,6 +85,7 @@ def test_what_was_memorised_is_found_and_its_variant_is_not(memoriser: cloche.Gl
     assert stock.null is not None and 0 < stock.null["accuracy"] < 0.1
     fresh = evals.eval(memoriser, [Add()], limit=30, level=1, fresh=5)
     assert fresh.figures["gap"] == pytest.approx(1 - fresh.figures["accuracy"])
+    assert fresh.figures["gap_low"] < fresh.figures["gap"] < fresh.figures["gap_high"]
 
 
 def test_an_untrained_model_is_at_chance(untrained: cloche.Glass) -> None:
@@ -79,6 +94,8 @@ def test_an_untrained_model_is_at_chance(untrained: cloche.Glass) -> None:
     assert row["accuracy"] == 0  # it writes nothing that reads as an answer
     low, high = wilson(row["choice"] * row["items"], row["items"])
     assert low < row["chance"] == 0.5 < high
+    assert found.data["tasks"][0]["choice"] is None and found.null is not None
+    assert found.null["choice"] == 0.5 > found.null["accuracy"]  # Add lists no choices, so it is no part of it
     assert {panel.title for panel in found.panels} >= {"Right answers", "Add: right answers by level"}
 
 
@@ -112,6 +129,53 @@ def test_shots_are_training_items_and_shuffling_moves_their_answers() -> None:
     unseen = few_shot(item, shots, "unseen", words).text
     assert "first" not in unseen and words["first"] in unseen
     assert few_shot(item, shots, "unseen", words).answers == words
+
+
+def test_answers_end_with_the_line_though_prompts_have_several(
+    untrained: cloche.Glass, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def nothing(prompts: list[str], **options: object) -> list[str]:
+        asked.append(options["stop"])
+        return [""] * len(prompts)
+
+    monkeypatch.setattr(untrained, "generate", nothing)
+    evals.eval(untrained, [Copy(), Bigger()], limit=4)
+    assert asked == [["\n"]] * 2
+
+
+def test_shuffled_answers_are_others_as_far_as_they_can_be() -> None:
+    task = Bigger()
+    item, *shots = task.examples(21, 2)
+    for n in range(2, 20):
+        given = [shot.answer for shot in shots[:n]]
+        lines = few_shot(item, shots[:n], "shuffled", seed=n).text.splitlines()[:-1]
+        kept = sum(line.endswith(answer) for line, answer in zip(lines, given, strict=True))
+        assert kept == max(0, 2 * max(map(given.count, given)) - n)
+
+
+def test_labels_are_the_choices_that_all_items_have() -> None:
+    assert unseen_words(IndirectObject(), IndirectObject().examples(3)) is None  # names of the prompt
+    assert unseen_words(Add(), Add().examples(3)) is None
+    assert set(unseen_words(Parity(), Parity().examples(3)) or ()) == {"0", "1"}
+
+
+def test_a_token_across_the_border_is_the_continuations_and_choices_are_scored_from_the_same_token() -> None:
+    tokenizer = cloche.train_bpe(["bcd"] * 9, vocab=260)
+    (bc, d), (x, b) = tokenizer.encode("bcd"), tokenizer.encode("xb")
+    assert evals.continuation_ids(tokenizer, "xb", "cd") == ([x], [bc, d])
+    assert evals.continuation_ids(tokenizer, "xb", "dd") == ([x, b], [d, d])
+    task, seen = Choosing(), []
+    item = task.item({"a": "xb"})
+    for seed in range(12):
+        net = LM(260, 32, Stack(1, Block(Attention(4), GLU(hidden=64)))).build(seed=seed)
+        (found,) = evals.answer_items(cloche.Glass(net, tokenizer), task, [item])
+        right, wrong = evals.score_ids(net, [([x], [bc, d]), ([x], [b, d, d])])
+        assert found.choice == (right.logprob > wrong.logprob)
+        (of_last,) = evals.score_ids(net, [([x, b], [d, d])])
+        seen.append(found.choice == (right.logprob > of_last.logprob))
+    assert not all(seen)  # scored from where each begins, another choice wins
 
 
 def test_the_same_seed_gives_the_same_finding(untrained: cloche.Glass) -> None:

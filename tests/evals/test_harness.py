@@ -40,6 +40,11 @@ def test_the_same_texts_are_written(harness: Harness) -> None:
     assert found == [answer[0] for answer in GOLDEN["local_writing"]]
 
 
+def test_sampling_is_refused(harness: Harness) -> None:
+    with pytest.raises(cloche.ClocheError, match="do_sample: false"):
+        harness.generate_until([("a", {"do_sample": True})])
+
+
 def test_a_context_longer_than_the_models_loses_its_beginning(harness: Harness) -> None:
     long = " ".join(LONG)
     assert harness.loglikelihoods([(long, " end")]) == harness.loglikelihoods([("x" * 500 + long, " end")])

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from cloche.evals.evaluating import Answered, answer_items, eval
     from cloche.evals.files import last_words, minimal_pairs
     from cloche.evals.harness import Harness, harness_model
-    from cloche.evals.intervals import bootstrap_ratio, wilson
+    from cloche.evals.intervals import bootstrap_ratio, newcombe, wilson
     from cloche.evals.scoring import Scored, continuation_ids, score_ids
     from cloche.evals.shots import Prompt, few_shot, unseen_words
     from cloche.evals.texts import perplexity
@@ -30,6 +30,7 @@ __all__ = [
     "harness_model",
     "last_words",
     "minimal_pairs",
+    "newcombe",
     "perplexity",
     "score_ids",
     "unseen_words",

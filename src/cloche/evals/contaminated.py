@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from random import Random
 from typing import Any
 
 from cloche.data import Document
 from cloche.drawing import Finding, Provenance, Table
-from cloche.errors import CorpusEmpty, TaskInvalid
+from cloche.errors import ArgumentRange, CorpusEmpty, TaskInvalid
 from cloche.evals.evaluating import items_of
 from cloche.evals.intervals import wilson
 from cloche.tasks import Item, Task
@@ -28,7 +30,8 @@ def contamination(
     any run of `n` words of it (Brown et al. 2020 take 13). Words are compared without case and blanks.
 
     documents: texts, or what `cloche.data.documents` reads. The null is the same of an isomorphic variant of the
-    items, which no corpus was made from: what short items share with any text. One pass, in memory of the items.
+    items, which no corpus was made from (of questions from a file, of their words in another order): what short items
+    share with any text. One pass, in memory of the items.
 
     >>> from cloche.evals import contamination
     >>> from cloche.tasks import Add
@@ -40,7 +43,9 @@ def contamination(
     if not tasks:
         raise TaskInvalid("There is no task to look for; name one, such as Add (`cloche tasks list` has them all).")
     groups = [(task, items_of(task, limit, None, seed)) for task in tasks]
-    others = [(task, items_of(task.variant(OTHER), limit, None, seed)) for task in tasks]
+    if n < 1:
+        raise ArgumentRange(f"n={n} words in a row cannot be compared; give at least 1.")
+    others = [(task, _null(task, items, limit, seed)) for task, items in groups]
     wanted = {gram for _, items in groups + others for item in items for gram in (*_grams(item, n), _whole(item))}
     seen, read = _seen(documents, wanted, n)
     if not read:
@@ -68,6 +73,15 @@ def contamination(
     )
     about = Provenance("contamination", "corpus", seed=seed)
     return Finding(about, summary, figures, data, null={key: _mean(null, key) for key in figures}, panels=tuple(panels))
+
+
+def _null(task: Task, items: Sequence[Item], limit: int, seed: int) -> list[Item]:
+    """Items that no corpus was made from, but of the same words."""
+    if not task.reads_files:
+        return items_of(task.variant(OTHER), limit, None, seed)
+    rng = Random(f"null {seed}")
+    mixed = [rng.sample(words, len(words)) for words in map(_whole, items)]
+    return [replace(item, prompt=" ".join(words), answer="") for item, words in zip(items, mixed, strict=True)]
 
 
 def _words(text: str) -> list[str]:
@@ -102,7 +116,7 @@ def _seen(
                 gram = tuple(words[i : i + length])
                 if gram in wanted:
                     found.add(gram)
-        before = "" if last else text[-CARRIED:]
+        before = "" if last else (before + text)[-CARRIED:]
     return found, read
 
 

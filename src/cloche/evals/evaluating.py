@@ -9,7 +9,7 @@ from typing import Any
 
 from cloche.drawing import Finding, Lines, Panel, Provenance, Series, Table
 from cloche.errors import ArgumentRange, PromptInvalid, TaskInvalid, TokenizerMissing
-from cloche.evals.intervals import wilson
+from cloche.evals.intervals import newcombe, wilson
 from cloche.evals.scoring import continuation_ids, score_ids
 from cloche.evals.shots import Labels, Prompt, few_shot, unseen_words
 from cloche.glass import Glass
@@ -56,15 +56,18 @@ def eval(
 ) -> Finding:
     """Accuracy of a model on tasks, with 95% intervals (Wilson) and the exact chance rate as the null.
 
-    Each task gives `limit` test items (problems that no training split holds), spread over its levels or of one `level`;
-    before each stand `shots` items of the same level. The model continues the prompt greedily to the end of the line, and
-    the task's verifier grades what it wrote: `accuracy` counts right answers only. `choice` is the share of items whose
-    likeliest choice is right, by log-probability. With shots and `controls`, the same items follow shots with shuffled answers
-    (`shuffled_labels`) and, where the answers are few, with nonsense words in their place (`unseen_labels`): a
-    model that reads the shots loses in the first and not in the second. `fresh` draws new items in another isomorphic
-    form, made after any training; `gap` is then what the accuracy loses to them.
+    Each task gives about `limit` test items (problems that no training split holds), equally many of every level or all of one
+    `level`; before each stand `shots` training items of the same level. The model continues the prompt greedily to the end of
+    the line, and the task's verifier grades what it wrote: `accuracy` counts right answers only. `choice` is the share of
+    items whose likeliest choice is right, by log-probability, where a task lists at most 50 choices. Figures are pooled over
+    the items of all tasks; `data` has them per task and level, and choices by log-probability per byte.
 
-    `data`: per task and level. Raises ClocheError for a model without a tokenizer, a task without items, and prompts longer
+    With shots and `controls`, the same items follow shots with one another's answers (`shuffled_labels`) and, where all items
+    have the same few choices, with nonsense words in their place (`unseen_labels`, over the items whose word a shot shows): a
+    model that reads the shots loses in the first and not in the second. `fresh` draws new items in another isomorphic form,
+    made after any training; `gap` is then what the accuracy loses to them (interval of Newcombe 1998).
+
+    Raises ClocheError for a model without a tokenizer, a task without items, and prompts longer
     than the model's context.
 
     >>> import cloche
@@ -97,10 +100,10 @@ def _graded(
     items = items_of(task, limit, level, seed, shots)
     answered = answer_items(subject, task, items, shots, seed)
     if fresh is not None:
-        row["stock"] = _accuracy(answered)
-        task = task.variant(fresh + 1)
-        items = items_of(task, limit, level, fresh + FRESH, shots)
-        answered = answer_items(subject, task, items, shots, fresh)
+        row["stock"], row["stock_items"] = _accuracy(answered), len(answered)
+        task, seed = task.variant(fresh + 1), fresh + FRESH
+        items = items_of(task, limit, level, seed, shots)
+        answered = answer_items(subject, task, items, shots, seed)
     return row | _row(answered) | (_controls(subject, task, items, shots, seed) if controls else {})
 
 
@@ -175,8 +178,7 @@ def _write(subject: Glass, prompts: Sequence[Prompt]) -> list[str]:
         answers = [each.item.gap + each.answers.get(each.item.answer, each.item.answer) for each in batch]
         new = max(len(ids) for ids in tokenizer.encode_batch(answers, special=False)) + SPARE
         _fits(subject, batch, new)
-        texts = subject.generate([each.text for each in batch], new=new, temperature=0, stop=[batch[0].end])
-        found += [text.removesuffix("\n") for text in texts]
+        found += subject.generate([each.text for each in batch], new=new, temperature=0, stop=["\n"])
     return found
 
 
@@ -195,15 +197,16 @@ def _likeliest(subject: Glass, task: Task, prompts: Sequence[Prompt]) -> list[tu
     tokenizer = subject.tokenizer
     assert tokenizer is not None
     asked: list[tuple[int, str, int]] = []
-    rows = []
+    rows: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
     for i, prompt in enumerate(prompts):
         choices = task.choices(prompt.item.values)
         if not 2 <= len(choices) <= MOST_CHOICES:
             continue
-        for choice in choices:
-            text = prompt.item.gap + prompt.answers.get(choice, choice)
-            rows.append(continuation_ids(tokenizer, prompt.text, text))
-            asked.append((i, choice, max(1, len(text.encode()))))
+        texts = [prompt.item.gap + prompt.answers.get(choice, choice) for choice in choices]
+        split = [continuation_ids(tokenizer, prompt.text, text) for text in texts]
+        cut = min(len(before) for before, _ in split)  # all are scored from the same token on
+        rows += [((*before, *after)[:cut], (*before, *after)[cut:]) for before, after in split]
+        asked += [(i, choice, max(1, len(text.encode()))) for choice, text in zip(choices, texts, strict=True)]
     best: dict[int, list[tuple[float, float, str]]] = {}
     for (i, choice, size), scored in zip(asked, score_ids(subject.net, rows) if rows else (), strict=True):
         best.setdefault(i, []).append((scored.logprob, scored.logprob / size, choice))
@@ -224,7 +227,12 @@ def _controls(subject: Glass, task: Task, items: Sequence[Item], shots: int, see
     if shots > 1:
         found["shuffled_labels"] = _accuracy(answer_items(subject, task, items, shots, seed, "shuffled"))
     if unseen_words(task, items, seed) is not None:
-        found["unseen_labels"] = _accuracy(answer_items(subject, task, items, shots, seed, "unseen"))
+        shown = {
+            (level, shot.answer) for level in {i.level for i in items} for shot in _shots(task, level, shots, seed)
+        }
+        told = [item for item in items if (item.level, item.answer) in shown]  # whose word the shots tell
+        if told:
+            found["unseen_labels"] = _accuracy(answer_items(subject, task, told, shots, seed, "unseen"))
     return found
 
 
@@ -249,30 +257,36 @@ def _share(answered: Sequence[Answered]) -> dict[str, Any]:
         "low": low,
         "high": high,
         "chance": fmean(each.chance for each in answered),
+        "choice_items": len(chosen),
+        "choice_chance": fmean(each.chance for each in chosen) if chosen else None,
         "choice": fmean(bool(each.choice) for each in chosen) if chosen else None,
         "choice_per_byte": fmean(bool(each.per_byte) for each in chosen) if chosen else None,
     }
 
 
 def _figures(rows: Sequence[Mapping[str, Any]], fresh: bool) -> tuple[dict[str, float], dict[str, float]]:
-    """Over all items of all tasks, and what guessing gives."""
+    """Pooled over the items of all tasks, and what guessing gives."""
     n = sum(row["items"] for row in rows)
 
-    def over(key: str) -> float | None:
+    def over(key: str, items: str = "items") -> float | None:
         have = [row for row in rows if row.get(key) is not None]
-        return sum(row[key] * row["items"] for row in have) / sum(row["items"] for row in have) if have else None
+        return sum(row[key] * row[items] for row in have) / sum(row[items] for row in have) if have else None
 
     accuracy = over("accuracy") or 0.0
     low, high = wilson(accuracy * n, n)
     figures = {"accuracy": accuracy, "low": low, "high": high}
     for key in ("choice", "partial", "shuffled_labels", "unseen_labels"):
-        value = over(key)
+        value = over(key, "choice_items" if key == "choice" else "items")
         if value is not None:
             figures[key] = value
+    null = {"accuracy": over("chance") or 0.0}
+    if "choice" in figures:
+        null["choice"] = over("choice_chance", "choice_items") or 0.0
     if fresh:
-        figures["gap"] = (over("stock") or 0.0) - accuracy
-    chance = over("chance") or 0.0
-    null = {"accuracy": chance} | {key: chance for key in ("choice",) if key in figures}
+        of = sum(row["stock_items"] for row in rows)
+        stock = over("stock", "stock_items") or 0.0
+        low, high = newcombe((stock * of, of), (accuracy * n, n))
+        figures |= {"gap": stock - accuracy, "gap_low": low, "gap_high": high}
     return figures, null
 
 

@@ -31,6 +31,7 @@ def minimal_pairs(subject: Glass, path: Path, limit: int | None = None) -> Findi
 
     path: a file of JSON lines with `sentence_good` and `sentence_bad`, or a folder of them. Each sentence is scored as a
     whole, after the end-of-text token where the tokenizer has one; equal scores count half. The null is a guess, 50%.
+    limit: pairs of each file.
 
     >>> import cloche
     >>> from cloche import GLU, LM, Attention, Block, Stack
@@ -130,16 +131,17 @@ def _records(path: Path, keys: tuple[str, ...], limit: int | None) -> Iterator[d
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     if not files or not all(file.is_file() for file in files):
         raise FileMissing(f"{path} is not a file of JSON lines, nor a folder that holds .jsonl files; name one.")
-    count = 0
+    found = False
     for file in files:
+        count = 0
         for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
             if not line.strip():
                 continue
-            if limit is not None and count == limit:
-                return
+            if count == limit:
+                break
             yield _record(line, keys, f"line {number} of {file}")
-            count += 1
-    if not count:
+            count, found = count + 1, True
+    if not found:
         raise RecordInvalid(f"{path} holds no records; give JSON lines with {' and '.join(keys)}.")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cloche.errors import ExtraMissing, TokenizerMissing
+from cloche.errors import ArgumentInvalid, ExtraMissing, TokenizerMissing
 from cloche.evals.scoring import Scored, continuation_ids, score_ids
 from cloche.glass import Glass
 from cloche.text import Tokenizer
@@ -19,7 +19,8 @@ NEW = 256  # tokens to write where a task does not say
 class Harness:
     """The three questions that the harness asks of a model, answered as its own Hugging Face model answers them.
 
-    A text longer than the model's context loses its beginning, as there.
+    A text longer than the model's context loses its beginning, as there. Unlike there, a token with characters of both a
+    context and its continuation counts as the continuation's (see `continuation_ids`).
 
     >>> import cloche
     >>> from cloche import GLU, LM, Attention, Block, Stack
@@ -49,6 +50,10 @@ class Harness:
         """For each (context, options) what the model writes greedily, up to the first text of the option `until`."""
         found = []
         for context, options in asked:
+            if options.get("do_sample") or options.get("temperature"):
+                raise ArgumentInvalid(
+                    "A task of the harness asks for sampling; answers are greedy, so set do_sample: false."
+                )
             until = options.get("until") or []
             ends = [until] if isinstance(until, str) else list(until)
             new = int(options.get("max_gen_toks", NEW))

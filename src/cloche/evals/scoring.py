@@ -32,7 +32,9 @@ class Scored:
 
 def continuation_ids(tokenizer: Tokenizer, prompt: str, continuation: str) -> tuple[list[int], list[int]]:
     """The ids of a prompt and those that its continuation adds. The two are encoded as one text, as the model would have
-    read them; of an empty prompt the end-of-text token remains, as before documents in training.
+    read them, and divided where that differs from the prompt alone: a token with characters of both, and every token that
+    the continuation changes, is the continuation's. An empty prompt is the end-of-text token, as before documents in
+    training.
 
     Raises PromptInvalid for an empty continuation.
 
@@ -44,8 +46,8 @@ def continuation_ids(tokenizer: Tokenizer, prompt: str, continuation: str) -> tu
     before, whole = tokenizer.encode(prompt), tokenizer.encode(prompt + continuation)
     if not before and tokenizer.end is not None:
         before, whole = [tokenizer.end], [tokenizer.end, *whole]
-    # A token that spans the border belongs to the continuation, which then has at least one.
-    cut = min(len(before), len(whole) - 1)
+    pairs = zip(before, whole, strict=False)
+    cut = next((i for i, (alone, here) in enumerate(pairs) if alone != here), min(len(before), len(whole) - 1))
     if not continuation or cut < 1:
         raise PromptInvalid(
             f"There is nothing to score in {continuation!r} after {prompt[-40:]!r}; give a continuation of at least one "

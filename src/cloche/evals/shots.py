@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -18,8 +19,7 @@ MOST_LABELS = 20  # answers that a task has in all, beyond which they are no lab
 
 @dataclass(frozen=True)
 class Prompt:
-    """A question as the model reads it, its shots before it; `answers` maps each choice to how it is written here, and
-    `end` is the text that ends an answer.
+    """A question as the model reads it, its shots before it; `answers` maps each choice to how it is written here.
 
     >>> from cloche.evals import few_shot
     >>> from cloche.tasks import Add
@@ -30,7 +30,6 @@ class Prompt:
 
     item: Item
     text: str
-    end: str
     answers: Mapping[str, str]
 
 
@@ -38,7 +37,8 @@ def few_shot(
     item: Item, shots: Sequence[Item], labels: Labels = "true", words: Mapping[str, str] | None = None, seed: int = 0
 ) -> Prompt:
     """The prompt of an item after `shots` of the same task, one per line (a blank line between them where prompts have
-    several lines). labels: "shuffled" gives the shots each other's answers, "unseen" writes every answer as in `words`.
+    several lines). labels: "shuffled" gives every shot the answer of another, a different one as far as the answers
+    allow (of two labels the other), and "unseen" writes every answer as in `words`.
 
     >>> from cloche.evals import few_shot
     >>> from cloche.tasks import Add
@@ -46,25 +46,25 @@ def few_shot(
     >>> few_shot(item, shots).text.endswith(item.prompt)
     True
     """
-    end = "\n\n" if any("\n" in each.prompt for each in (item, *shots)) else "\n"
+    between = "\n\n" if any("\n" in each.prompt for each in (item, *shots)) else "\n"
     answers = [shot.answer for shot in shots]
     if labels == "shuffled":
         answers = _derangement(answers, Random(f"shuffled {item.problem_id} {seed}"))
     words = words or {}
     lines = [f"{shot.prompt}{shot.gap}{words.get(answer, answer)}" for shot, answer in zip(shots, answers, strict=True)]
-    return Prompt(item, end.join([*lines, item.prompt]), end, words)
+    return Prompt(item, between.join([*lines, item.prompt]), words)
 
 
 def unseen_words(task: Task, items: Sequence[Item], seed: int = 0) -> dict[str, str] | None:
-    """A random nonsense word for every answer of a task, None where its answers are too many to be labels.
+    """A random nonsense word for every choice of a task, None where its items have not all the same few choices.
 
     >>> from cloche.evals import unseen_words
     >>> from cloche.tasks import Add
     >>> unseen_words(Add(), Add().examples(30)) is None
     True
     """
-    labels = {answer for item in items for answer in (*task.choices(item.values), item.answer)}
-    if len(labels) > MOST_LABELS or any(not task.choices(item.values) for item in items):
+    labels, *others = {frozenset(task.choices(item.values)) for item in items}
+    if others or not 2 <= len(labels) <= MOST_LABELS:
         return None
     rng = Random(f"unseen {seed}")
     consonants = [letter for letter in string.ascii_lowercase if letter not in "aeiouy"]
@@ -77,10 +77,11 @@ def unseen_words(task: Task, items: Sequence[Item], seed: int = 0) -> dict[str, 
 
 
 def _derangement(answers: Sequence[str], rng: Random) -> list[str]:
-    """The answers in another order, in which as few as possible are where they were."""
+    """The answers in another order, in which as few as possible are where they were.
 
-    def kept(order: Sequence[int]) -> int:
-        return sum(answers[i] == answers[j] for i, j in enumerate(order))
-
-    orders = [rng.sample(range(len(answers)), len(answers)) for _ in range(20)]
-    return [answers[j] for j in min(orders, key=kept)]
+    In an order where equal answers are side by side, each is moved on by as many places as the commonest has.
+    """
+    order = sorted(rng.sample(range(len(answers)), len(answers)), key=lambda i: answers[i])
+    by = max(Counter(answers).values(), default=0)
+    moved = {i: answers[order[(k + by) % len(order)]] for k, i in enumerate(order)}
+    return [moved[i] for i in range(len(answers))]

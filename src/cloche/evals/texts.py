@@ -44,8 +44,8 @@ def perplexity(
 
     The text is read in windows of `context` tokens (by default the model's), each starting `stride` tokens after the one before
     (by default half of the context): a token is predicted from at least `context - stride` others, except near the start.
-    limit: tokens that are read. The interval is that of 2,000 bootstrap resamples of the windows; the null is the
-    same tokens in random order.
+    limit: tokens that are read. The interval is that of 2,000 bootstrap resamples of the windows, and there is none for
+    a single window; the null is the same tokens in random order.
 
     >>> import cloche
     >>> from cloche import GLU, LM, Attention, Block, Stack
@@ -76,7 +76,11 @@ def perplexity(
     counts = [len(w.ids) - w.known for w in windows]
     sizes = [int(lengths[list(w.ids[w.known :])].sum()) for w in windows]
     figures = _figures(sum(nats), sum(counts), sum(sizes))
-    low, high = (end / log(2) for end in bootstrap_ratio(nats, sizes, seed))
+    interval = ""
+    if len(windows) > 1:
+        low, high = (end / log(2) for end in bootstrap_ratio(nats, sizes, seed))
+        figures |= {"low": low, "high": high}
+        interval = f" (95% interval {low:.4f} to {high:.4f})"
     mixed = Random(seed).sample(ids, len(ids))
     control = list(_windows(mixed, context, stride))[:NULL_WINDOWS]
     null = _figures(
@@ -94,7 +98,7 @@ def perplexity(
         "windows": [n / log(2) / max(1, size) for n, size in zip(nats, sizes, strict=True)],
     }
     summary = (
-        f"{figures['bits_per_byte']:.4f} bits per byte (95% interval {low:.4f} to {high:.4f}), a perplexity of "
+        f"{figures['bits_per_byte']:.4f} bits per byte{interval}, a perplexity of "
         f"{figures['perplexity']:.4g} per token, over {sum(counts):,} tokens of {path.name}."
     )
     lines = Lines(
@@ -105,7 +109,7 @@ def perplexity(
         "bits per byte",
     )
     about = Provenance("perplexity", subject.checkpoint, seed=seed)
-    return Finding(about, summary, figures | {"low": low, "high": high}, data, null=null, panels=(lines,))
+    return Finding(about, summary, figures, data, null=null, panels=(lines,))
 
 
 def _figures(nats: float, tokens: int, size: int) -> dict[str, float]:

@@ -26,7 +26,7 @@ def evaluate(
     ] = None,
     shots: Annotated[int, typer.Option(metavar="N", min=0, max=1000, help="Solved items before each question.")] = 0,
     limit: Annotated[
-        int, typer.Option(metavar="N", min=1, max=10**6, help="Items of each task, pairs, or last words to evaluate.")
+        int, typer.Option(metavar="N", min=1, max=10**6, help="Items of each task, pairs of each file, or last words.")
     ] = 100,
     seed: Annotated[
         int, typer.Option(metavar="SEED", min=0, max=LARGEST_SEED, help="The same seed draws the same items.")
