@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import exp, log
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import torch
 
 from cloche.drawing import Finding, Lines, Provenance, Series
@@ -73,9 +74,9 @@ def perplexity(
     windows = list(_windows(ids, context, stride))
     nats = _nats(net, windows)
     lengths = tokenizer.byte_lengths
-    counts = [len(w.ids) - w.known for w in windows]
-    sizes = [int(lengths[list(w.ids[w.known :])].sum()) for w in windows]
-    figures = _figures(sum(nats), sum(counts), sum(sizes))
+    sizes = [_sizes([window], lengths)[1] for window in windows]
+    tokens, size = _sizes(windows, lengths)
+    figures = _figures(sum(nats), tokens, size)
     interval = ""
     if len(windows) > 1:
         low, high = (end / log(2) for end in bootstrap_ratio(nats, sizes, seed))
@@ -83,23 +84,19 @@ def perplexity(
         interval = f" (95% interval {low:.4f} to {high:.4f})"
     mixed = Random(seed).sample(ids, len(ids))
     control = list(_windows(mixed, context, stride))[:NULL_WINDOWS]
-    null = _figures(
-        sum(_nats(net, control)),
-        sum(len(w.ids) - w.known for w in control),
-        sum(int(lengths[list(w.ids[w.known :])].sum()) for w in control),
-    )
+    null = _figures(sum(_nats(net, control)), *_sizes(control, lengths))
     data = {
         "file": path.name,
         "context": context,
         "stride": stride,
-        "tokens": sum(counts),
-        "bytes": sum(sizes),
+        "tokens": tokens,
+        "bytes": size,
         "notes": net.beyond(context),
         "windows": [n / log(2) / max(1, size) for n, size in zip(nats, sizes, strict=True)],
     }
     summary = (
         f"{figures['bits_per_byte']:.4f} bits per byte{interval}, a perplexity of "
-        f"{figures['perplexity']:.4g} per token, over {sum(counts):,} tokens of {path.name}."
+        f"{figures['perplexity']:.4g} per token, over {tokens:,} tokens of {path.name}."
     )
     lines = Lines(
         "Bits per byte along the text",
@@ -110,6 +107,12 @@ def perplexity(
     )
     about = Provenance("perplexity", subject.checkpoint, seed=seed)
     return Finding(about, summary, figures, data, null=null, panels=(lines,))
+
+
+def _sizes(windows: Sequence[_Window], lengths: np.ndarray) -> tuple[int, int]:
+    """The tokens that windows predict, and their bytes."""
+    predicted = [i for window in windows for i in window.ids[window.known :]]
+    return len(predicted), int(lengths[predicted].sum())
 
 
 def _figures(nats: float, tokens: int, size: int) -> dict[str, float]:
