@@ -173,6 +173,6 @@ def test_sweeps_and_streams_of_text(tokenizer: Tokenizer, tmp_path: Path) -> Non
     swept = glass.sweep(prompts, edits, lambda logits: logits[:, -1])
     for edit, row in zip(edits, swept, strict=True):
         torch.testing.assert_close(row, glass.run(prompts, edits=edit).logits[:, -1], atol=1e-5, rtol=1e-5)
-    acts = glass.stream([glass.ids(text)[0] for text in prompts], "resid_post[1]", tmp_path / "acts", dtype="float32")
+    acts = glass.store([glass.ids(text)[0] for text in prompts], "resid_post[1]", tmp_path / "acts", dtype="float32")
     truth = glass.run(prompts[0], save="resid_post[1]")["resid_post[1]"][0]
     assert torch.equal(next(acts.batches("resid_post[1]", size=len(truth))), truth)

@@ -37,7 +37,7 @@ def test_an_argument_of_another_library_is_answered_with_ours(name: str, glass: 
         "generate": glass.generate,
         "loss": glass.loss,
         "sweep": lambda ids, **o: glass.sweep(ids, [glass.sites.z[0].zero()], read=lambda x: x, **o),
-        "stream": lambda ids, **o: glass.stream([ids], "z[0]", "nowhere", **o),
+        "store": lambda ids, **o: glass.store([ids], "z[0]", "nowhere", **o),
         "net.run": glass.net.run,
         "net": glass.net,
         "decode.generate": lambda ids, **o: generate(glass.net, ids, **o),
@@ -146,8 +146,8 @@ def test_a_dictionarys_places_are_written_in_ours() -> None:
     assert str(route) == "resid_post[2] + step-000100/resid_post[1] -> mlp_out[0]"
 
 
-def test_streamed_rows_are_read_in_three_dialects(glass: Glass, tmp_path: Path) -> None:
-    kept = glass.stream([IDS], "blocks.2.hook_resid_post", tmp_path / "rows")
+def test_stored_rows_are_read_in_three_dialects(glass: Glass, tmp_path: Path) -> None:
+    kept = glass.store([IDS], "blocks.2.hook_resid_post", tmp_path / "rows")
     rows = [next(kept.batches(text)) for text in ("resid_post[2]", "resid_post.2", "blocks.2.hook_resid_post")]
     assert kept.sites == {"resid_post[2]": [16]} and all(torch.equal(rows[0], other) for other in rows)
 

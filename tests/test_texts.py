@@ -101,11 +101,11 @@ def test_a_lens_of_several_prompts_is_a_finding_each(glass: Glass) -> None:
     assert len(logit_lens(glass, ids.repeat(2, 1), top=3)) == 2
 
 
-def test_streams_of_texts(glass: Glass, tmp_path: Path) -> None:
-    rows = glass.stream(LINES, "resid_post[1]", tmp_path / "texts").rows
+def test_activations_of_texts_are_stored(glass: Glass, tmp_path: Path) -> None:
+    rows = glass.store(LINES, "resid_post[1]", tmp_path / "texts").rows
     ids = [glass.ids(line)[0] for line in LINES]
-    assert rows == sum(row.numel() for row in ids) == glass.stream(ids, "resid_post[1]", tmp_path / "ids").rows
-    assert glass.stream(LINES[0], "resid_post[1]", tmp_path / "one").rows == ids[0].numel()
+    assert rows == sum(row.numel() for row in ids) == glass.store(ids, "resid_post[1]", tmp_path / "ids").rows
+    assert glass.store(LINES[0], "resid_post[1]", tmp_path / "one").rows == ids[0].numel()
 
 
 def test_the_loss_of_a_text_is_the_models_own(glass: Glass) -> None:

@@ -22,7 +22,7 @@ from cloche.words import check_arguments, no_attribute, with_hints
 
 Prompt = str | list[str] | Tensor | list[list[int]]
 RUN = ("prompt", "save", "edits", "pad", "logits", "grad", "compile")
-STREAM = ("batches", "save", "to", "dtype", "edits", "shard_bytes")
+STORE = ("batches", "save", "to", "dtype", "edits", "shard_bytes")
 GENERATE = ("prompt", "new", "edits", "stop", "pad", "save", "logprobs", *Sampling.__dataclass_fields__)
 
 
@@ -146,16 +146,16 @@ class Glass:
         ids, own = self.ids(prompt)
         return self.net.sweep(ids, edits, read, own if pad is None else pad, rows)
 
-    def stream(self, batches: Any, save: Any, to: str | Path, **options: Any) -> StoredActivations:
-        """Write saved sites of many batches of ids, or of texts, to a folder: `Network.stream`, with its options.
+    def store(self, batches: Any, save: Any, to: str | Path, **options: Any) -> StoredActivations:
+        """Write saved sites of many batches of ids, or of texts, to a folder: `Network.store`, with its options.
 
         Each text is a batch of its own; a text longer than the model's context is cut into windows of that length.
         """
-        check_arguments("stream", options, STREAM)
+        check_arguments("store", options, STORE)
         if isinstance(batches, str) or (isinstance(batches, list | tuple) and any(map(_is_text, batches))):
             lengths = [length for length in (self.net.length, self.net.context) if length is not None]
             batches = list(read_windows(batches, self.tokenizer, min(lengths, default=None), self.name))
-        return self.net.stream(batches, save, to, **options)
+        return self.net.store(batches, save, to, **options)
 
     @overload
     def generate(self, prompt: str, new: int = 64, edits: Iterable[Edit] = (), **options: Any) -> str: ...

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from cloche.data import Document, Report, documents
+from cloche.data import Document, ReadingReport, documents
 from cloche.data.reading.pieces import PIECE, cut
 from cloche.errors import ClocheError
 
@@ -45,7 +45,7 @@ def test_every_format_gives_the_same_text(tmp_path, compression: str):
     (tmp_path / f"a.txt{compression}").write_bytes(compress(compression, TEXTS[1].encode()))
     (tmp_path / f"b.jsonl{compression}").write_bytes(compress(compression, jsonl(TEXTS)))
     (tmp_path / f"c.parquet{compression}").write_bytes(compress(compression, parquet(TEXTS)))
-    report = Report()
+    report = ReadingReport()
     found = read(tmp_path, report=report)
     assert [d.text for d in found] == [TEXTS[1], *TEXTS, *TEXTS]
     assert [d.name for d in found[:3]] == [f"a.txt{compression}", f"b.jsonl{compression}#1", f"b.jsonl{compression}#2"]
@@ -101,7 +101,7 @@ def test_invalid_utf8_is_replaced_and_counted(tmp_path):
         b'{"text": "x\xfe"}\n{"text": "\\ud83d alone \\ud83d\\udc09"}\n{"text": "%s"}' % FILLER.replace(b"\n", b"")
     )
     (tmp_path / "c.txt").write_bytes(b"\xef\xbb\xbfafter a byte order mark")
-    report = Report()
+    report = ReadingReport()
     texts = [d.text for d in read(tmp_path, report=report)]
     assert texts == [
         "good \ufffd bad \ufffd cut \ufffd real\n" + FILLER.decode(),
@@ -118,7 +118,7 @@ def test_invalid_utf8_in_parquet_is_replaced_and_counted(tmp_path):
     offsets = np.array([0, 3, 303], dtype=np.int32)
     column = pa.StringArray.from_buffers(2, pa.py_buffer(offsets), pa.py_buffer(b"a\xffb" + b"c" * 300))
     pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
-    report = Report()
+    report = ReadingReport()
     assert [d.text for d in read(tmp_path, report=report)] == ["a\ufffdb", "c" * 300]
     assert report.invalid_utf8 == 1
 
@@ -128,7 +128,7 @@ def test_empty_files_and_records_are_left_out_and_counted(tmp_path):
     (tmp_path / "b.jsonl").write_bytes(b'{"text": ""}\n\n{"text": null}\n{"text": "here"}\n')
     (tmp_path / "c.parquet").write_bytes(parquet(["", None, "there"]))
     (tmp_path / "d.txt.zst").write_bytes(b"")
-    report = Report()
+    report = ReadingReport()
     found = read(tmp_path, report=report)
     assert [d.name for d in found] == ["b.jsonl#4", "c.parquet#3"]
     assert (report.documents, report.empty) == (2, 6)

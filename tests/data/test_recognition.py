@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from cloche.data import Report, documents
+from cloche.data import ReadingReport, documents
 from cloche.errors import ClocheError
 
 TEXT = "Żółw é 中文 the tortoise, \U0001f409 and a line\r\n" * 30
@@ -97,10 +97,10 @@ def test_json_without_records_is_text_where_it_is_named_and_left_out_where_it_is
     (tmp_path / "b.json").write_text("[1, 2, 3]")
     (tmp_path / "c.json").write_text('{"name": "x"}')
     (tmp_path / "c.txt").write_text("words")
-    report = Report()
+    report = ReadingReport()
     assert read(tmp_path, report=report) == ["words"]
     assert report.skipped == {"JSON without records": 3} and report.files == 1 and report.size == 5
-    report = Report()
+    report = ReadingReport()
     assert read(tmp_path / "a.json", report=report) == [settings] and report.formats == {"JSON as text": 1}
     refused("its fields are name", tmp_path / "c.json")
     (tmp_path / "c.json").unlink()
@@ -153,7 +153,7 @@ def test_another_encoding_is_refused_until_it_is_named(tmp_path, encoding: str):
     (tmp_path / "b.txt").write_text("naïve UTF-8 beside it")
     if encoding != "iso2022_jp":  # seven bits: valid UTF-8
         refused(r"of .*a\.txt is not UTF-8; name its encoding with --encoding", path)
-    report = Report()
+    report = ReadingReport()
     assert read(tmp_path, encoding=encoding, report=report) == [text, "naïve UTF-8 beside it"]
     assert report.invalid_utf8 == 0 and sum(report.formats.values()) == 2
 
@@ -163,7 +163,7 @@ def test_a_little_invalid_utf8_is_replaced_and_a_cut_end_is_not_held_against_a_f
     assert read(tmp_path / "a.txt") == ["x" * 99 + "\ufffd"]
     (tmp_path / "a.txt").write_bytes(b"x" * 98 + b"\xff\xff")
     refused("2.0% of", tmp_path / "a.txt")
-    report = Report()
+    report = ReadingReport()
     for data, text in (("é 中".encode()[:-1], "é \ufffd"), ("few".encode("utf-16-le") + b"x", "few\ufffd")):
         (tmp_path / "a.txt").write_bytes(data)
         assert read(tmp_path / "a.txt", report=report) == [text]
@@ -184,7 +184,7 @@ def test_a_lone_surrogate_in_utf16_is_replaced_and_counted(tmp_path):
     (tmp_path / "a.txt").write_bytes(
         ("words " * 50 + "\ufffd").encode("utf-16") + b"\x3d\xd8" + "x".encode("utf-16-le")
     )
-    report = Report()
+    report = ReadingReport()
     assert read(tmp_path / "a.txt", report=report) == ["words " * 50 + "\ufffd\ufffdx"]
     assert report.invalid_utf8 == 1 and report.formats == {"text in utf-16-le": 1}
 
@@ -194,7 +194,7 @@ def test_a_mark_in_the_middle_is_a_character_and_a_few_nuls_are_too(tmp_path):
     (tmp_path / "a.txt").write_bytes(codecs.BOM_UTF8 + text.encode())
     assert read(tmp_path / "a.txt") == [text]
     (tmp_path / "b.txt").write_bytes(codecs.BOM_UTF8)
-    report = Report()
+    report = ReadingReport()
     assert read(tmp_path, report=report) == [text] and report.empty == 1
 
 

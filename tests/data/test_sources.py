@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from cloche.data import Report, standard_library
+from cloche.data import ReadingReport, standard_library
 from cloche.data.reading.sources import find_sources
 from cloche.errors import ClocheError
 
 
-def names(*paths, glob: str | None = None, report: Report | None = None) -> list[str]:
-    return [source.name for source in find_sources(paths, glob, report or Report())]
+def names(*paths, glob: str | None = None, report: ReadingReport | None = None) -> list[str]:
+    return [source.name for source in find_sources(paths, glob, report or ReadingReport())]
 
 
 @pytest.fixture
@@ -34,13 +34,13 @@ def tree(tmp_path: Path) -> Path:
 
 
 def test_known_suffixes_sorted_by_name(tree: Path):
-    report = Report()
+    report = ReadingReport()
     assert names(tree, report=report) == ["G.TXT", "a.txt", "a/y.md", "a/z.py", "b/x.txt", "d.jsonl.zst", "e.parquet"]
     assert report.skipped == {"other suffix": 3} and report.files == 7 and report.size == 28
 
 
 def test_the_order_of_the_paths_does_not_matter_and_nothing_is_read_twice(tree: Path):
-    report = Report()
+    report = ReadingReport()
     expected = ["a.txt", "a/y.md", "a/z.py", "b/x.txt"]
     assert names(tree / "b", tree / "a.txt", tree / "a", tree / "a" / "y.md") == expected
     os.symlink(tree / "a.txt", tree / "a" / "again.txt")
@@ -51,21 +51,21 @@ def test_the_order_of_the_paths_does_not_matter_and_nothing_is_read_twice(tree: 
 def test_names_are_relative_to_what_the_paths_share(tree: Path, monkeypatch):
     assert names(tree / "a") == ["y.md", "z.py"]
     assert names(tree / "a" / "y.md") == ["y.md"]
-    assert [source.name for source in find_sources(str(tree / "a"), None, Report())] == ["y.md", "z.py"]
+    assert [source.name for source in find_sources(str(tree / "a"), None, ReadingReport())] == ["y.md", "z.py"]
     assert names(tree / "a" / "y.md", tree / "b" / "x.txt") == ["a/y.md", "b/x.txt"]
     monkeypatch.chdir(tree)
     assert names("a", "b") == ["a/y.md", "a/z.py", "b/x.txt"]
 
 
 def test_a_glob_picks_any_suffix_on_name_or_path(tree: Path):
-    report = Report()
+    report = ReadingReport()
     assert names(tree, glob="*.rst", report=report) == ["c.rst", "c.rst.gz"]
     assert report.skipped == {"not in glob": 8}
     assert names(tree, glob="a/*") == ["a/y.md", "a/z.py"]
 
 
 def test_a_file_named_outright_is_read_whatever_its_suffix(tree: Path):
-    (source,) = find_sources([tree / "c.rst"], None, Report())
+    (source,) = find_sources([tree / "c.rst"], None, ReadingReport())
     assert source.asked_for and source.suffix == ".rst"
 
 
@@ -75,7 +75,7 @@ def test_hidden_names_and_links_are_skipped_and_counted(tree: Path):
         (tree / name).write_text("no")
     os.symlink(tree / "nowhere.txt", tree / "dangling.txt")
     os.symlink(tree / "b", tree / "loop")
-    report = Report()
+    report = ReadingReport()
     assert len(names(tree, report=report)) == 7
     assert report.skipped == {"other suffix": 3, "hidden or __pycache__": 3, "linked folder": 1, "no regular file": 1}
 

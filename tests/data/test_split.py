@@ -10,22 +10,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cloche.data import Document, Report
+from cloche.data import Document, ReadingReport
 from cloche.data.reading.read import read_file, read_files, recognised_files
 from cloche.data.split import Split, plan_split
 from cloche.errors import ClocheError
 
 
 def plan(*paths, validation=0.05) -> Split:
-    files = list(recognised_files(paths, None, "text", None, Report()))
-    return plan_split(files, validation, lambda file: read_file(file, "text", Report()))
+    files = list(recognised_files(paths, None, "text", None, ReadingReport()))
+    return plan_split(files, validation, lambda file: read_file(file, "text", ReadingReport()))
 
 
 def divided(*paths, validation=0.05) -> dict[str, list[Document]]:
     """The pieces of each side."""
-    files = list(recognised_files(paths, None, "text", None, Report()))
+    files = list(recognised_files(paths, None, "text", None, ReadingReport()))
     sides: dict[str, list[Document]] = {"train": [], "validation": []}
-    for side, piece in plan(*paths, validation=validation).divide(read_files(files, "text", Report())):
+    for side, piece in plan(*paths, validation=validation).divide(read_files(files, "text", ReadingReport())):
         sides[side].append(piece)
     return sides
 

@@ -154,7 +154,7 @@ def test_from_memory_from_shards_and_from_the_model_one_dictionary_is_learned(tm
     net, windows = network(), [IDS[:2], IDS[2:], IDS.flip(0)]
     training = Training(steps=20, batch=8, lr=1e-2)
     route = Route.parse("mlp_in[1] -> mlp_out[1]")
-    shards = net.stream(
+    shards = net.store(
         windows, save=["mlp_in[1]", "mlp_out[1]"], to=tmp_path / "acts", dtype="float32", shard_bytes=4_096
     )
     sources = {

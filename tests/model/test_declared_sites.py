@@ -69,8 +69,8 @@ def test_it_is_swept_and_generated_through(net: Network) -> None:
     assert torch.equal(whole.logits[:, 6:-1].argmax(-1), out.ids[:, 7:])
 
 
-def test_streamed(net: Network, tmp_path: Any) -> None:
-    kept = net.stream([IDS], save=net.sites.conv_out[2], to=tmp_path / "a", dtype="float32")
+def test_stored_activations(net: Network, tmp_path: Any) -> None:
+    kept = net.store([IDS], save=net.sites.conv_out[2], to=tmp_path / "a", dtype="float32")
     assert kept.sites == {"conv_out[2]": [WIDTH]}
     (rows,) = kept.batches("conv_out[2]", size=14)
     close(rows, net.run(IDS, save="conv_out[2]")["conv_out[2]"].flatten(0, 1))

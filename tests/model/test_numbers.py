@@ -201,4 +201,4 @@ def test_a_text_beyond_the_context_is_noted(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=note):
         net.sweep(long, [edit], read=lambda logits: logits[:, -1])
     with pytest.warns(UserWarning, match=note):
-        net.stream([long], "resid_post[0]", tmp_path / "rows")
+        net.store([long], "resid_post[0]", tmp_path / "rows")

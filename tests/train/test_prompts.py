@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cloche.data import PackedTokens
-from cloche.train.prompts import LONGEST, cut, held_out_prompts, opening
+from cloche.train.prompts import LONGEST, cut, first_text, held_out_prompts
 
 END = 0
 
@@ -50,8 +50,8 @@ def test_prompts_are_beginnings_in_whole_words(documents: list[str], expected: l
 
 
 def test_the_opening_ends_with_a_word() -> None:
-    assert opening(packed(BOOK), Letters(), 20) == "It was a bright"  # type: ignore[arg-type]
-    assert opening(packed("ab c"), Letters(), 28) == "ab c"  # type: ignore[arg-type]
+    assert first_text(packed(BOOK), Letters(), 20) == "It was a bright"  # type: ignore[arg-type]
+    assert first_text(packed("ab c"), Letters(), 28) == "ab c"  # type: ignore[arg-type]
 
 
 def test_cut() -> None:

@@ -11,9 +11,18 @@ if TYPE_CHECKING:
     from cloche.data.pack import DataIndex
     from cloche.data.packed import PackedTokens
     from cloche.data.preparation import prepare
-    from cloche.data.reading import Document, Report, documents
+    from cloche.data.reading import Document, ReadingReport, documents
     from cloche.data.stdlib import standard_library
 
-__all__ = ["Batches", "DataIndex", "Document", "PackedTokens", "Report", "documents", "prepare", "standard_library"]
+__all__ = [
+    "Batches",
+    "DataIndex",
+    "Document",
+    "PackedTokens",
+    "ReadingReport",
+    "documents",
+    "prepare",
+    "standard_library",
+]
 
 __getattr__ = lazy(__name__)

@@ -7,7 +7,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from cloche.data.pack import INDEX, DataIndex, pack, write_index
-from cloche.data.reading import Document, Report
+from cloche.data.reading import Document, ReadingReport
 from cloche.data.reading.formats import File
 from cloche.data.reading.read import read_file, read_files, recognised_files
 from cloche.data.split import Validation, plan_split
@@ -48,11 +48,11 @@ def prepare(
     """
     folder = Path(out) / "data"
     _require_room(folder, vocab)
-    report = Report()
+    report = ReadingReport()
     files = list(recognised_files(paths, glob, field, encoding, report))
     total = report.size
 
-    def told(stage: str, documents: Iterator[Document], report: Report) -> Iterator[Document]:
+    def told(stage: str, documents: Iterator[Document], report: ReadingReport) -> Iterator[Document]:
         for document in documents:
             yield document
             if on_progress is not None:
@@ -60,13 +60,13 @@ def prepare(
 
     split = plan_split(files, validation, _measuring(files, field, told))
 
-    def divided(stage: str, report: Report) -> Iterator[tuple[str, Document]]:
+    def divided(stage: str, report: ReadingReport) -> Iterator[tuple[str, Document]]:
         return split.divide(told(stage, read_files(files, field, report), report))
 
     if isinstance(vocab, Tokenizer):
         tokenizer = vocab
     else:
-        training = (document.text for side, document in divided("tokenizer", Report()) if side == "train")
+        training = (document.text for side, document in divided("tokenizer", ReadingReport()) if side == "train")
         tokenizer = train_bpe(training, vocab)
     with writing_folder(folder) as fresh:
         index = pack(divided("packing", report), tokenizer, fresh)
@@ -97,13 +97,13 @@ def _require_room(folder: Path, vocab: int | Tokenizer) -> None:
 
 
 def _measuring(
-    files: list[File], field: str, told: Callable[[str, Iterator[Document], Report], Iterator[Document]]
+    files: list[File], field: str, told: Callable[[str, Iterator[Document], ReadingReport], Iterator[Document]]
 ) -> Callable[[File], Iterator[Document]]:
     """Reads a file to measure it: its documents, reporting progress."""
     before = dict(
         zip((file.source.name for file in files), accumulate(file.source.size for file in files), strict=True)
     )
-    report = Report()
+    report = ReadingReport()
 
     def read(file: File) -> Iterator[Document]:
         start = before[file.source.name] - file.source.size

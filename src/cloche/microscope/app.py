@@ -24,7 +24,7 @@ from cloche.drawing import REPORT_POLICY
 from cloche.drawing import STYLE as PANELS_STYLE
 from cloche.errors import ClocheError, FeatureUnknown, FileMissing
 from cloche.microscope.folder import features
-from cloche.microscope.folder.follow import Follower, stream
+from cloche.microscope.folder.follow import Follower, server_sent_events
 from cloche.microscope.folder.reading import BadRequest, parse_json
 from cloche.microscope.library import Library
 from cloche.microscope.page.chapters import MEASURES
@@ -239,7 +239,7 @@ async def events(request: Request) -> Response:
         raise Busy(f"{MOST_STREAMS} event streams are open already: close a tab of the microscope.")
     follower = Follower(library, cursors_from(asked) or {library.home.name: {}})
     request.app.state.followers.add(follower)
-    return StreamingResponse(stream(follower, request.app.state.stopping), media_type="text/event-stream")
+    return StreamingResponse(server_sent_events(follower, request.app.state.stopping), media_type="text/event-stream")
 
 
 def cursors_from(text: str) -> dict[str, dict[str, str]]:

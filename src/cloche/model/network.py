@@ -18,7 +18,7 @@ from cloche.model.passes.compiled import Compiled
 from cloche.model.passes.folding import folded
 from cloche.model.passes.run import plan_of, run
 from cloche.model.passes.stored import StoredActivations
-from cloche.model.passes.stream import SHARD_BYTES, stream, stream_bytes
+from cloche.model.passes.storing import SHARD_BYTES, store, stored_bytes
 from cloche.model.passes.sweep import sweep
 from cloche.model.sites import Edit, Plan, Recorder, Result, Site, Sites, check_ids, each_token
 from cloche.model.sites.dialects import unlike
@@ -235,7 +235,7 @@ class Network(Module):
         return sweep(self, ids, edits, read, pad, rows)
 
     @with_hints
-    def stream(
+    def store(
         self,
         batches: Sequence[Any],
         save: Iterable[Any] | Site | str,
@@ -253,11 +253,11 @@ class Network(Module):
 
         Raises ClocheError for a disk too small, a folder of other activations, a value the dtype cannot hold.
         """
-        return stream(self, batches, save, to, dtype, edits, shard_bytes)
+        return store(self, batches, save, to, dtype, edits, shard_bytes)
 
-    def stream_bytes(self, batches: Sequence[Any], save: Iterable[Any] | Site | str, dtype: str = "bfloat16") -> int:
-        """The bytes of tensors that `stream` would write, without running it."""
-        return stream_bytes(self, batches, save, dtype)
+    def stored_bytes(self, batches: Sequence[Any], save: Iterable[Any] | Site | str, dtype: str = "bfloat16") -> int:
+        """Bytes of tensors that `store` would write, without running it."""
+        return stored_bytes(self, batches, save, dtype)
 
     def plan(
         self,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cloche.train.parents import begin_from
     from cloche.train.plan import Every, Milestones, StepPlan
     from cloche.train.pretrain import Trainer
-    from cloche.train.prompts import opening
+    from cloche.train.prompts import first_text
     from cloche.train.recipe.limits import check_fits, check_model, check_recipe
     from cloche.train.recipe.recipe import Recipe, settings_called
 
@@ -57,10 +57,10 @@ __all__ = [
     "check_model",
     "check_recipe",
     "evaluate",
+    "first_text",
     "gemm_rate",
     "gemm_rates",
     "is_finished",
-    "opening",
     "prepare_data",
     "sample",
     "settings_called",

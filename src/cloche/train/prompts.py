@@ -49,17 +49,17 @@ def _possible(tokens: PackedTokens, tokenizer: Tokenizer, start: int) -> list[st
     return found
 
 
-def opening(tokens: PackedTokens, tokenizer: Tokenizer, length: int) -> str:
+def first_text(tokens: PackedTokens, tokenizer: Tokenizer, length: int) -> str:
     """The beginning of a split: about `length` tokens of its first document, cut at the end of a word.
 
     >>> from pathlib import Path
     >>> from cloche.data import PackedTokens, prepare
     >>> from cloche.text import Tokenizer
-    >>> from cloche.train import opening
+    >>> from cloche.train import first_text
     >>> _ = Path("text.txt").write_text("The cat sat on the mat. " * 400)
     >>> _ = prepare(["text.txt"], "packed", vocab=270)
     >>> tokens, tokenizer = PackedTokens.open("packed", "validation"), Tokenizer.load("packed")
-    >>> opening(tokens, tokenizer, 20)
+    >>> first_text(tokens, tokenizer, 20)
     'The cat sat on the mat. The'
     """
     text = _decoded(tokens, tokenizer, 0, length)

@@ -86,7 +86,7 @@ def _use_instruments(run: Run, glass: Glass, seed: int, screen: Screen) -> None:
 def _opening(run: Run, glass: Glass) -> str:
     """The start of the held-out text."""
     from cloche.data import PackedTokens
-    from cloche.train import opening
+    from cloche.train import first_text
 
     assert glass.tokenizer is not None, "a run has its tokenizer"
-    return opening(PackedTokens.open(run.path, "validation"), glass.tokenizer, LENS_TOKENS)
+    return first_text(PackedTokens.open(run.path, "validation"), glass.tokenizer, LENS_TOKENS)

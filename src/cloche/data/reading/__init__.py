@@ -8,8 +8,8 @@ from cloche.lazy import lazy
 
 if TYPE_CHECKING:
     from cloche.data.reading.read import Document, documents
-    from cloche.data.reading.report import Report
+    from cloche.data.reading.reading_report import ReadingReport
 
-__all__ = ["Document", "Report", "documents"]
+__all__ = ["Document", "ReadingReport", "documents"]
 
 __getattr__ = lazy(__name__)

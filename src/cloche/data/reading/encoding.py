@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from cloche.data.reading.report import Report
+from cloche.data.reading.reading_report import ReadingReport
 from cloche.errors import TextEncoding
 
 UTF8 = "utf-8"
@@ -120,7 +120,7 @@ def is_utf8_throughout(stream: BinaryIO) -> bool:
 class Tally:
     """Counts what was not in a file's encoding: it goes into the report, and too much of it is refused."""
 
-    def __init__(self, path: Path, encoding: str, report: Report) -> None:
+    def __init__(self, path: Path, encoding: str, report: ReadingReport) -> None:
         self.path, self.encoding, self._report = path, encoding, report
         self.size = 0  # bytes of text read
         self._invalid = self._nuls = 0

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
 from cloche.data.reading import records
+from cloche.data.reading.compressed import damage_named, opened
 from cloche.data.reading.encoding import MARKS, UTF8, Tally, Transcoded, is_utf8_throughout, recognised
-from cloche.data.reading.opening import damage_named, opened
-from cloche.data.reading.report import Report
+from cloche.data.reading.reading_report import ReadingReport
 from cloche.data.reading.sources import LINES, Source
 from cloche.errors import ClocheError, FieldUnknown
 
@@ -79,7 +79,7 @@ def opened_as_text(source: Source, encoding: str, tally: Tally) -> Iterator[tupl
 
 
 def _kind(source: Source, field: str, encoding: str) -> str:
-    unseen = Tally(source.path, encoding, Report())
+    unseen = Tally(source.path, encoding, ReadingReport())
     with opened_as_text(source, encoding, unseen) as (stream, _):
         first = _line(stream)
         if first[:1] == b"{" and (record := _object(first)) is not None:

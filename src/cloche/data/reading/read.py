@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from cloche.data.reading import records
+from cloche.data.reading.compressed import damage_named, opened_for_seeking
 from cloche.data.reading.encoding import UTF8, Tally, checked
 from cloche.data.reading.formats import File, opened_as_text, recognise
-from cloche.data.reading.opening import damage_named, opened_for_seeking
 from cloche.data.reading.pieces import PIECE, cut
-from cloche.data.reading.report import Report
+from cloche.data.reading.reading_report import ReadingReport
 from cloche.data.reading.sources import find_sources
 from cloche.errors import CorpusEmpty, FieldUnknown
 from cloche.missing import extra
@@ -48,7 +48,7 @@ def documents(
     paths: Sequence[str | Path],
     glob: str | None = None,
     field: str = "text",
-    report: Report | None = None,
+    report: ReadingReport | None = None,
     encoding: str | None = None,
 ) -> Iterator[Document]:
     """Every document of the files and folders, sorted by name, in pieces of at most 1 MiB of UTF-8.
@@ -65,12 +65,12 @@ def documents(
     >>> [(document.name, document.text) for document in documents(["letters.jsonl"])]
     [('letters.jsonl#1', 'Dear A'), ('letters.jsonl#2', 'Dear B')]
     """
-    report = Report() if report is None else report
+    report = ReadingReport() if report is None else report
     yield from read_files(recognised_files(paths, glob, field, encoding, report), field, report)
 
 
 def recognised_files(
-    paths: Sequence[str | Path], glob: str | None, field: str, encoding: str | None, report: Report
+    paths: Sequence[str | Path], glob: str | None, field: str, encoding: str | None, report: ReadingReport
 ) -> Iterator[File]:
     """The files of a corpus and how each is read, lazily; recorded in the report."""
     encoding = checked(encoding)
@@ -88,7 +88,7 @@ def recognised_files(
         )
 
 
-def read_files(files: Iterable[File], field: str, report: Report) -> Iterator[Document]:
+def read_files(files: Iterable[File], field: str, report: ReadingReport) -> Iterator[Document]:
     """The documents of these files, in their order."""
     finished, names = 0, []
     for file in files:
@@ -100,7 +100,7 @@ def read_files(files: Iterable[File], field: str, report: Report) -> Iterator[Do
         raise CorpusEmpty(f"The corpus is empty: {len(names)} files hold no text ({few}); name other files.")
 
 
-def read_file(file: File, field: str, report: Report, finished: int = 0) -> Iterator[Document]:
+def read_file(file: File, field: str, report: ReadingReport, finished: int = 0) -> Iterator[Document]:
     """The documents of one file. `finished`: bytes of the files read before it, for the report's position."""
     report.read_as(file.form)
     with damage_named(file.source.path):
@@ -113,7 +113,7 @@ def read_file(file: File, field: str, report: Report, finished: int = 0) -> Iter
     report.position = finished + file.source.size
 
 
-def _text(file: File, field: str, report: Report, finished: int) -> Iterator[Document]:
+def _text(file: File, field: str, report: ReadingReport, finished: int) -> Iterator[Document]:
     name, tally = file.source.name, Tally(file.source.path, file.encoding, report)
     with opened_as_text(file.source, file.encoding, tally) as (content, raw):
         held: bytes | None = None
@@ -127,7 +127,7 @@ def _text(file: File, field: str, report: Report, finished: int) -> Iterator[Doc
         yield Document(name, text)
 
 
-def _lines(file: File, field: str, report: Report, finished: int) -> Iterator[Document]:
+def _lines(file: File, field: str, report: ReadingReport, finished: int) -> Iterator[Document]:
     source, tally = file.source, Tally(file.source.path, file.encoding, report)
     with opened_as_text(source, file.encoding, tally) as (content, raw):
         for number, line in records.lines(content, str(source.path)):
@@ -138,7 +138,7 @@ def _lines(file: File, field: str, report: Report, finished: int) -> Iterator[Do
     tally.check()
 
 
-def _values(file: File, field: str, report: Report, finished: int) -> Iterator[Document]:
+def _values(file: File, field: str, report: ReadingReport, finished: int) -> Iterator[Document]:
     source, tally = file.source, Tally(file.source.path, file.encoding, report)
     with opened_as_text(source, file.encoding, tally) as (content, raw):
         found = records.values(content, lambda data: tally.decode(data, source.name), str(source.path))
@@ -149,7 +149,7 @@ def _values(file: File, field: str, report: Report, finished: int) -> Iterator[D
     tally.check()
 
 
-def _parquet(file: File, field: str, report: Report, finished: int) -> Iterator[Document]:
+def _parquet(file: File, field: str, report: ReadingReport, finished: int) -> Iterator[Document]:
     source, tally = file.source, Tally(file.source.path, file.encoding, report)
     pq = extra("pyarrow.parquet", "parquet", "Reading parquet needs pyarrow")
     with opened_for_seeking(source.path) as content, pq.ParquetFile(content, buffer_size=PIECE) as table:
@@ -179,7 +179,7 @@ def _cell(value: Any, name: str, tally: Tally) -> Any:
         return tally.decode(data, name) if tally.encoding == UTF8 else data.decode(tally.encoding, "replace")
 
 
-def _record(text: str, name: str, number: int, report: Report) -> Iterator[Document]:
+def _record(text: str, name: str, number: int, report: ReadingReport) -> Iterator[Document]:
     text = _without_surrogates(text, name, report)
     if len(text) <= PIECE // 4:  # at most four bytes a character
         yield Document(name, text, number=number)
@@ -189,7 +189,7 @@ def _record(text: str, name: str, number: int, report: Report) -> Iterator[Docum
         yield Document(name, piece.decode(), i == len(pieces) - 1, number)
 
 
-def _without_surrogates(text: str, name: str, report: Report) -> str:
+def _without_surrogates(text: str, name: str, report: ReadingReport) -> str:
     """Resolves surrogates from JSON escapes: pairs are joined, lone ones become U+FFFD and are counted."""
     try:
         text.encode()

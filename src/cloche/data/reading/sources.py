@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from cloche.data.reading.opening import ARCHIVES, COMPRESSED
-from cloche.data.reading.report import Report
+from cloche.data.reading.compressed import ARCHIVES, COMPRESSED
+from cloche.data.reading.reading_report import ReadingReport
 from cloche.errors import ArgumentRange, CorpusEmpty, FileMissing, FileUnreadable, FileUnsupported
 
 TEXT = (".txt", ".md", ".py")
@@ -32,7 +32,7 @@ class Source:
         return Path(_bare(self.path.name)).suffix.lower()
 
 
-def find_sources(paths: Sequence[str | Path], glob: str | None, report: Report) -> list[Source]:
+def find_sources(paths: Sequence[str | Path], glob: str | None, report: ReadingReport) -> list[Source]:
     """The files of a corpus, sorted by name; a name is the path relative to the folder that all `paths` share.
 
     A file named outright is always read. In folders the files with a known suffix are taken, or those whose name matches
@@ -71,7 +71,7 @@ def find_sources(paths: Sequence[str | Path], glob: str | None, report: Report) 
     return sources
 
 
-def _walk(folder: Path, report: Report) -> Iterator[Path]:
+def _walk(folder: Path, report: ReadingReport) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise FileUnreadable(f"The folder {error.filename} cannot be read ({error.strerror}); change its permissions.")
 
@@ -101,7 +101,7 @@ def _bare(name: str) -> str:
     return name[: name.rindex(".")] if name.lower().endswith(COMPRESSED) else name
 
 
-def _source(file: Path, root: str, explicit: bool, matched: bool, report: Report) -> Source | None:
+def _source(file: Path, root: str, explicit: bool, matched: bool, report: ReadingReport) -> Source | None:
     if not file.is_file():
         if explicit:
             raise FileUnsupported(f"{file} is not a regular file, and it is read twice; save it to a file first.")

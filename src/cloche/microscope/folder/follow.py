@@ -117,7 +117,7 @@ def as_text(name: str, data: dict[str, Any], cursors: Cursors | None = None) -> 
     return text.encode()
 
 
-async def stream(follower: Follower, stopping: Callable[[], bool]) -> AsyncIterator[bytes]:
+async def server_sent_events(follower: Follower, stopping: Callable[[], bool]) -> AsyncIterator[bytes]:
     """The events as text, while the browser listens and the server runs. Nothing is read ahead: a log is read only
     after the events before it were sent, so that a browser that does not read keeps at most one part of a log in
     memory."""

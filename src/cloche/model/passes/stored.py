@@ -29,7 +29,7 @@ BLOCK = 256  # rows read together when shuffling, with one seek
 
 
 class StoredActivations:
-    """Activations that `Network.stream` wrote: a row per token for each saved site, in the order of the texts.
+    """Activations that `Network.store` wrote: a row per token for each saved site, in the order of the texts.
 
     sites: text of each site -> shape of one row. rows: tokens. dtype: as stored ("bfloat16", ...); reading gives fp32.
     manifest: the contents of activations.json.
@@ -37,7 +37,7 @@ class StoredActivations:
     >>> from cloche import GLU, LM, Attention, Block, Stack
     >>> net = LM(64, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
     >>> from cloche.model import StoredActivations
-    >>> _ = net.stream([[[1, 2, 3]], [[4, 5, 6]]], save=["resid_post[1]"], to="activations")
+    >>> _ = net.store([[[1, 2, 3]], [[4, 5, 6]]], save=["resid_post[1]"], to="activations")
     >>> kept = StoredActivations.open("activations")
     >>> kept.rows, [rows.shape for rows in kept.batches("resid_post[1]", size=4)]
     (6, [torch.Size([4, 32]), torch.Size([2, 32])])
@@ -55,11 +55,11 @@ class StoredActivations:
         folder = Path(folder)
         manifest = read_manifest(folder)
         if manifest is None:
-            raise FileMissing(f"{folder} holds no activations: it has no {MANIFEST}; net.stream(..., to=) writes one.")
+            raise FileMissing(f"{folder} holds no activations: it has no {MANIFEST}; net.store(..., to=) writes one.")
         done = sum(shard["rows"] for shard in manifest["shards"])
         if done < manifest["rows"]:
             raise FileDamaged(
-                f"{folder} is half written ({done:,} of {manifest['rows']:,} rows); run the same stream again to finish it."
+                f"{folder} is half written ({done:,} of {manifest['rows']:,} rows); run the same call again to finish it."
             )
         check_shards(folder, manifest)
         return cls(folder, manifest)
@@ -73,7 +73,7 @@ class StoredActivations:
             if sha256_of(self.folder / shard["file"]) != shard["sha256"]:
                 raise FileDamaged(
                     f"{self.folder / shard['file']} is damaged: its sha256 is not the manifest's; delete the file and run the "
-                    "same stream again."
+                    "same call again."
                 )
 
     def batches(self, what: Any, size: int = 4096, seed: int | None = None, buffer: int = 65_536) -> Iterator[Any]:
@@ -127,7 +127,7 @@ class StoredActivations:
             with safe_open(self.folder / file, framework="pt") as shard:
                 return [shard.get_slice(name)[start:end] for name in names]
         except (OSError, SafetensorError) as error:
-            raise FileDamaged(f"{self.folder / file} cannot be read ({error}); run the same stream again.") from None
+            raise FileDamaged(f"{self.folder / file} cannot be read ({error}); run the same call again.") from None
 
 
 def _given(tensors: list[Tensor], names: list[str], several: bool) -> Any:
@@ -143,7 +143,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise FileDamaged(f"{path} cannot be read ({error}); delete the folder and stream again.") from None
+        raise FileDamaged(f"{path} cannot be read ({error}); delete the folder and store again.") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise FileUnsupported(f"{path} is not of format {FORMAT}; read it with the version that wrote it.")
     return cast(dict[str, Any], manifest)
@@ -159,7 +159,7 @@ def check_shards(folder: Path, manifest: dict[str, Any]) -> None:
     for shard in manifest["shards"]:
         path = folder / shard["file"]
         if not path.is_file() or path.stat().st_size != shard["bytes"]:
-            raise FileDamaged(f"{path} is missing or cut short; delete {folder / MANIFEST} and stream again.")
+            raise FileDamaged(f"{path} is missing or cut short; delete {folder / MANIFEST} and store again.")
 
 
 def row_bytes(sites: dict[str, list[int]], dtype: str) -> int:

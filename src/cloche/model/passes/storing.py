@@ -43,13 +43,13 @@ SHARD_BYTES = 1 << 28  # 256 MB: the memory used beside the pass itself
 SPARE = 1 << 20  # room for headers and the manifest
 
 
-def stream_bytes(net: Network, batches: Sequence[Any], save: Any, dtype: str) -> int:
-    """The bytes of tensors that `Network.stream` will write for these batches."""
+def stored_bytes(net: Network, batches: Sequence[Any], save: Any, dtype: str) -> int:
+    """The bytes of tensors that `Network.store` will write for these batches."""
     sites = _sites(net, save, dtype)
     return _rows(batches) * row_bytes(sites, dtype)
 
 
-def stream(
+def store(
     net: Network,
     batches: Sequence[Any],
     save: Any,
@@ -58,7 +58,7 @@ def stream(
     edits: Iterable[Edit] | Edit,
     shard_bytes: int,
 ) -> StoredActivations:
-    """See `Network.stream`."""
+    """See `Network.store`."""
     sites, edits = _sites(net, save, dtype), [edits] if isinstance(edits, Edit) else list(edits)
     if type(shard_bytes) is not int or shard_bytes < 1:
         raise ArgumentRange(f"shard_bytes={shard_bytes!r} must be a whole number of at least one.")
@@ -93,7 +93,7 @@ def _sites(net: Network, save: Any, dtype: str) -> dict[str, list[int]]:
     for site in named:
         if "key" in site.axes:
             raise SiteUnsuitable(
-                f"stream writes one row per token, and {site} has one per pair of tokens; save it with run."
+                f"store writes one row per token, and {site} has one per pair of tokens; save it with run."
             )
     return {str(site): row_shape(net.sites, site) for site in named}
 
@@ -101,11 +101,11 @@ def _sites(net: Network, save: Any, dtype: str) -> dict[str, list[int]]:
 def _rows(batches: Any) -> int:
     if not hasattr(batches, "__len__") or not hasattr(batches, "__getitem__"):
         raise ArgumentInvalid(
-            f"stream takes a list of batches of ids [batch, position] (anything with a length, so that bytes are known and a "
+            f"store takes a list of batches of ids [batch, position] (anything with a length, so that bytes are known and a "
             f"kill can be resumed); got {type(batches).__name__}."
         )
     if len(batches) == 0:
-        raise ArgumentRange("stream was given no batches; give at least one.")
+        raise ArgumentRange("store was given no batches: give at least one.")
     return sum(torch.as_tensor(batches[i]).numel() for i in range(len(batches)))
 
 
@@ -131,7 +131,7 @@ def _source(net: Network, batches: Sequence[Any], edits: list[Edit]) -> str:
 
 
 def _continued(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
-    """The manifest to continue from: that of an earlier call of the same stream, else this one, after writing it."""
+    """The manifest to continue from: that of an earlier call with the same arguments, else this one, after writing it."""
     remove_abandoned(folder)
     old = read_manifest(folder)
     if old is None:

@@ -9,13 +9,13 @@ NAMED = 10  # names kept as examples; the counts are complete
 
 
 @dataclass
-class Report:
+class ReadingReport:
     """Counts of one pass over a corpus; goes into data.json under "sources".
 
     >>> from pathlib import Path
-    >>> from cloche.data import Report, documents
+    >>> from cloche.data import ReadingReport, documents
     >>> _ = Path("empty.txt").write_text(""), Path("full.txt").write_text("words")
-    >>> report = Report()
+    >>> report = ReadingReport()
     >>> [document.text for document in documents(["."], report=report)]
     ['words']
     >>> report.files, report.documents, report.empty

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from cloche.errors import ClocheError
 from cloche.model import GLU, LM, Attention, Block, Network, RoPE, Stack, StoredActivations
-from cloche.model.passes import stored, stream
+from cloche.model.passes import stored, storing
 
 WIDTH, ROW = 10, 10 * 2 + 16 * 2 + 8  # bytes of a row in bf16: resid_post[1], z[0], its token and position
 SAVE = ["resid_post[1]", "z[0]"]
@@ -42,7 +42,7 @@ def rows_of(net: Network, batches: list[torch.Tensor], site: str, **options: Any
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_every_row_is_that_of_a_run(net: Network, batches: list[torch.Tensor], tmp_path: Path, dtype: str) -> None:
-    acts = net.stream(batches, save=SAVE, to=tmp_path / "a", dtype=dtype, shard_bytes=2000)
+    acts = net.store(batches, save=SAVE, to=tmp_path / "a", dtype=dtype, shard_bytes=2000)
     assert len(acts.manifest["shards"]) > 2 and acts.dtype == dtype
     assert acts.sites == {"resid_post[1]": [WIDTH], "z[0]": [4, 4]}
     for site in SAVE:
@@ -57,19 +57,19 @@ def test_every_row_is_that_of_a_run(net: Network, batches: list[torch.Tensor], t
 
 def test_bytes_are_known_before(net: Network, batches: list[torch.Tensor], tmp_path: Path) -> None:
     rows = sum(b.numel() for b in batches)
-    assert net.stream_bytes(batches, SAVE) == rows * ROW
-    net.stream(batches, save=SAVE, to=tmp_path / "a")
+    assert net.stored_bytes(batches, SAVE) == rows * ROW
+    net.store(batches, save=SAVE, to=tmp_path / "a")
     (shard,) = (tmp_path / "a").glob("*.safetensors")
     assert sum(t.numel() * t.itemsize for t in load_file(shard).values()) == rows * ROW
     assert rows * ROW < shard.stat().st_size < rows * ROW + 1000
-    assert net.stream_bytes(batches, "z[0].head(1)", dtype="float32") == rows * (4 * 4 + 8)
+    assert net.stored_bytes(batches, "z[0].head(1)", dtype="float32") == rows * (4 * 4 + 8)
 
 
 def test_the_pass_stops_after_the_last_layer_saved(net: Network, tmp_path: Path) -> None:
     calls: list[int] = []
     handles = [block.register_forward_hook(lambda *_, i=i: calls.append(i)) for i, block in enumerate(net.layers)]
     try:
-        net.stream([random_ids(1, 4)], save="mlp_act[1]", to=tmp_path / "a")
+        net.store([random_ids(1, 4)], save="mlp_act[1]", to=tmp_path / "a")
         assert calls == [0, 1]
     finally:
         for handle in handles:
@@ -78,7 +78,7 @@ def test_the_pass_stops_after_the_last_layer_saved(net: Network, tmp_path: Path)
 
 def test_edits_are_in_the_values(net: Network, batches: list[torch.Tensor], tmp_path: Path) -> None:
     edit = net.sites.resid_post[0].add(torch.ones(WIDTH)).at("last")
-    acts = net.stream(batches, save="resid_post[1]", to=tmp_path / "a", dtype="float32", edits=edit)
+    acts = net.store(batches, save="resid_post[1]", to=tmp_path / "a", dtype="float32", edits=edit)
     truth = rows_of(net, batches, "resid_post[1]", edits=edit)
     assert torch.equal(torch.cat(list(acts.batches("resid_post[1]"))), truth)
 
@@ -88,19 +88,19 @@ def test_a_kill_is_resumed_to_the_same_bytes(
     net: Network, batches: list[torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards_before: int
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    net.stream(batches, save=SAVE, to=whole, shard_bytes=1000)
+    net.store(batches, save=SAVE, to=whole, shard_bytes=1000)
     written: list[Path] = []
-    real = stream.write_manifest
+    real = storing.write_manifest
 
     def dies(folder: Path, manifest: dict[str, Any]) -> None:
         if len(manifest["shards"]) > shards_before:  # the shard lies there, the manifest does not know it yet
             raise KeyboardInterrupt
         real(folder, manifest)
 
-    monkeypatch.setattr(stream, "write_manifest", dies)
+    monkeypatch.setattr(storing, "write_manifest", dies)
     with pytest.raises(KeyboardInterrupt):
-        net.stream(batches, save=SAVE, to=killed, shard_bytes=1000)
-    monkeypatch.setattr(stream, "write_manifest", real)
+        net.store(batches, save=SAVE, to=killed, shard_bytes=1000)
+    monkeypatch.setattr(storing, "write_manifest", real)
     with pytest.raises(ClocheError, match="is half written"):
         StoredActivations.open(killed)
     times = {path: path.stat().st_mtime_ns for path in sorted(killed.glob("shard-*"))[:shards_before]}
@@ -109,13 +109,13 @@ def test_a_kill_is_resumed_to_the_same_bytes(
         written.append(path)
         save_file(tensors, path)
 
-    monkeypatch.setattr(stream, "save_file", saves)
-    acts = net.stream(batches, save=SAVE, to=killed, shard_bytes=1000)
+    monkeypatch.setattr(storing, "save_file", saves)
+    acts = net.store(batches, save=SAVE, to=killed, shard_bytes=1000)
     assert {path: path.stat().st_mtime_ns for path in times} == times
     assert len(written) == len(acts.manifest["shards"]) - shards_before
     assert contents(killed) == contents(whole)
     written.clear()
-    net.stream(batches, save=SAVE, to=killed, shard_bytes=1000)
+    net.store(batches, save=SAVE, to=killed, shard_bytes=1000)
     assert not written
 
 
@@ -125,7 +125,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_shuffled_reading(net: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batches = [random_ids(4, 50, seed=i) for i in range(10)]
-    acts = net.stream(batches, save="embed", to=tmp_path / "a", shard_bytes=10_000)
+    acts = net.store(batches, save="embed", to=tmp_path / "a", shard_bytes=10_000)
     monkeypatch.setattr(stored, "BLOCK", 16)
     for buffer in (16, 100, 10_000):
         parts = list(acts.batches(["embed", "ids", "position"], size=64, seed=3, buffer=buffer))
@@ -141,7 +141,7 @@ def test_shuffled_reading(net: Network, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_reading_holds_no_more_than_its_buffer(net: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    acts = net.stream([random_ids(4, 50, seed=i) for i in range(10)], save="embed", to=tmp_path / "a")
+    acts = net.store([random_ids(4, 50, seed=i) for i in range(10)], save="embed", to=tmp_path / "a")
     monkeypatch.setattr(stored, "BLOCK", 16)
     held: list[int] = []
     pools = acts._pools
@@ -159,11 +159,11 @@ def test_reading_holds_no_more_than_its_buffer(net: Network, tmp_path: Path, mon
 IDS = [random_ids(2, 6)]
 
 
-def test_misuse_of_streams(net: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_misuse(net: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(sentence: str, net: Network = net, batches: Any = IDS, to: str = "new", **options: Any) -> None:
         options.setdefault("save", SAVE)
         with pytest.raises(ClocheError, match=sentence) as caught:
-            net.stream(batches, to=tmp_path / to, **options)
+            net.store(batches, to=tmp_path / to, **options)
         assert "\n" not in str(caught.value) and str(caught.value).endswith((".", "?"))
         assert not (tmp_path / "new").exists()
 
@@ -177,7 +177,7 @@ def test_misuse_of_streams(net: Network, tmp_path: Path, monkeypatch: pytest.Mon
     refused("never fire", edits=net.sites.z[0].zero().at(17))
     refused("shard_bytes=0 must", shard_bytes=0)
 
-    net.stream(IDS, save=SAVE, to=tmp_path / "a")
+    net.store(IDS, save=SAVE, to=tmp_path / "a")
     refused(r"begun with resid_post\[1\] \[10\], z\[0\] \[4, 4\] in bfloat16, and this call", to="a", save="z[0]")
     refused("in bfloat16, and this call saves", to="a", dtype="float32")
     refused(r"saves resid_post\[1\] \[12\]", to="a", net=small(width=12))
@@ -189,18 +189,18 @@ def test_misuse_of_streams(net: Network, tmp_path: Path, monkeypatch: pytest.Mon
     refused("already holds something else", to="other")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 20))
     with pytest.raises(ClocheError, match=r"need 0\.00 GB and the disk of"):
-        net.stream(IDS, save=SAVE, to=tmp_path / "b")
+        net.store(IDS, save=SAVE, to=tmp_path / "b")
 
 
 def test_what_the_dtype_cannot_hold(net: Network, tmp_path: Path) -> None:
     loud = net.sites.embed.scale(1e6)
     with pytest.raises(ClocheError, match="embed has values that float16 cannot hold"):
-        net.stream(IDS, save="embed", to=tmp_path / "a", dtype="float16", edits=loud)
-    net.stream(IDS, save="embed", to=tmp_path / "b", edits=loud)
+        net.store(IDS, save="embed", to=tmp_path / "a", dtype="float16", edits=loud)
+    net.store(IDS, save="embed", to=tmp_path / "b", edits=loud)
 
 
 def test_misuse_of_what_was_written(net: Network, tmp_path: Path) -> None:
-    acts = net.stream(IDS, save=SAVE, to=tmp_path / "a")
+    acts = net.store(IDS, save=SAVE, to=tmp_path / "a")
     with pytest.raises(ClocheError, match=r"holds no 'z\[1\]'; it has resid_post\[1\], z\[0\], ids, position"):
         acts.batches("z[1]")
     with pytest.raises(ClocheError, match="size=0"):
