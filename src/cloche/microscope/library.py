@@ -139,7 +139,7 @@ class Library:
         if known is None or known[0] != stamp:
             found = self.finding(files, relative)
             data = found["data"]
-            of = words(data.get("prompt") or data.get("dictionary") or path.stem, 300)
+            of = words(_subject_of(data) or path.stem, 300)
             head: Record = {"instrument": path.parent.name, "id": path.stem, "of": of}
             for key in ("created", "summary", "checkpoint", "plan"):
                 head[key] = None if found.get(key) is None else words(found[key], 2000)
@@ -180,6 +180,14 @@ class Library:
         raise InstrumentUnknown(
             f"{files.root.name} has {what}: it has {have}.{' ' if damaged else ''}{' '.join(damaged[:3])}"
         )
+
+
+def _subject_of(data: Record) -> Any:
+    """What a finding is about, from its data: a prompt, a dictionary, a task or tasks, a file; None if it does not say."""
+    tasks = data.get("tasks")
+    if isinstance(tasks, list):
+        return ", ".join(str(row.get("task")) for row in tasks[:20] if isinstance(row, dict))
+    return next((data[key] for key in ("prompt", "dictionary", "task", "file") if data.get(key)), None)
 
 
 def _stamped(files: RunFiles, relative: str) -> tuple[Path, tuple[int, int]]:

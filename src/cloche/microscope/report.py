@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import statistics
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from cloche.microscope.library import Library
 from cloche.microscope.page import chapters
 from cloche.runs import Run
 
+MOST_OF_ONE = 3  # findings of one instrument in a report, about different prompts, dictionaries or tasks
 STATIC = Path(__file__).parent / "static"
 # Raised while drawing values of a wrong type or shape.
 UNFIT = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
@@ -54,13 +56,12 @@ def page(library: Library) -> str:
     metrics, about = book.columns(), library.about()
     shown = book.samples()
     heads = library.findings()
-    instruments = sorted({head["instrument"] for head in heads["findings"]})
     body = [
         chapter("title", lambda: title(files, about, metrics)),
         chapter("curves", lambda: curves(metrics, book.events())),
         chapter("samples", lambda: chapters.samples(shown["records"])),
         chapter("health records", lambda: chapters.health(book.health()["records"])),
-        *(chapter(f"{each} finding", partial(_newest, library, each)) for each in instruments),
+        *(chapter(f"{each} finding", partial(_found, library, *each)) for each in _reported(heads["findings"])),
         damage([*about["damaged"], *book.damaged(), *heads["damaged"]]),
         what_next(files, about, shown["records"], book.events()),
     ]
@@ -68,8 +69,22 @@ def page(library: Library) -> str:
     return document(f"{name} · cloche", style, body)
 
 
-def _newest(library: Library, instrument: str) -> Markup:
-    return chapters.finding(library.find(None, instrument, "latest") | {"instrument": instrument})
+def _reported(heads: list[Record]) -> list[tuple[str, str]]:
+    """(instrument, id) of the findings in the report: of each instrument the newest about each subject, at most MOST_OF_ONE."""
+    newest: dict[tuple[str, str], str] = {}
+    for head in heads:  # newest first
+        newest.setdefault((head["instrument"], head["of"]), head["id"])
+    counts: Counter[str] = Counter()
+    shown = []
+    for (instrument, _), ident in newest.items():
+        counts[instrument] += 1
+        if counts[instrument] <= MOST_OF_ONE:
+            shown.append((instrument, ident))
+    return sorted(shown, key=lambda each: each[0])
+
+
+def _found(library: Library, instrument: str, ident: str) -> Markup:
+    return chapters.finding(library.find(None, instrument, ident) | {"instrument": instrument})
 
 
 def chapter(what: str, draw: Callable[[], Markup]) -> Markup:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cloche.tasks.grammar.indirect_object import IndirectObject
     from cloche.tasks.grammar.induction import Induction
     from cloche.tasks.graph import CausalGraph, Rule
-    from cloche.tasks.listing import known_tasks
+    from cloche.tasks.listing import known_tasks, read_task
     from cloche.tasks.pairing import Pair, Pairs, pairs
     from cloche.tasks.recall.graph_path import GraphPath
     from cloche.tasks.recall.key_value import KeyValue
@@ -70,6 +70,7 @@ __all__ = [
     "final_answer",
     "known_tasks",
     "pairs",
+    "read_task",
 ]
 
 __getattr__ = lazy(__name__)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
+from cloche.part import part_from_line
 from cloche.part_text import find_class, known_names
 from cloche.tasks.task import Task
 
-__all__ = ["known_tasks"]
+FILES = (".jsonl", ".json", ".csv", ".tsv", ".txt")  # endings of files of questions
+
+__all__ = ["known_tasks", "read_task"]
 
 
 def known_tasks() -> list[tuple[type[Task], str]]:
@@ -28,3 +32,15 @@ def known_tasks() -> list[tuple[type[Task], str]]:
 
 def _setting(field: dataclasses.Field[object]) -> str:
     return field.name if field.default is dataclasses.MISSING else f"{field.name}={field.default!r}"
+
+
+def read_task(text: str, where: str = "task") -> Task:
+    """The task that a line names, such as `Add` or `ModularAdd(p=7)`; the name of a file there is stands for `FromFile`.
+
+    >>> from cloche.tasks import read_task
+    >>> read_task("ModularAdd(p=7)").p
+    7
+    """
+    if Path(text).suffix in FILES and Path(text).is_file():
+        text = f"FromFile({text!r})"
+    return part_from_line(text, Task, where)

@@ -62,13 +62,12 @@ def evaluate(
     """
     import cloche
     from cloche import evals
-    from cloche.part import part_from_line
     from cloche.runs import Run
-    from cloche.tasks import Task
+    from cloche.tasks import read_task
 
     if not tasks and pairs is None and last_words is None and text is None:
         raise ArgumentInvalid("There is nothing to evaluate on: give --tasks, --pairs, --last-words or --text.")
-    chosen = [part_from_line(line, Task, "--tasks") for line in tasks or []]
+    chosen = [read_task(line, "--tasks") for line in tasks or []]
     glass: Glass = cloche.load(model, checkpoint)
     run = Run.open(model) if (Path(model) / "run.json").is_file() else None
     found: list[Finding] = []

@@ -54,10 +54,9 @@ def show_task(
     With their prompt, answer, worked steps, chance of guessing, and corrupted twin.
     """
     from cloche.errors import TaskInvalid
-    from cloche.part import part_from_line
-    from cloche.tasks import Task
+    from cloche.tasks import read_task
 
-    chosen: Task = part_from_line(task, Task, "task")
+    chosen: Task = read_task(task, "task")
     level = chosen.levels[0] if level is None else level
     items = chosen.examples(count, level, seed)
     if not items:
@@ -95,10 +94,9 @@ def check_corpus(
     from cloche.cli.looking.look import recorded
     from cloche.data import documents, standard_library
     from cloche.evals import contamination
-    from cloche.part import part_from_line
-    from cloche.tasks import Task
+    from cloche.tasks import read_task
 
-    chosen = [part_from_line(name, Task, "task") for name in names]
+    chosen = [read_task(name, "task") for name in names]
     found = contamination(chosen, documents(data or standard_library()), overlap, limit)
     if as_json:
         emit(recorded(found, None))
