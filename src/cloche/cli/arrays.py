@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cloche.errors import (
-    ArgumentInvalid,
     ClocheError,
     CorpusEmpty,
     FieldUnknown,
@@ -80,7 +79,7 @@ def _checked(path: Path, values: Any) -> np.ndarray:
         raise SignalsShape(f"{where}: {FIXES.get(values.dtype.kind, 'give real numbers')}.")
     if values.ndim not in (1, 2):
         fix = "give a series [n], or rows or a picture [n, d]"
-        raise ArgumentInvalid(f"{where}, but one or two axes are supported: {fix}.")
+        raise SignalsShape(f"{where}, but one or two axes are supported: {fix}.")
     if 0 in values.shape:
         raise CorpusEmpty(f"{where}: it is empty, so give one with numbers.")
     values = values.astype(np.float64)

@@ -20,7 +20,7 @@ from cloche.drawing.notebook import mime_bundle, page
 from cloche.drawing.panels import Panel, Table
 from cloche.drawing.text import as_table, as_text
 from cloche.drawing.words import in_terminal, number, visible
-from cloche.errors import ArgumentInvalid, FileUnreadable, InstrumentUnknown
+from cloche.errors import FileUnreadable, InstrumentUnknown
 from cloche.files import to_json
 from cloche.runs import Run, data_frame
 
@@ -203,7 +203,7 @@ class Finding:
         titled = [panel for panel in self.panels if panel.title == title] if title else []
         if title and not titled:
             known = ", ".join(repr(panel.title) for panel in self.panels) or "none"
-            raise ArgumentInvalid(f"This {self.instrument} finding has no panel {title!r}; it has {known}.")
+            raise InstrumentUnknown(f"This {self.instrument} finding has no panel {title!r}; it has {known}.")
         table = as_table(next(iter(titled), None) or self._table)
         return data_frame([dict(zip(table.columns, row, strict=True)) for row in table.rows], table.columns)
 

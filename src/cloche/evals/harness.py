@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cloche.errors import ArgumentInvalid, ExtraMissing, TokenizerMissing
+from cloche.errors import ExtraMissing, TaskInvalid, TokenizerMissing
 from cloche.evals.scoring import Scored, continuation_ids, score_ids
 from cloche.glass import Glass
 from cloche.text import Tokenizer
@@ -51,7 +51,7 @@ class Harness:
         found = []
         for context, options in asked:
             if options.get("do_sample") or options.get("temperature"):
-                raise ArgumentInvalid(
+                raise TaskInvalid(
                     "A task of the harness asks for sampling; answers are greedy, so set do_sample: false."
                 )
             until = options.get("until") or []

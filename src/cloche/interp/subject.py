@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from cloche.decode import is_texts, read_prompt, read_windows
-from cloche.errors import ArgumentRange, PromptInvalid
+from cloche.errors import PromptInvalid
 from cloche.model import Network
 from cloche.model.sites import check_ids
 from cloche.text import Tokenizer
@@ -38,7 +38,7 @@ def encode(subject: Subject, prompt: Any) -> tuple[str, list[int]]:
     """A prompt's text and ids (at least one), from a text, a list of one text, or ids [position] or [1, position]."""
     ids, _ = read_prompt(prompt, subject.tokenizer)
     if not ids.numel():
-        raise ArgumentRange("The prompt has no tokens; give at least one.")
+        raise PromptInvalid("The prompt has no tokens; give at least one.")
     ids = check_ids(ids, subject.net.spec.vocab, None, ids.device)
     if len(ids) > 1:
         raise PromptInvalid(f"This instrument takes one prompt at a time, and {len(ids)} were given; give one.")

@@ -47,7 +47,7 @@ def signals_of(
 
     for name, amount in (("--piece", piece), ("--count", count)):
         if amount < 1:
-            raise ArgumentRange(f"{name} is {amount}, but must be one or more.")
+            raise ArgumentRange(f"{name} is {amount}, but must be at least 1: choose a larger number.")
     found = {path: contents(path, column) for path in files}
     first, sides = files[0], sides_of(found[files[0]], piece)
     for path, given in found.items():

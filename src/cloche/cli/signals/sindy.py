@@ -14,7 +14,7 @@ from cloche.cli.options import AsJson
 from cloche.cli.outputs import EquationsFound
 from cloche.cli.streams import emit
 from cloche.cli.tables import read_table
-from cloche.errors import ArgumentInvalid, ArgumentRange, FieldUnknown, RecordInvalid, SettingConflict
+from cloche.errors import ArgumentInvalid, FieldUnknown, RecordInvalid, SeriesInvalid, SettingConflict
 from cloche.files import refuse_existing, writing_file
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _lagged(
     import numpy as np
 
     if not 0 <= delay < len(t):
-        raise ArgumentRange(f"--delay {delay} does not fit {len(t)} samples: give 0 or a few samples.")
+        raise SeriesInvalid(f"--delay {delay} does not fit {len(t)} samples: give 0 or a few samples.")
     if not delay:
         return t, x, u, names
     both = np.concatenate([x[delay:], x[:-delay]], 1)

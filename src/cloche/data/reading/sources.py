@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cloche.data.reading.compressed import ARCHIVES, COMPRESSED
 from cloche.data.reading.reading_report import ReadingReport
-from cloche.errors import ArgumentRange, CorpusEmpty, FileMissing, FileUnreadable, FileUnsupported
+from cloche.errors import CorpusEmpty, FileMissing, FileUnreadable, FileUnsupported
 
 TEXT = (".txt", ".md", ".py")
 LINES = (".jsonl", ".ndjson", ".jsonlines")
@@ -42,7 +42,7 @@ def find_sources(paths: Sequence[str | Path], glob: str | None, report: ReadingR
     paths = [paths] if isinstance(paths, str | Path) else paths
     given = [Path(os.path.abspath(os.path.expanduser(path))) for path in paths]
     if not given:
-        raise ArgumentRange("No corpus is named; give at least one file or folder.")
+        raise CorpusEmpty("No corpus is named; give at least one file or folder.")
     for path in given:
         if not os.path.exists(path):
             raise FileMissing(f"There is no file or folder {path}; check its spelling.")

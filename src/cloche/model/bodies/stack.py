@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from cloche.errors import ArgumentRange, SettingRange, shown
+from cloche.errors import PartInvalid, SettingRange, shown
 from cloche.model.bodies.body import Body, Iterated
 from cloche.model.context import Context
 from cloche.model.declare import Module, matrix_weights
@@ -169,7 +169,7 @@ class Stack(Body):
         if self.depth > DEEPEST:
             raise SettingRange(f"Stack(depth={shown(self.depth)}) must be at most {DEEPEST:,} blocks.")
         if not self.blocks:
-            raise ArgumentRange("Stack(block=()) holds no block; give at least one.")
+            raise PartInvalid("Stack(block=()) holds no block; give at least one.")
 
     @property
     def blocks(self) -> tuple[Block, ...]:

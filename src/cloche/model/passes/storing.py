@@ -15,6 +15,7 @@ from torch import Tensor
 from cloche.errors import (
     ArgumentInvalid,
     ArgumentRange,
+    CorpusEmpty,
     FolderForeign,
     NotFinite,
     OutOfMemory,
@@ -105,7 +106,7 @@ def _rows(batches: Any) -> int:
             f"kill can be resumed); got {type(batches).__name__}."
         )
     if len(batches) == 0:
-        raise ArgumentRange("store was given no batches: give at least one.")
+        raise CorpusEmpty("store was given no batches: give at least one.")
     return sum(torch.as_tensor(batches[i]).numel() for i in range(len(batches)))
 
 

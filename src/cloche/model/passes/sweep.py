@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from cloche.errors import ArgumentInvalid, ArgumentRange
+from cloche.errors import ArgumentInvalid, ArgumentRange, EditInvalid
 from cloche.model.context import Context
 from cloche.model.sites import (
     NULL_RECORDER,
@@ -110,7 +110,7 @@ def _pieces(variants: list[_Variant], count: int) -> Iterator[list[_Variant]]:
 def _variants(net: Network, ids: Tensor, edits: Iterable[Any], pad: Tensor | None) -> list[_Variant]:
     elements = [edits] if isinstance(edits, Edit) else list(edits)
     if not elements:
-        raise ArgumentRange("This sweep has no edits; give at least one.")
+        raise EditInvalid("This sweep has no edits; give at least one.")
     slots = PromptSlots(ids, pad)
     by_slot = all(getattr(state, "by_slot", False) for state in net.new_states(1, 1))
     return [

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cloche.errors import ArgumentRange, ContextExceeded, EditInvalid, PromptInvalid, SiteUnsuitable, shown
+from cloche.errors import ContextExceeded, EditInvalid, PromptInvalid, SiteUnsuitable, shown
 from cloche.model.sites.edits import Edit, average
 from cloche.model.sites.result import Result
 from cloche.model.sites.slots import PromptSlots
@@ -79,7 +79,7 @@ def check_pad(pad: Any, ids: Tensor) -> Tensor | None:
         )
     tensor = tensor.long()
     if (tensor < 0).any() or (tensor >= width).any():
-        raise ArgumentRange(
+        raise PromptInvalid(
             f"pad={tensor.tolist()} must lie between 0 and {width - 1}: each row keeps at least one real token."
         )
     return tensor if bool((tensor > 0).any()) else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cloche.errors import ArgumentInvalid, DeviceUnavailable, DictionaryMismatch, NotFinite, SignalsShape
+from cloche.errors import DeviceUnavailable, DictionaryMismatch, NotFinite, SignalsShape
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary
 from cloche.sparse.scaling import exponents, shifted
@@ -89,7 +89,7 @@ def _check(x: Tensor, dictionary: Dictionary) -> None:
     if x.is_complex():
         raise SignalsShape("The signals are complex numbers, but a pursuit needs real ones: give their real part.")
     if dictionary.atoms.dtype not in (torch.float32, torch.float64):
-        raise ArgumentInvalid(
+        raise SignalsShape(
             f"The dictionary's atoms are {dictionary.atoms.dtype}, but a pursuit needs float32 or float64: "
             "give Dictionary(atoms.float())."
         )

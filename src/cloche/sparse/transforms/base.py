@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cloche.errors import ArgumentInvalid, NotFinite, PartUnknown, SettingConflict, SettingRange, SignalsShape
+from cloche.errors import NotFinite, PartUnknown, SettingConflict, SettingRange, SignalsShape
 from cloche.part import Part
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary
@@ -228,7 +228,7 @@ class Transform(Part, ABC):
 
     def _checked(self, x: Tensor) -> Tensor:
         if x.dtype not in (torch.float32, torch.float64):
-            raise ArgumentInvalid(f"A signal of {x.dtype} cannot be transformed: give float32 or float64.")
+            raise SignalsShape(f"A signal of {x.dtype} cannot be transformed: give float32 or float64.")
         if tuple(x.shape[-len(self.shape) :]) != self.shape:
             raise SignalsShape(
                 f"A signal of shape {list(x.shape)} does not fit {type(self).__name__} made for {list(self.shape)}: make one "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cloche.drawing import text_table
-from cloche.errors import ArgumentRange, SettingConflict
+from cloche.errors import DictionaryMissing, SettingConflict
 from cloche.sparse.code import Code
 from cloche.sparse.dictionary import Dictionary
 from cloche.sparse.metrics import Report
@@ -74,7 +74,7 @@ def gap_table(
     [False, True]
     """
     if not learned:
-        raise ArgumentRange("A gap table needs at least one dictionary: give a mapping from names to encoders.")
+        raise DictionaryMissing("A gap table needs at least one dictionary: give a mapping from names to encoders.")
     if (truth is None) != (code is None):
         raise SettingConflict("Grades need both the true atoms and the true code: give both or neither.")
 
