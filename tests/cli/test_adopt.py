@@ -282,7 +282,7 @@ def test_generate_takes_a_model_too(call: Call, model: Path) -> None:
 
 
 def test_generate_refuses_more_than_the_model_has_positions(call: Call, model: Path, tmp_path: Path) -> None:
-    """A model without positions of its own goes on, with a note of where it was trained (test_course)."""
+    """A model without positions of its own goes on, with a note of where it was trained (test_stages)."""
     glass = cloche.load(model)
     net = replace(glass.net.spec, position=Learned(12)).build(0)
     save_network(net, tmp_path / "short")

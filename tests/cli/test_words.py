@@ -1,11 +1,11 @@
-"""What words on the command line mean."""
+"""How words on the command line are read: options with several values, settings, edits."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-from cloche.cli.app import words
+from cloche.cli.app import expand_arguments
 from cloche.cli.edits import parse_edit
 from cloche.cli.running.demo import free_folder
 from cloche.cli.running.grow import settings
@@ -30,7 +30,7 @@ from cloche.sparse import SAE
     ],
 )
 def test_options_that_take_many(given: str, read: str) -> None:
-    assert words(given.split()) == read.split()
+    assert expand_arguments(given.split()) == read.split()
 
 
 def test_settings() -> None:

@@ -82,7 +82,12 @@ app.add_typer(sparse, name="sparse")
 app.add_typer(sae, name="sae")
 app.add_typer(tasks, name="tasks")
 
-MANY = ("--data", "--set", "--revisions", "--tasks")  # options that take all words up to the next, as a shell expands *
+MULTIPLE = (
+    "--data",
+    "--set",
+    "--revisions",
+    "--tasks",
+)  # options that take all words up to the next, as a shell expands *
 
 
 @app.callback(invoke_without_command=True)
@@ -105,7 +110,7 @@ def cloche(
         raise typer.Exit
 
 
-def words(argv: Sequence[str]) -> list[str]:
+def expand_arguments(argv: Sequence[str]) -> list[str]:
     """The command line as typer reads it: `--data A B` becomes `--data A --data B`; --debug, --import and --json may stand
     anywhere.
 
@@ -125,7 +130,7 @@ def words(argv: Sequence[str]) -> list[str]:
         elif word == "--json" and all(other.startswith("-") for other in found):
             early = [word]
         elif word.startswith("-") and word != "-":
-            option = word if word in MANY else None
+            option = word if word in MULTIPLE else None
             found.append(word)
         elif option is not None and found[-1] != option:
             found += [option, word]
@@ -145,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     prepare_streams()
     try:
         with recording_interrupts() as interrupts:
-            code = app(words(argv), prog_name="cloche", standalone_mode=False)
+            code = app(expand_arguments(argv), prog_name="cloche", standalone_mode=False)
         flush_output()
         if code == INTERRUPTED:  # how typer reports a Ctrl-C that no command caught
             raise KeyboardInterrupt

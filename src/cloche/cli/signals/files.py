@@ -114,6 +114,6 @@ def _write_table(path: Path, signals: Signals) -> None:
         writer.writerows([table.heading, *rows] if table.heading else rows)
 
 
-def changed(signals: Signals, values: np.ndarray) -> Signals:
+def with_values(signals: Signals, values: np.ndarray) -> Signals:
     """The same signals with other numbers."""
     return replace(signals, values=values)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cloche.cli.arrays import read_array
-from cloche.cli.signals.files import ARRAYS, PICTURES, TABLES, Signals, changed, pillow, read, write
+from cloche.cli.signals.files import ARRAYS, PICTURES, TABLES, Signals, pillow, read, with_values, write
 from cloche.cli.tables import read_table
 from cloche.errors import ArgumentRange, EditInvalid, NotFinite, SettingConflict, SignalsShape
 from cloche.files import writing_file
@@ -128,7 +128,7 @@ def write_rows(path: Path, coded: Coded, rows: Tensor) -> None:
     import numpy as np
 
     if coded.tiling is not None:
-        write(path, changed(coded.given, coded.tiling.join(rows.double()).numpy()))
+        write(path, with_values(coded.given, coded.tiling.join(rows.double()).numpy()))
     elif path.suffix.lower() != ".npy":
         raise SettingConflict(f"{path} cannot store rows of numbers: give --decoded a .npy file.")
     else:

@@ -53,7 +53,7 @@ def denoise(
     Sets transform coefficients below the threshold to zero, each channel by itself. With --sigma auto the noise is
     estimated from the median magnitude of the finest wavelet coefficients.
     """
-    from cloche.cli.signals.files import changed, read, write
+    from cloche.cli.signals.files import read, with_values, write
 
     refuse_existing(out, "choose another --out", [signal])
     given = read(signal, column)
@@ -70,7 +70,7 @@ def denoise(
         noise = transforms.noise_level(channel) if sigma == "auto" else _number(sigma) / given.full
         cleaned.append(transforms.denoise(channel, fit, noise, threshold, spins))
         levels.append(noise * given.full)
-    write(out, changed(given, torch.stack(cleaned).numpy()))
+    write(out, with_values(given, torch.stack(cleaned).numpy()))
     if as_json:
         found: SignalDenoised = {
             "out": str(out),

@@ -1,4 +1,4 @@
-"""Runs from the command line: grown, stopped anywhere, gone on with, and used."""
+"""Runs from the command line: trained, stopped anywhere, resumed, and used."""
 
 from __future__ import annotations
 
