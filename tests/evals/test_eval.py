@@ -103,13 +103,19 @@ def test_the_verifiers_oracle_would_score_1(untrained: cloche.Glass, monkeypatch
     """The same loop around a model that writes the right answers."""
     known = {item.prompt: item for level in (1, 2) for item in Bigger().examples(200, level)}
 
+    seen: set[tuple[str, bool]] = set()
+
     def oracle(prompts: list[str], **options: object) -> list[str]:
+        for line in "\n".join(prompts).splitlines():
+            a, b, label = line.replace(" or ", " ").replace(":", " ").split(" ", 2)
+            seen.add((Bigger().item({"a": int(a), "b": int(b)}).split, bool(label.strip())))
         items = [known[text.rpartition("\n")[2]] for text in prompts]
         return [f"{item.gap}{item.answer}" for item in items]
 
     monkeypatch.setattr(untrained, "generate", oracle)
     found = evals.eval(untrained, [Bigger()], limit=20, shots=4)
     assert found.figures["accuracy"] == 1
+    assert seen == {("train", True), ("test", False)}  # only shots, which are training items, show answers
     assert found.figures["unseen_labels"] == 0  # it writes the labels it knows
     monkeypatch.undo()
 
@@ -143,6 +149,20 @@ def test_answers_end_with_the_line_though_prompts_have_several(
     monkeypatch.setattr(untrained, "generate", nothing)
     evals.eval(untrained, [Copy(), Bigger()], limit=4)
     assert asked == [["\n"]] * 2
+
+
+def test_fresh_items_are_variants_and_unseen_labels_are_asked_where_a_shot_shows_them(
+    untrained: cloche.Glass, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(untrained, "generate", lambda prompts, **_: asked.extend(prompts) or [""] * len(prompts))
+    evals.eval(untrained, [Copy()], limit=4, level=2, fresh=5)
+    fresh = [item.prompt for item in items_of(Copy(renaming=6), 4, 2, 5 + 1_000_000)]
+    assert asked == [item.prompt for item in items_of(Copy(), 4, 2)] + fresh
+    asked.clear()
+    evals.eval(untrained, [Bigger()], limit=20, level=2, shots=1)
+    (shot,), items = Bigger().examples(1, 2, 1, "train"), items_of(Bigger(), 20, 2)
+    assert len(asked) == 20 + sum(item.answer == shot.answer for item in items) < 40
 
 
 def test_shuffled_answers_are_others_as_far_as_they_can_be() -> None:

@@ -26,6 +26,12 @@ def test_a_modulus_out_of_range_is_refused() -> None:
         ModularAdd(113.5)  # type: ignore[arg-type]
 
 
+def test_a_text_that_states_two_answers_states_none() -> None:
+    task = Parity()
+    item = task.example(level=1)
+    assert task.verify(item, f"Answer: {1 - int(item.answer)} Answer: {item.answer}").strict == 0
+
+
 def test_the_running_parity_is_the_parity_so_far() -> None:
     item = Parity().example(level=2, seed=3)
     values = Parity().graph(item).values
