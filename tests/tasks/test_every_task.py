@@ -132,6 +132,7 @@ def test_twins_differ_in_one_variable_and_in_the_answer(task: Task) -> None:
             continue
         twins += 1
         assert len(twin.prompt) == len(item.prompt)
+        assert task.item(twin.values).split == item.split
         assert [n for n in item.values if item.values[n] != twin.values[n]] == [twin.variable]
         right = solver(task)(twin.prompt, lambda: None)
         assert twin.answer in right
