@@ -24,6 +24,7 @@ COMPLETE = {
     "cloche.evals",
     "cloche.interp",
     "cloche.interp.dictionaries",
+    "cloche.interp.lenses",
     "cloche.interp.probing",
     "cloche.microscope",
     "cloche.model",

@@ -19,6 +19,7 @@ from pydantic import BaseModel, TypeAdapter
 from cloche.cli.outputs import COMMANDS, VERSION
 from cloche.data import DataIndex
 from cloche.drawing import FindingRecord, Panel
+from cloche.interp.lenses.keeping import LensCard
 from cloche.part import Part
 from cloche.part_text import known_names, subclasses
 from cloche.runs.folder import FORMAT
@@ -35,6 +36,7 @@ FILES: dict[str, Any] = {
     "data/data.json": DataIndex,
     "dictionaries/dictionary.json": DictionaryCard,
     "findings/finding.json": FindingRecord,
+    "lenses/lens.json": LensCard,
     "log/metrics.jsonl": MetricsRecord,
     "log/health.jsonl": HealthRecord,
     "log/samples.jsonl": SampleRecord,

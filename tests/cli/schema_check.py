@@ -15,6 +15,7 @@ FILES = {  # schema: the files of a run folder that it describes
     "data-data": "data/data.json",
     "dictionaries-dictionary": "dictionaries/*/dictionary.json",
     "findings-finding": "findings/*/*.json",
+    "lenses-lens": "lenses/*/lens.json",
     "log-metrics": "log/metrics.jsonl",
     "log-health": "log/health.jsonl",
     "log-samples": "log/samples.jsonl",

@@ -29,7 +29,16 @@ if TYPE_CHECKING:
         train_dictionary,
     )
     from cloche.interp.harvesting import activations, harvest
-    from cloche.interp.lens import logit_lens
+    from cloche.interp.lenses import (
+        LensConfig,
+        TunedLens,
+        lens_comparison,
+        logit_lens,
+        open_lens,
+        save_lens,
+        train_lens,
+        tuned_lens,
+    )
     from cloche.interp.look import look_inside
     from cloche.interp.materials import Materials, held_out, held_out_prompts, open_dictionary, others_of
     from cloche.interp.metrics import KLDivergence, LogitDifference, LogProbability, Metric, Rank
@@ -49,6 +58,7 @@ __all__ = [
     "FeaturesData",
     "Finding",
     "KLDivergence",
+    "LensConfig",
     "LogProbability",
     "LogitDifference",
     "Materials",
@@ -62,6 +72,7 @@ __all__ = [
     "Route",
     "Subject",
     "TokenBudget",
+    "TunedLens",
     "ablation",
     "activation_density",
     "activation_patching",
@@ -81,19 +92,24 @@ __all__ = [
     "held_out_prompts",
     "held_out_windows",
     "instruments",
+    "lens_comparison",
     "logit_lens",
     "look_inside",
     "loss_recovered",
     "open_dictionary",
+    "open_lens",
     "options_of",
     "others_of",
     "patchscope",
     "read_options",
+    "save_lens",
     "sparse_probing",
     "token_attribution",
     "token_labels",
     "trace",
     "train_dictionary",
+    "train_lens",
+    "tuned_lens",
 ]
 
 __getattr__ = lazy(__name__)

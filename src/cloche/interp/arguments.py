@@ -12,6 +12,8 @@ from typing import Any
 
 from cloche.errors import DictionaryMissing, InstrumentOption, shown
 from cloche.interp.catalogue import Instrument, Option, is_sequence, options_of
+from cloche.interp.lenses.affine import TunedLens
+from cloche.interp.lenses.keeping import lens_of, open_lens
 from cloche.interp.materials import Materials, dictionaries, held_out, held_out_prompts, open_dictionary, others_of
 from cloche.model import Network, Site
 from cloche.part import Part, part_from_line
@@ -53,7 +55,8 @@ def fill_in(name: str, function: Instrument, values: Mapping[str, Any], material
     """An instrument's keyword arguments: the given `values`, and from the run whatever else it requires.
 
     These parameters are filled in: `windows` with held-out text, `prompt` with its beginning, `sae` with the run's only
-    dictionary and `name` with its name, and `others` with the checkpoints that the dictionary's site names. Raises
+    dictionary and `name` with its name, `others` with the checkpoints that the dictionary's site names, and `lens` with the
+    tuned lens of the checkpoint, which is trained and kept in the run if there is none. Raises
     ClocheError for an unknown option, or if the run does not have what is required.
 
     >>> from pathlib import Path
@@ -96,6 +99,8 @@ def _from_run(name: str, option: Option, materials: Materials) -> Any:
             return held_out_prompts(materials.run, 1)[0]
         if option.name == "sae" and len(known := dictionaries(materials.run)) == 1:
             return open_dictionary(materials.run, known[0])
+        if option.hint is TunedLens:
+            return lens_of(materials.run, materials.subject, may_train=materials.paths)
         if option.name == "sae" and not known:
             raise DictionaryMissing(
                 f"{name} reads a dictionary, and {materials.run.path} has none: train one with "
@@ -207,6 +212,8 @@ def _thing(text: str, hint: type, name: str, materials: Materials) -> Any:
         return part
     if hint is SAE:
         return open_dictionary(materials.need_run(name), text)
+    if hint is TunedLens:
+        return open_lens(materials.need_run(name), text)
     materials.need_paths(name)
     if hint is Run:
         return Run.open(text)

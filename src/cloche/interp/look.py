@@ -7,7 +7,7 @@ from typing import Any
 
 from cloche.interp.dictionaries.features import features_report
 from cloche.interp.dictionaries.learn import DEFAULT, DictionaryConfig, Progress, Tokens, train_dictionary
-from cloche.interp.lens import logit_lens
+from cloche.interp.lenses.reading import logit_lens
 from cloche.interp.subject import Subject
 from cloche.runs import Run
 

@@ -152,7 +152,7 @@ class Run:
 
     def recover(self) -> None:
         """Restores folders that a killed process was about to replace, on systems that cannot exchange two folders."""
-        for folder in (self.path, self.path / "dictionaries"):
+        for folder in (self.path, self.path / "dictionaries", self.path / "lenses"):
             recover(folder)
 
     @property

@@ -16,7 +16,7 @@ from cloche.files import LOCK, is_abandoned, locked, remove, remove_abandoned, t
 
 TRAINING = f"{LOCK}-training"
 FILES = ("run.json", "recipe.toml", "tokenizer.json", "tokenizer_config.json", "manifest.json", "report.html")
-FOLDERS = ("data", "log", "checkpoints", "dictionaries", "findings")
+FOLDERS = ("data", "log", "checkpoints", "dictionaries", "findings", "lenses")
 
 _held: dict[tuple[int, str], tuple[ExitStack, list[None]]] = {}  # by process and lock: one entry per holder
 _guard = threading.Lock()

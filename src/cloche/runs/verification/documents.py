@@ -15,7 +15,7 @@ from cloche.runs.verification.reading import Unreadable, content, json_object
 from cloche.runs.verification.tree import FILE, Tree, shown
 
 ALWAYS = ("run.json", "recipe.toml")  # in every run that cloche trained
-_FOLDERS = ("data", "dictionaries", "findings")
+_FOLDERS = ("data", "dictionaries", "findings", "lenses")
 _FILES = ("tokenizer.json", "tokenizer_config.json", "report.html", *ALWAYS)
 _TOKEN_BYTES = {"uint16": 2, "uint32": 4}
 

@@ -148,7 +148,7 @@ class _Examination:
             yield from problems
         else:
             for path, entry in self.manifest.files.items():
-                is_weights = path.startswith("dictionaries/") and path.endswith(".safetensors")
+                is_weights = path.startswith(("dictionaries/", "lenses/")) and path.endswith(".safetensors")
                 expected[path] = Expected.of(entry, _DATA if path.startswith("data/") else RESTORE, is_weights)
         self.known |= expected.keys()
         self.known |= {f"checkpoints/{name}/{MANIFEST}" for name in self.tree.children("checkpoints")}

@@ -1,4 +1,4 @@
-"""The logit lens: what each layer would predict if the model ended there (nostalgebraist 2020)."""
+"""A prompt through the logit lens or a tuned lens: what each layer would predict if the model ended there."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from cloche.drawing import Bars, Finding, Heatmap, Lines, Panel, Provenance, Series, percent, visible
 from cloche.errors import ArgumentRange
+from cloche.interp.lenses.affine import TunedLens, stream_sites
+from cloche.interp.lenses.divergence import divergences
 from cloche.interp.subject import Subject, encode, several, spell
 
 SHOWN = 128  # positions drawn: the last ones of a longer prompt
@@ -24,9 +26,9 @@ def logit_lens(
 def logit_lens(subject: Subject, prompt: str | Iterable[int] | Tensor, top: int = 10, seed: int = 0) -> Finding: ...
 
 
-@torch.no_grad()
 def logit_lens(subject: Subject, prompt: Any, top: int = 10, seed: int = 0) -> Any:
-    """Reads the residual stream after the embedding and after every layer through the final norm and the unembedding.
+    """Reads the residual stream after the embedding and after every layer through the final norm and the unembedding
+    (nostalgebraist 2020).
 
     The last row is the model's own prediction, exactly. `data` (see docs/architecture.md): `top` tokens with their
     probabilities, entropy in nats, and the rank (from 1) of the actual next token. `arrays`: top_ids and top_probabilities
@@ -46,23 +48,81 @@ def logit_lens(subject: Subject, prompt: Any, top: int = 10, seed: int = 0) -> A
     """
     if (prompts := several(prompt)) is not None:
         return [logit_lens(subject, each, top, seed) for each in prompts]
+    data, arrays, plan = _through(subject, prompt, None, top, seed)
+    figures, null = _figures(data)
+    about = Provenance("logit-lens", subject.checkpoint, plan, seed)
+    return Finding(about, _summary(data), figures, data, arrays, null, panels(data))
+
+
+@overload
+def tuned_lens(
+    subject: Subject, prompt: list[str] | list[list[int]], lens: TunedLens, top: int = 10, seed: int = 0
+) -> list[Finding]: ...
+@overload
+def tuned_lens(
+    subject: Subject, prompt: str | Iterable[int] | Tensor, lens: TunedLens, top: int = 10, seed: int = 0
+) -> Finding: ...
+
+
+def tuned_lens(subject: Subject, prompt: Any, lens: TunedLens, top: int = 10, seed: int = 0) -> Any:
+    """Reads a prompt as `logit_lens` does, each layer through its affine map of a tuned lens first (Belrose et al. 2023,
+    2303.08112).
+
+    `lens`: from `train_lens` or `open_lens`. `cloche look RUN tuned-lens` and `trace` take the one that RUN/lenses/ has for
+    the checkpoint; if there is none they train it on the run's training text and keep it there. The headline is the mean
+    over layers and positions of KL(model || lens) in nats, the last layer left out; its null compares with the model's
+    predictions at other positions, shuffled by `seed`. The rest is as in `logit_lens`; `data` also has kl [layer], and
+    `arrays` kl [layer, position]. Raises ClocheError for a lens of a model of another shape.
+
+    >>> import torch
+    >>> from cloche import GLU, LM, Attention, Block, Glass, Stack
+    >>> from cloche.interp import LensConfig, train_lens, tuned_lens
+    >>> glass = Glass(LM(64, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0))
+    >>> lens = train_lens(glass, [torch.randint(64, (16, 32))], LensConfig(steps=2))
+    >>> finding = tuned_lens(glass, [1, 2, 3], lens)
+    >>> finding.figures["kl"] < finding.null["kl"], finding.data["kl"][-1]
+    (True, 0.0)
+    """
+    if (prompts := several(prompt)) is not None:
+        return [tuned_lens(subject, each, lens, top, seed) for each in prompts]
+    lens.check(subject.net)
+    data, arrays, plan = _through(subject, prompt, lens, top, seed)
+    kl, shuffled = (float(each[:-1].mean()) for each in (arrays["kl"], arrays.pop("kl_shuffled")))
+    data |= {"kl": arrays["kl"].mean(1).tolist(), "notes": [*data["notes"], *lens.notes(subject.checkpoint)]}
+    figures, null = _figures(data)
+    about = Provenance("tuned-lens", subject.checkpoint, plan, seed)
+    summary = f"The lens is {kl:.3g} nats from the model's predictions, on average over layers. {_summary(data)}"
+    drawn = (*panels(data), Lines("KL(model || lens)", tuple(data["layers"]), (Series("nats", tuple(data["kl"])),), low=0.0))
+    return Finding(about, summary, {"kl": kl} | figures, data, arrays, {"kl": shuffled} | (null or {}), drawn)
+
+
+@torch.no_grad()
+def _through(
+    subject: Subject, prompt: Any, lens: TunedLens | None, top: int, seed: int
+) -> tuple[dict[str, Any], dict[str, Tensor], str]:
+    """A prompt through a lens, without one through the logit lens: data, arrays, and the hash of the plan."""
     net = subject.net
     vocab = net.spec.vocab
     if not 1 <= top <= vocab:
         raise ArgumentRange(f"top={top} must lie between 1 and the model's {vocab:,} tokens.")
     text, tokens = encode(subject, prompt)
-    sites = [net.sites.embed, *net.sites.resid_post]
+    sites = stream_sites(net)
     ids = torch.tensor([tokens], device=net.embed.weight.device)
     result = net.run(ids, save=sites, logits=False)
-    follows = ids[0, 1:]
-    order = torch.randperm(len(follows), generator=torch.Generator().manual_seed(seed)).to(ids.device)
-    rows = [_read(net.unembed(net.final_norm(result[site]))[0].float(), follows, order, top) for site in sites]
+    h = torch.stack([result[site][0] for site in sites])
+    if lens is not None:
+        h = lens(h.float()).to(h.dtype)
+    rng = torch.Generator().manual_seed(seed)
+    follows, order = ids[0, 1:], torch.randperm(len(tokens) - 1, generator=rng).to(ids.device)
+    rows = [_read(net.unembed(net.final_norm(each[None]))[0].float(), follows, order, top) for each in h]
+    if lens is not None:
+        targets = {"kl": h[-1], "kl_shuffled": h[-1][torch.randperm(len(tokens), generator=rng).to(h.device)]}
+        found = {name: divergences(net, last, h.float()) for name, last in targets.items()}
+        rows = [row | {name: found[name][layer] for name in found} for layer, row in enumerate(rows)]
     arrays = {name: torch.stack([row[name] for row in rows]).cpu() for name in rows[0]}
     sure = {name: arrays.pop(name).mean(1).tolist() if len(tokens) > 1 else [] for name in ("next", "shuffled")}
     data = _data(subject, text, tokens, [str(site) for site in sites], arrays) | sure | {"notes": result.notes}
-    about = Provenance("logit-lens", subject.checkpoint, result.plan.hash, seed)
-    figures, null = _figures(data)
-    return Finding(about, _summary(data), figures, data, arrays | {"ids": ids[0].cpu()}, null, panels(data))
+    return data, arrays | {"ids": ids[0].cpu()}, result.plan.hash
 
 
 def _read(logits: Tensor, follows: Tensor, order: Tensor, top: int) -> dict[str, Tensor]:
