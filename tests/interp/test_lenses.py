@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -74,30 +76,31 @@ def test_layers_that_are_linear_are_found(norm: Norm) -> None:
 
 
 def test_shuffled_targets_teach_the_mean_prediction_alone() -> None:
-    subject, held = glass(straight(RMSNorm())), [text(16, seed=1)]
+    subject, held = glass(straight(NoNorm())), [text(16, seed=1)]  # a norm would fix how sure a constant prediction is
     lens = train_lens(subject, [text(128)], LensConfig(steps=24, batch=1024, shuffled=True))
     found = lens_comparison(subject, held, lens)
     assert found.null is not None
     for kl in found.data["kl"]["tuned lens"]:
-        assert kl == pytest.approx(found.data["unigram"], rel=0.1)
+        assert kl == pytest.approx(found.data["unigram"], rel=0.06)
     learned = train_lens(subject, [text(128)], LensConfig(steps=4, batch=1024))
     assert lens_comparison(subject, held, learned).figures["tuned"] < 0.5 * found.null["tuned"]
 
 
-def families() -> list[str]:
-    pytest.importorskip("transformers")
-    from random_configs import NAMES
-
-    return list(NAMES)
-
-
-@pytest.mark.parametrize("number", range(14))
-def test_in_every_family_a_richer_lens_is_nearer_at_every_layer(number: int, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def random_model() -> Callable[[int], Any]:
+    """transformers' model of a number; the first numbers are of different families."""
     pytest.importorskip("transformers")
     from family_table import built
     from random_configs import random_config
 
-    built(*random_config(number), seed=number).save_pretrained(tmp_path)
+    return lambda number: built(*random_config(number), seed=number)
+
+
+@pytest.mark.parametrize("number", range(14))
+def test_in_every_family_a_richer_lens_is_nearer_at_every_layer(
+    number: int, random_model: Callable[[int], Any], tmp_path: Path
+) -> None:
+    random_model(number).save_pretrained(tmp_path)
     subject = glass(load_network(tmp_path, check_sites=False))
     vocab = subject.net.spec.vocab
     lens = train_lens(subject, [text(64, 24, vocab)], LensConfig(steps=8, batch=384))
@@ -111,19 +114,20 @@ def test_in_every_family_a_richer_lens_is_nearer_at_every_layer(number: int, tmp
     assert shown.arrays["top_ids"][-1, :, 0].tolist() == own.tolist() and shown.data["kl"][-1] < 1e-5
 
 
+@torch.no_grad()
 def test_the_divergence_is_that_of_plain_arithmetic() -> None:
     net = straight(LayerNorm())
     lens = train_lens(glass(net), [text(8)], LensConfig(steps=0))
     ids = text(3, seed=2)
     found = lens_comparison(glass(net), [ids], lens)
-    result = net.run(ids, save=[net.sites.resid_post[0]])
+    result = net.run(ids, save=[net.sites.embed])
     own = result.logits.double().log_softmax(-1)
-    h = result["resid_post[0]"].double()
+    h = result["embed"].double()
     each = lens.maps["ridge map"]
     assert each.weight is not None
-    moved = h + h @ each.weight[1].double().T + each.bias[1].double()
+    moved = h + h @ each.weight[0].double().T + each.bias[0].double()
     q = net.unembed(net.final_norm(moved.float())).double().log_softmax(-1)
-    assert found.data["kl"]["ridge map"][1] == pytest.approx(float((own.exp() * (own - q)).sum(-1).mean()), rel=1e-4)
+    assert found.data["kl"]["ridge map"][0] == pytest.approx(float((own.exp() * (own - q)).sum(-1).mean()), rel=1e-4)
     mean = own.exp().mean((0, 1)).log()
     assert found.data["unigram"] == pytest.approx(float((own.exp() * (own - mean)).sum(-1).mean()), rel=1e-4)
 
@@ -137,7 +141,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def small_run(folder: Path, checkpoints: int = 2) -> Run:
-    (folder / "text.txt").write_text("the cat sat on the mat and the dog ran off. " * 400)
+    (folder / "text.txt").write_text(" ".join(f"the cat {i} sat on the mat {i * i}." for i in range(900)))
     run = Run.create(folder / "run", recipe="")
     prepare([folder / "text.txt"], run.path, vocab=280)
     for step in range(checkpoints):
@@ -208,7 +212,7 @@ def test_look_and_trace_train_a_lens_for_each_checkpoint_and_keep_it(
     with pytest.raises(ClocheError, match="has no lens of step-000001 yet"):
         fill_in(*find_instrument("tuned-lens"), {}, Materials(cloche.load(run), run, paths=False))
     found = cloche.trace(run, "lens-comparison")
-    assert found.data["figure"] == "tuned" and np_shape(found.data["values"]) == (2, 4)
+    assert found.data["figure"] == "tuned" and np_shape(found.data["values"]) == (2, 3)
     assert sorted(path.name for path in (run.path / "lenses").iterdir()) == ["step-000000", "step-000001"]
     written = (run.path / "lenses/step-000001/lens.json").stat().st_mtime_ns
     arguments = fill_in(*find_instrument("tuned-lens"), {}, Materials(cloche.load(run), run))

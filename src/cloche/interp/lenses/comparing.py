@@ -64,7 +64,9 @@ def lens_comparison(subject: Subject, windows: Iterable[Any], lens: TunedLens) -
     data = {"layers": list(lens.sites), "kl": kl, "unigram": unigram, "tokens": count, "notes": notes}
     figures = {name: float(totals[kind].mean()) / count for kind, name in FIGURES.items()}
     about = Provenance("lens-comparison", subject.checkpoint)
-    return Finding(about, _summary(data, figures), figures, data, null=dict.fromkeys(figures, unigram), panels=_panels(data))
+    return Finding(
+        about, _summary(data, figures), figures, data, null=dict.fromkeys(figures, unigram), panels=_panels(data)
+    )
 
 
 def _summary(data: dict[str, Any], figures: dict[str, float]) -> str:

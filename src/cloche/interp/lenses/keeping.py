@@ -18,7 +18,7 @@ from cloche.files import sha256_of, to_json
 from cloche.interp.dictionaries.features import WINDOW
 from cloche.interp.dictionaries.learn import batched_windows
 from cloche.interp.lenses.affine import KINDS, Affine, TunedLens
-from cloche.interp.lenses.training import DEFAULT, LensConfig, train_lens
+from cloche.interp.lenses.training import DEFAULT, train_lens
 from cloche.interp.subject import Subject
 from cloche.runs import Run
 
@@ -116,7 +116,7 @@ def _read(card: dict[str, Any], tensors: dict[str, Tensor]) -> TunedLens:
     if not all(isinstance(site, str) for site in sites) or not isinstance(card["checkpoint"], str):
         raise ValueError("sites and checkpoint are text")
     vectors, matrices = (len(sites), width), (len(sites), width, width)
-    shapes = {"bias_only/bias": vectors}
+    shapes: dict[str, tuple[int, ...]] = {"bias_only/bias": vectors}
     for kind in ("ridge_map", "tuned_lens"):
         shapes |= {f"{kind}/bias": vectors, f"{kind}/weight": matrices}
     if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != shapes:
@@ -133,11 +133,13 @@ def _read(card: dict[str, Any], tensors: dict[str, Tensor]) -> TunedLens:
 
 def _checked(name: str) -> str:
     if not name or name.startswith(".") or Path(name).name != name or "\\" in name:
-        raise InstrumentOption(f"{name!r} cannot name a lens: give the name of a folder of RUN/lenses, such as step-000500.")
+        raise InstrumentOption(
+            f"{name!r} cannot name a lens: give the name of a folder of RUN/lenses, such as step-000500."
+        )
     return name
 
 
-def lens_of(run: Run, subject: Subject, may_train: bool = True, config: LensConfig = DEFAULT) -> TunedLens:
+def lens_of(run: Run, subject: Subject, may_train: bool = True) -> TunedLens:
     """The lens of a run for a checkpoint; trained on windows spread over the run's training text, and kept, if there is none.
 
     Raises ClocheError if there is none and it `may_train` none, and for a run without text.
@@ -149,7 +151,7 @@ def lens_of(run: Run, subject: Subject, may_train: bool = True, config: LensConf
         raise FileMissing(
             f"{run.path} has no lens of {name} yet: train it with `cloche look {run.path} tuned-lens --checkpoint {name}`."
         )
-    lens = train_lens(subject, training_windows(run, subject, config.tokens), config)
+    lens = train_lens(subject, training_windows(run, subject, DEFAULT.tokens), DEFAULT)
     save_lens(run, lens, name)
     return lens
 

@@ -92,7 +92,10 @@ def tuned_lens(subject: Subject, prompt: Any, lens: TunedLens, top: int = 10, se
     figures, null = _figures(data)
     about = Provenance("tuned-lens", subject.checkpoint, plan, seed)
     summary = f"The lens is {kl:.3g} nats from the model's predictions, on average over layers. {_summary(data)}"
-    drawn = (*panels(data), Lines("KL(model || lens)", tuple(data["layers"]), (Series("nats", tuple(data["kl"])),), low=0.0))
+    drawn = (
+        *panels(data),
+        Lines("KL(model || lens)", tuple(data["layers"]), (Series("nats", tuple(data["kl"])),), low=0.0),
+    )
     return Finding(about, summary, {"kl": kl} | figures, data, arrays, {"kl": shuffled} | (null or {}), drawn)
 
 

@@ -49,9 +49,7 @@ class LensConfig:
 DEFAULT = LensConfig()
 
 
-def train_lens(
-    subject: Subject, windows: Iterable[Any], config: LensConfig = DEFAULT, seed: int = 0
-) -> TunedLens:
+def train_lens(subject: Subject, windows: Iterable[Any], config: LensConfig = DEFAULT, seed: int = 0) -> TunedLens:
     """Trains a tuned lens on `windows` (batches of ids [batch, position], or texts): KL(model || lens), in nats, at all
     positions, with the final norm and the unembedding frozen.
 
@@ -105,7 +103,9 @@ def _divided(rows: list[Tensor], batch: int) -> tuple[list[Tensor], list[Tensor]
     """Windows in batches of about `batch` tokens: those to train on and those held back."""
     rows = [row for row in rows if len(row)]
     if len(rows) < 2:
-        raise CorpusEmpty(f"A lens needs at least two windows of text to train on, and {len(rows)} were given; give more.")
+        raise CorpusEmpty(
+            f"A lens needs at least two windows of text to train on, and {len(rows)} were given; give more."
+        )
     back = range(1, len(rows), HELD_BACK)
     kept = [row for i, row in enumerate(rows) if i not in back]
     return _batched(kept, batch), _batched([rows[i] for i in back], batch)
@@ -126,7 +126,9 @@ def _batched(rows: list[Tensor], tokens: int) -> list[Tensor]:
 def _order(shuffled: bool, seed: int) -> Callable[[Tensor], Tensor]:
     """The targets [row, width] as they are, or for the control in random order."""
     rng = torch.Generator().manual_seed(seed)
-    return (lambda rows: rows[torch.randperm(len(rows), generator=rng).to(rows.device)]) if shuffled else lambda rows: rows
+    return (
+        (lambda rows: rows[torch.randperm(len(rows), generator=rng).to(rows.device)]) if shuffled else lambda rows: rows
+    )
 
 
 @dataclass(eq=False)
@@ -193,16 +195,16 @@ class _Steps:
         self.taken = 0
 
     @classmethod
-    def of(cls, start: dict[str, Affine], scores: dict[str, Tensor], names: tuple[str, ...], moments: _Moments) -> _Steps:
+    def of(
+        cls, start: dict[str, Affine], scores: dict[str, Tensor], names: tuple[str, ...], moments: _Moments
+    ) -> _Steps:
         """From the best of several maps at each layer."""
         found, score = start[names[0]], scores[names[0]]
         for name in names[1:]:
             found, score = found.where(scores[name] < score, start[name]), torch.minimum(score, scores[name])
         return cls(found, score, moments)
 
-    def step(
-        self, net: Network, h: Tensor, last: Tensor, rate: float, damping: float, rng: torch.Generator
-    ) -> None:
+    def step(self, net: Network, h: Tensor, last: Tensor, rate: float, damping: float, rng: torch.Generator) -> None:
         x, mapped = h[:-1], self.map(h[:-1])
         if self.taken % RENEWED == 0:
             drawn = slopes(net, last, mapped, rng)
