@@ -181,11 +181,12 @@ def features_data() -> dict[str, Any]:
 @cache
 def panels() -> dict[str, Any]:
     """The panels that our instruments draw of their data. It imports torch, so it is called only for a finding."""
-    from cloche.interp import density, lens
+    from cloche.interp import density
     from cloche.interp.dictionaries import features, report
+    from cloche.interp.lenses import reading
     from cloche.interp.probing import sparse
 
-    modules = {"logit-lens": lens, "features": features, "dictionary": report, "activation-density": density}
+    modules = {"logit-lens": reading, "features": features, "dictionary": report, "activation-density": density}
     return {name: module.panels for name, module in (modules | {"sparse-probing": sparse}).items()}
 
 

@@ -64,7 +64,7 @@ def save_lens(run: Run, lens: TunedLens, name: str = "") -> Path:
         if each.weight is not None:
             tensors[f"{kind}/weight"] = each.weight
     with run.writing_folder(Path("lenses") / _checked(name)) as folder:
-        save_file({key.replace(" ", "_"): value.contiguous() for key, value in tensors.items()}, folder / WEIGHTS)
+        save_file({key.replace(" ", "_"): value.clone() for key, value in tensors.items()}, folder / WEIGHTS)
         card: LensCard = {
             "format": FORMAT,
             "kind": "tuned",
