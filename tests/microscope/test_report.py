@@ -176,4 +176,6 @@ def test_the_report_says_what_features_make_likelier_or_that_they_cannot(tmp_pat
     assert page.count("promotes") == 12 and "No direct effect" not in page
     write_finding(run, "features", "silent", "Silent.", silent_data(), hour=13)
     page = write_report(run.path).read_text()
-    assert "promotes" not in page and "No direct effect on the logits" in page
+    assert page.count("promotes") == 12 and "No direct effect on the logits" in page, "the newest of each dictionary"
+    write_finding(run, "features", "across", "Across.", silent_data(), hour=14)
+    assert "promotes" not in write_report(run.path).read_text(), "a newer one of the same takes its place"

@@ -21,17 +21,23 @@ __all__ = ["Answered", "answer_items", "eval", "items_of"]
 ROWS = 32  # texts written at a time
 SPARE = 4  # tokens written beyond the longest answer, so that a longer one shows
 FRESH = 1_000_000  # added to the seed of fresh items, which no other draw uses
+SHOWN, CHARACTERS = 5, 120  # items of each task that are shown with what was written, and characters of their prompts
+NOTE = (
+    "accuracy: what was written is the answer and nothing else; begins: it begins with the answer; partial: the share of a "
+    "wrong answer that is right; choice: the likeliest choice is right; stock: accuracy on items that were not made afresh."
+)
 MOST_CHOICES = 50  # of an item, that are scored
 
 
 @dataclass(frozen=True)
 class Answered:
-    """One item as a model answered it: `strict` and `partial` of what it wrote, `choice` whether the likeliest choice is
+    """One item as a model answered it: `strict` and `partial` of what it wrote, `begins` whether that begins with the stored
+    answer as a whole word, `choice` whether the likeliest choice is
     right (None where the task lists none), `per_byte` the same by log-probability per byte, and `chance` of a guess.
 
     >>> from cloche.evals import Answered
     >>> from cloche.tasks import Add
-    >>> Answered(Add().example(1), "12", 0.0, 0.0, None, None, 0.1).written
+    >>> Answered(Add().example(1), "12", 0.0, 0.0, False, None, None, 0.1).written
     '12'
     """
 
@@ -39,6 +45,7 @@ class Answered:
     written: str
     strict: float
     partial: float
+    begins: bool
     choice: bool | None
     per_byte: bool | None
     chance: float
@@ -155,9 +162,16 @@ def answer_items(
         item = prompt.item
         back = {word: answer for answer, word in prompt.answers.items()}
         score = task.verify(item, back.get(text.strip(), "") if back else text)
+        begins = _begins(text, prompt.answers.get(item.answer, item.answer))
         chance = float(task.chance(item.values))
-        out.append(Answered(item, text, score.strict, score.partial, choice, per_byte, chance))
+        out.append(Answered(item, text, score.strict, score.partial, begins, choice, per_byte, chance))
     return out
+
+
+def _begins(text: str, answer: str) -> bool:
+    """Whether a text begins with the answer, and goes on with another word if it goes on."""
+    rest = text.lstrip().removeprefix(answer)
+    return len(rest) < len(text.lstrip()) and not rest[:1].isalnum()
 
 
 def _shots(task: Task, level: int, n: int, seed: int) -> list[Item]:
@@ -187,8 +201,8 @@ def _fits(subject: Glass, prompts: Sequence[Prompt], new: int) -> None:
     longest = subject.ids([each.text for each in prompts])[0].shape[1] + new
     if limit is not None and longest > limit:
         raise PromptInvalid(
-            f"A question with its answer and shots has {longest:,} tokens, and the model's context is {limit:,}; give "
-            "fewer shots or a lower level."
+            f"A question of level {prompts[0].item.level} ({prompts[0].item.prompt[:40]!r}...) has {longest:,} tokens with its "
+            f"answer and shots, and the model's context is {limit:,}; give fewer shots or a lower level."
         )
 
 
@@ -245,7 +259,11 @@ def _row(answered: Sequence[Answered]) -> dict[str, Any]:
     levels = {}
     for level in sorted({each.item.level for each in answered}):
         levels[str(level)] = _share([each for each in answered if each.item.level == level])
-    return _share(answered) | {"partial": fmean(each.partial for each in answered), "levels": levels}
+    partial, begins = (
+        fmean(values) for values in zip(*((each.partial, each.begins) for each in answered), strict=True)
+    )
+    shown = [{"prompt": each.item.prompt, "answer": each.item.answer, "written": each.written} for each in answered]
+    return _share(answered) | {"partial": partial, "begins": begins, "examples": shown[:SHOWN], "levels": levels}
 
 
 def _share(answered: Sequence[Answered]) -> dict[str, Any]:
@@ -275,7 +293,7 @@ def _figures(rows: Sequence[Mapping[str, Any]], fresh: bool) -> tuple[dict[str, 
     accuracy = over("accuracy") or 0.0
     low, high = wilson(accuracy * n, n)
     figures = {"accuracy": accuracy, "low": low, "high": high}
-    for key in ("choice", "partial", "shuffled_labels", "unseen_labels"):
+    for key in ("choice", "begins", "partial", "shuffled_labels", "unseen_labels"):
         value = over(key, "choice_items" if key == "choice" else "items")
         if value is not None:
             figures[key] = value
@@ -308,6 +326,7 @@ def _panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
         "low",
         "high",
         "chance",
+        "begins",
         "partial",
         "choice",
         "stock",
@@ -317,8 +336,14 @@ def _panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
     keys = [key for key in keys if any(row.get(key) is not None for row in rows)]
     body = tuple((row["task"], *(row.get(key) for key in keys)) for row in rows)
     forms = ("token", *("count" if key == "items" else "percent" for key in keys))
-    table = Table("Right answers", ("task", *(key.replace("_", " ") for key in keys)), body, forms)  # type: ignore[arg-type]
-    return [table, *(_by_level(row) for row in rows if len(row["levels"]) > 1)]
+    table = Table("Right answers", ("task", *(key.replace("_", " ") for key in keys)), body, forms, NOTE)  # type: ignore[arg-type]
+    examples = tuple(
+        (row["task"], each["prompt"][-CHARACTERS:], each["answer"], each["written"])
+        for row in rows
+        for each in row["examples"]
+    )
+    written = Table("What the model wrote", ("task", "prompt", "answer", "written"), examples)
+    return [table, written, *(_by_level(row) for row in rows if len(row["levels"]) > 1)]
 
 
 def _by_level(row: Mapping[str, Any]) -> Panel:

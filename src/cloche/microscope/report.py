@@ -73,7 +73,8 @@ def _reported(heads: list[Record]) -> list[tuple[str, str]]:
     """(instrument, id) of the findings in the report: of each instrument the newest about each subject, at most MOST_OF_ONE."""
     newest: dict[tuple[str, str], str] = {}
     for head in heads:  # newest first
-        newest.setdefault((head["instrument"], head["of"]), head["id"])
+        about = "" if head["of"] == head["id"] else head["of"]  # which names no subject where the finding states none
+        newest.setdefault((head["instrument"], about), head["id"])
     counts: Counter[str] = Counter()
     shown = []
     for (instrument, _), ident in newest.items():
