@@ -202,6 +202,7 @@ def test_the_same_seed_gives_the_same_finding(untrained: cloche.Glass) -> None:
     one, two = (evals.eval(untrained, [Add()], limit=10, shots=1, seed=4) for _ in range(2))
     assert one.record() | {"created": ""} == two.record() | {"created": ""}
     assert evals.eval(untrained, [Add()], limit=10, shots=1, seed=5).data != one.data
+    assert evals.eval(untrained, [Add(), "Add"], limit=10, shots=1, seed=4).data == one.data  # not counted twice
 
 
 def test_a_file_is_used_whole_but_for_the_shots(untrained: cloche.Glass, tmp_path: Path) -> None:
@@ -215,8 +216,10 @@ def test_a_file_is_used_whole_but_for_the_shots(untrained: cloche.Glass, tmp_pat
 
 ADD, BIGGER, ERRORS = [Add()], [Bigger()], {
     "no task": (lambda glass: evals.eval(glass, []), "There is no task to evaluate; name one, such as Add"),
-    "no items": (lambda glass: evals.eval(glass, ADD, limit=0), "limit=0 and shots=0 must be at least 1 and 0"),
+    "no items": (lambda glass: evals.eval(glass, ADD, limit=0), "limit=0 and shots=0 must be whole numbers"),
     "level": (lambda glass: evals.eval(glass, ADD, level=9), "Add has levels 1 to 8, not 9"),
+    "half": (lambda glass: evals.eval(glass, ADD, limit=2.5), "must be whole numbers of at least 1 and 0"),
+    "a class": (lambda glass: evals.eval(glass, [Add]), "is no task; give one such as Add"),
     "empty": (lambda glass: evals.eval(glass, [Empty()]), "Empty has no test items"),
     "verifier": (lambda glass: evals.eval(glass, [Broken()], limit=2), "The verifier of Broken raised KeyError"),
     "context": (lambda glass: evals.eval(glass, ADD, shots=60, limit=4, level=6), "context is 256; give fewer shots"),

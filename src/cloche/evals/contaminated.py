@@ -42,9 +42,9 @@ def contamination(
     """
     if not tasks:
         raise TaskInvalid("There is no task to look for; name one, such as Add (`cloche tasks list` has them all).")
-    groups = [(task, items_of(task, limit, None, seed)) for task in tasks]
     if n < 1:
-        raise ArgumentRange(f"n={n} words in a row cannot be compared; give at least 1.")
+        raise ArgumentRange(f"n={n} words in a row must be at least 1.")
+    groups = [(task, items_of(task, limit, None, seed)) for task in tasks]
     others = [(task, _null(task, items, limit, seed)) for task, items in groups]
     wanted = {gram for _, items in groups + others for item in items for gram in (*_grams(item, n), _whole(item))}
     seen, read = _seen(documents, wanted, n)

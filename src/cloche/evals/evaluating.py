@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from cloche.drawing import Finding, Lines, Panel, Provenance, Series, Table
-from cloche.errors import ArgumentRange, PromptInvalid, TaskInvalid, TokenizerMissing
+from cloche.errors import ArgumentRange, PromptInvalid, TaskInvalid, TokenizerMissing, shown
 from cloche.evals.intervals import newcombe, wilson
 from cloche.evals.scoring import continuation_ids, score_ids
 from cloche.evals.shots import Labels, Prompt, few_shot, unseen_words
@@ -87,11 +87,12 @@ def eval(
     >>> finding.figures["accuracy"], finding.data["tasks"][0]["items"]
     (0.0, 8)
     """
-    chosen = [_task(each) for each in ([tasks] if isinstance(tasks, str | Task) else tasks)]
+    given = [tasks] if isinstance(tasks, str | Task) else tasks
+    chosen = list(dict.fromkeys(_task(each) for each in given))  # items that are there twice would narrow the interval
     if not chosen:
         raise TaskInvalid("There is no task to evaluate; name one, such as Add (`cloche tasks list` has them all).")
-    if limit < 1 or shots < 0:
-        raise ArgumentRange(f"limit={limit} and shots={shots} must be at least 1 and 0.")
+    if not (isinstance(limit, int) and isinstance(shots, int)) or limit < 1 or shots < 0:
+        raise ArgumentRange(f"limit={limit} and shots={shots} must be whole numbers of at least 1 and 0.")
     rows = [_graded(subject, task, shots, limit, seed, level, fresh, controls and shots > 0) for task in chosen]
     data = {"limit": limit, "seed": seed, "level": level, "fresh": fresh, "shots": shots, "tasks": rows}
     figures, null = _figures(rows, fresh is not None)
@@ -115,7 +116,10 @@ def _graded(
 
 
 def _task(given: Task | str) -> Task:
-    return part_from_line(given, Task, "tasks") if isinstance(given, str) else given
+    task = part_from_line(given, Task, "tasks") if isinstance(given, str) else given
+    if not isinstance(task, Task):
+        raise TaskInvalid(f"{shown(task)} is no task; give one such as Add() (`cloche tasks list` has them all).")
+    return task
 
 
 def items_of(task: Task, limit: int, level: int | None = None, seed: int = 0, shots: int = 0) -> list[Item]:
@@ -163,7 +167,7 @@ def answer_items(
         back = {word: answer for answer, word in prompt.answers.items()}
         score = task.verify(item, back.get(text.strip(), "") if back else text)
         begins = _begins(text, prompt.answers.get(item.answer, item.answer))
-        chance = float(task.chance(item.values))
+        chance = float(task.chance_of(item))
         out.append(Answered(item, text, score.strict, score.partial, begins, choice, per_byte, chance))
     return out
 
@@ -213,7 +217,7 @@ def _likeliest(subject: Glass, task: Task, prompts: Sequence[Prompt]) -> list[tu
     asked: list[tuple[int, str, int]] = []
     rows: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
     for i, prompt in enumerate(prompts):
-        choices = task.choices(prompt.item.values)
+        choices = task.offered(prompt.item)
         if not 2 <= len(choices) <= MOST_CHOICES:
             continue
         texts = [prompt.item.gap + prompt.answers.get(choice, choice) for choice in choices]

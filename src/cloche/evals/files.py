@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from cloche.drawing import Finding, Provenance, Table
-from cloche.errors import FileMissing, RecordInvalid, TokenizerMissing
+from cloche.errors import ArgumentRange, FileMissing, FileUnreadable, RecordInvalid, TokenizerMissing
 from cloche.evals.intervals import wilson
 from cloche.evals.scoring import Scored, continuation_ids, score_ids
 from cloche.glass import Glass
@@ -52,11 +52,11 @@ def minimal_pairs(subject: Glass, path: Path, limit: int | None = None) -> Findi
     right = [_won(good, bad) for good, bad in zip(scores[::2], scores[1::2], strict=True)]
     groups: dict[str, list[float]] = defaultdict(list)
     for record, won in zip(records, right, strict=True):
-        groups[next((str(record[key]) for key in GROUPS if key in record), path.stem)].append(won)
+        groups[next((str(record[key])[:80] for key in GROUPS if key in record), Path(path).stem)].append(won)
     low, high = wilson(sum(right), len(right))
     figures = {"accuracy": fmean(right), "low": low, "high": high}
     by_group = {name: {"pairs": len(won), "accuracy": fmean(won)} for name, won in groups.items()}
-    data = {"file": path.name, "pairs": len(records), "groups": by_group, "scores": scores}
+    data = {"file": Path(path).name, "pairs": len(records), "groups": by_group, "scores": scores}
     table = Table(
         "Pairs judged right",
         ("phenomenon", "pairs", "accuracy", "low", "high"),
@@ -88,7 +88,7 @@ def last_words(subject: Glass, path: Path, limit: int | None = None) -> Finding:
     1
     """
     tokenizer = _tokenizer(subject)
-    texts = [str(record["text"]).rstrip() for record in _records(path, ("text",), limit)]
+    texts = [record["text"].rstrip() for record in _records(path, ("text",), limit)]
     split = [text.rpartition(" ") for text in texts]
     for i, (before, _, word) in enumerate(split):
         if not before or not word:
@@ -98,7 +98,7 @@ def last_words(subject: Glass, path: Path, limit: int | None = None) -> Finding:
     null = _scored(subject, tokenizer, shifted)
     figures = _words(scored)
     low, high = wilson(sum(each.greedy for each in scored), len(scored))
-    data = {"file": path.name, "texts": len(texts), "logprobs": [each.logprob for each in scored]}
+    data = {"file": Path(path).name, "texts": len(texts), "logprobs": [each.logprob for each in scored]}
     summary = (
         f"The model writes {figures['accuracy']:.1%} of {len(texts)} last words (95% interval {low:.1%} to {high:.1%}), with "
         f"a perplexity of {figures['perplexity']:.4g}."
@@ -128,13 +128,16 @@ def _tokenizer(subject: Glass) -> Tokenizer:
 
 def _records(path: Path, keys: tuple[str, ...], limit: int | None) -> Iterator[dict[str, Any]]:
     """The JSON lines of a file, or of the .jsonl files of a folder, each of which has texts under `keys`."""
+    if limit is not None and limit < 1:
+        raise ArgumentRange(f"limit={limit} must be at least 1.")
+    path = Path(path)
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     if not files or not all(file.is_file() for file in files):
         raise FileMissing(f"{path} is not a file of JSON lines, nor a folder that holds .jsonl files; name one.")
     found = False
     for file in files:
         count = 0
-        for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        for number, line in enumerate(_text(file).split("\n"), 1):  # other ends of a line may be in a JSON text
             if not line.strip():
                 continue
             if count == limit:
@@ -145,12 +148,25 @@ def _records(path: Path, keys: tuple[str, ...], limit: int | None) -> Iterator[d
         raise RecordInvalid(f"{path} holds no records; give JSON lines with {' and '.join(keys)}.")
 
 
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FileUnreadable(f"{file} is not UTF-8 text ({error}); save it as UTF-8.") from None
+    except OSError as error:
+        raise FileUnreadable(f"{file} cannot be read ({error.strerror}); copy it there again.") from None
+
+
 def _record(line: str, keys: tuple[str, ...], where: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise RecordInvalid(f"{where} is not JSON ({error}); write one object per line.") from None
-    missing = [key for key in keys if not isinstance(record, dict) or not str(record.get(key) or "").strip()]
+        raise RecordInvalid(f"{where} is not JSON ({str(error)[:100]}); write one object per line.") from None
+    missing = [key for key in keys if not isinstance(record, dict) or not _is_text(record.get(key))]
     if missing:
         raise RecordInvalid(f"{where} has no text under {' and '.join(missing)}; write one object per line with it.")
     return dict(record)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import torch
 
-from cloche.errors import ContextExceeded, PromptInvalid
+from cloche.errors import ContextExceeded, NotFinite, PromptInvalid
 from cloche.model import Network
 from cloche.text import Tokenizer
 
 __all__ = ["Scored", "continuation_ids", "score_ids"]
 
 CELLS = 2**26  # logits of one batch: 256 MB in fp32
+DIVERGED = "A log-probability of the model is not finite, so nothing can be scored; the weights have diverged."
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ def score_ids(net: Network, rows: Sequence[tuple[Sequence[int], Sequence[int]]])
             after = torch.tensor(rows[i][1], device=row_logits.device)
             told = row_logits[-len(after) :].float().log_softmax(-1)
             nats = told.gather(1, after[:, None]).sum(dtype=torch.float64)
+            if not nats.isfinite():
+                raise NotFinite(DIVERGED)
             found[i] = Scored(float(nats), len(after), bool((told.argmax(-1) == after).all()))
     return [scored for scored in found if scored is not None]
 

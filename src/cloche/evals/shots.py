@@ -63,7 +63,7 @@ def unseen_words(task: Task, items: Sequence[Item], seed: int = 0) -> dict[str, 
     >>> unseen_words(Add(), Add().examples(30)) is None
     True
     """
-    labels, *others = {frozenset(task.choices(item.values)) for item in items}
+    labels, *others = {frozenset(task.offered(item)) for item in items}
     if others or not 2 <= len(labels) <= MOST_LABELS:
         return None
     rng = Random(f"unseen {seed}")

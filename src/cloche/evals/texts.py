@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from cloche.drawing import Finding, Lines, Provenance, Series
-from cloche.errors import ArgumentRange, CorpusEmpty, FileMissing, TokenizerMissing
+from cloche.errors import ArgumentRange, CorpusEmpty, FileMissing, FileUnreadable, NotFinite, TokenizerMissing, shown
 from cloche.evals.intervals import bootstrap_ratio
+from cloche.evals.scoring import DIVERGED
 from cloche.glass import Glass
 from cloche.model import Network
 
@@ -60,17 +61,11 @@ def perplexity(
     """
     if subject.tokenizer is None:
         raise TokenizerMissing(f"{subject.name} has no tokenizer.json, so it cannot read text; put one beside it.")
-    if not path.is_file():
-        raise FileMissing(f"There is no file {path}; name a text file.")
-    tokenizer, net = subject.tokenizer, subject.net
-    ids = tokenizer.encode(path.read_bytes().decode("utf-8", "replace"))[:limit]
+    path, tokenizer, net = Path(path), subject.tokenizer, subject.net
+    context, stride = _window(net, context, stride, limit)
+    ids = tokenizer.encode(_text(path))[:limit]
     if len(ids) < 2:
         raise CorpusEmpty(f"{path} has {len(ids)} tokens, and the first is never predicted; give a longer text.")
-    known = [length for length in (net.length, net.context) if length is not None]
-    context = min(known, default=CONTEXT) if context is None else context
-    stride = context // 2 if stride is None else stride
-    if not 0 < stride < context:
-        raise ArgumentRange(f"stride={stride} must be between 1 and {context - 1}, one less than the context.")
     windows = list(_windows(ids, context, stride))
     nats = _nats(net, windows)
     lengths = tokenizer.byte_lengths
@@ -115,6 +110,32 @@ def _sizes(windows: Sequence[_Window], lengths: np.ndarray) -> tuple[int, int]:
     return len(predicted), int(lengths[predicted].sum())
 
 
+def _window(net: Network, context: int | None, stride: int | None, limit: int | None) -> tuple[int, int]:
+    """The context and the stride in tokens. Raises ArgumentRange for what is no window."""
+    known = [length for length in (net.length, net.context) if length is not None]
+    context = min(known, default=CONTEXT) if context is None else context
+    if not isinstance(context, int) or context < 2:
+        raise ArgumentRange(f"context={shown(context)} must be a whole number of at least 2 tokens.")
+    if limit is not None and (not isinstance(limit, int) or limit < 2):
+        raise ArgumentRange(f"limit={shown(limit)} must be a whole number of at least 2 tokens.")
+    stride = context // 2 if stride is None else stride
+    if not isinstance(stride, int) or not 0 < stride < context:
+        raise ArgumentRange(f"stride={stride} must be between 1 and {context - 1}, one less than the context.")
+    return context, stride
+
+
+def _text(path: Path) -> str:
+    """Raises FileUnreadable for bytes that are no text: their bits would be those of replacement characters."""
+    if not path.is_file():
+        raise FileMissing(f"There is no file {path}; name a text file.")
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise FileUnreadable(f"{path} is not UTF-8 text ({error}); save it as UTF-8.") from None
+    except OSError as error:
+        raise FileUnreadable(f"{path} cannot be read ({error.strerror}); copy it there again.") from None
+
+
 def _figures(nats: float, tokens: int, size: int) -> dict[str, float]:
     return {
         "bits_per_byte": nats / log(2) / max(1, size),
@@ -147,5 +168,8 @@ def _nats(net: Network, windows: list[_Window]) -> list[float]:
         logits = net.run(ids).logits
         for row, row_ids, window in zip(logits, ids, batch, strict=True):
             told = row[window.known - 1 : -1].float().log_softmax(-1)
-            found.append(-float(told.gather(1, row_ids[window.known :, None]).sum(dtype=torch.float64)))
+            nats = told.gather(1, row_ids[window.known :, None]).sum(dtype=torch.float64)
+            if not nats.isfinite():
+                raise NotFinite(DIVERGED)
+            found.append(-float(nats))
     return found

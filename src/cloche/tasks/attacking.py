@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
+from cloche.tasks.faults import faults_of
 from cloche.tasks.grading import MARK
 from cloche.tasks.task import Item, Task
 
@@ -23,7 +24,10 @@ def attacks(task: Task, item: Item, seed: int = 0) -> dict[str, str]:
     []
     """
     rng = Random(f"attacks {seed}")
-    choices = list(task.choices(item.values))[:LISTED] or [task.guess(item.values, rng) for _ in range(LISTED)]
+    choices = list(task.offered(item))[:LISTED]
+    if not choices:
+        with faults_of(task):
+            choices = [str(task.guess(item.values, rng)) for _ in range(LISTED)]
     choices = list(dict.fromkeys([*choices, item.answer]))
     wrong = next((each for each in choices if not task.is_right(item.values, each)), f"not {item.answer}")
     return {

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from cloche.errors import ArgumentInvalid, ArgumentRange, TaskInvalid, shown
 from cloche.part import Part
+from cloche.tasks.faults import faults_of
 from cloche.tasks.grading import Score, final_answer
 from cloche.tasks.graph import CausalGraph, Rule, Span
 
@@ -99,6 +100,11 @@ class Task(Part, ABC):
     levels: ClassVar[range] = range(1, 6)
     gap: ClassVar[str] = ""  # between prompt and answer
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if not isinstance(cls.levels, range) or not cls.levels:
+            raise TaskInvalid(f"{cls.__name__} has the levels {shown(cls.levels)}; give a range, such as range(1, 6).")
+
     def __post_init__(self) -> None:
         self.check_fields(type(self).__name__)
 
@@ -162,16 +168,18 @@ class Task(Part, ABC):
     # ---- what every task has
 
     def example(self, level: int, seed: int = 0) -> Item:
-        """The item that a level and a seed give, always the same. Raises ArgumentRange for a level that is not there."""
+        """The item that a level and a seed give, always the same. Raises ArgumentRange for a level that is not there, and
+        TaskInvalid if a task's own code raises."""
         if type(level) is not int or level not in self.levels:
             raise ArgumentRange(
                 f"{type(self).__name__} has levels {self.levels[0]} to {self.levels[-1]}, not {shown(level)}."
             )
         rng = Random(f"{type(self).__name__} {level} {seed}")
-        values = self.draw(level, rng)
-        if self.renaming:
-            values = self.isomorphic(values, Random(f"renaming {self.renaming}"))
-        return self.item(values, level, rng)
+        with faults_of(self):
+            values = self.draw(level, rng)
+            if self.renaming:
+                values = self.isomorphic(values, Random(f"renaming {self.renaming}"))
+            return self.item(values, level, rng)
 
     def item(self, values: Values, level: int = 1, rng: Random | None = None) -> Item:
         """The item of given inputs; with `rng` also its corrupted twin."""
@@ -214,13 +222,14 @@ class Task(Part, ABC):
     def verify(self, item: Item, text: str) -> Score:
         """The score of a text that a model wrote after the prompt: strictly 1 only if its final answer is right.
 
-        A pure function of the text. Raises TaskInvalid if a task's own `accepts` raises.
+        A pure function of the text. Raises TaskInvalid if a task's own `accepts` or `partial` raises.
         """
         answer = final_answer(text)
         if answer is None:
             return Score(0.0, 0.0, None)
         right = self.is_right(item.values, answer)
-        partial = 1.0 if right else float(self.partial(item.values, answer))
+        with faults_of(self):
+            partial = 1.0 if right else float(self.partial(item.values, answer))
         return Score(float(right), partial, answer)
 
     def is_right(self, values: Values, answer: str) -> bool:
@@ -232,6 +241,25 @@ class Task(Part, ABC):
                 f"The verifier of {type(self).__name__} raised {type(error).__name__}: {error}, on the answer "
                 f"{shown(answer)}; a verifier must return False for what it cannot read."
             ) from error
+
+    def offered(self, item: Item) -> Sequence[str]:
+        """`choices` of an item. Raises TaskInvalid if they are no texts."""
+        with faults_of(self):
+            choices = self.choices(item.values)
+            known = set(map(type, choices))
+        if not isinstance(choices, list | tuple) or not known <= {str}:
+            raise TaskInvalid(f"The choices of {type(self).__name__} are {shown(choices)}; return a list of texts.")
+        return choices
+
+    def chance_of(self, item: Item) -> Fraction:
+        """`chance` of an item. Raises TaskInvalid if it is no probability."""
+        with faults_of(self):
+            chance = self.chance(item.values)
+        if not isinstance(chance, Fraction | int) or not 0 <= chance <= 1:
+            raise TaskInvalid(
+                f"The chance of {type(self).__name__} is {shown(chance)}; return a Fraction from 0 to 1, or list the choices."
+            )
+        return Fraction(chance)
 
     def variant(self, seed: int) -> Self:
         """The same problems with symbols renamed and items in another order (isomorphic perturbation testing): a model that

@@ -112,8 +112,8 @@ def _record(task: Task, item: Item) -> ItemRecord:
         "level": item.level,
         "problem_id": item.problem_id,
         "split": item.split,
-        "chance": float(task.chance(item.values)),
-        "choices": list(task.choices(item.values)),
+        "chance": float(task.chance_of(item)),
+        "choices": list(task.offered(item)),
         "steps": list(item.steps),
         "variables": {name: str(value) for name, value in item.values.items()},
         "corrupted_prompt": None if twin is None else twin.prompt,
@@ -123,7 +123,7 @@ def _record(task: Task, item: Item) -> ItemRecord:
 
 
 def _text(task: Task, item: Item) -> str:
-    chance = task.chance(item.values)
+    chance = task.chance_of(item)
     lines = [f"{item.prompt}{item.gap}[{item.answer}]", f"  {item.split} problem {item.problem_id}, chance {chance}"]
     lines += [f"  {step}" for step in item.steps]
     if item.corrupted is not None:
