@@ -9,7 +9,7 @@ from cloche.lazy import lazy
 if TYPE_CHECKING:
     from cloche.drawing import Finding
     from cloche.interp.arguments import fill_in, read_options
-    from cloche.interp.attribution import attribution_patching, token_attribution
+    from cloche.interp.attribution import attribution_patching, direct_attribution, token_attribution
     from cloche.interp.catalogue import find_instrument, instruments, options_of
     from cloche.interp.circuits import head_scores
     from cloche.interp.density import activation_density
@@ -81,6 +81,7 @@ __all__ = [
     "batched_windows",
     "dictionary_name",
     "dictionary_report",
+    "direct_attribution",
     "end_to_end",
     "features_report",
     "fill_in",

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from cloche.lazy import lazy
 
 if TYPE_CHECKING:
+    from cloche.interp.attribution.direct import direct_attribution
     from cloche.interp.attribution.gradients import attribution_patching
     from cloche.interp.attribution.tokens import token_attribution
 
-__all__ = ["attribution_patching", "token_attribution"]
+__all__ = ["attribution_patching", "direct_attribution", "token_attribution"]
 
 __getattr__ = lazy(__name__)
