@@ -24,7 +24,9 @@ MODELS = {
     ),
     "post-norms alone": LM(VOCAB, 32, Stack(2, Block(Attention(4), GLU(), norm=NoNorm(), post=RMSNorm()))),
     "experts": LM(VOCAB, 32, Stack(2, Block(Attention(4), MoE(experts=4, active=2, expert=GLU(hidden=16))))),
-    "parallel, head bias": LM(VOCAB, 32, Stack(2, ParallelBlock(Attention(4, bias=True), MLP("gelu"))), head=Unembed(bias=True)),
+    "parallel, head bias": LM(
+        VOCAB, 32, Stack(2, ParallelBlock(Attention(4, bias=True), MLP("gelu"))), head=Unembed(bias=True),
+    ),
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cloche.drawing import Finding, Form, Passage, Provenance, Table, Tokens
-from cloche.errors import ArgumentInvalid, ArgumentRange
+from cloche.errors import ArgumentInvalid, InstrumentOption
 from cloche.interp.metrics import LOGIT_DIFFERENCE, Metric
 from cloche.interp.patching.cells import Contrast, contrasts, last_logits
 from cloche.interp.subject import Subject, spell
@@ -38,7 +38,7 @@ def token_attribution(
     correlation of the first two; where they differ, the model is not linear between the prompts, and gradients at the prompt
     mislead. The null is the corrupted prompt as its own baseline: exactly 0.
 
-    `arrays`: each method [position]. Raises ArgumentRange for steps outside 1 to 256, and TaskInvalid where the tokenizer
+    `arrays`: each method [position]. Raises InstrumentOption for steps outside 1 to 256, and TaskInvalid where the tokenizer
     cannot express the task.
 
     >>> import cloche
@@ -53,7 +53,7 @@ def token_attribution(
     if method not in METHODS:
         raise ArgumentInvalid(f"method={method!r} is not an attribution; it is one of {', '.join(METHODS)}.")
     if not 1 <= steps <= 256:
-        raise ArgumentRange(f"steps={steps} must be between 1 and 256 points of quadrature.")
+        raise InstrumentOption(f"steps={steps} must be between 1 and 256 points of quadrature.")
     net = subject.net
     (contrast, *_) = contrasts(subject, task, 1, level, seed)
     words = spell(subject.tokenizer, contrast.clean[0].tolist())

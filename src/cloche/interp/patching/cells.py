@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cloche.errors import ArgumentRange, SiteUnsuitable, TokenizerMissing
+from cloche.errors import SiteUnsuitable, TaskInvalid, TokenizerMissing
 from cloche.interp.metrics import Metric
 from cloche.interp.subject import Subject, spell
 from cloche.model import Edit, Network, Result, Site
@@ -38,7 +38,7 @@ def contrasts(subject: Subject, task: Task, pairs: int, level: int | None, seed:
             "This model has no tokenizer.json, so it cannot read a task's prompts; put one beside it."
         )
     if pairs < 1:
-        raise ArgumentRange(f"pairs={pairs} must be at least 1.")
+        raise TaskInvalid(f"pairs={pairs} must be at least 1.")
     found = task.items(subject.tokenizer, pairs, task.levels[0] if level is None else level, seed=seed)
     return [_contrast(subject, pair, alone=len(found) == 1) for pair in found]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cloche.drawing import Finding, Form, Heatmap, Provenance, Table
-from cloche.errors import ArgumentRange
+from cloche.errors import ArgumentRange, PromptInvalid
 from cloche.interp.subject import Subject, encode, spell
 from cloche.model import Network
 
@@ -36,7 +36,7 @@ def patchscope(
     same prompt is `activation_patching`.
 
     The null is a random vector of each state's norm. `arrays`: probability [source layer, target layer] of the token, and
-    token ids [layer, top] where both are the same. Raises ArgumentRange for a position that is not there.
+    token ids [layer, top] where both are the same. Raises PromptInvalid for a position that is not there.
 
     >>> import cloche
     >>> from cloche import GLU, LM, Attention, Block, Stack
@@ -93,7 +93,7 @@ def patchscope(
 
 def _index(position: int, tokens: list[int], name: str) -> int:
     if not -len(tokens) <= position < len(tokens):
-        raise ArgumentRange(f"{name}={position} is outside the prompt of {len(tokens)} tokens; the last is -1.")
+        raise PromptInvalid(f"{name}={position} is outside the prompt of {len(tokens)} tokens; the last is -1.")
     return position % len(tokens)
 
 
