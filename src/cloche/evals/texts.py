@@ -114,10 +114,9 @@ def _window(net: Network, context: int | None, stride: int | None, limit: int | 
     """The context and the stride in tokens. Raises ArgumentRange for what is no window."""
     known = [length for length in (net.length, net.context) if length is not None]
     context = min(known, default=CONTEXT) if context is None else context
-    if not isinstance(context, int) or context < 2:
-        raise ArgumentRange(f"context={shown(context)} must be a whole number of at least 2 tokens.")
-    if limit is not None and (not isinstance(limit, int) or limit < 2):
-        raise ArgumentRange(f"limit={shown(limit)} must be a whole number of at least 2 tokens.")
+    for name, tokens in (("context", context), ("limit", 2 if limit is None else limit)):
+        if not isinstance(tokens, int) or tokens < 2:
+            raise ArgumentRange(f"{name}={shown(tokens)} must be a whole number of at least 2 tokens.")
     stride = context // 2 if stride is None else stride
     if not isinstance(stride, int) or not 0 < stride < context:
         raise ArgumentRange(f"stride={stride} must be between 1 and {context - 1}, one less than the context.")

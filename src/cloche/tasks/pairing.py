@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import overload
 
-from cloche.errors import ArgumentRange, TaskInvalid
+from cloche.errors import TaskInvalid
 from cloche.tasks.task import Item, Split, Task
 from cloche.text import Tokenizer
 
@@ -91,7 +91,7 @@ def pairs(
     ('70+57=', {'a': (0, 1), 'b': (3, 4)}, 0.0)
     """
     if n < 1:
-        raise ArgumentRange(f"n={n} pairs cannot be made; ask for at least one.")
+        raise TaskInvalid(f"n={n} pairs cannot be made; ask for at least one.")
     found: list[Pair] = []
     refused: Counter[str] = Counter()
     for item in task.distinct(level, seed, split):

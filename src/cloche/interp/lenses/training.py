@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cloche.errors import ArgumentRange, CorpusEmpty
+from cloche.errors import ArgumentRange, CorpusEmpty, ModelUnsupported
 from cloche.interp.lenses.affine import Affine, TunedLens, stream_sites
 from cloche.interp.lenses.divergence import mean_divergences, slopes, streams
 from cloche.interp.subject import Subject, windows_of
@@ -167,7 +167,7 @@ def _moments(net: Network, batches: list[Tensor], order: Callable[[Tensor], Tens
     for ids in batches:
         h = streams(net, ids)
         if len(h) == 1:
-            raise ArgumentRange("This model has no layers, so a lens has nothing to map.")
+            raise ModelUnsupported("This model has no layers, so a lens has nothing to map.")
         target = order(h[-1])
         if origin is None:
             origin = h[:-1].mean(1, keepdim=True)

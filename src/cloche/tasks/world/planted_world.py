@@ -10,7 +10,7 @@ from itertools import islice
 from random import Random
 from typing import Any
 
-from cloche.errors import ArgumentRange, SettingInvalid, shown
+from cloche.errors import SettingInvalid, TaskInvalid, shown
 from cloche.part import nearest
 from cloche.tasks.graph import Rule
 from cloche.tasks.task import Task, Values
@@ -69,9 +69,9 @@ class PlantedWorld(Task):
 
     def corpus(self, paraphrases: int = 3, composed: int = 1000, seed: int = 0) -> str:
         """Training text, a sentence per line in random order: every fact in `paraphrases` forms (at most 3), and `composed`
-        facts of each level above 1 from the train split. Raises ArgumentRange for a negative number of either."""
+        facts of each level above 1 from the train split. Raises TaskInvalid for a negative number of either."""
         if min(paraphrases, composed) < 0:
-            raise ArgumentRange(f"paraphrases={paraphrases} and composed={composed} must be at least 0.")
+            raise TaskInvalid(f"paraphrases={paraphrases} and composed={composed} must be at least 0.")
         rng = Random(f"corpus {self.world} {seed}")
         lines = [
             form.format(relation=relation, subject=subject, object=thing)
