@@ -1,9 +1,13 @@
 """These problems are too small for two threads, and one thread adds numbers in the same order on every machine."""
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+
+sys.path.append(str(Path(__file__).parents[1] / "model"))  # random_configs: tiny models of every family
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,12 @@ from cloche.lazy import lazy
 if TYPE_CHECKING:
     from cloche.drawing import Finding
     from cloche.interp.arguments import fill_in, read_options
-    from cloche.interp.attribution import attribution_patching, direct_attribution, token_attribution
+    from cloche.interp.attribution import (
+        attribution_patching,
+        direct_attribution,
+        logit_attribution,
+        token_attribution,
+    )
     from cloche.interp.catalogue import find_instrument, instruments, options_of
     from cloche.interp.circuits import head_scores
     from cloche.interp.density import activation_density
@@ -94,6 +99,7 @@ __all__ = [
     "held_out_windows",
     "instruments",
     "lens_comparison",
+    "logit_attribution",
     "logit_lens",
     "look_inside",
     "loss_recovered",

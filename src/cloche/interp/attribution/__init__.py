@@ -1,4 +1,4 @@
-"""What a prediction is made of: gradients, to first order and integrated."""
+"""What a prediction is made of: direct contributions to logits, and gradients, to first order and integrated."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from cloche.lazy import lazy
 
 if TYPE_CHECKING:
+    from cloche.interp.attribution.components import logit_attribution
     from cloche.interp.attribution.direct import direct_attribution
     from cloche.interp.attribution.gradients import attribution_patching
     from cloche.interp.attribution.tokens import token_attribution
 
-__all__ = ["attribution_patching", "direct_attribution", "token_attribution"]
+__all__ = ["attribution_patching", "direct_attribution", "logit_attribution", "token_attribution"]
 
 __getattr__ = lazy(__name__)

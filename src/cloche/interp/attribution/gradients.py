@@ -56,7 +56,7 @@ def attribution_patching(
     first = effects[0].flatten()
     figures = {
         "largest": float(mean.max()),
-        "agreement": _pearson(first, exact.flatten()),
+        "agreement": pearson(first, exact.flatten()),
         "sign_errors": _sign_errors(first, exact.flatten()),
     }
     null = float(_effects(net, found[0], site, metric, direction, same=True).abs().max())
@@ -125,7 +125,7 @@ def _summed(net: Network, name: str, site: Site, product: Tensor, contrast: Cont
     return torch.stack([rows[list(there)].sum() for there in contrast.places.values()])
 
 
-def _pearson(a: Tensor, b: Tensor) -> float:
+def pearson(a: Tensor, b: Tensor) -> float:
     """Pearson's correlation; 0 where either does not vary."""
     a, b = a - a.mean(), b - b.mean()
     size = float(a.norm() * b.norm())

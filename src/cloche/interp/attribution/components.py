@@ -1,0 +1,306 @@
+"""Direct logit attribution on one prompt: what each component adds to a logit difference, beside what is lost without it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from cloche.drawing import Finding, Provenance
+from cloche.errors import ArgumentInvalid, ArgumentRange, ModelUnsupported, TokenizerMissing
+from cloche.interp.attribution.contributions import contribution_panels
+from cloche.interp.attribution.gradients import pearson
+from cloche.interp.attribution.readouts import readout, without_cap
+from cloche.interp.attribution.writes import BY, Branch, By, Pass, Vector, branches, sites_of
+from cloche.interp.subject import Subject, encode, spell
+from cloche.model import Edit
+
+Ablation = Literal["zero", "mean", "none"]
+ABLATIONS: tuple[Ablation, ...] = ("zero", "mean", "none")
+DRAWS = 99  # pairs of random tokens in the null
+ABLATED = 200  # components ablated and listed, the largest first; the others are summed
+OPPOSED = 3  # components of each sign that are ablated in pairs
+LARGE = 0.1  # share of the largest direct contribution from which a component counts as large
+UNEXPLAINED = 0.05  # share of what the components add up to that rounding in half precision can explain
+
+
+@torch.no_grad()
+def logit_attribution(
+    subject: Subject,
+    prompt: Any,
+    token: Any = None,
+    against: Any = None,
+    by: By = "component",
+    position: int = -1,
+    ablate: Ablation = "zero",
+    seed: int = 0,
+) -> Finding:
+    """What each component adds directly to the logit of `token` minus that of `against` at a position, and what is lost
+    without it (Elhage et al. 2021; Wang et al. 2022).
+
+    The stream is a sum, so with the scale of the final norm frozen at its value there the difference is a sum over components,
+    plus a constant (biases of the norm and of the head). by="component": embeddings, attention and MLP output of each layer;
+    "head": attention by heads, z W_O, and the output's bias; "neuron": MLP outputs by neurons, in a mixture of experts those of
+    the experts the token was sent to; "expert": by those experts. A branch with a norm after it is divided with the scale of that
+    norm frozen; soft-capped logits are those before the cap. `token` and `against` are texts of one token or ids; by default the
+    likeliest token and the next.
+
+    Direct contributions mislead where a later component erases what an earlier one wrote: both are large, and neither matters
+    (Dao et al. 2023). So each is ablated at the position ("zero", or "mean" over the positions of the prompt; all else is
+    computed again): `ablated` is the fall of the difference, `agreement` its correlation with the direct contributions,
+    `sign_errors` the share of the large ones whose ablation has the other sign. The largest of opposite signs are ablated in
+    pairs. With by="neuron" the 200 largest are.
+
+    `direct_attribution` is the mean of the same over the prompts of a task, with ablation at all positions.
+
+    The null is the same at 99 pairs of random tokens: `p` is the share of them whose largest contribution is no smaller.
+    `arrays`: direct, ablated and null (root mean square over the random pairs) [component]. `data`: names, constant,
+    difference, total (the sum), rest (what is not listed). Raises ArgumentInvalid for a text of several tokens, and
+    ModelUnsupported where the stream is not the sum of its components.
+
+    >>> import cloche
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> from cloche.interp import logit_attribution
+    >>> glass = cloche.Glass(LM(64, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0))
+    >>> finding = logit_attribution(glass, [1, 2, 3], token=5, against=6)
+    >>> finding.data["names"]
+    ['token embedding', 'attn_out[0]', 'mlp_out[0]', 'attn_out[1]', 'mlp_out[1]']
+    >>> abs(finding.arrays["direct"].sum() + finding.data["constant"] - finding.figures["difference"]) < 1e-5
+    True
+    """
+    if by not in BY:
+        raise ArgumentInvalid(f"by={by!r} is not a way to divide the model; it is one of {', '.join(BY)}.")
+    if ablate not in ABLATIONS:
+        raise ArgumentInvalid(f"ablate={ablate!r} is not an ablation; it is one of {', '.join(ABLATIONS)}.")
+    net = without_cap(subject.net)
+    text, tokens = encode(subject, prompt)
+    place = _place(position, len(tokens))
+    result = net.run([tokens], save=sites_of(net, by))
+    logits = result.logits[0, place].double()
+    pairs = _pairs(subject, logits, token, against, seed)
+    stream = result[net.sites.resid_post[-1]][0, place].double()
+    made = Pass(net, torch.tensor([tokens], device=logits.device), place, result, readout(net, stream, *pairs))
+    found = _attributed(made, by)
+    clean = logits[pairs[0]] - logits[pairs[1]]
+    _check_sum(found, float(clean[0]))
+    opposed = [] if ablate == "none" else _opposed(found.parts)
+    alone = [] if ablate == "none" else [(part,) for part in found.parts]
+    measured = (
+        _falls(made, [*alone, *opposed], pairs, clean, ablate) if alone else None
+    )  # [part and pair of parts, pair]
+    falls = None if measured is None else measured[: len(alone)]
+    together = [] if measured is None else measured[len(alone) :, 0].tolist()
+    figures, null = _figures(found, falls, clean)
+    words = spell(subject.tokenizer, [int(pairs[0][0]), int(pairs[1][0])])
+    data = {
+        "prompt": text,
+        "position": place,
+        "token": words[0],
+        "against": words[1],
+        "by": by,
+        "ablate": ablate,
+        "names": [part.name for part in found.parts],
+        "constant": found.constant,
+        "difference": float(clean[0]),
+        "total": found.total,
+        "rest": found.rest,
+        "opposed": [[a.name, b.name, fall] for (a, b), fall in zip(opposed, together, strict=True)],
+        "notes": result.notes,
+    }
+    direct = torch.stack([part.direct for part in found.parts])  # [part, pair]
+    arrays = {"direct": direct[:, 0], "null": direct[:, 1:].square().mean(1).sqrt()}
+    if falls is not None:
+        arrays["ablated"] = falls[:, 0]
+    about = Provenance("logit-attribution", subject.checkpoint, result.plan.hash, seed)
+    panels = contribution_panels(data, arrays)
+    return Finding(about, _summary(data, arrays, figures), figures, data, arrays, null, panels)
+
+
+def _summary(data: dict[str, Any], arrays: dict[str, Tensor], figures: dict[str, float]) -> str:
+    best = int(arrays["direct"].abs().argmax())
+    direct = float(arrays["direct"][best])
+    said = (
+        f"{data['names'][best]} adds {direct:.3g} to the {figures['difference']:.3g} by which the logit of {data['token']!r} "
+        f"exceeds that of {data['against']!r} (position {data['position']}), the most of {len(data['names'])} components; "
+        f"differences of random tokens have a larger one in {figures['p']:.0%} of draws"
+    )
+    if "ablated" not in arrays:
+        return said + "."
+    return (
+        f"{said}; without it ({data['ablate']} ablation) the difference falls by {float(arrays['ablated'][best]):.3g}, and "
+        f"{figures['sign_errors']:.0%} of the large contributions have an ablation effect of the other sign or none."
+    )
+
+
+# ---- what is asked
+
+
+def _place(position: int, length: int) -> int:
+    if not -length <= position < length:
+        raise ArgumentRange(f"position={position} is outside the prompt, which has positions 0 to {length - 1}.")
+    return position % length
+
+
+def _pairs(subject: Subject, logits: Tensor, token: Any, against: Any, seed: int) -> tuple[Tensor, Tensor]:
+    """The pair that is asked for and DRAWS random ones: tokens [pair], and those they are compared with."""
+    vocab = len(logits)
+    if vocab < 2:
+        raise ArgumentInvalid("This model has a single token, so no logit differs from another.")
+    order = logits.topk(2).indices.tolist()
+    first = None if token is None else _id(subject, token, "token")
+    second = None if against is None else _id(subject, against, "against")
+    if first is None:
+        first = next(i for i in order if i != second)
+    if second is None:
+        second = next(i for i in order if i != first)
+    known = min(vocab, getattr(subject.tokenizer, "vocab", vocab))  # rows of the embedding beyond it are no token's
+    draw = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(known, (DRAWS,), generator=draw)
+    others = (drawn + torch.randint(1, known, (DRAWS,), generator=draw)) % known
+    ends = torch.tensor([first]), torch.tensor([second])
+    tokens, compared = (torch.cat(each).to(logits.device) for each in zip(ends, (drawn, others), strict=True))
+    return tokens, compared
+
+
+def _id(subject: Subject, token: Any, name: str) -> int:
+    """The id of a token given as its text or its id."""
+    vocab = subject.net.spec.vocab
+    if isinstance(token, str) and subject.tokenizer is not None:
+        ids = subject.tokenizer.encode(token)
+        if len(ids) != 1:
+            pieces = ", ".join(map(repr, spell(subject.tokenizer, ids)))
+            raise ArgumentInvalid(
+                f"{name}={token!r} must be one token, and it is {len(ids)} ({pieces}); give one of them."
+            )
+        return int(ids[0])
+    if isinstance(token, str) and not token.isdecimal():
+        raise TokenizerMissing(f"This model has no tokenizer to read {name}={token!r} with; give a token's id.")
+    if isinstance(token, bool) or not isinstance(token, int | str):
+        raise ArgumentInvalid(f"{name}={token!r} must be a token's text or its id.")
+    if not 0 <= int(token) < vocab:
+        raise ArgumentRange(f"{name}={token} is outside the vocabulary, 0 to {vocab - 1}.")
+    return int(token)
+
+
+# ---- what is found
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """A component that is listed; direct [pair]: what it adds to each logit difference."""
+
+    name: str
+    branch: Branch
+    index: int  # in its group
+    write: Vector
+    usual: Vector
+    direct: Tensor
+
+    def written(self, ablate: Ablation) -> Tensor:
+        """What ablation takes out of the branch, [width]."""
+        write = self.write(self.index)
+        return write if ablate == "zero" else write - self.usual(self.index)
+
+
+@dataclass(frozen=True, eq=False)
+class _Attributed:
+    """Components in the order of the pass. largest [pair]: the largest size of any; rest: the sum of those not listed; size:
+    the sum of all sizes."""
+
+    parts: list[_Part]
+    largest: Tensor
+    constant: float
+    rest: float
+    size: float
+
+    @property
+    def total(self) -> float:
+        """What everything adds up to."""
+        return sum(float(part.direct[0]) for part in self.parts) + self.rest + self.constant
+
+
+def _attributed(made: Pass, by: By) -> _Attributed:
+    """One branch after the other; of neurons the largest are kept, because a model has many."""
+    most = ABLATED if by == "neuron" else None
+    constants = made.readout.constants
+    parts, largest, everything, size = list[_Part](), torch.zeros_like(constants), 0.0, 0.0
+    for branch in branches(made, by):
+        constants = constants + branch.constants
+        for group in branch.groups:
+            sizes = group.direct.abs()
+            largest = torch.maximum(largest, sizes.amax(1))
+            everything, size = everything + float(group.direct[0].sum()), size + float(sizes[0].sum())
+            kept = sizes[0].topk(min(most or len(group.names), len(group.names))).indices.sort().values.tolist()
+            for i in kept:
+                own = group.direct[:, i].clone()  # a view would keep those of every neuron
+                parts.append(_Part(group.names[i], branch, i, group.write, group.usual, own))
+    if most is not None and len(parts) > most:
+        last = sorted((abs(float(part.direct[0])) for part in parts), reverse=True)[most - 1]
+        parts = [part for part in parts if abs(float(part.direct[0])) >= last][:most]
+    listed = sum(float(part.direct[0]) for part in parts)
+    return _Attributed(parts, largest, float(constants[0]), everything - listed, size)
+
+
+def _check_sum(found: _Attributed, difference: float) -> None:
+    if abs(found.total - difference) > UNEXPLAINED * (found.size + abs(difference)):
+        raise ModelUnsupported(
+            f"The components of this model add up to {found.total:.4g} of a logit difference of {difference:.4g}: its residual "
+            "stream is not the sum of its sites embed, attn_out and mlp_out; use activation patching instead."
+        )
+
+
+def _falls(
+    made: Pass, together: Sequence[Sequence[_Part]], pairs: tuple[Tensor, Tensor], clean: Tensor, ablate: Ablation
+) -> Tensor:
+    """The fall of each logit difference without some components, ablated at the position, [element, pair]."""
+    tokens, against = pairs
+
+    def read(logits: Tensor) -> Tensor:
+        return logits[0, made.position, tokens].double() - logits[0, made.position, against].double()
+
+    edits = [_edits(parts, made.position, ablate) for parts in together]
+    return clean - made.net.sweep(made.ids, edits, read)
+
+
+def _edits(parts: Sequence[_Part], position: int, ablate: Ablation) -> tuple[Edit, ...]:
+    """One edit for each branch that loses something."""
+    written: dict[str, Tensor] = {}
+    owners: dict[str, Branch] = {}
+    for part in parts:
+        name = str(part.branch.site)
+        owners[name] = part.branch
+        written[name] = part.written(ablate) + written.get(name, 0.0)
+    return tuple(owners[name].without(written[name], position) for name in owners)
+
+
+def _opposed(parts: Sequence[_Part]) -> list[tuple[_Part, _Part]]:
+    """The largest positive components, each with each of the largest negative ones."""
+    order = sorted(parts, key=lambda part: float(part.direct[0]))
+    down = [part for part in order[:OPPOSED] if part.direct[0] < 0]
+    up = [part for part in reversed(order[-OPPOSED:]) if part.direct[0] > 0]
+    return [(a, b) for a in up for b in down]
+
+
+def _figures(found: _Attributed, falls: Tensor | None, clean: Tensor) -> tuple[dict[str, float], dict[str, float]]:
+    """Figures of the pair that was asked for, and their mean over the random ones."""
+    own, drawn = found.largest[0], found.largest[1:]
+    figures = {"largest": float(own), "difference": float(clean[0])}
+    null = {"largest": float(drawn.mean()), "difference": float(clean[1:].abs().mean())}
+    if falls is not None:
+        direct = torch.stack([part.direct for part in found.parts])
+        alike = [pearson(a, b) for a, b in zip(direct.T, falls.T, strict=True)]
+        wrong = [_sign_errors(a, b) for a, b in zip(direct.T, falls.T, strict=True)]
+        figures |= {"agreement": alike[0], "sign_errors": wrong[0]}
+        null |= {"agreement": fmean(alike[1:]), "sign_errors": fmean(wrong[1:])}
+    figures["p"] = (1 + int((drawn >= own).sum())) / (1 + DRAWS)
+    return figures, null | {"p": 0.5}
+
+
+def _sign_errors(direct: Tensor, fall: Tensor) -> float:
+    """Share of the large direct contributions whose ablation has the other sign, or no effect."""
+    large = (direct.abs() >= LARGE * direct.abs().max()) & (direct != 0)
+    return float((direct[large].sign() != fall[large].sign()).double().mean()) if bool(large.any()) else 0.0

@@ -1,0 +1,87 @@
+"""A logit difference as a linear function of the residual stream, with the scales of norms frozen."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cloche.errors import ModelUnsupported
+from cloche.model import Network, NoNorm, Norm, RectifiedNorm, Unembed
+
+ROUNDING = 1e-13  # share of the terms of a sum in double precision
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """Affine functions of a vector [width], one per pair of tokens: rows [pair, width] times it, plus constants [pair].
+
+    In double precision, because the contributions of components are often much larger than their sum.
+    """
+
+    rows: Tensor
+    constants: Tensor
+
+    def before(self, part: Norm, norm: Any, x: Tensor) -> Readout:
+        """The same functions of the input of `norm` (the module of `part`), whose scale is held fixed at that of x [width].
+
+        A norm with a fixed scale is affine (LayerNorm subtracts the mean, multiplies, and adds its bias), and a rectified one
+        is in the units that are on, so its Jacobian and its value at x are all there is to know.
+        """
+        scale = None if _is_affine(part) else _scale(part, norm, x).detach()
+        with torch.enable_grad():
+            copies = x.detach().expand(len(self.rows), -1).clone().requires_grad_()
+            out = (self.rows * (norm(copies) if scale is None else norm.divided(copies, scale))).sum(-1)
+            (rows,) = torch.autograd.grad(out.sum(), copies)
+        own = out.detach() - rows @ x
+        own[own.abs() <= ROUNDING * (rows * x).abs().sum(-1)] = 0.0  # such as RMSNorm's, which has none
+        return Readout(rows, self.constants + own)
+
+
+def _is_affine(part: Norm) -> bool:
+    """Whether a norm has no scale."""
+    return isinstance(part, NoNorm) or (isinstance(part, RectifiedNorm) and _is_affine(part.norm))
+
+
+def _scale(part: Norm, norm: Any, x: Tensor) -> Tensor:
+    if not (hasattr(norm, "scale") and hasattr(norm, "divided")):
+        raise ModelUnsupported(
+            f"The norm {type(part).__name__} has no scale that could be held fixed; give its module scale(x) and "
+            "divided(x, scale), as described at cloche.model.Norm."
+        )
+    scale: Tensor = norm.scale(x)
+    return scale
+
+
+def readout(net: Network, x: Tensor, tokens: Tensor, against: Tensor) -> Readout:
+    """Logit of each of `tokens` [pair] minus that of each of `against`, as functions of the final norm's input, at x [width].
+
+    Before a soft cap of the logits. Raises ModelUnsupported for a head that is not an `Unembed`, and for a final norm without a
+    scale.
+    """
+    if not isinstance(net.spec.head, Unembed):
+        raise ModelUnsupported(
+            f"Logits are attributed through a linear head, and this model has {type(net.spec.head).__name__}; "
+            "use activation patching instead."
+        )
+    head: Any = net.unembed
+    weight, bias = net.unembed_weight().detach(), head.bias
+    rows = weight[tokens].double() - weight[against].double()
+    constants = rows.new_zeros(len(rows))
+    if bias is not None:
+        constants = bias.detach()[tokens].double() - bias.detach()[against].double()
+    return Readout(rows, constants).before(net.spec.norm, net.final_norm, x.double())
+
+
+def without_cap(net: Network) -> Network:
+    """The same network, sharing every weight, whose logits are not capped: they are linear in the final norm's output."""
+    if getattr(net.spec.head, "cap", None) is None:
+        return net
+    plain = copy.copy(net)
+    head: Any = copy.copy(net.unembed)
+    head.cap = None
+    plain._modules = dict(net._modules) | {"unembed": head}
+    return plain

@@ -1,0 +1,265 @@
+"""What the components of a model add to the residual stream at one position of a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from cloche.errors import ModelUnsupported
+from cloche.interp.attribution.readouts import Readout
+from cloche.model import Context, Edit, MoE, Network, Result, Site
+
+By = Literal["component", "head", "expert", "neuron"]
+BY: tuple[By, ...] = ("component", "head", "expert", "neuron")
+Vector = Callable[[int], Tensor]  # the write [width] of a part
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Parts that write into one branch: the heads of a layer, the units of an expert, or a bias.
+
+    direct [pair, part]: what each adds to each logit difference. write, usual: what a part writes at the position, and on
+    average over the positions of the prompt, before a norm after the branch.
+    """
+
+    names: Sequence[str]
+    direct: Tensor
+    write: Vector
+    usual: Vector
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """One addition to the stream, [width], at the position: `value` through the norm `post` if there is one.
+
+    constants [pair]: what the norm itself adds to each logit difference.
+    """
+
+    site: Site
+    value: Tensor
+    groups: list[Group]
+    constants: Tensor
+    dtype: torch.dtype
+    post: Any = None
+
+    def without(self, written: Tensor, position: int) -> Edit:
+        """The edit that takes the vector `written` out of the branch."""
+        value = (self.value - written).to(self.dtype)
+        return self.site.replace(value if self.post is None else self.post(value)).at(position)
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """One pass over a prompt with what the branches of `by` are made of, and the readout of the stream at `position`."""
+
+    net: Network
+    ids: Tensor
+    position: int
+    result: Result
+    readout: Readout
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the stream."""
+        return self.net.embed.weight.dtype
+
+    def at(self, site: Site) -> Tensor:
+        """The site's value at every position, in double precision: [position, ...]."""
+        return self.result[site][0].double()
+
+
+def sites_of(net: Network, by: By) -> list[Site]:
+    """The sites that `branches` reads. Raises ModelUnsupported where the model has nothing to divide."""
+    sites = [net.sites.embed, net.sites.resid_post[-1], *net.sites.attn_out, *net.sites.mlp_out]
+    for layer in range(len(net.layers)):
+        if by == "head" and _has_heads(net, layer):
+            sites.append(net.sites.z[layer])
+        if by in ("expert", "neuron") and _experts(net, layer) is not None:
+            sites += [net.sites.mlp_in[layer], net.sites.router[layer]]
+        if by == "neuron" and _has_neurons(net, layer):
+            sites.append(net.sites.mlp_act[layer])
+    if by != "component" and len(sites) == 2 + 2 * len(net.layers):
+        where = {"head": "heads", "expert": "experts", "neuron": "neurons"}[by]
+        raise ModelUnsupported(f"No layer of this model has {where} that its output is a sum of; choose by=component.")
+    return sites
+
+
+def branches(made: Pass, by: By) -> Iterator[Branch]:
+    """Every addition to the stream, in the order of the pass."""
+    net = made.net
+    yield _embedding(made)
+    for layer in range(len(net.layers)):
+        heads = by == "head" and _has_heads(net, layer)
+        yield _heads(made, layer) if heads else _whole(made, net.sites.attn_out[layer])
+        if by in ("expert", "neuron") and _experts(net, layer) is not None:
+            yield _of_experts(made, layer, units=by == "neuron")
+        elif by == "neuron" and _has_neurons(net, layer):
+            yield _neurons(made, layer)
+        else:
+            yield _whole(made, net.sites.mlp_out[layer])
+
+
+# ---- what a layer has
+
+
+def _has_heads(net: Network, layer: int) -> bool:
+    return {"z", "head_out"} <= set(getattr(net.layers[layer].mix, "declared_sites", {}))
+
+
+def _has_neurons(net: Network, layer: int) -> bool:
+    """Whether the map's output is a matrix times its neurons."""
+    mapping = net.layers[layer].map
+    return "mlp_act" in getattr(mapping, "declared_sites", {}) and hasattr(mapping, "outer")
+
+
+def _experts(net: Network, layer: int) -> MoE | None:
+    part = net.layers[layer].part.map
+    return part if isinstance(part, MoE) else None
+
+
+# ---- branches
+
+
+def _whole(made: Pass, site: Site) -> Branch:
+    values = made.at(site)
+    value = values[made.position]
+    group = _vectors([str(site)], made.readout, value[None], values.mean(0)[None])
+    return Branch(site, value, [group], torch.zeros_like(made.readout.constants), made.dtype)
+
+
+def _embedding(made: Pass) -> Branch:
+    """The token's embedding, and that of the position where the model adds one."""
+    site = made.net.sites.embed
+    values = made.at(site)
+    names, writes = ["token embedding"], [values]
+    if made.net.position is not None:
+        rows = made.net.embed(made.ids)[0].double()
+        names, writes = ["token embedding", "position embedding"], [rows, values - rows]
+    here, usual = (torch.stack(rows) for rows in ([w[made.position] for w in writes], [w.mean(0) for w in writes]))
+    group = _vectors(names, made.readout, here, usual)
+    return Branch(site, values[made.position], [group], torch.zeros_like(made.readout.constants), made.dtype)
+
+
+def _heads(made: Pass, layer: int) -> Branch:
+    """Head by head, and the output's bias: z . W_O^T w, so that no head's output [width] is held for all tokens."""
+    mix, site = made.net.layers[layer].mix, made.net.sites.z[layer]
+    z = made.at(site).flatten(1)  # [position, head * size]
+    names = [str(site.head(head)) for head in range(made.result[site].shape[2])]
+    return _products(made, made.net.sites.attn_out[layer], [_Product(names, z, mix.out)])
+
+
+def _neurons(made: Pass, layer: int) -> Branch:
+    act = made.at(made.net.sites.mlp_act[layer])
+    names = [f"mlp_act[{layer}] unit {i}" for i in range(act.shape[1])]
+    return _products(made, made.net.sites.mlp_out[layer], [_Product(names, act, made.net.layers[layer].map.outer)])
+
+
+def _of_experts(made: Pass, layer: int, units: bool) -> Branch:
+    """Each expert that the token was sent to, times its probability; `units`: unit by unit."""
+    site, module, part = made.net.sites.mlp_out[layer], made.net.layers[layer].map, made.net.layers[layer].part.map
+    logits = made.result[made.net.sites.router[layer]][0]  # [position, expert]
+    shares, chosen = logits.float().softmax(-1).topk(part.active, -1)
+    if part.normalise:
+        shares = shares / shares.sum(-1, keepdim=True)
+    weights = torch.zeros_like(logits, dtype=torch.float64).scatter(-1, chosen, shares.double())
+    x, products, outputs, names = made.result[made.net.sites.mlp_in[layer]][0], [], [], []
+    for expert in chosen[made.position].tolist():
+        inside, share, module_here = _Units(), weights[:, expert, None], module.experts[expert]
+        update, _ = module_here(x, Context.over(made.ids, record=inside), layer)
+        names.append(f"{site} expert {expert}")
+        outputs.append(share * update.double())
+        if units and (inside.act is None or not hasattr(module_here, "outer")):
+            raise ModelUnsupported(f"The experts of layer {layer} have no neurons; choose by=expert.")
+        if units:
+            act = inside.act.double()
+            own = [f"{names[-1]} unit {i}" for i in range(act.shape[1])]
+            products.append(_Product(own, share * act, module_here.outer, share, f"{names[-1]} bias"))
+    if units:
+        return _products(made, site, products)
+    writes = torch.stack(outputs)  # [expert, position, width]
+    here = writes[:, made.position]
+    readout, post = _before_post(made, site, here.sum(0))
+    return Branch(
+        site, here.sum(0), [_vectors(names, readout, here, writes.mean(1))], readout.constants, made.dtype, post
+    )
+
+
+# ---- their parts
+
+
+@dataclass(frozen=True, eq=False)
+class _Product:
+    """W x + share bias, with x [position, column] and share [position, 1]; every part has equally many columns."""
+
+    names: Sequence[str]
+    x: Tensor
+    matrix: Any
+    share: Tensor | None = None
+    bias_name: str = ""
+
+    def bias(self) -> Tensor:
+        """What the bias adds at each position, [position, width]."""
+        bias: Tensor = self.matrix.bias.detach().double()
+        return bias.expand(len(self.x), -1) if self.share is None else self.share * bias
+
+
+def _products(made: Pass, site: Site, products: list[_Product]) -> Branch:
+    """A branch that is a sum of matrices times vectors, part by part."""
+    here = made.position
+    value = torch.stack([_weight(each.matrix) @ each.x[here] for each in products]).sum(0)
+    with_bias = [each for each in products if each.matrix.bias is not None]
+    value = value + sum(each.bias()[here] for each in with_bias)
+    readout, post = _before_post(made, site, value)
+    groups = [_columns(each, readout, here) for each in products]
+    for each in with_bias:
+        bias = each.bias()
+        groups.append(_vectors([each.bias_name or f"{site} bias"], readout, bias[here][None], bias.mean(0)[None]))
+    return Branch(site, value, groups, readout.constants, made.dtype, post)
+
+
+def _before_post(made: Pass, site: Site, value: Tensor) -> tuple[Readout, Any]:
+    """The readout of a branch before the norm that its block has after it, without the head's own constants; and that norm."""
+    block = made.net.layers[site.layer or 0]
+    norm = block.mix_post if site.name == "attn_out" else block.map_post
+    own = Readout(made.readout.rows, torch.zeros_like(made.readout.constants))
+    return own if norm is None else own.before(block.part.post, norm, value), norm
+
+
+def _weight(matrix: Any) -> Tensor:
+    weight: Tensor = matrix.weight.detach().double()
+    return weight
+
+
+def _columns(product: _Product, readout: Readout, here: int) -> Group:
+    """Each part is a run of columns of the matrix."""
+    x, weight = product.x, product.matrix.weight.detach()
+    size = x.shape[1] // len(product.names)
+    direct = ((readout.rows @ _weight(product.matrix)) * x[here]).unflatten(1, (-1, size)).sum(-1)
+
+    def written(row: Tensor) -> Vector:
+        return lambda part: weight[:, (own := slice(part * size, (part + 1) * size))].double() @ row[own]
+
+    return Group(product.names, direct, written(x[here]), written(x.mean(0)))
+
+
+class _Units:
+    """A recorder that keeps the neurons of an expert, whose sites have no names."""
+
+    act: Any = None
+
+    def wants(self, name: str, layer: int | None) -> bool:
+        return name == "mlp_act"
+
+    def __call__(self, name: str, layer: int | None, value: Tensor) -> Tensor:
+        if name == "mlp_act":
+            self.act = value
+        return value
+
+
+def _vectors(names: Sequence[str], readout: Readout, here: Tensor, usual: Tensor) -> Group:
+    """Parts given as what each writes, [part, width]."""
+    return Group(names, readout.rows @ here.T, lambda part: here[part], lambda part: usual[part])
