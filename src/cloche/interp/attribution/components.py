@@ -44,10 +44,10 @@ def logit_attribution(
 
     The stream is a sum, so with the scale of the final norm frozen at its value there the difference is a sum over components,
     plus a constant (biases of the norm and of the head). by="component": embeddings, attention and MLP output of each layer;
-    "head": attention by heads, z W_O, and the output's bias; "neuron": MLP outputs by neurons, in a mixture of experts those of
-    the experts the token was sent to; "expert": by those experts. A branch with a norm after it is divided with the scale of that
-    norm frozen; soft-capped logits are those before the cap. `token` and `against` are texts of one token or ids; by default the
-    likeliest token and the next.
+    "head": attention by heads, z W_O, and the output's bias; "neuron": MLP outputs by neurons, in a mixture of experts
+    those of the experts the token was sent to; "expert": by those experts. A branch with a norm after it is divided with
+    the scale of that norm frozen; soft-capped logits are those before the cap. `token` and `against` are texts of one
+    token or ids; by default the likeliest token and the next.
 
     Direct contributions mislead where a later component erases what an earlier one wrote: both are large, and neither matters
     (Dao et al. 2023). So each is ablated at the position ("zero", or "mean" over the positions of the prompt; all else is
@@ -69,7 +69,8 @@ def logit_attribution(
     >>> finding = logit_attribution(glass, [1, 2, 3], token=5, against=6)
     >>> finding.data["names"]
     ['token embedding', 'attn_out[0]', 'mlp_out[0]', 'attn_out[1]', 'mlp_out[1]']
-    >>> abs(finding.arrays["direct"].sum() + finding.data["constant"] - finding.figures["difference"]) < 1e-5
+    >>> sum_of_all = finding.arrays["direct"].sum() + finding.data["constant"]
+    >>> bool(abs(sum_of_all - finding.figures["difference"]) < 1e-5)
     True
     """
     if by not in BY:
