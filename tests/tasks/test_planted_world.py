@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cloche.errors import ArgumentRange, SettingInvalid
+from cloche.errors import SettingInvalid, TaskInvalid
 from cloche.part import part_from_line
 from cloche.tasks import PlantedWorld, Task
 
@@ -16,7 +16,7 @@ def test_the_corpus_states_every_fact_in_every_form_and_nothing_that_is_not_true
     (relation, subject), thing = next(iter(task.facts.items()))
     assert f"{thing} is the {relation} of {subject}." in lines
     assert len(task.corpus(paraphrases=1, composed=0).splitlines()) == len(task.facts)
-    with pytest.raises(ArgumentRange, match="must be at least 0"):
+    with pytest.raises(TaskInvalid, match="must be at least 0"):
         task.corpus(composed=-1)
 
 
