@@ -140,6 +140,15 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parts.figures == pytest.approx(whole.figures, rel=1e-5)
 
 
+def test_a_model_in_bfloat16_has_a_lens() -> None:
+    net = LM(VOCAB, WIDTH, Stack(2, Block(Attention(2), GLU(hidden=24)))).build(seed=0)
+    whole, half = ([text(32)], [text(8, seed=1)]), glass(net.to(torch.bfloat16))
+    lens = train_lens(half, whole[0], LensConfig(steps=8, batch=256))
+    found = lens_comparison(half, whole[1], lens).figures
+    assert found["tuned"] < found["bias"] < found["logit"] and found["share"] > 0.5
+    assert tuned_lens(half, [1, 2, 3], lens, top=2).figures["kl"] < 1
+
+
 def small_run(folder: Path, checkpoints: int = 2) -> Run:
     (folder / "text.txt").write_text(" ".join(f"the cat {i} sat on the mat {i * i}." for i in range(900)))
     run = Run.create(folder / "run", recipe="")
@@ -212,6 +221,7 @@ def test_look_and_trace_train_a_lens_for_each_checkpoint_and_keep_it(
     with pytest.raises(ClocheError, match="has no lens of step-000001 yet"):
         fill_in(*find_instrument("tuned-lens"), {}, Materials(cloche.load(run), run, paths=False))
     found = cloche.trace(run, "lens-comparison")
+    assert found.null is not None and "gain" in found.null
     assert found.data["figure"] == "tuned" and np_shape(found.data["values"]) == (2, 3)
     assert sorted(path.name for path in (run.path / "lenses").iterdir()) == ["step-000000", "step-000001"]
     written = (run.path / "lenses/step-000001/lens.json").stat().st_mtime_ns

@@ -64,11 +64,14 @@ def test_every_instrument_answers_by_its_name(adopted: Run, tmp_path: Path) -> N
     (tmp_path / "secret.txt").write_text("secret")
     said = look(adopted, "activation-density", windows=str(tmp_path / "secret.txt"))["error"]
     assert "only on the command line" in said
-    (adopted.path / "data" / "link").symlink_to(tmp_path / "secret.txt")
-    try:
-        assert "leads outside" in look(adopted, "activation-density", windows="600")["error"]
-    finally:
-        (adopted.path / "data" / "link").unlink()
+    assert "train it with `cloche look" in look(adopted, "tuned-lens", prompt="the cat")["error"]
+    for folder in ("data", "lenses"):
+        (adopted.path / folder).mkdir(exist_ok=True)
+        (adopted.path / folder / "link").symlink_to(tmp_path / "secret.txt")
+        try:
+            assert "leads outside" in look(adopted, "activation-density", windows="600")["error"]
+        finally:
+            (adopted.path / folder / "link").unlink()
 
 
 def test_what_is_no_question_is_refused(adopted: Run, standin) -> None:

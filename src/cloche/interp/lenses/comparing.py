@@ -25,10 +25,10 @@ def lens_comparison(subject: Subject, windows: Iterable[Any], lens: TunedLens) -
 
     `lens`: from `train_lens` or `open_lens`; choose windows it was not trained on. `cloche look RUN lens-comparison` and
     `trace` take the one that RUN/lenses/ has for the checkpoint; if there is none they train it on the run's training text
-    and keep it there. `figures`: tuned, ridge, bias and logit, each the mean over layers; the last layer is left out, as
-    every lens reads it exactly. The null is the divergence of a lens that ignores its input: of the mean prediction over the
-    windows (the model's unigram). `data`: kl {lens: [layer]}, unigram, layers, tokens. Raises ClocheError for a lens of a
-    model of another shape, and for no windows.
+    and keep it there. `figures`: tuned, ridge, bias and logit, each the mean over layers (the last layer is left out: every
+    lens reads it exactly), and share, 1 - tuned / unigram. The null, unigram, is the divergence of a lens that ignores its
+    input: of the mean prediction over the windows. `data`: kl {lens: [layer]}, unigram, layers, tokens. Raises ClocheError
+    for a lens of a model of another shape, and for no windows.
 
     >>> import torch
     >>> from cloche import GLU, LM, Attention, Block, Glass, Stack
@@ -63,10 +63,10 @@ def lens_comparison(subject: Subject, windows: Iterable[Any], lens: TunedLens) -
     kl = {kind: (total / count).tolist() for kind, total in totals.items()}
     data = {"layers": list(lens.sites), "kl": kl, "unigram": unigram, "tokens": count, "notes": notes}
     figures = {name: float(totals[kind].mean()) / count for kind, name in FIGURES.items()}
+    null = dict.fromkeys(figures, unigram) | {"share": 0.0}
+    figures |= {"share": 1 - figures["tuned"] / unigram if unigram > 0 else 0.0}
     about = Provenance("lens-comparison", subject.checkpoint)
-    return Finding(
-        about, _summary(data, figures), figures, data, null=dict.fromkeys(figures, unigram), panels=_panels(data)
-    )
+    return Finding(about, _summary(data, figures), figures, data, null=null, panels=_panels(data))
 
 
 def _summary(data: dict[str, Any], figures: dict[str, float]) -> str:

@@ -16,7 +16,13 @@ from cloche.interp.lenses.divergence import mean_divergences, slopes, streams
 from cloche.interp.subject import Subject, windows_of
 from cloche.model import Network
 
-HELD_BACK = 8  # one window in so many is not trained on: it decides between maps
+HELD_BACK = 8  # one window in so many is not trained on, it decides between maps:
+MOST_HELD = 2_048  # until there are so many tokens of them
+CHECKED = 8  # steps after which the divergence on them is measured
+RENEWED = 8  # steps after which the Fisher information is estimated again
+SLOWER = 0.3  # of the learning rate, where a map became worse
+FEWER = 4  # the map without W, which has few parameters, learns from one row in so many
+RIDGE = 1e-4  # of the covariance as a preconditioner, relative to the mean variance
 
 
 @dataclass(frozen=True)
@@ -55,9 +61,9 @@ def train_lens(subject: Subject, windows: Iterable[Any], config: LensConfig = DE
 
     W and b start at the ridge regression of h_L - h_l on h_l, from means and covariances collected in one pass; every step
     then follows the gradient of a batch, preconditioned with the covariance of h_l and the Fisher information of the lens's
-    predictions. Every eighth window is not trained on: it decides per layer which map is kept, so that a map is never worse
-    there than the simpler ones. Memory: a batch of streams [layer, token, width], a few matrices [layer, width, width], and
-    the logits of a chunk.
+    predictions. A few windows, one in eight until they have 2,048 tokens, are not trained on: they decide per layer which map
+    is kept, so that a map is never worse there than the simpler ones. Memory: a batch of streams [layer, token, width], a
+    few matrices [layer, width, width], and the logits of a chunk.
 
     The paper (Belrose et al. 2023, 2303.08112) starts at W = 0 and takes 250 steps of 2^18 tokens. Raises ClocheError for
     fewer than two windows, and a model without layers.
@@ -83,8 +89,8 @@ def train_lens(subject: Subject, windows: Iterable[Any], config: LensConfig = DE
     for step, ids in enumerate(islice(cycle(train), config.steps)):
         h = streams(net, ids)
         last, rate = order(h[-1]), config.rate * (1 - step / config.steps)
-        for each in (bias, tuned):
-            each.step(net, h, last, rate, config.damping, rng)
+        bias.step(net, h[:, ::FEWER], last[::FEWER], rate, config.damping, rng)
+        tuned.step(net, h, last, rate, config.damping, rng)
         if step % CHECKED == CHECKED - 1 or step == config.steps - 1:
             now = mean_divergences(net, check, {"bias": bias.map, "tuned": tuned.map}, order)
             bias.keep(now["bias"])
@@ -96,9 +102,6 @@ def train_lens(subject: Subject, windows: Iterable[Any], config: LensConfig = DE
     return TunedLens({k: m.to(cpu) for k, m in maps.items()}, sites, subject.checkpoint, sum(i.numel() for i in train))
 
 
-CHECKED = 8  # steps after which the divergence on the windows held back is measured
-
-
 def _divided(rows: list[Tensor], batch: int) -> tuple[list[Tensor], list[Tensor]]:
     """Windows in batches of about `batch` tokens: those to train on and those held back."""
     rows = [row for row in rows if len(row)]
@@ -106,7 +109,8 @@ def _divided(rows: list[Tensor], batch: int) -> tuple[list[Tensor], list[Tensor]
         raise CorpusEmpty(
             f"A lens needs at least two windows of text to train on, and {len(rows)} were given; give more."
         )
-    back = range(1, len(rows), HELD_BACK)
+    most = max(1, MOST_HELD // max(map(len, rows)))
+    back = range(1, len(rows), max(HELD_BACK, len(rows) // most))
     kept = [row for i, row in enumerate(rows) if i not in back]
     return _batched(kept, batch), _batched([rows[i] for i in back], batch)
 
@@ -226,8 +230,3 @@ class _Steps:
         better = score < self.score
         self.best, self.score = self.best.where(better, self.map), torch.minimum(score, self.score)
         self.map, self.rate = self.best, torch.where(better, self.rate, self.rate * SLOWER)
-
-
-RENEWED = 8  # steps after which the Fisher information is estimated again
-SLOWER = 0.3
-RIDGE = 1e-4

@@ -102,6 +102,7 @@ def look(checkpoint: str, instrument: str, options: dict[str, str]) -> dict[str,
     files, glass = files_of(checkpoint), load(checkpoint)
     require_text_inside(files)
     files.all_inside("dictionaries")
+    files.all_inside("lenses")
     name, function = find_instrument(instrument)
     materials = Materials(glass, Run(files.root), paths=False)
     values = read_options(name, function, {key: [text] for key, text in options.items()}, materials)
