@@ -71,7 +71,8 @@ def eval(
 
     With shots and `controls`, the same items follow shots with one another's answers (`shuffled_labels`) and, where all items
     have the same few choices, with nonsense words in their place (`unseen_labels`, over the items whose word a shot shows): a
-    model that reads the shots loses in the first and not in the second. `fresh` draws new items in another isomorphic form,
+    model that reads the shots loses in the first and not in the second (`shuffled_choice` and `unseen_choice` are the same for
+    `choice`). `fresh` draws new items in another isomorphic form,
     made after any training; `gap` is then what the accuracy loses to them (interval of Newcombe 1998).
 
     Raises ClocheError for a model without a tokenizer, a task without items, and prompts longer
@@ -241,16 +242,20 @@ def _likeliest(subject: Glass, task: Task, prompts: Sequence[Prompt]) -> list[tu
 
 
 def _controls(subject: Glass, task: Task, items: Sequence[Item], shots: int, seed: int) -> dict[str, float]:
-    found = {}
-    if shots > 1:
-        found["shuffled_labels"] = _accuracy(answer_items(subject, task, items, shots, seed, "shuffled"))
+    """Accuracy and share of likeliest choices that are right, after shots with shuffled and with unseen labels."""
+    asked: dict[Labels, Sequence[Item]] = {"shuffled": items if shots > 1 else ()}
     if unseen_words(task, items, seed) is not None:
         shown = {
             (level, shot.answer) for level in {i.level for i in items} for shot in _shots(task, level, shots, seed)
         }
-        told = [item for item in items if (item.level, item.answer) in shown]  # whose word the shots tell
+        asked["unseen"] = [item for item in items if (item.level, item.answer) in shown]  # whose word the shots tell
+    found = {}
+    for labels, told in asked.items():
         if told:
-            found["unseen_labels"] = _accuracy(answer_items(subject, task, told, shots, seed, "unseen"))
+            share = _share(answer_items(subject, task, told, shots, seed, labels))
+            found[f"{labels}_labels"] = share["accuracy"]
+            if share["choice"] is not None:
+                found[f"{labels}_choice"] = share["choice"]
     return found
 
 
@@ -335,7 +340,9 @@ def _panels(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
         "choice",
         "stock",
         "shuffled_labels",
+        "shuffled_choice",
         "unseen_labels",
+        "unseen_choice",
     ]
     keys = [key for key in keys if any(row.get(key) is not None for row in rows)]
     body = tuple((row["task"], *(row.get(key) for key in keys)) for row in rows)
