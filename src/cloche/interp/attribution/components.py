@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cloche.drawing import Finding, Provenance
-from cloche.errors import ArgumentInvalid, ArgumentRange, ModelUnsupported, TokenizerMissing
+from cloche.errors import InstrumentOption, ModelUnsupported, PromptInvalid, TokenizerMissing
 from cloche.interp.attribution.contributions import contribution_panels
 from cloche.interp.attribution.gradients import pearson
 from cloche.interp.attribution.readouts import readout, without_cap
@@ -59,7 +59,7 @@ def logit_attribution(
 
     The null is the same at 99 pairs of random tokens: `p` is the share of them whose largest contribution is no smaller.
     `arrays`: direct, ablated and null (root mean square over the random pairs) [component]. `data`: names, constant,
-    difference, total (the sum), rest (what is not listed). Raises ArgumentInvalid for a text of several tokens, and
+    difference, total (the sum), rest (what is not listed). Raises InstrumentOption for a text of several tokens, and
     ModelUnsupported where the stream is not the sum of its components.
 
     >>> import cloche
@@ -74,9 +74,9 @@ def logit_attribution(
     True
     """
     if by not in BY:
-        raise ArgumentInvalid(f"by={by!r} is not a way to divide the model; it is one of {', '.join(BY)}.")
+        raise InstrumentOption(f"by={by!r} is not a way to divide the model; it is one of {', '.join(BY)}.")
     if ablate not in ABLATIONS:
-        raise ArgumentInvalid(f"ablate={ablate!r} is not an ablation; it is one of {', '.join(ABLATIONS)}.")
+        raise InstrumentOption(f"ablate={ablate!r} is not an ablation; it is one of {', '.join(ABLATIONS)}.")
     net = without_cap(subject.net)
     text, tokens = encode(subject, prompt)
     place = _place(position, len(tokens))
@@ -142,7 +142,7 @@ def _summary(data: dict[str, Any], arrays: dict[str, Tensor], figures: dict[str,
 
 def _place(position: int, length: int) -> int:
     if not -length <= position < length:
-        raise ArgumentRange(f"position={position} is outside the prompt, which has positions 0 to {length - 1}.")
+        raise PromptInvalid(f"position={position} is outside the prompt, which has positions 0 to {length - 1}.")
     return position % length
 
 
@@ -150,7 +150,7 @@ def _pairs(subject: Subject, logits: Tensor, token: Any, against: Any, seed: int
     """The pair that is asked for and DRAWS random ones: tokens [pair], and those they are compared with."""
     vocab = len(logits)
     if vocab < 2:
-        raise ArgumentInvalid("This model has a single token, so no logit differs from another.")
+        raise ModelUnsupported("This model has a single token, so no logit differs from another.")
     order = logits.topk(2).indices.tolist()
     first = None if token is None else _id(subject, token, "token")
     second = None if against is None else _id(subject, against, "against")
@@ -174,16 +174,16 @@ def _id(subject: Subject, token: Any, name: str) -> int:
         ids = subject.tokenizer.encode(token)
         if len(ids) != 1:
             pieces = ", ".join(map(repr, spell(subject.tokenizer, ids)))
-            raise ArgumentInvalid(
+            raise InstrumentOption(
                 f"{name}={token!r} must be one token, and it is {len(ids)} ({pieces}); give one of them."
             )
         return int(ids[0])
     if isinstance(token, str) and not token.isdecimal():
         raise TokenizerMissing(f"This model has no tokenizer to read {name}={token!r} with; give a token's id.")
     if isinstance(token, bool) or not isinstance(token, int | str):
-        raise ArgumentInvalid(f"{name}={token!r} must be a token's text or its id.")
+        raise InstrumentOption(f"{name}={token!r} must be a token's text or its id.")
     if not 0 <= int(token) < vocab:
-        raise ArgumentRange(f"{name}={token} is outside the vocabulary, 0 to {vocab - 1}.")
+        raise PromptInvalid(f"{name}={token} is outside the vocabulary, 0 to {vocab - 1}.")
     return int(token)
 
 
