@@ -25,9 +25,9 @@ READ = "from cloche.model.huggingface.files import find_family; find_family('alp
 KINDS = {
     "An objective": (
         "train",
-        "objectives/confident",
-        "Confident",
-        FIND.format(package="train", base="Objective", line="Confident"),
+        "objectives/low_entropy",
+        "LowEntropy",
+        FIND.format(package="train", base="Objective", line="LowEntropy"),
     ),
     "An optimiser": (
         "train",
@@ -35,15 +35,20 @@ KINDS = {
         "Momentum",
         FIND.format(package="train", base="Optimizer", line="Momentum"),
     ),
-    "A schedule": ("train", "optimizers/steps", "Steps", FIND.format(package="train", base="Schedule", line="Steps")),
-    "A body": ("model", "bodies/loop", "Loop", "from cloche.model import Loop"),
+    "A schedule": (
+        "train",
+        "optimizers/stairs",
+        "Stairs",
+        FIND.format(package="train", base="Schedule", line="Stairs"),
+    ),
+    "A body": ("model", "bodies/repeat", "Repeat", "from cloche.model import Repeat"),
     "A kind of sparse autoencoder": (
-        *("sparse", "saes/saturating", "Saturating"),
-        FIND.format(package="sparse", base="Kind", line="Saturating(top=4)"),
+        *("sparse", "saes/bounded", "Bounded"),
+        FIND.format(package="sparse", base="Kind", line="Bounded(top=4)"),
     ),
     "A pursuit": (
-        *("sparse/pursuit", "strongest", "Strongest"),
-        FIND.format(package="sparse.pursuit", base="Pursuit", line="Strongest(k=2)"),
+        *("sparse/pursuit", "largest", "Largest"),
+        FIND.format(package="sparse.pursuit", base="Pursuit", line="Largest(k=2)"),
     ),
     "An instrument": ("interp", "norms", "norm_by_layer", LOOK),
     "A task": ("tasks", "reverse", "Reverse", FIND.format(package="tasks", base="Task", line="Reverse")),

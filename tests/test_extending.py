@@ -45,9 +45,16 @@ def test_every_example_is_short() -> None:
         assert len([line for line in code.splitlines() if line.strip()]) < 30, title
 
 
+def test_no_test_defines_a_class_of_the_same_name() -> None:
+    """Parts are known by their names, and a class lives as long as its process."""
+    own = {name for code in EXAMPLES.values() for name in re.findall(r"^class (\w+)\(", code, re.MULTILINE)}
+    tests = "".join(path.read_text() for path in Path(__file__).parent.rglob("*.py"))
+    assert own and not own & set(re.findall(r"^\s*class (\w+)\(", tests, re.MULTILINE))
+
+
 def test_an_objective(monkeypatch) -> None:
     module = defined("An objective", monkeypatch)
-    part = part_from_line(f"{module.__name__}:Confident(penalty=0.5)", Objective)
+    part = part_from_line(f"{module.__name__}:LowEntropy(penalty=0.5)", Objective)
     terms = part.terms(SPEC.build(0), BATCH)
     assert list(terms) == ["loss", "entropy"] and terms["entropy"].weight == 0.5
 
@@ -64,20 +71,20 @@ def test_an_optimiser(monkeypatch) -> None:
 
 def test_a_schedule(monkeypatch) -> None:
     module = defined("A schedule", monkeypatch)
-    schedule = part_from_line(f"{module.__name__}:Steps", Schedule)
+    schedule = part_from_line(f"{module.__name__}:Stairs", Schedule)
     assert [schedule.after(step, 0, 10) for step in (1, 9)] == [1.0, 0.1]
 
 
 def test_a_body(monkeypatch) -> None:
     module = defined("A body", monkeypatch)
-    net = LM(64, 32, module.Loop(3, Block(Attention(4), GLU()))).build(0)
+    net = LM(64, 32, module.Repeat(3, Block(Attention(4), GLU()))).build(0)
     assert net.run([[1, 2]], save="resid_post.all")["resid_post.all"].shape == (3, 1, 2, 32)
     assert net.flops_per_token(8) == LM(64, 32, Stack(3, Block(Attention(4), GLU()))).build(0).flops_per_token(8)
 
 
 def test_a_kind_of_autoencoder(monkeypatch, tmp_path) -> None:
     module = defined("A kind of sparse autoencoder", monkeypatch)
-    kind = part_from_line(f"{module.__name__}:Saturating(top=4)", Kind)
+    kind = part_from_line(f"{module.__name__}:Bounded(top=4)", Kind)
     rows = torch.randn(512, 8, generator=torch.Generator().manual_seed(0))
     sae, _ = train_sae(rows, 16, 4, Training(steps=20, batch=64), kind=kind)
     sae.save(tmp_path / "sae")
@@ -86,7 +93,7 @@ def test_a_kind_of_autoencoder(monkeypatch, tmp_path) -> None:
 
 def test_a_pursuit(monkeypatch) -> None:
     module = defined("A pursuit", monkeypatch)
-    pursuit = part_from_line(f"{module.__name__}:Strongest(k=2)", Pursuit)
+    pursuit = part_from_line(f"{module.__name__}:Largest(k=2)", Pursuit)
     code = pursuit.encode(torch.tensor([[3.0, 0.5, -2.0]]), Dictionary(torch.eye(3)))
     assert sorted(code.indices[0].tolist()) == [0, 2]
 
