@@ -129,7 +129,10 @@ def test_what_lies_below_and_before_is_computed_once(net: Network) -> None:
         assert sum(tokens) == 3 * T + 4 * T
         tokens.clear()
         net.sweep(IDS[:1], [net.sites.resid_pre[1].zero().at("last")], everything)
-        assert sum(tokens) == 3 * T + 2 * (T - 6)  # shared from the third of four starts, 0, 3, 6
+        assert sum(tokens) == 3 * T + 2 * 1
+        tokens.clear()
+        net.sweep(IDS[:1], [net.sites.resid_pre[2].zero().at(p) for p in (0, 1, 4, 5, 8)], everything)
+        assert sum(tokens) == 3 * T + 2 * T + 2 * (T - 3) + 1 * (T - 6)  # more positions than starts, 0, 3 and 6
     finally:
         for handle in handles:
             handle.remove()

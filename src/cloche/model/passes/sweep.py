@@ -7,6 +7,7 @@ rows of the edits that begin there.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from cloche.model.network import Network
 
 TOGETHER = ("apply",)  # kinds of edits that may use all positions at once
-STARTS = 4  # the most different starting positions: more would save work but take more passes
+STARTS = 4  # the most starting positions; edits that have more share those of some, because each takes a pass
 LOGITS_AT_ONCE = 1 << 24  # the most logits held at a time (64 MB in fp32)
 
 
@@ -113,10 +114,14 @@ def _variants(net: Network, ids: Tensor, edits: Iterable[Any], pad: Tensor | Non
         raise EditInvalid("This sweep has no edits; give at least one.")
     slots = PromptSlots(ids, pad)
     by_slot = all(getattr(state, "by_slot", False) for state in net.new_states(1, 1))
-    return [
+    variants = [
         _variant(net, ids, slots, index, [element] if isinstance(element, Edit) else element, net.causal and by_slot)
         for index, element in enumerate(elements)
     ]
+    if len({variant.slot for variant in variants}) <= STARTS:
+        return variants
+    step = -(-ids.shape[1] // STARTS)
+    return [dataclasses.replace(variant, slot=variant.slot // step * step) for variant in variants]
 
 
 def _variant(net: Network, ids: Tensor, slots: PromptSlots, index: int, element: Any, shares: bool) -> _Variant:
@@ -142,8 +147,7 @@ def _variant(net: Network, ids: Tensor, slots: PromptSlots, index: int, element:
         layer = min(layer, _layer(site, len(net.layers)))
         value = None if operation.input is None else values[operation.input]
         changes.setdefault((site.name, site.layer), []).append(_Change(operation, value, span, mask))
-    step = -(-ids.shape[1] // STARTS)
-    return _Variant(index, changes, layer, slot // step * step)
+    return _Variant(index, changes, layer, slot)
 
 
 def _layer(site: Site, depth: int) -> int:
