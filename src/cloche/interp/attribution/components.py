@@ -14,10 +14,10 @@ from cloche.drawing import Finding, Provenance
 from cloche.errors import InstrumentOption, ModelUnsupported, PromptInvalid, TokenizerMissing
 from cloche.interp.attribution.contributions import contribution_panels
 from cloche.interp.attribution.gradients import pearson
-from cloche.interp.attribution.readouts import readout, without_cap
+from cloche.interp.attribution.readouts import reading, readout
 from cloche.interp.attribution.writes import BY, Branch, By, Pass, Vector, branches, sites_of
 from cloche.interp.subject import Subject, encode, spell
-from cloche.model import Edit
+from cloche.model import Edit, Network
 
 Ablation = Literal["zero", "mean", "none"]
 ABLATIONS: tuple[Ablation, ...] = ("zero", "mean", "none")
@@ -77,21 +77,21 @@ def logit_attribution(
         raise InstrumentOption(f"by={by!r} is not a way to divide the model; it is one of {', '.join(BY)}.")
     if ablate not in ABLATIONS:
         raise InstrumentOption(f"ablate={ablate!r} is not an ablation; it is one of {', '.join(ABLATIONS)}.")
-    net = without_cap(subject.net)
+    net = subject.net
     text, tokens = encode(subject, prompt)
     place = _place(position, len(tokens))
-    result = net.run([tokens], save=sites_of(net, by))
-    logits = result.logits[0, place].double()
-    pairs = _pairs(subject, logits, token, against, seed)
-    stream = result[net.sites.resid_post[-1]][0, place].double()
-    made = Pass(net, torch.tensor([tokens], device=logits.device), place, result, readout(net, stream, *pairs))
+    result = net.run([tokens], save=sites_of(net, by), logits=False)
+    stream = result[net.sites.resid_post[-1]][0, place]
+    pairs = _pairs(subject, net.unembed(net.final_norm(stream)), token, against, seed)
+    made = Pass(net, torch.tensor([tokens], device=stream.device), place, result, readout(net, stream.double(), *pairs))
+    reads = reading(net, *pairs)
+    clean = reads.unembed(net.final_norm(stream)).double()  # [pair]
     found = _attributed(made, by)
-    clean = logits[pairs[0]] - logits[pairs[1]]
     _check_sum(found, float(clean[0]))
     opposed = [] if ablate == "none" else _opposed(found.parts)
     alone = [] if ablate == "none" else [(part,) for part in found.parts]
     measured = (
-        _falls(made, [*alone, *opposed], pairs, clean, ablate) if alone else None
+        _falls(reads, made, [*alone, *opposed], clean, ablate) if alone else None
     )  # [part and pair of parts, pair]
     falls = None if measured is None else measured[: len(alone)]
     together = [] if measured is None else measured[len(alone) :, 0].tolist()
@@ -254,17 +254,11 @@ def _check_sum(found: _Attributed, difference: float) -> None:
         )
 
 
-def _falls(
-    made: Pass, together: Sequence[Sequence[_Part]], pairs: tuple[Tensor, Tensor], clean: Tensor, ablate: Ablation
-) -> Tensor:
-    """The fall of each logit difference without some components, ablated at the position, [element, pair]."""
-    tokens, against = pairs
-
-    def read(logits: Tensor) -> Tensor:
-        return logits[0, made.position, tokens].double() - logits[0, made.position, against].double()
-
+def _falls(reads: Network, made: Pass, together: Sequence[Sequence[_Part]], clean: Tensor, ablate: Ablation) -> Tensor:
+    """The fall of each logit difference, which are the logits of `reads`, without some components, ablated at the position:
+    [element, pair]."""
     edits = [_edits(parts, made.position, ablate) for parts in together]
-    return clean - made.net.sweep(made.ids, edits, read)
+    return clean - reads.sweep(made.ids, edits, lambda logits: logits[0, made.position].double())
 
 
 def _edits(parts: Sequence[_Part], position: int, ablate: Ablation) -> tuple[Edit, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cloche.errors import ModelUnsupported
 from cloche.model import Network, NoNorm, Norm, RectifiedNorm, Unembed
@@ -67,21 +67,35 @@ def readout(net: Network, x: Tensor, tokens: Tensor, against: Tensor) -> Readout
             f"Logits are attributed through a linear head, and this model has {type(net.spec.head).__name__}; "
             "use activation patching instead."
         )
-    head: Any = net.unembed
-    weight, bias = net.unembed_weight().detach(), head.bias
-    rows = weight[tokens].double() - weight[against].double()
-    constants = rows.new_zeros(len(rows))
-    if bias is not None:
-        constants = bias.detach()[tokens].double() - bias.detach()[against].double()
+    rows, constants = _differences(net, tokens, against)
     return Readout(rows, constants).before(net.spec.norm, net.final_norm, x.double())
 
 
-def without_cap(net: Network) -> Network:
-    """The same network, sharing every weight, whose logits are not capped: they are linear in the final norm's output."""
-    if getattr(net.spec.head, "cap", None) is None:
-        return net
-    plain = copy.copy(net)
-    head: Any = copy.copy(net.unembed)
-    head.cap = None
-    plain._modules = dict(net._modules) | {"unembed": head}
-    return plain
+def _differences(net: Network, tokens: Tensor, against: Tensor) -> tuple[Tensor, Tensor]:
+    """The head's rows [pair, width] and biases [pair] of the differences, in double precision."""
+    head: Any = net.unembed
+    weight = net.unembed_weight().detach()
+    rows = weight[tokens].double() - weight[against].double()
+    if head.bias is None:
+        return rows, rows.new_zeros(len(rows))
+    bias = head.bias.detach()
+    return rows, bias[tokens].double() - bias[against].double()
+
+
+def reading(net: Network, tokens: Tensor, against: Tensor) -> Network:
+    """The same network, sharing its weights, whose logits are the differences [pair] alone, without a cap: a sweep then
+    computes nothing for the rest of the vocabulary."""
+    other = copy.copy(net)
+    other._modules = dict(net._modules) | {
+        "unembed": _Differences(*_differences(net, tokens, against), net.embed.weight.dtype)
+    }
+    return other
+
+
+class _Differences(nn.Module):
+    def __init__(self, rows: Tensor, constants: Tensor, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.rows, self.constants = rows.to(dtype), constants.to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.rows, self.constants)
