@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,24 @@ import torch
 from torch import Tensor
 
 import cloche
+import third_party
 from cloche import GLU, LM, MLP, Attention, Block, LayerNorm, RoPE, Stack
-from cloche.errors import ClocheError
+from cloche.errors import ClocheError, ModelUnsupported
 from cloche.interp import Materials, find_instrument, logit_attribution, read_options
-from cloche.model import MoE, Network, NoNorm, RectifiedNorm, RMSNorm, Unembed, ZeroCenteredRMSNorm, load_network
+from cloche.model import (
+    Head,
+    MoE,
+    Network,
+    NoNorm,
+    Norm,
+    RectifiedNorm,
+    RMSNorm,
+    Unembed,
+    ZeroCenteredRMSNorm,
+    load_network,
+    save_network,
+)
+from cloche.runs import Run
 
 random_configs = pytest.importorskip("random_configs", exc_type=ImportError)  # needs transformers
 
@@ -30,6 +45,10 @@ TREES = {
     ),
     "experts, post-norm": LM(64, 32, Stack(2, Block(Attention(4), EXPERTS, post=ZeroCenteredRMSNorm()))),
     "rectified": LM(64, 32, Stack(2, Block(Attention(4), EXPERTS)), norm=RectifiedNorm(shift=0.2)),
+    "third parties": LM(
+        64, 32, third_party.Loop(3, Block(Attention(4), GLU(hidden=24))), norm=LayerNorm(), head=Unembed(bias=True)
+    ),
+    "convolutions": LM(64, 32, Stack(2, (Block(third_party.Convolution(3), GLU()), Block(Attention(4), GLU())))),
     "no norm": LM(64, 32, Stack(2, Block(Attention(4), GLU(), norm=NoNorm())), norm=NoNorm()),
 }
 PROMPT = [3, 9, 17, 4, 9]
@@ -220,6 +239,40 @@ def drawn(seed: int, strength: float = 0.0) -> float:
 def test_random_models_have_no_large_contribution_and_planted_ones_do() -> None:
     assert sum(drawn(seed) <= 0.05 for seed in range(100)) <= 9
     assert sum(drawn(seed, strength=12.0) <= 0.05 for seed in range(100)) >= 90
+
+
+@dataclass(frozen=True)
+class Centred(Norm):
+    def build(self, width: int, gain: float = 1.0) -> Any:
+        return torch.nn.Identity()
+
+
+@dataclass(frozen=True)
+class Curved(Head):
+    def build(self, width: int, vocab: int, tied: Any) -> Any:
+        return Unembed().build(width, vocab, tied)
+
+
+def test_what_is_no_sum_is_refused() -> None:
+    fast = Block(Attention(4), GLU())
+    two_speed = LM(64, 32, third_party.TwoSpeed(2, 2, fast, fast))
+    for tree, sentence in (
+        (two_speed, "its residual stream is not the sum of its sites"),
+        (LM(64, 32, Stack(1, fast), norm=Centred()), "The norm Centred has no scale"),
+        (LM(64, 32, Stack(1, fast), head=Curved()), "through a linear head, and this model has Curved"),
+    ):
+        with pytest.raises(ModelUnsupported, match=sentence):
+            logit_attribution(cloche.Glass(tree.build(seed=0)), PROMPT)
+
+
+def test_the_step_at_which_a_writer_appears_is_its_onset(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", recipe="")
+    for step in range(0, 600, 100):
+        net = hand_built.answering() if step >= 300 else hand_built.echo()
+        with run.new_checkpoint(step) as checkpoint:
+            save_network(net, checkpoint)
+    options = {"prompt": [[1, 4], [2, 4]], "token": 9, "against": 4, "by": "neuron", "figure": "difference"}
+    assert cloche.trace(run, "logit-attribution", **options).figures["onset"] == 300
 
 
 def test_options_are_read_from_text(tmp_path: Path) -> None:

@@ -50,17 +50,16 @@ def logit_attribution(
     token or ids; by default the likeliest token and the next.
 
     Direct contributions mislead where a later component erases what an earlier one wrote: both are large, and neither matters
-    (Dao et al. 2023). So each is ablated at the position ("zero", or "mean" over the positions of the prompt; all else is
-    computed again): `ablated` is the fall of the difference, `agreement` its correlation with the direct contributions,
-    `sign_errors` the share of the large ones whose ablation has the other sign. The largest of opposite signs are ablated in
-    pairs. With by="neuron" the 200 largest are.
-
-    `direct_attribution` is the mean of the same over the prompts of a task, with ablation at all positions.
+    (2310.07325). So each is ablated at the position ("zero", or "mean" over the positions of the prompt; all else is computed
+    again): `ablated` is the fall of the difference, `agreement` its correlation with the direct contributions, `sign_errors`
+    the share of the large ones whose ablation has the other sign or no effect. The largest of opposite signs are ablated in
+    pairs. Of neurons, the 200 largest are listed and ablated. `direct_attribution` is the mean over the prompts of a task.
 
     The null is the same at 99 pairs of random tokens: `p` is the share of them whose largest contribution is no smaller.
-    `arrays`: direct, ablated and null (root mean square over the random pairs) [component]. `data`: names, constant,
-    difference, total (the sum), rest (what is not listed). Raises InstrumentOption for a text of several tokens, and
-    ModelUnsupported where the stream is not the sum of its components.
+    `arrays`: direct, ablated and null (root mean square over the random pairs) [component]. `data`: components (their
+    number), names of those listed, rest (the sum of the others), constant, total (the sum of all), difference, and opposed.
+    Raises InstrumentOption for a text of several tokens, and ModelUnsupported where the stream is not the sum of its
+    components.
 
     >>> import cloche
     >>> from cloche import GLU, LM, Attention, Block, Stack
@@ -104,6 +103,7 @@ def logit_attribution(
         "against": words[1],
         "by": by,
         "ablate": ablate,
+        "components": found.count,
         "names": [part.name for part in found.parts],
         "constant": found.constant,
         "difference": float(clean[0]),
@@ -126,7 +126,7 @@ def _summary(data: dict[str, Any], arrays: dict[str, Tensor], figures: dict[str,
     direct = float(arrays["direct"][best])
     said = (
         f"{data['names'][best]} adds {direct:.3g} to the {figures['difference']:.3g} by which the logit of {data['token']!r} "
-        f"exceeds that of {data['against']!r} (position {data['position']}), the most of {len(data['names'])} components; "
+        f"exceeds that of {data['against']!r} (position {data['position']}), the most of {data['components']:,} components; "
         f"differences of random tokens have a larger one in {figures['p']:.0%} of draws"
     )
     if "ablated" not in arrays:
@@ -210,13 +210,14 @@ class _Part:
 @dataclass(frozen=True, eq=False)
 class _Attributed:
     """Components in the order of the pass. largest [pair]: the largest size of any; rest: the sum of those not listed; size:
-    the sum of all sizes."""
+    the sum of all sizes; count: of all components."""
 
     parts: list[_Part]
     largest: Tensor
     constant: float
     rest: float
     size: float
+    count: int
 
     @property
     def total(self) -> float:
@@ -228,13 +229,15 @@ def _attributed(made: Pass, by: By) -> _Attributed:
     """One branch after the other; of neurons the largest are kept, because a model has many."""
     most = ABLATED if by == "neuron" else None
     constants = made.readout.constants
-    parts, largest, everything, size = list[_Part](), torch.zeros_like(constants), 0.0, 0.0
+    parts, largest = list[_Part](), torch.zeros_like(constants)
+    everything, size, count = 0.0, 0.0, 0
     for branch in branches(made, by):
         constants = constants + branch.constants
         for group in branch.groups:
             sizes = group.direct.abs()
             largest = torch.maximum(largest, sizes.amax(1))
-            everything, size = everything + float(group.direct[0].sum()), size + float(sizes[0].sum())
+            everything += float(group.direct[0].sum())
+            size, count = size + float(sizes[0].sum()), count + len(group.names)
             kept = sizes[0].topk(min(most or len(group.names), len(group.names))).indices.sort().values.tolist()
             for i in kept:
                 own = group.direct[:, i].clone()  # a view would keep those of every neuron
@@ -243,7 +246,7 @@ def _attributed(made: Pass, by: By) -> _Attributed:
         last = sorted((abs(float(part.direct[0])) for part in parts), reverse=True)[most - 1]
         parts = [part for part in parts if abs(float(part.direct[0])) >= last][:most]
     listed = sum(float(part.direct[0]) for part in parts)
-    return _Attributed(parts, largest, float(constants[0]), everything - listed, size)
+    return _Attributed(parts, largest, float(constants[0]), everything - listed, size, count)
 
 
 def _check_sum(found: _Attributed, difference: float) -> None:
