@@ -159,19 +159,59 @@ def test_an_ablation_is_what_one_edited_run_gives(name: str, ablate: str) -> Non
         assert set(expected) & set(at)
 
 
-def test_an_expert_is_ablated_as_if_it_wrote_nothing() -> None:
-    net = built("experts, post-norm", torch.float64)
-    finding = logit_attribution(cloche.Glass(net), [7], 5, 11, by="expert")
-    clean = finding.figures["difference"]
-    experts = [(i, name) for i, name in enumerate(finding.data["names"]) if name.startswith("mlp_out[1] expert")]
-    assert len(experts) == 2
-    for i, name in experts:
-        other = built("experts, post-norm", torch.float64)
-        outer: Any = other.layers[1].map.experts[int(name.split()[-1])].outer
-        with torch.no_grad():
-            outer.weight.zero_()
-            outer.bias.zero_()
-        assert clean - difference(other, [7], 5, 11) == pytest.approx(finding.arrays["ablated"][i], rel=1e-9)
+@pytest.mark.parametrize("ablate", ["zero", "mean"])
+@pytest.mark.parametrize("name", ["llama", "post-norm", "no norm"])
+def test_a_pair_is_ablated_as_in_one_run_where_the_later_reads_what_is_left(name: str, ablate: str) -> None:
+    net, here = built(name, torch.float64), 2
+    saved = net.run([PROMPT], save=[*net.sites.z, *net.sites.attn_out, *net.sites.mlp_out])
+    places = set()
+
+    def removed(component: str) -> Any:
+        site = net.sites.resolve(component)[0]
+        return (site.zero() if ablate == "zero" else site.replace(saved[site][0].mean(0))).at(here)
+
+    for by in ("component", "head"):
+        for token, against in ((5, 11), (6, 40), (2, 33)):
+            finding = logit_attribution(cloche.Glass(net), PROMPT, token, against, by, here, ablate)  # type: ignore[arg-type]
+            for a, b, fall in finding.data["opposed"]:
+                if "embedding" in a + b or "bias" in a + b:
+                    continue
+                places.add(net.sites.resolve(a)[0].whole == net.sites.resolve(b)[0].whole)
+                left = difference(net, PROMPT, token, against, removed(a), removed(b), position=here)
+                assert finding.figures["difference"] - left == pytest.approx(fall, rel=1e-6, abs=1e-9), (a, b)
+    assert places == {True, False}, "of one branch, and of two"
+
+
+def silenced(net: Network, *components: str) -> list[Any]:
+    """Experts named there write nothing from now on; the edits that zero the rest of them."""
+    edits = []
+    for component in components:
+        site, _, expert = component.partition(" expert ")
+        if expert:
+            outer: Any = net.layers[net.sites.resolve(site)[0].layer].map.experts[int(expert)].outer
+            with torch.no_grad():
+                outer.weight.zero_()
+                outer.bias.zero_()
+        else:
+            edits.append((net.sites.embed if site == "token embedding" else net.sites.resolve(site)[0]).zero())
+    return edits
+
+
+def test_experts_are_ablated_alone_and_in_pairs_as_if_they_wrote_nothing() -> None:
+    """On one token, so that nothing depends on what they write elsewhere."""
+    name = "experts, post-norm"
+    pairs = set()
+    for token in range(7, 12):
+        finding = logit_attribution(cloche.Glass(built(name, torch.float64)), [token], 5, 11, by="expert")
+        alone = zip(finding.data["names"], finding.arrays["ablated"].tolist(), strict=True)
+        for *components, fall in [*finding.data["opposed"], *alone]:
+            net = built(name, torch.float64)
+            edits = silenced(net, *components)
+            assert finding.figures["difference"] - difference(net, [token], 5, 11, *edits) == pytest.approx(
+                fall, rel=1e-6
+            )
+            pairs.add(sum("expert" in component for component in components))
+    assert pairs == {0, 1, 2}
 
 
 def test_the_unit_that_writes_the_answer_is_found() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,11 +15,10 @@ from cloche.errors import InstrumentOption, ModelUnsupported, PromptInvalid, Tok
 from cloche.interp.attribution.contributions import contribution_panels
 from cloche.interp.attribution.gradients import pearson
 from cloche.interp.attribution.readouts import reading, readout
-from cloche.interp.attribution.writes import BY, Branch, By, Pass, Vector, branches, sites_of
+from cloche.interp.attribution.removal import Ablation, Part, both_removed
+from cloche.interp.attribution.writes import BY, By, Pass, branches, sites_of
 from cloche.interp.subject import Subject, encode, spell
-from cloche.model import Edit, Network
 
-Ablation = Literal["zero", "mean", "none"]
 ABLATIONS: tuple[Ablation, ...] = ("zero", "mean", "none")
 DRAWS = 99  # pairs of random tokens in the null
 ABLATED = 200  # components ablated and listed, the largest first; the others are summed
@@ -82,18 +81,19 @@ def logit_attribution(
     result = net.run([tokens], save=sites_of(net, by), logits=False)
     stream = result[net.sites.resid_post[-1]][0, place]
     pairs = _pairs(subject, net.unembed(net.final_norm(stream)), token, against, seed)
-    made = Pass(net, torch.tensor([tokens], device=stream.device), place, result, readout(net, stream.double(), *pairs))
+    made = Pass(
+        by, net, torch.tensor([tokens], device=stream.device), place, result, readout(net, stream.double(), *pairs)
+    )
     reads = reading(net, *pairs)
     clean = reads.unembed(net.final_norm(stream)).double()  # [pair]
-    found = _attributed(made, by)
+    found = _attributed(made)
     _check_sum(found, float(clean[0]))
     opposed = [] if ablate == "none" else _opposed(found.parts)
-    alone = [] if ablate == "none" else [(part,) for part in found.parts]
-    measured = (
-        _falls(reads, made, [*alone, *opposed], clean, ablate) if alone else None
-    )  # [part and pair of parts, pair]
-    falls = None if measured is None else measured[: len(alone)]
-    together = [] if measured is None else measured[len(alone) :, 0].tolist()
+    falls, together = None, []
+    if ablate != "none":
+        edits = [*([part.removed(place, ablate)] for part in found.parts), *both_removed(made, opposed, ablate)]
+        measured = clean - reads.sweep(made.ids, edits, lambda logits: logits[0, place].double())  # [element, pair]
+        falls, together = measured[: len(found.parts)], measured[len(found.parts) :, 0].tolist()
     figures, null = _figures(found, falls, clean)
     words = spell(subject.tokenizer, [int(pairs[0][0]), int(pairs[1][0])])
     data = {
@@ -191,28 +191,11 @@ def _id(subject: Subject, token: Any, name: str) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class _Part:
-    """A component that is listed; direct [pair]: what it adds to each logit difference."""
-
-    name: str
-    branch: Branch
-    index: int  # in its group
-    write: Vector
-    usual: Vector
-    direct: Tensor
-
-    def written(self, ablate: Ablation) -> Tensor:
-        """What ablation takes out of the branch, [width]."""
-        write = self.write(self.index)
-        return write if ablate == "zero" else write - self.usual(self.index)
-
-
-@dataclass(frozen=True, eq=False)
 class _Attributed:
     """Components in the order of the pass. largest [pair]: the largest size of any; rest: the sum of those not listed; size:
     the sum of all sizes; count: of all components."""
 
-    parts: list[_Part]
+    parts: list[Part]
     largest: Tensor
     constant: float
     rest: float
@@ -225,13 +208,13 @@ class _Attributed:
         return sum(float(part.direct[0]) for part in self.parts) + self.rest + self.constant
 
 
-def _attributed(made: Pass, by: By) -> _Attributed:
+def _attributed(made: Pass) -> _Attributed:
     """One branch after the other; of neurons the largest are kept, because a model has many."""
-    most = ABLATED if by == "neuron" else None
+    most = ABLATED if made.by == "neuron" else None
     constants = made.readout.constants
-    parts, largest = list[_Part](), torch.zeros_like(constants)
+    parts, largest = list[Part](), torch.zeros_like(constants)
     everything, size, count = 0.0, 0.0, 0
-    for branch in branches(made, by):
+    for branch in branches(made):
         constants = constants + branch.constants
         for group in branch.groups:
             sizes = group.direct.abs()
@@ -241,7 +224,7 @@ def _attributed(made: Pass, by: By) -> _Attributed:
             kept = sizes[0].topk(min(most or len(group.names), len(group.names))).indices.sort().values.tolist()
             for i in kept:
                 own = group.direct[:, i].clone()  # a view would keep those of every neuron
-                parts.append(_Part(group.names[i], branch, i, group.write, group.usual, own))
+                parts.append(Part(group.names[i], branch, i, group.write, group.usual, own))
     if most is not None and len(parts) > most:
         last = sorted((abs(float(part.direct[0])) for part in parts), reverse=True)[most - 1]
         parts = [part for part in parts if abs(float(part.direct[0])) >= last][:most]
@@ -257,25 +240,7 @@ def _check_sum(found: _Attributed, difference: float) -> None:
         )
 
 
-def _falls(reads: Network, made: Pass, together: Sequence[Sequence[_Part]], clean: Tensor, ablate: Ablation) -> Tensor:
-    """The fall of each logit difference, which are the logits of `reads`, without some components, ablated at the position:
-    [element, pair]."""
-    edits = [_edits(parts, made.position, ablate) for parts in together]
-    return clean - reads.sweep(made.ids, edits, lambda logits: logits[0, made.position].double())
-
-
-def _edits(parts: Sequence[_Part], position: int, ablate: Ablation) -> tuple[Edit, ...]:
-    """One edit for each branch that loses something."""
-    written: dict[str, Tensor] = {}
-    owners: dict[str, Branch] = {}
-    for part in parts:
-        name = str(part.branch.site)
-        owners[name] = part.branch
-        written[name] = part.written(ablate) + written.get(name, 0.0)
-    return tuple(owners[name].without(written[name], position) for name in owners)
-
-
-def _opposed(parts: Sequence[_Part]) -> list[tuple[_Part, _Part]]:
+def _opposed(parts: Sequence[Part]) -> list[tuple[Part, Part]]:
     """The largest positive components, each with each of the largest negative ones."""
     order = sorted(parts, key=lambda part: float(part.direct[0]))
     down = [part for part in order[:OPPOSED] if part.direct[0] < 0]

@@ -56,6 +56,7 @@ class Branch:
 class Pass:
     """One pass over a prompt with what the branches of `by` are made of, and the readout of the stream at `position`."""
 
+    by: By
     net: Network
     ids: Tensor
     position: int
@@ -88,19 +89,25 @@ def sites_of(net: Network, by: By) -> list[Site]:
     return sites
 
 
-def branches(made: Pass, by: By) -> Iterator[Branch]:
+def branches(made: Pass) -> Iterator[Branch]:
     """Every addition to the stream, in the order of the pass."""
-    net = made.net
-    yield _embedding(made)
-    for layer in range(len(net.layers)):
-        heads = by == "head" and _has_heads(net, layer)
-        yield _heads(made, layer) if heads else _whole(made, net.sites.attn_out[layer])
-        if by in ("expert", "neuron") and _experts(net, layer) is not None:
-            yield _of_experts(made, layer, units=by == "neuron")
-        elif by == "neuron" and _has_neurons(net, layer):
-            yield _neurons(made, layer)
-        else:
-            yield _whole(made, net.sites.mlp_out[layer])
+    sites = made.net.sites
+    yield branch(made, sites.embed)
+    for layer in range(len(made.net.layers)):
+        yield branch(made, sites.attn_out[layer])
+        yield branch(made, sites.mlp_out[layer])
+
+
+def branch(made: Pass, site: Site) -> Branch:
+    """What is added to the stream at embed, attn_out or mlp_out of a layer, divided as the pass says."""
+    net, by, layer = made.net, made.by, site.layer
+    if layer is None:
+        return _embedding(made)
+    if site.name == "attn_out":
+        return _heads(made, layer) if by == "head" and _has_heads(net, layer) else _whole(made, site)
+    if by in ("expert", "neuron") and _experts(net, layer) is not None:
+        return _of_experts(made, layer, units=by == "neuron")
+    return _neurons(made, layer) if by == "neuron" and _has_neurons(net, layer) else _whole(made, site)
 
 
 # ---- what a layer has
