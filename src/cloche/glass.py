@@ -91,16 +91,17 @@ class Glass:
         """
         return read_prompt(prompt, self.tokenizer, self.name)
 
-    def _tokenizer(self) -> Tokenizer:
+    def need_tokenizer(self) -> Tokenizer:
+        """The tokenizer. Raises TokenizerMissing if there is none."""
         if self.tokenizer is None:
             raise TokenizerMissing(
-                f"{self.name} has no tokenizer.json, so it cannot read text; give token ids instead."
+                f"{self.name} has no tokenizer.json, so it cannot read text; put one beside it, or give token ids."
             )
         return self.tokenizer
 
     def tokens(self, prompt: str) -> list[str]:
         """The tokens of a text, as shown by `Tokenizer.show`."""
-        tokenizer = self._tokenizer()
+        tokenizer = self.need_tokenizer()
         return [tokenizer.show(i) for i in encoded([prompt], tokenizer)[0]]
 
     def run(self, prompt: Prompt, save: Any = (), edits: Iterable[Edit] | Edit = (), **options: Any) -> Result:
@@ -153,8 +154,7 @@ class Glass:
         """
         check_arguments("store", options, STORE)
         if isinstance(batches, str) or (isinstance(batches, list | tuple) and any(map(_is_text, batches))):
-            lengths = [length for length in (self.net.length, self.net.context) if length is not None]
-            batches = list(read_windows(batches, self.tokenizer, min(lengths, default=None), self.name))
+            batches = list(read_windows(batches, self.tokenizer, self.net.most_tokens, self.name))
         return self.net.store(batches, save, to, **options)
 
     @overload
@@ -218,7 +218,7 @@ class Glass:
             tokens = [self.tokenizer.end]
         if not ends:
             return tokens, []
-        tokenizer, last = self._tokenizer(), set(check_stop(tokens, self.net.spec.vocab))
+        tokenizer, last = self.need_tokenizer(), set(check_stop(tokens, self.net.spec.vocab))
 
         def ended(made: list[int]) -> bool:
             return made[-1] in last or any(end in tokenizer.decode_bytes(made) for end in ends)
@@ -226,7 +226,7 @@ class Glass:
         return ended, ends
 
     def _written(self, made: list[int], ends: list[bytes]) -> str:
-        tokenizer = self._tokenizer()
+        tokenizer = self.need_tokenizer()
         text = tokenizer.decode_bytes(i for i in made if i != tokenizer.end)
         cut = min((at for end in ends if (at := text.find(end)) >= 0), default=len(text))
         return text[:cut].decode("utf-8", "replace")

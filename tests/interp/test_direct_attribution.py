@@ -9,6 +9,7 @@ import cloche
 from cloche import GLU, LM, MLP, Attention, Block, LayerNorm, Learned, RMSNorm, RoPE, Stack, Unembed
 from cloche.errors import ClocheError
 from cloche.interp import direct_attribution
+from cloche.interp.attribution.agreement import pearson, sign_errors
 from cloche.model import MoE, NoNorm, ParallelBlock
 from cloche.tasks import Add, KeyValue, PromptPair
 
@@ -67,7 +68,7 @@ def test_heads_sum_to_their_layer(name: str, tokenizer: cloche.Tokenizer) -> Non
         of_heads = sum(
             value
             for name, value in zip(heads["components"], heads["direct"], strict=True)
-            if name.startswith((f"z[{layer}] ", f"attn_out[{layer}] "))
+            if name.startswith((f"z[{layer}].", f"attn_out[{layer}] "))
         )
         assert of_heads == pytest.approx(whole["direct"][whole["components"].index(f"attn_out[{layer}]")], abs=1e-4)
 
@@ -83,7 +84,7 @@ def test_the_ablation_is_what_one_edited_run_gives(tokenizer: cloche.Tokenizer) 
         logits = net.run(ids, edits=edits).logits[0, -1]
         return float(logits[x] - logits[y])
 
-    at = finding.data["components"].index("z[1] head 2")
+    at = finding.data["components"].index("z[1].head(2)")
     wanted = difference() - difference(net.sites.z[1].head(2).zero())
     assert finding.arrays["ablated"][0, at] == pytest.approx(wanted, abs=1e-5)
 
@@ -117,3 +118,16 @@ def test_what_cannot_be_attributed_is_one_sentence(tokenizer: cloche.Tokenizer) 
     glass = _glass("llama", tokenizer)
     with pytest.raises(ClocheError, match="is not a division of the model; it is component or head"):
         direct_attribution(glass, Add(), by="layer")  # type: ignore[arg-type]
+
+
+def test_a_model_in_half_precision_is_attributed_too(tokenizer: cloche.Tokenizer) -> None:
+    glass = _glass("llama", tokenizer)
+    whole = direct_attribution(glass, Add(), pairs=2).data["direct"]
+    half = cloche.Glass(glass.net.to(torch.bfloat16), tokenizer)
+    assert direct_attribution(half, Add(), pairs=2).data["direct"] == pytest.approx(whole, abs=0.1)
+
+
+def test_agreement_of_effects_that_are_all_zero_is_a_number() -> None:
+    zero, one = torch.zeros(3), torch.ones(3)
+    assert sign_errors(zero, one) == 0 and pearson(zero, one) == 0
+    assert sign_errors(torch.tensor([1.0, -1.0, 0.01]), torch.tensor([1.0, 1.0, -1.0])) == 0.5

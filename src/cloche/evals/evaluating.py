@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from cloche.drawing import Finding, Lines, Panel, Provenance, Series, Table
-from cloche.errors import ArgumentRange, PromptInvalid, TaskInvalid, TokenizerMissing, shown
+from cloche.errors import ArgumentRange, PromptInvalid, TaskInvalid, shown
 from cloche.evals.intervals import newcombe, wilson
 from cloche.evals.scoring import continuation_ids, score_ids
 from cloche.evals.shots import Labels, Prompt, few_shot, unseen_words
@@ -155,8 +155,6 @@ def answer_items(
     >>> len(answer_items(glass, Add(), Add().examples(3), shots=2))
     3
     """
-    if subject.tokenizer is None:
-        raise TokenizerMissing(f"{subject.name} has no tokenizer.json, so it cannot read questions; put one beside it.")
     words = unseen_words(task, items, seed) if labels == "unseen" else None
     before = {level: _shots(task, level, shots, seed) for level in {item.level for item in items}}
     prompts = [few_shot(item, before[item.level], labels, words, seed) for item in items]
@@ -189,8 +187,7 @@ def _shots(task: Task, level: int, n: int, seed: int) -> list[Item]:
 
 def _write(subject: Glass, prompts: Sequence[Prompt]) -> list[str]:
     """What the model writes after each prompt, up to the end of the line."""
-    tokenizer = subject.tokenizer
-    assert tokenizer is not None
+    tokenizer = subject.need_tokenizer()
     found: list[str] = []
     for first in range(0, len(prompts), ROWS):
         batch = prompts[first : first + ROWS]
@@ -202,7 +199,7 @@ def _write(subject: Glass, prompts: Sequence[Prompt]) -> list[str]:
 
 
 def _fits(subject: Glass, prompts: Sequence[Prompt], new: int) -> None:
-    limit = min((length for length in (subject.net.length, subject.net.context) if length is not None), default=None)
+    limit = subject.net.most_tokens
     longest = subject.ids([each.text for each in prompts])[0].shape[1] + new
     if limit is not None and longest > limit:
         raise PromptInvalid(
@@ -213,8 +210,7 @@ def _fits(subject: Glass, prompts: Sequence[Prompt], new: int) -> None:
 
 def _likeliest(subject: Glass, task: Task, prompts: Sequence[Prompt]) -> list[tuple[bool | None, bool | None]]:
     """Whether each item's likeliest choice is right, by log-probability and by that per byte."""
-    tokenizer = subject.tokenizer
-    assert tokenizer is not None
+    tokenizer = subject.need_tokenizer()
     asked: list[tuple[int, str, int]] = []
     rows: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
     for i, prompt in enumerate(prompts):

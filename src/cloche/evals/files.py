@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from cloche.drawing import Finding, Provenance, Table
-from cloche.errors import ArgumentRange, FileMissing, FileUnreadable, RecordInvalid, TokenizerMissing
+from cloche.errors import ArgumentRange, FileMissing, FileUnreadable, RecordInvalid
 from cloche.evals.intervals import wilson
 from cloche.evals.scoring import Scored, continuation_ids, score_ids
 from cloche.glass import Glass
@@ -43,7 +43,7 @@ def minimal_pairs(subject: Glass, path: Path, limit: int | None = None) -> Findi
     >>> minimal_pairs(glass, Path("pairs.jsonl")).data["pairs"]
     1
     """
-    tokenizer = _tokenizer(subject)
+    tokenizer = subject.need_tokenizer()
     records = list(_records(path, ("sentence_good", "sentence_bad"), limit))
     rows = [
         continuation_ids(tokenizer, "", record[key]) for record in records for key in ("sentence_good", "sentence_bad")
@@ -87,7 +87,7 @@ def last_words(subject: Glass, path: Path, limit: int | None = None) -> Finding:
     >>> last_words(glass, Path("lambada.jsonl")).data["texts"]
     1
     """
-    tokenizer = _tokenizer(subject)
+    tokenizer = subject.need_tokenizer()
     texts = [record["text"].rstrip() for record in _records(path, ("text",), limit)]
     split = [text.rpartition(" ") for text in texts]
     for i, (before, _, word) in enumerate(split):
@@ -118,12 +118,6 @@ def _words(scored: list[Scored]) -> dict[str, float]:
 
 def _won(good: float, bad: float) -> float:
     return 0.5 if good == bad else float(good > bad)
-
-
-def _tokenizer(subject: Glass) -> Tokenizer:
-    if subject.tokenizer is None:
-        raise TokenizerMissing(f"{subject.name} has no tokenizer.json, so it cannot read text; put one beside it.")
-    return subject.tokenizer
 
 
 def _records(path: Path, keys: tuple[str, ...], limit: int | None) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cloche.errors import ExtraMissing, TaskInvalid, TokenizerMissing
+from cloche.errors import ExtraMissing, TaskInvalid
 from cloche.evals.scoring import Scored, continuation_ids, score_ids
 from cloche.glass import Glass
 from cloche.text import Tokenizer
@@ -32,11 +32,8 @@ class Harness:
     """
 
     def __init__(self, subject: Glass) -> None:
-        if subject.tokenizer is None:
-            raise TokenizerMissing(f"{subject.name} has no tokenizer.json, so it cannot read tasks; put one beside it.")
-        self.subject, self.tokenizer = subject, subject.tokenizer
-        known = [length for length in (subject.net.length, subject.net.context) if length is not None]
-        self.context = min(known, default=CONTEXT)
+        self.subject, self.tokenizer = subject, subject.need_tokenizer()
+        self.context = subject.net.most_tokens or CONTEXT
 
     def loglikelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
         """For each (context, continuation) the log-probability in nats, and whether greedy decoding would write it."""

@@ -71,8 +71,8 @@ def score_ids(net: Network, rows: Sequence[tuple[Sequence[int], Sequence[int]]])
     [1, 2]
     """
     longest = max((len(prompt) + len(after) for prompt, after in rows), default=0)
-    limit = min((length for length in (net.length, net.context) if length is not None), default=longest)
-    if longest - 1 > limit:
+    limit = net.most_tokens
+    if limit is not None and longest - 1 > limit:
         raise ContextExceeded(
             f"A prompt with its continuation has {longest:,} tokens, and the model's context is {limit:,}; use shorter items "
             "or fewer shots."

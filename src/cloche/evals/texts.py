@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from cloche.drawing import Finding, Lines, Provenance, Series
-from cloche.errors import ArgumentRange, CorpusEmpty, FileMissing, FileUnreadable, NotFinite, TokenizerMissing, shown
+from cloche.errors import ArgumentRange, CorpusEmpty, FileMissing, FileUnreadable, NotFinite, shown
 from cloche.evals.intervals import bootstrap_ratio
 from cloche.evals.scoring import DIVERGED
 from cloche.glass import Glass
@@ -59,9 +59,7 @@ def perplexity(
     >>> round(perplexity(glass, Path("book.txt"), context=64).figures["bits_per_byte"], 1)
     8.6
     """
-    if subject.tokenizer is None:
-        raise TokenizerMissing(f"{subject.name} has no tokenizer.json, so it cannot read text; put one beside it.")
-    path, tokenizer, net = Path(path), subject.tokenizer, subject.net
+    path, tokenizer, net = Path(path), subject.need_tokenizer(), subject.net
     context, stride = _window(net, context, stride, limit)
     ids = tokenizer.encode(_text(path))[:limit]
     if len(ids) < 2:
@@ -112,8 +110,7 @@ def _sizes(windows: Sequence[_Window], lengths: np.ndarray) -> tuple[int, int]:
 
 def _window(net: Network, context: int | None, stride: int | None, limit: int | None) -> tuple[int, int]:
     """The context and the stride in tokens. Raises ArgumentRange for what is no window."""
-    known = [length for length in (net.length, net.context) if length is not None]
-    context = min(known, default=CONTEXT) if context is None else context
+    context = net.most_tokens or CONTEXT if context is None else context
     for name, tokens in (("context", context), ("limit", 2 if limit is None else limit)):
         if not isinstance(tokens, int) or tokens < 2:
             raise ArgumentRange(f"{name}={shown(tokens)} must be a whole number of at least 2 tokens.")

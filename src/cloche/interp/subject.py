@@ -68,8 +68,7 @@ def windows_of(subject: Subject | Network, windows: Any) -> Iterator[Tensor]:
     cut."""
     net = network_of(subject)
     tokenizer = None if isinstance(subject, Network) else subject.tokenizer
-    lengths = [length for length in (net.length, net.context) if length is not None]
-    return read_windows(windows, tokenizer, min(lengths, default=None), "This model")
+    return read_windows(windows, tokenizer, net.most_tokens, "This model")
 
 
 def spell(tokenizer: Tokenizer | None, ids: Iterable[int]) -> list[str]:

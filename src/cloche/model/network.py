@@ -94,6 +94,11 @@ class Network(Module):
         """The largest number of positions; None if the position encoding sets no limit."""
         return getattr(self.spec.position, "length", None)
 
+    @property
+    def most_tokens(self) -> int | None:
+        """The most tokens that a text should have: the smaller of `length` and `context`, None if neither is known."""
+        return min((limit for limit in (self.length, self.context) if limit is not None), default=None)
+
     def beyond(self, tokens: int) -> list[str]:
         """A sentence, if a text of so many tokens is longer than those the model was trained on or declared for."""
         if self.context is None or tokens <= self.context:

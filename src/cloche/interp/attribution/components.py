@@ -12,8 +12,8 @@ from torch import Tensor
 
 from cloche.drawing import Finding, Provenance
 from cloche.errors import InstrumentOption, ModelUnsupported, PromptInvalid, TokenizerMissing
+from cloche.interp.attribution.agreement import pearson, sign_errors
 from cloche.interp.attribution.contributions import contribution_panels
-from cloche.interp.attribution.gradients import pearson
 from cloche.interp.attribution.readouts import reading, readout
 from cloche.interp.attribution.removal import Ablation, Part, both_removed
 from cloche.interp.attribution.writes import BY, By, Pass, branches, sites_of
@@ -23,7 +23,6 @@ ABLATIONS: tuple[Ablation, ...] = ("zero", "mean", "none")
 DRAWS = 99  # pairs of random tokens in the null
 ABLATED = 200  # components ablated and listed, the largest first; the others are summed
 OPPOSED = 3  # components of each sign that are ablated in pairs
-LARGE = 0.1  # share of the largest direct contribution from which a component counts as large
 UNEXPLAINED = 0.05  # share of what the components add up to that rounding in half precision can explain
 
 
@@ -86,8 +85,8 @@ def logit_attribution(
     )
     reads = reading(net, *pairs)
     clean = reads.unembed(net.final_norm(stream)).double()  # [pair]
-    found = _attributed(made)
-    _check_sum(found, float(clean[0]))
+    found = attributed(made)
+    check_sum(found, float(clean[0]))
     opposed = [] if ablate == "none" else _opposed(found.parts)
     falls, together = None, []
     if ablate != "none":
@@ -191,7 +190,7 @@ def _id(subject: Subject, token: Any, name: str) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class _Attributed:
+class Attributed:
     """Components in the order of the pass. largest [pair]: the largest size of any; rest: the sum of those not listed; size:
     the sum of all sizes; count: of all components."""
 
@@ -208,7 +207,7 @@ class _Attributed:
         return sum(float(part.direct[0]) for part in self.parts) + self.rest + self.constant
 
 
-def _attributed(made: Pass) -> _Attributed:
+def attributed(made: Pass) -> Attributed:
     """One branch after the other; of neurons the largest are kept, because a model has many."""
     most = ABLATED if made.by == "neuron" else None
     constants = made.readout.constants
@@ -229,10 +228,10 @@ def _attributed(made: Pass) -> _Attributed:
         last = sorted((abs(float(part.direct[0])) for part in parts), reverse=True)[most - 1]
         parts = [part for part in parts if abs(float(part.direct[0])) >= last][:most]
     listed = sum(float(part.direct[0]) for part in parts)
-    return _Attributed(parts, largest, float(constants[0]), everything - listed, size, count)
+    return Attributed(parts, largest, float(constants[0]), everything - listed, size, count)
 
 
-def _check_sum(found: _Attributed, difference: float) -> None:
+def check_sum(found: Attributed, difference: float) -> None:
     if abs(found.total - difference) > UNEXPLAINED * (found.size + abs(difference)):
         raise ModelUnsupported(
             f"The components of this model add up to {found.total:.4g} of a logit difference of {difference:.4g}: its residual "
@@ -248,7 +247,7 @@ def _opposed(parts: Sequence[Part]) -> list[tuple[Part, Part]]:
     return [(a, b) for a in up for b in down]
 
 
-def _figures(found: _Attributed, falls: Tensor | None, clean: Tensor) -> tuple[dict[str, float], dict[str, float]]:
+def _figures(found: Attributed, falls: Tensor | None, clean: Tensor) -> tuple[dict[str, float], dict[str, float]]:
     """Figures of the pair that was asked for, and their mean over the random ones."""
     own, drawn = found.largest[0], found.largest[1:]
     figures = {"largest": float(own), "difference": float(clean[0])}
@@ -256,14 +255,8 @@ def _figures(found: _Attributed, falls: Tensor | None, clean: Tensor) -> tuple[d
     if falls is not None:
         direct = torch.stack([part.direct for part in found.parts])
         alike = [pearson(a, b) for a, b in zip(direct.T, falls.T, strict=True)]
-        wrong = [_sign_errors(a, b) for a, b in zip(direct.T, falls.T, strict=True)]
+        wrong = [sign_errors(a, b) for a, b in zip(direct.T, falls.T, strict=True)]
         figures |= {"agreement": alike[0], "sign_errors": wrong[0]}
         null |= {"agreement": fmean(alike[1:]), "sign_errors": fmean(wrong[1:])}
     figures["p"] = (1 + int((drawn >= own).sum())) / (1 + DRAWS)
     return figures, null | {"p": 0.5}
-
-
-def _sign_errors(direct: Tensor, fall: Tensor) -> float:
-    """Share of the large direct contributions whose ablation has the other sign, or no effect."""
-    large = (direct.abs() >= LARGE * direct.abs().max()) & (direct != 0)
-    return float((direct[large].sign() != fall[large].sign()).double().mean()) if bool(large.any()) else 0.0

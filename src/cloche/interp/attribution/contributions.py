@@ -28,7 +28,7 @@ def contribution_panels(data: dict[str, Any], arrays: dict[str, Tensor]) -> tupl
     columns = ("component", "adds directly", f"falls without ({data['ablate']})", "adds for random tokens")
     note = "The last column is the root mean square over pairs of random tokens."
     panels: list[Panel] = [Table(f"What adds to the {what}", columns, tuple(rows), forms, note)]
-    panels += _maps(names, direct) if data["by"] == "head" else [_bars(names, direct, ablated, data["by"])]
+    panels.append(head_map(names, direct) if data["by"] == "head" else _bars(names, direct, ablated, data["by"]))
     if "ablated" in arrays:
         points = tuple(zip(direct, arrays["ablated"].tolist(), strict=True))
         panels.append(Scatter("Each component", points, ("adds directly", "falls without"), tuple(names)))
@@ -51,8 +51,8 @@ def _bars(names: list[str], direct: list[float], ablated: list[float | None], by
     return Bars("In the order of the pass", tuple(names[i] for i in chosen), tuple(series))
 
 
-def _maps(names: list[str], direct: list[float]) -> list[Panel]:
-    """Layers by heads."""
+def head_map(names: list[str], direct: list[float]) -> Heatmap:
+    """What each head adds, layers by heads."""
     found = {
         (int(m[1]), int(m[2])): value for name, value in zip(names, direct, strict=True) if (m := _HEAD.match(name))
     }
@@ -60,7 +60,7 @@ def _maps(names: list[str], direct: list[float]) -> list[Panel]:
     heads = range(1 + max(head for _, head in found))
     values = tuple(tuple(found.get((layer, head)) for head in heads) for layer in layers)
     rows = tuple(f"layer {layer}" for layer in layers)
-    return [Heatmap("What each head adds", rows, tuple(f"h{head}" for head in heads), values)]
+    return Heatmap("What each head adds", rows, tuple(f"h{head}" for head in heads), values)
 
 
 _HEAD = re.compile(r"z\[(\d+)\]\.head\((\d+)\)")

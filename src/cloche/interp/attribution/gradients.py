@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cloche.drawing import Finding, Form, Heatmap, Provenance, Scatter, Table
+from cloche.interp.attribution.agreement import pearson, sign_errors
 from cloche.interp.metrics import LOGIT_DIFFERENCE, Metric
 from cloche.interp.patching.cells import Contrast, by_head, contrasts, last_logits
 from cloche.interp.patching.patch import Direction, patch_effects, scaled
@@ -57,7 +58,7 @@ def attribution_patching(
     figures = {
         "largest": float(mean.max()),
         "agreement": pearson(first, exact.flatten()),
-        "sign_errors": _sign_errors(first, exact.flatten()),
+        "sign_errors": sign_errors(exact.flatten(), first),
     }
     null = float(_effects(net, found[0], site, metric, direction, same=True).abs().max())
     best = divmod(int(mean.argmax()), len(columns))
@@ -123,19 +124,6 @@ def _summed(net: Network, name: str, site: Site, product: Tensor, contrast: Cont
         return product.movedim(head, 0).flatten(1).sum(1)
     rows = product.flatten(1).sum(1)
     return torch.stack([rows[list(there)].sum() for there in contrast.places.values()])
-
-
-def pearson(a: Tensor, b: Tensor) -> float:
-    """Pearson's correlation; 0 where either does not vary."""
-    a, b = a - a.mean(), b - b.mean()
-    size = float(a.norm() * b.norm())
-    return float(a @ b) / size if size > 0 else 0.0
-
-
-def _sign_errors(estimate: Tensor, exact: Tensor) -> float:
-    """Share of the cells above a tenth of the largest exact effect whose estimate has the other sign."""
-    large = exact.abs() > 0.1 * exact.abs().max()
-    return float((estimate[large].sign() != exact[large].sign()).double().mean())
 
 
 def _panels(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cloche.drawing import Finding, Form, Passage, Provenance, Table, Tokens
 from cloche.errors import ArgumentInvalid, InstrumentOption
+from cloche.interp.attribution.agreement import pearson
 from cloche.interp.metrics import LOGIT_DIFFERENCE, Metric
 from cloche.interp.patching.cells import Contrast, contrasts, last_logits
 from cloche.interp.subject import Subject, spell
@@ -73,7 +74,7 @@ def token_attribution(
     values = found[method]
     best = int(values.abs().argmax())
     figures = {"largest": float(values[best]), "total": total, "gap": gap}
-    figures["agreement"] = _correlation(found["integrated"], found["input_x_gradient"])
+    figures["agreement"] = pearson(found["integrated"], found["input_x_gradient"])
     data = {
         "task": str(task),
         "method": method,
@@ -127,12 +128,6 @@ def _gradients(net: Network, contrast: Contrast, metric: Metric, clean: Tensor, 
         read = [metric.read(row[-1], contrast.answer, contrast.against, clean) for row in result.logits]
         (gradients,) = torch.autograd.grad(torch.stack(read).sum(), values)
     return gradients.double()
-
-
-def _correlation(a: Tensor, b: Tensor) -> float:
-    a, b = a - a.mean(), b - b.mean()
-    size = float(a.norm() * b.norm())
-    return float(a @ b) / size if size > 0 else 1.0
 
 
 def _panels(found: dict[str, Tensor], words: list[str], others: list[str], method: Method) -> tuple[Tokens, Table]:
