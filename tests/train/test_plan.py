@@ -9,7 +9,8 @@ import pytest
 from regression import regression
 
 from cloche.runs import Run
-from cloche.train import WSD, Cosine, StepPlan
+from cloche.train import WSD, Cosine, Milestones, StepPlan
+from cloche.train.optimizers.schedule import milestones
 
 STEPS, MINUTES = 300, 5.0  # of a second each
 
@@ -77,9 +78,36 @@ def test_steps_come_back_where_the_machine_recovers(run):
 def test_a_machine_that_gets_faster_uses_its_minutes(run, fast_from, times):
     """As when the pace was measured beside other work, which then ended."""
     loop, share, events = ended(run, int(fast_from * STEPS), times)
-    assert 0.85 <= share <= 1.15 and events[-1]["kind"] == "finished"
+    assert 0.8 <= share <= 1.15 and events[-1]["kind"] == "finished"
     assert loop.steps >= STEPS and rates(run)[-1] == pytest.approx(0.1 * WSD().rate(STEPS - 1, STEPS))
     assert sum(event["kind"] == "replan" for event in events) <= 8
+
+
+def test_a_machine_that_is_slow_and_fast_in_turn_ends_in_time(run):
+    """As beside somebody's tests: slow for a fifth of the minutes, fast for a fifth."""
+    loop = regression(run, STEPS, MINUTES, seconds=lambda step: 2.0 if step % 60 < 20 else 0.8)
+    list(loop)
+    replans = [event for event in run.read_log("events") if event["kind"] == "replan"]
+    assert len(replans) <= 8 and 0.8 <= loop.pace.time / (60 * MINUTES) <= 1.15
+
+
+@pytest.mark.parametrize("count", [1, 3, 8, 40])
+@pytest.mark.parametrize(
+    "turns", [[], [(62, 1225), (211, 943), (245, 743), (299, 1101), (435, 835)], [(500, 3000)], [(10, 15)]]
+)
+def test_milestones_are_neither_missed_nor_met_twice_however_often_a_run_is_replanned(turns, count):
+    plan = StepPlan(1290, WSD(), 300.0)
+    plan.turns += turns
+    saves = Milestones(plan, count)
+    found = [step for step in range(plan.steps + 1) if step in saves]
+    wanted = milestones(1290, count, early=True)
+    assert found[0] == 0 and found[-1] == plan.steps and plan.steps + 1 not in saves
+    assert len(found) - 1 == len(wanted) or turns == [(10, 15)], "only where one step passes several are there fewer"
+    assert [plan.progress(step) for step in (0, plan.steps)] == [0, pytest.approx(1290)]
+    for place in wanted:
+        assert any(plan.progress(step - 1) < place <= plan.progress(step) + 1e-5 for step in found[1:])
+    if not turns:
+        assert found[1:] == wanted and saves.left(0) == len(wanted)
 
 
 @pytest.mark.parametrize("schedule", [WSD(), Cosine(), WSD(decay=1.0), WSD(warmup=0.5)])

@@ -96,6 +96,7 @@ class TrainingProgress:
     def __init__(self, steps: int) -> None:
         self.steps, self.step = steps, 0
         self.metrics: Record = {}
+        self.validated = 0  # step of the last validation
         self.first_prompt: str | None = None
         self.ended: str | None = None
 
@@ -103,6 +104,8 @@ class TrainingProgress:
         self.step = max(self.step, record["step"])
         if record["log"] == "metrics":
             self.metrics |= {key: value for key, value in record.items() if key != "log"}
+            if "val_bpb" in record:
+                self.validated = record["step"]
         elif record["log"] == "samples" and self.first_prompt is None:
             self.first_prompt = record["prompt"]
         elif record["log"] == "events":
@@ -114,7 +117,9 @@ class TrainingProgress:
         said = [f"step {self.step:,}/{self.steps:,}"]
         forms: dict[str, Callable[[float], str]] = {
             "loss": lambda x: f"loss {x:.3f}",
-            "val_bpb": lambda x: f"val {x:.3f} bits/byte",
+            "val_bpb": lambda x: (
+                f"val {x:.3f} bits/byte" + (f" at {self.validated:,}" if self.validated < self.step else "")
+            ),
             "tokens_per_second": lambda x: f"{x:,.0f} tok/s",
             "mfu": lambda x: f"MFU {x:.0%}",
             "eta": lambda x: f"{int(x) // 60}:{int(x) % 60:02d} left",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections import deque
-from statistics import median_low
+from statistics import fmean, median_low
 from typing import Any
 
 from cloche.train.optimizers.schedule import Schedule, milestones
@@ -12,12 +13,15 @@ from cloche.train.optimizers.schedule import Schedule, milestones
 FEWEST = 5  # steps needed to measure the pace
 # Of the planned time: the pace is the median over the steps of this long, so that one stall changes nothing.
 WINDOW = 0.05
+# A pace that gives a run more steps is measured for longer: for half of what is left, at most this share of the time.
+PATIENCE = 0.15
 LAST = 0.1  # of the steps: tolerance is larger this late, since there is little left to shorten
 # Multiples of the planned minutes: a run that would end later than the first is shortened to end at the second.
 TOLERANCE = {"late": (1.25, 1.2), "usual": (1.1, 1.05)}
 # A run that would end before the first gets more steps, to end at the second: it was shortened while the machine was busy,
 # or its pace was measured then.
 EARLY = (0.9, 1.0)
+ROUNDING = 1e-6  # of a step, in sums of shares of a schedule
 
 
 class StepPlan:
@@ -64,6 +68,16 @@ class StepPlan:
                 position += (last - position) * (end - begin) / max(1, steps - 1 - begin)
         return position
 
+    def progress(self, step: int) -> float:
+        """How far `step` updates have come in the original schedule, in its steps: as many, unless the run was re-planned."""
+        whole, position = self.turns[0][1], 0.0
+        for (begin, steps), following in itertools.pairwise([*self.turns, (step, 0)]):
+            end = min(step, following[0])
+            position += (whole - position) * (end - begin) / (steps - begin)
+            if end == step:
+                break
+        return position
+
     # ---- the clock
 
     def begin(self, step: int, time: float) -> None:
@@ -80,7 +94,7 @@ class StepPlan:
             return
         self._recent.append(seconds)
         total = sum(self._recent)
-        while len(self._recent) > FEWEST and total - self._recent[0] >= WINDOW * self.seconds:
+        while len(self._recent) > FEWEST and total - self._recent[0] >= PATIENCE * self.seconds:
             total -= self._recent.popleft()
 
     def revise(self, step: int, time: float, beside: float) -> int | None:
@@ -92,17 +106,34 @@ class StepPlan:
             return self._turn(step, self.replans[step])
         if self.seconds is None or step <= self.known or step >= self.steps:
             return None
-        if len(self._recent) < FEWEST or sum(self._recent) < WINDOW * self.seconds:
+        if step % max(1, len(self._recent) // 64):
+            return None  # looking at many short steps after each of them would take longer than they do
+        recent = self._last(WINDOW * self.seconds)
+        if not recent:
             return None
-        pace, left = median_low(self._recent), self.steps - step
-        end, planned = time + left * pace + beside, self.turns[0][1]
+        pace, left, planned = median_low(recent), self.steps - step, self.turns[0][1]
+        end = time + left * pace + beside
         limit, goal = TOLERANCE["late" if left < LAST * planned else "usual"]
         if end > limit * self.until:
             wanted = self._fitting(step, time, beside, goal, pace)
             return self._turn(step, wanted) if wanted < self.steps else None
         if self.lengthens and left >= LAST * planned and end < EARLY[0] * self.until:
-            return self._turn(step, self._fitting(step, time, beside, EARLY[1], pace))
+            longer = self._last(min(PATIENCE * self.seconds, left * pace / 2))
+            pace = max(pace, fmean(longer or [pace]))  # of a machine that is slow and fast in turn, both
+            if longer and time + left * pace + beside < EARLY[0] * self.until:
+                return self._turn(step, self._fitting(step, time, beside, EARLY[1], pace))
         return None
+
+    def _last(self, seconds: float) -> list[float]:
+        """Durations of the last steps that took so long together; none if there are too few yet."""
+        recent: list[float] = []
+        total = 0.0
+        for duration in reversed(self._recent):
+            recent.append(duration)
+            total += duration
+            if len(recent) >= FEWEST and total >= seconds:
+                return recent
+        return []
 
     def _fitting(self, step: int, time: float, beside: float, goal: float, pace: float) -> int:
         return step + max(1, int((goal * self.until - time - beside) / pace))
@@ -140,8 +171,8 @@ class StepPlan:
 
 
 class Milestones:
-    """About `count` steps of a plan, dense at the beginning, and step 0 (see `milestones`). They follow a re-planned
-    run.
+    """About `count` steps of a plan, dense at the beginning, and step 0 (see `milestones`). In a re-planned run each is
+    the first step that has come as far in the schedule, so none is missed or met twice.
 
     >>> from cloche.train import WSD, Milestones, StepPlan
     >>> saves = Milestones(StepPlan(1000, WSD()), 8)
@@ -153,20 +184,26 @@ class Milestones:
 
     def __init__(self, plan: StepPlan, count: int) -> None:
         self.plan, self.count = plan, count
-        self._planned, self._steps = 0, [0]
+        self._planned, self._steps = 0, list[int]()
 
-    def _listed(self) -> list[int]:
-        if self._planned != self.plan.steps:
-            self._planned = self.plan.steps
-            self._steps = [0, *milestones(self.plan.steps, self.count, early=True)]
-        return self._steps
+    def _met(self, step: int) -> int:
+        """How many of the schedule's milestones `step` has come to."""
+        if self._planned != self.plan.turns[0][1]:
+            self._planned = self.plan.turns[0][1]
+            self._steps = milestones(self._planned, self.count, early=True)
+        return bisect.bisect_right(self._steps, self.plan.progress(step) + ROUNDING)
 
     def __contains__(self, step: object) -> bool:
-        return self.count > 0 and step in self._listed()
+        if not isinstance(step, int) or self.count <= 0 or not 0 <= step <= self.plan.steps:
+            return False
+        return step == 0 or self._met(step) > self._met(step - 1)
 
     def left(self, step: int) -> int:
-        """Number of these steps after `step`."""
-        return sum(other > step for other in self._listed()) if self.count else 0
+        """Number of these steps after `step`; more where a shortened plan passes several at once."""
+        if self.count <= 0:
+            return 0
+        met = self._met(step)
+        return len(self._steps) - met
 
 
 class Every:
