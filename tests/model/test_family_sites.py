@@ -148,3 +148,14 @@ def test_every_site_is_where_it_says(pair, monkeypatch: pytest.MonkeyPatch) -> N
     if family == "GPT2":  # whose queries and keys are rows of one product, and nothing turns them
         missing -= {(name, layer) for name in ("q_pre", "k_pre", "q", "k") for layer in range(3)}
     assert not missing
+
+
+def test_many_cotangents_go_through_one_backward(pair) -> None:
+    _, _, net = pair
+    first, last = net.sites.resid_post[0], net.sites.resid_post[-1]
+    result = net.run(random_ids(2, LENGTH, net.spec.vocab), save=[first, last], grad=True)
+    start, end = result[first], result[last]
+    cotangents = torch.randn(3, *end.shape, generator=torch.Generator().manual_seed(0))
+    (together,) = torch.autograd.grad(end, start, cotangents, is_grads_batched=True, retain_graph=True)
+    one_by_one = [torch.autograd.grad(end, start, each, retain_graph=True)[0] for each in cotangents]
+    close(together, torch.stack(one_by_one))

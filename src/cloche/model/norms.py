@@ -315,7 +315,8 @@ class _Normalise(torch.autograd.Function):
         normed = x * scale
         dy_normed = dy * normed
         along = (dy_normed @ weight.to(dy.dtype))[..., None] / x.shape[-1]
-        return torch.addcmul(dy * weight, normed, along, value=-1) * scale, dy_normed.flatten(0, -2).sum(0), None
+        dx = torch.addcmul(dy * weight, normed, along, value=-1) * scale
+        return dx, dy_normed.reshape(-1, x.shape[-1]).sum(0), None
 
 
 class _LayerNorm(Module):
