@@ -85,7 +85,14 @@ def _left_out(given: Sequence[Any], most: int, what: str = "") -> Markup:
 def _table(panel: Table) -> Markup:
     forms = panel.forms or ("number",) * len(panel.columns)
     first = tag("th", panel.columns[0], scope="col") if panel.columns and panel.columns[0] else tag("td")
-    head = tag("tr", first, [tag("th", name, scope="col") for name in panel.columns[1:]])
+    words = [
+        all(isinstance(row[i], str) for row in panel.rows) for i in range(len(panel.columns))
+    ]  # written to the left
+    heads = [
+        tag("th", name, scope="col", class_="words" if left else None)
+        for name, left in zip(panel.columns[1:], words[1:], strict=True)
+    ]
+    head = tag("tr", first, heads)
 
     def cell(value: Any, form: str) -> Markup:
         shown = written(value, form)

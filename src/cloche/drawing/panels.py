@@ -285,7 +285,7 @@ class Node(_Values):
 
 @dataclass(frozen=True)
 class Graph(_Values):
-    """Nodes in columns, and weighted edges (from, to, weight) between their indices.
+    """Nodes in columns, and weighted edges (from, to, weight) between their indices; `labels` say what each edge is.
 
     >>> from cloche.drawing import Graph, Node, as_table
     >>> nodes = (Node("embed"), Node("L0H1", 1), Node("logits", 2))
@@ -296,14 +296,18 @@ class Graph(_Values):
     title: str
     nodes: tuple[Node, ...]
     edges: tuple[tuple[int, int, float], ...]
+    labels: tuple[str, ...] = ()
     note: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.labels:
+            self._agree("edges", self.edges, "labels", self.labels)
         for start, end, _ in self.edges:
             if not (0 <= start < len(self.nodes) and 0 <= end < len(self.nodes)):
                 raise ArgumentInvalid(f"The panel {shown(self.title)} has an edge {start} -> {end} but no such node.")
-        self._set(edges=tuple(edge for edge in self.edges if None not in edge))
+        keep = [i for i, edge in enumerate(self.edges) if None not in edge]
+        self._set(edges=_picked(self.edges, keep), labels=_picked(self.labels, keep) if self.labels else ())
 
 
 @dataclass(frozen=True)

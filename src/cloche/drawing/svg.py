@@ -93,16 +93,33 @@ def flat(point: Sequence[float], turn: float = 0.6, tilt: float = 0.4) -> tuple[
 def graph(panel: Graph) -> Markup:
     places = _node_places(panel.nodes)
     most = max((abs(weight) for _, _, weight in panel.edges), default=1.0) or 1.0
+    fills = scale_of([node.value for node in panel.nodes])
     parts = []
-    for a, b, weight in panel.edges:
+    for i, (a, b, weight) in enumerate(panel.edges):
         share = abs(weight) / most
-        said = tag("title", f"{panel.nodes[a].name} → {panel.nodes[b].name}: {number(weight)}")
-        drawn = _line("edge", *places[a], *places[b], stroke_width=0.6 + 4 * share, stroke_opacity=0.2 + 0.7 * share)
+        label = panel.labels[i] if panel.labels else number(weight)
+        said = tag("title", f"{panel.nodes[a].name} → {panel.nodes[b].name}: {label}")
+        drawn = tag(
+            "path",
+            class_="edge",
+            d=_arc(places[a], places[b], places),
+            stroke_width=f"{0.6 + 4 * share:.3g}",
+            stroke_opacity=f"{0.2 + 0.7 * share:.3g}",
+        )
         parts.append(tag("g", drawn, said, class_="second" if weight < 0 else "first"))
     for node, (x, y) in zip(panel.nodes, places, strict=True):
         said = tag("title", f"{node.name} {'' if node.value is None else number(node.value)}".strip())
-        parts += [tag("g", tag("circle", said, cx=x, cy=y, r=5), class_="node"), _label(node.name, x, y - 9)]
+        fill = None if node.value is None else css(fills.share(node.value))
+        parts += [tag("g", tag("circle", said, cx=x, cy=y, r=5, fill=fill), class_="node"), _label(node.name, x, y - 9)]
     return _svg(f"{panel.title}: {len(panel.nodes)} nodes, {len(panel.edges)} edges", parts)
+
+
+def _arc(start: Point, end: Point, nodes: Sequence[Point]) -> str:
+    """A straight line; a curve below the nodes that would lie on it, if there are any."""
+    (x1, y1), (x2, y2) = start, end
+    between = [x for x, y in nodes if min(x1, x2) < x < max(x1, x2) and y1 == y == y2]
+    bend = min(90, 34 * len(between))
+    return f"M{x1:.1f} {y1:.1f}Q{(x1 + x2) / 2:.1f} {(y1 + y2) / 2 + bend:.1f} {x2:.1f} {y2:.1f}"
 
 
 def _node_places(nodes: Sequence[Node]) -> list[Point]:

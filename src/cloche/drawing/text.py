@@ -45,9 +45,13 @@ def as_table(panel: Panel) -> Table:
     if isinstance(panel, Text):
         return Table(panel.title, ("",), tuple((line,) for line in panel.text.splitlines()))
     if isinstance(panel, Graph):
-        strongest = sorted(panel.edges, key=lambda edge: -abs(edge[2]))
-        named = tuple((panel.nodes[a].name, panel.nodes[b].name, weight) for a, b, weight in strongest)
-        return Table(panel.title, ("from", "to", "weight"), named, note=panel.note)
+        order = sorted(range(len(panel.edges)), key=lambda i: -abs(panel.edges[i][2]))
+        said = [(panel.labels[i],) if panel.labels else () for i in order]
+        named = [
+            (panel.nodes[a].name, panel.nodes[b].name, weight) for a, b, weight in map(panel.edges.__getitem__, order)
+        ]
+        rows = tuple((*ends, *label) for ends, label in zip(named, said, strict=True))
+        return Table(panel.title, ("from", "to", "weight", *(["label"] if panel.labels else [])), rows, note=panel.note)
     if isinstance(panel, Heatmap):
         grid: Sequence[Sequence[Cell]] = panel.texts or panel.values
         form: Form = "token" if panel.texts else panel.form

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from cloche.interp.probing import sparse_probing, token_labels
     from cloche.interp.records import DensityData, DictionaryData, FeaturesData, ProbingData
     from cloche.interp.route import FIRST, Place, Route
+    from cloche.interp.structure import model_graph
     from cloche.interp.subject import Subject
     from cloche.interp.tracing import Onset, find_onset, trace
 
@@ -103,6 +104,7 @@ __all__ = [
     "logit_lens",
     "look_inside",
     "loss_recovered",
+    "model_graph",
     "open_dictionary",
     "open_lens",
     "options_of",

@@ -10,11 +10,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from cloche.drawing import Finding
 from cloche.errors import DictionaryMissing, InstrumentOption, shown
 from cloche.interp.catalogue import Instrument, Option, is_sequence, options_of
 from cloche.interp.lenses.affine import TunedLens
 from cloche.interp.lenses.keeping import lens_of, open_lens
-from cloche.interp.materials import Materials, dictionaries, held_out, held_out_prompts, open_dictionary, others_of
+from cloche.interp.materials import (
+    Materials,
+    dictionaries,
+    held_out,
+    held_out_prompts,
+    open_dictionary,
+    open_finding,
+    others_of,
+)
 from cloche.model import Network, Site
 from cloche.part import Part, part_from_line
 from cloche.part_text import nearest
@@ -214,6 +223,8 @@ def _thing(text: str, hint: type, name: str, materials: Materials) -> Any:
         return open_dictionary(materials.need_run(name), text)
     if hint is TunedLens:
         return open_lens(materials.need_run(name), text)
+    if hint is Finding:
+        return open_finding(materials.need_run(name), text)
     materials.need_paths(name)
     if hint is Run:
         return Run.open(text)

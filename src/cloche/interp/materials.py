@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from cloche.data import PackedTokens
-from cloche.errors import DictionaryMissing, InstrumentOption
+from cloche.drawing import Finding
+from cloche.errors import DictionaryMissing, InstrumentOption, shown
 from cloche.interp.dictionaries.features import held_out_windows
 from cloche.interp.route import Route
 from cloche.interp.subject import Subject
@@ -77,6 +78,21 @@ def open_dictionary(run: Run, name: str) -> SAE:
             + (f"it has {known}." if known else "train one with `cloche sae train`.")
         )
     return load_sae(run.path / "dictionaries" / name)
+
+
+def open_finding(run: Run, name: str) -> Finding:
+    """A finding of a run by its id, or the newest of an instrument by the instrument's name. Raises InstrumentOption, listing
+    what there is."""
+    found = sorted(run.path.glob("findings/*/*.json"), key=lambda path: path.stat().st_mtime)
+    wanted = name.replace("_", "-")
+    chosen = [path for path in found if path.stem == name or path.parent.name == wanted]
+    if not chosen:
+        known = ", ".join(sorted({path.parent.name for path in found}))
+        raise InstrumentOption(
+            f"{run.path} has no finding {shown(name)}"
+            + (f"; it has some of {known}." if known else ": make one with `cloche look`.")
+        )
+    return Finding.load(chosen[-1])
 
 
 def dictionaries(run: Run) -> list[str]:

@@ -1,0 +1,14 @@
+"""What a model is made of: its parts and sites, their sizes and costs, with other findings laid over them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cloche.lazy import lazy
+
+if TYPE_CHECKING:
+    from cloche.interp.structure.graph import model_graph
+
+__all__ = ["model_graph"]
+
+__getattr__ = lazy(__name__)
