@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from cloche.interp.probing import sparse_probing, token_labels
     from cloche.interp.records import DensityData, DictionaryData, FeaturesData, ProbingData
     from cloche.interp.route import FIRST, Place, Route
+    from cloche.interp.similarity import representation_similarity
     from cloche.interp.structure import model_graph
     from cloche.interp.subject import Subject
     from cloche.interp.tracing import Onset, find_onset, trace
@@ -111,6 +112,7 @@ __all__ = [
     "others_of",
     "patchscope",
     "read_options",
+    "representation_similarity",
     "save_lens",
     "sparse_probing",
     "token_attribution",

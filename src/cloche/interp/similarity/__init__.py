@@ -1,0 +1,14 @@
+"""How alike two models, checkpoints or layers are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cloche.lazy import lazy
+
+if TYPE_CHECKING:
+    from cloche.interp.similarity.representations import representation_similarity
+
+__all__ = ["representation_similarity"]
+
+__getattr__ = lazy(__name__)
