@@ -149,8 +149,8 @@ def _summary(data: dict[str, Any], figures: dict[str, float], null: dict[str, fl
     what = "Adjacent layers" if other is None else f"Each layer and the most similar one of {other.checkpoint}"
     return (
         f"{what} have a CKA of {figures['cka']:.2f} at {data['site']} over {data['tokens']:,} tokens ({null['cka']:.2f} with "
-        f"tokens in another order, {figures['untrained']:.2f} with random weights) and share {figures['neighbours']:.0%} of the "
-        f"{data['neighbours']} nearest tokens ({null['neighbours']:.0%})."
+        f"tokens in another order, {figures['untrained']:.2f} with random weights) and share {figures['neighbours']:.0%} of "
+        f"the {data['neighbours']} nearest tokens ({null['neighbours']:.0%})."
     )
 
 
