@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         token_attribution,
     )
     from cloche.interp.catalogue import find_instrument, instruments, options_of
-    from cloche.interp.circuits import head_scores
+    from cloche.interp.circuits import attention_patterns, head_scores
     from cloche.interp.density import activation_density
     from cloche.interp.dictionaries import (
         DictionaryConfig,
@@ -84,6 +84,7 @@ __all__ = [
     "activation_density",
     "activation_patching",
     "activations",
+    "attention_patterns",
     "attribution_patching",
     "batched_windows",
     "dictionary_name",

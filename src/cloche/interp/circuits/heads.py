@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from cloche.drawing import Finding, Heatmap, Provenance, Table
-from cloche.errors import ArgumentRange, ModelUnsupported
+from cloche.errors import ArgumentRange
+from cloche.interp.circuits.scanning import ROWS, Head, blocks_of_rows, layers_with_patterns, name_of, read_layers
+from cloche.interp.circuits.weights import copying, embedding_to_logits, head_weights
 from cloche.interp.subject import Subject
 from cloche.model import Network
 
-ROWS = 64  # queries of a pattern that exist at a time
+LENGTH = 25  # tokens before their repetition
 SCORES = ("induction", "previous", "duplicate", "first", "copying")
 TOP = 10  # heads in the table
+MOST = 2**24  # numbers in the largest tensor of a pass: texts are read in batches that keep below it
 
 
 @torch.no_grad()
-def head_scores(subject: Subject, length: int = 25, draws: int = 8, seed: int = 0) -> Finding:
+def head_scores(subject: Subject, length: int = LENGTH, draws: int = 8, seed: int = 0) -> Finding:
     """How much each head attends as a previous-token, induction, duplicate-token or first-token head (Olsson et al. 2022).
 
     `draws` texts of `length` different random tokens, each repeated once. Mean attention of a head from the queries that have
@@ -28,9 +31,10 @@ def head_scores(subject: Subject, length: int = 25, draws: int = 8, seed: int = 
     between (Elhage et al. 2021): 1 raises the tokens that it attends to, -1 lowers them. `repeat_gain` is what the model gains
     by the repetition, in nats per token.
 
-    The null is an untrained model of the same parts. `arrays`: each score [layer, head]. Patterns are computed in blocks of
-    rows, a layer at a time. Layers whose mixer has no pattern are listed under `skipped`. Raises ArgumentRange for a
-    length that the vocabulary or the positions do not allow.
+    The null is an untrained model of the same parts. `arrays`: each score [layer, head], and NAME_null of the untrained
+    model; `trace` follows every head over a run. One pass, with patterns in blocks of rows, none of which is kept. Layers
+    whose mixer has no pattern are listed under `skipped`. Raises ArgumentRange for a length that the vocabulary or the
+    positions do not allow, ModelUnsupported for a model without attention.
 
     >>> import cloche
     >>> from cloche import GLU, LM, Attention, Block, Stack
@@ -41,33 +45,55 @@ def head_scores(subject: Subject, length: int = 25, draws: int = 8, seed: int = 
     ((2, 4), True)
     """
     net = subject.net
-    ids = _repeated(subject, length, draws, seed)
-    scores, gain, skipped = _scores(net, ids)
-    untrained = net.spec.build(seed=seed + 1).to(net.embed.weight.device).eval()
-    null_scores, null_gain, _ = _scores(untrained, ids)
-    figures = {name: float(scores[name].max()) for name in SCORES} | {"repeat_gain": gain}
-    null = {name: float(null_scores[name].max()) for name in SCORES} | {"repeat_gain": null_gain}
-    layers, heads = [int(layer) for layer in scores["layer"]], scores["induction"].shape[1]
-    arrays = {name: scores[name] for name in SCORES}
-    data: dict[str, Any] = {"length": length, "draws": draws, "layers": layers, "skipped": skipped}
-    best = divmod(int(arrays["induction"].argmax()), heads)
+    ids = repeated(subject, length, draws, seed)
+    found = scores_of(net, ids)
+    untrained = scores_of(net.spec.build(seed=seed + 1).to(net.embed.weight.device).eval(), ids)
+    figures, null = _figures(found), _figures(untrained)
+    names = [name_of((layer, head)) for layer in found.layers for head in range(found.by_head["first"].shape[1])]
+    data: dict[str, Any] = {
+        "length": length,
+        "draws": draws,
+        "layers": found.layers,
+        "skipped": [layer for layer in range(len(net.layers)) if layer not in found.layers],
+        "curves": dict.fromkeys(SCORES, names),
+        "notes": net.beyond(2 * length) + _out_of_sight(found.hidden, length),
+    }
+    arrays = found.by_head | {f"{name}_null": values for name, values in untrained.by_head.items()}
     summary = (
-        f"The most of induction is {figures['induction']:.2f} (layer {layers[best[0]]} head {best[1]}; untrained "
+        f"The most of induction is {figures['induction']:.2f} ({name_of(found.clearest('induction'))}; untrained "
         f"{null['induction']:.2f}), of the previous token {figures['previous']:.2f} (untrained {null['previous']:.2f}); "
-        f"repeating a text gains {gain:.2f} nats per token (untrained {null_gain:.2f})."
+        f"repeating a text gains {figures['repeat_gain']:.2f} nats per token (untrained {null['repeat_gain']:.2f})."
     )
     about = Provenance("head-scores", subject.checkpoint, seed=seed)
-    return Finding(about, summary, figures, data, arrays, null, (_table(arrays, layers), *_maps(arrays, layers)))
+    return Finding(about, summary, figures, data, arrays, null, (_table(found), *_maps(found)))
 
 
-def _repeated(subject: Subject, length: int, draws: int, seed: int) -> Tensor:
-    """Ids [draw, 2 length] of different random tokens, twice; no special or unused ones."""
+def _figures(found: Scores) -> dict[str, float]:
+    """The highest of each score that is known, and the gain by repetition."""
+    known = {name: values[~values.isnan()] for name, values in found.by_head.items()}
+    return {name: float(values.max()) for name, values in known.items() if len(values)} | {"repeat_gain": found.gain}
+
+
+def _out_of_sight(layers: list[int], length: int) -> list[str]:
+    """A sentence, if the mask of some layers hides the repetition."""
+    if not layers:
+        return []
+    which = f"Layer {layers[0]} does" if len(layers) == 1 else f"Layers {', '.join(map(str, layers))} do"
+    return [
+        f"{which} not see {length} tokens back, so no head there can attend to a repetition; choose a smaller length."
+    ]
+
+
+def repeated(subject: Subject, length: int | None, draws: int, seed: int) -> Tensor:
+    """Ids [draw, 2 length] of different random tokens, twice; no special or unused ones. Without a length, the usual one
+    or as long as the model allows."""
     net, tokenizer = subject.net, subject.tokenizer
     known = list(range(net.spec.vocab))
     if tokenizer is not None:
         without = {*tokenizer.unused(net.spec.vocab), tokenizer.end}
         known = [i for i in known if i not in without]
     most = min(len(known), (net.length or 2 * len(known)) // 2)
+    length = min(LENGTH, most) if length is None else length
     if not 2 <= length <= most or draws < 1:
         raise ArgumentRange(
             f"length={length} and draws={draws} must be between 2 and {most} (different tokens, twice within the model's "
@@ -79,99 +105,104 @@ def _repeated(subject: Subject, length: int, draws: int, seed: int) -> Tensor:
     return torch.cat([ids, ids], 1).to(net.embed.weight.device)
 
 
-def _scores(net: Network, ids: Tensor) -> tuple[dict[str, Tensor], float, list[int]]:
-    """Each score [layer, head], with the layers they are of under "layer"; the gain by repetition; layers without a pattern."""
-    length = ids.shape[1] // 2
-    found: dict[str, list[Tensor]] = {name: [] for name in SCORES}
-    layers, skipped = [], []
-    between = _between(net)
-    for layer, block in enumerate(net.layers):
-        reads = getattr(block.mix, "pattern_reads", ())
-        if not reads:
-            skipped.append(layer)
-            continue
-        layers.append(layer)
-        sites = [getattr(net.sites, name)[layer] for name in reads]
-        saved = net.run(ids, save=sites, logits=False)
-        for name, values in _attention(block.mix, [saved[site] for site in sites], length).items():
-            found[name].append(values)
-        found["copying"].append(_copying(block, between))
-    if not layers:
-        raise ModelUnsupported("No layer of this model has an attention pattern, so its heads cannot be told apart.")
-    stacked = {name: torch.stack(values).cpu() for name, values in found.items()}
-    nats = -net.run(ids).logits[:, :-1].float().log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
-    gain = float(nats[:, : length - 1].mean() - nats[:, length:].mean())
-    return {**stacked, "layer": torch.tensor(layers)}, gain, skipped
+class Scores(NamedTuple):
+    """by_head: each score [layer, head], of `layers`. gain: nats per token that the repetition gains. hidden: layers whose
+    mask hides a repeated token's first occurrence from every query."""
+
+    by_head: dict[str, Tensor]
+    layers: list[int]
+    gain: float
+    hidden: list[int]
+
+    def clearest(self, name: str) -> Head:
+        """The head with the highest score."""
+        layer, head = divmod(int(self.by_head[name].nan_to_num(-torch.inf).argmax()), self.by_head[name].shape[1])
+        return self.layers[layer], head
+
+
+@torch.no_grad()
+def scores_of(net: Network, ids: Tensor) -> Scores:
+    """The scores of every head on repeated tokens `ids` [draw, 2 length], from one pass that stores no pattern."""
+    length, layers = ids.shape[1] // 2, layers_with_patterns(net)
+    totals: dict[int, dict[str, Tensor]] = {layer: {} for layer in layers}
+
+    def take(layer: int, mix: Any, reads: list[Tensor]) -> None:
+        for name, value in _attention(mix, reads, length).items():
+            totals[layer][name] = totals[layer].get(name, 0.0) + value
+
+    gain = 0.0
+    widest = max(net.layers[layer].mix.heads for layer in layers)
+    for texts in ids.split(max(1, MOST // (2 * length * max(widest * ROWS, net.spec.vocab)))):
+        logits = read_layers(net, texts, layers, take)
+        nats = torch.nn.functional.cross_entropy(
+            logits[:, :-1].float().flatten(0, 1), texts[:, 1:].flatten(), reduction="none"
+        ).view(len(texts), -1)  # fmt: skip
+        gain += float((nats[:, : length - 1].mean(1) - nats[:, length:].mean(1)).sum())
+    between = embedding_to_logits(net)
+    by_head: dict[str, list[Tensor]] = {name: [] for name in SCORES}
+    hidden = []
+    for layer in layers:
+        counts = _targets_seen(net.layers[layer].mix, length, ids.device)
+        hidden += [layer] if not counts["induction"] * counts["duplicate"] else []
+        for name, total in totals[layer].items():
+            by_head[name].append(total / (len(ids) * max(1, counts[name])))
+        weights, unknown = head_weights(net.layers[layer]), torch.full((net.layers[layer].mix.heads,), torch.nan)
+        by_head["copying"].append(unknown if weights is None or between is None else copying(weights, between))
+    stacked = {name: torch.nn.utils.rnn.pad_sequence(each, True, torch.nan).cpu() for name, each in by_head.items()}
+    return Scores(stacked, layers, gain / len(ids), hidden)
+
+
+def _targets(rows: Tensor, length: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Queries among `rows` that have each kind of target, and their targets."""
+    late, later = rows[rows >= length], rows[rows >= 1]
+    return {
+        "previous": (later, later - 1),
+        "first": (later, torch.zeros_like(later)),
+        "induction": (late, late - length + 1),
+        "duplicate": (late, late - length),
+    }
+
+
+def _targets_seen(mix: Any, length: int, device: torch.device) -> dict[str, int]:
+    """How many queries have each kind of target among the keys that the mask lets them see."""
+    targets = _targets(torch.arange(2 * length, device=device), length)
+    mask = getattr(getattr(mix, "part", None), "mask", None)
+    if mask is None:
+        return {name: len(queries) for name, (queries, _) in targets.items()}
+    return {name: int(mask.allows(*each).sum()) for name, each in targets.items()}
 
 
 def _attention(mix: Any, reads: list[Tensor], length: int) -> dict[str, Tensor]:
-    """Mean attention [head] to each kind of target, from blocks of the pattern's rows."""
+    """Attention [head] to each kind of target, summed over texts and queries."""
     total: dict[str, Tensor] = {}
-    counts = {"previous": 2 * length - 1, "first": 2 * length - 1, "induction": length, "duplicate": length}
-    for start in range(0, 2 * length, ROWS):
-        rows = torch.arange(start, min(start + ROWS, 2 * length), device=reads[0].device)
-        pattern, _ = mix.pattern_rows(rows, *reads)  # [batch, head, row, choice]
-        mean = pattern.double().mean(0)
-        late, later = rows[rows >= length], rows[rows >= 1]
-        targets = {
-            "previous": (later, later - 1),
-            "first": (later, torch.zeros_like(later)),
-            "induction": (late, late - length + 1),
-            "duplicate": (late, late - length),
-        }
-        for name, (queries, keys) in targets.items():
-            there = mean[:, queries - start, keys].sum(1) / counts[name]
+    for rows, pattern, _ in blocks_of_rows(mix, reads):
+        for name, (queries, keys) in _targets(rows, length).items():
+            there = pattern[:, :, queries - rows[0], keys].double().sum((0, 2))
             total[name] = total[name] + there if name in total else there
     return total
 
 
-def _between(net: Network) -> Tensor:
-    """What is between a head's output and its input when the one writes logits and the other reads tokens: E^T U with the
-    final norm's gain, [width, width]."""
-    return net.embed.weight.float().T @ (net.unembed_weight().float() * _gain(net.final_norm))
-
-
-def _gain(norm: Any) -> Tensor | float:
-    """What a norm multiplies by, its statistics aside."""
-    gain = getattr(norm, "gain", None)
-    gain = getattr(norm, "weight", None) if gain is None else gain
-    return 1.0 if gain is None else gain.float()
-
-
-def _copying(block: Any, between: Tensor) -> Tensor:
-    """Sum of Re(e) over sum of |e| for each head [head], of the eigenvalues of W_V E^T U W_O, [head size, head size]; NaN for
-    a mixer without these matrices."""
-    mix = block.mix
-    if not hasattr(mix, "qkv"):
-        return torch.full((mix.heads,), torch.nan)
-    values = mix.qkv.weight[-mix.kv_heads * mix.size :].float() * _gain(getattr(block, "mix_norm", None))
-    values = values.unflatten(0, (mix.kv_heads, mix.size)).repeat_interleave(mix.heads // mix.kv_heads, 0)
-    out = mix.out.weight.float().unflatten(1, (mix.heads, mix.size)).transpose(0, 1)  # [head, width, head size]
-    eigenvalues = torch.linalg.eigvals(torch.einsum("hsw,wu,huz->hsz", values, between, out).double())
-    size = eigenvalues.abs().sum(-1)
-    return torch.where(size > 0, eigenvalues.real.sum(-1) / size.clamp_min(1e-30), 0.0)
-
-
-def _table(scores: dict[str, Tensor], layers: list[int]) -> Table:
+def _table(found: Scores) -> Table:
     """The heads with the highest score of induction or of the previous token."""
+    scores = found.by_head
     heads = scores["induction"].shape[1]
-    order = torch.maximum(scores["induction"], scores["previous"]).flatten().argsort(descending=True)[:TOP].tolist()
+    either = torch.maximum(scores["induction"], scores["previous"]).flatten().nan_to_num(-1.0)
     rows: list[tuple[str | float, ...]] = [
-        (f"layer {layers[i // heads]} head {i % heads}", *(float(scores[name].flatten()[i]) for name in SCORES))
-        for i in order
+        (name_of((found.layers[i // heads], i % heads)), *(float(scores[name].flatten()[i]) for name in SCORES))
+        for i in either.argsort(descending=True)[:TOP].tolist()
     ]
     return Table("The clearest heads", ("head", *SCORES), tuple(rows))
 
 
-def _maps(scores: dict[str, Tensor], layers: list[int]) -> list[Heatmap]:
-    rows = tuple(f"layer {layer}" for layer in reversed(layers))
-    columns = tuple(f"h{head}" for head in range(scores["induction"].shape[1]))
+def _maps(found: Scores) -> list[Heatmap]:
+    rows = tuple(f"layer {layer}" for layer in reversed(found.layers))
+    columns = tuple(f"h{head}" for head in range(found.by_head["induction"].shape[1]))
     return [
         Heatmap(
             f"Attention of each head: {name}",
             rows,
             columns,
-            tuple(tuple(row) for row in reversed(scores[name].tolist())),
+            tuple(tuple(row) for row in reversed(found.by_head[name].tolist())),
             form="percent",
             low=0.0,
             high=1.0,
