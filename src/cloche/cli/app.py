@@ -13,6 +13,7 @@ import typer
 from cloche import __version__
 from cloche.cli.errors import INTERRUPTED, Stopped, recording_interrupts, report_error
 from cloche.cli.help import Command, Group
+from cloche.cli.looking.diff import diff
 from cloche.cli.looking.evaluating import evaluate
 from cloche.cli.looking.look import look
 from cloche.cli.looking.open import open_microscope
@@ -55,6 +56,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "eval": evaluate,
     "look": look,
     "trace": trace,
+    "diff": diff,
     "open": open_microscope,
     "verify": verify,
     "doctor": doctor,
@@ -71,6 +73,7 @@ EXAMPLES = {
     "eval": "cloche eval runs/first --tasks Add Copy --shots 4",
     "look": "cloche look runs/first logit-lens prompt='def '",
     "trace": "cloche trace runs/first logit-lens",
+    "diff": "cloche diff runs/first/checkpoints/step-000500 runs/first --out diff.html",
     "open": "cloche open runs/first",
     "verify": "cloche verify runs/first --json",
     "doctor": "cloche doctor",

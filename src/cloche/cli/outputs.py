@@ -283,6 +283,7 @@ COMMANDS: dict[str, Any] = {
     "demo": RunOutcome,
     "doctor": MachineChecked,
     "error": ErrorRecord,
+    "diff": SavedFinding,
     "eval": FindingsRecord,
     "generate": TextGenerated,
     "look": FindingsRecord | InstrumentsListed,

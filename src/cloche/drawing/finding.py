@@ -15,8 +15,8 @@ from typing_extensions import TypedDict
 
 from cloche.drawing import panels as kinds
 from cloche.drawing.html import as_html, figures
-from cloche.drawing.markup import EMPTY, Markup, join, tag
-from cloche.drawing.notebook import mime_bundle, page
+from cloche.drawing.markup import EMPTY, Markup, document, join, tag
+from cloche.drawing.notebook import mime_bundle, page, style
 from cloche.drawing.panels import Panel, Table
 from cloche.drawing.text import as_table, as_text
 from cloche.drawing.words import in_terminal, number, visible
@@ -240,6 +240,12 @@ class Finding:
             tag("div", map(as_html, self.panels), class_="drawings"),
             class_="finding",
         )
+
+    def page(self) -> str:
+        """The finding as one HTML page, with its style, without scripts or requests."""
+        head = tag("h1", f"{_named(self.instrument.replace('-', '_'))} of {self.checkpoint or 'a model'}")
+        body = tag("div", head, tag("p", self.summary), self.html(), class_="cloche")
+        return document(f"{self.instrument} · cloche", style(), body)
 
     def _repr_html_(self) -> str:
         return page(str(self), self.html())

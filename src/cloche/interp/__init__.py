@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from cloche.interp.probing import sparse_probing, token_labels
     from cloche.interp.records import DensityData, DictionaryData, FeaturesData, ProbingData
     from cloche.interp.route import FIRST, Place, Route
-    from cloche.interp.similarity import representation_similarity
+    from cloche.interp.similarity import model_diff, representation_similarity
     from cloche.interp.structure import model_graph
     from cloche.interp.subject import Subject
     from cloche.interp.tracing import Onset, find_onset, trace
@@ -106,6 +106,7 @@ __all__ = [
     "logit_lens",
     "look_inside",
     "loss_recovered",
+    "model_diff",
     "model_graph",
     "open_dictionary",
     "open_lens",

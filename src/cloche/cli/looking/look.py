@@ -29,7 +29,12 @@ def look(
     instrument: Instrument = "",
     options: Options = None,
     checkpoint: Checkpoint = "last",
-    out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Also write the finding to this file.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Also write the finding to this file: a page if it ends in .html, else JSON."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Look inside a model with an instrument.
@@ -41,7 +46,7 @@ def look(
         list_instruments(as_json)
         return
     import cloche
-    from cloche.files import refuse_existing, to_json, write_atomically
+    from cloche.files import refuse_existing
     from cloche.interp import Materials, fill_in, find_instrument, read_options
     from cloche.runs import Run
 
@@ -56,15 +61,26 @@ def look(
     found = finding if isinstance(finding, list) else [finding]
     paths = [None if run is None else each.save(run) for each in found]
     if out is not None:
-        write_atomically(
-            out, to_json(found[0].record() if len(found) == 1 else [each.record() for each in found], indent=1)
-        )
+        write_findings(found, out)
     if as_json:
         answer: FindingsRecord = {"findings": [recorded(each, path) for each, path in zip(found, paths, strict=True)]}
         emit(answer)
         return
     for each, path in zip(found, paths, strict=True):
         print(each.text() if path is None else f"{each.text()}\n\n{path}")
+
+
+def write_findings(found: list[Finding], out: Path) -> None:
+    """Writes findings to a new file: as one page if its name ends in .html, else as JSON."""
+    from cloche.files import to_json, write_atomically
+
+    if out.suffix == ".html":
+        if len(found) > 1:
+            raise InstrumentOption(f"{out} would have to hold {len(found)} findings; give one prompt, or a .json file.")
+        write_atomically(out, found[0].page().encode())
+        return
+    records = [each.record() for each in found]
+    write_atomically(out, to_json(records[0] if len(records) == 1 else records, indent=1))
 
 
 def pairs(options: list[str] | None) -> dict[str, list[str]]:
