@@ -32,7 +32,7 @@ def text_changes(a: Network, b: Network, batches: Iterable[Tensor]) -> TextChang
     """One pass of each model over the batches [batch, position]."""
     alike = a.spec.width == b.spec.width and len(a.layers) == len(b.layers)
     sites: list[Site] = [a.sites.embed, *a.sites.resid_post.all] if alike else []
-    ids, losses = [], []
+    ids, losses = list[Tensor](), list[Tensor]()
     squares, lens = torch.zeros(len(sites), 2, dtype=torch.float64), torch.zeros(len(sites), dtype=torch.float64)
     read = 0
     for batch in batches:
