@@ -298,7 +298,7 @@ def test_what_is_no_sum_is_refused() -> None:
     two_speed = LM(64, 32, third_party.TwoSpeed(2, 2, fast, fast))
     for tree, sentence in (
         (two_speed, "its residual stream is not the sum of its sites"),
-        (LM(64, 32, Stack(1, fast), norm=Centred()), "The norm Centred has no scale"),
+        (LM(64, 32, Stack(1, fast), norm=Centred()), "^Identity does not say what of it is held fixed"),
         (LM(64, 32, Stack(1, fast), head=Curved()), "through a linear head, and this model has Curved"),
     ):
         with pytest.raises(ModelUnsupported, match=sentence):

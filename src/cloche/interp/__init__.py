@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from cloche.drawing import Finding
     from cloche.interp.arguments import fill_in, read_options
     from cloche.interp.attribution import (
+        FrozenModel,
         attribution_patching,
         direct_attribution,
         logit_attribution,
@@ -64,6 +65,7 @@ __all__ = [
     "FeatureReader",
     "FeaturesData",
     "Finding",
+    "FrozenModel",
     "KLDivergence",
     "LensConfig",
     "LogProbability",

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from cloche.model.bodies.body import Body, Iterated
     from cloche.model.bodies.stack import Block, ParallelBlock, Stack
     from cloche.model.context import Context
-    from cloche.model.declare import Declared, Linear, Module
+    from cloche.model.declare import Declared, Linear, Module, freeze
     from cloche.model.huggingface import load_network, save_network, weight_files
     from cloche.model.lm import LM, Head, Unembed
     from cloche.model.maps.activations import Shifted, activation, gain
@@ -84,6 +84,7 @@ __all__ = [
     "YaRN",
     "ZeroCenteredRMSNorm",
     "activation",
+    "freeze",
     "gain",
     "load_network",
     "part_from_dict",

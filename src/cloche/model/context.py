@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 from torch import Tensor
 
 from cloche.model.mixers.masks import Causal, Full, Mask
@@ -40,6 +42,12 @@ class Context:
         self.losses: dict[str, Tensor] = {}
         self._tables: list[tuple[Position, int, tuple[Tensor, Tensor] | None]] = []
         self._masks: list[tuple[Mask, Tensor]] = []
+
+    def recorded_by(self, record: Recorder) -> Context:
+        """The same pass with another recorder."""
+        other = copy.copy(self)
+        other.record = record
+        return other
 
     def table(self, position: Position, head_size: int) -> tuple[Tensor, Tensor] | None:
         """The rotation table of this pass, computed once for all layers that share the encoding."""

@@ -11,12 +11,12 @@ import hashlib
 import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from cloche.errors import PartInvalid
+from cloche.errors import ModelUnsupported, PartInvalid
 from cloche.model.sites.declared import Declarations, DeclaredSite, check_declared
 
 Group = Literal["matrix", "embedding", "vector"]
@@ -47,6 +47,12 @@ class Declared:
 class Module(nn.Module):
     """An nn.Module that declares its own parameters and sites.
 
+    `frozen`, where it is defined, gives the output of `forward` and the adjoint of the linear map that the module is with
+    patterns, norm scales and slopes of activations held fixed: a function from cotangents of the output, [cotangent, *shape],
+    to those of the input. Of a norm or a head it is frozen(x), and the adjoint takes the cotangents; of a mixer, map or block
+    frozen(x, context, layer, gates), and the adjoint takes the cotangents and a recorder, to which it offers those of the
+    module's sites in the order of the backward pass, to continue with what that returns. gates: see `FrozenModel`.
+
     >>> from cloche.model import Declared, Module
     >>> class Gain(Module):
     ...     def __init__(self, width):
@@ -57,6 +63,13 @@ class Module(nn.Module):
     >>> [name for name, _ in Gain(4).named_parameters()]
     ['weight']
     """
+
+    frozen: Any = None
+
+    def __init_subclass__(cls, **named: Any) -> None:
+        super().__init_subclass__(**named)
+        if "forward" in cls.__dict__ and "frozen" not in cls.__dict__:
+            cls.frozen = None  # its base's is not of what it computes
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,6 +118,10 @@ class Linear(Module):
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.linear(x, self.weight, self.bias)
 
+    def transposed(self, y: Tensor) -> Tensor:
+        """y W, without the bias: [..., width] from [..., rows]."""
+        return y @ self.weight.to(y.dtype)
+
     def split(self, x: Tensor, rows: list[int]) -> Sequence[Tensor]:
         """y split into the parts of `rows` consecutive rows of W: [..., rows[i]].
 
@@ -115,6 +132,25 @@ class Linear(Module):
             return self(x).split(rows, -1)
         biases = [None] * len(rows) if self.bias is None else self.bias.split(rows)
         return [nn.functional.linear(x, w, b) for w, b in zip(self.weight.split(rows), biases, strict=True)]
+
+
+def freeze(module: nn.Module, *arguments: Any) -> Any:
+    """The output and the adjoint of a module as a linear map (see `Module`).
+
+    Raises ModelUnsupported if it does not define `frozen`.
+
+    >>> import torch
+    >>> from cloche.model import RMSNorm, freeze
+    >>> _, adjoint = freeze(RMSNorm().build(2), torch.tensor([3.0, 4.0]))
+    >>> bool((adjoint(torch.eye(2)) - torch.eye(2) / 12.5**0.5).abs().max() < 1e-6)  # the scale is held fixed
+    True
+    """
+    if getattr(module, "frozen", None) is None:
+        raise ModelUnsupported(
+            f"{type(module).__name__.strip('_')} does not say what of it is held fixed in a linear model; define `frozen` in "
+            "its module, as described at cloche.model.Module."
+        )
+    return module.frozen(*arguments)  # type: ignore[operator]
 
 
 def declarations(module: nn.Module) -> dict[str, Declared]:

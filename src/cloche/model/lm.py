@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -81,6 +82,10 @@ class _Unembed(Linear):
     def forward(self, x: Tensor) -> Tensor:
         logits = super().forward(x)
         return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
+
+    def frozen(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Before the cap (see `Module`)."""
+        return super().forward(x), self.transposed
 
 
 @dataclass(frozen=True)

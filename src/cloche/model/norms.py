@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cloche.errors import SettingRange, shown
-from cloche.model.declare import Declared, Module
+from cloche.model.declare import Declared, Module, freeze
 from cloche.model.maps.activations import MOST_SHIFT
 from cloche.part import Part, positive
 
@@ -20,12 +21,17 @@ if TYPE_CHECKING:
     from cloche.model.sites.recorder import Recorder
 
 
+Backward = Callable[[Tensor], Tensor]  # from cotangents of an output to those of its input
+
+
 class Norm(Part):
     """A normalisation over the last axis.
 
     `build(width)` gives a module from [..., width] to [..., width]; `gain` is the standard deviation of the output,
     for norms after a branch. A module with `scale(x)` [..., 1] and `divided(x, scale)` has a site for the divisor of
     each row.
+
+    `frozen(x)` gives its output and the adjoint at that scale (see `Module`).
 
     `prove(x, proof, site, scale)` gives the two sites from the norm's fields and weights alone (see `sites.proof`).
 
@@ -251,10 +257,18 @@ class _RectifiedNorm(Module):
     def divided(self, x: Tensor, scale: Tensor) -> Tensor:
         return F.relu(self.inner.divided(x, scale) - self.shift)  # type: ignore[operator]
 
+    def frozen(self, x: Tensor) -> tuple[Tensor, Backward]:
+        inside, backward = freeze(self.inner, x)
+        on = inside > self.shift
+        return F.relu(inside - self.shift), lambda dy: backward(dy * on)
+
 
 class _NoNorm(Module):
     def forward(self, x: Tensor) -> Tensor:
         return x
+
+    def frozen(self, x: Tensor) -> tuple[Tensor, Backward]:
+        return x, lambda dy: dy
 
 
 class _AllHeads(Module):
@@ -286,6 +300,11 @@ class _RMSNorm(Module):
 
     def divided(self, x: Tensor, scale: Tensor) -> Tensor:
         return x * scale.reciprocal().to(x.dtype) * self.gain
+
+    def frozen(self, x: Tensor) -> tuple[Tensor, Backward]:
+        scale = self.scale(x)
+        slope = self.gain / scale
+        return self.divided(x, scale), lambda dy: dy * slope
 
 
 class _ZeroCenteredRMSNorm(_RMSNorm):
@@ -341,3 +360,13 @@ class _LayerNorm(Module):
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         y = (wide - wide.mean(-1, keepdim=True)) / scale * self.weight
         return (y if self.bias is None else y + self.bias).to(x.dtype)
+
+    def frozen(self, x: Tensor) -> tuple[Tensor, Backward]:
+        scale = self.scale(x)
+        slope = self.weight / scale
+
+        def backward(dy: Tensor) -> Tensor:
+            dy = dy * slope
+            return dy - dy.mean(-1, keepdim=True)
+
+        return self.divided(x, scale), backward

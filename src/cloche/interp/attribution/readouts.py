@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cloche.errors import ModelUnsupported
-from cloche.model import Network, NoNorm, Norm, RectifiedNorm, Unembed
+from cloche.model import Network, Unembed, freeze
 
 ROUNDING = 1e-13  # share of the terms of a sum in double precision
 
@@ -25,42 +25,25 @@ class Readout:
     rows: Tensor
     constants: Tensor
 
-    def before(self, part: Norm, norm: Any, x: Tensor) -> Readout:
-        """The same functions of the input of `norm` (the module of `part`), whose scale is held fixed at that of x [width].
+    def before(self, norm: Any, x: Tensor) -> Readout:
+        """The same functions of the input of `norm`, whose scale is held fixed at that of x [width].
 
         A norm with a fixed scale is affine (LayerNorm subtracts the mean, multiplies, and adds its bias), and a rectified one
-        is in the units that are on, so its Jacobian and its value at x are all there is to know.
+        is in the units that are on, so its adjoint and its value at x are all there is to know.
         """
-        scale = None if _is_affine(part) else _scale(part, norm, x).detach()
-        with torch.enable_grad():
-            copies = x.detach().expand(len(self.rows), -1).clone().requires_grad_()
-            out = (self.rows * (norm(copies) if scale is None else norm.divided(copies, scale))).sum(-1)
-            (rows,) = torch.autograd.grad(out.sum(), copies)
-        own = out.detach() - rows @ x
+        with torch.no_grad():
+            y, backward = freeze(norm, x)
+            rows = backward(self.rows)
+            own = self.rows @ y - rows @ x
         own[own.abs() <= ROUNDING * (rows * x).abs().sum(-1)] = 0.0  # such as RMSNorm's, which has none
         return Readout(rows, self.constants + own)
-
-
-def _is_affine(part: Norm) -> bool:
-    """Whether a norm has no scale."""
-    return isinstance(part, NoNorm) or (isinstance(part, RectifiedNorm) and _is_affine(part.norm))
-
-
-def _scale(part: Norm, norm: Any, x: Tensor) -> Tensor:
-    if not (hasattr(norm, "scale") and hasattr(norm, "divided")):
-        raise ModelUnsupported(
-            f"The norm {type(part).__name__} has no scale that could be held fixed; give its module scale(x) and "
-            "divided(x, scale), as described at cloche.model.Norm."
-        )
-    scale: Tensor = norm.scale(x)
-    return scale
 
 
 def readout(net: Network, x: Tensor, tokens: Tensor, against: Tensor) -> Readout:
     """Logit of each of `tokens` [pair] minus that of each of `against`, as functions of the final norm's input, at x [width].
 
-    Before a soft cap of the logits. Raises ModelUnsupported for a head that is not an `Unembed`, and for a final norm without a
-    scale.
+    Before a soft cap of the logits. Raises ModelUnsupported for a head that is not an `Unembed`, and for a final norm that does
+    not say how its scale is held fixed.
     """
     if not isinstance(net.spec.head, Unembed):
         raise ModelUnsupported(
@@ -68,7 +51,7 @@ def readout(net: Network, x: Tensor, tokens: Tensor, against: Tensor) -> Readout
             "use activation patching instead."
         )
     rows, constants = _differences(net, tokens, against)
-    return Readout(rows, constants).before(net.spec.norm, net.final_norm, x.double())
+    return Readout(rows, constants).before(net.final_norm, x.double())
 
 
 def _differences(net: Network, tokens: Tensor, against: Tensor) -> tuple[Tensor, Tensor]:

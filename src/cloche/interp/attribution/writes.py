@@ -12,6 +12,7 @@ from torch import Tensor
 from cloche.errors import ModelUnsupported
 from cloche.interp.attribution.readouts import Readout
 from cloche.model import Context, Edit, MoE, Network, Result, Site
+from cloche.model.sites import Keeping
 
 By = Literal["component", "head", "expert", "neuron"]
 BY: tuple[By, ...] = ("component", "head", "expert", "neuron")
@@ -169,20 +170,17 @@ def _of_experts(made: Pass, layer: int, units: bool) -> Branch:
     """Each expert that the token was sent to, times its probability; `units`: unit by unit."""
     site, module, part = made.net.sites.mlp_out[layer], made.net.layers[layer].map, made.net.layers[layer].part.map
     logits = made.result[made.net.sites.router[layer]][0]  # [position, expert]
-    shares, chosen = logits.float().softmax(-1).topk(part.active, -1)
-    if part.normalise:
-        shares = shares / shares.sum(-1, keepdim=True)
-    weights = torch.zeros_like(logits, dtype=torch.float64).scatter(-1, chosen, shares.double())
+    weights = module.weights(logits.float().softmax(-1)).double()
     x, products, outputs, names = made.result[made.net.sites.mlp_in[layer]][0], [], [], []
-    for expert in chosen[made.position].tolist():
-        inside, share, module_here = _Units(), weights[:, expert, None], module.experts[expert]
+    for expert in logits[made.position].topk(part.active).indices.tolist():
+        inside, share, module_here = Keeping(["mlp_act"]), weights[:, expert, None], module.experts[expert]
         update, _ = module_here(x, Context.over(made.ids, record=inside), layer)
         names.append(f"{site} expert {expert}")
         outputs.append(share * update.double())
-        if units and (inside.act is None or not hasattr(module_here, "outer")):
+        if units and (not inside.kept or not hasattr(module_here, "outer")):
             raise ModelUnsupported(f"The experts of layer {layer} have no neurons; choose by=expert.")
         if units:
-            act = inside.act.double()
+            act = inside.kept["mlp_act", layer].double()
             own = [f"{names[-1]} unit {i}" for i in range(act.shape[1])]
             products.append(_Product(own, share * act, module_here.outer, share, f"{names[-1]} bias"))
     if units:
@@ -233,7 +231,7 @@ def _before_post(made: Pass, site: Site, value: Tensor) -> tuple[Readout, Any]:
     block = made.net.layers[site.layer or 0]
     norm = block.mix_post if site.name == "attn_out" else block.map_post
     own = Readout(made.readout.rows, torch.zeros_like(made.readout.constants))
-    return own if norm is None else own.before(block.part.post, norm, value), norm
+    return own if norm is None else own.before(norm, value), norm
 
 
 def _weight(matrix: Any) -> Tensor:
@@ -251,20 +249,6 @@ def _columns(product: _Product, readout: Readout, here: int) -> Group:
         return lambda part: weight[:, (own := slice(part * size, (part + 1) * size))].double() @ row[own]
 
     return Group(product.names, direct, written(x[here]), written(x.mean(0)))
-
-
-class _Units:
-    """A recorder that keeps the neurons of an expert, whose sites have no names."""
-
-    act: Any = None
-
-    def wants(self, name: str, layer: int | None) -> bool:
-        return name == "mlp_act"
-
-    def __call__(self, name: str, layer: int | None, value: Tensor) -> Tensor:
-        if name == "mlp_act":
-            self.act = value
-        return value
 
 
 def _vectors(names: Sequence[str], readout: Readout, here: Tensor, usual: Tensor) -> Group:

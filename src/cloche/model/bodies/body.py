@@ -8,7 +8,9 @@ from torch import Tensor
 
 from cloche.errors import ModelUnsupported
 from cloche.model.context import Context
-from cloche.model.declare import Module, matrix_weights
+from cloche.model.declare import Module, freeze, matrix_weights
+from cloche.model.maps.mlp import Gates
+from cloche.model.sites.recorder import Adjoint
 from cloche.part import Part
 
 
@@ -62,6 +64,14 @@ class Iterated(Module):
             if states is not None:
                 states[i] = state
         return x, states
+
+    def frozen(self, x: Tensor, context: Context, gates: Gates) -> tuple[Tensor, list[Adjoint]]:
+        """The output, and the adjoint of each iteration (see `Module`)."""
+        adjoints = list[Adjoint]()
+        for i, block in enumerate(self.layers):
+            x, adjoint = freeze(block, x, context, i, gates)
+            adjoints.append(adjoint)
+        return x, adjoints
 
     def named(self, iteration: int) -> str:
         """The name of an iteration in text for people."""

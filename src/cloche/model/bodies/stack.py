@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from cloche.errors import PartInvalid, SettingRange, shown
 from cloche.model.bodies.body import Body, Iterated
 from cloche.model.context import Context
-from cloche.model.declare import Module, matrix_weights
-from cloche.model.maps.mlp import Map
+from cloche.model.declare import Module, freeze, matrix_weights
+from cloche.model.maps.mlp import Gates, Map
 from cloche.model.mixers.attention import Mixer
 from cloche.model.norms import Norm, RMSNorm, has_scale, normalised
 from cloche.model.sites.declared import Declarations, DeclaredSite, each_token, joined
+from cloche.model.sites.recorder import Adjoint, Recorder
 from cloche.part import Part, positive
 
 if TYPE_CHECKING:
@@ -125,6 +126,34 @@ class _Block(Module):
         x = record("resid_post", layer, x + self._mapped(x, context, layer))
         return x, state
 
+    def frozen(self, x: Tensor, context: Context, layer: int, gates: Gates) -> tuple[Tensor, Adjoint]:
+        """See `Module`."""
+        x = context.record("resid_pre", layer, x)
+        mixed, from_mix = self._frozen_branch("mix", "attn", x, context, layer, gates)
+        x = context.record("resid_mid", layer, x + mixed)
+        mapped, from_map = self._frozen_branch("map", "mlp", x, context, layer, gates)
+
+        def backward(dy: Tensor, record: Recorder) -> Tensor:
+            dy = record("resid_post", layer, dy)
+            dy = record("resid_mid", layer, dy + from_map(dy, record))
+            return record("resid_pre", layer, dy + from_mix(dy, record))
+
+        return context.record("resid_post", layer, x + mapped), backward
+
+    def _frozen_branch(
+        self, name: str, site: str, x: Tensor, context: Context, layer: int, gates: Gates
+    ) -> tuple[Tensor, Adjoint]:
+        norm, module, post = (getattr(self, each) for each in (f"{name}_norm", name, f"{name}_post"))
+        read, to_stream = freeze(norm, x)
+        update, to_read = freeze(module, context.record(f"{site}_in", layer, read), context, layer, gates)
+        update, to_update = (update, lambda dy: dy) if post is None else freeze(post, update)
+
+        def backward(dy: Tensor, record: Recorder) -> Tensor:
+            dy = to_read(to_update(record(f"{site}_out", layer, dy)), record)
+            return to_stream(record(f"{site}_in", layer, dy))
+
+        return context.record(f"{site}_out", layer, update), backward
+
     def _mixed(self, x: Tensor, context: Context, layer: int, state: Any) -> tuple[Tensor, Any]:
         read = normalised(self.mix_norm, x, context.record, "attn_scale", layer)
         update, state = self.mix(context.record("attn_in", layer, read), context, layer, state)
@@ -148,6 +177,18 @@ class _ParallelBlock(_Block):
         x = context.record("resid_pre", layer, x)
         update, state = self._mixed(x, context, layer, state)
         return context.record("resid_post", layer, x + update + self._mapped(x, context, layer)), state
+
+    def frozen(self, x: Tensor, context: Context, layer: int, gates: Gates) -> tuple[Tensor, Adjoint]:
+        """See `Module`."""
+        x = context.record("resid_pre", layer, x)
+        mixed, from_mix = self._frozen_branch("mix", "attn", x, context, layer, gates)
+        mapped, from_map = self._frozen_branch("map", "mlp", x, context, layer, gates)
+
+        def backward(dy: Tensor, record: Recorder) -> Tensor:
+            dy = record("resid_post", layer, dy)
+            return record("resid_pre", layer, dy + from_map(dy, record) + from_mix(dy, record))
+
+        return context.record("resid_post", layer, x + mixed + mapped), backward
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,17 @@ def activation(which: str | Shifted) -> Callable[[Tensor], Tensor]:
     return ACTIVATIONS[which]
 
 
+def secant(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """(f(x) - f(0)) / x, elementwise, and f(0) [1]: f(x) is the first times x plus the second.
+
+    Next to 0 it is taken a little further out, where the difference is not rounded away.
+    """
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    least = torch.finfo(x.dtype).eps ** 0.5
+    away, start = torch.where(x.abs() < least, least, x), f(x.new_zeros(1))
+    return (f(away) - start) / away, start
+
+
 @functools.cache
 def second_moment(which: str | Shifted) -> float:
     """E[f(z)^2] for z standard normal, by Gauss-Hermite quadrature, so that any activation has one."""

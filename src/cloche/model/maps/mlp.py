@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
+import torch
 from torch import Tensor
 
 from cloche.model.context import Context
 from cloche.model.declare import Linear, Module
-from cloche.model.maps.activations import Shifted, activation, gain
+from cloche.model.maps.activations import Shifted, activation, gain, secant
 from cloche.model.sites.declared import each_token
+from cloche.model.sites.recorder import Adjoint, Recorder
 from cloche.part import Part, positive
 
 if TYPE_CHECKING:
     from cloche.model.sites.proof import Proof
+
+
+Gates = Literal["half", "fixed"]  # how a linear model shares a gate's product: half each, or the gate is held fixed
 
 
 class Map(Part):
@@ -163,31 +168,72 @@ class _MLP(_Hidden):
         pre = context.record("mlp_pre", layer, self.inner(x))
         return self.outer(context.record("mlp_act", layer, self.f(pre))), {}
 
+    def frozen(self, x: Tensor, context: Context, layer: int, gates: Gates) -> tuple[Tensor, Adjoint]:
+        pre = context.record("mlp_pre", layer, self.inner(x))
+        slope, _ = secant(self.f, pre)
 
-class _GLU(_Hidden):
-    """Site mlp_pre is the gate before its activation; mlp_act the product that the output matrix reads."""
+        def backward(dy: Tensor, record: Recorder) -> Tensor:
+            dact = record("mlp_act", layer, self.outer.transposed(dy))
+            return self.inner.transposed(record("mlp_pre", layer, dact * slope))
 
-    def __init__(self, part: GLU, width: int, std: float) -> None:
-        super().__init__(part, width, std * gain(part.activation), ("gate", "up"))
-        self.f = activation(part.activation)
+        return self.outer(context.record("mlp_act", layer, self.f(pre))), backward
+
+
+class _Gated(_Hidden):
+    """A product of functions of two halves. Site mlp_pre is the gate before its activation; mlp_act the product that the
+    output matrix reads."""
+
+    def __init__(self, part: Any, width: int, std: float) -> None:
+        super().__init__(part, width, std, ("gate", "up"))
+
+    def gate(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def up(self, x: Tensor) -> Tensor:
+        return x
 
     def forward(self, x: Tensor, context: Context, layer: int) -> tuple[Tensor, dict[str, Tensor]]:
         gate, up = self.inner.split(x, self.rows)
         gate = context.record("mlp_pre", layer, gate)
-        return self.outer(context.record("mlp_act", layer, self.f(gate) * up)), {}
+        return self.outer(context.record("mlp_act", layer, self.gate(gate) * self.up(up))), {}
+
+    def frozen(self, x: Tensor, context: Context, layer: int, gates: Gates) -> tuple[Tensor, Adjoint]:
+        gate, up = self.inner.split(x, self.rows)
+        gate = context.record("mlp_pre", layer, gate)
+        left, right = self.gate(gate), self.up(up)
+        (a, a0), (b, b0) = secant(self.gate, gate), secant(self.up, up)
+        # (a gate + a0) (b up + b0): the product of the first terms is shared half each, or all of it goes to up.
+        half = gates == "half"
+        slopes = torch.stack([a * (right + b0) / 2, b * (left + a0) / 2] if half else [0 * a, b * left], -2)
+
+        def backward(dy: Tensor, record: Recorder) -> Tensor:
+            dact = record("mlp_act", layer, self.outer.transposed(dy))
+            both = dact[..., None, :] * slopes  # [..., gate or up, hidden]
+            if record.wants("mlp_pre", layer):
+                both = torch.stack([record("mlp_pre", layer, both[..., 0, :]), both[..., 1, :]], -2)
+            return self.inner.transposed(both.flatten(-2))
+
+        return self.outer(context.record("mlp_act", layer, left * right)), backward
 
 
-class _ClampedGLU(_Hidden):
-    """Site mlp_pre is the gate before its clamp; mlp_act the product that the output matrix reads."""
+class _GLU(_Gated):
+    def __init__(self, part: GLU, width: int, std: float) -> None:
+        super().__init__(part, width, std * gain(part.activation))
+        self.f = activation(part.activation)
 
+    def gate(self, x: Tensor) -> Tensor:
+        return self.f(x)
+
+
+class _ClampedGLU(_Gated):
     def __init__(self, part: ClampedGLU, width: int, std: float) -> None:
         # g sigmoid(1.702 g) is nearly GELU, and u + 1 has a second moment of two.
-        super().__init__(part, width, std * gain("gelu") * 2**-0.5, ("gate", "up"))
+        super().__init__(part, width, std * gain("gelu") * 2**-0.5)
         self.slope, self.limit = part.slope, part.limit
 
-    def forward(self, x: Tensor, context: Context, layer: int) -> tuple[Tensor, dict[str, Tensor]]:
-        gate, up = self.inner.split(x, self.rows)
-        gate = context.record("mlp_pre", layer, gate).clamp(max=self.limit)
-        up = up.clamp(-self.limit, self.limit)
-        act = gate * (gate * self.slope).sigmoid() * (up + 1)
-        return self.outer(context.record("mlp_act", layer, act)), {}
+    def gate(self, x: Tensor) -> Tensor:
+        x = x.clamp(max=self.limit)
+        return x * (x * self.slope).sigmoid()
+
+    def up(self, x: Tensor) -> Tensor:
+        return x.clamp(-self.limit, self.limit) + 1

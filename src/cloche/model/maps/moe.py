@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from cloche.errors import SettingConflict, SettingRange
 from cloche.model.context import Context
-from cloche.model.declare import Linear, Module
-from cloche.model.maps.mlp import GLU, Map
+from cloche.model.declare import Linear, Module, freeze
+from cloche.model.maps.mlp import GLU, Gates, Map
 from cloche.model.sites.declared import each_token
-from cloche.model.sites.recorder import NULL_RECORDER
+from cloche.model.sites.recorder import NULL_RECORDER, Adjoint, Recorder
 from cloche.part import positive
 
 if TYPE_CHECKING:
@@ -94,17 +94,24 @@ class _MoE(Module):
         each = std / (share * part.active**0.5)
         self.experts = nn.ModuleList(part.expert.build(width, each) for _ in range(part.experts))
 
-    def forward(self, x: Tensor, context: Context, layer: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def _probabilities(self, x: Tensor, context: Context, layer: int) -> Tensor:
         # Rounded to bf16 a choice between near equals would fall otherwise (selective precision, 2101.03961, section 2.4).
         with torch.autocast(x.device.type, enabled=False):
             logits = self.router(x.to(self.router.weight.dtype))
         logits = context.record("router", layer, logits)  # [batch, position, expert]
-        probabilities = logits.float().softmax(-1)
+        return logits.float().softmax(-1)
+
+    def weights(self, probabilities: Tensor) -> Tensor:
+        """[..., expert]: what each expert's output is multiplied by, 0 for those that are not chosen."""
         shares, chosen = probabilities.topk(self.active, -1)
         if self.normalise:
             shares = shares / shares.sum(-1, keepdim=True)
-        weights = torch.zeros_like(probabilities).scatter(-1, chosen, shares)
-        inside = Context(context.positions, context.keys, context.start, context.padded, NULL_RECORDER)
+        return torch.zeros_like(probabilities).scatter(-1, chosen, shares)
+
+    def forward(self, x: Tensor, context: Context, layer: int) -> tuple[Tensor, dict[str, Tensor]]:
+        probabilities = self._probabilities(x, context, layer)
+        weights = self.weights(probabilities)
+        inside = context.recorded_by(NULL_RECORDER)
         mixed = self._all if torch.compiler.is_compiling() else self._chosen
         out = mixed(x.flatten(0, -2), weights.flatten(0, -2).to(x.dtype), inside, layer).view_as(x)
         losses = {}
@@ -112,6 +119,27 @@ class _MoE(Module):
             sent = (weights > 0).flatten(0, -2).float().mean(0)
             losses["balance"] = len(self.experts) * (sent * probabilities.flatten(0, -2).mean(0)).sum()
         return out, losses
+
+    def frozen(self, x: Tensor, context: Context, layer: int, gates: Gates) -> tuple[Tensor, Adjoint]:
+        """See `Module`: which experts are chosen and their weights are held fixed."""
+        inside, rows = context.recorded_by(NULL_RECORDER), x.flatten(0, -2)
+        weights = self.weights(self._probabilities(x, context, layer)).flatten(0, -2).to(x.dtype)
+        out, chosen = torch.zeros_like(rows), list[tuple[Tensor, Tensor, Adjoint]]()
+        for expert, weight in zip(self.experts, weights.unbind(-1), strict=True):
+            tokens = weight.nonzero()[:, 0]
+            if len(tokens):
+                update, backward = freeze(expert, rows[tokens], inside, layer, gates)
+                out.index_add_(0, tokens, update * weight[tokens, None])
+                chosen.append((tokens, weight[tokens, None], backward))
+
+        def backward_all(dy: Tensor, record: Recorder) -> Tensor:
+            along = dy.flatten(1, -2)  # [cotangent, token, width]
+            dx = torch.zeros_like(along)
+            for tokens, share, backward in chosen:
+                dx.index_add_(1, tokens, backward(along[:, tokens] * share, NULL_RECORDER))
+            return dx.view_as(dy)
+
+        return out.view_as(x), backward_all
 
     def _chosen(self, x: Tensor, weights: Tensor, inside: Context, layer: int) -> Tensor:
         """Each expert on its own tokens: x [token, width], weights [token, expert]."""

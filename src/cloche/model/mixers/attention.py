@@ -14,10 +14,12 @@ from torch import Tensor
 from cloche.errors import SettingConflict
 from cloche.model.context import Context
 from cloche.model.declare import Linear, Module
+from cloche.model.maps.mlp import Gates
 from cloche.model.mixers.masks import Causal, Mask
 from cloche.model.norms import Norm, row_size
 from cloche.model.positions.encodings import NoPosition, Position, rotate
 from cloche.model.sites.declared import each_pair, each_token
+from cloche.model.sites.recorder import Adjoint, Keeping, Recorder
 from cloche.part import Part, positive
 
 if TYPE_CHECKING:
@@ -257,6 +259,26 @@ class DotProduct(Module):
             matrices = self.out.weight.unflatten(1, (self.heads, self.size))  # [width, head, size]
             record("head_out", layer, torch.einsum("bphs,whs->bphw", z, matrices.to(z.dtype)))
         return self.out(z.flatten(2)), state
+
+    def frozen(self, x: Tensor, context: Context, layer: int, gates: Gates) -> tuple[Tensor, Adjoint]:
+        """See `Module`: the pattern is held fixed, so nothing reaches q and k."""
+        inside = Keeping(["pattern"], context.record)
+        update, _ = self(x, context.recorded_by(inside), layer, None)
+        grouped = inside.kept["pattern", layer].unflatten(1, (self.kv_heads, -1)).flatten(2, 3)
+        values = self.qkv.weight[-self.kv_heads * self.size :]  # [kv_head * size, width]
+
+        def backward(dy: Tensor, record: Recorder) -> Tensor:
+            dz = record("z", layer, self.out.transposed(dy).unflatten(-1, (self.heads, self.size)))
+            count, batch = dz.shape[:2]
+            # One product per kv head, in which all cotangents are columns: over queries and the heads of its group.
+            columns = dz.unflatten(3, (self.kv_heads, -1)).permute(
+                1, 3, 4, 2, 0, 5
+            )  # [batch, kv_head, group, query, ...]
+            columns = columns.reshape(batch, self.kv_heads, -1, count * self.size)
+            dv = (grouped.mT.to(dz.dtype) @ columns).unflatten(-1, (count, self.size)).permute(3, 0, 2, 1, 4)
+            return record("v", layer, dv).flatten(-2) @ values.to(dz.dtype)
+
+        return update, backward
 
     def _fused(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor:
         grouped = self.kv_heads != self.heads

@@ -21,15 +21,17 @@ if TYPE_CHECKING:
         spanned,
     )
     from cloche.model.sites.proof import Proof, prove_sites
-    from cloche.model.sites.recorder import NULL_RECORDER, NullRecorder, PlanRecorder, Recorder
+    from cloche.model.sites.recorder import NULL_RECORDER, Adjoint, Keeping, NullRecorder, PlanRecorder, Recorder
     from cloche.model.sites.result import Result
     from cloche.model.sites.slots import PromptSlots, make_positions
     from cloche.model.sites.vocabulary import Layers, Site, Sites, site
 
 __all__ = [
     "NULL_RECORDER",
+    "Adjoint",
     "DeclaredSite",
     "Edit",
+    "Keeping",
     "Key",
     "Layers",
     "NullRecorder",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 import torch
@@ -44,6 +45,9 @@ class Recorder(Protocol):
     def __call__(self, name: str, layer: int | None, value: Tensor) -> Tensor:
         """Offer a site's value; returns the value that the rest of the pass must use, of the same shape and dtype."""
         ...
+
+
+Adjoint = Callable[[Tensor, Recorder], Tensor]  # from cotangents of an output to those of its input; see Module
 
 
 class PlanRecorder:
@@ -163,3 +167,31 @@ class NullRecorder:
 
 
 NULL_RECORDER = NullRecorder()
+
+
+class Keeping:
+    """A recorder that keeps the values of the sites of some names, in `kept` by name and layer, and offers all to another.
+
+    >>> import torch
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> from cloche.model import Context
+    >>> from cloche.model.sites import Keeping
+    >>> net, record = LM(64, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0), Keeping(["z"])
+    >>> ids = torch.tensor([[1, 2]])
+    >>> _ = net.logits(ids, Context.over(ids, record=record))
+    >>> list(record.kept), record.kept["z", 1].shape
+    ([('z', 0), ('z', 1)], torch.Size([1, 2, 4, 8]))
+    """
+
+    def __init__(self, names: Collection[str], other: Recorder = NULL_RECORDER) -> None:
+        self.names, self.other = frozenset(names), other
+        self.kept: dict[tuple[str, int | None], Tensor] = {}
+
+    def wants(self, name: str, layer: int | None) -> bool:
+        return name in self.names or self.other.wants(name, layer)
+
+    def __call__(self, name: str, layer: int | None, value: Tensor) -> Tensor:
+        value = self.other(name, layer, value)
+        if name in self.names:
+            self.kept[name, layer] = value
+        return value
