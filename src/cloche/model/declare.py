@@ -140,9 +140,11 @@ def freeze(module: nn.Module, *arguments: Any) -> Any:
     Raises ModelUnsupported if it does not define `frozen`.
 
     >>> import torch
-    >>> from cloche.model import RMSNorm, freeze
-    >>> _, adjoint = freeze(RMSNorm().build(2), torch.tensor([3.0, 4.0]))
-    >>> bool((adjoint(torch.eye(2)) - torch.eye(2) / 12.5**0.5).abs().max() < 1e-6)  # the scale is held fixed
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> from cloche.model import freeze
+    >>> norm = LM(64, 2, Stack(1, Block(Attention(1), GLU()))).build(seed=0).final_norm
+    >>> y, adjoint = freeze(norm, torch.tensor([3.0, 4.0]))
+    >>> bool((adjoint(torch.eye(2)) - torch.eye(2) / 12.5**0.5).abs().max() < 1e-6)  # its scale does not change
     True
     """
     if getattr(module, "frozen", None) is None:
