@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from cloche.interp.materials import Materials, held_out, held_out_prompts, open_dictionary, others_of
     from cloche.interp.metrics import KLDivergence, LogitDifference, LogProbability, Metric, Rank
     from cloche.interp.patching import ablation, activation_patching, patchscope
-    from cloche.interp.probing import sparse_probing, token_labels
+    from cloche.interp.probing import difficulty, sparse_probing, token_labels
     from cloche.interp.records import DensityData, DictionaryData, FeaturesData, ProbingData
     from cloche.interp.route import FIRST, Place, Route
     from cloche.interp.similarity import model_diff, representation_similarity
@@ -91,6 +91,7 @@ __all__ = [
     "batched_windows",
     "dictionary_name",
     "dictionary_report",
+    "difficulty",
     "direct_attribution",
     "end_to_end",
     "features_report",

@@ -1,4 +1,4 @@
-"""Sparse probing: how well a few units of a basis predict a label."""
+"""Probing: how well units predict a label, and which follow the level of a task."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from cloche.lazy import lazy
 
 if TYPE_CHECKING:
     from cloche.interp.probing.labels import token_labels
+    from cloche.interp.probing.levels import difficulty
     from cloche.interp.probing.sparse import sparse_probing
 
-__all__ = ["sparse_probing", "token_labels"]
+__all__ = ["difficulty", "sparse_probing", "token_labels"]
 
 __getattr__ = lazy(__name__)
