@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,32 +14,11 @@ from cloche.errors import CheckpointMissing, InstrumentUnknown
 from cloche.interp.arguments import fill_in
 from cloche.interp.catalogue import Instrument, find_instrument, options_of
 from cloche.interp.materials import Materials, held_out_prompts
+from cloche.interp.tracing.onsets import SPREADS, Onset, find_onset
 from cloche.runs import Run
 
 Array = NDArray[np.float64]
 PROMPTS = 8  # pieces of held-out text by default; windows are divided into as many groups
-RESAMPLES = 1_000
-INTERVAL = (0.05, 0.95)
-FEWEST_MOVES = 5  # moves from one checkpoint to the next that it takes to estimate their usual size
-SPREADS = 2.0  # of the null, within which a gain does not count
-
-
-class Onset(NamedTuple):
-    """Index of the first checkpoint from which the headline stays above half of its gain, with its interval; None if the
-    gain is within the null. `spread` is what the gain is compared with.
-
-    >>> import numpy as np
-    >>> from cloche.interp import Onset, find_onset
-    >>> flat = find_onset(np.zeros((4, 2)), np.ones(1))
-    >>> isinstance(flat, Onset), flat.at
-    (True, None)
-    """
-
-    at: int | None
-    low: int | None
-    high: int | None
-    gain: float
-    spread: float
 
 
 def trace(
@@ -133,46 +112,6 @@ def _figure(finding: Finding, figure: str, name: str) -> float:
             f"{name} at {finding.checkpoint} has no figure {figure or 'to trace'}; it has {known}: name one with figure=."
         )
     return float(value)
-
-
-# ---- the onset
-
-
-def find_onset(values: Array, nulls: Array, seed: int = 0) -> Onset:
-    """The onset of values [checkpoint, prompt], compared with null values of any shape: see `trace`.
-
-    >>> import numpy as np
-    >>> from cloche.interp.tracing import find_onset
-    >>> find_onset(np.array([[0.0, 0.1], [0.1, 0.0], [1.0, 0.9], [0.9, 1.0]]), np.zeros(1)).at
-    2
-    """
-    rng = np.random.default_rng(seed)
-    count = values.shape[1]
-    drawn = values[:, rng.integers(count, size=(RESAMPLES, count))].mean(2)  # [checkpoint, resample]
-    gains = drawn[-1] - drawn[0]
-    mean = values.mean(1)
-    gain = float(mean[-1] - mean[0])
-    spread = max(float(nulls.std()) if nulls.size else _drift(mean), float(gains.std()) if count > 1 else 0.0)
-    if not abs(gain) > SPREADS * spread:
-        return Onset(None, None, None, gain, spread)
-    if count < 2:
-        return Onset(int(_above(mean[:, None])[0]), None, None, gain, spread)
-    low, high = np.quantile(_above(drawn), INTERVAL, method="nearest")
-    return Onset(int(_above(mean[:, None])[0]), int(low), int(high), gain, spread)
-
-
-def _drift(mean: Array) -> float:
-    """Usual move of the mean from one checkpoint to the next, as a robust standard deviation that a single jump does not
-    raise; 0 if there are too few checkpoints."""
-    steps = np.abs(np.diff(mean))
-    return float(1.4826 * np.median(steps)) if len(steps) >= FEWEST_MOVES else 0.0
-
-
-def _above(means: Array) -> NDArray[np.int64]:
-    """For each column of means [checkpoint, column], the first checkpoint from which it stays above half of its gain."""
-    half = (means[0] + means[-1]) / 2
-    below = (means - half) * np.sign(means[-1] - means[0]) <= 0
-    return np.minimum(len(means) - below[::-1].argmax(0), len(means) - 1)  # a resample may gain nothing
 
 
 def _finding(
