@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from cloche.runs import Run
+
 sys.path.append(str(Path(__file__).parents[1] / "model"))  # random_configs: tiny models of every family
+
+
+@pytest.fixture(scope="session")
+def grown_induction(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of two layers trained on repeated random tokens, with checkpoints (4 CPU seconds: for slow tests)."""
+    from grown import grow
+
+    return grow(tmp_path_factory.mktemp("grown") / "run", layers=2)
 
 
 @pytest.fixture(autouse=True)

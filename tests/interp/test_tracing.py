@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hand_built import TOKENS, echo
+from hand_built import TOKENS, echo, induction
 
 import cloche
-from cloche.drawing import Finding, Lines, Provenance
+from cloche.drawing import Finding, Heatmap, Lines, Provenance, Table
 from cloche.errors import ClocheError
 from cloche.interp import find_onset, logit_lens
+from cloche.interp.tracing.curves import Family, find_onsets
 from cloche.model import save_network
 from cloche.runs import Run
 
@@ -142,3 +143,76 @@ def test_prompts_are_named_only_where_there_are_prompts(tmp_path: Path, options:
     assert found.data["over"] == over and "prompt" not in found.text()
     assert found.summary.endswith(f", over {over}." if over else ".")
     assert cloche.trace(run, "logit-lens", prompt=COUNTING).summary.endswith(", over 5 prompts.")
+
+
+# ---- curves of an array's entries
+
+RISES = {0: 300, 2: 500}  # entries that rise, and the step at which each does
+
+
+def heights(subject: cloche.Glass, seed: int = 0, shape: str = "") -> Finding:
+    """An instrument of four entries, of which two rise with the step that the checkpoint's weights hold."""
+    step = round(float(subject.net.unembed_weight().detach().abs().max()) * 100)
+    rng = np.random.default_rng([seed, step])
+    values = 0.05 * rng.standard_normal((2, 2 + (shape == "grows" and step > 300)))
+    for entry, at in RISES.items():
+        values.reshape(-1)[entry] += 2.0 * (step >= at)
+    null = 0.05 * np.random.default_rng(seed).standard_normal((2, 2))
+    labels = ["a", "b", "c", "d"] if shape != "mislabelled" else ["a"]
+    data = {"curves": {"height": labels}}
+    arrays = {"height": values, "height_null": null, "other": values[0] * 0 + (step >= 300), "text": np.array(["x"])}
+    about = Provenance("heights", subject.checkpoint)
+    return Finding(about, "", {"most": float(values.max())}, data, arrays, {"most": float(null.max())})
+
+
+@pytest.fixture(scope="module")
+def rising(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run whose checkpoints hold their own step."""
+    return made(tmp_path_factory.mktemp("rising"), [step / 100 for step in STEPS])
+
+
+def test_every_entry_of_a_named_array_has_an_onset_or_none(rising: Run) -> None:
+    found = cloche.trace(rising, heights)
+    assert found.arrays["height"].shape == (8, 2, 2)
+    assert found.arrays["height_onset"].reshape(-1) == pytest.approx([300, np.nan, 500, np.nan], nan_ok=True)
+    first = found.data["curves"]["height"]["onsets"][0]
+    assert (first["low"], first["onset"], first["high"]) == (300, 300, 300) and found.data["over"] == "4 seeds"
+    assert found.figures["curves_with_onset"] == 2 and found.figures["onset"] == 300
+    _, table, grid = found.panels
+    assert isinstance(table, Table) and {row[1] for row in table.rows} == {"a", "c"} and "2 of 4" in table.note
+    assert isinstance(grid, Heatmap) and grid.rows == ("a", "b", "c", "d") and grid.columns[3] == "300"
+    assert "Of 4 curves 2 have an onset; the clearest, height of" in found.summary
+    assert Finding.load(found.save(rising)).arrays["height"] == pytest.approx(found.arrays["height"])
+
+
+def test_a_single_seed_has_onsets_without_intervals_and_another_array_is_followed_by_name(rising: Run) -> None:
+    single = cloche.trace(rising, heights, seeds=1)
+    assert single.arrays["height_onset"].reshape(-1) == pytest.approx([300, np.nan, 500, np.nan], nan_ok=True)
+    assert single.data["curves"]["height"]["onsets"][0]["low"] is None and single.data["over"] == ""
+    other = cloche.trace(rising, heights, figure="other")
+    assert list(other.data["curves"]) == ["other"] and list(other.arrays["other_onset"]) == [300, 300]
+    assert other.figures["onset"] == 300 and other.data["curves"]["other"]["labels"] == ["0", "1"]
+
+
+@pytest.mark.parametrize("units", [1, 2])
+def test_of_many_curves_of_noise_seldom_one_has_an_onset(units: int) -> None:
+    noise, null = np.random.default_rng(0).standard_normal((2, 50, 12, units, 32))
+    null[:] = null[:, :1]  # the null is the same at every checkpoint
+    families = [Family("noise", [""] * 32, (32,), *each) for each in zip(noise, null, strict=True)]
+    having = [sum(one is not None and one.at is not None for one in find_onsets([each])["noise"]) for each in families]
+    assert sum(count > 0 for count in having) <= 4
+
+
+def test_curves_that_cannot_be_followed_are_said(rising: Run, tmp_path: Path) -> None:
+    with pytest.raises(ClocheError, match=r"'height' of heights has shape \(2, 3\) at step-000400 and \(2, 2\) before"):
+        cloche.trace(rising, heights, shape="grows")
+    with pytest.raises(ClocheError, match="labels 1 curves of its array 'height', which has 4 entries"):
+        cloche.trace(rising, heights, shape="mislabelled")
+    with pytest.raises(ClocheError, match="no figure text; it has most"):
+        cloche.trace(rising, heights, figure="text")
+    run = made(tmp_path / "two", [0.0, 1.0])
+    with run.new_checkpoint(200) as checkpoint:
+        save_network(induction(), checkpoint)
+    with pytest.raises(ClocheError, match=r"step-000200 of .* is another model than step-000000"):
+        cloche.trace(run, heights)
+    assert not list(run.path.glob("findings/*"))

@@ -21,12 +21,22 @@ def trace(
     seed: Annotated[
         int, typer.Option(metavar="SEED", min=0, max=LARGEST_SEED, help="Seed of the bootstrap over prompts.")
     ] = 0,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=1000,
+            help="Seeds to run an instrument with that reads no text; by default 4 if it has a curve per head or the like.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Follow an instrument over all checkpoints.
 
     Finds the onset of its headline: the first checkpoint after which it stays above half of its total gain, with an
-    interval over prompts; there is none if the gain is within two spreads of the null. The finding is saved in the run.
+    interval over prompts; there is none if the gain is within two spreads of the null. An instrument whose arrays have
+    curves, such as head-scores, gets the onset of each. The finding is saved in the run.
     """
     if not instrument:
         list_instruments(as_json)
@@ -40,7 +50,7 @@ def trace(
     name, function = find_instrument(instrument)
     values = read_options(name, function, pairs(options), Materials(cloche.load(opened), opened))
     with screen.bar("tracing") as update:
-        finding = cloche.trace(opened, function, figure=figure, seed=seed, on_progress=update, **values)
+        finding = cloche.trace(opened, function, figure=figure, seed=seed, seeds=seeds, on_progress=update, **values)
     path = finding.save(opened)
     if as_json:
         emit(recorded(finding, path))

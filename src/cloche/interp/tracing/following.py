@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cloche.drawing import Finding, Lines, Panel, Provenance, Series
-from cloche.errors import CheckpointMissing, InstrumentUnknown
+from cloche.errors import ArgumentInvalid, CheckpointMissing, InstrumentUnknown
 from cloche.interp.arguments import fill_in
 from cloche.interp.catalogue import Instrument, find_instrument, options_of
 from cloche.interp.materials import Materials, held_out_prompts
+from cloche.interp.tracing.curves import Curves, arrays_of, data_of, find_onsets, named_curves, panels_of, summary_of
 from cloche.interp.tracing.onsets import SPREADS, Onset, find_onset
 from cloche.runs import Run
 
-Array = NDArray[np.float64]
+SEEDS = 4  # of an instrument that reads no text and has curves
 PROMPTS = 8  # pieces of held-out text by default; windows are divided into as many groups
 
 
@@ -26,20 +26,27 @@ def trace(
     instrument: str | Instrument,
     figure: str | None = None,
     seed: int = 0,
+    seeds: int | None = None,
     on_progress: Callable[[int, int, str], object] = lambda done, total, name: None,
     **options: Any,
 ) -> Finding:
-    """Runs an instrument over all checkpoints of a run and finds the onset of its headline, or of the `figure` named.
+    """Runs an instrument over all checkpoints of a run and finds the onset of its headline, or of the `figure` named, and of
+    every curve that it has: of each head (`head_scores`), or whatever else its arrays measure.
 
     The onset is the first checkpoint after which the mean over prompts stays above half of its total gain, from the first
     checkpoint to the last; its interval is from the 5th to the 95th percentile of bootstrap resamples of the prompts. There
     is no onset if the gain is within two spreads, the spread being the larger of the null's standard deviation over
     checkpoints and prompts (without a null, the usual move from one checkpoint to the next) and the gain's standard error
-    over prompts.
+    over prompts. Of n curves, the two spreads grow so that one of them has an onset by chance in at most 5% of runs
+    (Bonferroni).
 
     `options` are the instrument's own. `prompt` may be a list of prompts, by default pieces of the held-out text; an
-    instrument that reads windows of text is run on groups of them, which count as prompts. Raises ClocheError for a run
-    with fewer than two checkpoints, and an instrument without figures.
+    instrument that reads windows of text is run on groups of them, which count as prompts; one that reads neither and draws
+    by a seed is run with `seeds` seeds from `seed` on (by default 4 if it has curves, else 1), which count as prompts too.
+
+    `figure` may also name an array: each of its entries then has a curve. Arrays of the finding: NAME [checkpoint, *entry]
+    and NAME_onset [*entry], NaN where there is none. Raises ClocheError for a run with fewer than two checkpoints or whose
+    checkpoints are different models, and for an instrument without figures.
 
     >>> import cloche
     >>> cloche.trace("first", "logit-lens", prompt=["the cat sat", "a dog ran"])  # doctest: +SKIP
@@ -54,40 +61,66 @@ def trace(
         )
     if "prompt" in options_of(function) and "prompt" not in options:
         options["prompt"] = held_out_prompts(run, PROMPTS)
-    values: list[list[float]] = []
-    nulls: list[list[float]] = []
+    followed = _Followed(name, function, figure, Curves(name, figure))
     for done, checkpoint in enumerate(checkpoints):
         on_progress(done, len(checkpoints), checkpoint.name)
-        found = list(_findings(run, checkpoint.name, name, function, options))
-        figure = figure or next(iter(found[0].figures), "")
-        values.append([_figure(each, figure, name) for each in found])
-        nulls.append([float(each.null[figure]) for each in found if each.null and figure in each.null])
-    steps = [checkpoint.step for checkpoint in checkpoints]
-    over = _over(function, options, len(values[0]))
-    return _finding(name, figure or "", steps, (np.array(values), nulls), checkpoints[-1].name, seed, over)
+        followed.add(run, checkpoint.name, options, seed, seeds)
+    return _finding(followed, [checkpoint.step for checkpoint in checkpoints], seed, _over(followed, options))
+
+
+class _Followed:
+    """The figure and the curves of an instrument, checkpoint by checkpoint: values [checkpoint][unit]."""
+
+    def __init__(self, name: str, function: Instrument, figure: str | None, curves: Curves) -> None:
+        self.name, self.function, self.figure, self.curves = name, function, figure, curves
+        self.values: list[list[float]] = []
+        self.nulls: list[list[float]] = []
+        self.first: tuple[str, Any] | None = None  # checkpoint and its model's parts
+        self.checkpoint = ""
+        self.by_seed = False
+
+    def add(self, run: Run, checkpoint: str, options: dict[str, Any], seed: int, seeds: int | None) -> None:
+        from cloche.glass import load
+
+        glass = load(run, checkpoint)
+        self.first, self.checkpoint = self.first or (checkpoint, glass.net.spec), checkpoint
+        if glass.net.spec != self.first[1]:
+            raise ArgumentInvalid(
+                f"{checkpoint} of {run.path} is another model than {self.first[0]}: its parts or sizes differ, so nothing can "
+                "be followed from one to the other; trace a run whose checkpoints are of one model."
+            )
+        made = fill_in(self.name, self.function, options, Materials(glass, run))
+        found = list(self._findings(glass, made, seed, seeds))
+        self.figure = self.figure or next(iter(found[0].figures), "")
+        self.values.append([_figure(each, self.figure, self.name) for each in found])
+        self.nulls.append([float(each.null[self.figure]) for each in found if each.null and self.figure in each.null])
+        self.curves.add(found)
+
+    def _findings(self, glass: Any, made: dict[str, Any], seed: int, seeds: int | None) -> Iterator[Finding]:
+        """The instrument's finding for each prompt, group of windows, or seed, at one checkpoint."""
+        units = _units(made)
+        if units or "seed" not in options_of(self.function):
+            for unit in units or [{}]:
+                yield self.function(glass, **{**made, **unit})
+            return
+        yield (first := self.function(glass, **made, seed=seed))
+        count = seeds or (SEEDS if named_curves(first, self.curves.figure) else 1)
+        self.by_seed = count > 1
+        for more in range(1, count):
+            yield self.function(glass, **made, seed=seed + more)
 
 
 def _name_of(function: Instrument) -> str:
     return function.__name__.replace("_", "-").removesuffix("-report")
 
 
-def _findings(run: Run, checkpoint: str, name: str, function: Instrument, options: dict[str, Any]) -> Iterator[Finding]:
-    """The instrument's finding for each prompt, or group of windows, at one checkpoint."""
-    from cloche.glass import load
-
-    glass = load(run, checkpoint)
-    made = fill_in(name, function, options, Materials(glass, run))
-    for unit in _units(made):
-        yield function(glass, **{**made, **unit})
-
-
 def _units(made: dict[str, Any]) -> list[dict[str, Any]]:
-    """The varied arguments, one per call: prompts, or groups of windows; a single call if there are neither."""
+    """The varied arguments, one per call: prompts, or groups of windows; empty if there are neither."""
     if isinstance(prompts := made.get("prompt"), list | tuple) and prompts and not isinstance(prompts[0], int):
         return [{"prompt": prompt} for prompt in prompts]
     windows = made.get("windows")
     if not isinstance(windows, list | tuple) or not windows:
-        return [{}]
+        return [{}] if "prompt" in made else []
     if all(isinstance(text, str) for text in windows):
         return [{"windows": [text]} for text in windows]
     rows = [row for batch in windows for row in np.asarray(batch)]
@@ -95,9 +128,11 @@ def _units(made: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"windows": [np.stack([rows[i] for i in group])]} for group in groups]
 
 
-def _over(function: Instrument, options: dict[str, Any], count: int) -> str:
+def _over(followed: _Followed, options: dict[str, Any]) -> str:
     """What the mean is taken over, such as "8 prompts"; "" where there is one value per checkpoint."""
-    known = options_of(function)
+    known, count = options_of(followed.function), len(followed.values[0])
+    if followed.by_seed:
+        return f"{count} seeds"
     if "prompt" not in known and (count == 1 and "windows" not in options):
         return ""
     unit = "prompt" if "prompt" in known else "piece of text"
@@ -105,7 +140,10 @@ def _over(function: Instrument, options: dict[str, Any], count: int) -> str:
 
 
 def _figure(finding: Finding, figure: str, name: str) -> float:
+    """A figure, or the mean of the array of that name."""
     value = finding.figures.get(figure)
+    if value is None and figure in named_curves(finding, figure):
+        value = float(np.nanmean(finding.arrays[figure]))
     if value is None:
         known = ", ".join(finding.figures) or "none"
         raise InstrumentUnknown(
@@ -114,16 +152,8 @@ def _figure(finding: Finding, figure: str, name: str) -> float:
     return float(value)
 
 
-def _finding(
-    name: str,
-    figure: str,
-    steps: Sequence[int],
-    measured: tuple[Array, list[list[float]]],
-    checkpoint: str,
-    seed: int,
-    over: str,
-) -> Finding:
-    values, nulls = measured
+def _finding(followed: _Followed, steps: list[int], seed: int, over: str) -> Finding:
+    values, nulls = np.array(followed.values), followed.nulls
     found = find_onset(values, np.array([value for row in nulls for value in row]), seed)
     null = [float(np.mean(row)) for row in nulls] if all(nulls) else []
     figures = {"gain": found.gain, "first": float(values[0].mean()), "last": float(values[-1].mean())}
@@ -131,19 +161,30 @@ def _finding(
         span = {"onset_low": found.low, "onset_high": found.high}
         at = {"onset": float(steps[found.at])}
         figures = at | {key: float(steps[i]) for key, i in span.items() if i is not None} | figures
+    families = followed.curves.families()
+    onsets = find_onsets(families, seed)
     data = {
-        "instrument": name,
+        "instrument": followed.name,
         "over": over,
-        "figure": figure,
-        "steps": list(steps),
+        "figure": followed.figure,
+        "steps": steps,
         "values": values.tolist(),
         "nulls": nulls,
         "onset": None if found.at is None else steps[found.at],
         "spread": found.spread,
     }
-    about = Provenance("trace", checkpoint, seed=seed)
+    if families:
+        data["curves"] = data_of(families, onsets, steps)
+        figures["curves_with_onset"] = float(sum(_has_onset(one) for each in onsets.values() for one in each))
+    about = Provenance("trace", followed.checkpoint, seed=seed)
+    summary = _summary(data, found) + summary_of(families, onsets, steps)
     null_gain = {"gain": null[-1] - null[0]} if null else None
-    return Finding(about, _summary(data, found), figures, data, null=null_gain, panels=(_curve(data, null),))
+    panels = (_curve(data, null), *panels_of(families, onsets, steps))
+    return Finding(about, summary, figures, data, arrays_of(families, onsets, steps), null_gain, panels)
+
+
+def _has_onset(one: Onset | None) -> bool:
+    return one is not None and one.at is not None
 
 
 def _summary(data: dict[str, Any], found: Onset) -> str:

@@ -32,8 +32,9 @@ class Onset(NamedTuple):
     spread: float
 
 
-def find_onset(values: Array, nulls: Array, seed: int = 0) -> Onset:
-    """The onset of values [checkpoint, prompt], compared with null values of any shape: see `trace`.
+def find_onset(values: Array, nulls: Array, seed: int = 0, spreads: float = SPREADS) -> Onset:
+    """The onset of values [checkpoint, prompt], compared with null values of any shape: see `trace`. There is none if the
+    gain is within `spreads` spreads.
 
     >>> import numpy as np
     >>> from cloche.interp import find_onset
@@ -42,15 +43,16 @@ def find_onset(values: Array, nulls: Array, seed: int = 0) -> Onset:
     """
     rng = np.random.default_rng(seed)
     count = values.shape[1]
-    drawn = values[:, rng.integers(count, size=(RESAMPLES, count))].mean(2)  # [checkpoint, resample]
-    gains = drawn[-1] - drawn[0]
-    mean = values.mean(1)
+    resamples, mean = rng.integers(count, size=(RESAMPLES, count)), values.mean(1)
+    gains = (values[-1] - values[0])[resamples].mean(1)
     gain = float(mean[-1] - mean[0])
-    spread = max(float(nulls.std()) if nulls.size else _drift(mean), float(gains.std()) if count > 1 else 0.0)
-    if not abs(gain) > SPREADS * spread:
+    # A single prompt has no standard error; what it usually moves says as much.
+    spread = max(float(nulls.std()) if nulls.size else _drift(mean), float(gains.std()) if count > 1 else _drift(mean))
+    if not abs(gain) > spreads * spread:
         return Onset(None, None, None, gain, spread)
     if count < 2:
         return Onset(int(_above(mean[:, None])[0]), None, None, gain, spread)
+    drawn = values[:, resamples].mean(2)  # [checkpoint, resample]
     low, high = np.quantile(_above(drawn), INTERVAL, method="nearest")
     return Onset(int(_above(mean[:, None])[0]), int(low), int(high), gain, spread)
 
