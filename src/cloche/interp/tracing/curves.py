@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cloche.drawing import Finding, Form, Heatmap, Panel, Table
-from cloche.errors import ArgumentInvalid, InstrumentOption, shown
+from cloche.errors import InstrumentOption, InstrumentUnknown, shown
 from cloche.interp.tracing.onsets import SPREADS, Array, Onset, find_onset
 
 MOST_CURVES = 10_000
@@ -58,7 +58,7 @@ class Curves:
             count = int(np.prod(shape))
             own = labels or [", ".join(map(str, index)) for index in np.ndindex(*shape)]
             if len(own) != count:
-                raise ArgumentInvalid(
+                raise InstrumentUnknown(
                     f"{self.instrument} labels {len(own)} curves of its array {shown(name)}, which has {count} entries."
                 )
             self.labels[name], self.shapes[name] = own, shape

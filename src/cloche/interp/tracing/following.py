@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cloche.drawing import Finding, Lines, Panel, Provenance, Series
-from cloche.errors import ArgumentInvalid, CheckpointMissing, InstrumentUnknown
+from cloche.errors import CheckpointMissing, InstrumentUnknown, ModelUnsupported
 from cloche.interp.arguments import fill_in
 from cloche.interp.catalogue import Instrument, find_instrument, options_of
 from cloche.interp.materials import Materials, held_out_prompts
@@ -85,7 +85,7 @@ class _Followed:
         glass = load(run, checkpoint)
         self.first, self.checkpoint = self.first or (checkpoint, glass.net.spec), checkpoint
         if glass.net.spec != self.first[1]:
-            raise ArgumentInvalid(
+            raise ModelUnsupported(
                 f"{checkpoint} of {run.path} is another model than {self.first[0]}: its parts or sizes differ, so nothing can "
                 "be followed from one to the other; trace a run whose checkpoints are of one model."
             )
