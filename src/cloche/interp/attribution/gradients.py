@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from cloche.drawing import Finding, Form, Heatmap, Provenance, Scatter, Table
+from cloche.drawing import Finding, Provenance, Scatter
 from cloche.interp.attribution.agreement import pearson, sign_errors
 from cloche.interp.metrics import LOGIT_DIFFERENCE, Metric
 from cloche.interp.patching.cells import Contrast, by_head, contrasts, last_logits
+from cloche.interp.patching.grids import Grid
 from cloche.interp.patching.patch import Direction, patch_effects, scaled
 from cloche.interp.subject import Subject
 from cloche.model import Network, Site
 from cloche.tasks import Task
-
-TOP = 10  # cells in the table
 
 
 def attribution_patching(
@@ -51,36 +48,30 @@ def attribution_patching(
     """
     net = subject.net
     found = contrasts(subject, task, pairs, level, seed)
-    exact, ends, layers, columns = patch_effects(net, found[0], site, metric, direction)
+    exact, _, layers, columns = patch_effects(net, found[0], site, metric, direction)
     effects = torch.stack([_effects(net, contrast, site, metric, direction) for contrast in found])
-    mean = effects.mean(0)
+    grid = Grid(effects, layers, columns)
     first = effects[0].flatten()
     figures = {
-        "largest": float(mean.max()),
+        "largest": grid.largest,
         "agreement": pearson(first, exact.flatten()),
         "sign_errors": sign_errors(exact.flatten(), first),
     }
     null = float(_effects(net, found[0], site, metric, direction, same=True).abs().max())
-    best = divmod(int(mean.argmax()), len(columns))
-    data = {
-        "task": str(task),
-        "site": site,
-        "metric": str(metric),
-        "direction": direction,
-        "pairs": len(found),
-        "layers": layers,
-        "columns": columns,
-        "effects": mean.tolist(),
-    }
+    data = grid.data(task, site, metric, direction=direction)
     summary = (
-        f"To first order {layers[best[0]]} at {columns[best[1]]} has the largest effect of {mean.numel()} cells, "
-        f"{figures['largest']:.0%}; with exact patching of the first pair the cells correlate at {figures['agreement']:.2f}, "
-        f"and {figures['sign_errors']:.0%} of the large ones have the wrong sign ({len(found)} "
-        f"{'pair' if len(found) == 1 else 'pairs'} of {task})."
+        f"To first order {' at '.join(grid.best)} has the largest effect of {len(first)} cells, {grid.largest:.0%}; with exact "
+        f"patching of the first pair the cells correlate at {figures['agreement']:.2f}, and {figures['sign_errors']:.0%} of "
+        f"the large ones have the wrong sign ({grid.over(task)})."
     )
-    del ends
     about = Provenance("attribution-patching", subject.checkpoint, seed=seed)
-    panels = _panels(effects, exact, layers, columns, site)
+    points = tuple(zip(exact.flatten().tolist(), first.tolist(), strict=True))
+    names = tuple(f"{layer} {column}" for layer in layers for column in columns)
+    panels = (
+        grid.heatmap(f"Effect of patching {site}, to first order"),
+        Scatter("Each cell of the first pair", points, ("exact", "to first order"), names),
+        grid.table("The largest effects", "effect", exact=exact),
+    )
     return Finding(about, summary, figures, data, {"effects": effects, "exact": exact}, {"largest": null}, panels)
 
 
@@ -124,27 +115,3 @@ def _summed(net: Network, name: str, site: Site, product: Tensor, contrast: Cont
         return product.movedim(head, 0).flatten(1).sum(1)
     rows = product.flatten(1).sum(1)
     return torch.stack([rows[list(there)].sum() for there in contrast.places.values()])
-
-
-def _panels(
-    effects: Tensor, exact: Tensor, layers: Sequence[str], columns: Sequence[str], site: str
-) -> tuple[Heatmap, Scatter, Table]:
-    mean = effects.mean(0)
-    values = tuple(tuple(row) for row in reversed(mean.tolist()))
-    first = effects[0].flatten()
-    names = tuple(f"{layer} {column}" for layer in layers for column in columns)
-    points = tuple(zip(exact.flatten().tolist(), first.tolist(), strict=True))
-    order = mean.flatten().argsort(descending=True)[:TOP].tolist()
-    rows = tuple((names[i], float(mean.flatten()[i]), float(first[i]), float(exact.flatten()[i])) for i in order)
-    forms: tuple[Form, ...] = ("number", "percent", "percent", "percent")
-    return (
-        Heatmap(
-            f"Effect of patching {site}, to first order",
-            tuple(reversed(layers)),
-            tuple(columns),
-            values,
-            form="percent",
-        ),
-        Scatter("Each cell of the first pair", points, ("exact", "to first order"), names),
-        Table("The largest effects", ("cell", "mean", "first pair", "first pair, exact"), rows, forms),
-    )

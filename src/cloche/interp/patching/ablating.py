@@ -9,17 +9,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cloche.drawing import Finding, Form, Heatmap, Provenance, Table
+from cloche.drawing import Finding, Provenance
 from cloche.errors import ArgumentInvalid
 from cloche.interp.metrics import LOGIT_DIFFERENCE, Metric
 from cloche.interp.patching.cells import Contrast, by_head, cells, contrasts, last_logits, measured
+from cloche.interp.patching.grids import Grid
 from cloche.interp.subject import Subject
 from cloche.model import Edit, Network, Result, Site
 from cloche.tasks import Task
 
 Kind = Literal["zero", "mean", "resample", "noise"]
 ALL = "all positions"
-TOP = 10  # cells in the table
 
 
 @torch.no_grad()
@@ -68,28 +68,18 @@ def ablation(
         if i == 0:
             _, _, same = cells(net, site, saved, places, _own(saved))
             null = float((start - measured(net, contrast.clean, same, contrast, metric, clean)).abs().max())
-    stacked = torch.stack(falls)  # [pair, layer, cell]
-    mean = stacked.mean(0)
-    best = divmod(int(mean.argmax()), len(columns))
-    figures = {"largest": float(mean[best]), "mean": float(mean.mean()), "clean": sum(starts) / len(starts)}
-    data = {
-        "task": str(task),
-        "site": site,
-        "kind": kind,
-        "metric": str(metric),
-        "pairs": len(found),
-        "layers": layers,
-        "columns": columns,
-        "falls": mean.tolist(),
-    }
-    what = f"{layers[best[0]]} {columns[best[1]]}" if by_head(net, site) else layers[best[0]]
+    grid = Grid(torch.stack(falls), layers, columns, "prompt", "number")
+    figures = {"largest": grid.largest, "mean": float(grid.mean.mean()), "clean": sum(starts) / len(starts)}
+    data = grid.data(task, site, metric, "falls", kind=kind)
+    what = " ".join(grid.best) if by_head(net, site) else grid.best[0]
     summary = (
         f"Without {what} ({kind} ablation) the {metric} falls by {figures['largest']:.3g} from {figures['clean']:.3g}, "
-        f"the most of {mean.numel()} components, over {len(found)} {'prompt' if len(found) == 1 else 'prompts'} of {task}."
+        f"the most of {grid.mean.numel()} components, over {grid.over(task)}."
     )
     about = Provenance("ablation", subject.checkpoint, seed=seed)
-    panels = _panels(stacked, layers, columns, f"{site} ({kind} ablation)")
-    return Finding(about, summary, figures, data, {"falls": stacked}, {"largest": null}, panels)
+    title = f"Fall of the metric without each part of {site} ({kind} ablation)"
+    panels = (grid.heatmap(title), grid.table("The largest falls", "fall"))
+    return Finding(about, summary, figures, data, {"falls": grid.effects}, {"largest": null}, panels)
 
 
 def _replacement(
@@ -128,18 +118,3 @@ def _own(saved: Result) -> Callable[[Site], Edit]:
 def _of_head(rows: Tensor, site: Site) -> Tensor:
     """The part of values [position, ...] that belongs to the site's head, if it names one."""
     return rows if site.head_index is None else rows[:, site.head_index]
-
-
-def _panels(stacked: Tensor, layers: list[str], columns: list[str], what: str) -> tuple[Heatmap, Table]:
-    mean, spread = stacked.mean(0), stacked.std(0, correction=0).flatten()
-    order = mean.flatten().argsort(descending=True)[:TOP].tolist()
-    rows = tuple(
-        (layers[i // len(columns)], columns[i % len(columns)], float(mean.flatten()[i]), float(spread[i]))
-        for i in order
-    )
-    values = tuple(tuple(row) for row in reversed(mean.tolist()))
-    forms: tuple[Form, ...] = ("number", "number", "number", "number")
-    return (
-        Heatmap(f"Fall of the metric without each part of {what}", tuple(reversed(layers)), tuple(columns), values),
-        Table("The largest falls", ("layer", "cell", "fall", "spread over prompts"), rows, forms),
-    )

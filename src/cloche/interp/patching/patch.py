@@ -7,10 +7,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cloche.drawing import Finding, Form, Heatmap, Provenance, Table
+from cloche.drawing import Finding, Provenance
 from cloche.errors import ArgumentInvalid
 from cloche.interp.metrics import LOGIT_DIFFERENCE, Metric
-from cloche.interp.patching.cells import Contrast, cells, contrasts, last_logits, measured
+from cloche.interp.patching.cells import Contrast, by_head, cells, contrasts, last_logits, measured
+from cloche.interp.patching.grids import Grid
 from cloche.interp.subject import Subject
 from cloche.model import Network
 from cloche.tasks import Task
@@ -18,7 +19,6 @@ from cloche.tasks import Task
 SMALLEST = (
     1e-6  # distance of the metric between clean and corrupted, in its units, below which nothing can be scaled by it
 )
-TOP = 10  # cells in the table
 
 Direction = Literal["denoise", "noise"]
 
@@ -63,34 +63,24 @@ def activation_patching(
     effects, ends = [], []
     columns, layers = [""], [""]
     for contrast in found:
-        grid, end, layers, columns = patch_effects(net, contrast, site, metric, direction)
-        effects.append(grid)
+        values, end, layers, columns = patch_effects(net, contrast, site, metric, direction)
+        effects.append(values)
         ends.append(end)
-    stacked = torch.stack(effects)  # [pair, layer, cell]
-    mean = stacked.mean(0)
+    grid = Grid(torch.stack(effects), layers, columns)
     null = float(_identical(net, found[0], site, metric, direction).abs().max())
-    best = divmod(int(mean.argmax()), len(columns))
+    (layer, column), what = grid.best, "head" if by_head(net, site) else "place"
     clean, corrupted = (float(torch.tensor(values).mean()) for values in zip(*ends, strict=True))
-    figures = {"largest": float(mean[best]), "mean": float(mean.mean()), "clean": clean, "corrupted": corrupted}
-    data = {
-        "task": str(task),
-        "site": site,
-        "metric": str(metric),
-        "direction": direction,
-        "pairs": len(found),
-        "layers": layers,
-        "columns": columns,
-        "effects": mean.tolist(),
-    }
+    figures = {"largest": grid.largest, "mean": float(grid.mean.mean()), "clean": clean, "corrupted": corrupted}
+    data = grid.data(task, site, metric, direction=direction)
     verb = "restores" if direction == "denoise" else "destroys"
     summary = (
-        f"Patching {layers[best[0]]} at {columns[best[1]]} {verb} {figures['largest']:.0%} of the {metric} between clean "
-        f"({clean:.3g}) and corrupted ({corrupted:.3g}) prompts, the most of {mean.numel()} cells, over {len(found)} "
-        f"{'pair' if len(found) == 1 else 'pairs'} of {task}."
+        f"Patching {layer} at {column} {verb} {figures['largest']:.0%} of the {metric} between clean ({clean:.3g}) and "
+        f"corrupted ({corrupted:.3g}) prompts, the most of {grid.mean.numel()} cells, over {grid.over(task)}."
     )
     about = Provenance("activation-patching", subject.checkpoint, seed=seed)
-    panels = (_map(mean, layers, columns, site), _table(stacked, layers, columns))
-    return Finding(about, summary, figures, data, {"effects": stacked}, {"largest": null}, panels)
+    title = f"Effect of patching {site}, by layer and {what}"
+    panels = (grid.heatmap(title), grid.table("The largest effects", "effect"))
+    return Finding(about, summary, figures, data, {"effects": grid.effects}, {"largest": null}, panels)
 
 
 def patch_effects(
@@ -135,21 +125,3 @@ def _patched(
     sites, columns, edits = cells(net, site, source, contrast.places, lambda each: each.replace(source))
     values = measured(net, base, edits, contrast, metric, clean)
     return values, [str(each) for each in sites], columns
-
-
-def _map(mean: Tensor, layers: list[str], columns: list[str], site: str) -> Heatmap:
-    what = "head" if columns[0] == "h0" else "place"
-    rows = tuple(reversed(layers))
-    values = tuple(tuple(row) for row in reversed(mean.tolist()))
-    return Heatmap(f"Effect of patching {site}, by layer and {what}", rows, tuple(columns), values, form="percent")
-
-
-def _table(stacked: Tensor, layers: list[str], columns: list[str]) -> Table:
-    mean = stacked.mean(0).flatten()
-    spread = stacked.std(0, correction=0).flatten()
-    order = mean.argsort(descending=True)[:TOP].tolist()
-    rows = tuple(
-        (layers[i // len(columns)], columns[i % len(columns)], float(mean[i]), float(spread[i])) for i in order
-    )
-    forms: tuple[Form, ...] = ("number", "number", "percent", "percent")
-    return Table("The largest effects", ("layer", "cell", "effect", "spread over pairs"), rows, forms)
