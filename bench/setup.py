@@ -2,7 +2,8 @@
 
     python -m bench.setup NAME...
 
-It reads requirements/NAME.txt, makes .venvs/NAME and prints how to run the comparison there.
+It reads requirements/NAME.txt, makes .venvs/NAME and prints how to run the comparison there. Comparisons with the same peers
+share an environment: where the file is the one line `-r OTHER.txt`, .venvs/NAME is a link to .venvs/OTHER.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ def make(name: str) -> Path:
         known = ", ".join(sorted(path.stem for path in pins.parent.glob("*.txt")))
         raise SystemExit(f"there is no {pins.name} among the requirements; comparisons with peers are {known}")
     folder = HERE / ".venvs" / name
+    if (line := pins.read_text().split())[0] == "-r" and len(line) == 2:
+        make(line[1].removesuffix(".txt"))
+        if not folder.exists():
+            folder.symlink_to(line[1].removesuffix(".txt"), target_is_directory=True)
+        return folder / "bin" / "python"
     if not folder.exists():
         venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
@@ -35,8 +41,8 @@ def main() -> None:
         raise SystemExit(__doc__)
     for name in sys.argv[1:]:
         python = make(name)
-        script = next(HERE.glob(f"*/{name}.py"))
-        print(f"{python} -m bench.{script.parent.name}.{name}")
+        scripts = HERE.glob(f"*/{name}.py")
+        print(python, *(f"-m bench.{script.parent.name}.{name}" for script in scripts))
 
 
 if __name__ == "__main__":
