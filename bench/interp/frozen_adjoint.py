@@ -1,6 +1,7 @@
-"""The adjoint of the frozen linear model for many cotangents of one prompt, beside PyTorch's own two ways of finding gradients of
-many functions: one batched backward (is_grads_batched) and a backward for each, through the graph of an ordinary pass, which is
-not counted. The cotangents are of the last residual stream, and gradients are wanted at the embeddings and at z of every layer.
+"""The adjoint of the frozen linear model for many cotangents of one prompt, beside PyTorch's own two ways of finding gradients
+of many functions: one batched backward (is_grads_batched) and a backward for each, through the graph of an ordinary pass, which
+is not counted. The cotangents are of the last residual stream, and gradients are wanted at the embeddings and at z of every
+layer.
 
     python -m bench.interp.frozen_adjoint            # a minute of a quiet core
 """
@@ -46,7 +47,9 @@ def main() -> None:
             interleave([ours, whole, batched, each], options.rounds, warm=1)
             found = {f"{side.name} / adjoint": ratio(side, ours, "cpu") for side in (whole, batched, each)}
             seconds = sorted(ours.cpu)[len(ours.cpu) // 2]
-            record[f"{name}, {count}"] = {"cpu_seconds": seconds} | {key: value.record() for key, value in found.items()}
+            record[f"{name}, {count}"] = {"cpu_seconds": seconds} | {
+                key: value.record() for key, value in found.items()
+            }
             rows.append([f"{name}, {count} cotangents", f"{1e3 * seconds:.1f} ms", *map(str, found.values())])
     print(table(["", "adjoint (CPU)", "with its pass", "one batched backward", "a backward for each"], rows))
     write("frozen_adjoint", record, "torch")

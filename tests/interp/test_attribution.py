@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 import cloche
 from cloche import GLU, LM, MLP, Attention, Block, LayerNorm, RoPE, Stack
 from cloche.errors import ClocheError
-from cloche.interp import activation_patching, attribution_patching, token_attribution
+from cloche.interp import Rank, activation_patching, attribution_patching, relevance_patching, token_attribution
+from cloche.interp.attribution.slopes import slopes
+from cloche.interp.metrics import LOGIT_DIFFERENCE
+from cloche.interp.patching.cells import contrasts
 from cloche.model import NoNorm
 from cloche.tasks import Add, PromptPair
 
@@ -37,13 +42,14 @@ def glass(tokenizer: cloche.Tokenizer) -> cloche.Glass:
     return cloche.Glass(LM(VOCAB, 32, Stack(2, block)).build(seed=1), tokenizer)
 
 
-@pytest.mark.parametrize("site", ["resid_pre", "z", "v", "mlp_out", "mlp_act"])
+@pytest.mark.parametrize("site", ["resid_pre", "attn_in", "z", "v", "mlp_in", "mlp_out", "mlp_act"])
 @pytest.mark.parametrize("direction", ["denoise", "noise"])
 def test_on_a_linear_model_first_order_is_exact(linear: cloche.Glass, site: str, direction: str) -> None:
     exact = activation_patching(linear, Add(), site=site, direction=direction, pairs=3, level=2).arrays["effects"]
-    finding = attribution_patching(linear, Add(), site=site, direction=direction, pairs=3, level=2)
-    assert finding.arrays["effects"] == pytest.approx(exact, abs=1e-4)
-    assert finding.figures["agreement"] == pytest.approx(1) and finding.figures["sign_errors"] == 0
+    for instrument in (attribution_patching, relevance_patching):
+        finding = instrument(linear, Add(), site=site, direction=direction, pairs=3, level=2)
+        assert finding.arrays["effects"] == pytest.approx(exact, abs=1e-4)
+        assert finding.figures["agreement"] == pytest.approx(1) and finding.figures["sign_errors"] == 0
 
 
 def test_on_a_linear_model_every_gradient_says_the_same(linear: cloche.Glass) -> None:
@@ -104,10 +110,62 @@ def test_a_saturated_unit_hides_its_effect_from_gradients_and_the_finding_says_s
     assert integrated["gap"] < 0.02
 
 
+@pytest.mark.parametrize(("site", "corrupted"), [("q", "abr"), ("k", "cbp")])
+def test_the_effect_of_a_saturated_head_is_found_by_its_softmax_alone(
+    tokenizer: cloche.Tokenizer, site: str, corrupted: str
+) -> None:
+    """The last token p attends to a, with a score of 50, or else to b, with 25; r attends to b. a and c write x, b writes y."""
+    net = LM(VOCAB, 32, Stack(1, Block(Attention(1), MLP("relu", hidden=4), norm=NoNorm())), norm=NoNorm()).build(0)
+    a, b, c, p, r, x, y = (tokenizer.encode(letter)[0] for letter in "abcprxy")
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.zero_()
+        net.embed.weight[[a, b, c, p, r]] = torch.eye(32)[:5]
+        queries, keys, values = net.layers[0].mix.qkv.weight.split(32)
+        queries[:2, 3], queries[1, 4] = 32**0.5 * torch.tensor([50.0, 25.0]), 32**0.5 * 50
+        keys[0, 0] = keys[1, 1] = values[0, 0] = values[0, 2] = values[1, 1] = 1
+        net.layers[0].mix.out.weight.copy_(torch.eye(32))
+        net.unembed_weight()[[x, y]] = torch.eye(32)[:2]
+    finding = attribution_patching(cloche.Glass(net, tokenizer), PromptPair("abp", corrupted, "x", "y"), site=site)
+    assert finding.arrays["exact"] == pytest.approx(1, abs=1e-4)
+    assert abs(finding.arrays["gradient"]).max() < 1e-6, "the gradient is blind"
+    assert finding.arrays["effects"][0] == pytest.approx(finding.arrays["exact"], abs=1e-5)
+    assert finding.figures["sign_errors"] == 0 and finding.data["columns"] == ["h0"]
+
+
+def test_the_correction_is_the_gradient_where_scores_hardly_change(glass: cloche.Glass) -> None:
+    """Two query heads share a key head; queries and keys are small, so the softmax is nearly linear."""
+    near = cloche.Glass(copy.deepcopy(glass.net), glass.tokenizer)
+    with torch.no_grad():
+        for layer in near.net.layers:
+            layer.mix.qkv.weight[:48] *= 0.1
+    for site in ("q", "k"):
+        found = attribution_patching(near, Add(), site=site, pairs=3).arrays
+        assert found["effects"] == pytest.approx(found["gradient"], abs=0.02 * abs(found["gradient"]).max())
+
+
+def test_pairs_of_several_lengths_are_each_as_alone(glass: cloche.Glass) -> None:
+    texts = (("ab", "ac", "x", "y"), ("abc", "aac", "x", "y"), ("ba", "bc", "y", "x"))
+    pairs = [contrasts(glass, PromptPair(*each), 1, None, 0)[0] for each in texts]
+    sites, found = list(glass.net.sites.z), {}
+    for own, numbers in slopes(glass.net, pairs, sites, LOGIT_DIFFERENCE, "noise"):
+        found |= {i: [numbers.first_order(site)[row] for site in sites] for row, i in enumerate(own)}
+    for i, pair in enumerate(pairs):
+        ((_, alone),) = slopes(glass.net, [pair], sites, LOGIT_DIFFERENCE, "noise")
+        for site, values in zip(sites, found[i], strict=True):
+            assert torch.allclose(values, alone.first_order(site)[0], atol=1e-6)
+
+
+def test_a_model_whose_weights_have_no_gradient_has_effects(glass: cloche.Glass) -> None:
+    still = cloche.Glass(copy.deepcopy(glass.net).requires_grad_(False), glass.tokenizer)
+    wanted = attribution_patching(glass, Add(), pairs=2).arrays["effects"]
+    assert attribution_patching(still, Add(), pairs=2).arrays["effects"] == pytest.approx(wanted, abs=1e-6)
+
+
 def test_a_prompt_that_is_its_own_source_has_no_effect(glass: cloche.Glass) -> None:
     assert token_attribution(glass, Add()).null == {"largest": 0.0}
-    null = attribution_patching(glass, Add(), site="z", pairs=2).null
-    assert null is not None and null["largest"] < 1e-5
+    for instrument, site in ((attribution_patching, "z"), (attribution_patching, "k"), (relevance_patching, "z")):
+        assert instrument(glass, Add(), site=site, pairs=2).null == {"largest": 0.0}
 
 
 def test_what_cannot_be_attributed_is_one_sentence(glass: cloche.Glass) -> None:
@@ -115,6 +173,8 @@ def test_what_cannot_be_attributed_is_one_sentence(glass: cloche.Glass) -> None:
         "is not an attribution; it is one of integrated": lambda: token_attribution(glass, Add(), method="shap"),  # type: ignore[arg-type]
         "steps=0 must be between 1 and 256": lambda: token_attribution(glass, Add(), steps=0),
         "a value for each pair of tokens": lambda: attribution_patching(glass, Add(), site="scores"),
+        "The Rank has no gradient": lambda: attribution_patching(glass, Add(), metric=Rank()),
+        "no gradient at q.0.; name": lambda: relevance_patching(glass, Add(), site="q"),
     }
     for sentence, call in cases.items():
         with pytest.raises(ClocheError, match=sentence):

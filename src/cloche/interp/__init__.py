@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         attribution_patching,
         direct_attribution,
         logit_attribution,
+        relevance_patching,
         token_attribution,
     )
     from cloche.interp.catalogue import find_instrument, instruments, options_of
@@ -117,6 +118,7 @@ __all__ = [
     "others_of",
     "patchscope",
     "read_options",
+    "relevance_patching",
     "representation_similarity",
     "save_lens",
     "sparse_probing",

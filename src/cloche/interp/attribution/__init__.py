@@ -10,9 +10,16 @@ if TYPE_CHECKING:
     from cloche.interp.attribution.components import logit_attribution
     from cloche.interp.attribution.direct import direct_attribution
     from cloche.interp.attribution.frozen import FrozenModel
-    from cloche.interp.attribution.gradients import attribution_patching
+    from cloche.interp.attribution.gradients import attribution_patching, relevance_patching
     from cloche.interp.attribution.tokens import token_attribution
 
-__all__ = ["FrozenModel", "attribution_patching", "direct_attribution", "logit_attribution", "token_attribution"]
+__all__ = [
+    "FrozenModel",
+    "attribution_patching",
+    "direct_attribution",
+    "logit_attribution",
+    "relevance_patching",
+    "token_attribution",
+]
 
 __getattr__ = lazy(__name__)

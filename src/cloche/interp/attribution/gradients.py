@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from cloche.drawing import Finding, Provenance, Scatter
 from cloche.interp.attribution.agreement import pearson, sign_errors
+from cloche.interp.attribution.slopes import Slopes, slopes
 from cloche.interp.metrics import LOGIT_DIFFERENCE, Metric
-from cloche.interp.patching.cells import Contrast, by_head, contrasts, last_logits
+from cloche.interp.patching.cells import Contrast, by_head, contrasts
 from cloche.interp.patching.grids import Grid
-from cloche.interp.patching.patch import Direction, patch_effects, scaled
+from cloche.interp.patching.patch import Direction, patch_effects
 from cloche.interp.subject import Subject
 from cloche.model import Network, Site
 from cloche.tasks import Task
+
+ASKING = ("q", "k")  # sites whose effect goes through the softmax alone
 
 
 def attribution_patching(
@@ -27,14 +34,18 @@ def attribution_patching(
     seed: int = 0,
 ) -> Finding:
     """Activation patching's effects to first order (Nanda 2023): (a_source - a_base) . dm/da at the base prompt, for every cell
-    from two passes and one backward.
+    of all pairs from two passes and one backward.
 
     Cells, scale and `direction` are those of `activation_patching`. The gradient is blind where the model is saturated: a
-    cell behind an attention score far above the others has an effect and no gradient. So the cells of the first pair
-    are patched exactly as well: `agreement` is Pearson's correlation of the two, `sign_errors` the share of the cells above
-    a tenth of the largest exact effect whose sign is wrong, and the scatter shows each cell. The null is the first pair with
-    the base prompt as its own source, where no cell changes. `arrays`: effects [pair, layer, cell], and exact [layer, cell]
-    of the first pair. Raises what `activation_patching` raises.
+    query or key at an attention score far above the others has an effect and no gradient. So those of q and k are corrected
+    (AtP*, Kramar et al. 2024, 2403.00745): the pattern is computed again with the patched queries or keys, and its change
+    times dm/dpattern is the effect, without another pass. The cells of the first pair are patched exactly as well:
+    `agreement` is Pearson's correlation of the two, `sign_errors` the share of the cells above a tenth of the largest
+    exact effect whose sign is wrong, and the scatter shows each cell. The null is the first pair with the base prompt as
+    its own source, where no cell changes. `arrays`: effects [pair, layer, cell], exact [layer, cell] of the first pair, and of
+    q and k gradient [pair, layer, cell], the effects without the correction, whose agreement is in the figures too.
+
+    Raises what `activation_patching` raises, and InstrumentOption for a metric without a gradient.
 
     >>> import cloche
     >>> from cloche import GLU, LM, Attention, Block, Stack
@@ -43,75 +54,140 @@ def attribution_patching(
     >>> net = LM(259, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
     >>> glass = cloche.Glass(net, cloche.train_bpe(["a"], vocab=259))
     >>> finding = attribution_patching(glass, Add(), pairs=2)
-    >>> finding.arrays["effects"].shape, finding.null["largest"] < 1e-5
-    ((2, 2, 3), True)
+    >>> finding.arrays["effects"].shape, finding.null["largest"]
+    ((2, 2, 3), 0.0)
     """
-    net = subject.net
-    found = contrasts(subject, task, pairs, level, seed)
-    exact, _, layers, columns = patch_effects(net, found[0], site, metric, direction)
-    effects = torch.stack([_effects(net, contrast, site, metric, direction) for contrast in found])
-    grid = Grid(effects, layers, columns)
-    first = effects[0].flatten()
-    figures = {
-        "largest": grid.largest,
-        "agreement": pearson(first, exact.flatten()),
-        "sign_errors": sign_errors(exact.flatten(), first),
-    }
-    null = float(_effects(net, found[0], site, metric, direction, same=True).abs().max())
-    data = grid.data(task, site, metric, direction=direction)
-    summary = (
-        f"To first order {' at '.join(grid.best)} has the largest effect of {len(first)} cells, {grid.largest:.0%}; with exact "
-        f"patching of the first pair the cells correlate at {figures['agreement']:.2f}, and {figures['sign_errors']:.0%} of "
-        f"the large ones have the wrong sign ({grid.over(task)})."
-    )
+    asked = _Question(subject.net, contrasts(subject, task, pairs, level, seed), site, metric, direction)
     about = Provenance("attribution-patching", subject.checkpoint, seed=seed)
-    points = tuple(zip(exact.flatten().tolist(), first.tolist(), strict=True))
+    return _finding(asked, about, task)
+
+
+def relevance_patching(
+    subject: Subject,
+    task: Task,
+    site: str = "resid_pre",
+    metric: Metric = LOGIT_DIFFERENCE,
+    direction: Direction = "denoise",
+    pairs: int = 8,
+    level: int | None = None,
+    seed: int = 0,
+) -> Finding:
+    """Attribution patching with the gradient of the frozen linear model in place of the network's (RelP, Jafari et al. 2025,
+    2508.21258).
+
+    In that model (`FrozenModel`) attention patterns, norm scales and the slopes of activations are held at their values in
+    the base prompt, and a gate and what it multiplies share their product half each; the metric and a soft cap of the
+    logits have their own gradient. The cost is that of `attribution_patching`, as are options, cells, figures, the null and
+    `arrays`; on GPT-2 the effects of MLP outputs are much nearer to exact ones than those of plain gradients.
+
+    Raises what `activation_patching` raises; SiteUnsuitable for q and k, whose patterns are held fixed; ModelUnsupported
+    for a part that does not say what of it is held fixed.
+
+    >>> import cloche
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> from cloche.interp import relevance_patching
+    >>> from cloche.tasks import Add
+    >>> net = LM(259, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
+    >>> glass = cloche.Glass(net, cloche.train_bpe(["a"], vocab=259))
+    >>> finding = relevance_patching(glass, Add(), site="mlp_out", pairs=2)
+    >>> finding.arrays["effects"].shape, finding.null["largest"]
+    ((2, 2, 3), 0.0)
+    """
+    asked = _Question(subject.net, contrasts(subject, task, pairs, level, seed), site, metric, direction, linear=True)
+    about = Provenance("relevance-patching", subject.checkpoint, seed=seed)
+    return _finding(asked, about, task)
+
+
+@dataclass(frozen=True, eq=False)
+class _Question:
+    """The cells of a site for some pairs. linear: with gradients of the frozen linear model."""
+
+    net: Network
+    found: Sequence[Contrast]
+    site: str
+    metric: Metric
+    direction: Direction
+    linear: bool = False
+
+    def effects(self) -> tuple[dict[str, Tensor], float]:
+        """effects and, where they are corrected, gradient: [pair, layer, cell]; and the largest if no cell changes."""
+        sites = self.net.sites.resolve(f"{self.site}.all")
+        by_head(self.net, self.site)  # or the site has no cells
+        corrected = self.site in ASKING and not self.linear
+        asked = [each for site in sites for each in _patterns(self.net, site)] if corrected else sites
+        effects, null = dict[str, dict[int, Tensor]](), 0.0
+        for own, numbers in slopes(self.net, self.found, asked, self.metric, self.direction, self.linear):
+            for name, values in self._added(sites, numbers, corrected).items():
+                effects.setdefault(name, {}).update(zip(own, numbers.share(values).cpu(), strict=True))
+            unchanged = self._added(sites, dataclasses.replace(numbers, source=numbers.base), corrected)
+            null = max(null, float(numbers.share(unchanged["effects"]).abs().max()))
+        return {name: torch.stack([by[i] for i in range(len(by))]) for name, by in effects.items()}, null
+
+    def _added(self, sites: Sequence[Site], numbers: Slopes, corrected: bool) -> dict[str, Tensor]:
+        """What each cell adds to the metric, [pair, layer, cell]."""
+        plain = torch.stack([self._summed(site, numbers) for site in sites], 1)
+        if not corrected:
+            return {"effects": plain}
+        return {
+            "effects": torch.stack([_through_softmax(self.net, site, numbers) for site in sites], 1),
+            "gradient": plain,
+        }
+
+    def _summed(self, site: Site, numbers: Slopes) -> Tensor:
+        """First-order effects summed over each cell, [pair, cell]."""
+        product = numbers.first_order(site)
+        if by_head(self.net, self.site):
+            return product.movedim(site.axes.index("head"), 1).flatten(2).sum(2)
+        rows = zip(product.flatten(2).sum(2), numbers.contrasts, strict=True)
+        return torch.stack(
+            [torch.stack([row[list(there)].sum() for there in pair.places.values()]) for row, pair in rows]
+        )
+
+
+def _patterns(net: Network, site: Site) -> list[Site]:
+    """q, k and pattern of the site's layer."""
+    return [net.sites.resolve(f"{name}[{site.layer}]")[0] for name in (*ASKING, "pattern")]
+
+
+def _through_softmax(net: Network, site: Site, numbers: Slopes) -> Tensor:
+    """What the change of each head of q or k adds to the metric by its pattern, [pair, head]; of a key head by the patterns of
+    all queries that read it."""
+    q, k, pattern = _patterns(net, site)
+    rows = torch.arange(numbers.base[q].shape[1], device=numbers.base[q].device)
+
+    def patterns(queries: Tensor, keys: Tensor) -> Tensor:
+        return net.layers[site.layer or 0].mix.pattern_rows(rows, queries, keys)[0][..., : len(rows)].double()
+
+    patched = {**{each: numbers.base[each] for each in (q, k)}, site: numbers.source[site]}
+    change = patterns(patched[q], patched[k]) - patterns(numbers.base[q], numbers.base[k])
+    by_query = (change * numbers.gradient[pattern].double()).sum((-2, -1))
+    return by_query.unflatten(1, (numbers.base[site].shape[2], -1)).sum(-1)
+
+
+def _finding(asked: _Question, about: Provenance, task: Task) -> Finding:
+    exact, _, layers, columns = patch_effects(asked.net, asked.found[0], asked.site, asked.metric, asked.direction)
+    arrays, null = asked.effects()
+    grid, how = (
+        Grid(arrays["effects"], layers, columns),
+        "in the frozen linear model" if asked.linear else "to first order",
+    )
+    figures, scatters = {"largest": grid.largest}, []
     names = tuple(f"{layer} {column}" for layer in layers for column in columns)
-    panels = (
-        grid.heatmap(f"Effect of patching {site}, to first order"),
-        Scatter("Each cell of the first pair", points, ("exact", "to first order"), names),
+    for name, values in arrays.items():
+        before, first = "" if name == "effects" else f"{name}_", values[0].flatten()
+        figures[f"{before}agreement"] = pearson(first, exact.flatten())
+        figures[f"{before}sign_errors"] = sign_errors(exact.flatten(), first)
+        points = tuple(zip(exact.flatten().tolist(), first.tolist(), strict=True))
+        scatters.append(Scatter(f"Each cell of the first pair ({name})", points, ("exact", how), names))
+    summary = (
+        f"{how[0].upper()}{how[1:]} {' at '.join(grid.best)} has the largest effect of {exact.numel()} cells, {grid.largest:.0%}; "
+        f"with exact patching of the first pair the cells correlate at {figures['agreement']:.2f}, and "
+        f"{figures['sign_errors']:.0%} of the large ones have the wrong sign ({grid.over(task)})."
+    )
+    data = grid.data(task, asked.site, asked.metric, direction=asked.direction)
+    panels = [
+        grid.heatmap(f"Effect of patching {asked.site}, {how}"),
+        *scatters,
         grid.table("The largest effects", "effect", exact=exact),
-    )
-    return Finding(about, summary, figures, data, {"effects": effects, "exact": exact}, {"largest": null}, panels)
-
-
-def _effects(
-    net: Network, contrast: Contrast, site: str, metric: Metric, direction: Direction, same: bool = False
-) -> Tensor:
-    """Effects [layer, cell] to first order of one pair; `same`: with the base prompt as its own source."""
-    with torch.no_grad():
-        clean, corrupted = last_logits(net, contrast.clean), last_logits(net, contrast.corrupted)
-    base, other = (
-        (contrast.corrupted, contrast.clean) if direction == "denoise" else (contrast.clean, contrast.corrupted)
-    )
-    sites = net.sites.resolve(f"{site}.all")
-    with torch.no_grad():
-        source = net.run(base if same else other, save=sites, logits=False)
-    with torch.enable_grad():
-        result = net.run(base, save=sites, grad=True)
-        value = metric.read(result.logits[0, -1], contrast.answer, contrast.against, clean)
-        gradients = torch.autograd.grad(value, [result[each] for each in sites], allow_unused=True)
-    rows = []
-    for each, gradient in zip(sites, gradients, strict=True):
-        change = (source[each] - result[each].detach())[0].double()
-        product = torch.zeros_like(change) if gradient is None else change * gradient[0].double()
-        rows.append(_summed(net, site, each, product, contrast))
-    start, ends = metric_ends(metric, contrast, clean, corrupted, direction)
-    return scaled(torch.stack(rows).cpu() + start, ends, direction)
-
-
-def metric_ends(
-    metric: Metric, contrast: Contrast, clean: Tensor, corrupted: Tensor, direction: Direction
-) -> tuple[float, tuple[float, float]]:
-    """The metric of the base prompt, and that of the clean and the corrupted one."""
-    read = [float(metric.read(each, contrast.answer, contrast.against, clean)) for each in (clean, corrupted)]
-    return read[1 if direction == "denoise" else 0], (read[0], read[1])
-
-
-def _summed(net: Network, name: str, site: Site, product: Tensor, contrast: Contrast) -> Tensor:
-    """Products [position, ...] summed over each cell, [cell]."""
-    if by_head(net, name):
-        head = site.axes.index("head") - 1  # without the batch
-        return product.movedim(head, 0).flatten(1).sum(1)
-    rows = product.flatten(1).sum(1)
-    return torch.stack([rows[list(there)].sum() for there in contrast.places.values()])
+    ]
+    return Finding(about, summary, figures, data, arrays | {"exact": exact}, {"largest": null}, panels)

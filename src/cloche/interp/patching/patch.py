@@ -90,16 +90,21 @@ def patch_effects(
     clean, corrupted = last_logits(net, contrast.clean), last_logits(net, contrast.corrupted)
     right, wrong = (float(metric.read(end, contrast.answer, contrast.against, clean)) for end in (clean, corrupted))
     ends = (right, wrong)
-    if not abs(ends[0] - ends[1]) > SMALLEST:
-        raise ArgumentInvalid(
-            f"The {metric} is {ends[0]:.6g} on the clean and on the corrupted prompt alike, so no effect can be scaled by "
-            "their difference; choose another metric, task or checkpoint."
-        )
+    check_apart(metric, right, wrong)
     base, other = (
         (contrast.corrupted, contrast.clean) if direction == "denoise" else (contrast.clean, contrast.corrupted)
     )
     values, layers, columns = _patched(net, base, other, contrast, site, metric, clean)
     return scaled(values, ends, direction).view(len(layers), -1), ends, layers, columns
+
+
+def check_apart(metric: Metric, clean: float, corrupted: float) -> None:
+    """Raises ArgumentInvalid where the metric is the same on both prompts of a pair."""
+    if not abs(clean - corrupted) > SMALLEST:
+        raise ArgumentInvalid(
+            f"The {metric} is {clean:.6g} on the clean and on the corrupted prompt alike, so no effect can be scaled by "
+            "their difference; choose another metric, task or checkpoint."
+        )
 
 
 def scaled(values: Tensor, ends: tuple[float, float], direction: Direction) -> Tensor:

@@ -172,6 +172,8 @@ NULL_RECORDER = NullRecorder()
 class Keeping:
     """A recorder that keeps the values of the sites of some names, in `kept` by name and layer, and offers all to another.
 
+    Each is a tensor of its own in the graph of gradients, also where two sites hold one value.
+
     >>> import torch
     >>> from cloche import GLU, LM, Attention, Block, Stack
     >>> from cloche.model import Context
@@ -193,5 +195,5 @@ class Keeping:
     def __call__(self, name: str, layer: int | None, value: Tensor) -> Tensor:
         value = self.other(name, layer, value)
         if name in self.names:
-            self.kept[name, layer] = value
+            value = self.kept[name, layer] = value.view_as(value)
         return value
