@@ -180,8 +180,8 @@ def _finding(asked: _Question, about: Provenance, task: Task) -> Finding:
         points = tuple(zip(exact.flatten().tolist(), first.tolist(), strict=True))
         scatters.append(Scatter(f"Each cell of the first pair ({name})", points, ("exact", how), names))
     summary = (
-        f"{how[0].upper()}{how[1:]} {' at '.join(grid.best)} has the largest effect of {exact.numel()} cells, {grid.largest:.0%}; "
-        f"with exact patching of the first pair the cells correlate at {figures['agreement']:.2f}, and "
+        f"{how[0].upper()}{how[1:]} {' at '.join(grid.best)} has the largest effect of {exact.numel()} cells, "
+        f"{grid.largest:.0%}; with exact patching of the first pair the cells correlate at {figures['agreement']:.2f}, and "
         f"{figures['sign_errors']:.0%} of the large ones have the wrong sign ({grid.over(task)})."
     )
     data = grid.data(task, asked.site, asked.metric, direction=asked.direction)
