@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cloche.drawing import Finding, Provenance, Scatter
+from cloche.drawing import Finding, Panel, Provenance, Scatter
 from cloche.interp.attribution.agreement import pearson, sign_errors
 from cloche.interp.attribution.slopes import Slopes, slopes
 from cloche.interp.metrics import LOGIT_DIFFERENCE, Metric
@@ -185,7 +185,7 @@ def _finding(asked: _Question, about: Provenance, task: Task) -> Finding:
         f"{figures['sign_errors']:.0%} of the large ones have the wrong sign ({grid.over(task)})."
     )
     data = grid.data(task, asked.site, asked.metric, direction=asked.direction)
-    panels = [
+    panels: list[Panel] = [
         grid.heatmap(f"Effect of patching {asked.site}, {how}"),
         *scatters,
         grid.table("The largest effects", "effect", exact=exact),
