@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         token_attribution,
     )
     from cloche.interp.catalogue import find_instrument, instruments, options_of
-    from cloche.interp.circuits import attention_patterns, head_scores
+    from cloche.interp.circuits import attention_patterns, head_scores, head_spectra
     from cloche.interp.density import activation_density
     from cloche.interp.dictionaries import (
         DictionaryConfig,
@@ -101,6 +101,7 @@ __all__ = [
     "find_onset",
     "harvest",
     "head_scores",
+    "head_spectra",
     "held_out",
     "held_out_prompts",
     "held_out_windows",

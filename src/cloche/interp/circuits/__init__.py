@@ -1,4 +1,4 @@
-"""What heads and paths do: attention patterns, and detectors of attention heads."""
+"""What heads and paths do: attention patterns, detectors of attention heads, spectra of their weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from cloche.lazy import lazy
 if TYPE_CHECKING:
     from cloche.interp.circuits.heads import head_scores
     from cloche.interp.circuits.patterns import attention_patterns
+    from cloche.interp.circuits.spectra import head_spectra
 
-__all__ = ["attention_patterns", "head_scores"]
+__all__ = ["attention_patterns", "head_scores", "head_spectra"]
 
 __getattr__ = lazy(__name__)

@@ -69,16 +69,29 @@ def embedding_to_logits(net: Network) -> Tensor | None:
     final norm folded in, [width, width]; None for a head or a final norm that is not linear."""
     if not isinstance(net.spec.head, Unembed) or not is_linear(net.spec.norm):
         return None
-    embed, unembed = net.embed.weight.detach(), net.unembed_weight().detach()
-    total = torch.zeros(embed.shape[1], unembed.shape[1], dtype=torch.float64, device=embed.device)
-    for tokens, rows in zip(embed.split(PIECE), unembed.split(PIECE), strict=True):
-        total += tokens.double().T @ rows.double()
-    return reading(net.spec.norm, net.final_norm, total)
+    return reading(net.spec.norm, net.final_norm, _product(net.embed.weight, net.unembed_weight()))
+
+
+def product_of_embeddings(net: Network) -> Tensor:
+    """E^T E, [width, width]."""
+    return _product(net.embed.weight, net.embed.weight)
+
+
+def _product(first: Tensor, second: Tensor) -> Tensor:
+    """first^T second of [token, width] each, in double precision."""
+    total = first.new_zeros(first.shape[1], second.shape[1], dtype=torch.float64)
+    for one, other in zip(first.detach().split(PIECE), second.detach().split(PIECE), strict=True):
+        total += one.double().T @ other.double()
+    return total
 
 
 def copying(weights: HeadWeights, between: Tensor) -> Tensor:
     """Sum of Re(e) over sum of |e| for each head [head], of the eigenvalues of W_V E^T U W_O, [size, size], which are those
     of the map from tokens to logits, [vocab, vocab]; 0 for a head that writes nothing."""
-    eigenvalues = torch.linalg.eigvals(weights.value @ between @ weights.output)
+    return signed_share(torch.linalg.eigvals(weights.value @ between @ weights.output))
+
+
+def signed_share(eigenvalues: Tensor) -> Tensor:
+    """Sum of Re(e) over sum of |e| along the last axis; 0 where all are 0."""
     size = eigenvalues.abs().sum(-1)
     return torch.where(size > 0, eigenvalues.real.sum(-1) / size.clamp_min(1e-300), 0.0)
