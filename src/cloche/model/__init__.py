@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cloche.model.network import Network
     from cloche.model.norms import AllHeads, LayerNorm, NoNorm, Norm, RectifiedNorm, RMSNorm, ZeroCenteredRMSNorm
     from cloche.model.passes.stored import StoredActivations
-    from cloche.model.positions.encodings import EmbeddingPosition, Learned, NoPosition, Position, RoPE
+    from cloche.model.positions.encodings import EmbeddingPosition, Learned, NoPosition, Position, RoPE, rotate
     from cloche.model.positions.scalings import DynamicScaling, LinearScaling, Llama3Scaling, LongRoPE, Scaling, YaRN
     from cloche.model.sites.edits import Edit
     from cloche.model.sites.plan import Plan
@@ -88,6 +88,7 @@ __all__ = [
     "gain",
     "load_network",
     "part_from_dict",
+    "rotate",
     "save_network",
     "site",
     "weight_files",

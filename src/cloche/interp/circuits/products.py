@@ -11,8 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from cloche.errors import ModelUnsupported
 from cloche.interp.circuits.scanning import layers_with_patterns
 from cloche.interp.circuits.weights import embedding_to_logits, head_weights, product_of_embeddings, signed_share
-from cloche.model import Network
-from cloche.model.positions.encodings import rotate
+from cloche.model import Network, rotate
 
 Kind = Literal["ov", "qk"]
 

@@ -136,7 +136,15 @@ def _turns(rope: RoPE, head_size: int) -> bool:
 
 def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     """Turn each pair (i, i + size/2) of x [batch, position, head, size] by its position's angle; a table of a smaller size
-    turns the first numbers alone."""
+    turns the first numbers alone.
+
+    >>> import torch
+    >>> from cloche.model import RoPE, rotate
+    >>> table = RoPE().table(torch.tensor([[0, 1]]), head_size=4)
+    >>> rotate(torch.ones(1, 2, 1, 4), table)[0, :, 0]
+    tensor([[ 1.0000,  1.0000,  1.0000,  1.0000],
+            [-0.3012,  0.9900,  1.3818,  1.0099]])
+    """
     cos, sin = table
     size = cos.shape[-1]
     if size < x.shape[-1]:
