@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         logit_attribution,
         relevance_patching,
         token_attribution,
+        unit_patching,
     )
     from cloche.interp.catalogue import find_instrument, instruments, options_of
     from cloche.interp.circuits import attention_patterns, head_scores, head_spectra
@@ -129,6 +130,7 @@ __all__ = [
     "train_dictionary",
     "train_lens",
     "tuned_lens",
+    "unit_patching",
 ]
 
 __getattr__ = lazy(__name__)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from cloche.interp.attribution.frozen import FrozenModel
     from cloche.interp.attribution.gradients import attribution_patching, relevance_patching
     from cloche.interp.attribution.tokens import token_attribution
+    from cloche.interp.attribution.units import unit_patching
 
 __all__ = [
     "FrozenModel",
@@ -20,6 +21,7 @@ __all__ = [
     "logit_attribution",
     "relevance_patching",
     "token_attribution",
+    "unit_patching",
 ]
 
 __getattr__ = lazy(__name__)

@@ -22,12 +22,14 @@ Values = dict[Site, Tensor]
 @dataclass(frozen=True, eq=False)
 class Slopes:
     """Pairs whose prompts have one length. base, source, gradient: a site's values in the prompt that is patched, in the other
-    one, and the gradient of the metric at the first, each [pair, ...]; ends [pair]: the metric, clean minus corrupted."""
+    one, and the gradient of the metric at the first, each [pair, ...]. start, ends [pair]: the metric of the prompt that is
+    patched, and that of the clean prompt minus that of the corrupted one."""
 
     contrasts: Sequence[Contrast]
     base: Values
     source: Values
     gradient: Values
+    start: Tensor
     ends: Tensor
     sign: float
 
@@ -93,7 +95,8 @@ def _slopes(
     for pair in zip(right.tolist(), wrong.tolist(), strict=True):
         check_apart(metric, *pair)
     values = {site: value.detach() for site, value in values.items()}
-    return Slopes(found, values, source, gradient, right - wrong, 1.0 if direction == "denoise" else -1.0)
+    start, sign = (wrong, 1.0) if direction == "denoise" else (right, -1.0)
+    return Slopes(found, values, source, gradient, start, right - wrong, sign)
 
 
 def _gradients(metric: Metric, read: Tensor, values: list[Tensor]) -> list[Tensor]:

@@ -79,7 +79,12 @@ def cells(
 
 
 def measured(
-    net: Network, base: Tensor, edits: Sequence[Edit], contrast: Contrast, metric: Metric, clean: Tensor
+    net: Network,
+    base: Tensor,
+    edits: Sequence[Edit | tuple[Edit, ...]],
+    contrast: Contrast,
+    metric: Metric,
+    clean: Tensor,
 ) -> Tensor:
     """The metric under each edit of the pass over `base`, [edit]."""
 
