@@ -48,6 +48,16 @@ if TYPE_CHECKING:
         tuned_lens,
     )
     from cloche.interp.look import look_inside
+    from cloche.interp.manifolds import (
+        Contexts,
+        Positions,
+        TaskVariable,
+        Variable,
+        WordList,
+        manifold,
+        manifold_intervention,
+        subspace_stability,
+    )
     from cloche.interp.materials import Materials, held_out, held_out_prompts, open_dictionary, others_of
     from cloche.interp.metrics import KLDivergence, LogitDifference, LogProbability, Metric, Rank
     from cloche.interp.patching import ablation, activation_patching, patchscope
@@ -61,6 +71,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FIRST",
+    "Contexts",
     "DensityData",
     "DictionaryConfig",
     "DictionaryData",
@@ -76,14 +87,18 @@ __all__ = [
     "Metric",
     "Onset",
     "Place",
+    "Positions",
     "ProbingData",
     "Progress",
     "Rank",
     "Recovered",
     "Route",
     "Subject",
+    "TaskVariable",
     "TokenBudget",
     "TunedLens",
+    "Variable",
+    "WordList",
     "ablation",
     "activation_density",
     "activation_patching",
@@ -112,6 +127,8 @@ __all__ = [
     "logit_lens",
     "look_inside",
     "loss_recovered",
+    "manifold",
+    "manifold_intervention",
     "model_diff",
     "model_graph",
     "open_dictionary",
@@ -124,6 +141,7 @@ __all__ = [
     "representation_similarity",
     "save_lens",
     "sparse_probing",
+    "subspace_stability",
     "token_attribution",
     "token_labels",
     "trace",

@@ -1,0 +1,203 @@
+"""The manifold of a variable: its mean curve at a site, what shape it has, and how many dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from statistics import fmean
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from cloche.drawing import Finding, Provenance
+from cloche.errors import SignalsShape
+from cloche.interp.manifolds.axes import (
+    Principal,
+    count_above,
+    independent,
+    participation_ratio,
+    principal,
+    umap,
+)
+from cloche.interp.manifolds.curves import bend, explained_share
+from cloche.interp.manifolds.dimension import gride, two_nn
+from cloche.interp.manifolds.drawn import panels, summary
+from cloche.interp.manifolds.laying import Laid, best_circle, circles_of, laid_out
+from cloche.interp.manifolds.neighbours import nearest_points, purity
+from cloche.interp.manifolds.shapes import (
+    Circle,
+    fit_helix,
+    gaussian_like,
+    mixture_index,
+    separability,
+)
+from cloche.interp.manifolds.variables import POSITIONS, Variable, one_site
+from cloche.interp.subject import Subject
+
+View = Literal["pca", "ica", "umap"]
+NEIGHBOURS = 10
+MOST_POINTS = 2_000  # whose neighbours are sought
+AXES = 3  # of the scatter
+
+
+@torch.no_grad()
+def manifold(
+    subject: Subject,
+    site: str,
+    variable: Variable = POSITIONS,
+    windows: Iterable[Any] | None = None,
+    contexts: int = 512,
+    periods: Sequence[float] = (2, 5, 10, 100),
+    view: View = "pca",
+    seed: int = 0,
+) -> Finding:
+    """The mean activation at `site` for each value of a variable: how much it explains, and the shape that it has.
+
+    `variable`: `Positions()` of `windows` of text (batches of ids [batch, position], or texts), a `TaskVariable`, a
+    `WordList`, or another Variable; about `contexts` texts are read. Figures:
+
+    - explained: the share of the variance at the site between the values' means, from split halves; `purity` the share of the
+      nearest points (10, or as many as the rarest value has) with the same value.
+    - axes: principal axes of the mean curve above chance (shuffled values); `residual_axes` those that the circles leave;
+      `participation` their participation ratio.
+    - circle: share of the curve's variance times roundness of the best circle, its `period`, and `p_value` among permuted
+      values; `angle_error` of the means in its plane in degrees; `separability` (bits) and `mixture` (Engels et al. 2024)
+      of the points there, and `helix` the adjusted share of line and circles of the given `periods` (2502.00873).
+    - arc_over_chord and turning: of the mean curve, from split halves (noise lengthens arcs).
+    - dimension: intrinsic, of the points, by TwoNN; a panel and `data` have it by scale (GRIDE), because one scale misleads.
+
+    The null has the same figures for shuffled values; dimension, separability and mixture for Gaussian points of equal
+    covariance and number. A variable whose values are not numbers is a category: it has no curve, and only the first and
+    second group. A low p-value says that order matters, not that the shape is a circle: see `circle` and `closed` in `data`.
+
+    `view`: axes of the scatter. `arrays`: curve [value, width], circles [circle, 2, width], centre [width]. Raises
+    InstrumentOption for one value.
+
+    >>> import torch
+    >>> from cloche import GLU, LM, Attention, Block, Glass, Learned, Stack
+    >>> from cloche.interp import manifold
+    >>> glass = Glass(LM(64, 32, Stack(1, Block(Attention(4), GLU())), position=Learned(32)).build(seed=0))
+    >>> text = torch.randint(64, (8, 24), generator=torch.Generator().manual_seed(0))
+    >>> finding = manifold(glass, "embed", windows=[text])
+    >>> finding.arrays["curve"].shape, finding.figures["explained"] > 0.3 > finding.null["explained"]
+    ((23, 32), True)
+    """
+    laid, _ = laid_out(subject, site, variable, windows, contexts, seed)
+    circles = circles_of(laid, seed) or best_circle(laid, seed)
+    figures = _figures(laid, circles, periods, seed)
+    null = _null(laid, circles, periods, seed)
+    pca = principal(laid.curve)
+    shuffled = laid.shuffled_variance(seed)
+    residual = principal(laid.curve - _on(circles, laid))
+    figures |= {
+        "axes": float(count_above(pca.variance, shuffled)),
+        "residual_axes": float(count_above(residual.variance, shuffled)),
+        "participation": participation_ratio(pca.variance),
+    }
+    null |= {"axes": 0.0, "residual_axes": 0.0, "participation": fmean(map(participation_ratio, shuffled))}
+    data = {
+        "site": str(one_site(subject.net, site)),
+        "variable": str(variable),
+        "points": len(laid.points),
+        "values": laid.values,
+        "ordered": laid.ordered,
+        "explained_by_axis": pca.explained.tolist(),
+        "circles": [_record(circle) for circle in circles],
+        "scales": _scales(laid, seed),
+    }
+    arrays = {
+        "curve": laid.curve,
+        "circles": torch.stack([c.frame for c in circles]) if circles else torch.zeros(0, 2, 0),
+    }
+    arrays["centre"] = circles[0].centre if circles else laid.curve.mean(0)
+    drawn = panels(data, figures, _seen(laid, pca, view, seed), (pca, shuffled), _angles(circles, laid))
+    about = Provenance("manifold", subject.checkpoint, seed=seed)
+    return Finding(about, summary(data, figures, null), figures, data, arrays, null, drawn)
+
+
+def _on(circles: Sequence[Circle], laid: Laid) -> Tensor:
+    """Where the circles put each value, less the centre, [value, width]; 0 without circles."""
+    return sum((circle.at(laid.numbers) for circle in circles), torch.zeros(()))
+
+
+def _some(points: Tensor, seed: int) -> Tensor:
+    order = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))
+    return points[order[:MOST_POINTS]]
+
+
+def _figures(laid: Laid, circles: Sequence[Circle], periods: Sequence[float], seed: int) -> dict[str, float]:
+    """Figures that depend on the values, and those of the points alone."""
+    halves = laid.halves(seed)
+    figures = {"explained": explained_share(laid.points, halves)}
+    if circles:
+        best = circles[0]
+        bent = bend(halves)
+        figures |= {"circle": best.score, "period": best.period, "p_value": best.p_value}
+        figures |= {"angle_error": _angle_error(best, laid), "arc_over_chord": bent.ratio, "turning": bent.turning}
+        figures |= _helix(laid, periods)
+    figures |= _cloud(laid.points, circles, seed)
+    fewest = int(torch.bincount(laid.codes).min()) - 1  # others of the same value
+    near = nearest_points(laid.points, min(NEIGHBOURS, fewest))[1]
+    return figures | {"purity": purity(near, laid.codes)}
+
+
+def _null(laid: Laid, circles: Sequence[Circle], periods: Sequence[float], seed: int) -> dict[str, float]:
+    """The figures for shuffled values, and those of Gaussian points."""
+    other = laid.shuffled(seed)
+    found = _figures(other, best_circle(other, seed), periods, seed)
+    return found | _cloud(gaussian_like(laid.points, seed), circles, seed)
+
+
+def _helix(laid: Laid, periods: Sequence[float]) -> dict[str, float]:
+    with suppress(SignalsShape):  # too few values for so many periods
+        return {"helix": fit_helix(laid.curve, laid.numbers, periods).share}
+    return {}
+
+
+def _cloud(points: Tensor, circles: Sequence[Circle], seed: int) -> dict[str, float]:
+    """Figures of a cloud of points, whatever their values: dimension, and those of the first circle's plane."""
+    some = _some(points, seed)
+    figures = {}
+    with suppress(SignalsShape):  # too few different points
+        figures["dimension"] = two_nn(some)
+    if circles:
+        flat = (some.double() - circles[0].centre) @ circles[0].plane.T
+        figures |= {"separability": separability(flat), "mixture": mixture_index(flat)}
+    return figures
+
+
+def _scales(laid: Laid, seed: int) -> list[dict[str, float]]:
+    with suppress(SignalsShape):
+        return [vars(scale) for scale in gride(_some(laid.points, seed))]
+    return []
+
+
+def _angle_error(circle: Circle, laid: Laid) -> float:
+    """Mean distance in degrees of the means' angles from those that the circle gives them."""
+    expected = 360 * laid.numbers / circle.period
+    away = (circle.angles(laid.curve) - expected + 180) % 360 - 180
+    return float(away.abs().mean())
+
+
+def _angles(circles: Sequence[Circle], laid: Laid) -> tuple[Tensor, Tensor] | None:
+    """Angles of the means in the first circle's plane, and those expected, in degrees."""
+    if not circles:
+        return None
+    return circles[0].angles(laid.curve), (360 * laid.numbers / circles[0].period + 180) % 360 - 180
+
+
+def _seen(laid: Laid, pca: Principal, view: View, seed: int) -> Tensor:
+    """Coordinates [value, up to 3] of the mean curve."""
+    count = min(AXES, len(pca.variance))
+    if view == "umap":
+        return umap(laid.curve, count, seed=seed)
+    if view == "ica":
+        made = independent(laid.points, count, seed)
+        return (laid.curve - made.mean) @ made.unmixing.T
+    return pca.scores(laid.curve, count)
+
+
+def _record(circle: Circle) -> dict[str, Any]:
+    names = ("period", "share", "roundness", "radius", "closed", "p_value")
+    return {name: getattr(circle, name) for name in names}

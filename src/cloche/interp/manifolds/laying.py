@@ -1,0 +1,118 @@
+"""Points by the value of a variable: what the instruments of this package compute their curves from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cloche.errors import InstrumentOption
+from cloche.interp.manifolds.axes import principal
+from cloche.interp.manifolds.curves import Halves, half_curves, mean_curve
+from cloche.interp.manifolds.shapes import FEWEST, Circle, fit_circle, fit_circles
+from cloche.interp.manifolds.variables import Contexts, Variable, one_site, points_of
+from cloche.interp.subject import Subject
+
+MOST_VALUES = 128  # on a curve; of more, evenly many are taken
+SHUFFLES = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Laid:
+    """Points [point, width] with the code [point] of their value and the group of their text. `values` are in order, numbers
+    if all of them are; `raw` has each as the variable gave it, and `index` the points' places among the contexts'."""
+
+    points: Tensor
+    codes: Tensor
+    groups: Tensor
+    values: list[Any]
+    raw: list[Any]
+    index: list[int]
+    ordered: bool
+
+    @property
+    def curve(self) -> Tensor:
+        """Mean by value [value, width]."""
+        return mean_curve(self.points, self.codes, len(self.values))
+
+    @property
+    def numbers(self) -> Tensor:
+        """Values [value]; of categories, their place."""
+        return torch.tensor(self.values if self.ordered else range(len(self.values)), dtype=torch.float64)
+
+    def halves(self, seed: int) -> Halves:
+        return half_curves(self.points, self.codes, self.groups, seed=seed)
+
+    def shuffled(self, seed: int) -> Laid:
+        """The same points with their values in another order; within each text if a text has several."""
+        draw = torch.Generator().manual_seed(seed)
+        order = torch.rand(len(self.codes), generator=draw).argsort()
+        codes = self.codes[order]
+        if len(self.groups.unique()) < len(self.groups):
+            home, order = self.groups.argsort(stable=True), order[self.groups[order].argsort(stable=True)]
+            codes = torch.empty_like(self.codes).scatter_(0, home, self.codes[order])
+        return replace(self, codes=codes)
+
+    def shuffled_variance(self, seed: int) -> Tensor:
+        """Variance of the mean curve by principal axis for shuffled values, [shuffle, axis]."""
+        return torch.stack([principal(self.shuffled(seed + i).curve).variance for i in range(SHUFFLES)])
+
+    def among(self, kept: Tensor) -> Laid:
+        """Only some of the points, which must have every value."""
+        index = [self.index[i] for i in kept.tolist()]
+        return replace(self, points=self.points[kept], codes=self.codes[kept], groups=self.groups[kept], index=index)
+
+
+def laid_out(
+    subject: Subject, site: str, variable: Variable, windows: Iterable[Any] | None, count: int, seed: int
+) -> tuple[Laid, Contexts]:
+    """The activations at a site by the value of a variable, and the contexts that they are from.
+
+    Values that fewer than two texts have are left out; of more than 128 numbers, evenly many are taken. Raises
+    InstrumentOption for fewer than two values.
+    """
+    where = one_site(subject.net, site)
+    found = variable.contexts(subject, windows, count, seed).without_rare()
+    numbers = _as_numbers(found.values)
+    given = found.values if numbers is None else numbers
+    values = sorted(set(given)) if numbers is not None else list(dict.fromkeys(given))
+    if len(values) < 2:
+        raise InstrumentOption(
+            f"{variable} has {len(values)} values that occur in two texts or more, and a manifold needs two; give more "
+            "contexts=, or another variable."
+        )
+    if numbers is not None and len(values) > MOST_VALUES:
+        values = [values[i * (len(values) - 1) // (MOST_VALUES - 1)] for i in range(MOST_VALUES)]
+    place = {value: i for i, value in enumerate(values)}
+    index = [i for i, value in enumerate(given) if value in place]
+    raw = {place[given[i]]: found.values[i] for i in index}
+    codes, groups = torch.tensor([place[given[i]] for i in index]), torch.tensor([found.groups[i] for i in index])
+    points = points_of(subject.net, found, where)[index]
+    return Laid(points, codes, groups, values, [raw[i] for i in range(len(values))], index, numbers is not None), found
+
+
+def _as_numbers(values: Sequence[Any]) -> list[float] | None:
+    """Values as numbers; None if one of them is not a number."""
+    try:
+        numbers = [float(value) for value in values if not isinstance(value, bool)]
+    except (TypeError, ValueError):
+        return None
+    return numbers if len(numbers) == len(values) and all(map(math.isfinite, numbers)) else None
+
+
+def circles_of(laid: Laid, seed: int) -> list[Circle]:
+    """The circles of the mean curve that are above chance, largest first; none for categories."""
+    if not laid.ordered or len(laid.values) < FEWEST:
+        return []
+    return fit_circles(laid.curve, laid.numbers, seed=seed)
+
+
+def best_circle(laid: Laid, seed: int) -> list[Circle]:
+    """The best circle, above chance or not, as a list; none for categories."""
+    if not laid.ordered or len(laid.values) < FEWEST:
+        return []
+    return [fit_circle(laid.curve, laid.numbers, seed=seed)]
