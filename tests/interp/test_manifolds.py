@@ -133,9 +133,9 @@ def test_a_task_and_a_list_of_words_are_read_where_they_are() -> None:
     assert found.data["values"] == list(range(7)) and found.figures["purity"] == 1  # the token itself
     names = manifold(glass, "resid_pre[0]", TaskVariable(IndirectObject(), "answer"), contexts=120)
     assert not names.data["ordered"] and "circle" not in names.figures and names.figures["purity"] >= 0
-    days = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday")
-    words = manifold(glass, "embed", WordList(days, ("{} is near.", "It is {} now.", "{}")), view="ica")
-    assert words.data["values"] == [0, 1, 2, 3, 4] and words.figures["purity"] > 0.2  # all end in "y"
+    numbers = ("1", "2", "3", "14", "15")
+    words = manifold(glass, "embed", WordList(numbers, ("{} is near.", "It is {} now.", "{}")), view="ica")
+    assert words.data["values"] == [0, 1, 2, 3, 4] and words.figures["purity"] == 1
 
 
 # ---- stability
