@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 
@@ -9,6 +11,9 @@ import cloche
 from cloche import GLU, LM, MLP, Attention, Block, LayerNorm, RoPE, Stack, Window
 from cloche.errors import ClocheError
 from cloche.interp import KLDivergence, LogProbability, Metric, ablation, activation_patching
+from cloche.interp.patching.cells import contrasts, last_logits
+from cloche.interp.patching.optimal import best_constants
+from cloche.interp.patching.replacements import Kind
 from cloche.model import MoE
 from cloche.tasks import Add, KeyValue, PromptPair
 
@@ -74,26 +79,78 @@ def test_a_cell_is_what_one_edited_run_gives(glass: cloche.Glass) -> None:
     assert finding.arrays["effects"][1, 1, 0] == pytest.approx(wanted, abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["zero", "mean", "resample"])
-def test_a_head_that_writes_nothing_is_missed_by_no_ablation(tokenizer: cloche.Tokenizer, kind: str) -> None:
-    net = LM(VOCAB, 32, Stack(2, BODIES["llama"])).build(seed=1)
+KINDS = get_args(Kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_head_that_writes_nothing_is_missed_by_no_ablation(tokenizer: cloche.Tokenizer, kind: Kind) -> None:
+    net = LM(VOCAB, 32, Stack(2, BODIES["llama"])).build(seed=1).double()
     with torch.no_grad():
         net.layers[1].mix.out.weight[:, 8:16] = 0  # head 1 of layer 1
-    falls = ablation(cloche.Glass(net, tokenizer), KeyValue(), kind=kind, pairs=3).arrays["falls"]
-    assert abs(falls[:, 1, 1]).max() < 1e-5 < abs(falls[:, 1, 0]).max()
+    finding = ablation(cloche.Glass(net, tokenizer), KeyValue(), kind=kind, pairs=3)
+    falls = abs(finding.arrays["falls"])
+    assert falls[:, 1, 1].max() < 1e-12 < 1e-5 < falls[:, 1, 0].max() and finding.null["largest"] < 1e-12  # type: ignore[index]
 
 
 def test_what_is_constant_over_the_data_is_lost_to_zero_ablation_alone(tokenizer: cloche.Tokenizer) -> None:
-    """A value bias that every position adds alike: the mean keeps it, and so does another prompt's value."""
+    """A value bias that every position adds alike: the mean keeps it, and so do another prompt's value and its own spread."""
     net = LM(VOCAB, 32, Stack(1, BODIES["gpt2"])).build(seed=1)
     with torch.no_grad():
         net.layers[0].mix.qkv.weight[64:] = 0  # values are their bias alone
         net.layers[0].mix.qkv.bias[64:] = torch.randn(32, generator=torch.Generator().manual_seed(0))
     largest = {
         kind: abs(ablation(cloche.Glass(net, tokenizer), KeyValue(), kind=kind, pairs=3).arrays["falls"]).max()
-        for kind in ("zero", "mean", "resample")
+        for kind in KINDS
     }
-    assert largest["zero"] > 1e-2 and largest["mean"] < 1e-5 and largest["resample"] < 1e-5
+    assert largest.pop("zero") > 1e-2 and max(largest.values()) < 1e-5
+
+
+def test_the_optimal_constant_is_the_best_of_all_numbers(tokenizer: cloche.Tokenizer) -> None:
+    """Heads of one number each: the best constant is found by trying many."""
+    net = LM(VOCAB, 4, Stack(1, Block(Attention(4), GLU()))).build(seed=1)
+    with torch.no_grad():
+        net.layers[0].mix.qkv.weight.mul_(30)
+        net.layers[0].mix.out.weight.mul_(30)
+    found = contrasts(cloche.Glass(net, tokenizer), KeyValue(), 2, None, 0)
+    constants = best_constants(net, "z", found)
+    assert (constants.kl <= constants.kl_mean).all() and constants.kl.mean() < 0.9 * constants.kl_mean.mean()
+    clean = [last_logits(net, contrast.clean).log_softmax(-1) for contrast in found]
+    tried = torch.linspace(-4, 4, 201)
+    for head in range(4):
+        site = net.sites.z[0].head(head)
+        kl = torch.zeros(len(tried))
+        for contrast, right in zip(found, clean, strict=True):
+            edits = [site.replace(number[None]) for number in tried]
+            rows = net.sweep(contrast.clean, edits, lambda logits: logits[0, -1].log_softmax(-1))
+            kl += (right.exp() * (right - rows)).sum(-1) / len(found)
+        assert constants.kl[0, head] <= kl.min() + 0.02 * constants.kl_mean[0, head]
+
+
+def test_optimal_ablation_is_reported_on_other_prompts_than_it_is_fitted_on(glass: cloche.Glass) -> None:
+    optimal, mean = (ablation(glass, Add(), kind=kind, pairs=2, metric=KLDivergence()) for kind in ("optimal", "mean"))
+    assert len(optimal.arrays["falls"]) == 2 and optimal.figures["clean"] == mean.figures["clean"] == 0
+    assert (optimal.arrays["kl"] <= optimal.arrays["kl_mean"]).all()
+    assert optimal.data["replaced_by"] == "the constant of the least KL divergence on 2 other prompts"
+    assert "p" not in optimal.figures, "no answer is read"
+
+
+def test_resampled_values_come_from_the_same_positions_of_other_prompts(glass: cloche.Glass) -> None:
+    net, task = glass.net, Add()
+    finding = ablation(glass, task, site="mlp_out", kind="resample", pairs=5, level=2)
+    found = contrasts(glass, task, 5, 2, 0)
+    first = max(found, key=lambda one: sum(one.clean.shape == other.clean.shape for other in found))
+    falls = []
+    others = [other for other in found if other is not first and other.clean.shape == first.clean.shape]
+    for other in others:
+        source = net.run(other.clean, save="mlp_out.all")
+        clean, edited = (
+            net.run(first.clean, edits=edits).logits[0, -1] for edits in ([], [net.sites.mlp_out[1].replace(source)])
+        )
+        falls.append(float((clean - edited)[first.answer] - (clean - edited)[first.against]))
+    assert finding.arrays["falls"][found.index(first), 1, 0] == pytest.approx(sum(falls) / len(others), abs=1e-5)
+    assert len(others) > 1 and finding.arrays["spread"].min() > 0
+    alone = ablation(glass, PromptPair("ab cd", "ab ce", " x", " y"), kind="resample")
+    assert alone.data["replaced_by"] == "its values on the corrupted prompt"
 
 
 @pytest.mark.parametrize("metric", [LogProbability(), KLDivergence()])
@@ -115,6 +172,7 @@ def test_what_cannot_be_patched_is_one_sentence(glass: cloche.Glass) -> None:
         "pairs=0 must be at least 1": lambda: activation_patching(flat, Add(), pairs=0),
         "has no site": lambda: activation_patching(flat, Add(), site="resid_prex"),
         "a value for each pair of tokens": lambda: activation_patching(flat, Add(), site="pattern"),
+        "a single pair; choose kind='mean'": lambda: ablation(flat, PromptPair("a", "b", " x", " y"), kind="optimal"),
         "is not a kind of ablation": lambda: ablation(flat, Add(), kind="remove"),  # type: ignore[arg-type]
         "give the right one of each prompt": lambda: PromptPair("a", "b", " x", "x"),
         "no tokenizer.json": lambda: activation_patching(cloche.Glass(glass.net), Add()),

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Literal
+from functools import partial
+from statistics import fmean
 
 import torch
-from torch import Tensor
 
 from cloche.drawing import Finding, Provenance
-from cloche.errors import ArgumentInvalid
+from cloche.errors import InstrumentOption
 from cloche.interp.metrics import LOGIT_DIFFERENCE, Metric
-from cloche.interp.patching.cells import Contrast, by_head, cells, contrasts, last_logits, measured
+from cloche.interp.patching.cells import Contrast, by_head, cells, contrasts, last_logits, measured_for, read_for
 from cloche.interp.patching.grids import Grid
+from cloche.interp.patching.replacements import Kind, replacements
+from cloche.interp.significance import Answers
 from cloche.interp.subject import Subject
-from cloche.model import Edit, Network, Result, Site
+from cloche.model import Edit, Result, Site
 from cloche.tasks import Task
 
-Kind = Literal["zero", "mean", "resample", "noise"]
 ALL = "all positions"
 
 
@@ -36,11 +35,21 @@ def ablation(
     """The fall of a metric on a task's clean prompts when each head (or layer) is ablated at all positions, exactly.
 
     kind: what is put in its place. "zero": zeros, which also removes what is constant; "mean": its mean over all positions of
-    the other prompts, and of this one with a single pair; "resample": its values on the corrupted prompt, which differs from
-    the clean one in a single variable; "noise": Gaussian noise of its own standard deviation added. The kinds answer different
-    questions, so name the kind with the result. `metric` is measured in its own units.
+    the other prompts, and of this one with a single pair; "resample": its values at the same positions of up to 4 other
+    clean prompts of the same length, and of the corrupted prompt if there are none; "noise": its own values with Gaussian
+    noise of their standard deviation, drawn 4 times; "optimal": the constant, fitted on as many further prompts, that moves
+    the next token's predictions least (KL divergence from those of the whole model, Li and Janson 2024, 2409.09951). The
+    kinds answer different questions, so name the kind with the result; `data` says what was put in place. `metric` is
+    measured in its own units.
 
-    The null is the same for a component that is replaced by its own values: 0. `arrays`: falls [pair, layer, cell].
+    The null is the same for a component that is replaced by its own values: 0. `p`: share of 99 shuffles of the answers between
+    prompts (of pairs of random tokens if the prompts have fewer than 4 different answers) for which the largest mean fall
+    is no smaller; KLDivergence reads no answer and has none. `arrays`: falls [pair, layer, cell]; over several draws their
+    mean, and `spread` [layer, cell], the mean standard deviation over draws; of "optimal" kl_mean and kl [layer, cell] in
+    nats, of the fitted prompts with the mean and with the constant in place.
+
+    Raises TaskInvalid where the tokenizer cannot express the task, and InstrumentOption for an unknown kind, or for "optimal"
+    with a single pair of prompts.
 
     >>> import cloche
     >>> from cloche import GLU, LM, Attention, Block, Stack
@@ -52,69 +61,59 @@ def ablation(
     (2, 2, 4)
     """
     net = subject.net
-    found = contrasts(subject, task, pairs, level, seed)
-    replace = _replacement(net, site, kind, found, seed)
-    falls, starts, null = [], [], 0.0
+    found = contrasts(subject, task, 2 * pairs if kind == "optimal" else pairs, level, seed)
+    found, fitting = (found, []) if kind != "optimal" else _split(found)
+    replaced = replacements(net, site, kind, found, fitting, seed)
+    others = Answers.of(subject, found, seed)
+    falls, spreads, starts, null = [], [], [], 0.0
     layers, columns = [""], [""]
     for i, contrast in enumerate(found):
         clean = last_logits(net, contrast.clean)
-        start = float(metric.read(clean, contrast.answer, contrast.against, clean))
+        start = read_for(metric, clean, others.pairs, clean).double().cpu()
         saved = net.run(contrast.clean, save=net.sites.resolve(f"{site}.all"), logits=False)
         places = {ALL: tuple(range(contrast.clean.shape[1]))}
-        sites, columns, edits = cells(net, site, saved, places, replace(i))
-        layers = [str(each) for each in sites]
-        falls.append((start - measured(net, contrast.clean, edits, contrast, metric, clean)).view(len(layers), -1))
-        starts.append(start)
-        if i == 0:
-            _, _, same = cells(net, site, saved, places, _own(saved))
-            null = float((start - measured(net, contrast.clean, same, contrast, metric, clean)).abs().max())
-    grid = Grid(torch.stack(falls), layers, columns, "prompt", "number")
-    figures = {"largest": grid.largest, "mean": float(grid.mean.mean()), "clean": sum(starts) / len(starts)}
-    data = grid.data(task, site, metric, "falls", kind=kind)
+        by_draw = [cells(net, site, saved, places, edit) for edit in replaced.edits[i]]
+        by_draw.append(cells(net, site, saved, places, partial(_own, saved)))
+        layers, columns = [str(each) for each in by_draw[0][0]], by_draw[0][1]
+        edits = [edit for _, _, edits in by_draw for edit in edits]
+        values = start[:, None] - measured_for(net, contrast.clean, edits, others.pairs, metric, clean)
+        values = values.view(len(start), len(by_draw), len(layers), -1)  # [answer, draw, layer, cell]
+        falls.append(values[:, :-1].mean(1))
+        spreads.append(values[i, :-1].std(0, correction=0))
+        null = max(null, float(values[i, -1].abs().max()))
+        starts.append(float(start[i]))
+    measured = torch.stack(falls)  # [pair, answer, layer, cell]
+    grid = Grid(others.own(measured), layers, columns, "prompt", "number")
+    arrays = {"falls": grid.effects} | replaced.arrays
+    if kind in ("resample", "noise"):
+        arrays["spread"] = torch.stack(spreads).mean(0)
+    figures = {"largest": grid.largest, "mean": float(grid.mean.mean()), "clean": fmean(starts)}
+    figures |= others.p(measured.flatten(2))
+    data = grid.data(task, site, metric, "falls", kind=kind, replaced_by=replaced.source)
     what = " ".join(grid.best) if by_head(net, site) else grid.best[0]
     summary = (
-        f"Without {what} ({kind} ablation) the {metric} falls by {figures['largest']:.3g} from {figures['clean']:.3g}, "
-        f"the most of {grid.mean.numel()} components, over {grid.over(task)}."
+        f"With {replaced.source} in place of {what} ({kind} ablation) the {metric} falls by {figures['largest']:.3g} from "
+        f"{figures['clean']:.3g}, the most of {grid.mean.numel()} components, over {grid.over(task)}."
     )
     about = Provenance("ablation", subject.checkpoint, seed=seed)
     title = f"Fall of the metric without each part of {site} ({kind} ablation)"
-    panels = (grid.heatmap(title), grid.table("The largest falls", "fall"))
-    return Finding(about, summary, figures, data, {"falls": grid.effects}, {"largest": null}, panels)
+    beside = {_BESIDE[name]: values for name, values in arrays.items() if name in _BESIDE}
+    panels = (grid.heatmap(title), grid.table("The largest falls", "fall", **beside))
+    return Finding(about, summary, figures, data, arrays, {"largest": null}, panels)
 
 
-def _replacement(
-    net: Network, site: str, kind: Kind, found: Sequence[Contrast], seed: int
-) -> Callable[[int], Callable[[Site], Edit]]:
-    """For each pair the edit that ablates a site, or one head of it."""
-    sites = net.sites.resolve(f"{site}.all")
-    if kind == "zero":
-        return lambda i: lambda each: each.zero()
-    if kind == "resample":
-        saved = [net.run(contrast.corrupted, save=sites, logits=False) for contrast in found]
-        return lambda i: lambda each: each.replace(saved[i])
-    runs = [net.run(contrast.clean, save=sites, logits=False) for contrast in found]
-    whole = {each.layer: torch.cat([run[each] for run in runs], dim=1)[0] for each in sites}  # [position, ...]
-    if kind == "noise":
-        return lambda i: (
-            lambda each: each.noise(float(_of_head(whole[each.layer], each).float().std()) or 1e-12, seed + i)
+_BESIDE = {"spread": "spread over draws", "kl_mean": "nats of KL, mean", "kl": "nats of KL, constant"}  # in the table
+
+
+def _split(found: list[Contrast]) -> tuple[list[Contrast], list[Contrast]]:
+    """Prompts to report, and others to fit constants on."""
+    if len(found) < 2:
+        raise InstrumentOption(
+            "kind='optimal' fits a constant on other prompts than those it is tried on, and this task has a single pair; "
+            "choose kind='mean', or a task with more problems."
         )
-    if kind != "mean":
-        raise ArgumentInvalid(f"kind={kind!r} is not a kind of ablation; it is zero, mean, resample or noise.")
-    lengths = [contrast.clean.shape[1] for contrast in found]
-    total = {layer: rows.sum(0) for layer, rows in whole.items()}
-
-    def others(i: int, each: Site) -> Tensor:
-        own = runs[i][dataclasses.replace(each, head_index=None)][0].sum(0) if len(found) > 1 else 0.0
-        rest = sum(lengths) - (lengths[i] if len(found) > 1 else 0)
-        return _of_head(((total[each.layer] - own) / rest)[None], each)[0]
-
-    return lambda i: lambda each: each.mean(others(i, each))
+    return found[: len(found) // 2], found[len(found) // 2 :]
 
 
-def _own(saved: Result) -> Callable[[Site], Edit]:
-    return lambda each: each.replace(saved)
-
-
-def _of_head(rows: Tensor, site: Site) -> Tensor:
-    """The part of values [position, ...] that belongs to the site's head, if it names one."""
-    return rows if site.head_index is None else rows[:, site.head_index]
+def _own(saved: Result, each: Site) -> Edit:
+    return each.replace(saved)

@@ -17,7 +17,7 @@ from cloche.tasks import Pair, Task
 LAST = "last"  # the place from which the answer is read
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Contrast:
     """A pair as ids [1, position], up to the token at which the answers differ: `answer` and `against` are those tokens.
 
@@ -87,11 +87,19 @@ def measured(
     clean: Tensor,
 ) -> Tensor:
     """The metric under each edit of the pass over `base`, [edit]."""
+    return measured_for(net, base, edits, [(contrast.answer, contrast.against)], metric, clean)[0]
 
-    def read(logits: Tensor) -> Tensor:
-        return metric.read(logits[0, -1], contrast.answer, contrast.against, clean)
 
-    return net.sweep(base, list(edits), read).double().cpu()
+def measured_for(
+    net: Network, base: Tensor, edits: Sequence[Edit], answers: Sequence[tuple[int, int]], metric: Metric, clean: Tensor
+) -> Tensor:
+    """The metric of each (answer, against) under each edit of the pass over `base`, [answer, edit]."""
+    return net.sweep(base, list(edits), lambda logits: read_for(metric, logits[0, -1], answers, clean)).double().cpu().T
+
+
+def read_for(metric: Metric, logits: Tensor, answers: Sequence[tuple[int, int]], clean: Tensor) -> Tensor:
+    """The metric of each (answer, against), [answer]."""
+    return torch.stack([metric.read(logits, answer, against, clean) for answer, against in answers])
 
 
 def last_logits(net: Network, ids: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor
 from cloche.drawing import Finding, Provenance
 from cloche.errors import ArgumentInvalid
 from cloche.interp.metrics import LOGIT_DIFFERENCE, Metric
-from cloche.interp.patching.cells import Contrast, by_head, cells, contrasts, last_logits, measured
+from cloche.interp.patching.cells import Contrast, by_head, cells, contrasts, last_logits, measured_for, read_for
 from cloche.interp.patching.grids import Grid
+from cloche.interp.significance import Answers
 from cloche.interp.subject import Subject
 from cloche.model import Network
 from cloche.tasks import Task
@@ -44,7 +46,9 @@ def activation_patching(
     The notes of some authors call the first kind Patchscopes, a name that Ghandeharioun et al. (2024) gave to reading a
     hidden state by patching it into another prompt.
 
-    The null patches every cell of the first pair with its own value, which changes nothing. `arrays`: effects [pair, layer,
+    The null patches every cell of the first pair with its own value, which changes nothing. `p`: share of 99 shuffles of the
+    answers between prompts (of pairs of random tokens if the prompts have fewer than 4 different answers) for which the
+    largest mean change of m is no smaller; m reads the answers, so KLDivergence has none. `arrays`: effects [pair, layer,
     cell]. Raises TaskInvalid where the tokenizer cannot express the task, and ArgumentInvalid where the metric is the same on
     both prompts.
 
@@ -60,17 +64,21 @@ def activation_patching(
     """
     net = subject.net
     found = contrasts(subject, task, pairs, level, seed)
-    effects, ends = [], []
+    others = Answers.of(subject, found, seed)
+    changes, ends = [], []
     columns, layers = [""], [""]
     for contrast in found:
-        values, end, layers, columns = patch_effects(net, contrast, site, metric, direction)
-        effects.append(values)
+        change, end, layers, columns = _changes(net, contrast, site, metric, direction, others.pairs)
+        changes.append(change)
         ends.append(end)
-    grid = Grid(torch.stack(effects), layers, columns)
+    measured = torch.stack(changes)  # [pair, answer, layer, cell]
+    apart = torch.tensor([right - wrong for right, wrong in ends], dtype=torch.float64)
+    grid = Grid(others.own(measured) / apart[:, None, None], layers, columns)
     null = float(_identical(net, found[0], site, metric, direction).abs().max())
     (layer, column), what = grid.best, "head" if by_head(net, site) else "place"
     clean, corrupted = (float(torch.tensor(values).mean()) for values in zip(*ends, strict=True))
     figures = {"largest": grid.largest, "mean": float(grid.mean.mean()), "clean": clean, "corrupted": corrupted}
+    figures |= others.p(measured.flatten(2))
     data = grid.data(task, site, metric, direction=direction)
     verb = "restores" if direction == "denoise" else "destroys"
     summary = (
@@ -87,15 +95,35 @@ def patch_effects(
     net: Network, contrast: Contrast, site: str, metric: Metric, direction: Direction
 ) -> tuple[Tensor, tuple[float, float], list[str], list[str]]:
     """Effects [layer, cell] of one pair, the metric of its clean and corrupted prompt, and the names of the cells."""
+    own = [(contrast.answer, contrast.against)]
+    change, ends, layers, columns = _changes(net, contrast, site, metric, direction, own)
+    return change[0] / (ends[0] - ends[1]), ends, layers, columns
+
+
+def _changes(
+    net: Network,
+    contrast: Contrast,
+    site: str,
+    metric: Metric,
+    direction: Direction,
+    answers: Sequence[tuple[int, int]],
+) -> tuple[Tensor, tuple[float, float], list[str], list[str]]:
+    """What each cell restores or destroys of the metric of each (answer, against), [answer, layer, cell], in its units; the
+    metric of the pair's own answer on its clean and corrupted prompt; and the names of the cells."""
     clean, corrupted = last_logits(net, contrast.clean), last_logits(net, contrast.corrupted)
     right, wrong = (float(metric.read(end, contrast.answer, contrast.against, clean)) for end in (clean, corrupted))
-    ends = (right, wrong)
     check_apart(metric, right, wrong)
-    base, other = (
-        (contrast.corrupted, contrast.clean) if direction == "denoise" else (contrast.clean, contrast.corrupted)
-    )
-    values, layers, columns = _patched(net, base, other, contrast, site, metric, clean)
-    return scaled(values, ends, direction).view(len(layers), -1), ends, layers, columns
+    base, other = _ends(contrast, direction)
+    values, layers, columns = _patched(net, base, other, contrast, site, metric, clean, answers)
+    start = read_for(metric, corrupted if direction == "denoise" else clean, answers, clean).double().cpu()[:, None]
+    change = values - start if direction == "denoise" else start - values
+    return change.view(len(answers), len(layers), -1), (right, wrong), layers, columns
+
+
+def _ends(contrast: Contrast, direction: Direction) -> tuple[Tensor, Tensor]:
+    """The base prompt, and the one that values are patched from."""
+    ends = contrast.corrupted, contrast.clean
+    return ends if direction == "denoise" else (ends[1], ends[0])
 
 
 def check_apart(metric: Metric, clean: float, corrupted: float) -> None:
@@ -107,26 +135,26 @@ def check_apart(metric: Metric, clean: float, corrupted: float) -> None:
         )
 
 
-def scaled(values: Tensor, ends: tuple[float, float], direction: Direction) -> Tensor:
-    """Effects of metrics: what share of the way between base and source they are. `ends`: of the clean and corrupted prompt."""
-    clean, corrupted = ends
-    return (values - corrupted if direction == "denoise" else clean - values) / (clean - corrupted)
-
-
 def _identical(net: Network, contrast: Contrast, site: str, metric: Metric, direction: Direction) -> Tensor:
-    """What patching changes of the metric where source and base are the same prompt."""
-    base = contrast.corrupted if direction == "denoise" else contrast.clean
-    clean = last_logits(net, contrast.clean)
-    values, _, _ = _patched(net, base, base, contrast, site, metric, clean)
-    return values - float(metric.read(last_logits(net, base), contrast.answer, contrast.against, clean))
+    """What patching changes of the metric where source and base are the same prompt, [cell]."""
+    base, _ = _ends(contrast, direction)
+    clean, own = last_logits(net, contrast.clean), [(contrast.answer, contrast.against)]
+    values, _, _ = _patched(net, base, base, contrast, site, metric, clean, own)
+    return values[0] - float(read_for(metric, last_logits(net, base), own, clean))
 
 
 def _patched(
-    net: Network, base: Tensor, other: Tensor, contrast: Contrast, site: str, metric: Metric, clean: Tensor
+    net: Network,
+    base: Tensor,
+    other: Tensor,
+    contrast: Contrast,
+    site: str,
+    metric: Metric,
+    clean: Tensor,
+    answers: Sequence[tuple[int, int]],
 ) -> tuple[Tensor, list[str], list[str]]:
-    """The metric [cell] with each cell of `base` as it is in `other`, and the names of layers and columns."""
+    """The metric [answer, cell] with each cell of `base` as it is in `other`, and the names of layers and columns."""
     sites = net.sites.resolve(f"{site}.all")
     source = net.run(other, save=sites, logits=False)
     sites, columns, edits = cells(net, site, source, contrast.places, lambda each: each.replace(source))
-    values = measured(net, base, edits, contrast, metric, clean)
-    return values, [str(each) for each in sites], columns
+    return measured_for(net, base, edits, answers, metric, clean), [str(each) for each in sites], columns
