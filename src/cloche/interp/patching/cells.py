@@ -91,7 +91,12 @@ def measured(
 
 
 def measured_for(
-    net: Network, base: Tensor, edits: Sequence[Edit], answers: Sequence[tuple[int, int]], metric: Metric, clean: Tensor
+    net: Network,
+    base: Tensor,
+    edits: Sequence[Edit | tuple[Edit, ...]],
+    answers: Sequence[tuple[int, int]],
+    metric: Metric,
+    clean: Tensor,
 ) -> Tensor:
     """The metric of each (answer, against) under each edit of the pass over `base`, [answer, edit]."""
     return net.sweep(base, list(edits), lambda logits: read_for(metric, logits[0, -1], answers, clean)).double().cpu().T
