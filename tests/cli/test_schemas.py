@@ -14,7 +14,7 @@ from jsonschema import ValidationError
 from schema_check import FILES, SCHEMAS, check_output, check_run, validator
 from test_every_command import SHOWS, commands
 
-from cloche.interp import LensConfig
+from cloche.interp import JacobianConfig, LensConfig
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -34,10 +34,11 @@ def test_the_files_of_a_run_are_as_their_schemas_say(
     call: Call, grown: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cloche.interp.lenses.keeping.DEFAULT", LensConfig(steps=1, tokens=1_000))
+    monkeypatch.setattr("cloche.interp.lenses.keeping.JACOBIAN_DEFAULT", JacobianConfig(tokens=500))
     run = Path(shutil.copytree(grown, tmp_path / "run"))
     words = ("--features", 32, "--l0", 4, "--tokens", 1_000)
     assert call("sae", "train", run, "--site", "resid_post[1]", *words, "--json")[0] == 0
-    for instrument in ("logit-lens", "tuned-lens", "activation-density", "dictionary", "features"):
+    for instrument in ("logit-lens", "tuned-lens", "jacobian-lens", "activation-density", "dictionary", "features"):
         options = () if instrument.endswith("lens") else ("windows=600",)
         assert call("look", run, instrument, *options, "--json")[0] == 0
     assert check_run(run) == set(FILES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,16 @@ from torch import Tensor
 import cloche
 from cloche.data import prepare
 from cloche.errors import ClocheError
-from cloche.interp import LensConfig, TunedLens, lens_comparison, open_lens, save_lens, train_lens, tuned_lens
+from cloche.interp import (
+    JacobianConfig,
+    Lens,
+    LensConfig,
+    lens_comparison,
+    open_lens,
+    save_lens,
+    train_lens,
+    tuned_lens,
+)
 from cloche.model import (
     GLU,
     LM,
@@ -176,10 +187,22 @@ def test_a_lens_is_kept_in_the_run_and_read_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "content"),
-    [("lens.json", b"{}"), ("lens.json", b"[" * 5000), ("lens.safetensors", b"no"), ("lens.json", None)],
+    ("file", "content", "sentence"),
+    [
+        ("lens.json", b"{}", "lens.json format: field required"),
+        ("lens.json", b"", "lens.json is not JSON"),
+        ("lens.json", b"[]", "lens.json: input should be a valid dictionary"),
+        ("lens.json", b"null", "lens.json: input should be a valid dictionary"),
+        ("lens.json", b"[" * 5000, "lens.json is not JSON"),
+        ("lens.json", b'{"format": 2}', "lens.json has format 2, and this version of cloche reads 1"),
+        ("lens.json", b'{"format": 1, "kind": "untuned"}', "lens.json kind: input should be 'tuned'"),
+        ("lens.json", b"x" * 2_000_000, "lens.json is too large"),
+        ("lens.json", None, "it has no lens.json"),
+        ("lens.safetensors", b"no", "the sha256 of lens.safetensors differs"),
+        ("lens.safetensors", None, "it has no lens.safetensors"),
+    ],
 )
-def test_a_damaged_lens_is_one_sentence(tmp_path: Path, file: str, content: bytes | None) -> None:
+def test_a_damaged_lens_is_one_sentence(tmp_path: Path, file: str, content: bytes | None, sentence: str) -> None:
     run = Run.create(tmp_path / "run", recipe="")
     subject = glass(straight(RMSNorm()))
     folder = save_lens(run, train_lens(subject, [text(4)], LensConfig(steps=0)), "mine")
@@ -187,8 +210,43 @@ def test_a_damaged_lens_is_one_sentence(tmp_path: Path, file: str, content: byte
         (folder / file).unlink()
     else:
         (folder / file).write_bytes(content)
-    with pytest.raises(ClocheError, match="cannot be read as a lens"):
+    with pytest.raises(ClocheError, match=r"cannot be read as a lens \(" + re.escape(sentence)) as caught:
         open_lens(run, "mine")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", [0, 9, 200, -1])
+def test_a_flipped_byte_is_found(tmp_path: Path, place: int) -> None:
+    run = Run.create(tmp_path / "run", recipe="")
+    path = save_lens(run, train_lens(glass(straight(RMSNorm())), [text(4)], LensConfig(steps=0)), "mine")
+    data = bytearray((path / "lens.safetensors").read_bytes())
+    data[place] ^= 4
+    (path / "lens.safetensors").write_bytes(data)
+    with pytest.raises(ClocheError, match="sha256"):
+        open_lens(run, "mine")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"width": "16"}, "width: input should be a valid integer"),
+        ({"width": 8}, "do not have the shapes"),
+        ({"sites": ["embed"]}, "do not have the shapes"),
+        ({"sites": [1, 2, 3]}, "sites 0: input should be a valid string"),
+        ({"kinds": []}, "kinds of maps"),
+        ({"kinds": ["other"]}, "kinds of maps"),
+        ({"kinds": ["Jacobian lens"]}, "do not have the shapes"),
+        ({"jacobian": "yes"}, "jacobian: input should be a valid dictionary"),
+        ({"jacobian": {"texts": 1}}, "jacobian tokens: field required"),
+    ],
+)
+def test_a_card_of_another_lens_is_one_sentence(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
+    run = Run.create(tmp_path / "run", recipe="")
+    card = save_lens(run, train_lens(glass(straight(RMSNorm())), [text(4)], LensConfig(steps=0)), "mine") / "lens.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | change))
+    with pytest.raises(ClocheError, match=sentence) as caught:
+        open_lens(run, "mine")
+    assert "\n" not in str(caught.value)
 
 
 def test_misuse_gets_one_sentence(tmp_path: Path) -> None:
@@ -217,8 +275,9 @@ def test_look_and_trace_train_a_lens_for_each_checkpoint_and_keep_it(
     from cloche.interp import Materials, fill_in, find_instrument
 
     monkeypatch.setattr("cloche.interp.lenses.keeping.DEFAULT", LensConfig(steps=1, tokens=1024))
+    monkeypatch.setattr("cloche.interp.lenses.keeping.JACOBIAN_DEFAULT", JacobianConfig(tokens=512))
     run = small_run(tmp_path)
-    with pytest.raises(ClocheError, match="has no lens of step-000001 yet"):
+    with pytest.raises(ClocheError, match="has no tuned lens of step-000001 yet"):
         fill_in(*find_instrument("tuned-lens"), {}, Materials(cloche.load(run), run, paths=False))
     found = cloche.trace(run, "lens-comparison")
     assert found.null is not None and "gain" in found.null
@@ -226,7 +285,7 @@ def test_look_and_trace_train_a_lens_for_each_checkpoint_and_keep_it(
     assert sorted(path.name for path in (run.path / "lenses").iterdir()) == ["step-000000", "step-000001"]
     written = (run.path / "lenses/step-000001/lens.json").stat().st_mtime_ns
     arguments = fill_in(*find_instrument("tuned-lens"), {}, Materials(cloche.load(run), run))
-    assert isinstance(arguments["lens"], TunedLens) and arguments["lens"].checkpoint == "step-000001"
+    assert isinstance(arguments["lens"], Lens) and arguments["lens"].checkpoint == "step-000001"
     assert (run.path / "lenses/step-000001/lens.json").stat().st_mtime_ns == written
     assert not verify(run.path).problems
 

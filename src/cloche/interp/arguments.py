@@ -13,7 +13,7 @@ from typing import Any
 from cloche.drawing import Finding
 from cloche.errors import DictionaryMissing, InstrumentOption, shown
 from cloche.interp.catalogue import Instrument, Option, is_sequence, options_of
-from cloche.interp.lenses.affine import TunedLens
+from cloche.interp.lenses.affine import JACOBIAN, TUNED, Lens
 from cloche.interp.lenses.keeping import lens_of, open_lens
 from cloche.interp.materials import (
     Materials,
@@ -65,8 +65,8 @@ def fill_in(name: str, function: Instrument, values: Mapping[str, Any], material
 
     These parameters are filled in: `windows` with held-out text, `prompt` with its beginning, `sae` with the run's only
     dictionary and `name` with its name, `others` with the checkpoints that the dictionary's site names, and `lens` with the
-    tuned lens of the checkpoint, which is trained and kept in the run if there is none. Raises
-    ClocheError for an unknown option, or if the run does not have what is required.
+    lens of the checkpoint, which is trained and kept in the run if there is none. Raises ClocheError for an unknown option,
+    or if the run does not have what is required.
 
     >>> from pathlib import Path
     >>> from cloche import GLU, LM, Attention, Block, Glass, Run, Stack
@@ -108,8 +108,9 @@ def _from_run(name: str, option: Option, materials: Materials) -> Any:
             return held_out_prompts(materials.run, 1)[0]
         if option.name == "sae" and len(known := dictionaries(materials.run)) == 1:
             return open_dictionary(materials.run, known[0])
-        if option.hint is TunedLens:
-            return lens_of(materials.run, materials.subject, may_train=materials.paths)
+        if option.hint is Lens:
+            kinds = {"tuned-lens": [TUNED], "jacobian-lens": [JACOBIAN]}.get(name, [TUNED, JACOBIAN])
+            return lens_of(materials.run, materials.subject, kinds, may_train=materials.paths)
         if option.name == "sae" and not known:
             raise DictionaryMissing(
                 f"{name} reads a dictionary, and {materials.run.path} has none: train one with "
@@ -221,7 +222,7 @@ def _thing(text: str, hint: type, name: str, materials: Materials) -> Any:
         return part
     if hint is SAE:
         return open_dictionary(materials.need_run(name), text)
-    if hint is TunedLens:
+    if hint is Lens:
         return open_lens(materials.need_run(name), text)
     if hint is Finding:
         return open_finding(materials.need_run(name), text)

@@ -39,12 +39,20 @@ def chunks(net: Network, last: Tensor) -> Iterator[tuple[slice, Tensor]]:
 @torch.no_grad()
 def divergences(net: Network, last: Tensor, mapped: Tensor) -> Tensor:
     """KL(model || lens) in nats [layer, row]; last [row, width], mapped [layer, row, width]."""
-    found = mapped.new_empty(mapped.shape[:2])
+    return compared(net, last, mapped)[0]
+
+
+@torch.no_grad()
+def compared(net: Network, last: Tensor, mapped: Tensor) -> tuple[Tensor, Tensor]:
+    """`divergences`, and whether the lens predicts the same token as the model, as 0 or 1 [layer, row]."""
+    kl, same = mapped.new_empty(mapped.shape[:2]), mapped.new_empty(mapped.shape[:2])
     for rows, own in chunks(net, last):
-        p = own.exp()
+        p, best = own.exp(), own.argmax(-1)
         for layer, h in enumerate(mapped[:, rows]):
-            found[layer, rows] = (p * (own - log_predictions(net, h))).sum(-1)
-    return found
+            q = log_predictions(net, h)
+            kl[layer, rows] = (p * (own - q)).sum(-1)
+            same[layer, rows] = (q.argmax(-1) == best).to(same)
+    return kl, same
 
 
 def slopes(net: Network, last: Tensor, mapped: Tensor, rng: torch.Generator | None = None) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from statistics import fmean, median
 from typing import Any, overload
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cloche.drawing import Bars, Finding, Heatmap, Lines, Panel, Provenance, Series, percent, visible
 from cloche.errors import ArgumentRange
-from cloche.interp.lenses.affine import TunedLens, stream_sites
+from cloche.interp.lenses.affine import JACOBIAN, TUNED, Lens, stream_sites
 from cloche.interp.lenses.divergence import divergences
 from cloche.interp.subject import Subject, encode, several, spell
 
@@ -56,15 +56,15 @@ def logit_lens(subject: Subject, prompt: Any, top: int = 10, seed: int = 0) -> A
 
 @overload
 def tuned_lens(
-    subject: Subject, prompt: list[str] | list[list[int]], lens: TunedLens, top: int = 10, seed: int = 0
+    subject: Subject, prompt: list[str] | list[list[int]], lens: Lens, top: int = 10, seed: int = 0
 ) -> list[Finding]: ...
 @overload
 def tuned_lens(
-    subject: Subject, prompt: str | Iterable[int] | Tensor, lens: TunedLens, top: int = 10, seed: int = 0
+    subject: Subject, prompt: str | Iterable[int] | Tensor, lens: Lens, top: int = 10, seed: int = 0
 ) -> Finding: ...
 
 
-def tuned_lens(subject: Subject, prompt: Any, lens: TunedLens, top: int = 10, seed: int = 0) -> Any:
+def tuned_lens(subject: Subject, prompt: Any, lens: Lens, top: int = 10, seed: int = 0) -> Any:
     """Reads a prompt as `logit_lens` does, each layer through its affine map of a tuned lens first (Belrose et al. 2023,
     2303.08112).
 
@@ -83,15 +83,53 @@ def tuned_lens(subject: Subject, prompt: Any, lens: TunedLens, top: int = 10, se
     >>> finding.figures["kl"] < finding.null["kl"], finding.data["kl"][-1]
     (True, 0.0)
     """
+    return _learned(subject, prompt, lens, TUNED, top, seed)
+
+
+@overload
+def jacobian_lens(
+    subject: Subject, prompt: list[str] | list[list[int]], lens: Lens, top: int = 10, seed: int = 0
+) -> list[Finding]: ...
+@overload
+def jacobian_lens(
+    subject: Subject, prompt: str | Iterable[int] | Tensor, lens: Lens, top: int = 10, seed: int = 0
+) -> Finding: ...
+
+
+def jacobian_lens(subject: Subject, prompt: Any, lens: Lens, top: int = 10, seed: int = 0) -> Any:
+    """Reads a prompt as `logit_lens` does, each layer through the mean Jacobian from there to the last layer: U(norm(J_l h_l))
+    (Gurnee et al. 2026). J also counts what a state does to later positions, so it reads what the model is disposed to say,
+    and need not predict the next token as well as `tuned_lens`.
+
+    `lens`: from `fit_jacobian`, or from `open_lens` if it has a Jacobian. `cloche look RUN jacobian-lens` and `trace` add
+    one to the lens that RUN/lenses/ has for the checkpoint, estimated on the run's training text. Figures, null, data and
+    errors are those of `tuned_lens`; `data` also has error [layer], the standard error of J relative to its norm.
+
+    >>> import torch
+    >>> from cloche import GLU, LM, Attention, Block, Glass, Stack
+    >>> from cloche.interp import fit_jacobian, jacobian_lens
+    >>> glass = Glass(LM(64, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0))
+    >>> finding = jacobian_lens(glass, [1, 2, 3], fit_jacobian(glass, [torch.randint(64, (8, 32))]))
+    >>> finding.figures["kl"] < finding.null["kl"], finding.data["kl"][-1]
+    (True, 0.0)
+    """
+    return _learned(subject, prompt, lens, JACOBIAN, top, seed)
+
+
+def _learned(subject: Subject, prompt: Any, lens: Lens, kind: str, top: int, seed: int) -> Any:
+    """A prompt through the maps of one kind."""
     if (prompts := several(prompt)) is not None:
-        return [tuned_lens(subject, each, lens, top, seed) for each in prompts]
-    lens.check(subject.net)
-    data, arrays, plan = _through(subject, prompt, lens, top, seed)
+        return [_learned(subject, each, lens, kind, top, seed) for each in prompts]
+    lens.check(subject.net, kind)
+    data, arrays, plan = _through(subject, prompt, lambda h: lens(h, kind), top, seed)
     kl, shuffled = (float(each[:-1].mean()) for each in (arrays["kl"], arrays.pop("kl_shuffled")))
     data |= {"kl": arrays["kl"].mean(1).tolist(), "notes": [*data["notes"], *lens.notes(subject.checkpoint)]}
+    error = lens.jacobian.error if kind == JACOBIAN and lens.jacobian else ()
+    data |= {"error": list(error)} if kind == JACOBIAN else {}
     figures, null = _figures(data)
-    about = Provenance("tuned-lens", subject.checkpoint, plan, seed)
-    summary = f"The lens is {kl:.3g} nats from the model's predictions, on average over layers. {_summary(data)}"
+    about = Provenance(kind.lower().replace(" ", "-"), subject.checkpoint, plan, seed)
+    sure = f" J is known to {max(error):.1%} of its norm or better." if error else ""
+    summary = f"The lens is {kl:.3g} nats from the model's predictions, on average over layers. {_summary(data)}{sure}"
     drawn = (
         *panels(data),
         Lines("KL(model || lens)", tuple(data["layers"]), (Series("nats", tuple(data["kl"])),), low=0.0),
@@ -101,7 +139,7 @@ def tuned_lens(subject: Subject, prompt: Any, lens: TunedLens, top: int = 10, se
 
 @torch.no_grad()
 def _through(
-    subject: Subject, prompt: Any, lens: TunedLens | None, top: int, seed: int
+    subject: Subject, prompt: Any, lens: Callable[[Tensor], Tensor] | None, top: int, seed: int
 ) -> tuple[dict[str, Any], dict[str, Tensor], str]:
     """A prompt through a lens, without one through the logit lens: data, arrays, and the hash of the plan."""
     net = subject.net

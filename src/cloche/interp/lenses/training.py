@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cloche.errors import ArgumentRange, CorpusEmpty, ModelUnsupported
-from cloche.interp.lenses.affine import Affine, TunedLens, stream_sites
+from cloche.errors import ArgumentRange, CorpusEmpty
+from cloche.interp.lenses.affine import Affine, Lens, mapped_sites
 from cloche.interp.lenses.divergence import mean_divergences, slopes, streams
 from cloche.interp.subject import Subject, windows_of
 from cloche.model import Network
@@ -55,7 +55,7 @@ class LensConfig:
 DEFAULT = LensConfig()
 
 
-def train_lens(subject: Subject, windows: Iterable[Any], config: LensConfig = DEFAULT, seed: int = 0) -> TunedLens:
+def train_lens(subject: Subject, windows: Iterable[Any], config: LensConfig = DEFAULT, seed: int = 0) -> Lens:
     """Trains a tuned lens on `windows` (batches of ids [batch, position], or texts): KL(model || lens), in nats, at all
     positions, with the final norm and the unembedding frozen.
 
@@ -76,7 +76,7 @@ def train_lens(subject: Subject, windows: Iterable[Any], config: LensConfig = DE
     >>> lens.sites, lens.maps["tuned lens"].weight.shape
     (('embed', 'resid_post[0]'), torch.Size([2, 32, 32]))
     """
-    net = subject.net
+    net, sites = subject.net, mapped_sites(subject.net)
     train, check = _divided([row for ids in windows_of(subject, windows) for row in ids], config.batch)
     order = _order(config.shuffled, seed)
     moments = _moments(net, train, order)
@@ -97,9 +97,8 @@ def train_lens(subject: Subject, windows: Iterable[Any], config: LensConfig = DE
             tuned.keep(now["tuned"])
     best = tuned.best.where(bias.score < tuned.score, bias.best)
     maps = {"bias only": bias.best, "ridge map": ridge, "tuned lens": best}
-    sites = tuple(str(site) for site in stream_sites(net)[:-1])
     cpu = torch.device("cpu")
-    return TunedLens({k: m.to(cpu) for k, m in maps.items()}, sites, subject.checkpoint, sum(i.numel() for i in train))
+    return Lens({k: m.to(cpu) for k, m in maps.items()}, sites, subject.checkpoint, sum(i.numel() for i in train))
 
 
 def _divided(rows: list[Tensor], batch: int) -> tuple[list[Tensor], list[Tensor]]:
@@ -170,8 +169,6 @@ def _moments(net: Network, batches: list[Tensor], order: Callable[[Tensor], Tens
     count = 0
     for ids in batches:
         h = streams(net, ids)
-        if len(h) == 1:
-            raise ModelUnsupported("This model has no layers, so a lens has nothing to map.")
         target = order(h[-1])
         if origin is None:
             origin = h[:-1].mean(1, keepdim=True)
