@@ -369,3 +369,20 @@ def shown(value: object, most: int = 80) -> str:
     except (RecursionError, ValueError):
         return f"a {type(value).__name__}"
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def require_whole(least: int | None = None, **given: object) -> None:
+    """Raises ArgumentRange for an argument, given by its name, that is not a whole number of at least `least`."""
+    for name, value in given.items():
+        if type(value) is not int or (least is not None and value < least):
+            at_least = "" if least is None else f" of at least {least}"
+            raise ArgumentRange(f"{name}={shown(value)} must be a whole number{at_least}.")
+
+
+def why_not_json(error: ValueError | RecursionError, most: int = 100) -> str:
+    """Why `json.loads` raised, in at most so many characters: Python's own words name its settings, or none of the text."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if "limit" in str(error) and "digits" in str(error):  # sys.set_int_max_str_digits
+        return "a number in it has more than 4,300 digits"
+    return str(error)[:most]

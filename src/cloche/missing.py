@@ -1,14 +1,16 @@
-"""Errors for what is missing: a model in the folder that was named, or the package of an extra."""
+"""Errors for what is missing: a model in the folder that was named, a file to read, or the package of an extra."""
 
 from __future__ import annotations
 
 import difflib
+import os
+import stat
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cloche.errors import ClocheError, ExtraMissing, FileMissing, ModelMissing, PathInvalid, shown
+from cloche.errors import ClocheError, ExtraMissing, FileMissing, FileUnreadable, ModelMissing, PathInvalid, shown
 
 # Models whose owner may be left out on the Hub.
 OWNERS = {
@@ -108,3 +110,24 @@ def _models(folder: Path) -> list[str]:
 
 def _either(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"one of {', '.join(names)}"
+
+
+def require_file(path: str | Path, what: str) -> os.stat_result:
+    """The status of a file to read. Raises FileMissing where there is none, and FileUnreadable for a folder, or for a pipe
+    or a device, which may never end. `what` is the file that is wanted: "a file of questions"."""
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL character
+        raise FileMissing(f"There is no file {shown(str(path))}; write the path of {what}.") from None
+    except OSError as error:
+        raise unreadable(path, error) from None
+    if not stat.S_ISREG(found.st_mode):
+        raise FileUnreadable(f"{path} is a folder or a device; write the path of {what}.")
+    return found
+
+
+def unreadable(path: str | Path, error: OSError | UnicodeDecodeError) -> FileUnreadable:
+    """The error for a file that the system refuses to read, or that is not the text it should be."""
+    if isinstance(error, UnicodeDecodeError):
+        return FileUnreadable(f"{path} is not UTF-8 text ({error}); save it as UTF-8.")
+    return FileUnreadable(f"{shown(str(path))} cannot be read ({error.strerror}); copy it there again.")

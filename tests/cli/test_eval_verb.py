@@ -71,10 +71,44 @@ def test_look_and_trace_run_eval_by_the_same_name(call: Call, grown_copy: Path) 
         (("--tasks", "Ad"), "did you mean 'Add'?"),
         (("--tasks", "Add", "--level", "99"), "Add has levels 1 to 8, not 99."),
         (("--tasks", "Add(digits=2)"), "Add has no field 'digits'"),
-        (("--tasks", "Add", "--shots", "500", "--level", "3"), "the model's context is 32; give fewer shots"),
-        (("--pairs", "/nowhere"), "is not a file of JSON lines"),
+        (("--tasks", "Add", "--shots", "500", "--level", "3"), "the model's context of 32; give fewer shots"),
+        (("--pairs", "/nowhere"), "There is no file '/nowhere'; write the path of a file for --pairs."),
+        (("--tasks", "nowhere.jsonl"), "There is no file 'nowhere.jsonl'; write the path of a file of questions."),
+        (("--tasks", "Add", "--tokens", "9"), "--tokens is the most tokens that are read of --text; give that too"),
     ],
 )
 def test_what_eval_cannot_do_is_one_sentence(call: Call, grown: Path, words: tuple[str, ...], sentence: str) -> None:
     code, out, err = call("eval", grown, *words)
     assert code == 1 and sentence in err and err.count("\n") == 1 and not out
+
+
+def test_what_was_evaluated_before_a_failure_is_kept(call: Call, grown_copy: Path, tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text("{}")
+    words = ("--tasks", "Add", "--level", 1, "--limit", 4, "--pairs", tmp_path / "pairs.jsonl")
+    code, out, err = call("eval", grown_copy, *words)
+    assert code == 1 and "Line 1 of" in err and "Right answers" in out
+    assert len(list((grown_copy / "findings" / "eval").glob("*.json"))) == 1
+
+
+def test_a_finding_that_cannot_be_saved_is_printed_before_the_sentence(call: Call, grown_copy: Path) -> None:
+    """As in a run of somebody else's, or on a full disk: minutes of computing would be lost."""
+    shutil.rmtree(grown_copy / "findings", ignore_errors=True)
+    (grown_copy / "findings").write_text("no folder")
+    for verb, *words in (
+        ("eval", "--tasks", "Add", "--level", 1, "--limit", 4),
+        ("look", "eval", "tasks=Add", "limit=4", "level=1"),
+        ("trace", "eval", "tasks=Add", "limit=4", "level=1"),
+    ):
+        code, out, err = call(verb, grown_copy, *words)
+        assert code == 1 and "accuracy" in out
+        assert err.splitlines()[-1].startswith("Not saved: cannot write")
+        code, out, err = call(verb, grown_copy, *words, "--json")
+        found = json.loads(out)
+        assert code == 1 and found.get("findings", [found])[0]["path"] is None
+        assert err.splitlines()[-1].startswith("Not saved: cannot write")
+
+
+def test_so_many_tokens_of_a_text_are_read(call: Call, grown: Path, tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text("import json\n" * 99)
+    code, out, err = call("eval", grown, "--text", tmp_path / "book.txt", "--tokens", 20, "--json")
+    assert code == 0 and json.loads(out)["findings"][0]["data"]["tokens"] == 19 and "reading" in err

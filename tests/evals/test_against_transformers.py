@@ -120,9 +120,9 @@ def test_padding_changes_nothing(glass: cloche.Glass, theirs: Any) -> None:
     ("text", "wanted"),
     [
         ("", "holds no records; give JSON lines with sentence_good and sentence_bad"),
-        ("{", "line 1 of .* is not JSON"),
-        ('{"sentence_good": "a"}', "line 1 of .* has no text under sentence_bad"),
-        ("[1]", "line 1 of .* has no text under sentence_good and sentence_bad"),
+        ("{", "Line 1 of .* is not JSON"),
+        ('{"sentence_good": "a"}', "Line 1 of .* has no text under sentence_bad"),
+        ("[1]", "Line 1 of .* has no text under sentence_good and sentence_bad"),
     ],
 )
 def test_a_file_that_is_not_pairs_is_refused(glass: cloche.Glass, tmp_path: Path, text: str, wanted: str) -> None:
@@ -130,7 +130,7 @@ def test_a_file_that_is_not_pairs_is_refused(glass: cloche.Glass, tmp_path: Path
     path.write_text(text)
     with pytest.raises(cloche.ClocheError, match=wanted):
         evals.minimal_pairs(glass, path)
-    with pytest.raises(cloche.ClocheError, match="is not a file of JSON lines"):
+    with pytest.raises(cloche.ClocheError, match="write the path of a file of JSON lines"):
         evals.minimal_pairs(glass, tmp_path / "absent")
     with pytest.raises(cloche.ClocheError, match="There is no file"):
         evals.perplexity(glass, tmp_path / "absent")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import torch
 
 import cloche
 from cloche import evals
-from cloche.errors import ArgumentRange, ClocheError, FileUnreadable, NotFinite, RecordInvalid
+from cloche.errors import ArgumentRange, ClocheError, FileUnreadable, NotFinite, RecordInvalid, TaskInvalid
 from cloche.evals.intervals import bootstrap_ratio
-from cloche.tasks import FromFile
+from cloche.tasks import Add, FromFile
 
 PAIR = {"sentence_good": "a\u2028b", "sentence_bad": "a c"}
 
@@ -36,6 +37,13 @@ def test_a_byte_order_mark_and_separators_inside_json_are_read(untrained: cloche
 BAD: dict[str, tuple[bytes, type[ClocheError], str]] = {
     "numbers": (b'{"sentence_good": 5, "sentence_bad": ["a"]}', RecordInvalid, "no text under sentence_good and"),
     "UTF-16": (json.dumps(PAIR).encode("utf-16"), FileUnreadable, "is not UTF-8 text"),
+    "a lone surrogate": (
+        b'{"sentence_good": "a\\ud800", "sentence_bad": "b"}',
+        RecordInvalid,
+        "Line 1 .* sentence_good",
+    ),
+    "an endless number": (b'{"n": ' + b"9" * 5000 + b"}", RecordInvalid, "a number in it has more than 4,300 digits"),
+    "nested": (b"[" * 10**5, RecordInvalid, "it is nested too deeply"),
     "bytes": (bytes(range(128, 256)), FileUnreadable, "is not UTF-8 text"),
 }
 
@@ -73,12 +81,41 @@ def test_a_diverged_model_has_no_figures(diverged: cloche.Glass, tmp_path: Path)
         evals.last_words(diverged, tmp_path / "lines")
 
 
+def test_a_byte_order_mark_is_no_part_of_a_text(untrained: cloche.Glass, tmp_path: Path) -> None:
+    figures = []
+    for name, mark in (("plain", ""), ("marked", "\ufeff")):
+        (tmp_path / name).write_text(f"{mark}It was a dark night.", encoding="utf-8")
+        figures.append(evals.perplexity(untrained, tmp_path / name).figures)
+    assert figures[0] == figures[1]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+def test_a_pipe_is_not_waited_for(untrained: cloche.Glass, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "folder" / "pipe.jsonl")
+    for path in (tmp_path / "folder" / "pipe.jsonl", tmp_path / "folder"):
+        with pytest.raises(FileUnreadable, match="a folder or a device"):
+            evals.minimal_pairs(untrained, path)
+        with pytest.raises(FileUnreadable, match="a folder or a device"):
+            evals.perplexity(untrained, path)
+
+
 def test_no_limit_is_below_one(untrained: cloche.Glass, tmp_path: Path) -> None:
     (tmp_path / "lines").write_text('{"text": "He ran home"}')
     with pytest.raises(ArgumentRange, match="limit=0"):
         evals.last_words(untrained, tmp_path / "lines", limit=0)
     with pytest.raises(ArgumentRange, match="n=0"):
-        evals.contamination(["Add"], ["x"], n=0)  # type: ignore[list-item]
+        evals.contamination(["Add"], ["x"], n=0)
+    with pytest.raises(ArgumentRange, match="limit='x'"):
+        evals.contamination(["Add"], ["x"], limit="x")  # type: ignore[arg-type]
+    with pytest.raises(TaskInvalid, match="5 is no list of tasks"):
+        evals.contamination(5, ["x"])  # type: ignore[arg-type]
+
+
+def test_a_task_and_a_text_alone_are_lists_of_one_and_a_task_counts_once() -> None:
+    found = evals.contamination("Add", "3 + 4 = 7", limit=8)
+    assert found.data == evals.contamination(["Add", Add()], ["3 + 4 = 7"], limit=8).data
+    assert found.data["words"] == 5 and len(found.data["tasks"]) == 1
 
 
 def test_questions_of_a_file_are_looked_for_in_a_corpus(tmp_path: Path) -> None:

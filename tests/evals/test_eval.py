@@ -12,7 +12,7 @@ import pytest
 import cloche
 from cloche import GLU, LM, Attention, Block, Stack, evals
 from cloche.evals import few_shot, unseen_words, wilson
-from cloche.evals.evaluating import items_of
+from cloche.evals.answering import items_of
 from cloche.interp import Materials, find_instrument, read_options
 from cloche.tasks import Add, Copy, FromFile, IndirectObject, Parity, Rule, Task
 from cloche.tasks.task import Values
@@ -216,13 +216,17 @@ def test_a_file_is_used_whole_but_for_the_shots(untrained: cloche.Glass, tmp_pat
 
 ADD, BIGGER, ERRORS = [Add()], [Bigger()], {
     "no task": (lambda glass: evals.eval(glass, []), "There is no task to evaluate; name one, such as Add"),
-    "no items": (lambda glass: evals.eval(glass, ADD, limit=0), "limit=0 and shots=0 must be whole numbers"),
+    "no items": (lambda glass: evals.eval(glass, ADD, limit=0), "limit=0 must be a whole number of at least 1"),
     "level": (lambda glass: evals.eval(glass, ADD, level=9), "Add has levels 1 to 8, not 9"),
-    "half": (lambda glass: evals.eval(glass, ADD, limit=2.5), "must be whole numbers of at least 1 and 0"),
+    "half": (lambda glass: evals.eval(glass, ADD, limit=2.5), "limit=2.5 must be a whole number of at least 1"),
     "a class": (lambda glass: evals.eval(glass, [Add]), "is no task; give one such as Add"),
     "empty": (lambda glass: evals.eval(glass, [Empty()]), "Empty has no test items"),
+    "a text for a seed": (lambda glass: evals.eval(glass, ADD, seed="x"), "seed='x' must be a whole number"),
+    "a text for fresh": (lambda glass: evals.eval(glass, ADD, fresh="x"), "fresh='x' must be a whole number of at least 0"),
+    "a text for a level": (lambda glass: evals.eval(glass, ADD, level="x"), "Add has levels 1 to 8, not 'x'"),
+    "no list": (lambda glass: evals.eval(glass, 5), "5 is no list of tasks"),
     "verifier": (lambda glass: evals.eval(glass, [Broken()], limit=2), "The verifier of Broken raised KeyError"),
-    "context": (lambda glass: evals.eval(glass, ADD, shots=60, limit=4, level=6), "context is 256; give fewer shots"),
+    "context": (lambda glass: evals.eval(glass, ADD, shots=60, limit=4, level=6), "context of 256; give fewer shots or"),
     "shots": (lambda glass: evals.eval(glass, BIGGER, shots=500, level=1), "training items at level 1; ask for fewer"),
     "row": (lambda glass: evals.score_ids(glass.net, [([1] * 300, [2])]), "has 301 tokens, and the model's context is"),
 }  # fmt: skip

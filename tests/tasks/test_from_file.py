@@ -153,7 +153,15 @@ BAD = {
         TaskInvalid,
         "Row 1 of .* has no prompt",
     ),
-    "deep": ("[" * 100_000, FileUnreadable, "is not JSON"),
+    "a cell that a table left empty": ('[{"prompt": NaN, "answer": "b"}]', TaskInvalid, "Row 1 of .* has no prompt"),
+    "a number that is none": ('{"prompt": "a", "answer": 1e999}', TaskInvalid, "Row 1 of .* has no answer"),
+    "an endless number": (f'[{{"prompt": "a", "n": {"9" * 5000}}}]', FileUnreadable, "more than 4,300 digits"),
+    "an endless cell": (
+        f"prompt,answer\n{'a' * 200_000},b\n",
+        FileUnreadable,
+        "a cell of more than 131,072 characters",
+    ),
+    "deep": ("[" * 100_000, FileUnreadable, "is nested too deeply"),
 }
 
 
@@ -167,11 +175,11 @@ def test_a_bad_file_is_one_sentence(tmp_path: Path, case: str) -> None:
 
 
 def test_what_is_not_there_or_not_text(tmp_path: Path) -> None:
-    with pytest.raises(FileMissing, match="no file of questions"):
+    with pytest.raises(FileMissing, match=r"There is no file .*; write the path of a file of questions"):
         items(FromFile(str(tmp_path / "none.csv")))
-    with pytest.raises(FileMissing, match="no file of questions"):
+    with pytest.raises(FileMissing, match=r"There is no file .*; write the path of a file of questions"):
         items(FromFile(""))
-    with pytest.raises(FileMissing, match="no file of questions"):
+    with pytest.raises(FileMissing, match=r"There is no file .*; write the path of a file of questions"):
         items(FromFile("a\0b"))
     for path in (str(tmp_path), "/dev/zero"):
         if Path(path).exists():
@@ -180,7 +188,7 @@ def test_what_is_not_there_or_not_text(tmp_path: Path) -> None:
     with pytest.raises(SettingInvalid, match=r"path.*must be of type str"):
         FromFile(5)  # type: ignore[arg-type]
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00prompt")
-    with pytest.raises(FileUnreadable, match="cannot be read as text"):
+    with pytest.raises(FileUnreadable, match="is not UTF-8 text"):
         items(FromFile(str(tmp_path / "bytes")))
 
 

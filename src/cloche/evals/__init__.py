@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from cloche.lazy import lazy
 
 if TYPE_CHECKING:
+    from cloche.evals.answering import Answered, answer_items
     from cloche.evals.contaminated import contamination
-    from cloche.evals.evaluating import Answered, answer_items, eval
+    from cloche.evals.evaluating import eval
     from cloche.evals.files import last_words, minimal_pairs
     from cloche.evals.harness import Harness, harness_model
     from cloche.evals.intervals import bootstrap_ratio, newcombe, wilson

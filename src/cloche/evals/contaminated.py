@@ -10,8 +10,9 @@ from typing import Any
 
 from cloche.data import Document
 from cloche.drawing import Finding, Provenance, Table
-from cloche.errors import ArgumentRange, CorpusEmpty, TaskInvalid
-from cloche.evals.evaluating import items_of
+from cloche.errors import CorpusEmpty, require_whole
+from cloche.evals.answering import items_of
+from cloche.evals.evaluating import tasks_of
 from cloche.evals.intervals import wilson
 from cloche.tasks import Item, Task
 
@@ -24,7 +25,11 @@ OTHER = 1_000_003  # the renaming of the null's items
 
 
 def contamination(
-    tasks: Sequence[Task], documents: Iterable[Document | str], n: int = 8, limit: int = 1000, seed: int = 0
+    tasks: Sequence[Task | str] | Task | str,
+    documents: Iterable[Document | str],
+    n: int = 8,
+    limit: int = 1000,
+    seed: int = 0,
 ) -> Finding:
     """The share of a task's test items that a corpus holds: `whole`, the prompt with its answer, word for word; `overlap`,
     any run of `n` words of it (Brown et al. 2020 take 13). Words are compared without case and blanks.
@@ -40,14 +45,12 @@ def contamination(
     >>> found.figures["whole"] > 0, found.null["whole"]
     (True, 0.0)
     """
-    if not tasks:
-        raise TaskInvalid("There is no task to look for; name one, such as Add (`cloche tasks list` has them all).")
-    if n < 1:
-        raise ArgumentRange(f"n={n} words in a row must be at least 1.")
-    groups = [(task, items_of(task, limit, None, seed)) for task in tasks]
+    require_whole(1, n=n, limit=limit)
+    require_whole(seed=seed)
+    groups = [(task, items_of(task, limit, None, seed)) for task in tasks_of(tasks)]
     others = [(task, _null(task, items, limit, seed)) for task, items in groups]
     wanted = {gram for _, items in groups + others for item in items for gram in (*_grams(item, n), _whole(item))}
-    seen, read = _seen(documents, wanted, n)
+    seen, read = _seen([documents] if isinstance(documents, str) else documents, wanted, n)
     if not read:
         raise CorpusEmpty("The corpus holds no words; name files of text.")
     rows = [_row(task, items, seen, n) for task, items in groups]

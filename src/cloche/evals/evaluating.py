@@ -3,52 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from cloche.drawing import Finding, Lines, Panel, Provenance, Series, Table
-from cloche.errors import ArgumentRange, PromptInvalid, TaskInvalid, shown
+from cloche.errors import ContextExceeded, TaskInvalid, require_whole, shown
+from cloche.evals.answering import Answered, answer_items, items_of, shots_of
 from cloche.evals.intervals import newcombe, wilson
-from cloche.evals.scoring import continuation_ids, score_ids
-from cloche.evals.shots import Labels, Prompt, few_shot, unseen_words
+from cloche.evals.shots import Labels, unseen_words
 from cloche.glass import Glass
 from cloche.part import part_from_line
 from cloche.tasks import Item, Task
 
-__all__ = ["Answered", "answer_items", "eval", "items_of"]
+__all__ = ["eval", "tasks_of"]
 
-ROWS = 32  # texts written at a time
-SPARE = 4  # tokens written beyond the longest answer, so that a longer one shows
 FRESH = 1_000_000  # added to the seed of fresh items, which no other draw uses
 SHOWN, CHARACTERS = 5, 120  # items of each task that are shown with what was written, and characters of their prompts
 NOTE = (
     "accuracy: what was written is the answer and nothing else; begins: it begins with the answer; partial: the share of a "
     "wrong answer that is right; choice: the likeliest choice is right; stock: accuracy on items that were not made afresh."
 )
-MOST_CHOICES = 50  # of an item, that are scored
-
-
-@dataclass(frozen=True)
-class Answered:
-    """One item as a model answered it: `strict` and `partial` of what it wrote, `begins` whether that begins with the stored
-    answer as a whole word, `choice` whether the likeliest choice is
-    right (None where the task lists none), `per_byte` the same by log-probability per byte, and `chance` of a guess.
-
-    >>> from cloche.evals import Answered
-    >>> from cloche.tasks import Add
-    >>> Answered(Add().example(1), "12", 0.0, 0.0, False, None, None, 0.1).written
-    '12'
-    """
-
-    item: Item
-    written: str
-    strict: float
-    partial: float
-    begins: bool
-    choice: bool | None
-    per_byte: bool | None
-    chance: float
 
 
 def eval(
@@ -75,8 +49,9 @@ def eval(
     `choice`). `fresh` draws new items in another isomorphic form,
     made after any training; `gap` is then what the accuracy loses to them (interval of Newcombe 1998).
 
-    Raises ClocheError for a model without a tokenizer, a task without items, and prompts longer
-    than the model's context.
+    Items that have, with their shots and answer, more tokens than the model's context are left out, and a note counts them.
+    Raises ClocheError for a model without a tokenizer, a task without items, and ContextExceeded if no item is within the
+    context.
 
     >>> import cloche
     >>> from cloche import GLU, LM, Attention, Block, Stack
@@ -88,32 +63,34 @@ def eval(
     >>> finding.figures["accuracy"], finding.data["tasks"][0]["items"]
     (0.0, 8)
     """
-    given = [tasks] if isinstance(tasks, str | Task) else tasks
-    chosen = list(dict.fromkeys(_task(each) for each in given))  # items that are there twice would narrow the interval
-    if not chosen:
-        raise TaskInvalid("There is no task to evaluate; name one, such as Add (`cloche tasks list` has them all).")
-    if not (isinstance(limit, int) and isinstance(shots, int)) or limit < 1 or shots < 0:
-        raise ArgumentRange(f"limit={limit} and shots={shots} must be whole numbers of at least 1 and 0.")
-    rows = [_graded(subject, task, shots, limit, seed, level, fresh, controls and shots > 0) for task in chosen]
-    data = {"limit": limit, "seed": seed, "level": level, "fresh": fresh, "shots": shots, "tasks": rows}
+    require_whole(1, limit=limit)
+    require_whole(0, shots=shots, fresh=0 if fresh is None else fresh)
+    require_whole(seed=seed)
+    chosen = tasks_of(tasks)
+    draws = [  # all before the first is evaluated, so that what cannot be drawn costs nothing
+        [_Draw(task, items_of(task, limit, level, seed, shots), shots, seed)]
+        + ([] if fresh is None else [_fresh(task, limit, level, fresh, shots)])
+        for task in chosen
+    ]
+    notes: list[str] = []
+    rows = [row for drawn in draws if (row := _graded(subject, drawn, controls and shots > 0, notes)) is not None]
+    if not rows:
+        raise ContextExceeded(notes[0])
+    data = {"limit": limit, "seed": seed, "level": level, "fresh": fresh, "shots": shots, "tasks": rows, "notes": notes}
     figures, null = _figures(rows, fresh is not None)
     about = Provenance("eval", subject.checkpoint, seed=seed)
     return Finding(about, _summary(rows, figures, null), figures, data, null=null, panels=_panels(rows))
 
 
-def _graded(
-    subject: Glass, task: Task, shots: int, limit: int, seed: int, level: int | None, fresh: int | None, controls: bool
-) -> dict[str, Any]:
-    """The row of one task."""
-    row: dict[str, Any] = {"task": str(task), "shots": shots}
-    items = items_of(task, limit, level, seed, shots)
-    answered = answer_items(subject, task, items, shots, seed)
-    if fresh is not None:
-        row["stock"], row["stock_items"] = _accuracy(answered), len(answered)
-        task, seed = task.variant(fresh + 1), fresh + FRESH
-        items = items_of(task, limit, level, seed, shots)
-        answered = answer_items(subject, task, items, shots, seed)
-    return row | _row(answered) | (_controls(subject, task, items, shots, seed) if controls else {})
+def tasks_of(given: Sequence[Task | str] | Task | str) -> list[Task]:
+    """Each of the tasks once, as items that are there twice would narrow an interval; a line of text is a task too."""
+    named = [given] if isinstance(given, str | Task) else given
+    if not isinstance(named, Sequence):
+        raise TaskInvalid(f"{shown(named)} is no list of tasks; give one such as [Add()].")
+    chosen = list(dict.fromkeys(_task(each) for each in named))
+    if not chosen:
+        raise TaskInvalid("There is no task to evaluate; name one, such as Add (`cloche tasks list` has them all).")
+    return chosen
 
 
 def _task(given: Task | str) -> Task:
@@ -123,132 +100,61 @@ def _task(given: Task | str) -> Task:
     return task
 
 
-def items_of(task: Task, limit: int, level: int | None = None, seed: int = 0, shots: int = 0) -> list[Item]:
-    """About `limit` test items, equally many of every level, or of one; of a file every item that is not one of the shots.
+class _Draw(NamedTuple):
+    """Items of a task, and the shots before them."""
 
-    Raises TaskInvalid where there are none.
-    """
-    levels = list(task.levels) if level is None else [level]
-    each = -(-limit // len(levels))
-    if task.reads_files:
-        before = {item.problem_id for n in levels for item in _shots(task, n, shots, seed)}
-        found = [item for n in levels for item in task.examples(each + shots, n, seed) if item.problem_id not in before]
-        found = found[:limit]
-    else:
-        found = [item for n in levels for item in task.examples(each, n, seed, "test")]
-    if not found:
-        raise TaskInvalid(f"{task} has no test items; give another level or a larger file.")
-    return found[:limit] if level is not None else found
+    task: Task
+    items: list[Item]
+    shots: int
+    seed: int
 
 
-def answer_items(
-    subject: Glass, task: Task, items: Sequence[Item], shots: int = 0, seed: int = 0, labels: Labels = "true"
-) -> list[Answered]:
-    """What a model answers to items, each after `shots` training items of the same level.
-
-    >>> import cloche
-    >>> from cloche import GLU, LM, Attention, Block, Stack
-    >>> from cloche.evals import answer_items
-    >>> from cloche.tasks import Add
-    >>> tokenizer = cloche.train_bpe(["a"], vocab=259)
-    >>> glass = cloche.Glass(LM(259, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0), tokenizer)
-    >>> len(answer_items(glass, Add(), Add().examples(3), shots=2))
-    3
-    """
-    words = unseen_words(task, items, seed) if labels == "unseen" else None
-    before = {level: _shots(task, level, shots, seed) for level in {item.level for item in items}}
-    prompts = [few_shot(item, before[item.level], labels, words, seed) for item in items]
-    written = _write(subject, prompts)
-    likeliest = _likeliest(subject, task, prompts)
-    out = []
-    for prompt, text, (choice, per_byte) in zip(prompts, written, likeliest, strict=True):
-        item = prompt.item
-        back = {word: answer for answer, word in prompt.answers.items()}
-        score = task.verify(item, back.get(text.strip(), "") if back else text)
-        begins = _begins(text, prompt.answers.get(item.answer, item.answer))
-        chance = float(task.chance_of(item))
-        out.append(Answered(item, text, score.strict, score.partial, begins, choice, per_byte, chance))
-    return out
+def _fresh(task: Task, limit: int, level: int | None, fresh: int, shots: int) -> _Draw:
+    """Items that were made after any training, in another isomorphic form."""
+    task, seed = task.variant(fresh + 1), fresh + FRESH
+    return _Draw(task, items_of(task, limit, level, seed, shots), shots, seed)
 
 
-def _begins(text: str, answer: str) -> bool:
-    """Whether a text begins with the answer, and goes on with another word if it goes on."""
-    rest = text.lstrip().removeprefix(answer)
-    return len(rest) < len(text.lstrip()) and not rest[:1].isalnum()
+def _graded(subject: Glass, drawn: Sequence[_Draw], controls: bool, notes: list[str]) -> dict[str, Any] | None:
+    """The row of one task: of its fresh items if there are any, with the accuracy on the others as `stock`. None if no item
+    is within the context; what is left out is added to `notes`."""
+    answered = []
+    for each in drawn:
+        answered.append(answer_items(subject, each.task, each.items, each.shots, each.seed))
+        if left := len(each.items) - len(answered[-1]):
+            known = {one.item.problem_id for one in answered[-1]}
+            levels = sorted({item.level for item in each.items if item.problem_id not in known})
+            notes.append(_left_out(left, each, levels, subject.net.most_tokens))
+    if not all(answered):
+        return None
+    row: dict[str, Any] = {"task": str(drawn[0].task), "shots": drawn[0].shots}
+    row["beyond_context"] = sum(len(each.items) for each in drawn) - sum(map(len, answered))
+    if len(drawn) > 1:
+        row["stock"], row["stock_items"] = _accuracy(answered[0]), len(answered[0])
+    return row | _row(answered[-1]) | (_controls(subject, drawn[-1]) if controls else {})
 
 
-def _shots(task: Task, level: int, n: int, seed: int) -> list[Item]:
-    """Training items of a level; the same before every question of that level."""
-    found = task.examples(n, level, seed + 1, "train") if n else []
-    if len(found) < n:
-        raise TaskInvalid(f"{task} has only {len(found)} training items at level {level}; ask for fewer shots.")
-    return found
+def _left_out(left: int, drawn: _Draw, levels: Sequence[int], context: int | None) -> str:
+    fix = "give fewer shots or a lower level" if len(drawn.task.levels) > 1 else "give fewer shots or shorter items"
+    of = f"level{'s' if len(levels) > 1 else ''} {', '.join(map(str, levels))}"
+    return (
+        f"{left} of {len(drawn.items)} items of {drawn.task}, of {of}, are left out because they have with shots and answer "
+        f"more tokens than the model's context of {context:,}; {fix}."
+    )
 
 
-def _write(subject: Glass, prompts: Sequence[Prompt]) -> list[str]:
-    """What the model writes after each prompt, up to the end of the line."""
-    tokenizer = subject.need_tokenizer()
-    found: list[str] = []
-    for first in range(0, len(prompts), ROWS):
-        batch = prompts[first : first + ROWS]
-        answers = [each.item.gap + each.answers.get(each.item.answer, each.item.answer) for each in batch]
-        new = max(len(ids) for ids in tokenizer.encode_batch(answers, special=False)) + SPARE
-        _fits(subject, batch, new)
-        found += subject.generate([each.text for each in batch], new=new, temperature=0, stop=["\n"])
-    return found
-
-
-def _fits(subject: Glass, prompts: Sequence[Prompt], new: int) -> None:
-    limit = subject.net.most_tokens
-    longest = subject.ids([each.text for each in prompts])[0].shape[1] + new
-    if limit is not None and longest > limit:
-        raise PromptInvalid(
-            f"A question of level {prompts[0].item.level} ({prompts[0].item.prompt[:40]!r}...) has {longest:,} tokens with its "
-            f"answer and shots, and the model's context is {limit:,}; give fewer shots or a lower level."
-        )
-
-
-def _likeliest(subject: Glass, task: Task, prompts: Sequence[Prompt]) -> list[tuple[bool | None, bool | None]]:
-    """Whether each item's likeliest choice is right, by log-probability and by that per byte."""
-    tokenizer = subject.need_tokenizer()
-    asked: list[tuple[int, str, int]] = []
-    rows: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
-    for i, prompt in enumerate(prompts):
-        choices = task.offered(prompt.item)
-        if not 2 <= len(choices) <= MOST_CHOICES:
-            continue
-        texts = [prompt.item.gap + prompt.answers.get(choice, choice) for choice in choices]
-        split = [continuation_ids(tokenizer, prompt.text, text) for text in texts]
-        cut = min(len(before) for before, _ in split)  # all are scored from the same token on
-        rows += [((*before, *after)[:cut], (*before, *after)[cut:]) for before, after in split]
-        asked += [(i, choice, max(1, len(text.encode()))) for choice, text in zip(choices, texts, strict=True)]
-    best: dict[int, list[tuple[float, float, str]]] = {}
-    for (i, choice, size), scored in zip(asked, score_ids(subject.net, rows) if rows else (), strict=True):
-        best.setdefault(i, []).append((scored.logprob, scored.logprob / size, choice))
-    found: list[tuple[bool | None, bool | None]] = []
-    for i, prompt in enumerate(prompts):
-        if i not in best:
-            found.append((None, None))
-            continue
-        values = prompt.item.values
-        found.append(
-            (task.is_right(values, max(best[i])[2]), task.is_right(values, max(best[i], key=lambda r: r[1])[2]))
-        )
-    return found
-
-
-def _controls(subject: Glass, task: Task, items: Sequence[Item], shots: int, seed: int) -> dict[str, float]:
+def _controls(subject: Glass, drawn: _Draw) -> dict[str, float]:
     """Accuracy and share of likeliest choices that are right, after shots with shuffled and with unseen labels."""
+    task, items, shots, seed = drawn
     asked: dict[Labels, Sequence[Item]] = {"shuffled": items if shots > 1 else ()}
     if unseen_words(task, items, seed) is not None:
-        shown = {
-            (level, shot.answer) for level in {i.level for i in items} for shot in _shots(task, level, shots, seed)
-        }
+        levels = {item.level for item in items}
+        shown = {(level, shot.answer) for level in levels for shot in shots_of(task, level, shots, seed)}
         asked["unseen"] = [item for item in items if (item.level, item.answer) in shown]  # whose word the shots tell
     found = {}
     for labels, told in asked.items():
-        if told:
-            share = _share(answer_items(subject, task, told, shots, seed, labels))
+        if answered := answer_items(subject, task, told, shots, seed, labels) if told else []:
+            share = _share(answered)
             found[f"{labels}_labels"] = share["accuracy"]
             if share["choice"] is not None:
                 found[f"{labels}_choice"] = share["choice"]

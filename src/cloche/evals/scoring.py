@@ -11,9 +11,12 @@ from cloche.errors import ContextExceeded, NotFinite, PromptInvalid
 from cloche.model import Network
 from cloche.text import Tokenizer
 
-__all__ = ["Scored", "continuation_ids", "score_ids"]
+__all__ = ["Rows", "Scored", "continuation_ids", "fitting_rows", "is_far_beyond", "score_ids"]
+
+Rows = list[tuple[list[int], list[int]]]  # the ids of a prompt, and of its continuation
 
 CELLS = 2**26  # logits of one batch: 256 MB in fp32
+FAR = 64  # characters of a token, which hardly any token has
 DIVERGED = "A log-probability of the model is not finite, so nothing can be scored; the weights have diverged."
 
 
@@ -34,8 +37,8 @@ class Scored:
 def continuation_ids(tokenizer: Tokenizer, prompt: str, continuation: str) -> tuple[list[int], list[int]]:
     """The ids of a prompt and those that its continuation adds. The two are encoded as one text, as the model would have
     read them, and divided where that differs from the prompt alone: a token with characters of both, and every token that
-    the continuation changes, is the continuation's. An empty prompt is the end-of-text token, as before documents in
-    training.
+    the continuation changes, is the continuation's. Where that leaves nothing of the prompt, it is the end-of-text token, as
+    before documents in training.
 
     Raises PromptInvalid for an empty continuation.
 
@@ -44,17 +47,44 @@ def continuation_ids(tokenizer: Tokenizer, prompt: str, continuation: str) -> tu
     >>> continuation_ids(cloche.train_bpe(["a"], vocab=259), "xy", "z")
     ([121, 122], [123])
     """
-    before, whole = tokenizer.encode(prompt), tokenizer.encode(prompt + continuation)
-    if not before and tokenizer.end is not None:
-        before, whole = [tokenizer.end], [tokenizer.end, *whole]
-    pairs = zip(before, whole, strict=False)
-    cut = next((i for i, (alone, here) in enumerate(pairs) if alone != here), min(len(before), len(whole) - 1))
-    if not continuation or cut < 1:
+    return _rows(tokenizer, prompt, [continuation])[0]
+
+
+def fitting_rows(tokenizer: Tokenizer, prompt: str, continuations: Sequence[str], most: int | None) -> Rows | None:
+    """`continuation_ids` of continuations of one prompt, all divided at the same token, so that each is scored after the
+    same ones; None if one of them cannot be scored in a context of `most` tokens."""
+    if not continuations:
+        return []
+    if any(is_far_beyond(tokenizer, prompt + each, most) for each in continuations):
+        return None
+    rows = _rows(tokenizer, prompt, continuations)
+    # The last token is predicted, and not read.
+    return rows if most is None or all(len(before) + len(after) - 1 <= most for before, after in rows) else None
+
+
+def is_far_beyond(tokenizer: Tokenizer, text: str, most: int | None) -> bool:
+    """Whether a text is so much longer than `most` tokens that its beginning alone is: encoding 200 MB takes 8 GB."""
+    start = text[: FAR * most] if most is not None else text
+    return most is not None and len(start) < len(text) and len(tokenizer.encode(start)) > most + FAR
+
+
+def _rows(tokenizer: Tokenizer, prompt: str, continuations: Sequence[str]) -> Rows:
+    before, *wholes = tokenizer.encode_batch([prompt, *(prompt + each for each in continuations)])
+    cut = min(_alike(before, whole) for whole in wholes)
+    if cut == 0 and tokenizer.end is not None:
+        wholes, cut = [[tokenizer.end, *whole] for whole in wholes], 1
+    if cut < 1 or not all(continuations):
         raise PromptInvalid(
-            f"There is nothing to score in {continuation!r} after {prompt[-40:]!r}; give a continuation of at least one "
-            "token, and a prompt if the tokenizer has no end-of-text token."
+            f"There is nothing to score in {min(continuations, key=len)!r} after {prompt[-40:]!r}; give a continuation of at "
+            "least one token, and a prompt of several if the tokenizer has no end-of-text token."
         )
-    return whole[:cut], whole[cut:]
+    return [(whole[:cut], whole[cut:]) for whole in wholes]
+
+
+def _alike(before: Sequence[int], whole: Sequence[int]) -> int:
+    """The number of tokens that two encodings begin with alike, at most all but one of the second; -1 if that is empty."""
+    pairs = zip(before, whole, strict=False)
+    return next((i for i, (alone, here) in enumerate(pairs) if alone != here), min(len(before), len(whole) - 1))
 
 
 @torch.no_grad()

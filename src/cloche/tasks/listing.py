@@ -35,12 +35,12 @@ def _setting(field: dataclasses.Field[object]) -> str:
 
 
 def read_task(text: str, where: str = "task") -> Task:
-    """The task that a line names, such as `Add` or `ModularAdd(p=7)`; the name of a file there is stands for `FromFile`.
+    """The task that a line names, such as `Add` or `ModularAdd(p=7)`; the name of a file of questions stands for `FromFile`.
 
     >>> from cloche.tasks import read_task
     >>> read_task("ModularAdd(p=7)").p
     7
     """
-    if Path(text).suffix in FILES and Path(text).is_file():
+    if Path(text).suffix.lower() in FILES and (Path(text).is_file() or "(" not in text):
         text = f"FromFile({text!r})"
     return part_from_line(text, Task, where)

@@ -9,11 +9,17 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import overload
 
-from cloche.errors import TaskInvalid
+from cloche.errors import TaskInvalid, require_whole
 from cloche.tasks.task import Item, Split, Task
 from cloche.text import Tokenizer
 
 __all__ = ["Pair", "Pairs", "pairs"]
+
+NONE, RARE = (
+    200,
+    2000,
+)  # items in a row that are refused, beyond `n`, before giving up: at first, and after some were found
+NO_TWIN = "the item has no twin"
 
 
 @dataclass(frozen=True)
@@ -78,10 +84,11 @@ def pairs(
     split: Split | None = None,
     one_token: bool = False,
 ) -> Pairs:
-    """`n` pairs of a task whose tokens line up; fewer where the level has no more problems. `one_token`: only those whose
-    answers are one token each.
+    """`n` pairs of a task whose tokens line up; fewer where the level has no more problems, or hardly one of them lines
+    up. `one_token`: only those whose answers are one token each.
 
-    Raises TaskInvalid if the tokenizer cannot express the task: none of the first items lines up.
+    Raises TaskInvalid if the tokenizer cannot express the task: none of the first items lines up. Raises ArgumentRange for
+    an `n` that is no count.
 
     >>> import cloche
     >>> from cloche.tasks import Add
@@ -90,32 +97,41 @@ def pairs(
     >>> found[0].item.prompt, found[0].positions, found.refused_share
     ('70+57=', {'a': (0, 1), 'b': (3, 4)}, 0.0)
     """
-    if n < 1:
-        raise TaskInvalid(f"n={n} pairs cannot be made; ask for at least one.")
+    require_whole(1, n=n)
     found: list[Pair] = []
     refused: Counter[str] = Counter()
+    since = 0  # the last item that lined up
     for item in task.distinct(level, seed, split):
         made = _pair(item, tokenizer, one_token)
         if isinstance(made, Pair):
             found.append(made)
+            since = 0
         else:
             refused[made] += 1
-        if len(found) == n or (not found and refused.total() >= 200 + n):
+            since += 1
+        if len(found) == n or since >= (RARE if found else NONE) + n:
             break
     if not found:
-        reason = refused.most_common(1)[0][0] if refused else "the level has no problems"
-        raise TaskInvalid(
-            f"No item of {type(task).__name__} at level {level} can be used with this tokenizer ({reason}); use another "
-            f"tokenizer{' or several answer tokens' if one_token else ''}."
-        )
+        raise TaskInvalid(_none(task, level, refused, one_token))
     return Pairs(found, refused)
+
+
+def _none(task: Task, level: int, refused: Counter[str], one_token: bool) -> str:
+    """Why no item of a level can be used."""
+    reason = refused.most_common(1)[0][0] if refused else "the level has no problems"
+    if reason == NO_TWIN:
+        return f"No item of {task} at level {level} has a corrupted twin, so there are no pairs; use a task with twins."
+    return (
+        f"No item of {type(task).__name__} at level {level} can be used with this tokenizer ({reason}); use another "
+        f"tokenizer{' or several answer tokens' if one_token else ''}."
+    )
 
 
 def _pair(item: Item, tokenizer: Tokenizer, one_token: bool) -> Pair | str:
     """The pair of an item, or why there is none."""
     twin = item.corrupted
     if twin is None:
-        return "the item has no twin"
+        return NO_TWIN
     clean, corrupted = _tokens(tokenizer, item.prompt), _tokens(tokenizer, twin.prompt)
     answer = _answer(tokenizer, clean, item.prompt, item.gap + item.answer)
     other = _answer(tokenizer, corrupted, twin.prompt, item.gap + twin.answer)

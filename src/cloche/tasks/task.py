@@ -13,7 +13,7 @@ from itertools import count, islice
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from cloche.errors import ArgumentInvalid, ArgumentRange, TaskInvalid, shown
+from cloche.errors import ArgumentInvalid, ArgumentRange, TaskInvalid, require_whole, shown
 from cloche.part import Part
 from cloche.tasks.faults import faults_of
 from cloche.tasks.grading import Score, final_answer
@@ -158,8 +158,8 @@ class Task(Part, ABC):
 
     def steps(self, values: Values) -> tuple[str, ...]:
         """A worked solution, line by line; by default the computed variables."""
-        computed = self._graph(values).values
-        return tuple(f"{name} = {computed[name]}" for name in list(self.rules(values))[:-1])
+        graph = self._graph(values)
+        return _lines(graph, graph.values)
 
     def canonical(self, values: Values) -> str:
         """The problem without its form: equal for prompts that ask the same. By default the prompt."""
@@ -168,12 +168,13 @@ class Task(Part, ABC):
     # ---- what every task has
 
     def example(self, level: int, seed: int = 0) -> Item:
-        """The item that a level and a seed give, always the same. Raises ArgumentRange for a level that is not there, and
-        TaskInvalid if a task's own code raises."""
+        """The item that a level and a seed give, always the same. Raises ArgumentRange for a level that is not there or a
+        seed that is no whole number, and TaskInvalid if a task's own code raises."""
         if type(level) is not int or level not in self.levels:
             raise ArgumentRange(
                 f"{type(self).__name__} has levels {self.levels[0]} to {self.levels[-1]}, not {shown(level)}."
             )
+        require_whole(seed=seed)
         rng = Random(f"{type(self).__name__} {level} {seed}")
         with faults_of(self):
             values = self.draw(level, rng)
@@ -184,9 +185,11 @@ class Task(Part, ABC):
     def item(self, values: Values, level: int = 1, rng: Random | None = None) -> Item:
         """The item of given inputs; with `rng` also its corrupted twin."""
         prompt, spans = _rendered(self.template(values), values)
-        there = Item(
-            prompt, self.solution(values), level, self._id(values), self.steps(values), None, values, spans, self.gap
-        )
+        graph = self._graph(values)
+        computed = graph.values  # once for the answer and for the steps that a task does not write itself
+        steps = _lines(graph, computed) if type(self).steps is Task.steps else self.steps(values)
+        answer = str(computed["answer"])
+        there = Item(prompt, answer, level, self._id(values), steps, None, values, spans, self.gap)
         return there if rng is None else replace(there, corrupted=self._twin(there, rng))
 
     def examples(self, n: int, level: int = 1, seed: int = 0, split: Split | None = None) -> list[Item]:
@@ -194,13 +197,13 @@ class Task(Part, ABC):
 
         Raises ArgumentRange for an `n` that is no count, and ArgumentInvalid for an unknown split.
         """
-        if type(n) is not int or n < 0:
-            raise ArgumentRange(f"n={shown(n)} items cannot be drawn; give a whole number of at least 0.")
+        require_whole(0, n=n)
         return list(islice(self.distinct(level, seed, split), n))
 
     def distinct(self, level: int, seed: int = 0, split: Split | None = None) -> Iterator[Item]:
         """Items of different problems, one after another, until the level has no more."""
         require_split(split)
+        require_whole(seed=seed)
         known: set[str] = set()
         since = 0
         for i in count():
@@ -222,8 +225,13 @@ class Task(Part, ABC):
     def verify(self, item: Item, text: str) -> Score:
         """The score of a text that a model wrote after the prompt: strictly 1 only if its final answer is right.
 
-        A pure function of the text. Raises TaskInvalid if a task's own `accepts` or `partial` raises.
+        A pure function of the text. Raises ArgumentInvalid for what is no item or no text, and TaskInvalid if a task's own
+        `accepts` or `partial` raises.
         """
+        if not isinstance(item, Item) or not isinstance(text, str):
+            raise ArgumentInvalid(
+                f"verify takes an item and the text written after its prompt; got {shown(item)} and {shown(text)}."
+            )
         answer = final_answer(text)
         if answer is None:
             return Score(0.0, 0.0, None)
@@ -297,9 +305,13 @@ class Task(Part, ABC):
             if len(prompt) != len(item.prompt) or _split(self._id(values)) != item.split:
                 continue
             answer = self.solution(values)
-            if len(answer) == len(item.answer) and not self.is_right(item.values, answer):
+            if len(answer) == len(item.answer) and answer != item.answer and not self.is_right(item.values, answer):
                 return Twin(prompt, answer, name, values, spans)
         return None
+
+
+def _lines(graph: CausalGraph, computed: Values) -> tuple[str, ...]:
+    return tuple(f"{name} = {computed[name]}" for name in list(graph.rules)[:-1])
 
 
 def _split(problem_id: str) -> Split:

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from cloche.cli.looking.look import recorded, write_findings
+from cloche.cli.looking.look import keep_one, write_findings
 from cloche.cli.options import LARGEST_SEED, AsJson
-from cloche.cli.streams import emit
 
 FIRST = typer.Argument(
     metavar="A", help="A run, a checkpoint, a Hugging Face folder or the name of a model on the Hub."
@@ -59,10 +58,6 @@ def diff(
     materials = Materials(glass, run)
     values = read_options(name, function, given, materials)
     finding = function(glass, **fill_in(name, function, values, materials))
-    path = None if run is None else finding.save(run)
     if out is not None:
         write_findings([finding], out)
-    if as_json:
-        emit(recorded(finding, path))
-    else:
-        print(finding.text() if path is None else f"{finding.text()}\n\n{path}")
+    keep_one(finding, run, as_json)

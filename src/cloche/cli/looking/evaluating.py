@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cloche.cli.looking.look import recorded
+from cloche.cli.looking.look import keep
 from cloche.cli.options import LARGEST_SEED, AsJson, Checkpoint, Model
-from cloche.cli.outputs import FindingsRecord
-from cloche.cli.streams import emit
 from cloche.errors import ArgumentInvalid
+from cloche.missing import require_file
 
 if TYPE_CHECKING:
     from cloche.drawing import Finding
@@ -52,6 +52,12 @@ def evaluate(
     text: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A text file to predict: perplexity and bits per byte.")
     ] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=2, max=10**9, help="Tokens of --text to read, from its beginning; by default all."
+        ),
+    ] = None,
     checkpoint: Checkpoint = "last",
     as_json: AsJson = False,
 ) -> None:
@@ -62,27 +68,33 @@ def evaluate(
     """
     import cloche
     from cloche import evals
+    from cloche.cli.progress import Screen
     from cloche.runs import Run
     from cloche.tasks import read_task
 
+    lacking = ""
     if not tasks and pairs is None and last_words is None and text is None:
-        raise ArgumentInvalid("There is nothing to evaluate on: give --tasks, --pairs, --last-words or --text.")
+        lacking = "There is nothing to evaluate on: give --tasks, --pairs, --last-words or --text."
+    elif tokens is not None and text is None:
+        lacking = "--tokens is the most tokens that are read of --text; give that too, or leave it out."
+    if lacking:
+        raise ArgumentInvalid(lacking)
     chosen = [read_task(line, "--tasks") for line in tasks or []]
+    for option, path in (("pairs", pairs), ("last-words", last_words), ("text", text)):
+        if path is not None and (option == "text" or not path.is_dir()):
+            require_file(path, f"a file for --{option}")
     glass: Glass = cloche.load(model, checkpoint)
     run = Run.open(model) if (Path(model) / "run.json").is_file() else None
-    found: list[Finding] = []
-    if chosen:
-        found.append(evals.eval(glass, chosen, shots, limit, seed, level, fresh))
-    if pairs is not None:
-        found.append(evals.minimal_pairs(glass, pairs, limit))
-    if last_words is not None:
-        found.append(evals.last_words(glass, last_words, limit))
-    if text is not None:
-        found.append(evals.perplexity(glass, text, seed=seed))
-    paths = [None if run is None else each.save(run) for each in found]
-    if as_json:
-        answer: FindingsRecord = {"findings": [recorded(each, path) for each, path in zip(found, paths, strict=True)]}
-        emit(answer)
-        return
-    for each, path in zip(found, paths, strict=True):
-        print(each.text() if path is None else f"{each.text()}\n\n{path}")
+
+    def findings() -> Iterator[Finding]:
+        if chosen:
+            yield evals.eval(glass, chosen, shots, limit, seed, level, fresh)
+        if pairs is not None:
+            yield evals.minimal_pairs(glass, pairs, limit)
+        if last_words is not None:
+            yield evals.last_words(glass, last_words, limit)
+        if text is not None:
+            with Screen(stderr=True).bar("reading") as update:
+                yield evals.perplexity(glass, text, limit=tokens, seed=seed, on_progress=update)
+
+    keep(findings(), run, as_json)

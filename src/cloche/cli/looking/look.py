@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cloche.cli.errors import FAILED, one_line
 from cloche.cli.options import AsJson, Checkpoint, Model
 from cloche.cli.outputs import FindingsRecord, InstrumentRecord, InstrumentsListed, OptionRecord, SavedFinding
 from cloche.cli.streams import emit
-from cloche.errors import InstrumentOption
+from cloche.errors import InstrumentOption, WriteRefused
 
 if TYPE_CHECKING:
     from cloche.drawing import Finding
+    from cloche.runs import Run
 
 Instrument = Annotated[
     str, typer.Argument(metavar="[INSTRUMENT]", help="An instrument, such as logit-lens; without one, lists them all.")
@@ -59,15 +64,56 @@ def look(
     values = read_options(name, function, pairs(options), materials)
     finding = function(glass, **fill_in(name, function, values, materials))
     found = finding if isinstance(finding, list) else [finding]
-    paths = [None if run is None else each.save(run) for each in found]
     if out is not None:
         write_findings(found, out)
-    if as_json:
-        answer: FindingsRecord = {"findings": [recorded(each, path) for each, path in zip(found, paths, strict=True)]}
-        emit(answer)
-        return
-    for each, path in zip(found, paths, strict=True):
-        print(each.text() if path is None else f"{each.text()}\n\n{path}")
+    keep(found, run, as_json)
+
+
+def keep(findings: Iterable[Finding], run: Run | None, as_json: bool) -> None:
+    """Saves each finding in the run and prints it."""
+    records = list[SavedFinding]()
+    with saving(run, as_json) as save:
+        for finding in findings:
+            path = save(finding)
+            records.append(recorded(finding, path))
+            if not as_json:
+                print(finding.text() if path is None else f"{finding.text()}\n\n{path}")
+        if as_json:
+            answer: FindingsRecord = {"findings": records}
+            emit(answer)
+
+
+def keep_one(finding: Finding, run: Run | None, as_json: bool) -> None:
+    """`keep` for a command that answers with a single finding."""
+    with saving(run, as_json) as save:
+        path = save(finding)
+        if as_json:
+            emit(recorded(finding, path))
+        else:
+            print(finding.text() if path is None else f"{finding.text()}\n\n{path}")
+
+
+@contextmanager
+def saving(run: Run | None, as_json: bool) -> Iterator[Callable[[Finding], Path | None]]:
+    """Yields a function that saves a finding in the run and gives its path. Where that cannot be, as on a full disk or in
+    somebody else's run, the finding is printed all the same, and the sentence that says why ends the command."""
+    refused: list[WriteRefused] = []
+
+    def save(finding: Finding) -> Path | None:
+        if run is None or refused:
+            return None
+        try:
+            return finding.save(run)
+        except WriteRefused as error:
+            refused.append(error)
+            return None
+
+    yield save
+    if refused and as_json:  # one object is on stdout already
+        print(one_line(f"Not saved: {refused[0]}"), file=sys.stderr)
+        raise typer.Exit(FAILED)
+    if refused:
+        raise WriteRefused(f"Not saved: {refused[0]}")
 
 
 def write_findings(found: list[Finding], out: Path) -> None:

@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from cloche.cli.looking.look import Instrument, Options, list_instruments, pairs, recorded
+from cloche.cli.looking.look import Instrument, Options, keep_one, list_instruments, pairs
 from cloche.cli.options import LARGEST_SEED, AsJson, RunFolder
-from cloche.cli.streams import emit
 
 
 def trace(
@@ -51,8 +50,4 @@ def trace(
     values = read_options(name, function, pairs(options), Materials(cloche.load(opened), opened))
     with screen.bar("tracing") as update:
         finding = cloche.trace(opened, function, figure=figure, seed=seed, seeds=seeds, on_progress=update, **values)
-    path = finding.save(opened)
-    if as_json:
-        emit(recorded(finding, path))
-    else:
-        print(f"{finding.text()}\n\n{path}")
+    keep_one(finding, opened, as_json)

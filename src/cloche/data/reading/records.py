@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
 from cloche.data.reading.pieces import character_end
-from cloche.errors import FieldUnknown, FileTooLarge, RecordInvalid
+from cloche.errors import FieldUnknown, FileTooLarge, RecordInvalid, why_not_json
 
 Decode = Callable[[bytes], str]
 
@@ -81,7 +81,7 @@ class _Scan:
                         f"{where} is longer than 64 MB or not JSON; write it in several shorter ones."
                     ) from error
                 if not self._may_be_cut(error) or not self._more(max(BLOCK, held)):
-                    raise RecordInvalid(f"{where} is not JSON ({error}); repair or delete it.") from error
+                    raise RecordInvalid(f"{where} is not JSON ({why_not_json(error)}); repair or delete it.") from error
                 continue
             if not isinstance(value, dict):
                 raise RecordInvalid(f"{where} is a {type(value).__name__}, not an object with fields; repair it.")
@@ -109,7 +109,7 @@ def parsed(line: str, where: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise RecordInvalid(f"{where} is not JSON ({error}); repair or delete that line.") from error
+        raise RecordInvalid(f"{where} is not JSON ({why_not_json(error)}); repair or delete that line.") from error
     if not isinstance(record, dict):
         raise RecordInvalid(f"{where} holds a {type(record).__name__}, not an object with fields; repair that line.")
     return record

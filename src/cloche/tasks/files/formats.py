@@ -5,16 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
+import math
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from cloche.errors import FileMissing, FileUnreadable, TaskInvalid, shown
+from cloche.errors import FileUnreadable, TaskInvalid, shown, why_not_json
+from cloche.missing import require_file, unreadable
 from cloche.tasks.grading import require_gradable, squeezed
 
 __all__ = ["Row", "read_rows"]
@@ -56,17 +56,11 @@ def read_rows(path: str) -> dict[str, Row]:
     Raises FileMissing, FileUnreadable for a file that is not text or is cut short, and TaskInvalid for one without questions or
     with a row that has no answer.
     """
+    found = require_file(path, "a file of questions")
     try:
-        found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):  # a pipe or a device may never end
-            raise FileUnreadable(f"{path} is a folder or a device, not a file of questions; write the path of a file.")
         return _read(path, found.st_mtime_ns, found.st_size)
-    except (FileNotFoundError, ValueError) as error:
-        if isinstance(error, UnicodeDecodeError):
-            raise FileUnreadable(f"{path} cannot be read as text ({error}); save it as UTF-8.") from None
-        raise FileMissing(f"There is no file of questions at {shown(path)}; write its path.") from None
-    except OSError as error:
-        raise FileUnreadable(f"{shown(path)} cannot be read ({error.strerror}); copy it there again.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise unreadable(path, error) from None
 
 
 @lru_cache(maxsize=8)
@@ -119,9 +113,11 @@ def _records(text: str, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             for record in reader:
                 yield f"Line {reader.line_num}", {name: value or "" for name, value in record.items() if name}
         except csv.Error as error:
-            raise FileUnreadable(
-                f"Line {reader.line_num + 1} of {path} is damaged ({error}); copy the file again."
-            ) from None
+            where = f"Line {reader.line_num + 1} of {path}"
+            if "field limit" in str(error):
+                most = f"{csv.field_size_limit():,}"
+                raise FileUnreadable(f"{where} has a cell of more than {most} characters; write JSON lines.") from None
+            raise FileUnreadable(f"{where} is damaged ({error}); copy the file again.") from None
 
 
 def _json(text: str, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -136,7 +132,7 @@ def _json(text: str, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             return
     except (ValueError, RecursionError) as error:
         where = f"Line {i} of {path}" if by_line and len(lines) > 1 else path
-        raise FileUnreadable(f"{where} is not JSON ({str(error)[:100]}); copy the file again.") from None
+        raise FileUnreadable(f"{where} is not JSON ({why_not_json(error)}); copy the file again.") from None
     shared: dict[str, Any] = {}
     if isinstance(whole, dict) and "samples" in whole:
         given = [whole.get(name) for name in ("prompt_templates_zs", "prompt_templates")]
@@ -163,7 +159,7 @@ def _analogies(text: str, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _row(record: Any, where: str) -> Row:
     """The question in a record, by the names of its fields."""
     if isinstance(record, dict):
-        record = {name: "" if value is None else value for name, value in record.items()}
+        record = {name: "" if _is_empty(value) else value for name, value in record.items()}
         lists = [name for name in TEXTS & record.keys() if isinstance(record[name], list | dict)]
         if lists:
             raise TaskInvalid(
@@ -211,6 +207,11 @@ def _row(record: Any, where: str) -> Row:
             return _generic(str(prompt), record, where)
     names = ", ".join(map(str, record))[:100] if isinstance(record, dict) else type(record).__name__
     raise TaskInvalid(f"{where} is of no known format (it has {names}); rows need {KNOWN}.")
+
+
+def _is_empty(value: Any) -> bool:
+    """Whether a cell is null, or what a table writes for an empty one (NaN) and for a number that it could not hold."""
+    return value is None or (isinstance(value, float) and not math.isfinite(value))
 
 
 def _generic(prompt: str, record: Mapping[str, Any], where: str) -> Row:

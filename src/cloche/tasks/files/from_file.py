@@ -8,7 +8,7 @@ from fractions import Fraction
 from random import Random
 from typing import Any
 
-from cloche.errors import TaskInvalid
+from cloche.errors import TaskInvalid, require_whole
 from cloche.tasks.files.formats import Row, read_rows
 from cloche.tasks.grading import squeezed
 from cloche.tasks.graph import Rule
@@ -85,8 +85,9 @@ class FromFile(Task):
 
     def distinct(self, level: int = 1, seed: int = 0, split: Split | None = None) -> Iterator[Item]:
         """Every question of the file once, in an order that `seed` gives; with 0 in the file's."""
-        self.example(level)  # refuses a level that is not there
         require_split(split)
+        require_whole(seed=seed)
+        self.example(level)  # refuses a level that is not there
         questions = list(read_rows(self.path))
         if seed:
             Random(seed).shuffle(questions)
