@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import cloche
-from cloche.errors import ArgumentInvalid, ArgumentRange, TaskInvalid
+from cloche.errors import ArgumentRange, TaskInvalid
 from cloche.tasks import FromFile, Rule, Task, attacks, pairing, read_task
 from cloche.tasks.task import Values
 
@@ -102,7 +102,7 @@ def test_what_is_no_item_text_or_seed_is_one_sentence() -> None:
     task = Sound()
     item = task.example(1)
     for given in ((item, None), (item, 5), ("item", "0"), (None, "0")):
-        with pytest.raises(ArgumentInvalid, match="verify takes an item and the text"):
+        with pytest.raises(TaskInvalid, match="verify takes an item and the text"):
             task.verify(*given)  # type: ignore[arg-type]
     for call in (
         lambda: task.example(1, "x"),  # type: ignore[arg-type]

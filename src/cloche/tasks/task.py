@@ -225,11 +225,11 @@ class Task(Part, ABC):
     def verify(self, item: Item, text: str) -> Score:
         """The score of a text that a model wrote after the prompt: strictly 1 only if its final answer is right.
 
-        A pure function of the text. Raises ArgumentInvalid for what is no item or no text, and TaskInvalid if a task's own
-        `accepts` or `partial` raises.
+        A pure function of the text. Raises TaskInvalid for what is no item or no text, and if a task's own `accepts` or
+        `partial` raises.
         """
         if not isinstance(item, Item) or not isinstance(text, str):
-            raise ArgumentInvalid(
+            raise TaskInvalid(
                 f"verify takes an item and the text written after its prompt; got {shown(item)} and {shown(text)}."
             )
         answer = final_answer(text)
