@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import cloche
+import third_party
 from cloche import GLU, LM, MLP, Attention, Block, LayerNorm, RoPE, Stack
 from cloche.errors import ClocheError
 from cloche.interp import Rank, activation_patching, attribution_patching, relevance_patching, token_attribution
@@ -54,7 +55,8 @@ def test_on_a_linear_model_first_order_is_exact(linear: cloche.Glass, site: str,
 
 def test_on_a_linear_model_every_gradient_says_the_same(linear: cloche.Glass) -> None:
     finding = token_attribution(linear, Add(), steps=1, level=2)
-    assert finding.arrays["integrated"] == pytest.approx(finding.arrays["input_x_gradient"], abs=1e-6)
+    for other in ("input_x_gradient", "relevance"):
+        assert finding.arrays["integrated"] == pytest.approx(finding.arrays[other], abs=1e-6)
     exact = activation_patching(linear, Add(), pairs=1, level=2).arrays["effects"][0, 0]
     assert finding.arrays["integrated"] == pytest.approx(exact * finding.figures["total"], abs=1e-5)
 
@@ -168,12 +170,25 @@ def test_a_prompt_that_is_its_own_source_has_no_effect(glass: cloche.Glass) -> N
         assert instrument(glass, Add(), site=site, pairs=2).null == {"largest": 0.0}
 
 
+def convolved() -> cloche.Glass:
+    net = LM(VOCAB, 32, Stack(1, Block(third_party.Convolution(9), GLU(hidden=24)))).build(0)
+    return cloche.Glass(net, cloche.train_bpe(["a"], vocab=VOCAB))
+
+
+def test_tokens_of_a_model_without_a_linear_one_have_no_relevance_and_a_note() -> None:
+    finding = token_attribution(convolved(), Add())
+    assert "relevance" not in finding.arrays
+    assert finding.data["notes"][0].startswith("There is no relevance: Convolution does not say")
+
+
 def test_what_cannot_be_attributed_is_one_sentence(glass: cloche.Glass) -> None:
     cases = {
         "is not an attribution; it is one of integrated": lambda: token_attribution(glass, Add(), method="shap"),  # type: ignore[arg-type]
         "steps=0 must be between 1 and 256": lambda: token_attribution(glass, Add(), steps=0),
         "a value for each pair of tokens": lambda: attribution_patching(glass, Add(), site="scores"),
-        "The Rank has no gradient": lambda: attribution_patching(glass, Add(), metric=Rank()),
+        "The Rank has no gradient;": lambda: attribution_patching(glass, Add(), metric=Rank(), level=2),
+        "The Rank has no gradient": lambda: token_attribution(glass, Add(), metric=Rank(), level=2),
+        "^Convolution does not say": lambda: token_attribution(convolved(), Add(), method="relevance"),
         "no gradient at q.0.; name": lambda: relevance_patching(glass, Add(), site="q"),
     }
     for sentence, call in cases.items():

@@ -83,12 +83,12 @@ def _slopes(
             frozen = FrozenModel.over(net, base, save=sites)
             final = frozen.saved["final_norm"].clone().requires_grad_()
             mine = net.unembed(final[:, -1])
-            (rows,) = _gradients(metric, read(mine, mine), [final])
+            (rows,) = gradients_of(metric, read(mine, mine), [final])
             values = {site: frozen.saved[site] for site in sites}
             gradient = {site: each[0] for site, each in frozen.adjoint({"final_norm": rows[None]}, sites).items()}
         else:
             values, mine = _pass(net, base, sites)
-            gradient = dict(zip(sites, _gradients(metric, read(mine, mine), list(values.values())), strict=True))
+            gradient = dict(zip(sites, gradients_of(metric, read(mine, mine), list(values.values())), strict=True))
     mine = mine.detach()
     ends = (theirs, mine) if direction == "denoise" else (mine, theirs)
     right, wrong = (read(last, mine).double() for last in ends)
@@ -99,7 +99,7 @@ def _slopes(
     return Slopes(found, values, source, gradient, start, right - wrong, sign)
 
 
-def _gradients(metric: Metric, read: Tensor, values: list[Tensor]) -> list[Tensor]:
+def gradients_of(metric: Metric, read: Tensor, values: list[Tensor]) -> list[Tensor]:
     """The gradient of each pair's metric; 0 for what its logits do not depend on."""
     if not read.requires_grad:
         raise InstrumentOption(f"The {metric} has no gradient; choose another metric, such as LogitDifference.")

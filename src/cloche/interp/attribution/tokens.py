@@ -9,16 +9,17 @@ import torch
 from torch import Tensor
 
 from cloche.drawing import Finding, Form, Passage, Provenance, Table, Tokens
-from cloche.errors import ArgumentInvalid, InstrumentOption
+from cloche.errors import ArgumentInvalid, InstrumentOption, ModelUnsupported
 from cloche.interp.attribution.agreement import pearson
+from cloche.interp.attribution.slopes import gradients_of, slopes
 from cloche.interp.metrics import LOGIT_DIFFERENCE, Metric
 from cloche.interp.patching.cells import Contrast, contrasts, last_logits
 from cloche.interp.subject import Subject, spell
 from cloche.model import Network
 from cloche.tasks import Task
 
-Method = Literal["integrated", "input_x_gradient", "gradient_norm"]
-METHODS: tuple[Method, ...] = ("integrated", "input_x_gradient", "gradient_norm")
+Method = Literal["integrated", "input_x_gradient", "relevance", "gradient_norm"]
+METHODS: tuple[Method, ...] = ("integrated", "input_x_gradient", "relevance", "gradient_norm")
 
 
 def token_attribution(
@@ -35,12 +36,14 @@ def token_attribution(
     With x the embeddings of the clean prompt, b those of its corrupted twin and m the metric: "integrated" is (x - b) . the
     mean of dm/dx on the straight line from b to x, at `steps` points of Gauss-Legendre quadrature (Sundararajan et al. 2017),
     whose sum is m(x) - m(b); `gap` is what it misses of that, as a share. "input_x_gradient" is (x - b) . dm/dx at x, the same
-    to first order, and "gradient_norm" the norm of dm/dx, which has no sign and no sum. All three are in the table, with the
-    correlation of the first two; where they differ, the model is not linear between the prompts, and gradients at the prompt
-    mislead. The null is the corrupted prompt as its own baseline: exactly 0.
+    to first order, "relevance" the same in the frozen linear model (RelP, see `relevance_patching`), and "gradient_norm" the
+    norm of dm/dx, which has no sign and no sum. All are in the table, with the correlation of the first two; where they
+    differ, the model is not linear between the prompts, and gradients at the prompt mislead. The null is the corrupted
+    prompt as its own baseline: exactly 0.
 
-    `arrays`: each method [position]. Raises InstrumentOption for steps outside 1 to 256, and TaskInvalid where the tokenizer
-    cannot express the task.
+    `arrays`: each method [position]; without relevance, and with a note, where a part does not say what of it is held fixed.
+    Raises InstrumentOption for steps outside 1 to 256 and a metric without a gradient, ArgumentInvalid where the metric is
+    the same on both prompts, and TaskInvalid where the tokenizer cannot express the task.
 
     >>> import cloche
     >>> from cloche import GLU, LM, Attention, Block, Stack
@@ -64,13 +67,16 @@ def token_attribution(
         x, baseline = (_embeddings(net, ids) for ids in (contrast.clean, contrast.corrupted))
     found = _attributions(net, contrast, metric, clean, (x, baseline), steps)
     null = _attributions(net, contrast, metric, clean, (baseline, baseline), steps)["integrated"].abs().max()
-    with torch.no_grad():
-        ends = [
-            float(metric.read(last_logits(net, ids), contrast.answer, contrast.against, clean))
-            for ids in (contrast.clean, contrast.corrupted)
-        ]
-    total = ends[0] - ends[1]
-    gap = abs(float(found["integrated"].sum()) - total) / max(abs(total), 1e-12)
+    ((_, numbers),) = slopes(net, [contrast], [net.sites.embed], metric, "noise")
+    total, notes = float(numbers.ends), []
+    gap = abs(float(found["integrated"].sum()) - total) / abs(total)
+    try:
+        ((_, numbers),) = slopes(net, [contrast], [net.sites.embed], metric, "noise", linear=True)
+        found["relevance"] = -numbers.first_order(net.sites.embed)[0].sum(-1).cpu()
+    except ModelUnsupported as error:
+        if method == "relevance":
+            raise
+        notes.append(f"There is no relevance: {error}")
     values = found[method]
     best = int(values.abs().argmax())
     figures = {"largest": float(values[best]), "total": total, "gap": gap}
@@ -82,6 +88,7 @@ def token_attribution(
         "metric": str(metric),
         "tokens": words,
         "baseline": others,
+        "notes": notes,
     }
     named = method.replace("_", " ")
     summary = (
@@ -126,19 +133,20 @@ def _gradients(net: Network, contrast: Contrast, metric: Metric, clean: Tensor, 
         values = points.detach().clone().requires_grad_()
         result = net.run(ids, edits=[net.sites.embed.replace(values)], grad=True)
         read = [metric.read(row[-1], contrast.answer, contrast.against, clean) for row in result.logits]
-        (gradients,) = torch.autograd.grad(torch.stack(read).sum(), values)
+        (gradients,) = gradients_of(metric, torch.stack(read), [values])
     return gradients.double()
 
 
 def _panels(found: dict[str, Tensor], words: list[str], others: list[str], method: Method) -> tuple[Tokens, Table]:
     values = tuple(abs(value) for value in found[method].tolist())
     passage = Passage("clean prompt", tuple(words), values)
+    methods = [name for name in METHODS if name in found]
     rows: list[tuple[str | float, ...]] = [
-        (str(i), word, other, *(float(found[name][i]) for name in METHODS))
+        (str(i), word, other, *(float(found[name][i]) for name in methods))
         for i, (word, other) in enumerate(zip(words, others, strict=True))
     ]
-    columns = ("position", "token", "corrupted", *(name.replace("_", " ") for name in METHODS))
-    forms: tuple[Form, ...] = ("number", "token", "token", "number", "number", "number")
+    columns = ("position", "token", "corrupted", *(name.replace("_", " ") for name in methods))
+    forms: list[Form] = ["number", "token", "token", *["number"] * len(methods)]  # type: ignore[list-item]
     return Tokens(f"Contribution of each token ({method.replace('_', ' ')}, size)", (passage,)), Table(
-        "By every method", columns, tuple(rows), forms
+        "By every method", columns, tuple(rows), tuple(forms)
     )

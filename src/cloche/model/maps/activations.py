@@ -72,15 +72,17 @@ def activation(which: str | Shifted) -> Callable[[Tensor], Tensor]:
     return ACTIVATIONS[which]
 
 
-def secant(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """(f(x) - f(0)) / x, elementwise, and f(0) [1]: f(x) is the first times x plus the second.
+def secant(f: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, float]:
+    """(y - f(0)) / x for y = f(x), elementwise, and f(0): y is the first times x plus the second.
 
     Next to 0 it is taken a little further out, where the difference is not rounded away.
     """
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
-    least = torch.finfo(x.dtype).eps ** 0.5
-    away, start = torch.where(x.abs() < least, least, x), f(x.new_zeros(1))
-    return (f(away) - start) / away, start
+    if y is x:
+        return x.new_ones(()), 0.0
+    x, y = (each.to(torch.promote_types(x.dtype, torch.float32)) for each in (x, y))
+    start, least = float(f(x.new_zeros(()))), torch.finfo(x.dtype).eps ** 0.5
+    slope = (y - start if start else y) / x
+    return slope.masked_fill_(x.abs() < least, (float(f(x.new_full((), least))) - start) / least), start
 
 
 @functools.cache

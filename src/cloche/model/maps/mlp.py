@@ -170,13 +170,14 @@ class _MLP(_Hidden):
 
     def frozen(self, x: Tensor, context: Context, layer: int, gates: Gates) -> tuple[Tensor, Adjoint]:
         pre = context.record("mlp_pre", layer, self.inner(x))
-        slope, _ = secant(self.f, pre)
+        act = self.f(pre)
+        slope, _ = secant(self.f, pre, act)
 
         def backward(dy: Tensor, record: Recorder) -> Tensor:
             dact = record("mlp_act", layer, self.outer.transposed(dy))
             return self.inner.transposed(record("mlp_pre", layer, dact * slope))
 
-        return self.outer(context.record("mlp_act", layer, self.f(pre))), backward
+        return self.outer(context.record("mlp_act", layer, act)), backward
 
 
 class _Gated(_Hidden):
@@ -201,10 +202,10 @@ class _Gated(_Hidden):
         gate, up = self.inner.split(x, self.rows)
         gate = context.record("mlp_pre", layer, gate)
         left, right = self.gate(gate), self.up(up)
-        (a, a0), (b, b0) = secant(self.gate, gate), secant(self.up, up)
+        (a, a0), (b, b0) = secant(self.gate, gate, left), secant(self.up, up, right)
         # (a gate + a0) (b up + b0): the product of the first terms is shared half each, or all of it goes to up.
-        half = gates == "half"
-        slopes = torch.stack([a * (right + b0) / 2, b * (left + a0) / 2] if half else [0 * a, b * left], -2)
+        both = [a * (right + b0), b * (left + a0)] if gates == "half" else [torch.zeros_like(left), 2 * b * left]
+        slopes = torch.stack(both, -2).div_(2)
 
         def backward(dy: Tensor, record: Recorder) -> Tensor:
             dact = record("mlp_act", layer, self.outer.transposed(dy))
