@@ -19,6 +19,7 @@ from cloche.cli.looking.look import look
 from cloche.cli.looking.open import open_microscope
 from cloche.cli.looking.report import report_run
 from cloche.cli.looking.sae import sae
+from cloche.cli.looking.steer import steer
 from cloche.cli.looking.tasks import tasks
 from cloche.cli.looking.trace import trace
 from cloche.cli.running.adopt import adopt
@@ -57,6 +58,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "look": look,
     "trace": trace,
     "diff": diff,
+    "steer": steer,
     "open": open_microscope,
     "verify": verify,
     "doctor": doctor,
@@ -74,6 +76,7 @@ EXAMPLES = {
     "look": "cloche look runs/first logit-lens prompt='def '",
     "trace": "cloche trace runs/first logit-lens",
     "diff": "cloche diff runs/first/checkpoints/step-000500 runs/first --out diff.html",
+    "steer": "cloche steer runs/first polite.jsonl --out polite.safetensors",
     "open": "cloche open runs/first",
     "verify": "cloche verify runs/first --json",
     "doctor": "cloche doctor",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cloche.errors import EditInvalid, FeatureUnknown
 
 if TYPE_CHECKING:
-    from cloche.model import Edit, Sites
+    from cloche.model import Edit, Network, Sites
 
 _EDIT = re.compile(
     r"(?P<site>.+?)\.(?P<kind>zero|scale|add|project_out)\((?P<value>[^()]*)\)(?:\.at\((?P<where>.*)\))?"
@@ -73,3 +73,15 @@ def _positions(where: str, text: str) -> int | slice | str | list[int]:
     except (ValueError, TypeError):
         raise EditInvalid(f"{where!r} in {text!r} is not a position; write last, new, 3, 2:5 or [1, 4].") from None
     return numbers if where.startswith("[") else numbers[0] if len(numbers) == 1 else numbers
+
+
+def parse_steering(text: str, net: Network) -> list[Edit]:
+    """The edits of FILE:STRENGTH, at every position."""
+    from cloche.interp import load_vector
+
+    path, colon, strength = text.rpartition(":")
+    if not colon or not path:
+        raise EditInvalid(
+            f"{text!r} is not a vector with its strength; write FILE:STRENGTH, such as happy.safetensors:0.5."
+        )
+    return load_vector(path).edits(net, _number(strength, text))

@@ -81,6 +81,16 @@ class TextGenerated(TypedDict):
     seed: int
 
 
+class VectorSaved(TypedDict):
+    """`cloche steer`: the file of a steering vector, its site, the length of one unit of strength, and how it was made."""
+
+    path: str
+    site: str
+    unit: float
+    width: int
+    card: dict[str, Any]
+
+
 class SavedFinding(FindingRecord):
     """`trace`, and each finding of `look`: the finding, and its file; null if it was only printed."""
 
@@ -284,6 +294,7 @@ COMMANDS: dict[str, Any] = {
     "doctor": MachineChecked,
     "error": ErrorRecord,
     "diff": SavedFinding,
+    "steer": VectorSaved,
     "eval": FindingsRecord,
     "generate": TextGenerated,
     "look": FindingsRecord | InstrumentsListed,

@@ -68,12 +68,23 @@ if TYPE_CHECKING:
     from cloche.interp.records import DensityData, DictionaryData, FeaturesData, ProbingData
     from cloche.interp.route import FIRST, Place, Route
     from cloche.interp.similarity import model_diff, representation_similarity
+    from cloche.interp.steering import (
+        Concept,
+        SteeringVector,
+        feature_vector,
+        load_vector,
+        read_concept,
+        steering_comparison,
+        steering_vector,
+        token_vector,
+    )
     from cloche.interp.structure import model_graph
     from cloche.interp.subject import Subject
     from cloche.interp.tracing import Onset, find_onset, trace
 
 __all__ = [
     "FIRST",
+    "Concept",
     "Contexts",
     "DensityData",
     "DictionaryConfig",
@@ -98,6 +109,7 @@ __all__ = [
     "Rank",
     "Recovered",
     "Route",
+    "SteeringVector",
     "Subject",
     "TaskVariable",
     "TokenBudget",
@@ -115,6 +127,7 @@ __all__ = [
     "difficulty",
     "direct_attribution",
     "end_to_end",
+    "feature_vector",
     "features_report",
     "fill_in",
     "find_instrument",
@@ -129,6 +142,7 @@ __all__ = [
     "instruments",
     "jacobian_lens",
     "lens_comparison",
+    "load_vector",
     "logit_attribution",
     "logit_lens",
     "look_inside",
@@ -142,14 +156,18 @@ __all__ = [
     "options_of",
     "others_of",
     "patchscope",
+    "read_concept",
     "read_options",
     "relevance_patching",
     "representation_similarity",
     "save_lens",
     "sparse_probing",
+    "steering_comparison",
+    "steering_vector",
     "subspace_stability",
     "token_attribution",
     "token_labels",
+    "token_vector",
     "trace",
     "train_dictionary",
     "train_lens",

@@ -24,6 +24,7 @@ from cloche.interp.materials import (
     open_finding,
     others_of,
 )
+from cloche.interp.steering.concepts import Concept, read_concept
 from cloche.model import Network, Site
 from cloche.part import Part, part_from_line
 from cloche.part_text import nearest
@@ -227,6 +228,8 @@ def _thing(text: str, hint: type, name: str, materials: Materials) -> Any:
     if hint is Finding:
         return open_finding(materials.need_run(name), text)
     materials.need_paths(name)
+    if hint is Concept:
+        return read_concept(text)
     if hint is Run:
         return Run.open(text)
     if hint is Network or hint.__name__ in ("Subject", "Glass"):

@@ -22,6 +22,7 @@ from cloche import part_text
 from cloche.drawing import Finding
 from cloche.errors import ClocheError, InstrumentUnknown, shown
 from cloche.interp.lenses.affine import Lens
+from cloche.interp.steering.concepts import Concept
 from cloche.model import Network, Site
 from cloche.part import Part
 from cloche.part_text import nearest
@@ -145,7 +146,14 @@ def _typed(hint: Any) -> list[str]:
         return []
     if issubclass(hint, Part):
         return [f"{hint.__name__.upper()}(...)"]
-    kinds = {SAE: "DICTIONARY", Lens: "LENS", Finding: "FINDING", Run: "RUN", Network: "RUN|MODEL"}
+    kinds = {
+        SAE: "DICTIONARY",
+        Lens: "LENS",
+        Finding: "FINDING",
+        Concept: "FILE",
+        Run: "RUN",
+        Network: "RUN|MODEL",
+    }
     return [kinds[hint]] if hint in kinds else ["RUN|MODEL"] if hint.__name__ in ("Subject", "Glass") else []
 
 

@@ -39,17 +39,22 @@ def generate(
     edit: Annotated[
         list[str] | None, typer.Option(metavar="EDIT", help="An edit, such as 'mlp_out[2].zero()'; may be repeated.")
     ] = None,
+    steer: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE:STRENGTH", help="Add a vector of `cloche steer`, such as happy.safetensors:0.5."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Continue a prompt with a model."""
     import cloche
-    from cloche.cli.edits import parse_edit
+    from cloche.cli.edits import parse_edit, parse_steering
 
     glass = cloche.load(run, checkpoint)
     ids, _ = glass.ids(prompt)
     tokenizer = glass.tokenizer
     assert tokenizer is not None, "`ids` raises if there is no tokenizer"
     edits = [parse_edit(text, Path(run), glass.sites) for text in edit or []]
+    edits += [each for text in steer or [] for each in parse_steering(text, glass.net)]
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     notes: list[str] = []
     tokens = _tokens(glass, ids, new, edits=edits, notes=notes, **settings)
@@ -61,7 +66,7 @@ def generate(
             "prompt": prompt,
             "text": text,
             "ids": made,
-            "edits": edit or [],
+            "edits": [*(edit or []), *(steer or [])],
             "notes": notes,
             "temperature": temperature,
             "top_k": top_k,

@@ -1,0 +1,105 @@
+"""A concept as texts: those that have it, and otherwise similar ones that do not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cloche.errors import ArgumentInvalid, FileMissing, FileTooLarge, RecordInvalid, shown
+from cloche.interp.subject import Subject, encode
+from cloche.model import Network, Site
+
+FEWEST = 2  # texts of each kind
+LARGEST = 1 << 28  # bytes of a file
+
+
+@dataclass(frozen=True)
+class Concept:
+    """Contexts (texts or ids) with a concept and contexts without; the model's state after the last token is compared. If
+    there are equally many they are pairs, in order, that should differ in nothing else.
+
+    >>> from cloche.interp import Concept
+    >>> Concept("plural", ("two cats", "three dogs") * 2, ("one cat", "one dog") * 2).paired
+    True
+    """
+
+    name: str
+    positive: tuple[Any, ...]
+    negative: tuple[Any, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "positive", tuple(self.positive))
+        object.__setattr__(self, "negative", tuple(self.negative))
+        few = min(len(self.positive), len(self.negative))
+        if few < FEWEST:
+            raise ArgumentInvalid(
+                f"The concept {shown(self.name)} has {few} texts of one kind; give at least {FEWEST} of each."
+            )
+
+    @property
+    def paired(self) -> bool:
+        return len(self.positive) == len(self.negative)
+
+    def halves(self) -> tuple[Concept, Concept]:
+        """The texts at even places, to make vectors from, and those at odd places, to test them on."""
+        one, two = (Concept(self.name, self.positive[start::2], self.negative[start::2]) for start in (0, 1))
+        return one, two
+
+
+def read_concept(path: Path | str) -> Concept:
+    """A concept from a file of JSON lines, {"positive": TEXT, "negative": TEXT}, named after the file.
+
+    Raises FileMissing, FileTooLarge, and RecordInvalid naming the line that is not such a record.
+
+    >>> from pathlib import Path
+    >>> from cloche.interp import read_concept
+    >>> line = '{"positive": "two cats", "negative": "one cat"}'
+    >>> _ = Path("plural.jsonl").write_text(f"{line}\\n" * 4)
+    >>> read_concept("plural.jsonl").name
+    'plural'
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileMissing(f"There is no file {path} to read a concept from.")
+    if path.stat().st_size > LARGEST:
+        raise FileTooLarge(f"{path} is larger than {LARGEST >> 20} MiB; give a concept of fewer texts.")
+    positive, negative = [], []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            pair = record["positive"], record["negative"]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            pair = None, None
+        if not all(isinstance(text, str) and text for text in pair):
+            raise RecordInvalid(
+                f'{path}:{number} is not a record such as {{"positive": "two cats", "negative": "one cat"}}; correct it or '
+                "remove it."
+            )
+        positive.append(pair[0])
+        negative.append(pair[1])
+    return Concept(path.stem, tuple(positive), tuple(negative))
+
+
+@torch.no_grad()
+def states(subject: Subject, texts: Sequence[Any], site: Site) -> Tensor:
+    """The site's value [text, width] at the last token of each text."""
+    rows = []
+    for text in texts:
+        ids = torch.tensor([encode(subject, text)[1]])
+        rows.append(subject.net.run(ids, save=[site], logits=False)[site][0, -1].float().cpu())
+    return torch.stack(rows)
+
+
+@torch.no_grad()
+def predictions(net: Network, rows: Sequence[Tensor], edits: Sequence[Any] = ()) -> Tensor:
+    """Log-probabilities [text, vocab] after each row of ids."""
+    found = [net.run(ids[None], edits=list(edits)).logits[0, -1].float().log_softmax(-1) for ids in rows]
+    return torch.stack(found).cpu()

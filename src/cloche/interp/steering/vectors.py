@@ -1,0 +1,131 @@
+"""A steering vector as a value, and its file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from cloche.errors import ArgumentInvalid, FileDamaged, FileMissing, WeightsInvalid
+from cloche.files import refuse_existing, write_atomically
+from cloche.model import Edit, Network, Site
+
+FORMAT = 1
+LARGEST = 1 << 26  # bytes of a file; a vector of width 10,000 has 40,000
+TENSOR, CARD = "direction", "cloche"
+UNIT_NORM = 1e-3  # by which the norm of a stored direction may differ from one
+
+
+@dataclass(frozen=True, eq=False)
+class SteeringVector:
+    """A direction at a site, to be added to it: `direction` [width] of norm one, and `unit`, the mean norm of the site's own
+    values, so that a strength of 1 adds a vector as long as the stream itself.
+
+    `card`: how it was made (method, concept, checkpoint, number of texts, seed).
+
+    >>> import torch
+    >>> from cloche import GLU, LM, Attention, Block, Stack
+    >>> from cloche.interp import SteeringVector
+    >>> net = LM(64, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
+    >>> vector = SteeringVector(torch.eye(32)[3], "resid_post[0]", unit=2.0)
+    >>> r = net.run([[1, 2]], save=["resid_post[0]"], edits=vector.edits(net, 0.5))
+    >>> clean = net.run([[1, 2]], save=["resid_post[0]"])
+    >>> (r["resid_post[0]"] - clean["resid_post[0]"])[0, :, 3]
+    tensor([1., 1.])
+    """
+
+    direction: Tensor
+    site: str
+    unit: float
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        norm = float(self.direction.norm()) if self.direction.ndim == 1 else math.nan
+        if not (math.isfinite(norm) and norm > 0 and math.isfinite(self.unit) and self.unit > 0):
+            raise ArgumentInvalid(
+                f"A steering vector needs a finite direction [width] that is not zero and a unit above zero; got a direction "
+                f"of shape {list(self.direction.shape)} and norm {norm:.3g}, and unit {self.unit:.3g}."
+            )
+        object.__setattr__(self, "direction", (self.direction.detach().float() / norm).cpu())
+
+    def at(self, net: Network) -> Site:
+        """The site in a network. Raises WeightsInvalid if it has another width there."""
+        (site,) = net.sites.resolve(self.site)
+        width = net.sites.shape(site)[site.axes[-1]]
+        if width != len(self.direction):
+            raise WeightsInvalid(
+                f"This steering vector has width {len(self.direction)}, and {site} of this model has {width}; use a vector "
+                "made for this model."
+            )
+        return site
+
+    def edits(self, net: Network, strength: float, start: int | None = None) -> list[Edit]:
+        """The edits that add `strength` units at every position, or from position `start` on: from the last of the prompt, to
+        steer the first new token too."""
+        if not math.isfinite(strength):
+            raise ArgumentInvalid(f"A strength of {strength} is not a finite number; give one such as 0.5 or -1.")
+        edit = self.at(net).add(strength * self.unit * self.direction)
+        return [edit if start is None else edit.at(slice(start, None))]
+
+    def removal(self, net: Network) -> Edit:
+        """The edit that takes the direction out of the site at every position."""
+        return self.at(net).project_out(self.direction)
+
+    def save(self, path: Path | str) -> Path:
+        """Writes the vector and its card to a new safetensors file."""
+        path = Path(path)
+        if path.suffix != ".safetensors":
+            raise ArgumentInvalid(
+                f"{path} is the name of another kind of file; a steering vector's ends in .safetensors."
+            )
+        refuse_existing(path, "choose another name")
+        about = {"format": FORMAT, "site": self.site, "unit": self.unit, **self.card}
+        write_atomically(path, save({TENSOR: self.direction.contiguous()}, metadata={CARD: json.dumps(about)}))
+        return path
+
+
+def load_vector(path: Path | str) -> SteeringVector:
+    """Reads the file of a steering vector. Raises FileMissing and, for anything that `SteeringVector.save` would not have
+    written, FileDamaged.
+
+    >>> import torch
+    >>> from cloche.interp import SteeringVector, load_vector
+    >>> path = SteeringVector(torch.ones(4), "resid_post[1]", 3.0, {"method": "mine"}).save("mine.safetensors")
+    >>> load_vector(path).direction, load_vector(path).card["method"]
+    (tensor([0.5000, 0.5000, 0.5000, 0.5000]), 'mine')
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileMissing(f"There is no steering vector {path}; `cloche steer` makes one.")
+    try:
+        if path.stat().st_size > LARGEST:
+            raise ValueError("it is too large")
+        with safe_open(path, framework="pt") as file:
+            card = json.loads((file.metadata() or {})[CARD])
+            direction = file.get_tensor(TENSOR)
+        if card.pop("format") != FORMAT:
+            raise ValueError("it is of another format")
+        site, unit = card.pop("site"), card.pop("unit")
+        if not isinstance(site, str) or isinstance(unit, bool) or not isinstance(unit, int | float):
+            raise ValueError("its card has no site or unit")
+        if not (direction.is_floating_point() and abs(float(direction.float().norm()) - 1) <= UNIT_NORM):
+            raise ValueError("its direction is not of norm one")
+        return SteeringVector(direction, site, float(unit), card)
+    except Exception as error:  # of the system, JSON, safetensors, or the checks above
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise FileDamaged(
+            f"{path} cannot be read as a steering vector ({reason}); make it again with `cloche steer`."
+        ) from error
+
+
+def unit_of(values: Tensor) -> float:
+    """The mean norm of a site's values [row, width]."""
+    return float(values.float().norm(dim=-1).mean().clamp(min=torch.finfo(torch.float32).tiny))
