@@ -11,7 +11,7 @@ from safetensors import safe_open
 import cloche
 from cloche import GLU, LM, MLP, Attention, Block, LayerNorm, RMSNorm, Stack
 from cloche.drawing import Finding, Graph, Heatmap, Provenance, Table, as_html
-from cloche.errors import ArgumentInvalid, InstrumentOption
+from cloche.errors import InstrumentOption
 from cloche.interp import Materials, find_instrument, logit_attribution, model_graph, read_options
 from cloche.model import MoE, Network, NoNorm, ParallelBlock, save_network
 from third_party import Loop  # a body that repeats one block
@@ -81,7 +81,7 @@ def test_a_finding_is_laid_over_its_sites() -> None:
 
 def test_what_cannot_be_drawn_is_one_sentence(tmp_path: Path) -> None:
     glass = cloche.Glass(MODELS["plain"].build(seed=0))
-    with pytest.raises(ArgumentInvalid, match="at least one token"):
+    with pytest.raises(InstrumentOption, match="at least one token"):
         model_graph(glass, length=0)
     with pytest.raises(InstrumentOption, match="rows are sites"):
         model_graph(glass, finding=Finding(Provenance("greeting"), "Hello."))

@@ -16,14 +16,16 @@ import cloche
 from cloche import GLU, LM, Attention, Block, Stack
 from cloche.cli.app import app
 from cloche.errors import (
-    ArgumentInvalid,
     ClocheError,
     CorpusEmpty,
+    EditInvalid,
     FeatureUnknown,
     FileDamaged,
     FileExists,
     FileMissing,
     InstrumentOption,
+    PathInvalid,
+    PromptInvalid,
     RecordInvalid,
     SiteUnsuitable,
     WeightsInvalid,
@@ -216,15 +218,15 @@ def test_bad_input_is_one_sentence(glass: cloche.Glass, concept: Concept, text: 
         Concept("odd", concept.positive, concept.negative[:5]),
     )
     cases: list[tuple[type[ClocheError], str, Any]] = [
-        (ArgumentInvalid, "give at least 2", lambda: Concept("none", (), ())),
-        (ArgumentInvalid, "at least 4 texts", lambda: steering_comparison(glass, few, [text])),
-        (ArgumentInvalid, "above zero", lambda: steering_comparison(glass, concept, [text], budget=0.0)),
-        (ArgumentInvalid, "predicts the same", lambda: steering_comparison(glass, same, [text])),
-        (ArgumentInvalid, "needs pairs", lambda: steering_vector(glass, odd, method="paired-pca")),
-        (ArgumentInvalid, "same states", lambda: steering_vector(glass, same)),
-        (ArgumentInvalid, "not a finite number", lambda: steering_vector(glass, concept).edits(glass.net, float("nan"))),
-        (ArgumentInvalid, "ends in .safetensors", lambda: steering_vector(glass, concept).save(tmp_path / "v.bin")),
-        (ArgumentInvalid, "finite direction", lambda: SteeringVector(torch.zeros(4), "embed", 1.0)),
+        (PromptInvalid, "give at least 2", lambda: Concept("none", (), ())),
+        (PromptInvalid, "at least 4 texts", lambda: steering_comparison(glass, few, [text])),
+        (InstrumentOption, "above zero", lambda: steering_comparison(glass, concept, [text], budget=0.0)),
+        (PromptInvalid, "predicts the same", lambda: steering_comparison(glass, same, [text])),
+        (InstrumentOption, "needs pairs", lambda: steering_vector(glass, odd, method="paired-pca")),
+        (PromptInvalid, "same states", lambda: steering_vector(glass, same)),
+        (EditInvalid, "not a finite number", lambda: steering_vector(glass, concept).edits(glass.net, float("nan"))),
+        (PathInvalid, "ends in .safetensors", lambda: steering_vector(glass, concept).save(tmp_path / "v.bin")),
+        (WeightsInvalid, "finite direction", lambda: SteeringVector(torch.zeros(4), "embed", 1.0)),
         (InstrumentOption, "is one of mean-", lambda: steering_vector(glass, concept, method="pca")),  # type: ignore[arg-type]
         (InstrumentOption, "outside the vocabulary", lambda: token_vector(glass, 64, None, 1.0)),
         (SiteUnsuitable, "one vector per token", lambda: steering_vector(glass, concept, "pattern[0]")),

@@ -29,9 +29,10 @@ def steer(
     checkpoint: Checkpoint = "last",
     as_json: AsJson = False,
 ) -> None:
-    """Make a steering vector, for `cloche generate --steer FILE:STRENGTH`.
+    """Make a steering vector.
 
-    `cloche look RUN steering-comparison concept=CONCEPT.jsonl` compares the methods with random directions and shuffled labels.
+    `cloche generate --steer FILE:STRENGTH` adds it; `cloche look RUN steering-comparison concept=CONCEPT.jsonl` compares
+    the methods with random directions and shuffled labels.
     """
     import cloche
     from cloche.files import refuse_existing

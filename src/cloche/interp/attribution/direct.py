@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cloche.drawing import Finding, Form, Panel, Provenance, Table
-from cloche.errors import ArgumentInvalid
+from cloche.errors import InstrumentOption
 from cloche.interp.attribution.components import attributed, check_sum
 from cloche.interp.attribution.contributions import head_map
 from cloche.interp.attribution.readouts import reading, readout
@@ -50,7 +50,7 @@ def direct_attribution(
     (['token embedding', 'attn_out[0]', 'mlp_out[0]', 'attn_out[1]', 'mlp_out[1]', 'constant'], True)
     """
     if by not in ("component", "head"):
-        raise ArgumentInvalid(f"by={by!r} is not a division of the model; it is component or head.")
+        raise InstrumentOption(f"by={by!r} is not a division of the model; it is component or head.")
     net = subject.net
     found = contrasts(subject, task, pairs, level, seed)
     names, direct, differences = _measured(net, found, by)

@@ -55,7 +55,7 @@ def token_attribution(
     (True, (4,))
     """
     if method not in METHODS:
-        raise ArgumentInvalid(f"method={method!r} is not an attribution; it is one of {', '.join(METHODS)}.")
+        raise InstrumentOption(f"method={method!r} is not an attribution; it is one of {', '.join(METHODS)}.")
     if not 1 <= steps <= 256:
         raise InstrumentOption(f"steps={steps} must be between 1 and 256 points of quadrature.")
     net = subject.net

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cloche.drawing import Finding, Form, Panel, Provenance, Scatter, Table
-from cloche.errors import ArgumentInvalid, CorpusEmpty
+from cloche.errors import CorpusEmpty, InstrumentOption, PromptInvalid
 from cloche.interp.lenses.affine import Lens
 from cloche.interp.probing.probes import auroc
 from cloche.interp.steering.concepts import Concept, predictions, states
@@ -87,32 +87,19 @@ def steering_comparison(
     (['mean-difference', 'probe', 'paired-pca'], 1.0)
     """
     if min(len(concept.positive), len(concept.negative)) < FEWEST:
-        raise ArgumentInvalid(f"Steering needs at least {FEWEST} texts of each kind; {concept.name} has fewer.")
+        raise PromptInvalid(f"Steering needs at least {FEWEST} texts of each kind; {concept.name} has fewer.")
     if not (math.isfinite(budget) and budget > 0):
-        raise ArgumentInvalid(f"budget={budget} nats must be above zero, such as 0.1.")
+        raise InstrumentOption(f"budget={budget} nats must be above zero, such as 0.1.")
     place = place_of(subject.net, site)
     train, test = concept.halves()
     test_of = _Test(subject, test, windows, place)
     made = _vectors(subject, train, place, sae, lens)
     found = {name: test_of(vector) for name, vector in made.items()}
     nulls = [test_of(vector) for vector in _nulls(subject, train, place, seed)]
-    first = found["mean-difference"]
     effects = [each.effect_at(budget) for each in nulls]
-    effect = first.effect_at(budget)
-    figures = {
-        "effect": effect,
-        "auroc": first.auroc,
-        "removal": first.removal,
-        "p": (1 + sum(each >= effect for each in effects)) / (1 + len(effects)),
-    }
+    figures, null = _figures(found["mean-difference"], nulls, budget)
     if concept.paired:
         figures["consistency"] = _consistency(subject, train, place)
-    null = {
-        "effect": fmean(map(abs, effects)),
-        "auroc": fmean(each.auroc for each in nulls),
-        "removal": fmean(abs(each.removal) for each in nulls),
-        "p": 0.5,
-    }
     methods = [
         {
             "method": name,
@@ -140,6 +127,19 @@ def steering_comparison(
     )
 
 
+def _figures(first: Tested, nulls: Sequence[Tested], budget: float) -> tuple[dict[str, float], dict[str, float]]:
+    """Of the difference of means, and their mean sizes over the nulls."""
+    effect, effects = first.effect_at(budget), [each.effect_at(budget) for each in nulls]
+    p = (1 + sum(each >= effect for each in effects)) / (1 + len(effects))
+    null = {
+        "effect": fmean(map(abs, effects)),
+        "auroc": fmean(each.auroc for each in nulls),
+        "removal": fmean(abs(each.removal) for each in nulls),
+        "p": 0.5,
+    }
+    return {"effect": effect, "auroc": first.auroc, "removal": first.removal, "p": p}, null
+
+
 class _Test:
     """Measures of vectors on held-out texts of a concept and on neutral text."""
 
@@ -153,7 +153,7 @@ class _Test:
         self.with_concept = float((with_concept @ self.weights).mean())
         self.gap = self.with_concept - float((without @ self.weights).mean())
         if not self.gap > SAME:
-            raise ArgumentInvalid(
+            raise PromptInvalid(
                 "The model predicts the same after the positive and the negative texts, so no vector could move it from one "
                 "to the other; choose texts whose continuations differ."
             )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cloche.errors import ArgumentInvalid, FileMissing, FileTooLarge, RecordInvalid, shown
+from cloche.errors import FileMissing, FileTooLarge, PromptInvalid, RecordInvalid, shown
 from cloche.interp.subject import Subject, encode
 from cloche.model import Network, Site
 
@@ -38,7 +38,7 @@ class Concept:
         object.__setattr__(self, "negative", tuple(self.negative))
         few = min(len(self.positive), len(self.negative))
         if few < FEWEST:
-            raise ArgumentInvalid(
+            raise PromptInvalid(
                 f"The concept {shown(self.name)} has {few} texts of one kind; give at least {FEWEST} of each."
             )
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from cloche.errors import ArgumentInvalid, FeatureUnknown, InstrumentOption, SiteUnsuitable
+from cloche.errors import FeatureUnknown, InstrumentOption, PromptInvalid, SiteUnsuitable
 from cloche.interp.lenses.affine import JACOBIAN, TUNED, Lens, stream_sites
 from cloche.interp.steering.concepts import Concept, states
 from cloche.interp.steering.vectors import SteeringVector, unit_of
@@ -29,8 +29,8 @@ def steering_vector(
     discriminant C^-1 (mu+ - mu-), with the covariance C within the classes shrunk towards a multiple of the identity;
     "paired-pca", the first right singular vector of the differences of the pairs without centring them (centring would take
     out what the differences share, which is the concept). `site`: by default the stream after the middle layer; its
-    own mean norm over all texts is the vector's unit. Raises ArgumentInvalid for "paired-pca" without pairs, and where
-    positive and negative texts have the same states.
+    own mean norm over all texts is the vector's unit. Raises InstrumentOption for "paired-pca" without pairs, and
+    PromptInvalid where positive and negative texts have the same states.
 
     >>> import torch
     >>> from cloche import GLU, LM, Attention, Block, Glass, Stack
@@ -78,7 +78,7 @@ def direction_of(positive: Tensor, negative: Tensor, method: str) -> Tensor:
         direction = torch.linalg.solve(shrunk, difference.double()).float()
     elif method == "paired-pca":
         if len(positive) != len(negative):
-            raise ArgumentInvalid(
+            raise InstrumentOption(
                 f"method=paired-pca needs pairs, and there are {len(positive)} positive and {len(negative)} negative texts; "
                 "give equally many, or choose mean-difference."
             )
@@ -89,7 +89,7 @@ def direction_of(positive: Tensor, negative: Tensor, method: str) -> Tensor:
     else:
         raise InstrumentOption(f"method={method!r} is not a way to make a vector; it is one of {', '.join(METHODS)}.")
     if not float(direction.norm()) > 0:
-        raise ArgumentInvalid(
+        raise PromptInvalid(
             "The positive and negative texts have the same states at this site, so there is no direction between them; choose "
             "a later site, or texts that differ before their last token or in it."
         )
@@ -126,8 +126,8 @@ def token_vector(
     subject: Subject, token: int, site: str | None, unit: float, lens: Lens | None = None
 ) -> SteeringVector:
     """The direction of the stream that a lens reads as a token: the gradient of its logit, minus the mean over all tokens, at
-    a norm's fixed scale. `lens`: without one the logit lens (the head's row times the final norm's gain), else that mapped back by the Jacobian
-    or the tuned lens.
+    a norm's fixed scale. `lens`: without one the logit lens (the head's row times the final norm's gain), else that mapped
+    back by the Jacobian lens or the tuned lens.
 
     >>> from cloche import GLU, LM, Attention, Block, Glass, Stack
     >>> from cloche.interp import token_vector

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from cloche.errors import ArgumentInvalid, FileDamaged, FileMissing, WeightsInvalid
+from cloche.errors import EditInvalid, FileDamaged, FileMissing, PathInvalid, WeightsInvalid
 from cloche.files import refuse_existing, write_atomically
 from cloche.model import Edit, Network, Site
 
@@ -50,7 +50,7 @@ class SteeringVector:
     def __post_init__(self) -> None:
         norm = float(self.direction.norm()) if self.direction.ndim == 1 else math.nan
         if not (math.isfinite(norm) and norm > 0 and math.isfinite(self.unit) and self.unit > 0):
-            raise ArgumentInvalid(
+            raise WeightsInvalid(
                 f"A steering vector needs a finite direction [width] that is not zero and a unit above zero; got a direction "
                 f"of shape {list(self.direction.shape)} and norm {norm:.3g}, and unit {self.unit:.3g}."
             )
@@ -71,7 +71,7 @@ class SteeringVector:
         """The edits that add `strength` units at every position, or from position `start` on: from the last of the prompt, to
         steer the first new token too."""
         if not math.isfinite(strength):
-            raise ArgumentInvalid(f"A strength of {strength} is not a finite number; give one such as 0.5 or -1.")
+            raise EditInvalid(f"A strength of {strength} is not a finite number; give one such as 0.5 or -1.")
         edit = self.at(net).add(strength * self.unit * self.direction)
         return [edit if start is None else edit.at(slice(start, None))]
 
@@ -83,9 +83,7 @@ class SteeringVector:
         """Writes the vector and its card to a new safetensors file."""
         path = Path(path)
         if path.suffix != ".safetensors":
-            raise ArgumentInvalid(
-                f"{path} is the name of another kind of file; a steering vector's ends in .safetensors."
-            )
+            raise PathInvalid(f"{path} is the name of another kind of file; a steering vector's ends in .safetensors.")
         refuse_existing(path, "choose another name")
         about = {"format": FORMAT, "site": self.site, "unit": self.unit, **self.card}
         write_atomically(path, save({TENSOR: self.direction.contiguous()}, metadata={CARD: json.dumps(about)}))

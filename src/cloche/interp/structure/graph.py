@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cloche.drawing import Finding, Form, Graph, Heatmap, Node, Panel, Provenance, Table, as_table
-from cloche.errors import ArgumentInvalid, ClocheError, InstrumentOption
+from cloche.errors import ClocheError, InstrumentOption
 from cloche.interp.structure.parts import TRAINING, PartCost, part_costs
 from cloche.interp.subject import Subject
 from cloche.model import Network, Site
@@ -28,8 +28,8 @@ def model_graph(subject: Subject, length: int | None = None, finding: Finding | 
     largest by size if a site has several). From the command line it is given by its id, or by the name of its
     instrument for the newest. Nothing is measured, so there is no null.
 
-    `data`: parts and sites as records, and values by site. Raises ArgumentInvalid for a length below 1, and
-    InstrumentOption for a finding that names no site of this model.
+    `data`: parts and sites as records, and values by site. Raises InstrumentOption for a length below 1, and for
+    a finding that names no site of this model.
 
     >>> import cloche
     >>> from cloche import GLU, LM, Attention, Block, Stack
@@ -42,7 +42,7 @@ def model_graph(subject: Subject, length: int | None = None, finding: Finding | 
     net = subject.net
     length = net.most_tokens or LENGTH if length is None else length
     if length < 1:
-        raise ArgumentInvalid(f"length={length} must be at least one token.")
+        raise InstrumentOption(f"length={length} must be at least one token.")
     parts = part_costs(net, length)
     values = {} if finding is None else _laid_over(net, finding)
     figures = {
