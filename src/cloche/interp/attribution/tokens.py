@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cloche.drawing import Finding, Form, Passage, Provenance, Table, Tokens
-from cloche.errors import ArgumentInvalid, InstrumentOption, ModelUnsupported
+from cloche.errors import InstrumentOption, ModelUnsupported
 from cloche.interp.attribution.agreement import pearson
 from cloche.interp.attribution.slopes import gradients_of, slopes
 from cloche.interp.metrics import LOGIT_DIFFERENCE, Metric
