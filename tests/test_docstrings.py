@@ -25,6 +25,7 @@ COMPLETE = {
     "cloche.interp",
     "cloche.interp.dictionaries",
     "cloche.interp.lenses",
+    "cloche.interp.manifolds",
     "cloche.interp.probing",
     "cloche.microscope",
     "cloche.model",

@@ -10,10 +10,18 @@ import torch
 from torch import Tensor
 
 from cloche.errors import ExtraMissing, SignalsShape
-from cloche.interp.manifolds.axes import axes_above_chance, independent, participation_ratio, principal, umap
+from cloche.interp.manifolds.axes import (
+    axes_above_chance,
+    independent,
+    participation_ratio,
+    principal,
+    trustworthiness,
+    umap,
+)
 from cloche.interp.manifolds.curves import bend, explained_share, half_curves, mean_curve
 from cloche.interp.manifolds.dimension import gride, two_nn
 from cloche.interp.manifolds.neighbours import nearest_points, purity
+from cloche.interp.manifolds.polytope import vertices
 from cloche.interp.manifolds.shapes import (
     fit_circle,
     fit_circles,
@@ -252,3 +260,23 @@ def test_a_turned_scaled_shape_is_the_same_and_another_is_not() -> None:
     assert shape_correlation(shape, torch.ones(40, 3)) == 0
     with pytest.raises(SignalsShape, match="correspond"):
         shape_correlation(shape, shape[:10])
+
+
+def test_vertices_are_those_of_the_convex_hull() -> None:
+    square = torch.tensor([[0.0, 0], [1, 0], [0, 1], [1, 1], [0.5, 0.5], [0.9, 0.5]])
+    assert vertices(square).tolist() == [True] * 4 + [False] * 2
+    assert vertices(on_circle(TURN * torch.arange(20) / 20, 5)).all()
+    assert vertices(drawn(9, 12)).all()  # a simplex
+    cloud = drawn(120, 2)
+    hull = pytest.importorskip("scipy.spatial").ConvexHull(cloud.numpy()).vertices
+    assert sorted(hull.tolist()) == vertices(cloud).nonzero().flatten().tolist()
+
+
+def test_trustworthiness_is_that_of_scikit_learn() -> None:
+    manifold = pytest.importorskip("sklearn.manifold")
+    points = drawn(60, 8)
+    for seen in (points[:, :2], drawn(60, 2, seed=3), points):
+        expected = manifold.trustworthiness(points.numpy(), seen.numpy(), n_neighbors=7)
+        assert trustworthiness(points, seen, 7) == pytest.approx(expected)
+    with pytest.raises(SignalsShape, match="more than 9 points"):
+        trustworthiness(drawn(8, 2), drawn(8, 2), 6)

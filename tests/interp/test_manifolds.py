@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import clocks
 import pytest
@@ -12,8 +15,11 @@ import cloche
 from cloche import GLU, LM, Attention, Block, Learned, Stack
 from cloche.errors import InstrumentOption, PromptInvalid, SiteUnsuitable, TaskInvalid, TokenizerMissing
 from cloche.interp import (
+    Contexts,
     Positions,
+    Subject,
     TaskVariable,
+    Variable,
     WordList,
     manifold,
     manifold_intervention,
@@ -38,6 +44,7 @@ def test_its_answers_lie_on_the_circle_that_was_written_and_its_summands_on_a_li
     assert found.figures["circle"] > 0.99 and found.figures["p_value"] == 1 / 200
     assert found.figures["axes"] == 2 and found.figures["residual_axes"] == 0
     assert found.figures["explained"] > 0.99 and abs(found.null["explained"]) < 0.03
+    assert found.figures["dimension_above_noise"] == pytest.approx(1, abs=0.4)
     assert found.figures["separability"] > 1.1 and found.figures["purity"] == 1
     assert found.null["circle"] < 0.3 and found.null["purity"] < 0.1 and found.null["separability"] < 0.2
     assert found.panels[0].title == "Mean activation at resid_post[0] by value"
@@ -127,12 +134,28 @@ def tokenizer() -> cloche.Tokenizer:
     return cloche.train_bpe(["a"], vocab=259)
 
 
-def test_a_task_and_a_list_of_words_are_read_where_they_are() -> None:
+@dataclass(frozen=True)
+class Letters(Variable):
+    """Tokens 0 to 5 by a letter each."""
+
+    def contexts(self, subject: Subject, windows: Iterable[Any] | None, count: int, seed: int) -> Contexts:
+        ids = torch.arange(6).repeat(20)[:, None]
+        return Contexts([ids], [(0, i, 0) for i in range(120)], ["abcdef"[int(i)] for i in ids], list(range(120)))
+
+
+def test_a_task_a_list_of_words_and_categories_are_read_where_they_are() -> None:
     glass = cloche.Glass(LM(259, 32, Stack(1, Block(Attention(4), GLU()))).build(seed=0), tokenizer())
+    square = torch.tensor([[0.0, 0], [1, 0], [0, 1], [1, 1], [0.5, 0.5], [0.9, 0.5]])
+    with torch.no_grad():
+        glass.net.embed.weight[:6] = 0
+        glass.net.embed.weight[:6, 3:5] = square
     found = manifold(glass, "embed", TaskVariable(ModularAdd(p=7), "number_1", place="number_1"), contexts=40)
     assert found.data["values"] == list(range(7)) and found.figures["purity"] == 1  # the token itself
     names = manifold(glass, "resid_pre[0]", TaskVariable(IndirectObject(), "answer"), contexts=120)
     assert not names.data["ordered"] and "circle" not in names.figures and names.figures["purity"] >= 0
+    letters = manifold(glass, "embed", Letters())  # four corners of a square, its middle, and the middle of a side
+    assert letters.data["values"] == list("abcdef") and letters.figures["vertices"] == pytest.approx(4 / 6)
+    assert letters.figures["purity"] == 1 and letters.figures["explained"] > 0.95 and letters.figures["axes"] == 2
     numbers = ("1", "2", "3", "14", "15")
     words = manifold(glass, "embed", WordList(numbers, ("{} is near.", "It is {} now.", "{}")), view="ica")
     assert words.data["values"] == [0, 1, 2, 3, 4] and words.figures["purity"] == 1

@@ -12,6 +12,7 @@ from cloche.missing import extra
 
 ROUNDS = 500  # of FastICA at most
 CONVERGED = 1e-10  # 1 - |cosine| between successive estimates of an axis
+ROUNDING = 1e-9  # share of the whole variance
 LEVEL = 0.95  # quantile of the null that an eigenvalue must exceed
 
 
@@ -62,8 +63,9 @@ def axes_above_chance(points: Tensor, draws: int = 20, seed: int = 0) -> int:
 
 
 def count_above(variance: Tensor, null: Tensor) -> int:
-    """How many leading entries of `variance` [axis] exceed the 95th percentile of their column of `null` [draw, axis]."""
-    above = variance > torch.quantile(null, LEVEL, dim=0)
+    """How many leading entries of `variance` [axis] exceed the 95th percentile of their column of `null` [draw, axis], and
+    rounding."""
+    above = variance > torch.quantile(null, LEVEL, dim=0).clamp(min=ROUNDING * float(variance.sum()))
     return int(above.long().cumprod(0).sum())
 
 
@@ -133,3 +135,17 @@ def umap(points: Tensor, count: int = 3, neighbours: int = 15, seed: int = 0) ->
     module = extra("umap", "umap", "UMAP needs umap-learn")
     made = module.UMAP(n_components=count, n_neighbors=min(neighbours, len(points) - 1), random_state=seed, n_jobs=1)
     return torch.from_numpy(made.fit_transform(points.double().cpu().numpy())).double()
+
+
+def trustworthiness(points: Tensor, seen: Tensor, count: int) -> float:
+    """How far coordinates seen [n, k] can be trusted for the `count` nearest of points [n, dim] (Venna and Kaski 2001): 1 if
+    all that are near there are near in full, less by the ranks of those that are not. Needs 3 count < 2 n - 1."""
+    n = len(points)
+    if not 0 < 3 * count < 2 * n - 1:
+        raise SignalsShape(
+            f"Trust in {count} neighbours needs more than {(3 * count + 1) // 2} points, and there are {n}."
+        )
+    far, close = (torch.cdist(rows, rows).fill_diagonal_(torch.inf) for rows in (points.double(), seen.double()))
+    ranks = far.argsort(1).argsort(1) + 1  # [n, n], 1 is the nearest
+    beyond = (ranks.gather(1, close.topk(count, largest=False).indices) - count).clamp(min=0).sum()
+    return 1 - 2 * float(beyond) / (n * count * (2 * n - 3 * count - 1))

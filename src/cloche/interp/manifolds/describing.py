@@ -18,6 +18,7 @@ from cloche.interp.manifolds.axes import (
     independent,
     participation_ratio,
     principal,
+    trustworthiness,
     umap,
 )
 from cloche.interp.manifolds.curves import bend, explained_share
@@ -25,6 +26,7 @@ from cloche.interp.manifolds.dimension import gride, two_nn
 from cloche.interp.manifolds.drawn import panels, summary
 from cloche.interp.manifolds.laying import Laid, best_circle, circles_of, laid_out
 from cloche.interp.manifolds.neighbours import nearest_points, purity
+from cloche.interp.manifolds.polytope import vertices
 from cloche.interp.manifolds.shapes import (
     Circle,
     fit_helix,
@@ -37,6 +39,7 @@ from cloche.interp.subject import Subject
 
 View = Literal["pca", "ica", "umap"]
 NEIGHBOURS = 10
+BEYOND = 4.0  # times the distance between points of one value, at which noise no longer counts
 MOST_POINTS = 2_000  # whose neighbours are sought
 AXES = 3  # of the scatter
 
@@ -65,14 +68,16 @@ def manifold(
       values; `angle_error` of the means in its plane in degrees; `separability` (bits) and `mixture` (Engels et al. 2024)
       of the points there, and `helix` the adjusted share of line and circles of the given `periods` (2502.00873).
     - arc_over_chord and turning: of the mean curve, from split halves (noise lengthens arcs).
-    - dimension: intrinsic, of the points, by TwoNN; a panel and `data` have it by scale (GRIDE), because one scale misleads.
+    - dimension: intrinsic, of the points, by TwoNN, which sees noise; `dimension_above_noise` by GRIDE at the smallest scale
+      four times as large as the distance between points of one value, if there is such a scale. `data` has all scales.
 
     The null has the same figures for shuffled values; dimension, separability and mixture for Gaussian points of equal
-    covariance and number. A variable whose values are not numbers is a category: it has no curve, and only the first and
-    second group. A low p-value says that order matters, not that the shape is a circle: see `circle` and `closed` in `data`.
+    covariance and number. A variable whose values are not numbers is a category: it has no curve, and instead of the groups
+    on circles and bends `vertices`, the share of its means that are vertices of their convex hull along the axes above
+    chance. A low p-value says that order matters, not that the shape is a circle: see `circle` and `closed` in `data`.
 
-    `view`: axes of the scatter. `arrays`: curve [value, width], circles [circle, 2, width], centre [width]. Raises
-    InstrumentOption for one value.
+    `view`: axes of the scatter; `trustworthiness` in `data` says how far they show what is near. `arrays`: curve [value,
+    width], circles [circle, 2, width], centre [width]. Raises InstrumentOption for one value.
 
     >>> import torch
     >>> from cloche import GLU, LM, Attention, Block, Glass, Learned, Stack
@@ -88,14 +93,18 @@ def manifold(
     figures = _figures(laid, circles, periods, seed)
     null = _null(laid, circles, periods, seed)
     pca = principal(laid.curve)
+    seen, scales = _seen(laid, pca, view, seed), _scales(laid.points, seed)
     shuffled = laid.shuffled_variance(seed)
     residual = principal(laid.curve - _on(circles, laid))
-    figures |= {
-        "axes": float(count_above(pca.variance, shuffled)),
+    axes = count_above(pca.variance, shuffled)
+    figures |= _above_noise(laid, scales) | {
+        "axes": float(axes),
         "residual_axes": float(count_above(residual.variance, shuffled)),
         "participation": participation_ratio(pca.variance),
     }
     null |= {"axes": 0.0, "residual_axes": 0.0, "participation": fmean(map(participation_ratio, shuffled))}
+    corners, null_corners = _polytope(laid, pca, axes, seed)
+    figures, null = figures | corners, null | null_corners
     data = {
         "site": str(one_site(subject.net, site)),
         "variable": str(variable),
@@ -104,14 +113,15 @@ def manifold(
         "ordered": laid.ordered,
         "explained_by_axis": pca.explained.tolist(),
         "circles": [_record(circle) for circle in circles],
-        "scales": _scales(laid, seed),
+        "scales": scales,
+        "trustworthiness": trustworthiness(laid.curve, seen, max(1, min(5, len(laid.values) // 4))),
     }
     arrays = {
         "curve": laid.curve,
         "circles": torch.stack([c.frame for c in circles]) if circles else torch.zeros(0, 2, 0),
     }
     arrays["centre"] = circles[0].centre if circles else laid.curve.mean(0)
-    drawn = panels(data, figures, _seen(laid, pca, view, seed), (pca, shuffled), _angles(circles, laid))
+    drawn = panels(data, figures, seen, (pca, shuffled), _angles(circles, laid))
     about = Provenance("manifold", subject.checkpoint, seed=seed)
     return Finding(about, summary(data, figures, null), figures, data, arrays, null, drawn)
 
@@ -121,9 +131,12 @@ def _on(circles: Sequence[Circle], laid: Laid) -> Tensor:
     return sum((circle.at(laid.numbers) for circle in circles), torch.zeros(()))
 
 
+def _chosen(count: int, seed: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:MOST_POINTS]
+
+
 def _some(points: Tensor, seed: int) -> Tensor:
-    order = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))
-    return points[order[:MOST_POINTS]]
+    return points[_chosen(len(points), seed)]
 
 
 def _figures(laid: Laid, circles: Sequence[Circle], periods: Sequence[float], seed: int) -> dict[str, float]:
@@ -137,9 +150,7 @@ def _figures(laid: Laid, circles: Sequence[Circle], periods: Sequence[float], se
         figures |= {"angle_error": _angle_error(best, laid), "arc_over_chord": bent.ratio, "turning": bent.turning}
         figures |= _helix(laid, periods)
     figures |= _cloud(laid.points, circles, seed)
-    fewest = int(torch.bincount(laid.codes).min()) - 1  # others of the same value
-    near = nearest_points(laid.points, min(NEIGHBOURS, fewest))[1]
-    return figures | {"purity": purity(near, laid.codes)}
+    return figures | _near(laid, seed)
 
 
 def _null(laid: Laid, circles: Sequence[Circle], periods: Sequence[float], seed: int) -> dict[str, float]:
@@ -167,10 +178,34 @@ def _cloud(points: Tensor, circles: Sequence[Circle], seed: int) -> dict[str, fl
     return figures
 
 
-def _scales(laid: Laid, seed: int) -> list[dict[str, float]]:
+def _near(laid: Laid, seed: int) -> dict[str, float]:
+    """Purity of the nearest points."""
+    some = laid.among(_chosen(len(laid.points), seed))
+    fewest = int(torch.bincount(some.codes, minlength=len(laid.values)).min()) - 1  # others of the same value
+    near = nearest_points(some.points, max(1, min(NEIGHBOURS, fewest)))[1]
+    return {"purity": purity(near, some.codes)}
+
+
+def _scales(points: Tensor, seed: int) -> list[dict[str, float]]:
     with suppress(SignalsShape):
-        return [vars(scale) for scale in gride(_some(laid.points, seed))]
+        some = _some(points, seed)
+        return [vars(scale) for scale in gride(some, largest=len(some) // 4)]
     return []
+
+
+def _above_noise(laid: Laid, scales: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The dimension at the smallest scale beyond noise; none if no scale is."""
+    found = [scale["dimension"] for scale in scales if scale["distance"] > BEYOND * laid.noise]
+    return {"dimension_above_noise": found[0]} if found else {}
+
+
+def _polytope(laid: Laid, pca: Principal, axes: int, seed: int) -> tuple[dict[str, float], dict[str, float]]:
+    """The share of categories whose means are vertices along the axes above chance, and that of Gaussian points."""
+    if laid.ordered or not axes:
+        return {}, {}
+    means = pca.scores(laid.curve, axes)
+    found, null = (float(vertices(rows).double().mean()) for rows in (means, gaussian_like(means, seed)))
+    return {"vertices": found}, {"vertices": null}
 
 
 def _angle_error(circle: Circle, laid: Laid) -> float:

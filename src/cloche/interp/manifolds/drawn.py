@@ -81,7 +81,7 @@ def summary(data: dict[str, Any], figures: dict[str, float], null: dict[str, flo
     """One sentence."""
     axes = int(figures["axes"])
     text = (
-        f"{data['variable']} explains {figures['explained']:.0%} of the variance at {data['site']} ({null['explained']:.0%} "
+        f"{data['variable']} explains {figures['explained']:.1%} of the variance at {data['site']} ({null['explained']:.1%} "
         f"shuffled), its mean curve of {len(data['values'])} values has {axes} {'axis' if axes == 1 else 'axes'} above chance"
     )
     if not data["circles"]:

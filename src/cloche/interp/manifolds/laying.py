@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ class Laid:
     index: list[int]
     ordered: bool
 
-    @property
+    @cached_property
     def curve(self) -> Tensor:
         """Mean by value [value, width]."""
         return mean_curve(self.points, self.codes, len(self.values))
@@ -43,6 +44,13 @@ class Laid:
     def numbers(self) -> Tensor:
         """Values [value]; of categories, their place."""
         return torch.tensor(self.values if self.ordered else range(len(self.values)), dtype=torch.float64)
+
+    @property
+    def noise(self) -> float:
+        """Root mean square distance between two points of one value."""
+        sizes = torch.bincount(self.codes, minlength=len(self.values))
+        squares = (self.points.double() - self.curve[self.codes]).square().sum()
+        return math.sqrt(2 * float(squares) / max(1, int((sizes - 1).sum())))
 
     def halves(self, seed: int) -> Halves:
         return half_curves(self.points, self.codes, self.groups, seed=seed)

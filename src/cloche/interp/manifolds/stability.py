@@ -26,18 +26,19 @@ def subspace_stability(
     variable: Variable = POSITIONS,
     windows: Iterable[Any] | None = None,
     other: Subject | None = None,
-    components: int = 3,
+    components: int | None = None,
     contexts: int = 512,
     seed: int = 0,
 ) -> Finding:
-    """How much the subspace of the first `components` principal axes of a variable's mean curve changes between disjoint
-    halves of the contexts, or between this model and `other`, such as another checkpoint (Björck and Golub 1973).
+    """How much the subspace of a variable's mean curve changes between disjoint halves of the contexts, or between this model
+    and `other`, such as another checkpoint: principal angles (Björck and Golub 1973) of its first `components` principal axes,
+    by default those above chance.
 
     Figures: `overlap`, the mean squared cosine of the principal angles, 1 for the same subspace; `largest_angle` in degrees;
-    `shape`, the correlation of the curves' first components after rotation (orthogonal Procrustes), which does not
-    depend on the subspace they lie in; `halves`, the overlap between halves of the contexts, which bounds that between models;
-    `axes`, the principal axes of the curve above chance: with more components than those, chance is compared. Means of 10
-    random halves; the null shuffles the values. `variable`, `windows` and `contexts` are as in `manifold`.
+    `shape`, the correlation of the curves' first components after rotation (orthogonal Procrustes), which does not depend on
+    the subspace they lie in; `halves`, the overlap between halves of the contexts, which bounds that between models; `axes`,
+    the principal axes of the curve above chance. Means of 10 random halves; the null shuffles the values. `variable`,
+    `windows` and `contexts` are as in `manifold`.
 
     `arrays`: angles [component] in degrees. Raises InstrumentOption for as many components as values, or a model of
     another width or vocabulary.
@@ -47,11 +48,13 @@ def subspace_stability(
     >>> from cloche.interp import subspace_stability
     >>> glass = Glass(LM(64, 32, Stack(1, Block(Attention(4), GLU())), position=Learned(32)).build(seed=0))
     >>> text = torch.randint(64, (40, 12), generator=torch.Generator().manual_seed(0))
-    >>> finding = subspace_stability(glass, "embed", windows=[text])
+    >>> finding = subspace_stability(glass, "embed", windows=[text], components=3)
     >>> finding.figures["overlap"] > 0.7 > finding.null["overlap"]
     True
     """
     laid, _ = laid_out(subject, site, variable, windows, contexts, seed)
+    axes = count_above(principal(laid.curve).variance, laid.shuffled_variance(seed))
+    components = max(1, axes) if components is None else components
     if not 1 <= components < min(len(laid.values), laid.points.shape[1]):
         raise InstrumentOption(
             f"components={components} must be at least 1 and fewer than the {len(laid.values)} values and the "
@@ -63,15 +66,14 @@ def subspace_stability(
     null_pairs: Halves = null_halves if against is None else [(laid.curve, against.shuffled(seed).curve)]
     (figures, angles), (null, null_angles) = _compared(pairs, components), _compared(null_pairs, components)
     figures["halves"], null["halves"] = (_compared(each, components)[0]["overlap"] for each in (halves, null_halves))
-    figures["axes"] = float(count_above(principal(laid.curve).variance, laid.shuffled_variance(seed)))
-    null["axes"] = 0.0
+    figures["axes"], null["axes"] = float(axes), 0.0
     what = (
         "disjoint halves of the contexts"
         if other is None
         else f"{subject.checkpoint or 'this model'} and {other.checkpoint}"
     )
     summary = (
-        f"Between {what}, the {components} principal axes of {variable} at {site} overlap by {figures['overlap']:.0%} "
+        f"Between {what}, the first {components} principal axes of {variable} at {site} overlap by {figures['overlap']:.0%} "
         f"({null['overlap']:.0%} shuffled), the largest angle is {figures['largest_angle']:.0f} degrees, and the curves' "
         f"shapes correlate by {figures['shape']:.2f} after rotation ({null['shape']:.2f} shuffled)."
     )
