@@ -178,6 +178,15 @@ def test_it_starts_where_it_is_told_and_rows_are_independent() -> None:
     assert torch.allclose(part[net.sites.embed], whole[net.sites.embed][:, 1:], atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt_oss"])
+def test_in_half_precision_cotangents_are_single(name: str) -> None:
+    net, given = built(name), torch.randn(3, 2, 5, 32)
+    wanted = FrozenModel.over(net, IDS).adjoint({"final_norm": given}, ["embed"])[net.sites.embed]
+    half = FrozenModel.over(net.bfloat16(), IDS).adjoint({"final_norm": given}, ["embed"])[net.sites.embed]
+    assert half.dtype == torch.float32
+    assert (half - wanted).norm() < 0.05 * wanted.norm()
+
+
 class Widened(MLP):
     """A third party's map, which says nothing of how it is held fixed."""
 

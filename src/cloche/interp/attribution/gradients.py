@@ -78,7 +78,8 @@ def relevance_patching(
     In that model (`FrozenModel`) attention patterns, norm scales and the slopes of activations are held at their values in
     the base prompt, and a gate and what it multiplies share their product half each; the metric and a soft cap of the
     logits have their own gradient. The cost is that of `attribution_patching`, as are options, cells, figures, the null and
-    `arrays`; on GPT-2 the effects of MLP outputs are much nearer to exact ones than those of plain gradients.
+    `arrays`. In the paper it correlates with exact patching of GPT-2's MLP outputs at 0.99, where gradients do at 0.20; in
+    small models it is sometimes the better and sometimes the worse of the two, so read `agreement` of both.
 
     Raises what `activation_patching` raises; SiteUnsuitable for q and k, whose patterns are held fixed; ModelUnsupported
     for a part that does not say what of it is held fixed.
