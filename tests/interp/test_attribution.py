@@ -34,7 +34,7 @@ def linear(tokenizer: cloche.Tokenizer) -> cloche.Glass:
     with torch.no_grad():
         for layer in net.layers:
             layer.mix.qkv.weight[:64] = 0
-    return cloche.Glass(net, tokenizer)
+    return cloche.Glass(net.double(), tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_on_a_linear_model_first_order_is_exact(linear: cloche.Glass, site: str,
     exact = activation_patching(linear, Add(), site=site, direction=direction, pairs=3, level=2).arrays["effects"]
     for instrument in (attribution_patching, relevance_patching):
         finding = instrument(linear, Add(), site=site, direction=direction, pairs=3, level=2)
-        assert finding.arrays["effects"] == pytest.approx(exact, abs=1e-4)
+        assert finding.arrays["effects"] == pytest.approx(exact, abs=1e-6)
         assert finding.figures["agreement"] == pytest.approx(1) and finding.figures["sign_errors"] == 0
 
 
@@ -58,7 +58,7 @@ def test_on_a_linear_model_every_gradient_says_the_same(linear: cloche.Glass) ->
     for other in ("input_x_gradient", "relevance"):
         assert finding.arrays["integrated"] == pytest.approx(finding.arrays[other], abs=1e-6)
     exact = activation_patching(linear, Add(), pairs=1, level=2).arrays["effects"][0, 0]
-    assert finding.arrays["integrated"] == pytest.approx(exact * finding.figures["total"], abs=1e-5)
+    assert finding.arrays["integrated"] == pytest.approx(exact * finding.figures["total"], abs=1e-6)
 
 
 @pytest.mark.parametrize("steps", [4, 16, 64])

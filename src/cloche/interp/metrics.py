@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from cloche.part import Part
@@ -38,7 +39,7 @@ class LogitDifference(Metric):
     """
 
     def read(self, logits: Tensor, answer: int, against: int, clean: Tensor) -> Tensor:
-        return logits[answer].float() - logits[against].float()
+        return _wide(logits[answer]) - _wide(logits[against])
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class LogProbability(Metric):
     """
 
     def read(self, logits: Tensor, answer: int, against: int, clean: Tensor) -> Tensor:
-        return logits.float().log_softmax(-1)[answer]
+        return _wide(logits).log_softmax(-1)[answer]
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ class KLDivergence(Metric):
     """
 
     def read(self, logits: Tensor, answer: int, against: int, clean: Tensor) -> Tensor:
-        wanted = clean.float().log_softmax(-1)
-        return -(wanted.exp() * (wanted - logits.float().log_softmax(-1))).sum()
+        wanted = _wide(clean).log_softmax(-1)
+        return -(wanted.exp() * (wanted - _wide(logits).log_softmax(-1))).sum()
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,11 @@ class Rank(Metric):
 
     def read(self, logits: Tensor, answer: int, against: int, clean: Tensor) -> Tensor:
         return -1.0 - (logits > logits[answer]).sum().float()
+
+
+def _wide(logits: Tensor) -> Tensor:
+    """In single precision at least."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 LOGIT_DIFFERENCE = LogitDifference()  # the default of every instrument that has a metric
