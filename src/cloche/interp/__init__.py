@@ -78,7 +78,7 @@ if TYPE_CHECKING:
         steering_vector,
         token_vector,
     )
-    from cloche.interp.structure import model_graph
+    from cloche.interp.structure import depth_stages, model_graph
     from cloche.interp.subject import Subject
     from cloche.interp.tracing import Onset, find_onset, trace
 
@@ -122,6 +122,7 @@ __all__ = [
     "attention_patterns",
     "attribution_patching",
     "batched_windows",
+    "depth_stages",
     "dictionary_name",
     "dictionary_report",
     "difficulty",

@@ -8,7 +8,8 @@ from cloche.lazy import lazy
 
 if TYPE_CHECKING:
     from cloche.interp.structure.graph import model_graph
+    from cloche.interp.structure.stages import depth_stages
 
-__all__ = ["model_graph"]
+__all__ = ["depth_stages", "model_graph"]
 
 __getattr__ = lazy(__name__)
