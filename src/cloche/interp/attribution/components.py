@@ -16,7 +16,7 @@ from cloche.interp.attribution.agreement import pearson, sign_errors
 from cloche.interp.attribution.contributions import contribution_panels
 from cloche.interp.attribution.readouts import reading, readout
 from cloche.interp.attribution.removal import Ablation, Part, both_removed
-from cloche.interp.attribution.writes import BY, By, Pass, branches, sites_of
+from cloche.interp.attribution.writes import BY, Branch, By, Group, Pass, branches, sites_of
 from cloche.interp.subject import Subject, encode, spell
 
 ABLATIONS: tuple[Ablation, ...] = ("zero", "mean", "none")
@@ -191,44 +191,51 @@ def _id(subject: Subject, token: Any, name: str) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Attributed:
-    """Components in the order of the pass. largest [pair]: the largest size of any; rest: the sum of those not listed; size:
-    the sum of all sizes; count: of all components."""
+    """Components in the order of the pass. largest [pair]: the largest size of any; total: what everything adds up to; rest:
+    the sum of those not listed; size: the sum of all sizes; count: of all components."""
 
     parts: list[Part]
     largest: Tensor
     constant: float
+    total: float
     rest: float
     size: float
     count: int
-
-    @property
-    def total(self) -> float:
-        """What everything adds up to."""
-        return sum(float(part.direct[0]) for part in self.parts) + self.rest + self.constant
 
 
 def attributed(made: Pass) -> Attributed:
     """One branch after the other; of neurons the largest are kept, because a model has many."""
     most = ABLATED if made.by == "neuron" else None
     constants = made.readout.constants
-    parts, largest = list[Part](), torch.zeros_like(constants)
-    everything, size, count = 0.0, 0.0, 0
+    found, kept = list[tuple[Branch, Group, int]](), list[Tensor]()
+    unlisted, unlisted_size, count, largest = 0.0, 0.0, 0, torch.zeros_like(constants)
     for branch in branches(made):
         constants = constants + branch.constants
         for group in branch.groups:
-            sizes = group.direct.abs()
-            largest = torch.maximum(largest, sizes.amax(1))
-            everything += float(group.direct[0].sum())
-            size, count = size + float(sizes[0].sum()), count + len(group.names)
-            kept = sizes[0].topk(min(most or len(group.names), len(group.names))).indices.sort().values.tolist()
-            for i in kept:
-                own = group.direct[:, i].clone()  # a view would keep those of every neuron
-                parts.append(Part(group.names[i], branch, i, group.write, group.usual, own))
-    if most is not None and len(parts) > most:
-        last = sorted((abs(float(part.direct[0])) for part in parts), reverse=True)[most - 1]
-        parts = [part for part in parts if abs(float(part.direct[0])) >= last][:most]
-    listed = sum(float(part.direct[0]) for part in parts)
-    return Attributed(parts, largest, float(constants[0]), everything - listed, size, count)
+            count, direct = count + len(group.names), group.direct
+            chosen: Sequence[int] = range(len(group.names))
+            if most is not None and len(group.names) > most:
+                largest = torch.maximum(largest, direct.abs().amax(1))
+                order = direct[0].abs().topk(len(group.names)).indices
+                others, first = direct[0, order[most:]], order[:most].sort().values
+                unlisted, unlisted_size = unlisted + float(others.sum()), unlisted_size + float(others.abs().sum())
+                chosen, direct = first.tolist(), direct[:, first]  # a view would keep those of every neuron
+            found += [(branch, group, i) for i in chosen]
+            kept.append(direct)
+    all_kept = torch.cat(kept, 1)
+    largest = torch.maximum(largest, all_kept.abs().amax(1))
+    own = all_kept[0]
+    everything, size = unlisted + float(own.sum()), unlisted_size + float(own.abs().sum())
+    listed: Sequence[int] = range(len(found))
+    if most is not None and len(found) > most:
+        listed = own.abs().topk(most).indices.sort().values.tolist()
+    columns, rest = all_kept.unbind(1), everything - float(own[list(listed)].sum())
+    parts = [_part(*found[i], columns[i]) for i in listed]
+    return Attributed(parts, largest, float(constants[0]), everything + float(constants[0]), rest, size, count)
+
+
+def _part(branch: Branch, group: Group, index: int, direct: Tensor) -> Part:
+    return Part(group.names[index], branch, index, group.write, group.usual, direct)
 
 
 def check_sum(found: Attributed, difference: float) -> None:

@@ -70,21 +70,22 @@ class Pass:
         return self.net.embed.weight.dtype
 
     def at(self, site: Site) -> Tensor:
-        """The site's value at every position, in double precision: [position, ...]."""
-        return self.result[site][0].double()
+        """The site's value at every position, [position, ...]."""
+        return self.result[site][0]
 
 
 def sites_of(net: Network, by: By) -> list[Site]:
     """The sites that `branches` reads. Raises ModelUnsupported where the model has nothing to divide."""
-    sites = [net.sites.embed, net.sites.resid_post[-1], *net.sites.attn_out, *net.sites.mlp_out]
+    sites, divided = [net.sites.embed, net.sites.resid_post[-1]], False
     for layer in range(len(net.layers)):
-        if by == "head" and _has_heads(net, layer):
-            sites.append(net.sites.z[layer])
-        if by in ("expert", "neuron") and _experts(net, layer) is not None:
-            sites += [net.sites.mlp_in[layer], net.sites.router[layer]]
-        if by == "neuron" and _has_neurons(net, layer):
-            sites.append(net.sites.mlp_act[layer])
-    if by != "component" and len(sites) == 2 + 2 * len(net.layers):
+        heads = by == "head" and _has_heads(net, layer)
+        experts = by in ("expert", "neuron") and _experts(net, layer) is not None
+        neurons = by == "neuron" and _has_neurons(net, layer)
+        sites += [net.sites.z[layer] if heads else net.sites.attn_out[layer], net.sites.mlp_out[layer]]
+        sites += [net.sites.mlp_in[layer], net.sites.router[layer]] if experts else []
+        sites += [net.sites.mlp_act[layer]] if neurons else []
+        divided = divided or heads or experts or neurons
+    if by != "component" and not divided:
         where = {"head": "heads", "expert": "experts", "neuron": "neurons"}[by]
         raise ModelUnsupported(f"No layer of this model has {where} that its output is a sum of; choose by=component.")
     return sites
@@ -134,21 +135,21 @@ def _experts(net: Network, layer: int) -> MoE | None:
 
 def _whole(made: Pass, site: Site) -> Branch:
     values = made.at(site)
-    value = values[made.position]
-    group = _vectors([str(site)], made.readout, value[None], values.mean(0)[None])
+    value = values[made.position].double()
+    group = _vectors([str(site)], made.readout, value[None], lambda _: values.double().mean(0))
     return Branch(site, value, [group], torch.zeros_like(made.readout.constants), made.dtype)
 
 
 def _embedding(made: Pass) -> Branch:
     """The token's embedding, and that of the position where the model adds one."""
     site = made.net.sites.embed
-    values = made.at(site)
+    values = made.at(site).double()
     names, writes = ["token embedding"], [values]
     if made.net.position is not None:
         rows = made.net.embed(made.ids)[0].double()
         names, writes = ["token embedding", "position embedding"], [rows, values - rows]
-    here, usual = (torch.stack(rows) for rows in ([w[made.position] for w in writes], [w.mean(0) for w in writes]))
-    group = _vectors(names, made.readout, here, usual)
+    here = torch.stack([each[made.position] for each in writes])
+    group = _vectors(names, made.readout, here, lambda part: writes[part].mean(0))
     return Branch(site, values[made.position], [group], torch.zeros_like(made.readout.constants), made.dtype)
 
 
@@ -156,7 +157,7 @@ def _heads(made: Pass, layer: int) -> Branch:
     """Head by head, and the output's bias: z . W_O^T w, so that no head's output [width] is held for all tokens."""
     mix, site = made.net.layers[layer].mix, made.net.sites.z[layer]
     z = made.at(site).flatten(1)  # [position, head * size]
-    names = [str(site.head(head)) for head in range(made.result[site].shape[2])]
+    names = [f"{site}.head({head})" for head in range(made.result[site].shape[2])]
     return _products(made, made.net.sites.attn_out[layer], [_Product(names, z, mix.out)])
 
 
@@ -189,7 +190,12 @@ def _of_experts(made: Pass, layer: int, units: bool) -> Branch:
     here = writes[:, made.position]
     readout, post = _before_post(made, site, here.sum(0))
     return Branch(
-        site, here.sum(0), [_vectors(names, readout, here, writes.mean(1))], readout.constants, made.dtype, post
+        site,
+        here.sum(0),
+        [_vectors(names, readout, here, lambda part: writes[part].mean(0))],
+        readout.constants,
+        made.dtype,
+        post,
     )
 
 
@@ -215,14 +221,15 @@ class _Product:
 def _products(made: Pass, site: Site, products: list[_Product]) -> Branch:
     """A branch that is a sum of matrices times vectors, part by part."""
     here = made.position
-    value = torch.stack([_weight(each.matrix) @ each.x[here] for each in products]).sum(0)
+    columns = [_columns(each, here) for each in products]
+    value = sum((each.sum(1) for each in columns[1:]), columns[0].sum(1))
     with_bias = [each for each in products if each.matrix.bias is not None]
     value = value + sum(each.bias()[here] for each in with_bias)
     readout, post = _before_post(made, site, value)
-    groups = [_columns(each, readout, here) for each in products]
+    groups = [_group(*each, readout, here) for each in zip(products, columns, strict=True)]
     for each in with_bias:
         bias = each.bias()
-        groups.append(_vectors([each.bias_name or f"{site} bias"], readout, bias[here][None], bias.mean(0)[None]))
+        groups.append(_vectors([each.bias_name or f"{site} bias"], readout, bias[here][None], _mean_of(bias)))
     return Branch(site, value, groups, readout.constants, made.dtype, post)
 
 
@@ -239,18 +246,32 @@ def _weight(matrix: Any) -> Tensor:
     return weight
 
 
-def _columns(product: _Product, readout: Readout, here: int) -> Group:
-    """Each part is a run of columns of the matrix."""
+def _columns(product: _Product, here: int) -> Tensor:
+    """What each part, a run of columns of the matrix, writes at the position: [width, part]."""
+    written = _weight(product.matrix) * product.x[here].double()
+    return written.unflatten(1, (len(product.names), -1)).sum(-1)
+
+
+def _group(product: _Product, columns: Tensor, readout: Readout, here: int) -> Group:
     x, weight = product.x, product.matrix.weight.detach()
     size = x.shape[1] // len(product.names)
-    direct = ((readout.rows @ _weight(product.matrix)) * x[here]).unflatten(1, (-1, size)).sum(-1)
 
-    def written(row: Tensor) -> Vector:
-        return lambda part: weight[:, (own := slice(part * size, (part + 1) * size))].double() @ row[own]
+    def written(part: int, rows: slice) -> Tensor:
+        own = slice(part * size, (part + 1) * size)
+        return weight[:, own].double() @ x[rows, own].double().mean(0)
 
-    return Group(product.names, direct, written(x[here]), written(x.mean(0)))
+    return Group(
+        product.names,
+        readout.rows @ columns,
+        lambda part: written(part, slice(here, here + 1)),
+        lambda part: written(part, slice(None)),
+    )
 
 
-def _vectors(names: Sequence[str], readout: Readout, here: Tensor, usual: Tensor) -> Group:
+def _vectors(names: Sequence[str], readout: Readout, here: Tensor, usual: Vector) -> Group:
     """Parts given as what each writes, [part, width]."""
-    return Group(names, readout.rows @ here.T, lambda part: here[part], lambda part: usual[part])
+    return Group(names, readout.rows @ here.T, lambda part: here[part], usual)
+
+
+def _mean_of(values: Tensor) -> Vector:
+    return lambda _: values.mean(0)
