@@ -7,8 +7,8 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import t
 
+from cloche.sparse.truth import student_quantile
 from cloche.sparse.truth.assignment import assign
-from cloche.sparse.truth.seeds import _student
 
 
 @pytest.mark.parametrize("columns", [1, 2, 3, 7, 40, 61])
@@ -31,4 +31,4 @@ def test_the_assignment_is_scipys_where_there_is_one_best() -> None:
 def test_quantiles_are_students() -> None:
     for freedom in (*range(1, 30), 99, 1000):
         for share in (0.6, 0.95, 0.975, 0.999):
-            assert _student(share, freedom) == pytest.approx(t.ppf(share, freedom), rel=1e-10)
+            assert student_quantile(share, freedom) == pytest.approx(t.ppf(share, freedom), rel=1e-10)

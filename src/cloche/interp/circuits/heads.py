@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -9,13 +10,15 @@ from torch import Tensor
 
 from cloche.drawing import Finding, Heatmap, Provenance, Table
 from cloche.errors import ArgumentRange
+from cloche.interp.circuits.chance import beyond_chance
 from cloche.interp.circuits.scanning import ROWS, Head, blocks_of_rows, layers_with_patterns, name_of, read_layers
 from cloche.interp.circuits.weights import copying, embedding_to_logits, head_weights
 from cloche.interp.subject import Subject
-from cloche.model import Network
+from cloche.model import LM, Network
 
 LENGTH = 25  # tokens before their repetition
 SCORES = ("induction", "previous", "duplicate", "first", "copying")
+NULL_HEADS = 64  # at least, of untrained models: fewer have no reliable spread
 TOP = 10  # heads in the table
 MOST = 2**24  # numbers in the largest tensor of a pass: texts are read in batches that keep below it
 
@@ -31,10 +34,12 @@ def head_scores(subject: Subject, length: int = LENGTH, draws: int = 8, seed: in
     between (Elhage et al. 2021): 1 raises the tokens that it attends to, -1 lowers them. `repeat_gain` is what the model gains
     by the repetition, in nats per token.
 
-    The null is an untrained model of the same parts. `arrays`: each score [layer, head], and NAME_null of the untrained
-    model; `trace` follows every head over a run. One pass, with patterns in blocks of rows, none of which is kept. Layers
-    whose mixer has no pattern are listed under `skipped`. Raises ArgumentRange for a length that the vocabulary or the
-    positions do not allow, ModelUnsupported for a model without attention.
+    The null is the mean over untrained models of the same parts: as many as have 64 heads. `heads_beyond_chance` counts the
+    heads with a score beyond those of untrained heads, at a level of 5% of models, corrected for the number of heads and
+    scores; `data` lists them. `arrays`: each score [layer, head], and NAME_null [model, layer, head]; `trace` follows every
+    head over a run. One pass, with patterns in blocks of rows, none of which is kept. Layers whose mixer has no pattern are
+    listed under `skipped`. Raises ArgumentRange for a length that the vocabulary or the positions do not allow,
+    ModelUnsupported for a model without attention.
 
     >>> import cloche
     >>> from cloche import GLU, LM, Attention, Block, Stack
@@ -47,25 +52,46 @@ def head_scores(subject: Subject, length: int = LENGTH, draws: int = 8, seed: in
     net = subject.net
     ids = repeated(subject, length, draws, seed)
     found = scores_of(net, ids)
-    untrained = scores_of(net.spec.build(seed=seed + 1).to(net.embed.weight.device).eval(), ids)
-    figures, null = _figures(found), _figures(untrained)
-    names = [name_of((layer, head)) for layer in found.layers for head in range(found.by_head["first"].shape[1])]
+    count = max(1, -(-NULL_HEADS // found.by_head["first"].numel()))
+    untrained = _untrained(net.spec, tuple(map(tuple, ids.tolist())), ids.device, seed, count)
+    nulls = {name: torch.stack([each.by_head[name] for each in untrained]) for name in SCORES}
+    beyond = beyond_chance(found.by_head, nulls)
+    some = torch.stack(list(beyond.values())).any(0)
+    figures, each = _figures(found), [_figures(one) for one in untrained]
+    null = {name: sum(one[name] for one in each) / len(each) for name in each[0]}
+    figures["heads_beyond_chance"] = float(some.sum())
     data: dict[str, Any] = {
         "length": length,
         "draws": draws,
         "layers": found.layers,
         "skipped": [layer for layer in range(len(net.layers)) if layer not in found.layers],
-        "curves": dict.fromkeys(SCORES, names),
+        "beyond_chance": {name: [list(head) for head in _heads(found, beyond[name])] for name in SCORES},
+        "curves": {name: [name_of(head) for head in _heads(found, torch.ones_like(some))] for name in SCORES},
         "notes": net.beyond(2 * length) + _out_of_sight(found.hidden, length),
     }
-    arrays = found.by_head | {f"{name}_null": values for name, values in untrained.by_head.items()}
+    arrays = found.by_head | {f"{name}_null": values for name, values in nulls.items()}
+    clearest = {name: f"{name_of(found.clearest(name))}; untrained {null[name]:.2f}" for name in SCORES[:2]}
     summary = (
-        f"The most of induction is {figures['induction']:.2f} ({name_of(found.clearest('induction'))}; untrained "
-        f"{null['induction']:.2f}), of the previous token {figures['previous']:.2f} (untrained {null['previous']:.2f}); "
-        f"repeating a text gains {figures['repeat_gain']:.2f} nats per token (untrained {null['repeat_gain']:.2f})."
+        f"The most of induction is {figures['induction']:.2f} ({clearest['induction']}), of the previous token "
+        f"{figures['previous']:.2f} ({clearest['previous']}); {int(some.sum())} of {some.numel()} heads differ from untrained "
+        f"ones; repeating a text gains {found.gain:.2f} nats per token (untrained {null['repeat_gain']:.2f})."
     )
     about = Provenance("head-scores", subject.checkpoint, seed=seed)
-    return Finding(about, summary, figures, data, arrays, null, (_table(found), *_maps(found)))
+    return Finding(about, summary, figures, data, arrays, null, (_table(found, beyond), *_maps(found)))
+
+
+@lru_cache(maxsize=16)  # a trace asks for the same at every checkpoint
+def _untrained(
+    spec: LM, rows: tuple[tuple[int, ...], ...], device: torch.device, seed: int, count: int
+) -> list[Scores]:
+    """The scores of untrained models on the texts `rows`, one model at a time."""
+    ids = torch.tensor(rows, device=device)
+    return [scores_of(spec.build(seed=seed + 1 + i).to(device).eval(), ids) for i in range(count)]
+
+
+def _heads(found: Scores, which: Tensor) -> list[Head]:
+    """The heads for which `which` [layer, head] is true."""
+    return [(found.layers[layer], head) for layer, head in which.nonzero().tolist()]
 
 
 def _figures(found: Scores) -> dict[str, float]:
@@ -182,16 +208,17 @@ def _attention(mix: Any, reads: list[Tensor], length: int) -> dict[str, Tensor]:
     return total
 
 
-def _table(found: Scores) -> Table:
+def _table(found: Scores, beyond: dict[str, Tensor]) -> Table:
     """The heads with the highest score of induction or of the previous token."""
     scores = found.by_head
     heads = scores["induction"].shape[1]
     either = torch.maximum(scores["induction"], scores["previous"]).flatten().nan_to_num(-1.0)
-    rows: list[tuple[str | float, ...]] = [
-        (name_of((found.layers[i // heads], i % heads)), *(float(scores[name].flatten()[i]) for name in SCORES))
-        for i in either.argsort(descending=True)[:TOP].tolist()
-    ]
-    return Table("The clearest heads", ("head", *SCORES), tuple(rows))
+    rows: list[tuple[str | float, ...]] = []
+    for i in either.argsort(descending=True)[:TOP].tolist():
+        differs = ", ".join(name for name in SCORES if beyond[name].flatten()[i])
+        values = (float(scores[name].flatten()[i]) for name in SCORES)
+        rows.append((name_of((found.layers[i // heads], i % heads)), *values, differs))
+    return Table("The clearest heads", ("head", *SCORES, "beyond chance in"), tuple(rows))
 
 
 def _maps(found: Scores) -> list[Heatmap]:

@@ -20,7 +20,7 @@ LEVEL = 0.05  # at which one of all curves has an onset by chance
 
 class Family(NamedTuple):
     """The curves of one array. values [checkpoint, unit, entry], with the array's own shape of an entry in `shape`. nulls: the
-    same where there is nothing to find; empty if the instrument does not say."""
+    same where there is nothing to find, with as many units as there are; empty if the instrument does not say."""
 
     name: str
     labels: list[str]
@@ -33,7 +33,7 @@ class Curves:
     """Collects the arrays that have curves, checkpoint by checkpoint.
 
     An instrument names them in its finding's data: "curves" {array: [label of each entry, in the array's order]}. NAME_null,
-    if there is such an array, is the same where there is nothing to find.
+    if there is such an array, is the same where there is nothing to find, once or several times: [..., *entry].
     """
 
     def __init__(self, instrument: str, figure: str | None) -> None:
@@ -50,7 +50,7 @@ class Curves:
         for name in self.values:
             self.values[name].append(np.stack([self._entries(each, name) for each in found]))
             if all(f"{name}_null" in each.arrays for each in found):
-                self.nulls[name].append(np.stack([self._entries(each, f"{name}_null", name) for each in found]))
+                self.nulls[name].append(np.concatenate([self._null(each, name) for each in found]))
 
     def _begin(self, first: Finding) -> None:
         for name, labels in named_curves(first, self.figure).items():
@@ -69,11 +69,16 @@ class Curves:
                 f"of its arrays with figure=: {', '.join(self.labels)}."
             )
 
-    def _entries(self, found: Finding, array: str, name: str | None = None) -> Array:
-        values = np.asarray(found.arrays.get(array, ()), dtype=np.float64)
-        if values.shape != (expected := self.shapes[name or array]):
+    def _null(self, found: Finding, name: str) -> Array:
+        """[repetition, entry]"""
+        values = np.asarray(found.arrays[f"{name}_null"], dtype=np.float64)
+        return values.reshape(-1, len(self.labels[name]))
+
+    def _entries(self, found: Finding, name: str) -> Array:
+        values = np.asarray(found.arrays.get(name, ()), dtype=np.float64)
+        if values.shape != (expected := self.shapes[name]):
             raise InstrumentOption(
-                f"The array {shown(array)} of {self.instrument} has shape {values.shape} at {found.checkpoint} and {expected} "
+                f"The array {shown(name)} of {self.instrument} has shape {values.shape} at {found.checkpoint} and {expected} "
                 "before, so its entries have no curves; choose options with which it is the same at every checkpoint."
             )
         return values.reshape(-1)

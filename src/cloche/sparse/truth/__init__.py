@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cloche.sparse.truth.gap_tables import GapTable, gap_table
     from cloche.sparse.truth.grading import Grade, grade
     from cloche.sparse.truth.hierarchy import Families, Hierarchy, Usage
-    from cloche.sparse.truth.seeds import Interval, over_seeds, stability
+    from cloche.sparse.truth.seeds import Interval, over_seeds, stability, student_quantile
     from cloche.sparse.truth.synthetic import SyntheticData, SyntheticFeatures, isotropic_noise
     from cloche.sparse.truth.synthetic_reports import SyntheticReport, synthetic_report
 
@@ -37,6 +37,7 @@ __all__ = [
     "match",
     "over_seeds",
     "stability",
+    "student_quantile",
     "synthetic_report",
 ]
 

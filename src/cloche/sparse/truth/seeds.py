@@ -34,15 +34,20 @@ class Interval:
         n = len(self.values)
         if n < 2:
             return math.inf
-        return _student(0.975, n - 1) * stdev(self.values) / n**0.5
+        return student_quantile(0.975, n - 1) * stdev(self.values) / n**0.5
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} ± {self.half:.3f}"
 
 
-def _student(share: float, freedom: int) -> float:
+def student_quantile(share: float, freedom: int) -> float:
     """Quantile at `share` (above one half) of Student's t with integer degrees of freedom, whose distribution is a finite
-    sum (Abramowitz and Stegun 26.7.3), inverted by halving the angle's range."""
+    sum (Abramowitz and Stegun 26.7.3), inverted by halving the angle's range.
+
+    >>> from cloche.sparse.truth import student_quantile
+    >>> round(student_quantile(0.975, 4), 3)
+    2.776
+    """
     low, high = 0.0, math.pi / 2
     while low < (angle := (low + high) / 2) < high:
         term = math.cos(angle) if freedom % 2 else 1.0
