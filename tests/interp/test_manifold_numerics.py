@@ -21,7 +21,6 @@ from cloche.interp.manifolds.axes import (
 from cloche.interp.manifolds.curves import bend, explained_share, half_curves, mean_curve
 from cloche.interp.manifolds.dimension import gride, two_nn
 from cloche.interp.manifolds.neighbours import nearest_points, purity
-from cloche.interp.manifolds.polytope import vertices
 from cloche.interp.manifolds.shapes import (
     fit_circle,
     fit_circles,
@@ -29,6 +28,7 @@ from cloche.interp.manifolds.shapes import (
     gaussian_like,
     mixture_index,
     separability,
+    vertices,
 )
 from cloche.interp.manifolds.subspaces import overlap, principal_angles, shape_correlation
 

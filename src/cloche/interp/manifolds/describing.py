@@ -26,16 +26,17 @@ from cloche.interp.manifolds.dimension import gride, two_nn
 from cloche.interp.manifolds.drawn import panels, summary
 from cloche.interp.manifolds.laying import Laid, best_circle, circles_of, laid_out
 from cloche.interp.manifolds.neighbours import nearest_points, purity
-from cloche.interp.manifolds.polytope import vertices
 from cloche.interp.manifolds.shapes import (
     Circle,
     fit_helix,
     gaussian_like,
     mixture_index,
     separability,
+    vertices,
 )
 from cloche.interp.manifolds.variables import POSITIONS, Variable, one_site
 from cloche.interp.subject import Subject
+from cloche.model import Site
 
 View = Literal["pca", "ica", "umap"]
 NEIGHBOURS = 10
@@ -47,7 +48,7 @@ AXES = 3  # of the scatter
 @torch.no_grad()
 def manifold(
     subject: Subject,
-    site: str,
+    site: Site | str,
     variable: Variable = POSITIONS,
     windows: Iterable[Any] | None = None,
     contexts: int = 512,

@@ -17,6 +17,7 @@ from cloche.interp.manifolds.curves import Halves, half_curves, mean_curve
 from cloche.interp.manifolds.shapes import FEWEST, Circle, fit_circle, fit_circles
 from cloche.interp.manifolds.variables import Contexts, Variable, one_site, points_of
 from cloche.interp.subject import Subject
+from cloche.model import Site
 
 MOST_VALUES = 128  # on a curve; of more, evenly many are taken
 SHUFFLES = 20
@@ -76,7 +77,7 @@ class Laid:
 
 
 def laid_out(
-    subject: Subject, site: str, variable: Variable, windows: Iterable[Any] | None, count: int, seed: int
+    subject: Subject, site: Site | str, variable: Variable, windows: Iterable[Any] | None, count: int, seed: int
 ) -> tuple[Laid, Contexts]:
     """The activations at a site by the value of a variable, and the contexts that they are from.
 

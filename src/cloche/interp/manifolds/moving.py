@@ -37,7 +37,7 @@ class Move:
 @torch.no_grad()
 def manifold_intervention(
     subject: Subject,
-    site: str,
+    site: Site | str,
     variable: Variable,
     steps: Sequence[int] = (1, 2, 5),
     by: By = "circles",

@@ -1,4 +1,4 @@
-"""Circles and helices fitted to a curve, and whether a plane's two coordinates separate."""
+"""Circles and helices fitted to a curve, whether a plane's two coordinates separate, and the corners of a hull."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ TIE = 1e-6  # scores that differ by less are equal: those of lines are all 0
 ROTATIONS, BINS = 100, 10
 EPSILON = 0.1  # of the mixture index, in root mean squares
 OFFSETS = 101
+ROUNDS = 500  # of Frank and Wolfe
 
 # ---- circles
 
@@ -283,3 +284,32 @@ def gaussian_like(points: Tensor, seed: int = 0) -> Tensor:
     draw = torch.Generator().manual_seed(seed)
     noise = torch.randn(len(points), len(singular), generator=draw, dtype=torch.float64).to(points.device)
     return mean + noise * (singular / len(points) ** 0.5) @ axes
+
+
+# ---- corners
+
+
+def vertices(points: Tensor) -> Tensor:
+    """Whether each of points [n, dim] lies outside of the convex hull of the others, [n].
+
+    Frank and Wolfe's algorithm (1956) walks from the others' mean towards each point; a point is outside once all others lie
+    on the far side of the plane through it. A point not separated after 500 steps, inside or within a hair of the hull, is
+    not a vertex.
+    """
+    points = points.double() - points.double().mean(0)
+    n = len(points)
+    others = ~torch.eye(n, dtype=torch.bool, device=points.device)
+    near = (points.sum(0) - points) / max(n - 1, 1)  # of each point, the point of the hull reached
+    outside = torch.zeros(n, dtype=torch.bool, device=points.device)
+    for _ in range(ROUNDS if n > 1 else 0):
+        away = near - points  # [n, dim]
+        along = away @ points.T - (away * points).sum(1, keepdim=True)  # [n, other], (other - point) . away
+        along = along.masked_fill(~others, torch.inf)
+        least, which = along.min(1)
+        outside |= least > 1e-9 * away.square().sum(1).clamp(min=1e-300)
+        step = points[which] - near
+        length = (-(away * step).sum(1) / step.square().sum(1).clamp(min=1e-300)).clamp(0, 1)
+        near = near + length[:, None] * step
+        if bool(outside.all()):
+            break
+    return outside | (n == 1)

@@ -17,12 +17,13 @@ from cloche.interp.manifolds.laying import Laid, laid_out
 from cloche.interp.manifolds.subspaces import overlap, principal_angles, shape_correlation
 from cloche.interp.manifolds.variables import POSITIONS, Variable
 from cloche.interp.subject import Subject
+from cloche.model import Site
 
 
 @torch.no_grad()
 def subspace_stability(
     subject: Subject,
-    site: str,
+    site: Site | str,
     variable: Variable = POSITIONS,
     windows: Iterable[Any] | None = None,
     other: Subject | None = None,
@@ -54,8 +55,9 @@ def subspace_stability(
     """
     laid, _ = laid_out(subject, site, variable, windows, contexts, seed)
     axes = count_above(principal(laid.curve).variance, laid.shuffled_variance(seed))
-    components = max(1, axes) if components is None else components
-    if not 1 <= components < min(len(laid.values), laid.points.shape[1]):
+    most = min(len(laid.values), laid.points.shape[1]) - 1
+    components = max(1, min(axes, most)) if components is None else components
+    if not 1 <= components <= most:
         raise InstrumentOption(
             f"components={components} must be at least 1 and fewer than the {len(laid.values)} values and the "
             f"{laid.points.shape[1]} dimensions of {site}."
@@ -77,7 +79,13 @@ def subspace_stability(
         f"({null['overlap']:.0%} shuffled), the largest angle is {figures['largest_angle']:.0f} degrees, and the curves' "
         f"shapes correlate by {figures['shape']:.2f} after rotation ({null['shape']:.2f} shuffled)."
     )
-    data = {"site": site, "variable": str(variable), "components": components, "angles": angles.tolist(), "with": what}
+    data = {
+        "site": str(site),
+        "variable": str(variable),
+        "components": components,
+        "angles": angles.tolist(),
+        "with": what,
+    }
     names = tuple(str(i + 1) for i in range(components))
     series = (
         Series("angle", tuple(angles.tolist())),
@@ -91,7 +99,7 @@ def subspace_stability(
 def _other(
     subject: Subject,
     other: Subject,
-    site: str,
+    site: Site | str,
     variable: Variable,
     windows: Iterable[Any] | None,
     contexts: int,
