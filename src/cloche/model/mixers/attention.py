@@ -233,6 +233,18 @@ class DotProduct(Module):
         self, x: Tensor, context: Context, layer: int, state: KeyValues | None
     ) -> tuple[Tensor, KeyValues | None]:
         record = context.record
+        q, k, v = (each.transpose(1, 2) for each in self.projected(x, context, layer))
+        if state is not None:
+            k, v = state.extend(k, v, context.start)
+        z = record("z", layer, self.mixed(q, k, v, context, layer).transpose(1, 2))  # [batch, position, head, size]
+        if record.wants("head_out", layer):
+            matrices = self.out.weight.unflatten(1, (self.heads, self.size))  # [width, head, size]
+            record("head_out", layer, torch.einsum("bphs,whs->bphw", z, matrices.to(z.dtype)))
+        return self.out(z.flatten(2)), state
+
+    def projected(self, x: Tensor, context: Context, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v, each [batch, position, head, size], of the branch's input x [batch, position, width]."""
+        record = context.record
         qk, v = self.qkv.split(x, [(self.heads + self.kv_heads) * self.size, self.kv_heads * self.size])
         # [batch, position, heads of q, then of k, size] and [batch, position, heads of v, size]
         qk, v = qk.unflatten(-1, (-1, self.size)), v.unflatten(-1, (-1, self.size))
@@ -246,19 +258,13 @@ class DotProduct(Module):
         if table is not None:
             qk = rotate(qk, table)  # q and k in one go
         q, k = qk.split((self.heads, self.kv_heads), dim=2)
-        q, k, v = record("q", layer, q), record("k", layer, k), record("v", layer, v)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [batch, head, position, size]
-        if state is not None:
-            k, v = state.extend(k, v, context.start)
-        if self.explicit or record.wants("scores", layer) or record.wants("pattern", layer):
-            z = self._spelled_out(q, k, v, context, layer)
-        else:
-            z = self._fused(q, k, v, *context.mask(self.part.mask))
-        z = record("z", layer, z.transpose(1, 2))  # [batch, position, head, size]
-        if record.wants("head_out", layer):
-            matrices = self.out.weight.unflatten(1, (self.heads, self.size))  # [width, head, size]
-            record("head_out", layer, torch.einsum("bphs,whs->bphw", z, matrices.to(z.dtype)))
-        return self.out(z.flatten(2)), state
+        return record("q", layer, q), record("k", layer, k), record("v", layer, v)
+
+    def mixed(self, q: Tensor, k: Tensor, v: Tensor, context: Context, layer: int) -> Tensor:
+        """z [batch, head, query, size] of q, and k and v at the keys of `context`, each [batch, head, position, size]."""
+        if self.explicit or context.record.wants("scores", layer) or context.record.wants("pattern", layer):
+            return self._spelled_out(q, k, v, context, layer)
+        return self._fused(q, k, v, *context.mask(self.part.mask))
 
     def frozen(self, x: Tensor, context: Context, layer: int, gates: Gates) -> tuple[Tensor, Adjoint]:
         """See `Module`: the pattern is held fixed, so nothing reaches q and k."""
