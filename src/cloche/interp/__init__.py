@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     )
     from cloche.interp.materials import Materials, held_out, held_out_prompts, open_dictionary, others_of
     from cloche.interp.metrics import KLDivergence, LogitDifference, LogProbability, Metric, Rank
-    from cloche.interp.patching import ablation, activation_patching, patchscope
+    from cloche.interp.patching import ablation, activation_patching, patchscope, path_patching
     from cloche.interp.probing import difficulty, sparse_probing, token_labels
     from cloche.interp.records import DensityData, DictionaryData, FeaturesData, ProbingData
     from cloche.interp.route import FIRST, Place, Route
@@ -157,6 +157,7 @@ __all__ = [
     "options_of",
     "others_of",
     "patchscope",
+    "path_patching",
     "read_concept",
     "read_options",
     "relevance_patching",

@@ -9,8 +9,9 @@ from cloche.lazy import lazy
 if TYPE_CHECKING:
     from cloche.interp.patching.ablating import ablation
     from cloche.interp.patching.patch import activation_patching
+    from cloche.interp.patching.paths import path_patching
     from cloche.interp.patching.scopes import patchscope
 
-__all__ = ["ablation", "activation_patching", "patchscope"]
+__all__ = ["ablation", "activation_patching", "patchscope", "path_patching"]
 
 __getattr__ = lazy(__name__)

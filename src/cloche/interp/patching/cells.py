@@ -107,6 +107,18 @@ def read_for(metric: Metric, logits: Tensor, answers: Sequence[tuple[int, int]],
     return torch.stack([metric.read(logits, answer, against, clean) for answer, against in answers])
 
 
+def read_rows(metric: Metric, rows: Tensor, answers: Sequence[tuple[int, int]], clean: Tensor) -> Tensor:
+    """The metric of each (answer, against) of many logits [row, vocab], [row, answer]."""
+
+    def read(answer: int, against: int) -> Tensor:
+        try:
+            return torch.vmap(lambda logits: metric.read(logits, answer, against, clean))(rows)
+        except RuntimeError:  # a metric that branches on its values
+            return torch.stack([metric.read(logits, answer, against, clean) for logits in rows])
+
+    return torch.stack([read(*pair) for pair in answers], 1)
+
+
 def last_logits(net: Network, ids: Tensor) -> Tensor:
     """Logits [vocab] after the last token."""
     return net.run(ids).logits[0, -1]

@@ -113,14 +113,14 @@ def _changes(
     clean, corrupted = last_logits(net, contrast.clean), last_logits(net, contrast.corrupted)
     right, wrong = (float(metric.read(end, contrast.answer, contrast.against, clean)) for end in (clean, corrupted))
     check_apart(metric, right, wrong)
-    base, other = _ends(contrast, direction)
+    base, other = ends_of(contrast, direction)
     values, layers, columns = _patched(net, base, other, contrast, site, metric, clean, answers)
     start = read_for(metric, corrupted if direction == "denoise" else clean, answers, clean).double().cpu()[:, None]
     change = values - start if direction == "denoise" else start - values
     return change.view(len(answers), len(layers), -1), (right, wrong), layers, columns
 
 
-def _ends(contrast: Contrast, direction: Direction) -> tuple[Tensor, Tensor]:
+def ends_of(contrast: Contrast, direction: Direction) -> tuple[Tensor, Tensor]:
     """The base prompt, and the one that values are patched from."""
     ends = contrast.corrupted, contrast.clean
     return ends if direction == "denoise" else (ends[1], ends[0])
@@ -137,7 +137,7 @@ def check_apart(metric: Metric, clean: float, corrupted: float) -> None:
 
 def _identical(net: Network, contrast: Contrast, site: str, metric: Metric, direction: Direction) -> Tensor:
     """What patching changes of the metric where source and base are the same prompt, [cell]."""
-    base, _ = _ends(contrast, direction)
+    base, _ = ends_of(contrast, direction)
     clean, own = last_logits(net, contrast.clean), [(contrast.answer, contrast.against)]
     values, _, _ = _patched(net, base, base, contrast, site, metric, clean, own)
     return values[0] - float(read_for(metric, last_logits(net, base), own, clean))
