@@ -9,13 +9,13 @@ import torch
 
 import cloche
 import third_party
-from cloche import GLU, LM, MLP, Attention, Block, LayerNorm, RoPE, Stack
+from cloche import GLU, LM, MLP, Attention, Block, Causal, LayerNorm, RoPE, Stack, Window
 from cloche.errors import ClocheError
 from cloche.interp import Rank, activation_patching, attribution_patching, relevance_patching, token_attribution
 from cloche.interp.attribution.slopes import slopes
 from cloche.interp.metrics import LOGIT_DIFFERENCE
 from cloche.interp.patching.cells import contrasts
-from cloche.model import NoNorm
+from cloche.model import Mixer, NoNorm, ScoredAttention
 from cloche.tasks import Add, PromptPair
 
 VOCAB = 259
@@ -133,6 +133,24 @@ def test_the_effect_of_a_saturated_head_is_found_by_its_softmax_alone(
     assert abs(finding.arrays["gradient"]).max() < 1e-6, "the gradient is blind"
     assert finding.arrays["effects"][0] == pytest.approx(finding.arrays["exact"], abs=1e-5)
     assert finding.figures["sign_errors"] == 0 and finding.data["columns"] == ["h0"]
+
+
+GROUPED = Attention(4, kv_heads=2, position=RoPE(), mask=Causal() & Window(5))
+
+
+@pytest.mark.parametrize("site", ["q", "k"])
+@pytest.mark.parametrize(
+    "mix", [GROUPED, ScoredAttention(GROUPED, cap=2.0, sinks=True)], ids=["grouped", "capped, sinks"]
+)
+def test_the_correction_is_exact_where_all_that_follows_attention_is_linear(
+    tokenizer: cloche.Tokenizer, mix: Mixer, site: str
+) -> None:
+    net = LM(VOCAB, 32, Stack(1, Block(mix, MLP("identity", hidden=8), norm=NoNorm())), norm=NoNorm()).build(seed=4)
+    with torch.no_grad():
+        net.layers[0].mix.qkv.weight[:48] *= 2  # the softmax is far from linear
+    found = attribution_patching(cloche.Glass(net, tokenizer), PromptPair("abcdp", "abedr", "x", "y"), site=site).arrays
+    assert found["effects"][0] == pytest.approx(found["exact"], abs=1e-5)
+    assert abs(found["gradient"][0] - found["exact"]).max() > 100 * abs(found["effects"][0] - found["exact"]).max()
 
 
 def test_the_correction_is_the_gradient_where_scores_hardly_change(glass: cloche.Glass) -> None:

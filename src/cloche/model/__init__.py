@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cloche.model.huggingface import load_network, save_network, weight_files
     from cloche.model.lm import LM, Head, Unembed
     from cloche.model.maps.activations import Shifted, activation, gain
-    from cloche.model.maps.mlp import GLU, MLP, ClampedGLU, Map
+    from cloche.model.maps.mlp import GLU, MLP, ClampedGLU, Gates, Map
     from cloche.model.maps.moe import MoE
     from cloche.model.mixers.attention import Attention, Mixer
     from cloche.model.mixers.masks import Causal, Full, Mask, Window
@@ -46,6 +46,7 @@ __all__ = [
     "Edit",
     "EmbeddingPosition",
     "Full",
+    "Gates",
     "Head",
     "Iterated",
     "LayerNorm",

@@ -5,16 +5,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from cloche.errors import ArgumentInvalid, SiteUnsuitable
-from cloche.model import Context, Network, Plan, Result, Site, freeze
+from cloche.model import Context, Gates, Network, Plan, Result, Site, freeze
 from cloche.model.sites import Adjoint, Keeping, check_ids, row_shape
 
-Gates = Literal["half", "fixed"]
 Key = tuple[str, int | None]
 
 
