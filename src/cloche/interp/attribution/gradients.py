@@ -150,6 +150,7 @@ def _patterns(net: Network, site: Site) -> list[Site]:
     return [net.sites.resolve(f"{name}[{site.layer}]")[0] for name in (*ASKING, "pattern")]
 
 
+@torch.no_grad()
 def _through_softmax(net: Network, site: Site, numbers: Slopes) -> Tensor:
     """What the change of each head of q or k adds to the metric by its pattern, [pair, head]; of a key head by the patterns of
     all queries that read it."""
