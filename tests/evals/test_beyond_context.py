@@ -45,10 +45,12 @@ def test_a_task_of_which_nothing_fits_loses_nothing_of_the_others(untrained: clo
         evals.eval(untrained, [FromFile(str(path))])
 
 
-def test_a_choice_beyond_the_context_leaves_its_item_out(untrained: cloche.Glass, tmp_path: Path) -> None:
+def test_choices_of_which_one_is_beyond_the_context_are_not_scored(untrained: cloche.Glass, tmp_path: Path) -> None:
     rows = [{"prompt": f"{n}:", "answer": "a", "choices": choices} for n, choices in enumerate(("a|b", f"a|{LONG}b"))]
     found = evals.eval(untrained, [FromFile(str(write(tmp_path / "rows.jsonl", rows)))])
-    assert found.data["tasks"][0]["beyond_context"] == found.data["tasks"][0]["items"] == 1
+    row = found.data["tasks"][0]
+    assert (row["items"], row["beyond_context"], row["choice_items"]) == (2, 0, 1)
+    assert found.notes[0].startswith("The choices of 1 items of FromFile")
 
 
 def test_a_long_prompt_beside_a_long_answer_is_no_more_than_each_alone(untrained: cloche.Glass, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from cloche.evals.shots import Labels, Prompt, few_shot, unseen_words
 from cloche.glass import Glass
 from cloche.tasks import Item, Task
 
-__all__ = ["Answered", "answer_items", "items_of", "shots_of"]
+__all__ = ["Answered", "answer_items", "items_of", "scored_choices", "shots_of"]
 
 ROWS = 32  # texts written at a time
 SPARE = 4  # tokens written beyond the longest answer, so that a longer one shows
@@ -62,7 +62,7 @@ def answer_items(
     subject: Glass, task: Task, items: Sequence[Item], shots: int = 0, seed: int = 0, labels: Labels = "true"
 ) -> list[Answered]:
     """What a model answers to items, each after `shots` training items of the same level. Items whose prompt with its shots
-    and an answer or choice has more tokens than the model's context are left out.
+    and its answer has more tokens than the model's context are left out; so are choices of which one has.
 
     >>> import cloche
     >>> from cloche import GLU, LM, Attention, Block, Stack
@@ -102,18 +102,24 @@ class _Asked:
 
 
 def _asked(subject: Glass, task: Task, prompt: Prompt) -> _Asked | None:
-    """What is asked of a model with a prompt; None if that, with an answer or a choice, is beyond its context."""
+    """What is asked of a model with a prompt; None if that with its answer is beyond its context. Choices of which one is
+    beyond it are left out."""
     tokenizer, most, item = subject.need_tokenizer(), subject.net.most_tokens, prompt.item
     if is_far_beyond(tokenizer, prompt.text, most):
         return None
-    choices = tuple(task.offered(item))
-    choices = choices if 2 <= len(choices) <= MOST_CHOICES else ()
-    rows = fitting_rows(tokenizer, prompt.text, [_written_as(prompt, choice) for choice in choices], most)
     tokens = subject.ids([prompt.text])[0].shape[1]
     new = len(tokenizer.encode(_written_as(prompt, item.answer), special=False)) + SPARE
-    if rows is None or (most is not None and tokens + new > most):
+    if most is not None and tokens + new > most:
         return None
-    return _Asked(prompt, tokens, new, choices, rows)
+    choices = scored_choices(task, item)
+    rows = fitting_rows(tokenizer, prompt.text, [_written_as(prompt, choice) for choice in choices], most)
+    return _Asked(prompt, tokens, new, () if rows is None else choices, rows or [])
+
+
+def scored_choices(task: Task, item: Item) -> tuple[str, ...]:
+    """The choices of an item; none where they are too many to score."""
+    choices = tuple(task.offered(item))
+    return choices if 2 <= len(choices) <= MOST_CHOICES else ()
 
 
 def _written_as(prompt: Prompt, answer: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from cloche.drawing import Finding, Lines, Panel, Provenance, Series, Table
 from cloche.errors import ContextExceeded, TaskInvalid, require_whole, shown
-from cloche.evals.answering import Answered, answer_items, items_of, shots_of
+from cloche.evals.answering import Answered, answer_items, items_of, scored_choices, shots_of
 from cloche.evals.intervals import newcombe, wilson
 from cloche.evals.shots import Labels, unseen_words
 from cloche.glass import Glass
@@ -125,6 +125,11 @@ def _graded(subject: Glass, drawn: Sequence[_Draw], controls: bool, notes: list[
             known = {one.item.problem_id for one in answered[-1]}
             levels = sorted({item.level for item in each.items if item.problem_id not in known})
             notes.append(_left_out(left, each, levels, subject.net.most_tokens))
+        unscored = sum(one.choice is None and bool(scored_choices(each.task, one.item)) for one in answered[-1])
+        if unscored:
+            notes.append(
+                f"The choices of {unscored} items of {each.task} are not scored: one is beyond the model's context."
+            )
     if not all(answered):
         return None
     row: dict[str, Any] = {"task": str(drawn[0].task), "shots": drawn[0].shots}
