@@ -34,6 +34,7 @@ from cloche.interp.attribution.components import attributed
 from cloche.interp.attribution.readouts import readout
 from cloche.interp.attribution.slopes import slopes
 from cloche.interp.attribution.writes import Pass, sites_of
+from cloche.interp.circuits import heads
 from cloche.interp.circuits.heads import repeated, scores_of
 from cloche.interp.metrics import LOGIT_DIFFERENCE
 from cloche.interp.patching.cells import Contrast
@@ -64,7 +65,7 @@ def logit_attributions(net: Network, model: LlamaForCausalLM, length: int) -> di
 
     ids = torch.randint(0, VOCAB, (1, length), generator=torch.Generator().manual_seed(0))
     glass, bridge = cloche.Glass(net), bridge_of(model, folded=True)
-    heads = len(net.layers) * net.layers[0].mix.heads
+    count = len(net.layers) * net.layers[0].mix.heads
     pair = torch.tensor([ANSWER]), torch.tensor([AGAINST])
     kept = [name for name in bridge.hook_dict if name.endswith("attn.hook_z") or name == "ln_final.hook_scale"]
 
@@ -81,7 +82,7 @@ def logit_attributions(net: Network, model: LlamaForCausalLM, length: int) -> di
         return torch.tensor([float(p.direct[0]) for p in attributed(made).parts if p.name[0] == "z"])
 
     def tool() -> Tensor:
-        return direct_logit_attribution(bridge, ids, ANSWER, AGAINST, unit="head").attribution[:heads, 0]
+        return direct_logit_attribution(bridge, ids, ANSWER, AGAINST, unit="head").attribution[:count, 0]
 
     def by_hand() -> Tensor:
         _, cache = bridge.run_with_cache(ids, names_filter=kept)
@@ -114,6 +115,7 @@ def head_detectors(net: Network, model: LlamaForCausalLM, length: int) -> dict[s
     )
 
     def whole() -> Tensor:
+        heads._untrained.cache_clear()  # the null of every call is computed
         found = head_scores(glass, length=LENGTH, draws=TEXTS)
         return torch.stack([torch.as_tensor(found.arrays[name]) for name in names]) * queries
 

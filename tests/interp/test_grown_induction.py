@@ -28,13 +28,15 @@ def second_half(glass: Glass, edits: list[Edit] | None = None) -> float:
 
 def test_the_heads_are_found_and_without_them_the_skill_is_gone(grown_induction: Run) -> None:
     glass = cloche.load(grown_induction)
-    z, scores = glass.net.sites.z, head_scores(glass, length=LENGTH).arrays
+    z, scores = glass.net.sites.z, head_scores(glass, length=LENGTH, ablate=True).arrays
     induction, previous = scores["induction"], scores["previous"]
     layer, head = divmod(int(induction.argmax()), 2)
     assert (layer, induction[layer, head] > 0.85, induction[0].max() < 0.1) == (1, True, True)
     assert scores["copying"][layer, head] > 0.9 and previous[0].max() > 0.6 and previous[1].max() < 0.2
     assert second_half(glass) < 0.1
     assert second_half(glass, [z[layer].head(head).zero()]) > 0.95 * CHANCE
+    lost = scores["ablated"]
+    assert lost.argmax() == 2 * layer + head and lost[layer, head] > 0.9 * CHANCE
     other = 1 - head
     assert second_half(glass, [z[layer].head(other).zero()]) < 0.15 * CHANCE
     worst = second_half(glass, [z[0].head(int(previous[0].argmax())).zero()])

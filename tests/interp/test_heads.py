@@ -36,6 +36,9 @@ def test_a_hand_built_induction_model_is_found_head_by_head() -> None:
     assert scores["duplicate"].max() < 0.1
     assert scores["copying"][1, 0] == pytest.approx(1)
     assert found.figures["repeat_gain"] > 1 and "layer 1 head 0" in found.summary
+    lost = head_scores(hand_built.glass(net), length=LENGTH, draws=4, ablate=True)
+    assert (lost.arrays["ablated"][:, 0] > 1).all()  # either head alone is not enough
+    assert lost.figures["ablated"] > 10 * abs(lost.null["ablated"])  # type: ignore[index]
     logits = net.run([[5, 3, 7, 11, 3]]).logits[0, -1]
     assert int(logits.argmax()) == 7
 

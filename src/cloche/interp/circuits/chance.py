@@ -9,18 +9,19 @@ from torch import Tensor
 
 from cloche.sparse.truth import student_quantile
 
+SIGNED = ("copying", "ablated")
 LEVEL = 0.05  # of untrained models have a head that is reported
 
 
 def beyond_chance(found: Mapping[str, Tensor], untrained: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """For each score of attention, and for "copying", which heads [layer, head] have more of it than the heads of untrained
-    models, [model, layer, head] (for copying, more or less).
+    """For each score, which heads [layer, head] have more of it than the heads of untrained models, [model, layer, head]; of
+    those that may be negative, copying and ablated, more or less.
 
     The limit is Student's for one more head, corrected for the number of heads and scores (Bonferroni). Shares of attention
     are compared as logarithms, in which those of untrained heads are close to normal.
     """
     tests = sum(int((~values.isnan()).sum()) for values in found.values())
-    return {name: _beyond(values, untrained[name], name == "copying", tests) for name, values in found.items()}
+    return {name: _beyond(values, untrained[name], name in SIGNED, tests) for name, values in found.items()}
 
 
 def _beyond(values: Tensor, untrained: Tensor, both_sides: bool, tests: int) -> Tensor:

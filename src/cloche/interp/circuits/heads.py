@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cloche.drawing import Finding, Heatmap, Provenance, Table
-from cloche.errors import ArgumentRange
+from cloche.errors import ArgumentRange, ModelUnsupported
 from cloche.interp.circuits.chance import beyond_chance
 from cloche.interp.circuits.scanning import ROWS, Head, blocks_of_rows, layers_with_patterns, name_of, read_layers
 from cloche.interp.circuits.weights import copying, embedding_to_logits, head_weights
@@ -24,7 +24,7 @@ MOST = 2**24  # numbers in the largest tensor of a pass: texts are read in batch
 
 
 @torch.no_grad()
-def head_scores(subject: Subject, length: int = LENGTH, draws: int = 8, seed: int = 0) -> Finding:
+def head_scores(subject: Subject, length: int = LENGTH, draws: int = 8, ablate: bool = False, seed: int = 0) -> Finding:
     """How much each head attends as a previous-token, induction, duplicate-token or first-token head (Olsson et al. 2022).
 
     `draws` texts of `length` different random tokens, each repeated once. Mean attention of a head from the queries that have
@@ -32,7 +32,8 @@ def head_scores(subject: Subject, length: int = LENGTH, draws: int = 8, seed: in
     (induction) and to that occurrence (duplicate), to the first token (first). 1 is a perfect head. copying: sum of Re(e)
     over sum of |e| of the eigenvalues of the map from tokens to logits through the head's values, without layers in
     between (Elhage et al. 2021): 1 raises the tokens that it attends to, -1 lowers them. `repeat_gain` is what the model gains
-    by the repetition, in nats per token.
+    by the repetition, in nats per token. ablate: also what the second half loses, in nats per token, without each head
+    (ablated: its `z` is zero everywhere), which takes a pass per head.
 
     The null is the mean over untrained models of the same parts: as many as have 64 heads. `heads_beyond_chance` counts the
     heads with a score beyond those of untrained heads, at a level of 5% of models, corrected for the number of heads and
@@ -51,10 +52,10 @@ def head_scores(subject: Subject, length: int = LENGTH, draws: int = 8, seed: in
     """
     net = subject.net
     ids = repeated(subject, length, draws, seed)
-    found = scores_of(net, ids)
-    count = max(1, -(-NULL_HEADS // found.by_head["first"].numel()))
-    untrained = _untrained(net.spec, tuple(map(tuple, ids.tolist())), ids.device, seed, count)
-    nulls = {name: torch.stack([each.by_head[name] for each in untrained]) for name in SCORES}
+    found = scores_of(net, ids, ablate)
+    names, count = tuple(found.by_head), max(1, -(-NULL_HEADS // found.by_head["first"].numel()))
+    untrained = _untrained(net.spec, tuple(map(tuple, ids.tolist())), ids.device, seed, count, ablate)
+    nulls = {name: torch.stack([each.by_head[name] for each in untrained]) for name in names}
     beyond = beyond_chance(found.by_head, nulls)
     some = torch.stack(list(beyond.values())).any(0)
     figures, each = _figures(found), [_figures(one) for one in untrained]
@@ -65,8 +66,8 @@ def head_scores(subject: Subject, length: int = LENGTH, draws: int = 8, seed: in
         "draws": draws,
         "layers": found.layers,
         "skipped": [layer for layer in range(len(net.layers)) if layer not in found.layers],
-        "beyond_chance": {name: [list(head) for head in _heads(found, beyond[name])] for name in SCORES},
-        "curves": {name: [name_of(head) for head in _heads(found, torch.ones_like(some))] for name in SCORES},
+        "beyond_chance": {name: [list(head) for head in _heads(found, beyond[name])] for name in names},
+        "curves": {name: [name_of(head) for head in _heads(found, torch.ones_like(some))] for name in names},
         "notes": net.beyond(2 * length) + _out_of_sight(found.hidden, length),
     }
     arrays = found.by_head | {f"{name}_null": values for name, values in nulls.items()}
@@ -82,11 +83,11 @@ def head_scores(subject: Subject, length: int = LENGTH, draws: int = 8, seed: in
 
 @lru_cache(maxsize=16)  # a trace asks for the same at every checkpoint
 def _untrained(
-    spec: LM, rows: tuple[tuple[int, ...], ...], device: torch.device, seed: int, count: int
+    spec: LM, rows: tuple[tuple[int, ...], ...], device: torch.device, seed: int, count: int, ablate: bool
 ) -> list[Scores]:
     """The scores of untrained models on the texts `rows`, one model at a time."""
     ids = torch.tensor(rows, device=device)
-    return [scores_of(spec.build(seed=seed + 1 + i).to(device).eval(), ids) for i in range(count)]
+    return [scores_of(spec.build(seed=seed + 1 + i).to(device).eval(), ids, ablate) for i in range(count)]
 
 
 def _heads(found: Scores, which: Tensor) -> list[Head]:
@@ -147,7 +148,7 @@ class Scores(NamedTuple):
 
 
 @torch.no_grad()
-def scores_of(net: Network, ids: Tensor) -> Scores:
+def scores_of(net: Network, ids: Tensor, ablate: bool = False) -> Scores:
     """The scores of every head on repeated tokens `ids` [draw, 2 length], from one pass that stores no pattern."""
     length, layers = ids.shape[1] // 2, layers_with_patterns(net)
     totals: dict[int, dict[str, Tensor]] = {layer: {} for layer in layers}
@@ -164,6 +165,8 @@ def scores_of(net: Network, ids: Tensor) -> Scores:
             logits[:, :-1].float().flatten(0, 1), texts[:, 1:].flatten(), reduction="none"
         ).view(len(texts), -1)  # fmt: skip
         gain += float((nats[:, : length - 1].mean(1) - nats[:, length:].mean(1)).sum())
+    if missing := [layer for layer in layers if not totals[layer]]:
+        raise ModelUnsupported(f"Layer {missing[0]} does not offer the sites that its pattern is computed from.")
     between = embedding_to_logits(net)
     by_head: dict[str, list[Tensor]] = {name: [] for name in SCORES}
     hidden = []
@@ -172,10 +175,28 @@ def scores_of(net: Network, ids: Tensor) -> Scores:
         hidden += [layer] if not counts["induction"] * counts["duplicate"] else []
         for name, total in totals[layer].items():
             by_head[name].append(total / (len(ids) * max(1, counts[name])))
-        weights, unknown = head_weights(net.layers[layer]), torch.full((net.layers[layer].mix.heads,), torch.nan)
+        weights, heads = head_weights(net.layers[layer]), net.layers[layer].mix.heads
+        unknown = torch.full((heads,), torch.nan, dtype=torch.float64, device=ids.device)
         by_head["copying"].append(unknown if weights is None or between is None else copying(weights, between))
+    if ablate:
+        by_head["ablated"] = _lost_without(net, layers, ids)
     stacked = {name: torch.nn.utils.rnn.pad_sequence(each, True, torch.nan).cpu() for name, each in by_head.items()}
     return Scores(stacked, layers, gain / len(ids), hidden)
+
+
+def _lost_without(net: Network, layers: list[int], ids: Tensor) -> list[Tensor]:
+    """Nats per token that the second half of repeated tokens loses when each head writes nothing, [head] of each layer."""
+    length = ids.shape[1] // 2
+
+    def second_half(logits: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(logits[:, length:-1].double().mT, ids[:, length + 1 :])
+
+    counts = [net.layers[layer].mix.heads for layer in layers]
+    edits = [
+        net.sites.z[layer].head(h).zero() for layer, count in zip(layers, counts, strict=True) for h in range(count)
+    ]
+    lost = net.sweep(ids, edits, second_half) - second_half(net(ids))
+    return list(lost.split(counts))
 
 
 def _targets(rows: Tensor, length: int) -> dict[str, tuple[Tensor, Tensor]]:
@@ -215,10 +236,10 @@ def _table(found: Scores, beyond: dict[str, Tensor]) -> Table:
     either = torch.maximum(scores["induction"], scores["previous"]).flatten().nan_to_num(-1.0)
     rows: list[tuple[str | float, ...]] = []
     for i in either.argsort(descending=True)[:TOP].tolist():
-        differs = ", ".join(name for name in SCORES if beyond[name].flatten()[i])
-        values = (float(scores[name].flatten()[i]) for name in SCORES)
+        differs = ", ".join(name for name in scores if beyond[name].flatten()[i])
+        values = (float(scores[name].flatten()[i]) for name in scores)
         rows.append((name_of((found.layers[i // heads], i % heads)), *values, differs))
-    return Table("The clearest heads", ("head", *SCORES, "beyond chance in"), tuple(rows))
+    return Table("The clearest heads", ("head", *scores, "beyond chance in"), tuple(rows))
 
 
 def _maps(found: Scores) -> list[Heatmap]:

@@ -40,7 +40,7 @@ class Attention(NamedTuple):
 
 @torch.no_grad()
 def attention_patterns(
-    subject: Subject, prompt: str | Sequence[int], heads: Sequence[str] = (), last: int = 48, seed: int = 0
+    subject: Subject, prompt: Any, heads: Sequence[str] = (), last: int = 48, seed: int = 0
 ) -> Finding:
     """Attention patterns of chosen heads on a prompt, one heat map per head: queries down, keys across.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ from cloche.interp.circuits.products import (
 from cloche.interp.circuits.scanning import Head, name_of, read_heads
 from cloche.interp.circuits.weights import is_linear, writing
 from cloche.interp.subject import Subject, spell
-from cloche.model import Network, Unembed
+from cloche.model import LM, Network, Unembed
 
 SHOWN, LISTED = 3, 10  # heads whose directions are shown by default; heads in the table
 DIRECTIONS, TOKENS = 4, 5  # of a head, and of each end of a direction
@@ -69,7 +70,7 @@ def head_spectra(
     layers = layers_of(net, of)
     places = _places(net, of, layers, offsets)
     found = spectra_of(net, of, layers, places)
-    untrained = spectra_of(net.spec.build(seed=seed + 1).to(net.embed.weight.device), of, layers, places)
+    untrained = _untrained(net.spec, of, tuple(layers), tuple(places), seed)
     chosen = _chosen(net, heads, found)
     maps = [[_map_of(net, of, head, place) for place in places] for head in chosen]
     known = untrained.score[~untrained.score.isnan()]
@@ -101,6 +102,11 @@ def head_spectra(
         _directions(subject, of, chosen, maps, places),
     )
     return Finding(about, _summary(found, name, places, spread), figures, data, arrays, null, panels)
+
+
+@lru_cache(maxsize=16)  # a trace asks for the same at every checkpoint
+def _untrained(spec: LM, of: Kind, layers: tuple[int, ...], places: tuple[int, ...], seed: int) -> Spectra:
+    return spectra_of(spec.build(seed=seed + 1), of, list(layers), list(places))
 
 
 class HeadMap(NamedTuple):
