@@ -114,8 +114,9 @@ def _variants(net: Network, ids: Tensor, edits: Iterable[Any], pad: Tensor | Non
         raise EditInvalid("This sweep has no edits; give at least one.")
     slots = PromptSlots(ids, pad)
     by_slot = all(getattr(state, "by_slot", False) for state in net.new_states(1, 1))
+    shares = net.causal and by_slot
     variants = [
-        _variant(net, ids, slots, index, [element] if isinstance(element, Edit) else element, net.causal and by_slot)
+        _variant(net, ids, slots, index, [element] if isinstance(element, Edit) else element, shares)
         for index, element in enumerate(elements)
     ]
     if len({variant.slot for variant in variants}) <= STARTS:
@@ -134,7 +135,8 @@ def _variant(net: Network, ids: Tensor, slots: PromptSlots, index: int, element:
     values = [edit_value(edit, ids, net, slots) for edit in carriers]
     check_no_grad(carriers, values)
     changes: dict[Key, list[_Change]] = {}
-    layer, slot = len(net.layers), ids.shape[1]
+    depth = len(net.layers)
+    layer, slot = depth, ids.shape[1]
     for operation in plan.operations:
         site, where = operation.site, operation.where
         alone = operation.kind not in TOGETHER and not operation.own_mean  # each position separately
@@ -144,7 +146,7 @@ def _variant(net: Network, ids: Tensor, slots: PromptSlots, index: int, element:
             span = slots.span(where) if alone else None
         mask = slots.mask(where) if span is None else None
         slot = min(slot, slots.first(where) if shares and alone and where is not None else 0)
-        layer = min(layer, _layer(site, len(net.layers)))
+        layer = min(layer, _layer(site, depth))
         value = None if operation.input is None else values[operation.input]
         changes.setdefault((site.name, site.layer), []).append(_Change(operation, value, span, mask))
     return _Variant(index, changes, layer, slot)

@@ -136,10 +136,10 @@ def edit_value(edit: Edit, ids: Tensor, net: Network, slots: PromptSlots) -> Ten
         value = torch.tensor(_number(edit, value))
     if not value.is_floating_point():
         raise EditInvalid(f"The edit {edit} takes floating-point values; got {value.dtype}.")
-    try:
-        fits = torch.broadcast_shapes(value.shape, shape) == torch.Size(shape)
-    except RuntimeError:
-        fits = False
+    # torch.broadcast_shapes would take a third of the time that a sweep spends on reading its edits
+    fits = value.dim() <= len(shape) and all(
+        own in (1, size) for own, size in zip(reversed(value.shape), reversed(shape), strict=False)
+    )
     if edit.kind == "project_out":
         fits = fits and value.dim() > 0 and value.shape[-1] == shape[-1]
         if bool((value.norm(dim=-1) == 0).any()):

@@ -30,6 +30,7 @@ class PromptSlots:
         self.positions = make_positions(0, width + new, pad, ids.device)
         self._masks: dict[Where, Tensor] = {}
         self._spans: dict[Where, tuple[int, int] | None] = {}
+        self._silent: dict[Where, int | None] = {}
 
     def mask(self, where: Where) -> Tensor:
         """bool [batch or 1, slot]: the real tokens that `where` names."""
@@ -39,8 +40,10 @@ class PromptSlots:
 
     def first_row_without(self, where: Where) -> int | None:
         """The first row in which `where` names no token; None if every row has one."""
-        silent = ~self.mask(where).any(-1)
-        return int(silent.nonzero()[0]) if bool(silent.any()) else None
+        if where not in self._silent:
+            silent = (~self.mask(where).any(-1)).nonzero()
+            self._silent[where] = int(silent[0]) if len(silent) else None
+        return self._silent[where]
 
     def first(self, where: Where) -> int:
         """The first slot that `where` names in any row."""
