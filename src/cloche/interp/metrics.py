@@ -28,6 +28,17 @@ class Metric(Part, ABC):
     def read(self, logits: Tensor, answer: int, against: int, clean: Tensor) -> Tensor:
         """The metric as a scalar tensor, differentiable where its definition is."""
 
+    def read_many(self, logits: Tensor, pairs: Tensor, clean: Tensor) -> Tensor:
+        """The metric of each (answer, against) of pairs [pair, 2] in each row of logits [row, vocab], [row, pair]."""
+
+        def read(answer: int, against: int) -> Tensor:
+            try:
+                return torch.vmap(lambda row: self.read(row, answer, against, clean))(logits)
+            except RuntimeError:  # a metric that branches on its values
+                return torch.stack([self.read(row, answer, against, clean) for row in logits])
+
+        return torch.stack([read(answer, against) for answer, against in pairs.tolist()], 1)
+
 
 @dataclass(frozen=True)
 class LogitDifference(Metric):
@@ -40,6 +51,9 @@ class LogitDifference(Metric):
 
     def read(self, logits: Tensor, answer: int, against: int, clean: Tensor) -> Tensor:
         return _wide(logits[answer]) - _wide(logits[against])
+
+    def read_many(self, logits: Tensor, pairs: Tensor, clean: Tensor) -> Tensor:
+        return _wide(logits[:, pairs[:, 0]]) - _wide(logits[:, pairs[:, 1]])
 
 
 @dataclass(frozen=True)

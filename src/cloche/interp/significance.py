@@ -1,4 +1,4 @@
-"""The p-value of a largest effect: how often it is as large where the same is read for answers that are not the right ones."""
+"""p-values of largest effects: how often a null, in which nothing should be found, has one as large."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cloche.interp.patching.cells import Contrast
 from cloche.interp.subject import Subject
 
 DRAWS = 99  # of a null: the least p-value is 1 / 100
-ENOUGH = 4  # different answers, below which shuffles of them are too few
+ENOUGH = 4  # different answers, below which there are too few orders of them
 
 
 def p_value(own: float, drawn: Tensor) -> float:
@@ -22,39 +22,41 @@ def p_value(own: float, drawn: Tensor) -> float:
 
 def random_pairs(subject: Subject, seed: int) -> Tensor:
     """DRAWS pairs of two different tokens, [draw, 2]; none from rows of the embedding that belong to no token."""
-    known = min(subject.net.spec.vocab, getattr(subject.tokenizer, "vocab", subject.net.spec.vocab))
-    draw = torch.Generator().manual_seed(seed)
-    first = torch.randint(known, (DRAWS,), generator=draw)
-    second = (first + torch.randint(1, known, (DRAWS,), generator=draw)) % known
+    known = _known(subject)
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.randint(known, (DRAWS,), generator=generator)
+    second = (first + torch.randint(1, known, (DRAWS,), generator=generator)) % known
     return torch.stack([first, second], 1)
 
 
-@dataclass(frozen=True)
-class Answers:
-    """Pairs of tokens (answer, against) to read effects for. The first are those of each prompt; `draws` [draw, prompt] are
-    indices of others, which have nothing to do with the prompt."""
+def _known(subject: Subject) -> int:
+    """Tokens there are; further rows of the embedding belong to none."""
+    return min(subject.net.spec.vocab, getattr(subject.tokenizer, "vocab", subject.net.spec.vocab))
 
-    pairs: list[tuple[int, int]]
-    draws: Tensor
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """Pairs of tokens (answer, against) to read effects for: `pairs` [prompt, 1 + draw, 2], first those of each prompt, then
+    DRAWS that have nothing to do with it."""
+
+    pairs: Tensor
 
     @classmethod
     def of(cls, subject: Subject, found: Sequence[Contrast], seed: int) -> Answers:
-        """The answers of prompts, shuffled between them; with fewer than 4 different ones, pairs of random tokens."""
-        own, prompts = [(each.answer, each.against) for each in found], len(found)
-        if len(set(own)) >= ENOUGH:
-            draw = torch.Generator().manual_seed(seed)
-            return cls(own, torch.stack([torch.randperm(prompts, generator=draw) for _ in range(DRAWS)]))
-        others = [(first, second) for first, second in random_pairs(subject, seed).tolist()]
-        return cls(own + others, prompts + torch.arange(DRAWS)[:, None].expand(-1, prompts))
+        """In each draw the answers' tokens are renamed at random, alike for all prompts: among themselves, or with fewer than
+        4 different ones as any tokens. So prompts that share an answer share it in every draw."""
+        own = torch.cat([each.asked.cpu() for each in found])
+        tokens, places = own.unique(return_inverse=True)
+        pool = tokens if len(tokens) >= ENOUGH else torch.arange(_known(subject))
+        generator = torch.Generator().manual_seed(seed)
+        drawn = [pool[torch.randperm(len(pool), generator=generator)[: len(tokens)]][places] for _ in range(DRAWS)]
+        return cls(torch.stack([own, *drawn], 1).to(found[0].clean.device))
 
-    def own(self, values: Tensor) -> Tensor:
-        """Of values [prompt, answer, ...] those of each prompt's own answer, [prompt, ...]."""
-        return values[torch.arange(len(values)), torch.arange(len(values))]
-
-    def p(self, values: Tensor) -> dict[str, float]:
-        """{"p": share of the draws whose largest mean over prompts is no smaller} of values [prompt, answer, cell]; without
-        the figure if the answer is nothing to the metric."""
+    def p(self, values: Tensor, either: bool = False) -> dict[str, float]:
+        """{"p": share of draws whose largest mean over prompts is no smaller} of values [prompt, 1 + draw, cell]; empty if the
+        metric reads no answer. either: of either sign."""
         if torch.equal(values, values[:, :1].expand_as(values)):
             return {}
-        drawn = torch.stack([values[i, self.draws[:, i]] for i in range(len(values))]).mean(0)  # [draw, cell]
-        return {"p": p_value(float(self.own(values).mean(0).max()), drawn.amax(1))}
+        means = values.mean(0)
+        largest = (means.abs() if either else means).amax(1)
+        return {"p": p_value(float(largest[0]), largest[1:])}

@@ -17,10 +17,10 @@ from cloche.interp.attribution.contributions import contribution_panels
 from cloche.interp.attribution.readouts import reading, readout
 from cloche.interp.attribution.removal import Ablation, Part, both_removed
 from cloche.interp.attribution.writes import BY, Branch, By, Group, Pass, branches, sites_of
+from cloche.interp.significance import p_value, random_pairs
 from cloche.interp.subject import Subject, encode, spell
 
 ABLATIONS: tuple[Ablation, ...] = ("zero", "mean", "none")
-DRAWS = 99  # pairs of random tokens in the null
 ABLATED = 200  # components ablated and listed, the largest first; the others are summed
 OPPOSED = 3  # components of each sign that are ablated in pairs
 UNEXPLAINED = 0.05  # share of what the components add up to that rounding in half precision can explain
@@ -157,12 +157,7 @@ def _pairs(subject: Subject, logits: Tensor, token: Any, against: Any, seed: int
         first = next(i for i in order if i != second)
     if second is None:
         second = next(i for i in order if i != first)
-    known = min(vocab, getattr(subject.tokenizer, "vocab", vocab))  # rows of the embedding beyond it are no token's
-    draw = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(known, (DRAWS,), generator=draw)
-    others = (drawn + torch.randint(1, known, (DRAWS,), generator=draw)) % known
-    ends = torch.tensor([first]), torch.tensor([second])
-    tokens, compared = (torch.cat(each).to(logits.device) for each in zip(ends, (drawn, others), strict=True))
+    tokens, compared = torch.cat([torch.tensor([[first, second]]), random_pairs(subject, seed)]).to(logits.device).T
     return tokens, compared
 
 
@@ -265,5 +260,5 @@ def _figures(found: Attributed, falls: Tensor | None, clean: Tensor) -> tuple[di
         wrong = [sign_errors(a, b) for a, b in zip(direct.T, falls.T, strict=True)]
         figures |= {"agreement": alike[0], "sign_errors": wrong[0]}
         null |= {"agreement": fmean(alike[1:]), "sign_errors": fmean(wrong[1:])}
-    figures["p"] = (1 + int((drawn >= own).sum())) / (1 + DRAWS)
+    figures["p"] = p_value(float(own), drawn)
     return figures, null | {"p": 0.5}

@@ -14,6 +14,7 @@ from cloche.interp.attribution.contributions import head_map
 from cloche.interp.attribution.readouts import reading, readout
 from cloche.interp.attribution.writes import Pass, sites_of
 from cloche.interp.patching.cells import Contrast, contrasts
+from cloche.interp.significance import Answers
 from cloche.interp.subject import Subject
 from cloche.model import Edit, Network
 from cloche.tasks import Task
@@ -37,8 +38,10 @@ def direct_attribution(
     Beside each is its ablation: what the model loses of the difference with the component zero at all positions. The two
     differ where later layers read the component, and where one component erases what another writes: a large direct effect
     of one sign that a later one takes back shows nothing when both are ablated (2310.07325). The null is an untrained
-    model of the same parts. `arrays`: direct [pair, component] and ablated [pair, component]. Raises ModelUnsupported where the
-    stream is not the sum of its components.
+    model of the same parts. `p`: share of 99 random renamings of the answers' tokens (among
+    themselves, or with fewer than 4 as any tokens) for which the largest mean contribution, of either sign, is no smaller.
+    `arrays`: direct [pair, component] and ablated [pair, component]. Raises ModelUnsupported where the stream is not the sum
+    of its components.
 
     >>> import cloche
     >>> from cloche import GLU, LM, Attention, Block, Stack
@@ -53,7 +56,8 @@ def direct_attribution(
         raise InstrumentOption(f"by={by!r} is not a division of the model; it is component or head.")
     net = subject.net
     found = contrasts(subject, task, pairs, level, seed)
-    names, direct, differences = _measured(net, found, by)
+    others = Answers.of(subject, found, seed)
+    names, direct, differences, by_answer = _measured(net, found, by, others)
     edits = [_ablation(net, name) for name in names]
     ablated = torch.stack([_ablated(net, contrast, edits) for contrast in found])
     untrained = net.spec.build(seed=seed + 1).to(net.embed.weight.device).eval()
@@ -62,7 +66,7 @@ def direct_attribution(
     largest = torch.maximum(differences.abs(), direct.abs().amax(1)).clamp(min=1e-12)
     error = float(((direct.sum(1) - differences).abs() / largest).max())
     best = int(mean.abs().argmax())
-    figures = {"largest": float(mean[best].abs()), "total": total, "error": error}
+    figures = {"largest": float(mean[best].abs()), "total": total, "error": error} | others.p(by_answer, either=True)
     data = {
         "task": str(task),
         "by": by,
@@ -81,23 +85,33 @@ def direct_attribution(
     return Finding(about, summary, figures, data, arrays, {"largest": null}, _panels(names, direct, lost, by))
 
 
-def _measured(net: Network, found: list[Contrast], by: By) -> tuple[list[str], Tensor, Tensor]:
-    """Names of the components, contributions [pair, component], and the logit differences [pair]."""
+def _measured(
+    net: Network, found: list[Contrast], by: By, others: Answers | None = None
+) -> tuple[list[str], Tensor, Tensor, Tensor]:
+    """Names of the components and the constant, contributions [pair, component], and the logit differences [pair]; and of
+    components alone the contributions with each of the answers, [pair, answer, component]."""
     rows, differences, names = [], [], list[str]()
-    for contrast in found:
+    by_answer = []
+    for i, contrast in enumerate(found):
+        pair = (contrast.asked if others is None else others.pairs[i]).unbind(1)
         place = contrast.clean.shape[1] - 1
         result = net.run(contrast.clean, save=sites_of(net, by), logits=False)
         stream = result[net.sites.resid_post[-1]][0, place]
-        pair = [torch.tensor([token], device=stream.device) for token in (contrast.answer, contrast.against)]
         made = Pass(by, net, contrast.clean, place, result, readout(net, stream.double(), *pair))
         parts = attributed(made)
-        differences.append(float(reading(net, *pair).unembed(net.final_norm(stream))))
+        differences.append(float(reading(net, *pair).unembed(net.final_norm(stream))[0]))
         check_sum(parts, differences[-1])
+        by_answer.append(torch.stack([part.direct for part in parts.parts], 1).cpu())
         names = [part.name for part in parts.parts]
         rows.append(
             torch.tensor([*(float(part.direct[0]) for part in parts.parts), parts.constant], dtype=torch.float64)
         )
-    return [*names, "constant"], torch.stack(rows), torch.tensor(differences, dtype=torch.float64)
+    return (
+        [*names, "constant"],
+        torch.stack(rows),
+        torch.tensor(differences, dtype=torch.float64),
+        torch.stack(by_answer),
+    )
 
 
 def _ablation(net: Network, name: str) -> Edit | None:

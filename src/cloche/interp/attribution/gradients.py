@@ -15,7 +15,8 @@ from cloche.interp.attribution.slopes import Slopes, slopes
 from cloche.interp.metrics import LOGIT_DIFFERENCE, Metric
 from cloche.interp.patching.cells import Contrast, by_head, contrasts
 from cloche.interp.patching.grids import Grid
-from cloche.interp.patching.patch import Direction, patch_effects
+from cloche.interp.patching.patch import Direction, patch_changes
+from cloche.interp.significance import Answers
 from cloche.interp.subject import Subject
 from cloche.model import Network, Site
 from cloche.tasks import Task
@@ -42,8 +43,9 @@ def attribution_patching(
     times dm/dpattern is the effect, without another pass. The cells of the first pair are patched exactly as well:
     `agreement` is Pearson's correlation of the two, `sign_errors` the share of the cells above a tenth of the largest
     exact effect whose sign is wrong, and the scatter shows each cell. The null is the first pair with the base prompt as
-    its own source, where no cell changes. `arrays`: effects [pair, layer, cell], exact [layer, cell] of the first pair, and of
-    q and k gradient [pair, layer, cell], the effects without the correction, whose agreement is in the figures too.
+    its own source, where no cell changes; `p` is that of `activation_patching` for the exact effects of the first pair.
+    `arrays`: effects [pair, layer, cell], exact [layer, cell] of the first pair, and of q and k gradient [pair, layer,
+    cell], the effects without the correction, whose agreement is in the figures too.
 
     Raises what `activation_patching` raises, and InstrumentOption for a metric without a gradient.
 
@@ -59,7 +61,7 @@ def attribution_patching(
     """
     asked = _Question(subject.net, contrasts(subject, task, pairs, level, seed), site, metric, direction)
     about = Provenance("attribution-patching", subject.checkpoint, seed=seed)
-    return _finding(asked, about, task)
+    return _finding(subject, asked, about, task)
 
 
 def relevance_patching(
@@ -96,7 +98,7 @@ def relevance_patching(
     """
     asked = _Question(subject.net, contrasts(subject, task, pairs, level, seed), site, metric, direction, linear=True)
     about = Provenance("relevance-patching", subject.checkpoint, seed=seed)
-    return _finding(asked, about, task)
+    return _finding(subject, asked, about, task)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,8 +168,12 @@ def _through_softmax(net: Network, site: Site, numbers: Slopes) -> Tensor:
     return by_query.unflatten(1, (numbers.base[site].shape[2], -1)).sum(-1)
 
 
-def _finding(asked: _Question, about: Provenance, task: Task) -> Finding:
-    exact, _, layers, columns = patch_effects(asked.net, asked.found[0], asked.site, asked.metric, asked.direction)
+def _finding(subject: Subject, asked: _Question, about: Provenance, task: Task) -> Finding:
+    answers = Answers.of(subject, asked.found[:1], about.seed or 0)
+    change, ends, layers, columns = patch_changes(
+        asked.net, asked.found[0], asked.site, asked.metric, asked.direction, answers.pairs[0]
+    )
+    exact = change[0] / (ends[0] - ends[1])
     arrays, null = asked.effects()
     grid, how = (
         Grid(arrays["effects"], layers, columns),
@@ -181,6 +187,7 @@ def _finding(asked: _Question, about: Provenance, task: Task) -> Finding:
         figures[f"{before}sign_errors"] = sign_errors(exact.flatten(), first)
         points = tuple(zip(exact.flatten().tolist(), first.tolist(), strict=True))
         scatters.append(Scatter(f"Each cell of the first pair ({name})", points, ("exact", how), names))
+    figures |= answers.p(change[None].flatten(2))
     summary = (
         f"{how[0].upper()}{how[1:]} {' at '.join(grid.best)} has the largest effect of {exact.numel()} cells, "
         f"{grid.largest:.0%}; with exact patching of the first pair the cells correlate at {figures['agreement']:.2f}, and "

@@ -14,6 +14,7 @@ from cloche.interp.attribution.agreement import pearson
 from cloche.interp.attribution.slopes import gradients_of, slopes
 from cloche.interp.metrics import LOGIT_DIFFERENCE, Metric
 from cloche.interp.patching.cells import Contrast, contrasts, last_logits
+from cloche.interp.significance import Answers
 from cloche.interp.subject import Subject, spell
 from cloche.model import Network
 from cloche.tasks import Task
@@ -39,7 +40,8 @@ def token_attribution(
     to first order, "relevance" the same in the frozen linear model (RelP, see `relevance_patching`), and "gradient_norm" the
     norm of dm/dx, which has no sign and no sum. All are in the table, with the correlation of the first two; where they
     differ, the model is not linear between the prompts, and gradients at the prompt mislead. The null is the corrupted
-    prompt as its own baseline: exactly 0.
+    prompt as its own baseline: exactly 0; `p` is the share of 99 pairs of random tokens in place of the answers whose m
+    differs between the prompts by no less (no figure if m reads no answer).
 
     `arrays`: each method [position]; without relevance, and with a note, where a part does not say what of it is held fixed.
     Raises InstrumentOption for steps outside 1 to 256 and a metric without a gradient, ArgumentInvalid where the metric is
@@ -69,6 +71,10 @@ def token_attribution(
     null = _attributions(net, contrast, metric, clean, (baseline, baseline), steps)["integrated"].abs().max()
     ((_, numbers),) = slopes(net, [contrast], [net.sites.embed], metric, "noise")
     total, notes = float(numbers.ends), []
+    answers = Answers.of(subject, [contrast], seed)
+    with torch.no_grad():
+        both = torch.stack([last_logits(net, ids) for ids in (contrast.clean, contrast.corrupted)])
+        ends = metric.read_many(both, answers.pairs[0], clean).double().cpu()
     gap = abs(float(found["integrated"].sum()) - total) / abs(total)
     try:
         ((_, numbers),) = slopes(net, [contrast], [net.sites.embed], metric, "noise", linear=True)
@@ -80,6 +86,7 @@ def token_attribution(
     values = found[method]
     best = int(values.abs().argmax())
     figures = {"largest": float(values[best]), "total": total, "gap": gap}
+    figures |= answers.p((ends[0] - ends[1])[None, :, None], either=True)
     figures["agreement"] = pearson(found["integrated"], found["input_x_gradient"])
     data = {
         "task": str(task),

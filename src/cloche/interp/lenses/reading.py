@@ -13,6 +13,7 @@ from cloche.drawing import Bars, Finding, Heatmap, Lines, Panel, Provenance, Ser
 from cloche.errors import ArgumentRange
 from cloche.interp.lenses.affine import JACOBIAN, TUNED, Lens, stream_sites
 from cloche.interp.lenses.divergence import divergences
+from cloche.interp.significance import DRAWS, p_value
 from cloche.interp.subject import Subject, encode, several, spell
 
 SHOWN = 128  # positions drawn: the last ones of a longer prompt
@@ -33,7 +34,8 @@ def logit_lens(subject: Subject, prompt: Any, top: int = 10, seed: int = 0) -> A
     The last row is the model's own prediction, exactly. `data` (see docs/architecture.md): `top` tokens with their
     probabilities, entropy in nats, and the rank (from 1) of the actual next token. `arrays`: top_ids and top_probabilities
     [layer, position, top], entropy and rank [layer, position] (rank 0 at the last position), ids [position]. The null: the
-    actual next tokens, shuffled by `seed`. A list of several texts or rows of ids gives a list of findings.
+    actual next tokens, shuffled by `seed`; `p` is the share of 99 shuffles for which their mean probability in the last layer
+    is no smaller. A list of several texts or rows of ids gives a list of findings.
 
     >>> import cloche
     >>> from cloche import GLU, LM, Attention, Block, Stack
@@ -154,19 +156,24 @@ def _through(
     if lens is not None:
         h = lens(h.float()).to(h.dtype)
     rng = torch.Generator().manual_seed(seed)
-    follows, order = ids[0, 1:], torch.randperm(len(tokens) - 1, generator=rng).to(ids.device)
-    rows = [_read(net.unembed(net.final_norm(each[None]))[0].float(), follows, order, top) for each in h]
+    follows = ids[0, 1:]
+    orders = torch.stack([torch.randperm(len(tokens) - 1, generator=rng) for _ in range(DRAWS)]).to(ids.device)
+    rows = [_read(net.unembed(net.final_norm(each[None]))[0].float(), follows, orders, top) for each in h]
     if lens is not None:
         targets = {"kl": h[-1], "kl_shuffled": h[-1][torch.randperm(len(tokens), generator=rng).to(h.device)]}
         found = {name: divergences(net, last, h.float()) for name, last in targets.items()}
         rows = [row | {name: found[name][layer] for name in found} for layer, row in enumerate(rows)]
     arrays = {name: torch.stack([row[name] for row in rows]).cpu() for name in rows[0]}
-    sure = {name: arrays.pop(name).mean(1).tolist() if len(tokens) > 1 else [] for name in ("next", "shuffled")}
+    following, shuffled = arrays.pop("next"), arrays.pop("shuffled")  # [layer, position] and [layer, draw]
+    sure: dict[str, Any] = {"next": [], "shuffled": []}
+    if len(tokens) > 1:
+        sure = {"next": following.mean(1).tolist(), "shuffled": shuffled.mean(1).tolist()}
+        sure["p"] = p_value(sure["next"][-1], shuffled[-1])
     data = _data(subject, text, tokens, [str(site) for site in sites], arrays) | sure | {"notes": result.notes}
     return data, arrays | {"ids": ids[0].cpu()}, result.plan.hash
 
 
-def _read(logits: Tensor, follows: Tensor, order: Tensor, top: int) -> dict[str, Tensor]:
+def _read(logits: Tensor, follows: Tensor, orders: Tensor, top: int) -> dict[str, Tensor]:
     """One layer's row from its logits [position, vocab]."""
     log_shares = logits.log_softmax(-1)
     shares = log_shares.exp()
@@ -175,8 +182,9 @@ def _read(logits: Tensor, follows: Tensor, order: Tensor, top: int) -> dict[str,
     rank = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
     own = logits[:-1].gather(1, follows[:, None])
     rank[:-1] = 1 + (logits[:-1] > own).sum(-1)
-    after = {"next": follows, "shuffled": follows[order]}
-    sure = {name: shares[:-1].gather(1, tokens[:, None])[:, 0] for name, tokens in after.items()}
+    after = {"next": follows[:, None], "shuffled": follows[orders].T}  # [position, 1 or draw]
+    sure = {name: shares[:-1].gather(1, tokens) for name, tokens in after.items()}
+    sure = {"next": sure["next"][:, 0], "shuffled": sure["shuffled"].mean(0)}
     return {"top_ids": best.indices, "top_probabilities": best.values, "entropy": entropy, "rank": rank, **sure}
 
 
@@ -220,6 +228,7 @@ def _figures(data: dict[str, Any]) -> tuple[dict[str, float], dict[str, float] |
     own = {"top_probability": data["top"][-1][-1][0][1], "entropy": fmean(data["entropy"][-1])}
     if not data["next"]:
         return own, None
+    own["p"] = data.pop("p")
     return {"next_probability": data["next"][-1]} | own, {"next_probability": data["shuffled"][-1]}
 
 

@@ -10,7 +10,7 @@ import torch
 from cloche.drawing import Finding, Provenance
 from cloche.errors import InstrumentOption
 from cloche.interp.metrics import LOGIT_DIFFERENCE, Metric
-from cloche.interp.patching.cells import Contrast, by_head, cells, contrasts, last_logits, measured_for, read_for
+from cloche.interp.patching.cells import Contrast, by_head, cells, contrasts, last_logits, measured_for
 from cloche.interp.patching.grids import Grid
 from cloche.interp.patching.replacements import Kind, replacements
 from cloche.interp.significance import Answers
@@ -42,8 +42,8 @@ def ablation(
     kinds answer different questions, so name the kind with the result; `data` says what was put in place. `metric` is
     measured in its own units.
 
-    The null is the same for a component that is replaced by its own values: 0. `p`: share of 99 shuffles of the answers between
-    prompts (of pairs of random tokens if the prompts have fewer than 4 different answers) for which the largest mean fall
+    The null is the same for a component that is replaced by its own values: 0. `p`: share of 99 random
+    renamings of the answers' tokens (among themselves, or with fewer than 4 as any tokens) for which the largest mean fall
     is no smaller; KLDivergence reads no answer and has none. `arrays`: falls [pair, layer, cell]; over several draws their
     mean, and `spread` [layer, cell], the mean standard deviation over draws; of "optimal" kl_mean and kl [layer, cell] in
     nats, of the fitted prompts with the mean and with the constant in place.
@@ -69,21 +69,21 @@ def ablation(
     layers, columns = [""], [""]
     for i, contrast in enumerate(found):
         clean = last_logits(net, contrast.clean)
-        start = read_for(metric, clean, others.pairs, clean).double().cpu()
+        start = metric.read_many(clean[None], others.pairs[i], clean)[0].double().cpu()
         saved = net.run(contrast.clean, save=net.sites.resolve(f"{site}.all"), logits=False)
         places = {ALL: tuple(range(contrast.clean.shape[1]))}
         by_draw = [cells(net, site, saved, places, edit) for edit in replaced.edits[i]]
         by_draw.append(cells(net, site, saved, places, partial(_own, saved)))
         layers, columns = [str(each) for each in by_draw[0][0]], by_draw[0][1]
         edits = [edit for _, _, edits in by_draw for edit in edits]
-        values = start[:, None] - measured_for(net, contrast.clean, edits, others.pairs, metric, clean)
+        values = start[:, None] - measured_for(net, contrast.clean, edits, others.pairs[i], metric, clean)
         values = values.view(len(start), len(by_draw), len(layers), -1)  # [answer, draw, layer, cell]
         falls.append(values[:, :-1].mean(1))
-        spreads.append(values[i, :-1].std(0, correction=0))
-        null = max(null, float(values[i, -1].abs().max()))
-        starts.append(float(start[i]))
+        spreads.append(values[0, :-1].std(0, correction=0))
+        null = max(null, float(values[0, -1].abs().max()))
+        starts.append(float(start[0]))
     measured = torch.stack(falls)  # [pair, answer, layer, cell]
-    grid = Grid(others.own(measured), layers, columns, "prompt", "number")
+    grid = Grid(measured[:, 0], layers, columns, "prompt", "number")
     arrays = {"falls": grid.effects} | replaced.arrays
     if kind in ("resample", "noise"):
         arrays["spread"] = torch.stack(spreads).mean(0)

@@ -30,6 +30,11 @@ class Contrast:
     against: int
     places: dict[str, tuple[int, ...]]
 
+    @property
+    def asked(self) -> Tensor:
+        """The pair of answers, [1, 2]."""
+        return torch.tensor([[self.answer, self.against]], device=self.clean.device)
+
 
 def contrasts(subject: Subject, task: Task, pairs: int, level: int | None, seed: int) -> list[Contrast]:
     """`pairs` pairs of a task whose tokens line up. Raises TaskInvalid where the tokenizer cannot express them."""
@@ -87,36 +92,20 @@ def measured(
     clean: Tensor,
 ) -> Tensor:
     """The metric under each edit of the pass over `base`, [edit]."""
-    return measured_for(net, base, edits, [(contrast.answer, contrast.against)], metric, clean)[0]
+    return measured_for(net, base, edits, contrast.asked, metric, clean)[0]
 
 
 def measured_for(
     net: Network,
     base: Tensor,
     edits: Sequence[Edit | tuple[Edit, ...]],
-    answers: Sequence[tuple[int, int]],
+    answers: Tensor,
     metric: Metric,
     clean: Tensor,
 ) -> Tensor:
-    """The metric of each (answer, against) under each edit of the pass over `base`, [answer, edit]."""
-    return net.sweep(base, list(edits), lambda logits: read_for(metric, logits[0, -1], answers, clean)).double().cpu().T
-
-
-def read_for(metric: Metric, logits: Tensor, answers: Sequence[tuple[int, int]], clean: Tensor) -> Tensor:
-    """The metric of each (answer, against), [answer]."""
-    return torch.stack([metric.read(logits, answer, against, clean) for answer, against in answers])
-
-
-def read_rows(metric: Metric, rows: Tensor, answers: Sequence[tuple[int, int]], clean: Tensor) -> Tensor:
-    """The metric of each (answer, against) of many logits [row, vocab], [row, answer]."""
-
-    def read(answer: int, against: int) -> Tensor:
-        try:
-            return torch.vmap(lambda logits: metric.read(logits, answer, against, clean))(rows)
-        except RuntimeError:  # a metric that branches on its values
-            return torch.stack([metric.read(logits, answer, against, clean) for logits in rows])
-
-    return torch.stack([read(*pair) for pair in answers], 1)
+    """The metric of each (answer, against) of answers [answer, 2] under each edit of the pass over `base`, [answer, edit]."""
+    found = net.sweep(base, list(edits), lambda logits: metric.read_many(logits[:, -1], answers, clean)[0])
+    return found.double().cpu().T
 
 
 def last_logits(net: Network, ids: Tensor) -> Tensor:

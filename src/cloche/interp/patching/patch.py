@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from cloche.drawing import Finding, Provenance
 from cloche.errors import ArgumentInvalid
 from cloche.interp.metrics import LOGIT_DIFFERENCE, Metric
-from cloche.interp.patching.cells import Contrast, by_head, cells, contrasts, last_logits, measured_for, read_for
+from cloche.interp.patching.cells import Contrast, by_head, cells, contrasts, last_logits, measured_for
 from cloche.interp.patching.grids import Grid
 from cloche.interp.significance import Answers
 from cloche.interp.subject import Subject
@@ -46,9 +45,9 @@ def activation_patching(
     The notes of some authors call the first kind Patchscopes, a name that Ghandeharioun et al. (2024) gave to reading a
     hidden state by patching it into another prompt.
 
-    The null patches every cell of the first pair with its own value, which changes nothing. `p`: share of 99 shuffles of the
-    answers between prompts (of pairs of random tokens if the prompts have fewer than 4 different answers) for which the
-    largest mean change of m is no smaller; m reads the answers, so KLDivergence has none. `arrays`: effects [pair, layer,
+    The null patches every cell of the first pair with its own value, which changes nothing. `p`: share of 99
+    random renamings of the answers' tokens (among themselves, or with fewer than 4 as any tokens) for which the largest
+    mean change of m is no smaller; KLDivergence reads no answer and has none. `arrays`: effects [pair, layer,
     cell]. Raises TaskInvalid where the tokenizer cannot express the task, and ArgumentInvalid where the metric is the same on
     both prompts.
 
@@ -67,13 +66,13 @@ def activation_patching(
     others = Answers.of(subject, found, seed)
     changes, ends = [], []
     columns, layers = [""], [""]
-    for contrast in found:
-        change, end, layers, columns = _changes(net, contrast, site, metric, direction, others.pairs)
+    for contrast, answers in zip(found, others.pairs, strict=True):
+        change, end, layers, columns = patch_changes(net, contrast, site, metric, direction, answers)
         changes.append(change)
         ends.append(end)
     measured = torch.stack(changes)  # [pair, answer, layer, cell]
     apart = torch.tensor([right - wrong for right, wrong in ends], dtype=torch.float64)
-    grid = Grid(others.own(measured) / apart[:, None, None], layers, columns)
+    grid = Grid(measured[:, 0] / apart[:, None, None], layers, columns)
     null = float(_identical(net, found[0], site, metric, direction).abs().max())
     (layer, column), what = grid.best, "head" if by_head(net, site) else "place"
     clean, corrupted = (float(torch.tensor(values).mean()) for values in zip(*ends, strict=True))
@@ -91,31 +90,23 @@ def activation_patching(
     return Finding(about, summary, figures, data, {"effects": grid.effects}, {"largest": null}, panels)
 
 
-def patch_effects(
-    net: Network, contrast: Contrast, site: str, metric: Metric, direction: Direction
-) -> tuple[Tensor, tuple[float, float], list[str], list[str]]:
-    """Effects [layer, cell] of one pair, the metric of its clean and corrupted prompt, and the names of the cells."""
-    own = [(contrast.answer, contrast.against)]
-    change, ends, layers, columns = _changes(net, contrast, site, metric, direction, own)
-    return change[0] / (ends[0] - ends[1]), ends, layers, columns
-
-
-def _changes(
+def patch_changes(
     net: Network,
     contrast: Contrast,
     site: str,
     metric: Metric,
     direction: Direction,
-    answers: Sequence[tuple[int, int]],
+    answers: Tensor,
 ) -> tuple[Tensor, tuple[float, float], list[str], list[str]]:
-    """What each cell restores or destroys of the metric of each (answer, against), [answer, layer, cell], in its units; the
-    metric of the pair's own answer on its clean and corrupted prompt; and the names of the cells."""
+    """What each cell restores or destroys of the metric of each (answer, against) of `answers` [answer, 2], as
+    [answer, layer, cell] in its units; the metric of the pair's own answer on its clean and corrupted prompt; and the names
+    of the cells."""
     clean, corrupted = last_logits(net, contrast.clean), last_logits(net, contrast.corrupted)
     right, wrong = (float(metric.read(end, contrast.answer, contrast.against, clean)) for end in (clean, corrupted))
     check_apart(metric, right, wrong)
     base, other = ends_of(contrast, direction)
     values, layers, columns = _patched(net, base, other, contrast, site, metric, clean, answers)
-    start = read_for(metric, corrupted if direction == "denoise" else clean, answers, clean).double().cpu()[:, None]
+    start = metric.read_many((corrupted if direction == "denoise" else clean)[None], answers, clean).double().cpu().T
     change = values - start if direction == "denoise" else start - values
     return change.view(len(answers), len(layers), -1), (right, wrong), layers, columns
 
@@ -138,9 +129,9 @@ def check_apart(metric: Metric, clean: float, corrupted: float) -> None:
 def _identical(net: Network, contrast: Contrast, site: str, metric: Metric, direction: Direction) -> Tensor:
     """What patching changes of the metric where source and base are the same prompt, [cell]."""
     base, _ = ends_of(contrast, direction)
-    clean, own = last_logits(net, contrast.clean), [(contrast.answer, contrast.against)]
-    values, _, _ = _patched(net, base, base, contrast, site, metric, clean, own)
-    return values[0] - float(read_for(metric, last_logits(net, base), own, clean))
+    clean = last_logits(net, contrast.clean)
+    values, _, _ = _patched(net, base, base, contrast, site, metric, clean, contrast.asked)
+    return values[0] - float(metric.read(last_logits(net, base), contrast.answer, contrast.against, clean))
 
 
 def _patched(
@@ -151,7 +142,7 @@ def _patched(
     site: str,
     metric: Metric,
     clean: Tensor,
-    answers: Sequence[tuple[int, int]],
+    answers: Tensor,
 ) -> tuple[Tensor, list[str], list[str]]:
     """The metric [answer, cell] with each cell of `base` as it is in `other`, and the names of layers and columns."""
     sites = net.sites.resolve(f"{site}.all")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cloche.drawing import Finding, Heatmap, Panel, Provenance, Table
 from cloche.interp.metrics import LOGIT_DIFFERENCE, Metric
-from cloche.interp.patching.cells import Contrast, contrasts, last_logits, read_rows
+from cloche.interp.patching.cells import Contrast, contrasts, last_logits
 from cloche.interp.patching.edges import EdgePasses, Mode, Receiver, Sender, receivers, senders
 from cloche.interp.patching.grids import TOP
 from cloche.interp.patching.patch import Direction, check_apart, ends_of
@@ -72,13 +72,13 @@ def path_patching(
     found = contrasts(subject, task, pairs, None, seed)
     others = Answers.of(subject, found, seed)
     measured, ends = [], []
-    for contrast in found:
-        change, right, wrong = _changes(net, contrast, writing, wanted, (mode, metric, direction), others.pairs)
+    for contrast, answers in zip(found, others.pairs, strict=True):
+        change, right, wrong = _changes(net, contrast, writing, wanted, (mode, metric, direction), answers)
         measured.append(change)
         ends.append((right, wrong))
     changes = torch.stack(measured)  # [pair, answer, sender, receiver]
     apart = torch.tensor([right - wrong for right, wrong in ends], dtype=torch.float64)
-    graph = _Edges(writing, wanted, others.own(changes) / apart[:, None, None])
+    graph = _Edges(writing, wanted, changes[:, 0] / apart[:, None, None])
     null = _identical(net, found[0], graph, mode, metric, direction)
     clean, corrupted = (fmean(values) for values in zip(*ends, strict=True))
     largest, mean = graph.mean.flatten()[graph.exists.flatten()].aminmax().max, graph.mean[graph.exists].mean()
@@ -110,7 +110,7 @@ def _changes(
     writing: Sequence[Sender],
     wanted: Sequence[Receiver],
     how: tuple[Mode, Metric, Direction],
-    answers: Sequence[tuple[int, int]],
+    answers: Tensor,
 ) -> tuple[Tensor, float, float]:
     """What each edge restores or destroys of the metric of each (answer, against), [answer, sender, receiver], in its units;
     and the metric of the pair's own answer on its clean and corrupted prompt."""
@@ -118,9 +118,9 @@ def _changes(
     clean, corrupted = last_logits(net, contrast.clean), last_logits(net, contrast.corrupted)
     right, wrong = (float(metric.read(end, contrast.answer, contrast.against, clean)) for end in (clean, corrupted))
     check_apart(metric, right, wrong)
-    start = read_rows(metric, (corrupted if direction == "denoise" else clean)[None], answers, clean)
+    start = metric.read_many((corrupted if direction == "denoise" else clean)[None], answers, clean)
     values = EdgePasses(net, *ends_of(contrast, direction), mode).values(
-        writing, wanted, lambda rows: read_rows(metric, rows, answers, clean)
+        writing, wanted, lambda rows: metric.read_many(rows, answers, clean)
     )
     change = values - start[0] if direction == "denoise" else start[0] - values
     return change.permute(2, 0, 1).double().cpu(), right, wrong
@@ -131,10 +131,10 @@ def _identical(
 ) -> float:
     """The most that any edge changes of the metric where source and base are the same prompt."""
     base, _ = ends_of(contrast, direction)
-    clean, own = last_logits(net, contrast.clean), [(contrast.answer, contrast.against)]
-    start = read_rows(metric, last_logits(net, base)[None], own, clean)
+    clean, own = last_logits(net, contrast.clean), contrast.asked
+    start = metric.read_many(last_logits(net, base)[None], own, clean)
     values = EdgePasses(net, base, base, mode).values(
-        graph.writing, graph.wanted, lambda rows: read_rows(metric, rows, own, clean), dead=True
+        graph.writing, graph.wanted, lambda rows: metric.read_many(rows, own, clean), dead=True
     )
     return float((values - start[0]).abs().max())
 

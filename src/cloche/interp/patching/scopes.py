@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cloche.drawing import Finding, Form, Heatmap, Provenance, Table
 from cloche.errors import ArgumentRange, PromptInvalid
+from cloche.interp.significance import p_value, random_pairs
 from cloche.interp.subject import Subject, encode, spell
 from cloche.model import Network
 
@@ -35,7 +36,8 @@ def patchscope(
     layer at the last token the answer is that of the prompt itself, exactly. Patching clean values into a corrupted copy of the
     same prompt is `activation_patching`.
 
-    The null is a random vector of each state's norm. `arrays`: probability [source layer, target layer] of the token, and
+    The null is a random vector of each state's norm; `p` is the share of 99 random tokens whose mean probability is no
+    smaller. `arrays`: probability [source layer, target layer] of the token, and
     token ids [layer, top] where both are the same. Raises PromptInvalid for a position that is not there.
 
     >>> import cloche
@@ -67,6 +69,8 @@ def patchscope(
     (word,) = spell(subject.tokenizer, [token])
     recalled = (best[:, 0] == token).double().mean()
     figures = {"probability": float(probability.diagonal().mean()), "recalled": float(recalled)}
+    others = same[:, random_pairs(subject, seed)[:, 0].to(same.device)].exp().mean(0)
+    figures["p"] = p_value(figures["probability"], others)
     null = {
         "probability": float(chance.diagonal().mean()),
         "recalled": float((control.diagonal(dim1=0, dim2=1).T.argmax(1) == token).double().mean()),
