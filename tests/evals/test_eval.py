@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 
 import pytest
 
@@ -16,33 +15,7 @@ from cloche.evals.answering import items_of
 from cloche.interp import Materials, find_instrument, read_options
 from cloche.tasks import Add, Copy, FromFile, IndirectObject, Parity, Rule, Task
 from cloche.tasks.task import Values
-
-
-@dataclass(frozen=True)
-class Bigger(Task):
-    """Which of two numbers is bigger: a task with two labels, defined outside the package."""
-
-    levels = range(1, 3)
-    gap = " "
-
-    def draw(self, level: int, rng: Random) -> Values:
-        a, b = rng.sample(range(10**level), 2)
-        return {"a": a, "b": b}
-
-    def template(self, values: Values) -> str:
-        return "{a} or {b}:"
-
-    def rules(self, values: Values) -> dict[str, Rule]:
-        return {"answer": Rule(("a", "b"), lambda a, b: "first" if a > b else "other")}
-
-    def swap(self, values: Values, name: str, rng: Random) -> int:
-        return rng.randrange(100)
-
-    def isomorphic(self, values: Values, rng: Random) -> Values:
-        return {"a": values["b"], "b": values["a"]}
-
-    def choices(self, values: Values) -> tuple[str, ...]:
-        return ("first", "other")
+from tests.evals.bigger import Bigger
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from cloche import GLU, LM, Attention, Block, Stack, evals
 from cloche.evals import continuation_ids, few_shot, score_ids, unseen_words
 from cloche.evals.answering import items_of, shots_of
 from cloche.tasks import FromFile, Item, Parity
-from tests.evals.test_eval import Bigger
+from tests.evals.bigger import Bigger
 
 Oracle = Callable[[list[str], str], str]
 
