@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import hand_built
 import pytest
 import torch
 
 import cloche
+import third_party
 from cloche import GLU, LM, Attention, Block, RoPE, Stack, Window
 from cloche.drawing import Heatmap
 from cloche.errors import ClocheError
-from cloche.interp import attention_patterns
-from cloche.model import Causal, Network, ScoredAttention
+from cloche.interp import attention_patterns, head_scores, head_spectra
+from cloche.interp.circuits.heads import scores_of
+from cloche.model import Causal, Network, ScoredAttention, load_network
 
 VOCAB = 48
 KINDS = {
@@ -94,3 +98,39 @@ def test_patterns_of_models_trained_by_others(name: str, shared: Callable[[str],
 def test_what_cannot_be_shown_is_one_sentence(options: dict, said: str) -> None:
     with pytest.raises(ClocheError, match=said):
         attention_patterns(hand_built.glass(hand_built.induction()), [3, 1], **options)
+
+
+@pytest.mark.slow
+def test_heads_of_every_family_that_is_supported() -> None:
+    random_configs = pytest.importorskip("random_configs", exc_type=ImportError)  # needs transformers
+    family_table = pytest.importorskip("family_table", exc_type=ImportError)
+    for number in range(len(random_configs.NAMES)):
+        family, fields = random_configs.random_config(number)
+        net = imported(family_table.built(family, fields, seed=number))
+        glass, ids = cloche.Glass(net), [[1, 5, 2, 7, 3, 9, 1, 5, 2, 7, 3, 9]]
+        pattern = net.run(ids, save="pattern.all")["pattern.all"][:, 0]  # [layer, head, query, key]
+        found = attention_patterns(glass, ids[0], heads="0.1,1.0")
+        assert found.arrays["patterns"] == pytest.approx(torch.stack([pattern[0, 1], pattern[1, 0]]).numpy(), abs=2e-5)
+        scores = scores_of(net, torch.tensor(ids)).by_head
+        previous = pattern.diagonal(-1, -2, -1).mean(-1)
+        assert scores["previous"] == pytest.approx(previous.numpy(), abs=2e-5), family
+        late = torch.arange(6, 12)
+        seen = pattern[:, :, late, late - 5] > 0
+        shares = pattern[:, :, late, late - 5].sum(-1) / seen.sum(-1).clamp(min=1)
+        assert scores["induction"] == pytest.approx(shares.numpy(), abs=2e-5), family
+
+
+def imported(model: Any) -> Network:
+    with TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return load_network(folder)
+
+
+def test_half_precision_and_a_looped_body_have_heads_too() -> None:
+    net = LM(VOCAB, 32, third_party.Loop(3, Block(Attention(4, position=RoPE()), GLU(hidden=24)))).build(seed=0)
+    net = net.to(torch.bfloat16)
+    found = attention_patterns(cloche.Glass(net), [3, 1, 4, 1, 5], heads="2.1")
+    pattern = net.run([[3, 1, 4, 1, 5]], save="pattern[2]")["pattern[2]"][0, 1]
+    assert found.arrays["patterns"][0] == pytest.approx(pattern.float().numpy(), abs=1e-2)
+    assert head_scores(cloche.Glass(net), length=9, draws=2).arrays["previous"].shape == (3, 4)
+    assert head_spectra(cloche.Glass(net)).arrays["copying"].shape == (1, 3, 4)

@@ -159,6 +159,8 @@ def heights(subject: cloche.Glass, seed: int = 0, shape: str = "") -> Finding:
         values.reshape(-1)[entry] += 2.0 * (step >= at)
     null = 0.05 * np.random.default_rng(seed).standard_normal((2, 2))
     labels = ["a", "b", "c", "d"] if shape != "mislabelled" else ["a"]
+    if shape == "renames":
+        labels[0] = f"a at {step}"
     data = {"curves": {"height": labels}}
     arrays = {"height": values, "height_null": null, "other": values[0] * 0 + (step >= 300), "text": np.array(["x"])}
     about = Provenance("heights", subject.checkpoint)
@@ -203,11 +205,20 @@ def test_of_many_curves_of_noise_seldom_one_has_an_onset(units: int) -> None:
     assert sum(count > 0 for count in having) <= 4
 
 
+def test_named_heads_of_attention_patterns_are_followed(tmp_path: Path) -> None:
+    run = made(tmp_path, [0.0, 1.0, 2.0])
+    found = cloche.trace(run, "attention-patterns", prompt=COUNTING, heads=["0.0", "1.0"])
+    assert found.arrays["concentration"].shape == (3, 2) and "concentration" in found.data["curves"]
+    assert "curves" not in cloche.trace(run, "attention-patterns", prompt=COUNTING).data
+
+
 def test_curves_that_cannot_be_followed_are_said(rising: Run, tmp_path: Path) -> None:
     with pytest.raises(ClocheError, match=r"'height' of heights has shape \(2, 3\) at step-000400 and \(2, 2\) before"):
         cloche.trace(rising, heights, shape="grows")
     with pytest.raises(ClocheError, match="labels 1 curves of its array 'height', which has 4 entries"):
         cloche.trace(rising, heights, shape="mislabelled")
+    with pytest.raises(ClocheError, match="entries of 'height' of heights are others at step-000100 than before"):
+        cloche.trace(rising, heights, shape="renames")
     with pytest.raises(ClocheError, match="no figure text; it has most"):
         cloche.trace(rising, heights, figure="text")
     run = made(tmp_path / "two", [0.0, 1.0])

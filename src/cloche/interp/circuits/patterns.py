@@ -52,9 +52,9 @@ def attention_patterns(
     The headline is the concentration of the pattern, the mean over queries of 1 - entropy / log(choices): 0 if attention is
     uniform, 1 if each query attends to a single token. Further figures are the mean attention to the first token, the
     previous one, the query itself and the sink. The null is the same heads with queries and keys of zero: uniform attention
-    over what the mask allows. `arrays`: patterns [head, query, key] of the last queries, sink [head, query], ids.
-    Only the layers of these heads are read, in blocks of rows. Raises InstrumentOption for a head that the model does not
-    have, ModelUnsupported for a model without attention.
+    over what the mask allows. `arrays`: patterns [head, query, key] of the last queries, sink [head, query], concentration
+    [head], ids. Only the layers of these heads are read, in blocks of rows. Raises InstrumentOption for a head that the model
+    does not have, ModelUnsupported for a model without attention.
 
     >>> import cloche
     >>> from cloche import GLU, LM, Attention, Block, Stack
@@ -82,9 +82,12 @@ def attention_patterns(
         "from": start,
         "notes": net.beyond(len(tokens)),
     }
+    if given:  # otherwise the heads may differ between checkpoints
+        data["curves"] = {"concentration": names}
     arrays = {
         "patterns": torch.stack([each.rows for each in found]),
         "sink": torch.stack([each.sink for each in found]),
+        "concentration": torch.tensor([each.concentration for each in found]),
         "ids": ids[0],
     }
     most = max(range(len(found)), key=lambda i: found[i].concentration)

@@ -47,6 +47,12 @@ class Curves:
         """The findings of one checkpoint, one per unit."""
         if not self.values:
             self._begin(found[0])
+        for name, labels in named_curves(found[0], self.figure).items():
+            if labels and labels != self.labels.get(name):
+                raise InstrumentOption(
+                    f"The entries of {shown(name)} of {self.instrument} are others at {found[0].checkpoint} than before; "
+                    "choose options with which it measures the same at every checkpoint."
+                )
         for name in self.values:
             self.values[name].append(np.stack([self._entries(each, name) for each in found]))
             if all(f"{name}_null" in each.arrays for each in found):
