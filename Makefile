@@ -31,6 +31,9 @@ bench: .venv/installed-dev  ## Measure, each comparison beside its peers in an e
 bench-bridges: .venv/installed-dev  ## Check the bridges to other libraries, each in an environment of its own
 	$(BIN)/python -m bench.setup lm_eval
 	bench/.venvs/lm_eval/bin/python -m bench.evals.lm_eval
+	@for name in transformer_lens nnsight; do \
+		$(BIN)/python -m bench.setup $$name && bench/.venvs/$$name/bin/python -m bench.bridges.$$name || exit 1; \
+	done
 
 clean:  ## Remove the environment and the caches; runs/ stays
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cloche.model.mixers.scored import ScoredAttention
     from cloche.model.network import Network
     from cloche.model.norms import AllHeads, LayerNorm, NoNorm, Norm, RectifiedNorm, RMSNorm, ZeroCenteredRMSNorm
+    from cloche.model.passes.caches import read_cache
     from cloche.model.passes.stored import StoredActivations
     from cloche.model.positions.encodings import EmbeddingPosition, Learned, NoPosition, Position, RoPE, rotate
     from cloche.model.positions.scalings import DynamicScaling, LinearScaling, Llama3Scaling, LongRoPE, Scaling, YaRN
@@ -89,6 +90,7 @@ __all__ = [
     "gain",
     "load_network",
     "part_from_dict",
+    "read_cache",
     "rotate",
     "save_network",
     "site",
