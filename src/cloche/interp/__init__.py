@@ -62,9 +62,9 @@ if TYPE_CHECKING:
         subspace_stability,
     )
     from cloche.interp.materials import Materials, held_out, held_out_prompts, open_dictionary, others_of
-    from cloche.interp.metrics import KLDivergence, LogitDifference, LogProbability, Metric, Rank
+    from cloche.interp.metrics import KLDivergence, LogProbability, LogitDifference, Metric, Rank
     from cloche.interp.patching import ablation, activation_patching, patchscope, path_patching
-    from cloche.interp.probing import difficulty, sparse_probing, token_labels
+    from cloche.interp.probing import difficulty, linear_probes, sparse_probing, token_labels
     from cloche.interp.records import DensityData, DictionaryData, FeaturesData, ProbingData
     from cloche.interp.route import FIRST, Place, Route
     from cloche.interp.similarity import model_diff, representation_similarity
@@ -143,6 +143,7 @@ __all__ = [
     "instruments",
     "jacobian_lens",
     "lens_comparison",
+    "linear_probes",
     "load_vector",
     "logit_attribution",
     "logit_lens",

@@ -225,6 +225,17 @@ def _dense(units: _Units, labels: NDArray[np.bool_], penalty: float = PENALTY) -
     return Fit(w, b, units.times(w) + b, least)
 
 
+def logistic(x: Array, labels: NDArray[np.bool_], penalty: float = PENALTY) -> Array:
+    """Weights [units, label] of logistic regression on rows x [n, units], one label at a time, both classes weighted
+    equally. The rows are whitened first, in which L-BFGS takes a few steps; the penalty is on the weights of the whitened
+    units."""
+    centred = x.astype(np.float64) - x.mean(0)
+    values, vectors = np.linalg.eigh(centred.T @ centred / len(x))
+    basis = vectors / np.sqrt(np.maximum(values, 1e-6 * max(values[-1], 1e-300)))
+    units = _Units(np.ascontiguousarray(centred @ basis), np.ones(len(x), bool))
+    return basis @ (_dense(units, labels, penalty).weights * units.scale[:, None])
+
+
 def _minimised(loss: Callable[[Array], tuple[float, Array]], start: Array) -> tuple[Array, float]:
     """Minimum of a smooth loss, given with its gradient, by L-BFGS with a strong Wolfe line search: (where, loss)."""
     at = torch.from_numpy(start).requires_grad_()
