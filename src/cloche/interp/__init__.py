@@ -62,7 +62,7 @@ if TYPE_CHECKING:
         subspace_stability,
     )
     from cloche.interp.materials import Materials, held_out, held_out_prompts, open_dictionary, others_of
-    from cloche.interp.metrics import KLDivergence, LogProbability, LogitDifference, Metric, Rank
+    from cloche.interp.metrics import KLDivergence, LogitDifference, LogProbability, Metric, Rank
     from cloche.interp.patching import ablation, activation_patching, patchscope, path_patching
     from cloche.interp.probing import difficulty, linear_probes, sparse_probing, token_labels
     from cloche.interp.records import DensityData, DictionaryData, FeaturesData, ProbingData
