@@ -27,15 +27,16 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 import cloche
-from bench.model.save_cost import VOCAB, Shape, bare, same_in_cloche
+from bench.model.save_cost import VOCAB, Shape, bare, peak_bytes, same_in_cloche
 from bench.rounds import Side, Spread, asked, interleave, ratio, table, write
+from cloche import GLU, LM, Attention, Block, RoPE, Stack
 from cloche.interp import head_scores, logit_attribution
 from cloche.interp.attribution.components import attributed
 from cloche.interp.attribution.readouts import readout
 from cloche.interp.attribution.slopes import slopes
 from cloche.interp.attribution.writes import Pass, sites_of
 from cloche.interp.circuits import heads
-from cloche.interp.circuits.heads import repeated, scores_of
+from cloche.interp.circuits.heads import attention_to_targets, repeated
 from cloche.interp.metrics import LOGIT_DIFFERENCE
 from cloche.interp.patching.cells import Contrast
 from cloche.model import Network
@@ -120,8 +121,8 @@ def head_detectors(net: Network, model: LlamaForCausalLM, length: int) -> dict[s
         return torch.stack([torch.as_tensor(found.arrays[name]) for name in names]) * queries
 
     def core() -> Tensor:
-        by_head = scores_of(net, ids).by_head
-        return torch.stack([by_head[name] for name in names]) * queries
+        totals, _ = attention_to_targets(net, ids, list(range(len(net.layers))))
+        return torch.stack([torch.stack([total[name] for total in totals.values()]) for name in names]) / TEXTS
 
     def tool() -> Tensor:
         total = torch.zeros(3, len(net.layers), net.layers[0].mix.heads)
@@ -217,6 +218,20 @@ def measure(kind: str, shape: Shape, rounds: int) -> dict[str, object]:
     return {"kind": kind, "shape": vars(shape), "agree": off, "sides": kept}
 
 
+def memory() -> dict[int, int]:
+    """Peak bytes of the detectors over one text of 1,024 tokens, by number of layers."""
+    peaks = {}
+    for layers in (2, 4, 8, 16):
+        net = LM(VOCAB, 64, Stack(layers, Block(Attention(4, position=RoPE()), GLU()))).build(seed=0)
+        ids = repeated(cloche.Glass(net), VOCAB, 1, seed=0)
+        every = list(range(layers))
+        peaks[layers] = peak_bytes(lambda net=net, ids=ids, every=every: attention_to_targets(net, ids, every))
+    whole = 4 * 4 * 1024 * 1024
+    print(f"\nhead detectors over 1,024 tokens, 4 heads (the patterns of one layer are {whole / 1e6:.1f} MB)\n")
+    print(table(["layers", "peak MB"], [[str(n), f"{peak / 1e6:.1f}"] for n, peak in peaks.items()]))
+    return peaks
+
+
 def main() -> None:
     options = asked(__doc__, rounds=7, threads=1)
     with torch.no_grad():
@@ -225,6 +240,7 @@ def main() -> None:
         "what": "CPU seconds of instruments beside TransformerLens' tools",
         "wanted": WANTED,
         "comparisons": found,
+        "peak_bytes": memory(),
     }
     write("instruments", record | {"threads": options.threads}, "torch transformers transformer-lens")
 

@@ -151,20 +151,7 @@ class Scores(NamedTuple):
 def scores_of(net: Network, ids: Tensor, ablate: bool = False) -> Scores:
     """The scores of every head on repeated tokens `ids` [draw, 2 length], from one pass that stores no pattern."""
     length, layers = ids.shape[1] // 2, layers_with_patterns(net)
-    totals: dict[int, dict[str, Tensor]] = {layer: {} for layer in layers}
-
-    def take(layer: int, mix: Any, reads: list[Tensor]) -> None:
-        for name, value in _attention(mix, reads, length).items():
-            totals[layer][name] = totals[layer].get(name, 0.0) + value
-
-    gain = 0.0
-    widest = max(net.layers[layer].mix.heads for layer in layers)
-    for texts in ids.split(max(1, MOST // (2 * length * max(widest * ROWS, net.spec.vocab)))):
-        logits = read_layers(net, texts, layers, take)
-        nats = torch.nn.functional.cross_entropy(
-            logits[:, :-1].float().flatten(0, 1), texts[:, 1:].flatten(), reduction="none"
-        ).view(len(texts), -1)  # fmt: skip
-        gain += float((nats[:, : length - 1].mean(1) - nats[:, length:].mean(1)).sum())
+    totals, gain = attention_to_targets(net, ids, layers)
     if missing := [layer for layer in layers if not totals[layer]]:
         raise ModelUnsupported(f"Layer {missing[0]} does not offer the sites that its pattern is computed from.")
     between = embedding_to_logits(net)
@@ -182,6 +169,28 @@ def scores_of(net: Network, ids: Tensor, ablate: bool = False) -> Scores:
         by_head["ablated"] = _lost_without(net, layers, ids)
     stacked = {name: torch.nn.utils.rnn.pad_sequence(each, True, torch.nan).cpu() for name, each in by_head.items()}
     return Scores(stacked, layers, gain / len(ids), hidden)
+
+
+@torch.no_grad()
+def attention_to_targets(net: Network, ids: Tensor, layers: list[int]) -> tuple[dict[int, dict[str, Tensor]], float]:
+    """Attention [head] of each layer to each kind of target, and the nats per token gained by the repetition, summed over texts
+    (attention over queries too)."""
+    length = ids.shape[1] // 2
+    totals: dict[int, dict[str, Tensor]] = {layer: {} for layer in layers}
+
+    def take(layer: int, mix: Any, reads: list[Tensor]) -> None:
+        for name, value in _attention(mix, reads, length).items():
+            totals[layer][name] = totals[layer].get(name, 0.0) + value
+
+    gain = 0.0
+    widest = max(net.layers[layer].mix.heads for layer in layers)
+    for texts in ids.split(max(1, MOST // (2 * length * max(widest * ROWS, net.spec.vocab)))):
+        logits = read_layers(net, texts, layers, take)
+        nats = torch.nn.functional.cross_entropy(
+            logits[:, :-1].float().flatten(0, 1), texts[:, 1:].flatten(), reduction="none"
+        ).view(len(texts), -1)  # fmt: skip
+        gain += float((nats[:, : length - 1].mean(1) - nats[:, length:].mean(1)).sum())
+    return totals, gain
 
 
 def _lost_without(net: Network, layers: list[int], ids: Tensor) -> list[Tensor]:

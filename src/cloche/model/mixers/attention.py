@@ -324,6 +324,6 @@ class DotProduct(Module):
         """
         if self.heads > self.kv_heads:
             k = k.repeat_interleave(self.heads // self.kv_heads, dim=2)
-        scores = torch.einsum("brhd,bkhd->bhrk", q[:, rows], k).float() * (self.scale or self.size**-0.5)
+        scores = torch.einsum("brhd,bkhd->bhrk", q[:, rows], k).float().mul_(self.scale or self.size**-0.5)
         seen = self.part.mask.allows(rows[:, None], torch.arange(k.shape[1], device=k.device)[None, :])  # [row, key]
-        return self.pattern(self.shaped(scores).masked_fill(~seen, -torch.inf)), seen.sum(-1)
+        return self.pattern(self.shaped(scores).masked_fill_(~seen, -torch.inf)), seen.sum(-1)
