@@ -13,7 +13,7 @@ from cloche.missing import extra
 ROUNDS = 500  # of FastICA at most
 CONVERGED = 1e-10  # 1 - |cosine| between successive estimates of an axis
 ROUNDING = 1e-9  # share of the whole variance
-LEVEL = 0.95  # quantile of the null that an eigenvalue must exceed
+DRAWS = 20  # of a null; what exceeds all of them does so by chance in 1 of 21 cases
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +53,8 @@ def participation_ratio(variance: Tensor) -> float:
     return total**2 / float(variance.square().sum()) if total > 0 else 0.0
 
 
-def axes_above_chance(points: Tensor, draws: int = 20, seed: int = 0) -> int:
-    """Number of leading principal axes whose variance exceeds the 95th percentile of that axis when each column of points
+def axes_above_chance(points: Tensor, draws: int = DRAWS, seed: int = 0) -> int:
+    """Number of leading principal axes whose variance exceeds that of the axis in all `draws` where each column of points
     [n, dim] is permuted by itself (parallel analysis: Horn 1965)."""
     points = points.double()
     draw = torch.Generator().manual_seed(seed)
@@ -63,9 +63,8 @@ def axes_above_chance(points: Tensor, draws: int = 20, seed: int = 0) -> int:
 
 
 def count_above(variance: Tensor, null: Tensor) -> int:
-    """How many leading entries of `variance` [axis] exceed the 95th percentile of their column of `null` [draw, axis], and
-    rounding."""
-    above = variance > torch.quantile(null, LEVEL, dim=0).clamp(min=ROUNDING * float(variance.sum()))
+    """How many leading entries of `variance` [axis] exceed all of their column of `null` [draw, axis], and rounding."""
+    above = variance > null.amax(0).clamp(min=ROUNDING * float(variance.sum()))
     return int(above.long().cumprod(0).sum())
 
 

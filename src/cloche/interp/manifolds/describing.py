@@ -66,11 +66,13 @@ def manifold(
     - axes: principal axes of the mean curve above chance (shuffled values); `residual_axes` those that the circles leave;
       `participation` their participation ratio.
     - circle: share of the curve's variance times roundness of the best circle, its `period`, and `p_value` among permuted
-      values; `angle_error` of the means in its plane in degrees; `separability` (bits) and `mixture` (Engels et al. 2024)
-      of the points there, and `helix` the adjusted share of line and circles of the given `periods` (2502.00873).
+      values; `circles`, how many are above chance and larger than noise makes them; `angle_error` of the means in its plane
+      in degrees; `separability` (bits) and `mixture` (Engels et al. 2024) of the points there, and `helix` the adjusted share
+      of line and circles of the given `periods` (2502.00873).
     - arc_over_chord and turning: of the mean curve, from split halves (noise lengthens arcs).
     - dimension: intrinsic, of the points, by TwoNN, which sees noise; `dimension_above_noise` by GRIDE at the smallest scale
-      four times as large as the distance between points of one value, if there is such a scale. `data` has all scales.
+      four times as large as the distance between points of one value, if there is one and the values' means are closer
+      together than that. `data` has all scales.
 
     The null has the same figures for shuffled values; dimension, separability and mixture for Gaussian points of equal
     covariance and number. A variable whose values are not numbers is a category: it has no curve, and instead of the groups
@@ -90,12 +92,13 @@ def manifold(
     ((23, 32), True)
     """
     laid, _ = laid_out(subject, site, variable, windows, contexts, seed)
-    circles = circles_of(laid, seed) or best_circle(laid, seed)
+    above = circles_of(laid, seed)
+    circles = above or best_circle(laid, seed)
     figures = _figures(laid, circles, periods, seed)
     null = _null(laid, circles, periods, seed)
     pca = principal(laid.curve)
     seen, scales = _seen(laid, pca, view, seed), _scales(laid.points, seed)
-    shuffled = laid.shuffled_variance(seed)
+    shuffled = laid.shuffled_variance
     residual = principal(laid.curve - _on(circles, laid))
     axes = count_above(pca.variance, shuffled)
     figures |= _above_noise(laid, scales) | {
@@ -104,6 +107,8 @@ def manifold(
         "participation": participation_ratio(pca.variance),
     }
     null |= {"axes": 0.0, "residual_axes": 0.0, "participation": fmean(map(participation_ratio, shuffled))}
+    if circles:
+        figures["circles"], null["circles"] = float(len(above)), 0.0
     corners, null_corners = _polytope(laid, pca, axes, seed)
     figures, null = figures | corners, null | null_corners
     data = {
@@ -195,9 +200,12 @@ def _scales(points: Tensor, seed: int) -> list[dict[str, float]]:
 
 
 def _above_noise(laid: Laid, scales: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The dimension at the smallest scale beyond noise; none if no scale is."""
-    found = [scale["dimension"] for scale in scales if scale["distance"] > BEYOND * laid.noise]
-    return {"dimension_above_noise": found[0]} if found else {}
+    """The dimension at the smallest scale beyond noise; none if no scale is, or if values lie so far apart that their points
+    are clusters."""
+    scale = BEYOND * laid.noise
+    apart = float(nearest_points(laid.curve, 1)[0].median()) > scale
+    found = [each["dimension"] for each in scales if each["distance"] > scale]
+    return {"dimension_above_noise": found[0]} if found and not apart else {}
 
 
 def _polytope(laid: Laid, pca: Principal, axes: int, seed: int) -> tuple[dict[str, float], dict[str, float]]:

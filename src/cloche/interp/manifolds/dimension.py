@@ -11,7 +11,7 @@ from cloche.errors import SignalsShape
 from cloche.interp.manifolds.neighbours import nearest_points
 
 KEPT = 0.9  # share of the ratios that TwoNN fits: the largest are of points at the border
-SAME = 3e-6  # of the root mean square distance from the mean, below which two points are one
+SAME = 1e-6  # of the root mean square distance from the mean, below which two points are one
 LARGEST = 1e4  # dimension that the search for GRIDE's estimate ends at
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cloche.errors import InstrumentOption
-from cloche.interp.manifolds.axes import principal
+from cloche.interp.manifolds.axes import DRAWS, principal
 from cloche.interp.manifolds.curves import Halves, half_curves, mean_curve
 from cloche.interp.manifolds.shapes import FEWEST, Circle, fit_circle, fit_circles
 from cloche.interp.manifolds.variables import Contexts, Variable, one_site, points_of
@@ -20,7 +20,6 @@ from cloche.interp.subject import Subject
 from cloche.model import Site
 
 MOST_VALUES = 128  # on a curve; of more, evenly many are taken
-SHUFFLES = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +65,20 @@ class Laid:
             codes = torch.empty_like(self.codes).scatter_(0, home, self.codes[order])
         return replace(self, codes=codes)
 
-    def shuffled_variance(self, seed: int) -> Tensor:
+    @cached_property
+    def shuffled_curves(self) -> list[Tensor]:
+        """Mean curves for shuffled values: what noise alone makes of them."""
+        return [self.shuffled(i).curve for i in range(DRAWS)]
+
+    @cached_property
+    def shuffled_variance(self) -> Tensor:
         """Variance of the mean curve by principal axis for shuffled values, [shuffle, axis]."""
-        return torch.stack([principal(self.shuffled(seed + i).curve).variance for i in range(SHUFFLES)])
+        return torch.stack([principal(curve).variance for curve in self.shuffled_curves])
+
+    @cached_property
+    def noisy_power(self) -> float:
+        """The largest variance times score of a circle in the mean curves for shuffled values."""
+        return max(power_of(curve, fit_circle(curve, self.numbers, draws=0)) for curve in self.shuffled_curves)
 
     def among(self, kept: Tensor) -> Laid:
         """Only some of the points, which must have every value."""
@@ -114,10 +124,17 @@ def _as_numbers(values: Sequence[Any]) -> list[float] | None:
 
 
 def circles_of(laid: Laid, seed: int) -> list[Circle]:
-    """The circles of the mean curve that are above chance, largest first; none for categories."""
+    """The circles of the mean curve that are above chance, largest first; none for categories. The order of the values must
+    matter (a p-value of at most 5%), and the circle must be larger than any that noise makes in shuffled contexts."""
     if not laid.ordered or len(laid.values) < FEWEST:
         return []
-    return fit_circles(laid.curve, laid.numbers, seed=seed)
+    found = fit_circles(laid.curve, laid.numbers, seed=seed)
+    return [circle for circle in found if power_of(laid.curve, circle) > laid.noisy_power]
+
+
+def power_of(curve: Tensor, circle: Circle) -> float:
+    """The variance of a curve that lies on a circle, times its roundness."""
+    return circle.score * float(curve.var(0, correction=0).sum())
 
 
 def best_circle(laid: Laid, seed: int) -> list[Circle]:

@@ -8,15 +8,16 @@ from torch import Tensor
 from cloche.errors import SignalsShape
 
 BLOCK = 512  # points whose distances to all others are held at a time
+FEW = 16  # neighbours whose distances are computed from differences; of more, from products in fp64
 CHUNK = 32  # distances of which first only the least is looked at
 
 
 def nearest_points(points: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Distances and indices [n, count] of the `count` other points nearest to each of points [n, dim], nearest first.
 
-    Candidates come from products in fp32 of centred points; the distances of those found are computed from differences. Of
-    each row of distances the least of every 32 is found first: the `count` nearest are in the chunks with the `count` smallest
-    of these. Memory: 512 rows of distances. Raises SignalsShape unless 1 <= count < n.
+    Candidates come from products in fp32 of centred points; the distances of those found are computed again. Of each row of
+    distances the least of every 32 is found first: the `count` nearest are in the chunks with the `count` smallest of these.
+    Memory: 512 rows of distances. Raises SignalsShape unless 1 <= count < n.
     """
     n = len(points)
     if not 1 <= count < n:
@@ -51,8 +52,11 @@ def nearest_points(points: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 def _distances(points: Tensor, indices: Tensor, start: int) -> Tensor:
     """Distances [block, count] from points start, start + 1, ... to others."""
-    own = points[start : start + len(indices), None]
-    return (points[indices] - own).double().norm(dim=2)
+    own = points[start : start + len(indices)]
+    if indices.shape[1] > FEW:
+        centre = points.double().mean(0)
+        return torch.cdist(own.double() - centre, points.double() - centre).gather(1, indices)
+    return (points[indices] - own[:, None]).double().norm(dim=2)
 
 
 def purity(indices: Tensor, labels: Tensor) -> float:

@@ -76,7 +76,7 @@ class _Waves:
 
     periods: Tensor  # [frequency]
     closed: list[bool]
-    waves: Tensor  # [frequency, value, 2], centred
+    norms: Tensor  # [frequency, 2, 2], products of the waves, centred
     inverse: Tensor  # [frequency, 2, value]
     keep: Tensor  # [value, value], the projection that takes out what circles found before explain
 
@@ -90,10 +90,10 @@ class _Waves:
             )
         span = (
             float(values.max() - values.min()) * count / (count - 1)
-        )  # one step after the last value is the first again
+        )  # a step after the last value is the first again
         halves = torch.arange(
             1, count - 1, dtype=torch.float64
-        )  # twice the number of turns: below half the sampling rate
+        )  # twice the number of turns, below half the sampling rate
         periods = 2 * span / halves if period is None else torch.tensor([float(period)], dtype=torch.float64)
         if known:
             periods = 2 * span / halves[1::2]
@@ -103,12 +103,15 @@ class _Waves:
         waves = torch.stack([keep @ _wave(each, values) for each in periods.tolist()])
         turns = [span / each for each in periods.tolist()]
         closed = [abs(turn - round(turn)) < 1e-6 for turn in turns]
-        return cls(periods, closed, waves, torch.linalg.pinv(waves, rtol=1e-6), keep)
+        return cls(periods, closed, waves.mT @ waves, torch.linalg.pinv(waves, rtol=1e-6), keep)
 
     def fits(self, gram: Tensor) -> tuple[Tensor, Tensor]:
-        """Share explained and roundness [frequency] of points with the Gram matrix [value, value], centred."""
-        inner = self.inverse @ gram @ self.inverse.mT  # [frequency, 2, 2], of cosine's and sine's vector
-        share = (inner * (self.waves.mT @ self.waves)).sum((1, 2)) / gram.trace().clamp(min=1e-300)
+        """Share explained and roundness [frequency] of points with the Gram matrix [value, value]; what `keep` takes out does
+        not count."""
+        count = len(self.inverse)
+        half = (self.inverse.flatten(0, 1) @ gram).view(count, 2, -1)  # one product; batches of small ones are slow
+        inner = (half[:, :, None] * self.inverse[:, None]).sum(3)  # [frequency, 2, 2], of cosine's and sine's vector
+        share = (inner * self.norms).sum((1, 2)) / (self.keep * gram).sum().clamp(min=1e-300)
         area = (inner[:, 0, 0] * inner[:, 1, 1] - inner[:, 0, 1] ** 2).clamp(min=0).sqrt()
         return share, 2 * area / (inner[:, 0, 0] + inner[:, 1, 1]).clamp(min=1e-300)
 
@@ -137,8 +140,9 @@ def fit_circle(
     beaten = 0
     for _ in range(draws):
         order = torch.randperm(len(flat), generator=draw).to(gram.device)
-        permuted = waves.keep @ gram[order][:, order] @ waves.keep
-        beaten += float(torch.mul(*waves.fits(permuted)).max()) >= float(share[best] * roundness[best]) - TIE
+        beaten += (
+            float(torch.mul(*waves.fits(gram[order][:, order])).max()) >= float(share[best] * roundness[best]) - TIE
+        )
     cosine, sine = waves.inverse[best] @ flat
     turn = 2 * math.pi * values.double() / float(waves.periods[best])
     centre = centre - turn.cos().mean() * cosine - turn.sin().mean() * sine

@@ -54,7 +54,7 @@ def subspace_stability(
     True
     """
     laid, _ = laid_out(subject, site, variable, windows, contexts, seed)
-    axes = count_above(principal(laid.curve).variance, laid.shuffled_variance(seed))
+    axes = count_above(principal(laid.curve).variance, laid.shuffled_variance)
     most = min(len(laid.values), laid.points.shape[1]) - 1
     components = max(1, min(axes, most)) if components is None else components
     if not 1 <= components <= most:
