@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -55,38 +55,23 @@ def compared(net: Network, last: Tensor, mapped: Tensor) -> tuple[Tensor, Tensor
     return kl, same
 
 
-def slopes(net: Network, last: Tensor, mapped: Tensor, rng: torch.Generator | None = None) -> Tensor:
-    """Gradient of each row's KL(model || lens) to `mapped`, [layer, row, width].
-
-    With `rng`, instead that of -log q(token) for a token drawn from the lens's own prediction q; the mean of its outer
-    products is the Fisher information (as in K-FAC, 1503.05671).
-    """
+def slopes(net: Network, last: Tensor, mapped: Tensor) -> Tensor:
+    """Gradient of each row's KL(model || lens) to `mapped`, [layer, row, width]."""
     found = torch.empty_like(mapped)
     for rows, own in chunks(net, last):
         p = own.exp()
         for layer in range(len(mapped)):
             h = mapped[layer, rows].detach().requires_grad_(True)
             with torch.enable_grad():
-                q = log_predictions(net, h)
-                if rng is None:
-                    loss = -(p * q).sum()
-                else:
-                    drawn = torch.multinomial(q.detach().exp().cpu(), 1, generator=rng).to(q.device)
-                    loss = -q.gather(1, drawn).sum()
-                (found[layer, rows],) = torch.autograd.grad(loss, h)
+                logits: Tensor = net.unembed(net.final_norm(h.to(net.embed.weight.dtype)))
+            change = logits.detach().float().softmax(-1).sub_(p)  # of the divergence with the logits
+            (found[layer, rows],) = torch.autograd.grad(logits, h, change.to(logits.dtype))
     return found
 
 
-def mean_divergences(
-    net: Network, batches: Iterable[Tensor], maps: Mapping[str, Affine], order: Callable[[Tensor], Tensor]
-) -> dict[str, Tensor]:
-    """Mean KL(model || lens) per layer, [layer] in float64, for each of several maps; `order` permutes the targets."""
-    totals: dict[str, Tensor] = {}
-    count = 0
-    for ids in batches:
-        h = streams(net, ids)
-        last, count = order(h[-1]), count + h.shape[1]
-        for name, each in maps.items():
-            found = divergences(net, last, each(h[:-1])).sum(1, dtype=torch.float64)
-            totals[name] = totals[name] + found if name in totals else found
-    return {name: total / count for name, total in totals.items()}
+def mean_divergences(net: Network, h: Tensor, last: Tensor, maps: Mapping[str, Affine]) -> dict[str, Tensor]:
+    """Mean KL(model || lens) per layer, [layer] in float64, for each of several maps of h [layer, row, width]."""
+    return {
+        name: divergences(net, last, each(h)).sum(1, dtype=torch.float64) / max(1, len(last))
+        for name, each in maps.items()
+    }

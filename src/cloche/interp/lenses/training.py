@@ -1,10 +1,10 @@
-"""Training a tuned lens: least squares in closed form, then a few natural-gradient steps on the divergence."""
+"""Training a tuned lens: least squares in closed form, then a few steps of Adam on the divergence, in whitened coordinates."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -18,38 +18,39 @@ from cloche.model import Network
 
 HELD_BACK = 8  # one window in so many is not trained on, it decides between maps:
 MOST_HELD = 2_048  # until there are so many tokens of them
-CHECKED = 8  # steps after which the divergence on them is measured
-RENEWED = 8  # steps after which the Fisher information is estimated again
-SLOWER = 0.3  # of the learning rate, where a map became worse
-FEWER = 4  # the map without W, which has few parameters, learns from one row in so many
-RIDGE = 1e-4  # of the covariance as a preconditioner, relative to the mean variance
+CHECKED = 16  # steps after which the divergence on them is measured
+TOKENS = 1_024  # whose streams are computed at a time
+FEWER = 4  # the map without W, which has few parameters, learns from one row in so many,
+FASTER = 5  # at so many times the rate
+MOST_BYTES = 1 << 30  # of streams in memory
+WHITENED = 1e-3  # of the mean variance, added to every direction's
+MOMENTUM, SECOND = 0.8, 0.99  # Adam's
 
 
 @dataclass(frozen=True)
 class LensConfig:
-    """How a lens is trained: `steps` natural-gradient steps on `batch` tokens each, with a learning rate that falls linearly
-    from `rate` to 0. ridge: penalty of the least squares, relative to the mean variance of the stream. damping: added to
-    the Fisher information, relative to its mean diagonal. shuffled: a control, in which each position's target is that of
-    another position drawn at random. tokens: of the training text that `cloche look` reads.
+    """How a lens is trained: `steps` of Adam on `batch` tokens each, with a learning rate that falls linearly from `rate`,
+    relative to the spread of the last layer's stream, to 0. ridge: penalty of the least squares, relative to the mean
+    variance of the stream. shuffled: a control, in which each position's target is that of another position drawn at random.
+    tokens: of the training text that `cloche look` reads.
 
     >>> from cloche.interp import LensConfig
     >>> LensConfig(steps=0).batch
-    1024
+    512
     """
 
-    steps: int = 32
-    batch: int = 1024
-    rate: float = 0.5
+    steps: int = 96
+    batch: int = 512
+    rate: float = 0.02
     ridge: float = 1e-5
-    damping: float = 1e-2
     shuffled: bool = False
     tokens: int = 65_536
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch - 1, self.tokens - 2) < 0:
             raise ArgumentRange(f"{self} needs steps of 0 or more, and a batch and tokens above 0.")
-        if not (0 < self.rate <= 1 and self.ridge > 0 and self.damping > 0):
-            raise ArgumentRange(f"{self} needs a rate above 0 and at most 1, and a ridge and damping above 0.")
+        if not (0 < self.rate <= 1 and self.ridge > 0):
+            raise ArgumentRange(f"{self} needs a rate above 0 and at most 1, and a ridge above 0.")
 
 
 DEFAULT = LensConfig()
@@ -59,11 +60,11 @@ def train_lens(subject: Subject, windows: Iterable[Any], config: LensConfig = DE
     """Trains a tuned lens on `windows` (batches of ids [batch, position], or texts): KL(model || lens), in nats, at all
     positions, with the final norm and the unembedding frozen.
 
-    W and b start at the ridge regression of h_L - h_l on h_l, from means and covariances collected in one pass; every step
-    then follows the gradient of a batch, preconditioned with the covariance of h_l and the Fisher information of the lens's
-    predictions. A few windows, one in eight until they have 2,048 tokens, are not trained on: they decide per layer which map
-    is kept, so that a map is never worse there than the simpler ones. Memory: a batch of streams [layer, token, width], a
-    few matrices [layer, width, width], and the logits of a chunk.
+    W and b start at the ridge regression of h_L - h_l on h_l, from means and covariances collected in one pass, in which
+    rows of the streams are kept at random; Adam (1412.6980) then takes steps on them, in coordinates in which h_l has mean
+    0 and covariance I. A few windows, one in eight until they have 2,048 tokens, are not trained on: they decide per layer
+    which map is kept, so that a map is never worse there than the simpler ones. Memory: the rows for all steps, at most 1
+    GiB, a few matrices [layer, width, width], and the logits of a chunk.
 
     The paper (Belrose et al. 2023, 2303.08112) starts at W = 0 and takes 250 steps of 2^18 tokens. Raises ClocheError for
     fewer than two windows, and a model without layers.
@@ -77,28 +78,38 @@ def train_lens(subject: Subject, windows: Iterable[Any], config: LensConfig = DE
     (('embed', 'resid_post[0]'), torch.Size([2, 32, 32]))
     """
     net, sites = subject.net, mapped_sites(subject.net)
-    train, check = _divided([row for ids in windows_of(subject, windows) for row in ids], config.batch)
-    order = _order(config.shuffled, seed)
-    moments = _moments(net, train, order)
+    train, check = _divided([row for ids in windows_of(subject, windows) for row in ids], TOKENS)
+    rng = torch.Generator().manual_seed(seed)
+    order = _order(config.shuffled, rng)
+    moments, rows = _read(net, train, order, config.steps * config.batch, rng)
+    held = torch.cat([streams(net, ids) for ids in check], 1)
+    h, last = held[:-1], order(held[-1])
     ridge, shift = moments.ridge(config.ridge), Affine(None, moments.shift)
     start = {"zero": Affine(None, torch.zeros_like(shift.bias)), "shift": shift, "ridge map": ridge}
-    at_start = mean_divergences(net, check, start, order)
+    at_start = mean_divergences(net, h, last, start)
     bias = _Steps.of(start, at_start, ("zero", "shift"), moments.none())
     tuned = _Steps.of(start, at_start, ("zero", "shift", "ridge map"), moments)
-    rng = torch.Generator().manual_seed(seed)
-    for step, ids in enumerate(islice(cycle(train), config.steps)):
-        h = streams(net, ids)
-        last, rate = order(h[-1]), config.rate * (1 - step / config.steps)
-        bias.step(net, h[:, ::FEWER], last[::FEWER], rate, config.damping, rng)
-        tuned.step(net, h, last, rate, config.damping, rng)
+    for step, batch in enumerate(_batches(rows, config, rng)):
+        rate = config.rate * (1 - step / config.steps)
+        bias.step(net, batch[:, ::FEWER], FASTER * rate)
+        tuned.step(net, batch, rate)
         if step % CHECKED == CHECKED - 1 or step == config.steps - 1:
-            now = mean_divergences(net, check, {"bias": bias.map, "tuned": tuned.map}, order)
+            now = mean_divergences(net, h, last, {"bias": bias.map, "tuned": tuned.map})
             bias.keep(now["bias"])
             tuned.keep(now["tuned"])
     best = tuned.best.where(bias.score < tuned.score, bias.best)
     maps = {"bias only": bias.best, "ridge map": ridge, "tuned lens": best}
     cpu = torch.device("cpu")
     return Lens({k: m.to(cpu) for k, m in maps.items()}, sites, subject.checkpoint, sum(i.numel() for i in train))
+
+
+def _batches(rows: Tensor, config: LensConfig, rng: torch.Generator) -> Iterator[Tensor]:
+    """Batches of rows [site, row, width] for all steps, in random order, again and again."""
+    count = rows.shape[1]
+    order, size = torch.randperm(count, generator=rng), min(config.batch, count)
+    for step in range(config.steps):
+        places = torch.arange(step * size, (step + 1) * size) % count
+        yield rows[:, order[places].to(rows.device)]
 
 
 def _divided(rows: list[Tensor], batch: int) -> tuple[list[Tensor], list[Tensor]]:
@@ -126,9 +137,8 @@ def _batched(rows: list[Tensor], tokens: int) -> list[Tensor]:
     ]
 
 
-def _order(shuffled: bool, seed: int) -> Callable[[Tensor], Tensor]:
+def _order(shuffled: bool, rng: torch.Generator) -> Callable[[Tensor], Tensor]:
     """The targets [row, width] as they are, or for the control in random order."""
-    rng = torch.Generator().manual_seed(seed)
     return (
         (lambda rows: rows[torch.randperm(len(rows), generator=rng).to(rows.device)]) if shuffled else lambda rows: rows
     )
@@ -137,12 +147,14 @@ def _order(shuffled: bool, seed: int) -> Callable[[Tensor], Tensor]:
 @dataclass(eq=False)
 class _Moments:
     """Of h_l and of h_L - h_l, per layer: mean [layer, width], shift [layer, width] (the mean of h_L - h_l), covariance of
-    h_l, and cross, that of h_L - h_l with h_l [layer, width, width]; the matrices in float64."""
+    h_l, and cross, that of h_L - h_l with h_l [layer, width, width], the matrices in float64; and spread, the root mean
+    square of h_L - its mean."""
 
     mean: Tensor
     shift: Tensor
     covariance: Tensor
     cross: Tensor
+    spread: float
 
     def ridge(self, penalty: float) -> Affine:
         """The ridge regression of h_L - h_l on h_l."""
@@ -151,7 +163,7 @@ class _Moments:
 
     def none(self) -> _Moments:
         """For a map with W = 0."""
-        return _Moments(self.mean, self.shift, self.covariance[:, :0, :0], self.cross[:, :, :0])
+        return _Moments(self.mean, self.shift, self.covariance[:, :0, :0], self.cross[:, :, :0], self.spread)
 
 
 def damped(matrices: Tensor, share: float) -> Tensor:
@@ -162,37 +174,46 @@ def damped(matrices: Tensor, share: float) -> Tensor:
 
 
 @torch.no_grad()
-def _moments(net: Network, batches: list[Tensor], order: Callable[[Tensor], Tensor]) -> _Moments:
-    """The moments over all batches, in one pass. Rows are centred at the first batch's mean, which keeps digits."""
+def _read(
+    net: Network, batches: list[Tensor], order: Callable[[Tensor], Tensor], wanted: int, rng: torch.Generator
+) -> tuple[_Moments, Tensor]:
+    """One pass over all batches: the moments, and about as many rows of the streams [site, row, width] as are wanted, at
+    random, with their targets last. Rows are centred at the first batch's mean, which keeps digits.
+    """
+    total = sum(ids.numel() for ids in batches)
     origin: Tensor | None = None
     sums: list[Tensor] = []
-    count = 0
+    rows: list[Tensor] = []
+    square = 0.0
     for ids in batches:
         h = streams(net, ids)
         target = order(h[-1])
         if origin is None:
-            origin = h[:-1].mean(1, keepdim=True)
-        x, y = (h[:-1] - origin).double(), (target - h[:-1]).double()
-        new = [x.sum(1), y.sum(1), x.mT @ x, y.mT @ x]
+            origin = h.mean(1, keepdim=True)
+        x, y = h[:-1] - origin[:-1], target - h[:-1]
+        new = [x.sum(1).double(), y.sum(1).double(), (x.mT @ x).double(), (y.mT @ x).double()]
         sums = [a.add_(b) for a, b in zip(sums, new, strict=True)] if sums else new
-        count += x.shape[1]
+        square += float((target - origin[-1]).square().sum())
+        most = min(wanted, MOST_BYTES // (4 * len(h) * h.shape[2]))
+        kept = torch.randperm(h.shape[1], generator=rng)[: math.ceil(most * h.shape[1] / total)].to(h.device)
+        rows.append(torch.cat([h[:-1, kept], target[None, kept]]))
     assert origin is not None
-    x, y, xx, yx = (each / count for each in sums)
+    x, y, xx, yx = (each / total for each in sums)
     covariance, cross = xx - x[:, :, None] * x[:, None], yx - y[:, :, None] * x[:, None]
-    return _Moments((origin[:, 0] + x).float(), y.float(), covariance, cross)
+    spread = (square / total / net.spec.width) ** 0.5
+    return _Moments((origin[:-1, 0] + x).float(), y.float(), covariance, cross, spread), torch.cat(rows, 1)
 
 
 class _Steps:
-    """Natural-gradient steps on one affine map: its weights, the best of them so far per layer, and the preconditioners."""
+    """Adam on one affine map: its weights, the best of them so far per layer, and the averages of gradients, which are those
+    with respect to the map of whitened h_l."""
 
     def __init__(self, start: Affine, score: Tensor, moments: _Moments) -> None:
         self.map = self.best = start
-        self.score = score
-        self.mean = moments.mean
-        width = moments.covariance.shape[-1]
-        self.inverse = torch.linalg.inv(damped(moments.covariance, RIDGE)).float() if width else None
-        self.rate = torch.ones_like(score)
-        self.fisher: Tensor | None = None
+        self.score, self.mean, self.spread = score, moments.mean, moments.spread
+        values, vectors = torch.linalg.eigh(damped(moments.covariance, WHITENED))
+        self.whitening = (vectors * values.clamp(min=torch.finfo(torch.float32).tiny).rsqrt()[:, None]).float()
+        self.first = self.second = torch.zeros(())
         self.taken = 0
 
     @classmethod
@@ -205,25 +226,27 @@ class _Steps:
             found, score = found.where(scores[name] < score, start[name]), torch.minimum(score, scores[name])
         return cls(found, score, moments)
 
-    def step(self, net: Network, h: Tensor, last: Tensor, rate: float, damping: float, rng: torch.Generator) -> None:
-        x, mapped = h[:-1], self.map(h[:-1])
-        if self.taken % RENEWED == 0:
-            drawn = slopes(net, last, mapped, rng)
-            fisher = (drawn.mT @ drawn / x.shape[1]).double()
-            self.fisher = torch.linalg.inv(damped(fisher, damping)).float()
+    def step(self, net: Network, rows: Tensor, rate: float) -> None:
+        """One step on rows [site, row, width], the last of which are the targets."""
+        x, weight = rows[:-1], self.map.weight
+        slope = slopes(net, rows[-1], self.map(x)) / x.shape[1]
+        width = self.whitening.shape[-1]
+        gradient = slope.sum(1)[..., None]
+        if width:
+            gradient = torch.cat([slope.mT @ (x - self.mean[:, None]) @ self.whitening, gradient], -1)
         self.taken += 1
-        assert self.fisher is not None
-        slope = slopes(net, last, mapped) @ self.fisher / x.shape[1]  # symmetric
-        slope *= (rate * self.rate).to(slope)[:, None, None]
-        weight, bias = self.map.weight, self.map.bias - slope.sum(1)
-        if self.inverse is not None:
-            change = slope.mT @ (x - self.mean[:, None]) @ self.inverse
+        self.first = MOMENTUM * self.first + (1 - MOMENTUM) * gradient
+        self.second = SECOND * self.second + (1 - SECOND) * gradient.square()
+        first, second = self.first / (1 - MOMENTUM**self.taken), self.second / (1 - SECOND**self.taken)
+        change = rate * self.spread * first / (second.sqrt() + torch.finfo(torch.float32).tiny)
+        bias = self.map.bias - change[..., -1]
+        if width:
+            change = change[..., :-1] @ self.whitening.mT
             weight = -change if weight is None else weight - change
             bias = bias + torch.einsum("lij,lj->li", change, self.mean)
         self.map = Affine(weight, bias)
 
     def keep(self, score: Tensor) -> None:
-        """Keeps the map where its divergence is the least so far; elsewhere goes on from the best at a lower rate."""
+        """Keeps the map where its divergence is the least so far."""
         better = score < self.score
         self.best, self.score = self.best.where(better, self.map), torch.minimum(score, self.score)
-        self.map, self.rate = self.best, torch.where(better, self.rate, self.rate * SLOWER)
