@@ -54,13 +54,6 @@ def test_the_last_residual_at_the_last_token_is_the_whole_answer(glass: cloche.G
     assert last[:, :-1] == pytest.approx(0, abs=1e-4), "earlier tokens are not read after the last layer"
 
 
-def test_a_prompt_patched_with_itself_changes_nothing(glass: cloche.Glass) -> None:
-    for site in ("resid_pre", "z", "mlp_out"):
-        finding = activation_patching(glass, Add(), site=site, pairs=1)
-        assert finding.null is not None and finding.null["largest"] < 1e-5
-    assert ablation(glass, Add(), pairs=1, kind="zero").null["largest"] < 1e-5  # type: ignore[index]
-
-
 def test_a_cell_is_what_one_edited_run_gives(glass: cloche.Glass) -> None:
     task, net = Add(), glass.net
     finding = activation_patching(glass, task, site="z", pairs=2)
@@ -175,15 +168,8 @@ def test_what_cannot_be_patched_is_one_sentence(glass: cloche.Glass) -> None:
         "a single pair; choose kind='mean'": lambda: ablation(flat, PromptPair("a", "b", " x", " y"), kind="optimal"),
         "is not a kind of ablation": lambda: ablation(flat, Add(), kind="remove"),  # type: ignore[arg-type]
         "give the right one of each prompt": lambda: PromptPair("a", "b", " x", "x"),
-        "no tokenizer.json": lambda: activation_patching(cloche.Glass(glass.net), Add()),
-        "different numbers of tokens": lambda: activation_patching(flat, PromptPair("a", "bb", " x", " y")),
     }
     for sentence, call in cases.items():
         with pytest.raises(ClocheError, match=sentence) as error:
             call()
         assert str(error.value).count(". ") == 0
-    with torch.no_grad():
-        net = LM(VOCAB, 32, Stack(1, BODIES["llama"])).build(seed=1)
-        net.unembed.weight.zero_()
-    with pytest.raises(ClocheError, match="alike, so no effect can be scaled"):
-        activation_patching(cloche.Glass(net, glass.tokenizer), Add())
