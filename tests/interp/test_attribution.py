@@ -1,4 +1,4 @@
-"""Gradient attributions (on a linear model: test_linear.py): where a unit is saturated, gradients are blind, and it shows."""
+"""Gradient attributions (on a linear model: test_linear_model.py): where a unit is saturated, gradients are blind, and it shows."""
 
 from __future__ import annotations
 
