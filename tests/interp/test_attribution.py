@@ -1,4 +1,4 @@
-"""Gradient attributions (on a linear model: test_linear_model.py): where a unit is saturated, gradients are blind, and it shows."""
+"""Gradient attributions: where a unit is saturated, gradients are blind, and it shows (a linear model: test_linear_model.py)."""
 
 from __future__ import annotations
 
