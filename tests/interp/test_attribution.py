@@ -1,4 +1,4 @@
-"""Gradient attributions: where a unit is saturated, gradients are blind, and it shows (a linear model: test_linear_model.py)."""
+"""Gradient attributions: where a unit is saturated, gradients are blind, and it shows (linear models: test_linear_model)."""
 
 from __future__ import annotations
 
