@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from cloche.decode import is_texts, read_prompt, read_windows
@@ -12,6 +13,8 @@ from cloche.errors import PromptInvalid
 from cloche.model import Network
 from cloche.model.sites import check_ids
 from cloche.text import Tokenizer
+
+TOKENS = 1024  # of a batch of prompts of one length, about
 
 
 class Subject(Protocol):
@@ -69,6 +72,25 @@ def windows_of(subject: Subject | Network, windows: Any) -> Iterator[Tensor]:
     net = network_of(subject)
     tokenizer = None if isinstance(subject, Network) else subject.tokenizer
     return read_windows(windows, tokenizer, net.most_tokens, "This model")
+
+
+def by_length(prompts: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], Tensor]]:
+    """Prompts in batches of one length, without padding: the indices of the prompts, and their ids [prompt, position]."""
+    lengths: dict[int, list[int]] = {}
+    for i, ids in enumerate(prompts):
+        lengths.setdefault(len(ids), []).append(i)
+    for length, same in lengths.items():
+        for start in range(0, len(same), rows := max(1, TOKENS // max(1, length))):
+            some = same[start : start + rows]
+            yield some, torch.tensor([list(prompts[i]) for i in some])
+
+
+def read_prompts(prompts: Sequence[Sequence[int]], read: Callable[[Tensor], Tensor]) -> Tensor:
+    """`read` of every prompt, [prompt, ...] in their order; it is given batches of ids [prompt, position]."""
+    found: dict[int, Tensor] = {}
+    for some, ids in by_length(prompts):
+        found.update(zip(some, read(ids), strict=True))
+    return torch.stack([found[i] for i in range(len(prompts))])
 
 
 def spell(tokenizer: Tokenizer | None, ids: Iterable[int]) -> list[str]:

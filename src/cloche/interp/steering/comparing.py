@@ -15,11 +15,10 @@ from cloche.drawing import Finding, Form, Panel, Provenance, Scatter, Table
 from cloche.errors import CorpusEmpty, InstrumentOption, PromptInvalid
 from cloche.interp.lenses.affine import Lens
 from cloche.interp.probing.probes import auroc
-from cloche.interp.steering.concepts import Concept, predictions, states
+from cloche.interp.steering.concepts import Concept, ConceptStates, predictions
 from cloche.interp.steering.making import METHODS, direction_of, feature_vector, place_of, token_vector
-from cloche.interp.steering.vectors import SteeringVector, unit_of
-from cloche.interp.subject import Subject, encode, windows_of
-from cloche.model import Network, Site
+from cloche.interp.steering.vectors import SteeringVector
+from cloche.interp.subject import Subject, windows_of
 from cloche.sparse import SAE
 
 STRENGTHS = (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0)  # in units of the site's norm
@@ -72,9 +71,9 @@ def steering_comparison(
     long enough. Removal: the share of that difference which positive texts lose when the direction is projected out.
 
     The null: 20 random directions and 20 differences of means of shuffled labels (as many texts of each kind on both
-    sides); `p` is the share of these 40 that steer
-    no less than the difference of means. `consistency` is the mean cosine of a pair's difference with the mean difference
-    (2505.22637): low, and steering reverses on many texts. `data`: methods with auroc, effect, removal and curve.
+    sides); `p` is the share of these 40 that steer no less than the difference of means. `consistency` is the mean cosine of
+    a pair's difference with the mean difference of the other pairs (2505.22637): low, and steering reverses on many texts;
+    its null has each pair in a random order. `data`: methods with auroc, effect, removal and curve.
 
     >>> import torch
     >>> from cloche import GLU, LM, Attention, Block, Glass, Stack
@@ -92,14 +91,14 @@ def steering_comparison(
         raise InstrumentOption(f"budget={budget} nats must be above zero, such as 0.1.")
     place = place_of(subject.net, site)
     train, test = concept.halves()
-    test_of = _Test(subject, test, windows, place)
-    made = _vectors(subject, train, place, sae, lens)
-    found = {name: test_of(vector) for name, vector in made.items()}
-    nulls = [test_of(vector) for vector in _nulls(subject, train, place, seed)]
+    fitted = ConceptStates(subject, train, place)
+    test_of = _Test(subject, ConceptStates(subject, test, place), windows)
+    found = {name: test_of(vector) for name, vector in _vectors(subject, fitted, sae, lens).items()}
+    nulls = [test_of(vector) for vector in _nulls(fitted, seed)]
     effects = [each.effect_at(budget) for each in nulls]
     figures, null = _figures(found["mean-difference"], nulls, budget)
     if concept.paired:
-        figures["consistency"] = _consistency(subject, train, place)
+        figures["consistency"], null["consistency"] = _consistency(fitted, seed)
     methods = [
         {
             "method": name,
@@ -143,12 +142,9 @@ def _figures(first: Tested, nulls: Sequence[Tested], budget: float) -> tuple[dic
 class _Test:
     """Measures of vectors on held-out texts of a concept and on neutral text."""
 
-    def __init__(self, subject: Subject, test: Concept, windows: Iterable[Any], site: Site) -> None:
-        self.net, self.site = subject.net, site
-        self.positive, self.negative = (states(subject, texts, site) for texts in (test.positive, test.negative))
-        rows = [[torch.tensor(encode(subject, text)[1]) for text in texts] for texts in (test.positive, test.negative)]
-        self.rows = rows[0]
-        with_concept, without = (predictions(self.net, each) for each in rows)
+    def __init__(self, subject: Subject, states: ConceptStates, windows: Iterable[Any]) -> None:
+        self.net, self.states = subject.net, states
+        with_concept, without = (predictions(self.net, ids) for ids in (states.positive_ids, states.negative_ids))
         self.weights = with_concept.exp().mean(0) - without.exp().mean(0)  # [vocab]
         self.with_concept = float((with_concept @ self.weights).mean())
         self.gap = self.with_concept - float((without @ self.weights).mean())
@@ -163,9 +159,9 @@ class _Test:
         self.start = float((clean @ self.weights.to(clean)).mean())
 
     def __call__(self, vector: SteeringVector) -> Tested:
-        scores = torch.cat([self.positive, self.negative]) @ vector.direction
-        truth = torch.arange(len(scores)) < len(self.positive)
-        removed = predictions(self.net, self.rows, [vector.removal(self.net)])
+        scores = torch.cat([self.states.positive, self.states.negative]) @ vector.direction
+        truth = torch.arange(len(scores)) < len(self.states.positive)
+        removed = predictions(self.net, self.states.positive_ids, [vector.removal(self.net)])
         lost = (self.with_concept - float((removed @ self.weights).mean())) / self.gap
         edits = [edit for strength in STRENGTHS for edit in vector.edits(self.net, strength)]
         measured = self.net.sweep(self.neutral, edits, self._read)
@@ -190,37 +186,29 @@ def _neutral(subject: Subject, windows: Iterable[Any]) -> Tensor:
     return torch.stack([row[:shortest] for row in rows]).to(subject.net.embed.weight.device)
 
 
-def _vectors(
-    subject: Subject, train: Concept, place: Site, sae: SAE | None, lens: Lens | None
-) -> dict[str, SteeringVector]:
+def _vectors(subject: Subject, states: ConceptStates, sae: SAE | None, lens: Lens | None) -> dict[str, SteeringVector]:
     """A vector of each method that the texts, the dictionary and the lens allow, by its name."""
-    positive, negative = (states(subject, texts, place) for texts in (train.positive, train.negative))
-    unit = unit_of(torch.cat([positive, negative]))
-    methods = [method for method in METHODS if method != "paired-pca" or train.paired]
+    positive, negative, place, unit = states.positive, states.negative, str(states.site), states.unit
+    methods = [method for method in METHODS if method != "paired-pca" or states.paired]
     found: dict[str, SteeringVector] = {
-        method: SteeringVector(direction_of(positive, negative, method), str(place), unit) for method in methods
+        method: SteeringVector(direction_of(positive, negative, method), place, unit) for method in methods
     }
     if sae is not None:
         codes = [sae.encode(rows).dense() for rows in (positive, negative)]
         best = int((codes[0].mean(0) - codes[1].mean(0)).argmax())
         found[f"feature {best}"] = feature_vector(subject, sae, best, unit)
     if lens is not None:
-        net: Network = subject.net
-        rows = [
-            [torch.tensor(encode(subject, text)[1]) for text in texts] for texts in (train.positive, train.negative)
-        ]
-        gained = predictions(net, rows[0]).exp().mean(0) - predictions(net, rows[1]).exp().mean(0)
-        token = int(gained.argmax())
-        found["lens row"] = token_vector(subject, token, str(place), unit, lens)
+        likely = [predictions(subject.net, ids).exp().mean(0) for ids in (states.positive_ids, states.negative_ids)]
+        found["lens row"] = token_vector(subject, int((likely[0] - likely[1]).argmax()), place, unit, lens)
     return found
 
 
-def _nulls(subject: Subject, train: Concept, place: Site, seed: int) -> list[SteeringVector]:
+def _nulls(states: ConceptStates, seed: int) -> list[SteeringVector]:
     """Random directions, then differences of means of shuffled labels, as many of each kind on both sides."""
-    positive, negative = (states(subject, texts, place) for texts in (train.positive, train.negative))
-    width, unit = positive.shape[1], unit_of(torch.cat([positive, negative]))
+    positive, negative, place, unit = states.positive, states.negative, str(states.site), states.unit
+    width = positive.shape[1]
     draw = torch.Generator().manual_seed(seed)
-    found = [SteeringVector(torch.randn(width, generator=draw), str(place), unit) for _ in range(NULLS)]
+    found = [SteeringVector(torch.randn(width, generator=draw), place, unit) for _ in range(NULLS)]
     for _ in range(NULLS):
         # As many of each kind on both sides: else the difference has the concept in it, however little, at norm one.
         halves = [
@@ -230,13 +218,20 @@ def _nulls(subject: Subject, train: Concept, place: Site, seed: int) -> list[Ste
         difference = torch.cat([half[0] for half in halves]).mean(0) - torch.cat([half[1] for half in halves]).mean(0)
         if float(difference.norm()) < 1e-6 * unit:  # the states of each kind are alike
             difference = torch.randn(width, generator=draw)
-        found.append(SteeringVector(difference, str(place), unit))
+        found.append(SteeringVector(difference, place, unit))
     return found
 
 
-def _consistency(subject: Subject, concept: Concept, place: Site) -> float:
-    pairs = states(subject, concept.positive, place) - states(subject, concept.negative, place)
-    return float(torch.cosine_similarity(pairs, pairs.mean(0)[None], dim=1).mean())
+def _consistency(states: ConceptStates, seed: int) -> tuple[float, float]:
+    """The mean cosine of a pair's difference with the mean of the others', and its null: each pair in a random order."""
+    pairs = states.positive - states.negative
+    draw = torch.Generator().manual_seed(seed)
+    signs = torch.randint(2, (NULLS, len(pairs), 1), generator=draw) * 2.0 - 1
+
+    def mean(pairs: Tensor) -> float:
+        return float(torch.cosine_similarity(pairs, pairs.sum(-2, keepdim=True) - pairs, dim=-1).mean())
+
+    return mean(pairs), mean(signs * pairs)
 
 
 def _summary(data: dict[str, Any], figures: dict[str, float], null: dict[str, float]) -> str:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from cloche.errors import FileMissing, FileTooLarge, PromptInvalid, RecordInvalid, shown
-from cloche.interp.subject import Subject, encode
-from cloche.model import Network, Site
+from cloche.interp.steering.vectors import unit_of
+from cloche.interp.subject import Subject, encode, read_prompts
+from cloche.model import Edit, Network, Site
 
 FEWEST = 2  # texts of each kind
 LARGEST = 1 << 28  # bytes of a file
@@ -88,18 +89,27 @@ def read_concept(path: Path | str) -> Concept:
     return Concept(path.stem, tuple(positive), tuple(negative))
 
 
-@torch.no_grad()
-def states(subject: Subject, texts: Sequence[Any], site: Site) -> Tensor:
-    """The site's value [text, width] at the last token of each text."""
-    rows = []
-    for text in texts:
-        ids = torch.tensor([encode(subject, text)[1]])
-        rows.append(subject.net.run(ids, save=[site], logits=False)[site][0, -1].float().cpu())
-    return torch.stack(rows)
+class ConceptStates:
+    """The positive and negative texts of a concept as ids, and the site's value at the last token of each, [text, width]."""
+
+    def __init__(self, subject: Subject, concept: Concept, site: Site) -> None:
+        self.net, self.site, self.paired = subject.net, site, concept.paired
+        self.positive_ids, self.negative_ids = (
+            [encode(subject, text)[1] for text in texts] for texts in (concept.positive, concept.negative)
+        )
+        self.positive, self.negative = (self._states(ids) for ids in (self.positive_ids, self.negative_ids))
+        self.unit = unit_of(torch.cat([self.positive, self.negative]))
+
+    def _states(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        def read(ids: Tensor) -> Tensor:
+            value: Tensor = self.net.run(ids, save=[self.site], logits=False)[self.site]
+            return value[:, -1].float().cpu()
+
+        with torch.no_grad():
+            return read_prompts(prompts, read)
 
 
 @torch.no_grad()
-def predictions(net: Network, rows: Sequence[Tensor], edits: Sequence[Any] = ()) -> Tensor:
-    """Log-probabilities [text, vocab] after each row of ids."""
-    found = [net.run(ids[None], edits=list(edits)).logits[0, -1].float().log_softmax(-1) for ids in rows]
-    return torch.stack(found).cpu()
+def predictions(net: Network, prompts: Sequence[Sequence[int]], edits: Sequence[Edit] = ()) -> Tensor:
+    """Log-probabilities [prompt, vocab] of the next token."""
+    return read_prompts(prompts, lambda ids: net.run(ids, edits=edits).logits[:, -1].float().log_softmax(-1).cpu())

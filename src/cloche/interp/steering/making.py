@@ -9,8 +9,8 @@ from torch import Tensor
 
 from cloche.errors import FeatureUnknown, InstrumentOption, PromptInvalid, SiteUnsuitable
 from cloche.interp.lenses.affine import JACOBIAN, TUNED, Lens, stream_sites
-from cloche.interp.steering.concepts import Concept, states
-from cloche.interp.steering.vectors import SteeringVector, unit_of
+from cloche.interp.steering.concepts import Concept, ConceptStates
+from cloche.interp.steering.vectors import SteeringVector
 from cloche.interp.subject import Subject
 from cloche.model import Network, Site
 from cloche.sparse import SAE
@@ -43,8 +43,8 @@ def steering_vector(
     True
     """
     place = place_of(subject.net, site)
-    positive, negative = (states(subject, texts, place) for texts in (concept.positive, concept.negative))
-    direction = direction_of(positive, negative, method)
+    states = ConceptStates(subject, concept, place)
+    direction = direction_of(states.positive, states.negative, method)
     card = {
         "method": method,
         "concept": concept.name,
@@ -52,7 +52,7 @@ def steering_vector(
         "positive": len(concept.positive),
         "negative": len(concept.negative),
     }
-    return SteeringVector(direction, str(place), unit_of(torch.cat([positive, negative])), card)
+    return SteeringVector(direction, str(place), states.unit, card)
 
 
 def place_of(net: Network, site: str | None) -> Site:
