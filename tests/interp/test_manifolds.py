@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import cloche
-from cloche.errors import InstrumentOption, PromptInvalid, SiteUnsuitable, TaskInvalid, TokenizerMissing
+from cloche.errors import InstrumentOption, PromptInvalid, SignalsShape, SiteUnsuitable, TaskInvalid, TokenizerMissing
 from cloche.interp import (
     Contexts,
     Positions,
@@ -77,6 +77,14 @@ def test_a_randomly_initialised_adder_has_no_circle_and_explains_nothing() -> No
     assert abs(found.figures["explained"]) < 0.1 and found.figures["axes"] == found.figures["circles"] == 0
     moved = manifold_intervention(glass, "resid_mid[0]", ANSWER, steps=(1,))
     assert moved.figures["moved"] < 0.15
+
+
+@pytest.mark.slow
+def test_of_forty_random_models_two_at_most_have_a_circle() -> None:
+    """The means over a random model's sums do have an order, that of a convolution; they do not exceed noise."""
+    models = [clocks.glass(clocks.spec(32, 4, 64).build(seed=seed)) for seed in range(40)]
+    found = [manifold(glass, "resid_mid[0]", ANSWER, seed=seed).figures for seed, glass in enumerate(models)]
+    assert sum(figures["circles"] > 0 for figures in found) <= 2 and sum(figures["axes"] > 0 for figures in found) <= 5
 
 
 @pytest.mark.slow
@@ -183,6 +191,19 @@ def test_a_task_a_list_of_words_and_categories_are_read_where_they_are() -> None
     assert words.data["values"] == [0, 1, 2, 3, 4] and words.figures["purity"] == 1
 
 
+@pytest.mark.parametrize("name", ["number_1", "answer"])
+def test_the_answer_to_a_changed_variable_is_that_of_the_causal_graph(name: str) -> None:
+    glass = cloche.Glass(LM(259, 32, Stack(1, Block(Attention(4), GLU()))).build(seed=0), tokenizer())
+    found = TaskVariable(ModularAdd(p=23), name).contexts(glass, None, 30, seed=0)
+    for point, (batch, row, position) in enumerate(found.places):
+        ids = found.batches[batch][row].tolist()
+        first, second = (int(n) for n in glass.tokenizer.decode(ids)[1:].partition(")")[0].split("+"))
+        value = found.values[point]
+        assert position == len(ids) - 1 and int(value) == (first if name == "number_1" else (first + second) % 23)
+        told = glass.tokenizer.decode(found.answer(point, type(value)((int(value) + 1) % 23)))
+        assert told == str((first + second + 1) % 23)
+
+
 # ---- stability
 
 
@@ -220,6 +241,7 @@ def test_bad_input_is_one_sentence() -> None:
         (lambda: subspace_stability(adder, "embed", ANSWER, components=9), InstrumentOption, "components=9"),
         (lambda: subspace_stability(adder, "embed", ANSWER, other=model()), InstrumentOption, "one tokenizer"),
         (lambda: WordList(("a",), ("no slot",)), PromptInvalid, "have {}"),
+        (lambda: manifold(adder, "embed", SUMMAND, view="ica"), SignalsShape, "fewer than 3 dimensions"),
     ):
         with pytest.raises(error, match=match):
             call()

@@ -69,7 +69,8 @@ def manifold(
       values; `circles`, how many are above chance and larger than noise makes them; `angle_error` of the means in its plane
       in degrees; `separability` (bits) and `mixture` (Engels et al. 2024) of the points there, and `helix` the adjusted share
       of line and circles of the given `periods` (2502.00873).
-    - arc_over_chord and turning: of the mean curve, from split halves (noise lengthens arcs).
+    - arc_over_chord (large for a closed curve) and turning, in degrees per step: of the mean curve, from split halves (noise
+      lengthens arcs).
     - dimension: intrinsic, of the points, by TwoNN, which sees noise; `dimension_above_noise` by GRIDE at the smallest scale
       four times as large as the distance between points of one value, if there is one and the values' means are closer
       together than that. `data` has all scales.

@@ -104,7 +104,7 @@ def manifold_intervention(
         "null": [row[0] for row in null_rows],
         "tested": len(tested.index),
     }
-    how = "by the difference of means" if by == "means" else f"along {len(circles)} circles"
+    how = "by the difference of means" if by == "means" else f"along {len(circles)} circle{'s' * (len(circles) != 1)}"
     summary = (
         f"Moving {where} {how} by {steps[0]} of {variable} moves the answer by as much in {figures['moved']:.0%} of "
         f"{len(tested.index)} contexts not used to fit ({null['moved']:.0%} as far in a random direction); without it "

@@ -163,9 +163,10 @@ class TaskVariable(Variable):
         return Contexts(batches, places, values, list(range(len(pairs))), answer)
 
     def _answer(self, tokenizer: Tokenizer, pair: Pair, value: Any) -> Sequence[int]:
-        """The tokens of the answer if the variable is set to `value`."""
+        """The tokens of the answer if the variable is set to `value`; none where they would change the prompt's."""
         text = str(self.task.graph(pair.item).predict(**{self.name: value})["answer"])
-        return tokenizer.encode(pair.item.prompt + pair.item.gap + text)[len(pair.ids) :]
+        ids = tokenizer.encode(pair.item.prompt + pair.item.gap + text)
+        return ids[len(pair.ids) :] if tuple(ids[: len(pair.ids)]) == pair.ids else []
 
 
 @dataclass(frozen=True)
