@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from cloche.interp.materials import Materials, held_out, held_out_prompts, open_dictionary, others_of
     from cloche.interp.metrics import KLDivergence, LogitDifference, LogProbability, Metric, Rank
     from cloche.interp.patching import ablation, activation_patching, patchscope, path_patching
-    from cloche.interp.probing import difficulty, linear_probes, sparse_probing, token_labels
+    from cloche.interp.probing import analogies, difficulty, linear_probes, sparse_probing, token_labels
     from cloche.interp.records import DensityData, DictionaryData, FeaturesData, ProbingData
     from cloche.interp.route import FIRST, Place, Route
     from cloche.interp.similarity import model_diff, representation_similarity
@@ -119,6 +119,7 @@ __all__ = [
     "activation_density",
     "activation_patching",
     "activations",
+    "analogies",
     "attention_patterns",
     "attribution_patching",
     "batched_windows",

@@ -22,14 +22,14 @@ def p_value(own: float, drawn: Tensor) -> float:
 
 def random_pairs(subject: Subject, seed: int) -> Tensor:
     """DRAWS pairs of two different tokens, [draw, 2]; none from rows of the embedding that belong to no token."""
-    known = _known(subject)
+    known = known_tokens(subject)
     generator = torch.Generator().manual_seed(seed)
     first = torch.randint(known, (DRAWS,), generator=generator)
     second = (first + torch.randint(1, known, (DRAWS,), generator=generator)) % known
     return torch.stack([first, second], 1)
 
 
-def _known(subject: Subject) -> int:
+def known_tokens(subject: Subject) -> int:
     """Tokens there are; further rows of the embedding belong to none."""
     return min(subject.net.spec.vocab, getattr(subject.tokenizer, "vocab", subject.net.spec.vocab))
 
@@ -47,7 +47,7 @@ class Answers:
         4 different ones as any tokens. So prompts that share an answer share it in every draw."""
         own = torch.cat([each.asked.cpu() for each in found])
         tokens, places = own.unique(return_inverse=True)
-        pool = tokens if len(tokens) >= ENOUGH else torch.arange(_known(subject))
+        pool = tokens if len(tokens) >= ENOUGH else torch.arange(known_tokens(subject))
         generator = torch.Generator().manual_seed(seed)
         drawn = [pool[torch.randperm(len(pool), generator=generator)[: len(tokens)]][places] for _ in range(DRAWS)]
         return cls(torch.stack([own, *drawn], 1).to(found[0].clean.device))

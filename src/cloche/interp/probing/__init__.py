@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from cloche.interp.probing.labels import token_labels
     from cloche.interp.probing.levels import difficulty
     from cloche.interp.probing.linear import linear_probes
+    from cloche.interp.probing.offsets import analogies
     from cloche.interp.probing.sparse import sparse_probing
 
-__all__ = ["difficulty", "linear_probes", "sparse_probing", "token_labels"]
+__all__ = ["analogies", "difficulty", "linear_probes", "sparse_probing", "token_labels"]
 
 __getattr__ = lazy(__name__)
