@@ -56,8 +56,9 @@ def test_the_penalty_of_the_least_error_on_other_folds_is_chosen() -> None:
     for fold, (rows, targets) in enumerate(zip(x.split(15), y.split(15), strict=True)):
         grams.add(fold, rows, targets)
     penalties = (1e-4, 1e-2, 1.0, 100.0)
-    weights, _, chosen = grams.best(penalties)
+    weights, _, chosen, explained = grams.best(penalties)
     assert chosen[0] == 0 and chosen[1] == 3
+    assert explained[0] > 0.999 and explained[1] < 0.1
     assert torch.allclose(weights[:, 0], torch.eye(20)[0].double(), atol=1e-3)
 
 

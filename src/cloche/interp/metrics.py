@@ -81,8 +81,7 @@ class KLDivergence(Metric):
     """
 
     def read(self, logits: Tensor, answer: int, against: int, clean: Tensor) -> Tensor:
-        wanted = _wide(clean).log_softmax(-1)
-        return -(wanted.exp() * (wanted - _wide(logits).log_softmax(-1))).sum()
+        return -kl(_wide(clean).log_softmax(-1), _wide(logits).log_softmax(-1))
 
 
 @dataclass(frozen=True)
@@ -97,6 +96,11 @@ class Rank(Metric):
 
     def read(self, logits: Tensor, answer: int, against: int, clean: Tensor) -> Tensor:
         return -1.0 - (logits > logits[answer]).sum().float()
+
+
+def kl(own: Tensor, other: Tensor) -> Tensor:
+    """KL(own || other) in nats [...] of log-probabilities [..., vocab]."""
+    return (own.exp() * (own - other)).sum(-1)
 
 
 def _wide(logits: Tensor) -> Tensor:

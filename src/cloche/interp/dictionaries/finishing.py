@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from cloche.interp.metrics import kl
 from cloche.interp.route import FIRST, Others, Reader, Route, as_route, rows_without_first
 from cloche.interp.subject import Subject, network_of, windows_of
 from cloche.model import Network, Site
@@ -61,7 +62,7 @@ def _loss(reader: Reader, ids: Tensor, target: Tensor, local: float) -> Callable
         with _frozen(net):
             clean = net.run(ids).logits[:, FIRST:].float().log_softmax(-1)
             spliced = net.run(ids, edits=reader.put(made), grad=True).logits[:, FIRST:].float().log_softmax(-1)
-        loss = (clean.exp() * (clean - spliced)).sum(-1).mean()
+        loss = kl(clean, spliced).mean()
         if local:
             spread = (target - target.mean(0)).square().sum()
             loss = loss + local * (target - made).square().sum() / spread

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cloche.errors import CorpusEmpty
+from cloche.interp.metrics import kl
 from cloche.interp.route import FIRST, Others, reader_of, rows_without_first
 from cloche.interp.subject import Subject, windows_of
 from cloche.model import Edit
@@ -84,7 +85,7 @@ def loss_recovered(subject: Subject, sae: SAE, windows: Iterable[Any], others: O
         targets = ids[:, FIRST + 1 :].flatten()
         for i, log in enumerate((clean, back, flat)):
             sums[i] += float(F.nll_loss(log.flatten(0, 1), targets, reduction="sum"))
-        sums[3] += float((clean.exp() * (clean - back)).sum())
+        sums[3] += float(kl(clean, back).sum())
         tokens += len(targets)
     if not tokens:
         raise CorpusEmpty("There is no text to predict: give at least one window of three tokens.")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cloche.interp.metrics import kl
 from cloche.interp.patching.cells import Contrast, by_head, last_logits
 from cloche.model import Context, Edit, Network, Site
 
@@ -83,7 +84,7 @@ def _losses(
             record = _Constant(values, cells[start : start + ROWS])
             ids = contrast.clean.expand(len(record.cells), -1)
             logits = net.logits(ids, Context.over(ids, record=record), last=True)[:, -1].float().log_softmax(-1)
-            divergence = (right.exp() * (right - logits)).sum(-1).double() / len(found)
+            divergence = kl(right, logits).double() / len(found)
             losses[start : start + ROWS] += divergence.detach()
             found_here = torch.autograd.grad(divergence.sum(), steps, retain_graph=True, allow_unused=True)
             total = [

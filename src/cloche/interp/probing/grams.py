@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Fit(NamedTuple):
+    """For each target the fit whose penalty is best on the folds left out: weights [width, target], offsets [target], the index
+    of the penalty [target], and the share of the variance explained on the folds left out [target]."""
+
+    weights: Tensor
+    offsets: Tensor
+    penalty: Tensor
+    explained: Tensor
 
 
 class Grams:
@@ -36,8 +47,7 @@ class Grams:
         kept = [i for i in range(len(self.count)) if i != without]
         n = self.count[kept].sum()
         mean, target = self.x[kept].sum(0) / n, self.y[kept].sum(0) / n
-        covariance = self.xx[kept].sum(0) / n - torch.outer(mean, mean)
-        values, vectors = torch.linalg.eigh(covariance)
+        values, vectors = torch.linalg.eigh(self.covariance(kept))
         cross = vectors.T @ (self.xy[kept].sum(0) / n - torch.outer(mean, target))  # [eigenvector, target]
         scale = values.mean().clamp(min=torch.finfo(torch.float64).tiny)
         shrunk = (
@@ -45,6 +55,15 @@ class Grams:
         )
         weights = vectors @ shrunk
         return weights, target - torch.einsum("w,pwt->pt", mean, weights)
+
+    def covariance(self, folds: Sequence[int]) -> Tensor:
+        """Covariance of the rows of some folds, [width, width]."""
+        n, mean = self.count[folds].sum(), self.x[folds].sum(0) / self.count[folds].sum()
+        return self.xx[folds].sum(0) / n - torch.outer(mean, mean)
+
+    def squares(self, folds: Sequence[int]) -> Tensor:
+        """Sum of squares of each target about its mean over some folds, [target]."""
+        return self.yy[folds].sum(0) - self.y[folds].sum(0).square() / self.count[folds].sum()
 
     def errors(self, fold: int, weights: Tensor, offsets: Tensor) -> Tensor:
         """Sum of squared errors on a fold, [penalty, target]."""
@@ -54,16 +73,17 @@ class Grams:
         constant = self.yy[fold] - 2 * offsets * self.y[fold] + self.count[fold] * offsets.square()
         return constant + quadratic - 2 * linear + 2 * offsets * mixed
 
-    def best(self, penalties: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each target, the fit on all folds with the penalty whose error is least over the folds left out: weights
-        [width, target], offsets [target], and the index of the penalty [target]."""
+    def best(self, penalties: Sequence[float]) -> Fit:
+        """The fit on all folds, with the penalty of each target whose error is least over the folds left out."""
         total = torch.zeros(len(penalties), self.y.shape[1], dtype=torch.float64)
         for fold in range(len(self.count)):
             total += self.errors(fold, *self.ridge(penalties, without=fold))
         chosen = total.argmin(0)
         weights, offsets = self.ridge(penalties)
         targets = torch.arange(len(chosen))
-        return weights[chosen, :, targets].T, offsets[chosen, targets], chosen
+        around = self.squares(range(len(self.count))).clamp(min=torch.finfo(torch.float64).tiny)
+        explained = 1 - total[chosen, targets] / around
+        return Fit(weights[chosen, :, targets].T, offsets[chosen, targets], chosen, explained)
 
     def class_means(self) -> tuple[Tensor, Tensor]:
         """Means of the rows with y = 1 and of those with y = 0 [width, target], if the targets are 0 and 1."""

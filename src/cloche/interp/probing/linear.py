@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -19,7 +19,7 @@ from cloche.interp.probing.probes import auroc, logistic
 from cloche.interp.probing.removing import Removed, removed
 from cloche.interp.probing.sparse import Labels
 from cloche.interp.route import FIRST
-from cloche.interp.subject import Subject, windows_of
+from cloche.interp.subject import Subject, by_length, windows_of
 from cloche.model import Network, Site
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -52,9 +52,11 @@ def linear_probes(
     removed: the ridge direction of the best label and layer is projected out, and the KL of the predictions is compared
     with that of five random directions.
 
-    `auroc` and `accuracy` (balanced, threshold midway between the class means) are means over labels at the best layer.
-    `data`: labels, layers, and scores [layer][label] by method and control. Raises CorpusEmpty for fewer than four
-    windows or if no label is frequent enough, and SiteUnsuitable for a site without one vector per token.
+    `auroc` and `accuracy` (balanced, threshold midway between the class means) are means over labels on the held-out windows,
+    at the layer that explains most of the labels in cross-validation on the others; its best label is chosen likewise.
+    `data`: labels, layers, and scores [layer][label] by method and control. `arrays`: the mean auroc of ridge, and auroc_null
+    of shuffled labels [layer], and the directions. Raises CorpusEmpty for fewer than four windows or if no label is
+    frequent enough, and SiteUnsuitable for a site without one vector per token.
 
     >>> import torch
     >>> from cloche import GLU, LM, Attention, Block, Glass, Stack
@@ -72,25 +74,14 @@ def linear_probes(
             f"{sites[0]} has axes {', '.join(sites[0].axes)}, and a probe reads one vector per token; name a site such as "
             "resid_post or mlp_act."
         )
-    batches = [ids for ids in windows_of(subject, windows) if ids.shape[1] > FIRST]
-    rows = [(row, labels(subject, row[None])) for ids in batches for row in ids.cpu()]
-    if len(rows) < HELD_OUT:
-        raise CorpusEmpty(
-            f"Probes are fitted on some windows and tested on others; give at least {HELD_OUT}, not {len(rows)}."
-        )
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
-    held = set(order[: max(1, len(rows) // HELD_OUT)])
-    names = _often(rows, held)
-    train = [_Window(row, found, names) for i, (row, found) in enumerate(rows) if i not in held]
-    test = [_Window(rows[i][0], rows[i][1], names) for i in sorted(held)]
+    names, train, test = _divided(_labelled(subject, windows, labels), seed)
     rates = torch.cat([window.truth for window in train]).float().mean(0)  # of the control task
     fitted = _fit(net, sites, train, rates, seed)
     scores = _test(net, sites, test, fitted, rates, seed)
-    best = max(range(len(sites)), key=lambda i: fmean(scores["ridge"]["auroc"][i]))
-    label = int(np.argmax(scores["ridge"]["auroc"][best]))
-    without = removed(
-        net, [w.ids for w in test], [w.truth[:, label] for w in test], sites[best], fitted[best].ridge[:, label], seed
-    )
+    best = max(range(len(sites)), key=lambda i: float(fitted[i].explained.mean()))
+    label = int(fitted[best].explained.argmax())
+    direction = fitted[best].directions["ridge"][:, label]
+    without = removed(net, [w.ids for w in test], [w.truth[:, label] for w in test], sites[best], direction, seed)
     figures = {
         "auroc": fmean(scores["ridge"]["auroc"][best]),
         "accuracy": fmean(scores["ridge"]["accuracy"][best]),
@@ -112,37 +103,61 @@ def linear_probes(
         "scores": scores,
         "best": [str(sites[best]), names[label]],
         "removed": vars(without),
+        "curves": {"auroc": [str(each) for each in sites]},
     }
     about = Provenance("linear-probes", subject.checkpoint, seed=seed)
-    arrays = {f"ridge/{place}": each.ridge.float() for place, each in zip(sites, fitted, strict=True)}
+    arrays = {f"ridge/{place}": each.directions["ridge"].float() for place, each in zip(sites, fitted, strict=True)}
+    arrays["auroc"], arrays["auroc_null"] = (
+        torch.tensor(scores[name]["auroc"], dtype=torch.float64).mean(1) for name in ("ridge", "shuffled")
+    )
     return Finding(about, _summary(data, figures, null, without), figures, data, arrays, null, _panels(data))
 
 
+@dataclass(frozen=True, eq=False)
 class _Window:
-    """A window of ids and the labels [position, label] of all its tokens but the first."""
+    """Ids [position], and the labels [position, label] of all its tokens but the first."""
 
-    def __init__(self, ids: Tensor, found: dict[str, Tensor], names: Sequence[str]) -> None:
-        self.ids = ids
-        self.truth = torch.stack([found[name].cpu().reshape(-1)[FIRST:] for name in names], 1)
+    ids: Tensor
+    truth: Tensor
 
 
-def _often(rows: Sequence[tuple[Tensor, dict[str, Tensor]]], held: set[int]) -> list[str]:
-    """The labels with enough tokens of both classes on both sides."""
-    names = list(rows[0][1])
-    kept = []
-    for name in names:
-        sides = [
-            torch.cat([found[name].reshape(-1)[FIRST:] for i, (_, found) in enumerate(rows) if (i in held) == side])
-            for side in (False, True)
-        ]
-        if all(min(int(side.sum()), int((~side).sum())) >= FEWEST for side in sides):
-            kept.append(name)
-    if not kept:
+def _labelled(subject: Subject, windows: Iterable[Any], labels: Labels) -> dict[str, list[_Window]]:
+    """The windows with each label alone."""
+    found: dict[str, list[_Window]] = {}
+    for ids in windows_of(subject, windows):
+        if ids.shape[1] > FIRST:
+            for name, truth in labels(subject, ids.cpu()).items():
+                rows = zip(ids.cpu(), truth.cpu()[:, FIRST:, None], strict=True)
+                found.setdefault(name, []).extend(_Window(*row) for row in rows)
+    return found
+
+
+def _divided(labelled: dict[str, list[_Window]], seed: int) -> tuple[list[str], list[_Window], list[_Window]]:
+    """The labels with enough tokens of both classes on both sides, and with them the windows to fit on and those held out."""
+    count = max(map(len, labelled.values()), default=0)
+    if count < HELD_OUT:
         raise CorpusEmpty(
-            f"No label has {FEWEST} tokens of both classes among those to fit on and those held out ({', '.join(names)}); give "
-            "more windows, or other labels."
+            f"Probes are fitted on some windows and tested on others; give at least {HELD_OUT}, not {count}."
         )
-    return kept
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    held = sorted(order[: count // HELD_OUT].tolist())
+    sides = sorted(set(range(count)) - set(held)), held
+
+    def often(windows: list[_Window], side: list[int]) -> bool:
+        truth = torch.cat([windows[i].truth for i in side])
+        return min(int(truth.sum()), int((~truth).sum())) >= FEWEST
+
+    names = [name for name, windows in labelled.items() if all(often(windows, side) for side in sides)]
+    if not names:
+        raise CorpusEmpty(
+            f"No label has {FEWEST} tokens of both classes among those to fit on and those held out ({', '.join(labelled)}); "
+            "give more windows, or other labels."
+        )
+    train, test = (
+        [_Window(labelled[names[0]][i].ids, torch.cat([labelled[name][i].truth for name in names], 1)) for i in side]
+        for side in sides
+    )
+    return names, train, test
 
 
 # ---- fitting
@@ -150,11 +165,12 @@ def _often(rows: Sequence[tuple[Tensor, dict[str, Tensor]]], held: set[int]) -> 
 
 @dataclass(frozen=True, eq=False)
 class _Fitted:
-    """Directions [width, label] of a layer, and the score midway between the class means [label], by method and control."""
+    """Of a layer: directions [width, label], and the score midway between the class means [label], by method and control; the
+    share of each label's variance that ridge regression explains in cross-validation [label]."""
 
-    ridge: Tensor
     directions: dict[str, Tensor]
     middles: dict[str, Tensor]
+    explained: Tensor
 
 
 def _targets(windows: Sequence[_Window], rates: Tensor, vocab: int, seed: int) -> list[Tensor]:
@@ -167,37 +183,42 @@ def _targets(windows: Sequence[_Window], rates: Tensor, vocab: int, seed: int) -
     return list(every.split([len(window.truth) for window in windows]))
 
 
+def _read(net: Network, sites: Sequence[Site], windows: Sequence[_Window]) -> Iterator[tuple[list[int], list[Tensor]]]:
+    """Windows of one length by their index, and their values [window, position, width] at each site, without the first."""
+    for some, ids in by_length([window.ids.tolist() for window in windows]):
+        result = net.run(ids, save=sites, logits=False)
+        yield some, [result[site][:, FIRST:].float().cpu() for site in sites]
+
+
 def _fit(net: Network, sites: Sequence[Site], train: Sequence[_Window], rates: Tensor, seed: int) -> list[_Fitted]:
     """One pass over the training windows, then all fits."""
     wanted = _targets(train, rates, net.spec.vocab, seed)
+    lengths = [len(window.truth) for window in train]
+    sampled = (torch.arange(sum(lengths)) % max(1, sum(lengths) // LOGISTIC_ROWS) == 0).split(lengths)
     grams: list[Grams] = []
-    kept: list[list[Tensor]] = [[] for _ in sites]
-    targets: list[Tensor] = []
-    held = 0
-    every = max(1, sum(len(w.truth) for w in train) // LOGISTIC_ROWS)
-    for i, (window, y) in enumerate(zip(train, wanted, strict=True)):
-        result = net.run(window.ids[None].to(net.embed.weight.device), save=list(sites), logits=False)
-        values = [result[each][0, FIRST:].float().cpu() for each in sites]
-        grams = grams or [Grams(FOLDS, x.shape[1], y.shape[1]) for x in values]
-        for gram, store, x in zip(grams, kept, values, strict=True):
-            gram.add(i % FOLDS, x, y)
-            store.append(x[held % every :: every])
-        targets.append(window.truth[held % every :: every])
-        held += len(y)
-    truth = torch.cat(targets).numpy()
-    return [_fitted(gram, torch.cat(store).numpy(), truth, len(rates)) for gram, store in zip(grams, kept, strict=True)]
+    rows: list[list[Tensor]] = [[] for _ in sites]  # for logistic regression
+    truth: list[Tensor] = []
+    for some, values in _read(net, sites, train):
+        grams = grams or [Grams(FOLDS, x.shape[2], wanted[0].shape[1]) for x in values]
+        for i, window in enumerate(some):
+            truth.append(train[window].truth[sampled[window]])
+            for gram, kept, x in zip(grams, rows, values, strict=True):
+                gram.add(window % FOLDS, x[i], wanted[window])
+                kept.append(x[i, sampled[window]])
+    labels = torch.cat(truth).numpy()
+    return [_fitted(gram, torch.cat(kept).numpy(), labels) for gram, kept in zip(grams, rows, strict=True)]
 
 
-def _fitted(grams: Grams, rows: np.ndarray, truth: np.ndarray, labels: int) -> _Fitted:
-    ridge, _, _ = grams.best(PENALTIES)  # [width, kind * label]
+def _fitted(grams: Grams, rows: np.ndarray, truth: np.ndarray) -> _Fitted:
+    labels = truth.shape[1]
+    ridge = grams.best(PENALTIES)  # of every kind and label
     ones, zeros = grams.class_means()
-    directions = dict(zip(KINDS, ridge.split(labels, 1), strict=True))
-    directions["ridge"] = directions.pop("label")
+    directions = dict(zip(("ridge", *KINDS[1:]), ridge.weights.split(labels, 1), strict=True))
     directions["mean difference"] = (ones - zeros)[:, :labels]
-    directions["logistic"] = torch.from_numpy(logistic(rows, truth))
-    halves = {kind: ((ones + zeros) / 2)[:, i * labels : (i + 1) * labels] for i, kind in enumerate(KINDS)}
+    directions["logistic"] = torch.from_numpy(logistic(rows, truth)).double()
+    halves = dict(zip(KINDS, ((ones + zeros) / 2).split(labels, 1), strict=True))
     middles = {name: (direction * halves.get(name, halves["label"])).sum(0) for name, direction in directions.items()}
-    return _Fitted(directions["ridge"], directions, middles)
+    return _Fitted(directions, middles, ridge.explained[:labels])
 
 
 def _test(
@@ -209,24 +230,22 @@ def _test(
     seed: int,
 ) -> dict[str, dict[str, list[list[float]]]]:
     """auroc and balanced accuracy [layer][label] of every method and control on the held-out windows."""
-    wanted = torch.cat(_targets(test, rates, net.spec.vocab, seed)).split(len(rates), 1)
-    answers = dict(zip(KINDS, wanted, strict=True))
-    found: dict[str, dict[str, list[list[float]]]] = {
-        name: {"auroc": [], "accuracy": []} for name in (*METHODS, *KINDS[1:])
-    }
-    kept: list[list[Tensor]] = [[] for _ in sites]
-    for window in test:
-        result = net.run(window.ids[None].to(net.embed.weight.device), save=list(sites), logits=False)
-        for store, each in zip(kept, sites, strict=True):
-            store.append(result[each][0, FIRST:].double().cpu())
-    for store, fits in zip(kept, fitted, strict=True):
-        x = torch.cat(store)
-        for name, measures in found.items():
-            scores = x @ fits.directions[name] - fits.middles[name]
+    names, labels = (*METHODS, *KINDS[1:]), len(rates)
+    answers = dict(zip(KINDS, torch.cat(_targets(test, rates, net.spec.vocab, seed)).split(labels, 1), strict=True))
+    directions = [torch.cat([each.directions[name] for name in names], 1) for each in fitted]
+    middles = [torch.cat([each.middles[name] for name in names]) for each in fitted]
+    by_window: dict[int, Tensor] = {}
+    for some, values in _read(net, sites, test):
+        scores = [x.double() @ d - middle for x, d, middle in zip(values, directions, middles, strict=True)]
+        by_window.update(zip(some, torch.stack(scores, 1), strict=True))  # [layer, position, method * label]
+    every = torch.cat([by_window[i] for i in range(len(test))], 1)
+    found: dict[str, dict[str, list[list[float]]]] = {name: {"auroc": [], "accuracy": []} for name in names}
+    for layer in every:
+        for name, scores in zip(names, layer.split(labels, 1), strict=True):
             answer = answers.get(name, answers["label"])
             pairs = list(zip(scores.T.numpy(), answer.T.numpy(), strict=True))
-            measures["auroc"].append([auroc(score, t) if 0 < t.sum() < len(t) else 0.5 for score, t in pairs])
-            measures["accuracy"].append([_balanced(score > 0, t) for score, t in pairs])
+            found[name]["auroc"].append([auroc(score, t) if 0 < t.sum() < len(t) else 0.5 for score, t in pairs])
+            found[name]["accuracy"].append([_balanced(score > 0, t) for score, t in pairs])
     return found
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cloche.interp.metrics import kl
 from cloche.interp.route import FIRST
 from cloche.model import Network, Site
 
@@ -42,17 +43,17 @@ def removed(
 
         def read(logits: Tensor, clean: Tensor = clean) -> Tensor:
             other = logits[0, FIRST:].float().log_softmax(-1)
-            return (clean.exp() * (clean - other)).sum(-1)
+            return kl(clean, other)
 
         edits = [site.project_out(each.float()) for each in (direction, *random)]
         found.append(net.sweep(row, edits, read).double().cpu())  # [direction, position]
         chosen.append(label)
-    kl, truth = torch.cat(found, 1), torch.cat(chosen)
+    values, truth = torch.cat(found, 1), torch.cat(chosen)
 
     def mean(values: Tensor, where: Tensor) -> float:
         return float(values[..., where].mean()) if bool(where.any()) else 0.0
 
     every = torch.ones_like(truth)
-    own = [mean(kl[0], where) for where in (every, truth, ~truth)]
-    other = [mean(kl[1:], where) for where in (every, truth, ~truth)]
+    own = [mean(values[0], where) for where in (every, truth, ~truth)]
+    other = [mean(values[1:], where) for where in (every, truth, ~truth)]
     return Removed(own[0], own[1], own[2], other[0], other[1], other[2])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cloche.interp.lenses.divergence import chunks, log_predictions
+from cloche.interp.metrics import kl
 from cloche.model import Network, Site
 
 LENS_ROWS = 2048  # tokens at which the lenses are compared
@@ -62,6 +63,5 @@ def _divergence(a: Network, b: Network, h: Tensor, g: Tensor) -> float:
     """The sum over rows of KL(a's reading of h || b's reading of g)."""
     total = 0.0
     for rows, own in chunks(a, h):
-        other = log_predictions(b, g[rows]).to(own.device)
-        total += float((own.exp() * (own - other)).sum(dtype=torch.float64))
+        total += float(kl(own, log_predictions(b, g[rows]).to(own.device)).sum(dtype=torch.float64))
     return total

@@ -14,6 +14,7 @@ from torch import Tensor
 from cloche.drawing import Finding, Form, Panel, Provenance, Scatter, Table
 from cloche.errors import CorpusEmpty, InstrumentOption, PromptInvalid
 from cloche.interp.lenses.affine import Lens
+from cloche.interp.metrics import kl
 from cloche.interp.probing.probes import auroc
 from cloche.interp.steering.concepts import Concept, ConceptStates, predictions
 from cloche.interp.steering.making import METHODS, direction_of, feature_vector, place_of, token_vector
@@ -40,11 +41,11 @@ class Tested:
     def effect_at(self, budget: float) -> float:
         """The effect where the KL reaches `budget`, between the strengths around it; at the last strength if it never does."""
         before = (0.0, 0.0)
-        for kl, effect in self.curve:
-            if kl >= budget:
-                share = (budget - before[0]) / (kl - before[0]) if kl > before[0] else 1.0
+        for moved, effect in self.curve:
+            if moved >= budget:
+                share = (budget - before[0]) / (moved - before[0]) if moved > before[0] else 1.0
                 return before[1] + share * (effect - before[1])
-            before = (kl, effect)
+            before = (moved, effect)
         return before[1]
 
 
@@ -165,14 +166,15 @@ class _Test:
         lost = (self.with_concept - float((removed @ self.weights).mean())) / self.gap
         edits = [edit for strength in STRENGTHS for edit in vector.edits(self.net, strength)]
         measured = self.net.sweep(self.neutral, edits, self._read)
-        curve = [(float(kl), float(effect)) for kl, effect in measured]
+        curve = [(float(moved), float(effect)) for moved, effect in measured]
         return Tested(vector, auroc(scores.double().numpy(), truth.numpy()), curve, lost)
 
     def _read(self, logits: Tensor) -> Tensor:
         """(KL from the clean predictions, effect), means over all positions."""
         steered = logits.float().log_softmax(-1)
-        kl = (self.clean.exp() * (self.clean - steered)).sum(-1).mean()
-        return torch.stack([kl, ((steered @ self.weights.to(steered)).mean() - self.start) / self.gap])
+        return torch.stack(
+            [kl(self.clean, steered).mean(), ((steered @ self.weights.to(steered)).mean() - self.start) / self.gap]
+        )
 
 
 def _neutral(subject: Subject, windows: Iterable[Any]) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cloche.interp.lenses.divergence import chunks, log_predictions
+from cloche.interp.metrics import kl
 from cloche.model import Context, Network
 
 
@@ -42,5 +43,5 @@ def _divergence(net: Network, last: Tensor, other: Tensor) -> float:
     """The sum over rows of KL(predictions of `last` || those of `other`)."""
     total = 0.0
     for rows, own in chunks(net, last):
-        total += float((own.exp() * (own - log_predictions(net, other[rows]))).sum(dtype=torch.float64))
+        total += float(kl(own, log_predictions(net, other[rows])).sum(dtype=torch.float64))
     return total
