@@ -78,7 +78,7 @@ def sites_of(net: Network, by: By) -> list[Site]:
     """The sites that `branches` reads. Raises ModelUnsupported where the model has nothing to divide."""
     sites, divided = [net.sites.embed, net.sites.resid_post[-1]], False
     for layer in range(len(net.layers)):
-        heads = by == "head" and _has_heads(net, layer)
+        heads = by == "head" and has_heads(net, layer)
         experts = by in ("expert", "neuron") and _experts(net, layer) is not None
         neurons = by == "neuron" and _has_neurons(net, layer)
         sites += [net.sites.z[layer] if heads else net.sites.attn_out[layer], net.sites.mlp_out[layer]]
@@ -106,7 +106,7 @@ def branch(made: Pass, site: Site) -> Branch:
     if layer is None:
         return _embedding(made)
     if site.name == "attn_out":
-        return _heads(made, layer) if by == "head" and _has_heads(net, layer) else _whole(made, site)
+        return _heads(made, layer) if by == "head" and has_heads(net, layer) else _whole(made, site)
     if by in ("expert", "neuron") and _experts(net, layer) is not None:
         return _of_experts(made, layer, units=by == "neuron")
     return _neurons(made, layer) if by == "neuron" and _has_neurons(net, layer) else _whole(made, site)
@@ -115,7 +115,8 @@ def branch(made: Pass, site: Site) -> Branch:
 # ---- what a layer has
 
 
-def _has_heads(net: Network, layer: int) -> bool:
+def has_heads(net: Network, layer: int) -> bool:
+    """Whether the attention output of a layer is a sum over heads, z W_O, plus a bias."""
     return {"z", "head_out"} <= set(getattr(net.layers[layer].mix, "declared_sites", {}))
 
 

@@ -9,6 +9,8 @@ from cloche.lazy import lazy
 if TYPE_CHECKING:
     from cloche.interp.steering.comparing import steering_comparison
     from cloche.interp.steering.concepts import Concept, read_concept
+    from cloche.interp.steering.function_testing import function_vectors
+    from cloche.interp.steering.functions import function_vector
     from cloche.interp.steering.making import feature_vector, steering_vector, token_vector
     from cloche.interp.steering.vectors import SteeringVector, load_vector
 
@@ -16,6 +18,8 @@ __all__ = [
     "Concept",
     "SteeringVector",
     "feature_vector",
+    "function_vector",
+    "function_vectors",
     "load_vector",
     "read_concept",
     "steering_comparison",
