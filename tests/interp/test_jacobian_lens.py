@@ -233,5 +233,6 @@ def test_misuse_gets_one_sentence() -> None:
         with pytest.raises(ClocheError, match=sentence) as caught:
             misuse()
         assert "\n" not in str(caught.value)
-    assert jacobian_lens(subject, [5], lens, top=2).data["kl"][-1] == 0, "a prompt of one token"
+    single = jacobian_lens(subject, [5], lens, top=2)
+    assert single.data["kl"][-1] == 0 and single.null is None, "a prompt of one token"
     assert len(jacobian_lens(subject, [[5], [1, 2]], lens, top=2)) == 2

@@ -73,8 +73,9 @@ def tuned_lens(subject: Subject, prompt: Any, lens: Lens, top: int = 10, seed: i
     `lens`: from `train_lens` or `open_lens`. `cloche look RUN tuned-lens` and `trace` take the one that RUN/lenses/ has for
     the checkpoint; if there is none they train it on the run's training text and keep it there. The headline is the mean
     over layers and positions of KL(model || lens) in nats, the last layer left out; its null compares with the model's
-    predictions at other positions, shuffled by `seed`. The rest is as in `logit_lens`; `data` also has kl [layer], and
-    `arrays` kl [layer, position]. Raises ClocheError for a lens of a model of another shape.
+    predictions at other positions, shuffled by `seed`; a prompt of one token has none. The rest is as in `logit_lens`;
+    `data` also has kl [layer], and `arrays` kl [layer, position]. Raises ClocheError for a lens of a model of another
+    shape.
 
     >>> import torch
     >>> from cloche import GLU, LM, Attention, Block, Glass, Stack
@@ -129,6 +130,7 @@ def _learned(subject: Subject, prompt: Any, lens: Lens, kind: str, top: int, see
     error = lens.jacobian.error if kind == JACOBIAN and lens.jacobian else ()
     data |= {"error": list(error)} if kind == JACOBIAN else {}
     figures, null = _figures(data)
+    null = {"kl": shuffled, **(null or {})} if len(data["tokens"]) > 1 else null
     about = Provenance(kind.lower().replace(" ", "-"), subject.checkpoint, plan, seed)
     sure = f" J is known to {max(error):.1%} of its norm or better." if error else ""
     summary = f"The lens is {kl:.3g} nats from the model's predictions, on average over layers. {_summary(data)}{sure}"
@@ -136,7 +138,7 @@ def _learned(subject: Subject, prompt: Any, lens: Lens, kind: str, top: int, see
         *panels(data),
         Lines("KL(model || lens)", tuple(data["layers"]), (Series("nats", tuple(data["kl"])),), low=0.0),
     )
-    return Finding(about, summary, {"kl": kl} | figures, data, arrays, {"kl": shuffled} | (null or {}), drawn)
+    return Finding(about, summary, {"kl": kl} | figures, data, arrays, null, drawn)
 
 
 @torch.no_grad()
@@ -160,7 +162,8 @@ def _through(
     orders = torch.stack([torch.randperm(len(tokens) - 1, generator=rng) for _ in range(DRAWS)]).to(ids.device)
     rows = [_read(net.unembed(net.final_norm(each[None]))[0].float(), follows, orders, top) for each in h]
     if lens is not None:
-        targets = {"kl": h[-1], "kl_shuffled": h[-1][torch.randperm(len(tokens), generator=rng).to(h.device)]}
+        other = _elsewhere(len(tokens), rng).to(h.device)
+        targets = {"kl": h[-1], "kl_shuffled": h[-1][other]}
         found = {name: divergences(net, last, h.float()) for name, last in targets.items()}
         rows = [row | {name: found[name][layer] for name in found} for layer, row in enumerate(rows)]
     arrays = {name: torch.stack([row[name] for row in rows]).cpu() for name in rows[0]}
@@ -171,6 +174,12 @@ def _through(
         sure["p"] = p_value(sure["next"][-1], shuffled[-1])
     data = _data(subject, text, tokens, [str(site) for site in sites], arrays) | sure | {"notes": result.notes}
     return data, arrays | {"ids": ids[0].cpu()}, result.plan.hash
+
+
+def _elsewhere(count: int, rng: torch.Generator) -> Tensor:
+    """For each of `count` positions another one, at random."""
+    order = torch.randperm(count, generator=rng)
+    return torch.empty_like(order).scatter_(0, order, order.roll(1))
 
 
 def _read(logits: Tensor, follows: Tensor, orders: Tensor, top: int) -> dict[str, Tensor]:
