@@ -13,7 +13,7 @@ from torch import Tensor
 from cloche.drawing import Finding, Heatmap, Lines, Panel, Provenance, Series
 from cloche.errors import CorpusEmpty
 from cloche.interp.lenses.affine import JACOBIAN, KINDS, LOGIT, TUNED, Lens
-from cloche.interp.lenses.divergence import chunks, compared, streams
+from cloche.interp.lenses.divergence import chunks, divergences, streams
 from cloche.interp.subject import Subject, windows_of
 from cloche.model import Network
 
@@ -99,8 +99,8 @@ class _Sums:
         self.count += h.shape[1]
         mapped = {kind: h[:-1] if kind == LOGIT else self.lens(h, kind)[:-1] for kind in self.kl}
         for kind, each in mapped.items():
-            kl, same = compared(self.net, h[-1], each)
-            self.kl[kind] += kl.sum(1, dtype=torch.float64).cpu()
+            same = each.new_empty(each.shape[:2])
+            self.kl[kind] += divergences(self.net, h[-1], each, same).sum(1, dtype=torch.float64).cpu()
             self.same[kind] += same.sum(1, dtype=torch.float64).cpu()
         read = {kind: self._read(each) for kind, each in mapped.items()}
         for one, other in self.apart:

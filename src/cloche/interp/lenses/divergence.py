@@ -37,22 +37,18 @@ def chunks(net: Network, last: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 
 @torch.no_grad()
-def divergences(net: Network, last: Tensor, mapped: Tensor) -> Tensor:
-    """KL(model || lens) in nats [layer, row]; last [row, width], mapped [layer, row, width]."""
-    return compared(net, last, mapped)[0]
-
-
-@torch.no_grad()
-def compared(net: Network, last: Tensor, mapped: Tensor) -> tuple[Tensor, Tensor]:
-    """`divergences`, and whether the lens predicts the same token as the model, as 0 or 1 [layer, row]."""
-    kl, same = mapped.new_empty(mapped.shape[:2]), mapped.new_empty(mapped.shape[:2])
+def divergences(net: Network, last: Tensor, mapped: Tensor, same: Tensor | None = None) -> Tensor:
+    """KL(model || lens) in nats [layer, row]; last [row, width], mapped [layer, row, width]. `same` [layer, row] is filled with
+    whether the lens predicts the same token as the model, as 0 or 1."""
+    kl = mapped.new_empty(mapped.shape[:2])
     for rows, own in chunks(net, last):
-        p, best = own.exp(), own.argmax(-1)
+        p, best = own.exp(), own.argmax(-1) if same is not None else own
         for layer, h in enumerate(mapped[:, rows]):
             q = log_predictions(net, h)
             kl[layer, rows] = (p * (own - q)).sum(-1)
-            same[layer, rows] = (q.argmax(-1) == best).to(same)
-    return kl, same
+            if same is not None:
+                same[layer, rows] = q.argmax(-1).eq(best).to(same)
+    return kl
 
 
 def slopes(net: Network, last: Tensor, mapped: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ class LensConfig:
     rate: float = 0.02
     ridge: float = 1e-5
     shuffled: bool = False
-    tokens: int = 65_536
+    tokens: int = 49_152
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch - 1, self.tokens - 2) < 0:
