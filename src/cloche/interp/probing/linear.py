@@ -64,7 +64,7 @@ def linear_probes(
     >>> glass = Glass(LM(64, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0))
     >>> text = torch.randint(64, (16, 32), generator=torch.Generator().manual_seed(0))
     >>> finding = linear_probes(glass, [text], lambda subject, ids: {"odd": ids % 2 == 1})
-    >>> finding.figures["auroc"] > 0.95 > finding.null["auroc"] + 0.2
+    >>> finding.figures["auroc"] > 0.85 > finding.null["auroc"] + 0.2
     True
     """
     net = subject.net
