@@ -25,12 +25,15 @@ def text() -> Tensor:
 
 
 def test_the_previous_token_is_there_once_a_head_has_brought_it(text: Tensor) -> None:
-    curves = depth_stages(cloche.Glass(induction()), [text]).data["curves"]
+    found = depth_stages(cloche.Glass(induction()), [text])
+    curves = found.arrays
     assert curves["current"][0] > 0.99 and curves["previous"][0] < 0.05  # random text: neighbours say nothing
     assert curves["previous"][1] > 0.99
     assert curves["next"][0] < 0.05
-    nulls = depth_stages(cloche.Glass(induction()), [text]).data["nulls"]
-    assert max(max(values) for values in nulls.values()) < 0.05
+    assert max(curves[f"{name}_null"].max() for name in ("previous", "current", "next")) < 0.05
+    assert found.figures["without"] > 3 * found.null["without"]  # of an untrained model
+    for name, labels in found.data["curves"].items():  # as `trace` reads them
+        assert len(labels) == len(curves[name]) == len(curves[f"{name}_null"])
 
 
 def test_a_layer_that_writes_nothing_is_not_missed(text: Tensor) -> None:
@@ -48,9 +51,7 @@ def test_a_layer_that_writes_nothing_is_not_missed(text: Tensor) -> None:
 
 def test_a_body_that_repeats_a_block_has_a_curve_over_its_iterations(text: Tensor) -> None:
     found = depth_stages(cloche.Glass(LM(20, 32, Loop(2, BLOCK)).build(seed=0)), [text[:4]])
-    assert len(found.data["curves"]["lens"]) == 3 and found.data["curves"]["swapped with the next"][0] == pytest.approx(
-        0
-    )
+    assert len(found.arrays["lens"]) == 3 and found.arrays["swapped"][0] == pytest.approx(0)
 
 
 def test_kurtosis_is_three_for_gaussian_effects_and_high_for_one_token() -> None:
@@ -73,7 +74,7 @@ def test_attention_within_words_beside_words_elsewhere() -> None:
     tokenizer = cloche.train_bpe(["a"], vocab=259)
     glass = cloche.Glass(LM(259, 32, Stack(2, BLOCK)).build(seed=0), tokenizer)
     found = depth_stages(glass, ["the quick brown fox jumps over the lazy dog and runs away from it " * 2])
-    inside, other = found.data["curves"]["within the word"], found.data["nulls"]["within the word"]
+    inside, other = found.arrays["within_word"], found.arrays["within_word_null"]
     assert len(inside) == 2 and all(0 < value < 1 for value in (*inside, *other))
 
 

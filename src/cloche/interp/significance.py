@@ -1,4 +1,4 @@
-"""p-values of largest effects: how often a null, in which nothing should be found, has one as large."""
+"""Nulls, in which nothing should be found, and p-values of largest effects: how often a null has one as large."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cloche.interp.patching.cells import Contrast
 from cloche.interp.subject import Subject
+from cloche.model import LM, Network
 
 DRAWS = 99  # of a null: the least p-value is 1 / 100
 ENOUGH = 4  # different answers, below which there are too few orders of them
@@ -18,6 +19,11 @@ ENOUGH = 4  # different answers, below which there are too few orders of them
 def p_value(own: float, drawn: Tensor) -> float:
     """Share of draws of the null that are no smaller, the value itself counted as one of them."""
     return (1 + int((drawn >= own).sum())) / (1 + len(drawn))
+
+
+def untrained(spec: LM, device: torch.device, seed: int) -> Network:
+    """A randomly initialised network of the same parts; with another seed than a model that was built with `seed`."""
+    return spec.build(seed=seed + 1).to(device).eval()
 
 
 def random_pairs(subject: Subject, seed: int) -> Tensor:

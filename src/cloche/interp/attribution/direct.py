@@ -14,7 +14,7 @@ from cloche.interp.attribution.contributions import head_map
 from cloche.interp.attribution.readouts import reading, readout
 from cloche.interp.attribution.writes import Pass, sites_of
 from cloche.interp.patching.cells import Contrast, contrasts
-from cloche.interp.significance import Answers
+from cloche.interp.significance import Answers, untrained
 from cloche.interp.subject import Subject
 from cloche.model import Edit, Network
 from cloche.tasks import Task
@@ -60,8 +60,8 @@ def direct_attribution(
     names, direct, differences, by_answer = _measured(net, found, by, others)
     edits = [_ablation(net, name) for name in names]
     ablated = torch.stack([_ablated(net, contrast, edits) for contrast in found])
-    untrained = net.spec.build(seed=seed + 1).to(net.embed.weight.device).eval()
-    null = float(_measured(untrained, found, by)[1].mean(0).abs().max())
+    other = untrained(net.spec, net.embed.weight.device, seed)
+    null = float(_measured(other, found, by)[1].mean(0).abs().max())
     mean, lost, total = direct.mean(0), ablated.mean(0), float(differences.mean())
     largest = torch.maximum(differences.abs(), direct.abs().amax(1)).clamp(min=1e-12)
     error = float(((direct.sum(1) - differences).abs() / largest).max())

@@ -13,6 +13,7 @@ from cloche.errors import ArgumentRange, ModelUnsupported
 from cloche.interp.circuits.chance import beyond_chance
 from cloche.interp.circuits.scanning import ROWS, Head, blocks_of_rows, layers_with_patterns, name_of, read_layers
 from cloche.interp.circuits.weights import copying, embedding_to_logits, head_weights
+from cloche.interp.significance import untrained
 from cloche.interp.subject import Subject
 from cloche.model import LM, Network
 
@@ -54,11 +55,11 @@ def head_scores(subject: Subject, length: int = LENGTH, draws: int = 8, ablate: 
     ids = repeated(subject, length, draws, seed)
     found = scores_of(net, ids, ablate)
     names, count = tuple(found.by_head), max(1, -(-NULL_HEADS // found.by_head["first"].numel()))
-    untrained = _untrained(net.spec, tuple(map(tuple, ids.tolist())), ids.device, seed, count, ablate)
-    nulls = {name: torch.stack([each.by_head[name] for each in untrained]) for name in names}
+    others = _untrained(net.spec, tuple(map(tuple, ids.tolist())), ids.device, seed, count, ablate)
+    nulls = {name: torch.stack([each.by_head[name] for each in others]) for name in names}
     beyond = beyond_chance(found.by_head, nulls)
     some = torch.stack(list(beyond.values())).any(0)
-    figures, each = _figures(found), [_figures(one) for one in untrained]
+    figures, each = _figures(found), [_figures(one) for one in others]
     null = {name: sum(one[name] for one in each) / len(each) for name in each[0]}
     figures["heads_beyond_chance"] = float(some.sum())
     data: dict[str, Any] = {
@@ -87,7 +88,7 @@ def _untrained(
 ) -> list[Scores]:
     """The scores of untrained models on the texts `rows`, one model at a time."""
     ids = torch.tensor(rows, device=device)
-    return [scores_of(spec.build(seed=seed + 1 + i).to(device).eval(), ids, ablate) for i in range(count)]
+    return [scores_of(untrained(spec, device, seed + i), ids, ablate) for i in range(count)]
 
 
 def _heads(found: Scores, which: Tensor) -> list[Head]:

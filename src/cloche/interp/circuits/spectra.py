@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
@@ -22,9 +23,11 @@ from cloche.interp.circuits.products import (
     spectra_of,
 )
 from cloche.interp.circuits.scanning import Head, name_of, read_heads
-from cloche.interp.circuits.weights import is_linear, writing
+from cloche.interp.circuits.weights import unembedding
+from cloche.interp.manifolds.axes import participation_ratio
+from cloche.interp.significance import untrained
 from cloche.interp.subject import Subject, spell
-from cloche.model import LM, Network, Unembed
+from cloche.model import LM, Network
 
 SHOWN, LISTED = 3, 10  # heads whose directions are shown by default; heads in the table
 DIRECTIONS, TOKENS = 4, 5  # of a head, and of each end of a direction
@@ -70,10 +73,10 @@ def head_spectra(
     layers = layers_of(net, of)
     places = _places(net, of, layers, offsets)
     found = spectra_of(net, of, layers, places)
-    untrained = _untrained(net.spec, of, tuple(layers), tuple(places), seed)
+    other = _untrained(net.spec, of, tuple(layers), tuple(places), seed)
     chosen = _chosen(net, heads, found)
     maps = [[_map_of(net, of, head, place) for place in places] for head in chosen]
-    known = untrained.score[~untrained.score.isnan()]
+    known = other.score[~other.score.isnan()]
     spread = float(known.std()) if len(known) > 1 else 0.0
     data: dict[str, Any] = {
         "of": of,
@@ -86,19 +89,19 @@ def head_spectra(
     }
     arrays = {
         name: found.score,
-        f"{name}_null": untrained.score,
+        f"{name}_null": other.score,
         "singular": found.singular,
         "eigenvalues_real": found.eigenvalues.real,
         "eigenvalues_imaginary": found.eigenvalues.imag,
         "left": joined([torch.stack([each.left for each in own])[:, None] for own in maps])[:, :, 0],
         "right": joined([torch.stack([each.right for each in own])[:, None] for own in maps])[:, :, 0],
     }
-    figures, null = _figures(found, name), _figures(untrained, name)
+    figures, null = _figures(found, name), _figures(other, name)
     about = Provenance("head-spectra", subject.checkpoint, seed=seed)
     panels = (
         *_score_maps(found, name, places),
         _table(found, name, places, spread),
-        *_curves(found, chosen, places, untrained),
+        *_curves(found, chosen, places, other),
         _directions(subject, of, chosen, maps, places),
     )
     return Finding(about, _summary(found, name, places, spread), figures, data, arrays, null, panels)
@@ -106,7 +109,7 @@ def head_spectra(
 
 @lru_cache(maxsize=16)  # a trace asks for the same at every checkpoint
 def _untrained(spec: LM, of: Kind, layers: tuple[int, ...], places: tuple[int, ...], seed: int) -> Spectra:
-    return spectra_of(spec.build(seed=seed + 1), of, list(layers), list(places))
+    return spectra_of(untrained(spec, torch.device("cpu"), seed), of, list(layers), list(places))
 
 
 class HeadMap(NamedTuple):
@@ -157,9 +160,9 @@ def _strongest(found: Spectra) -> Tensor:
 def _figures(found: Spectra, name: str) -> dict[str, float]:
     """The highest and lowest score, the largest singular value, and the mean effective rank: (sum of s^2)^2 / sum of s^4."""
     score, squares = found.score[~found.score.isnan()], found.singular.nan_to_num(0.0).square()
-    rank = squares.sum(-1).square() / squares.square().sum(-1)
+    ranks = [participation_ratio(each) for each in squares.flatten(0, -2) if each.any()]
     ends = {name: float(score.max()), f"lowest_{name}": float(score.min())} if len(score) else {}
-    return ends | {"largest": float(squares.max().sqrt()), "effective_rank": float(rank[~rank.isnan()].mean())}
+    return ends | {"largest": float(squares.max().sqrt()), "effective_rank": fmean(ranks)}
 
 
 def _summary(found: Spectra, name: str, places: list[int], spread: float) -> str:
@@ -202,20 +205,17 @@ def _table(found: Spectra, name: str, places: list[int], spread: float) -> Table
         head, place = divmod(i, found.score.shape[2])
         for at, back in enumerate(places):
             score, values = float(found.score[at, head, place]), found.singular[at, head, place].nan_to_num(0.0)
-            squares = values.square()
-            rank = float(squares.sum().square() / squares.square().sum().clamp_min(1e-300))
-            rows.append(
-                (_name(_heads(found)[i], back, places), score, score / max(spread, 1e-12), float(values.max()), rank)
-            )
+            sizes = float(values.max()), participation_ratio(values.square())
+            rows.append((_name(_heads(found)[i], back, places), score, score / max(spread, 1e-12), *sizes))
     columns = ("head", name, "in spreads", "largest singular value", "effective rank")
     return Table("The strongest heads", columns, tuple(rows), note=f"The spread of untrained heads is {spread:.3f}.")
 
 
-def _curves(found: Spectra, chosen: list[Head], places: list[int], untrained: Spectra) -> list[Panel]:
+def _curves(found: Spectra, chosen: list[Head], places: list[int], other: Spectra) -> list[Panel]:
     """Singular values of the shown heads beside an untrained model's, and their eigenvalues."""
     every = [(head, at, place) for head in chosen for at, place in enumerate(places)]
     own = [(_name(head, place, places), at, found.layers.index(head[0]), head[1]) for head, at, place in every]
-    usual = untrained.singular.flatten(0, 2).nanmedian(0).values
+    usual = other.singular.flatten(0, 2).nanmedian(0).values
     series = [Series(name, tuple(found.singular[at, layer, head].tolist())) for name, at, layer, head in own]
     series.append(Series("untrained", tuple(usual.tolist()), control=True))
     singular = Lines("Singular values", tuple(map(float, range(1, len(usual) + 1))), tuple(series), "rank", low=0.0)
@@ -252,9 +252,8 @@ def _on_tokens(net: Network, of: Kind, each: HeadMap) -> tuple[Tensor | None, Te
     left, right = (side.to(embed.device, torch.float32) for side in (each.left, each.right))
     if of == "qk":
         return embed.float() @ left, embed.float() @ right
-    linear = isinstance(net.spec.head, Unembed) and is_linear(net.spec.norm)
-    writes = net.unembed_weight().float() @ writing(net.spec.norm, net.final_norm, left) if linear else None
-    return writes, embed.float() @ right
+    head = unembedding(net)
+    return None if head is None else head @ left, embed.float() @ right
 
 
 def _ends(left: Tensor | None, right: Tensor, group: list[int]) -> list[Tensor | None]:

@@ -64,6 +64,14 @@ def writing(part: Norm | None, norm: Any, weight: Tensor) -> Tensor:
     return weight * norm.gain.detach().to(weight.dtype)[:, None]
 
 
+def unembedding(net: Network) -> Tensor | None:
+    """Logits as a function of the stream after the last layer divided by the final norm's scale, [vocab, width] in single
+    precision; None for a head or a final norm that is not linear."""
+    if not isinstance(net.spec.head, Unembed) or not is_linear(net.spec.norm):
+        return None
+    return reading(net.spec.norm, net.final_norm, net.unembed_weight().detach().float())
+
+
 def embedding_to_logits(net: Network) -> Tensor | None:
     """What is between a head's output and its input when the one writes logits and the other reads tokens: E^T U with the
     final norm folded in, [width, width]; None for a head or a final norm that is not linear."""

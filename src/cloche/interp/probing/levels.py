@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,8 +13,8 @@ from torch import Tensor
 from cloche.drawing import Finding, Form, Lines, Panel, Provenance, Series, Table
 from cloche.errors import InstrumentOption
 from cloche.interp.metrics import LogProbability, Metric
-from cloche.interp.patching.cells import Contrast, contrasts, last_logits, measured
-from cloche.interp.subject import Subject
+from cloche.interp.patching.cells import Contrast, contrasts, measured
+from cloche.interp.subject import Subject, read_prompts
 from cloche.model import Edit, Network, Site
 from cloche.tasks import Task
 
@@ -57,8 +58,8 @@ def difficulty(
     The neurons and heads that follow it most are then set to their mean over the prompts, one at a time, beside a random
     unit of the same layer: a unit that matters for difficulty lowers `metric` more at the upper levels than at the lower.
 
-    `largest` is the largest |r|, `hits` the number of units with a corrected p of at most 5%; the null is the mean over the
-    shufflings. `data`: units, r, p, metric by level, ablated. `arrays`: r [unit], p [unit], statistics [item, unit].
+    `largest` is the largest |r|, whose null is its mean over the shufflings, and `hits` the number of units with a corrected p
+    of at most 5%. `data`: units, r, p, metric by level, ablated. `arrays`: r [unit], p [unit], statistics [item, unit].
     Raises InstrumentOption for fewer than two levels, and where length and level are the same.
 
     >>> import cloche
@@ -79,16 +80,21 @@ def difficulty(
         )
     found = [(level, each) for level in levels for each in contrasts(subject, task, items, level, seed)]
     units = _units(net)
-    statistics = torch.stack([_statistics(net, contrast, units) for _, contrast in found])  # [item, unit]
+    prompts = [each.clean[0].tolist() for _, each in found]
+    logits = read_prompts(prompts, lambda ids: net.run(ids).logits[:, -1])  # [item, vocab]
+    statistics = read_prompts(prompts, lambda ids: _statistics(net, ids, units))  # [item, unit]
     level = torch.tensor([float(level) for level, _ in found], dtype=torch.float64)
     length = torch.tensor([float(each.clean.shape[1]) for _, each in found], dtype=torch.float64)
     r, p, shuffled = follows(statistics, level, length if without_length else None, seed)
-    scores = torch.tensor([_metric(net, each, metric) for _, each in found])
+    scores = torch.tensor(
+        [float(metric.read(row, c.answer, c.against, row)) for row, (_, c) in zip(logits, found, strict=True)]
+    )
     by_level = [float(scores[level == each].mean()) for each in levels]
     hits = (p <= LEVEL).sum()
     figures = {"largest": float(r.abs().max()), "hits": float(hits), "p": float(p.min())}
     null = {"largest": float(shuffled.mean()), "hits": 0.0, "p": 0.5}
-    ablated = _ablated(net, found, units, statistics, r, metric, seed)
+    asked = units, statistics, _pairs(units, r, seed)
+    ablated = _ablated(net, found, asked, metric, logits, scores)
     data = {
         "task": str(task),
         "levels": levels,
@@ -158,58 +164,57 @@ def _units(net: Network) -> list[Unit]:
     return [*units, Unit("entropy of the prediction", net.sites.logits)]
 
 
-def _statistics(net: Network, contrast: Contrast, units: Sequence[Unit]) -> Tensor:
-    """One number per unit at the last token of the clean prompt, [unit]."""
+def _statistics(net: Network, ids: Tensor, units: Sequence[Unit]) -> Tensor:
+    """One number per unit at the last token of ids [item, position], [item, unit]."""
     sites = list(dict.fromkeys(unit.site for unit in units))
-    result = net.run(contrast.clean, save=sites)
+    result = net.run(ids, save=sites)
     found = []
     for site in sites:
-        value = result[site][0, -1].double()
+        value = result[site][:, -1].double()
         if site.name == "logits":
-            found.append(torch.special.entr(value.softmax(-1)).sum()[None])
+            found.append(torch.special.entr(value.softmax(-1)).sum(-1, keepdim=True))
         elif site.name == "mlp_act":
             found.append(value)
         else:
-            found.append(value.norm(dim=-1).reshape(-1))
-    return torch.cat(found).cpu()
-
-
-def _metric(net: Network, contrast: Contrast, metric: Metric) -> float:
-    logits = last_logits(net, contrast.clean)
-    return float(metric.read(logits, contrast.answer, contrast.against, logits))
+            found.append(value.norm(dim=-1).reshape(len(ids), -1))
+    return torch.cat(found, 1).cpu()
 
 
 # ---- the causal check
 
 
-def _ablated(
-    net: Network,
-    found: Sequence[tuple[int, Contrast]],
-    units: Sequence[Unit],
-    statistics: Tensor,
-    r: Tensor,
-    metric: Metric,
-    seed: int,
-) -> list[dict[str, Any]]:
-    """The mean fall of the metric in the lower and upper half of the levels, for the neurons and heads of the largest |r| and
-    for a random one of the same layer."""
+def _pairs(units: Sequence[Unit], r: Tensor, seed: int) -> list[tuple[int, int | None]]:
+    """The neurons and heads of the largest |r|, each with a random other one of the same layer."""
     draw = torch.Generator().manual_seed(seed)
     able = [i for i in r.abs().argsort(descending=True).tolist() if units[i].index is not None and r[i] != 0][:ABLATED]
-    pairs = []
+    pairs: list[tuple[int, int | None]] = []
     for i in able:
         peers = [j for j, unit in enumerate(units) if unit.site == units[i].site and j not in able]
         pairs.append((i, peers[int(torch.randint(len(peers), (1,), generator=draw))] if peers else None))
+    return pairs
+
+
+def _ablated(
+    net: Network,
+    found: Sequence[tuple[int, Contrast]],
+    asked: tuple[Sequence[Unit], Tensor, Sequence[tuple[int, int | None]]],
+    metric: Metric,
+    logits: Tensor,
+    scores: Tensor,
+) -> list[dict[str, Any]]:
+    """The mean fall of the metric in the lower and upper half of the levels, for both units of each pair."""
+    units, statistics, pairs = asked
     chosen = list(dict.fromkeys(j for pair in pairs for j in pair if j is not None))
     if not chosen:
         return []
-    means = _mean_heads(net, [contrast for _, contrast in found], [units[i].site for i in chosen])
+    prompts = [contrast.clean[0].tolist() for _, contrast in found]
+    heads = dict.fromkeys(units[i].site for i in chosen if units[i].site.name == "z")
+    means = {site: read_prompts(prompts, partial(_last, net, site)).mean(0) for site in heads}  # [head, size]
     falls = []
     for item, (_, contrast) in enumerate(found):
-        clean = last_logits(net, contrast.clean)
-        start = float(metric.read(clean, contrast.answer, contrast.against, clean))
         gaps = (statistics.mean(0) - statistics[item])[chosen].tolist()  # of neurons, from their value to their mean
         edits = [_set(units[i], gap, means, contrast.clean.shape[1] - 1) for i, gap in zip(chosen, gaps, strict=True)]
-        falls.append(start - measured(net, contrast.clean, edits, contrast, metric, clean))
+        falls.append(scores[item] - measured(net, contrast.clean, edits, contrast, metric, logits[item]))
     stacked = torch.stack(falls)  # [item, unit]
     middle = sum({level for level, _ in found}) / len({level for level, _ in found})
     upper = torch.tensor([level > middle for level, _ in found])
@@ -221,11 +226,9 @@ def _ablated(
     ]
 
 
-def _mean_heads(net: Network, found: Sequence[Contrast], sites: Sequence[Site]) -> dict[Site, Tensor]:
-    """The mean over the prompts of each z [head, size] at the last token."""
-    heads = list(dict.fromkeys(site for site in sites if site.name == "z"))
-    runs = [net.run(contrast.clean, save=heads, logits=False) for contrast in found] if heads else []
-    return {site: torch.stack([run[site][0, -1] for run in runs]).mean(0) for site in heads}
+def _last(net: Network, site: Site, ids: Tensor) -> Tensor:
+    value: Tensor = net.run(ids, save=[site], logits=False)[site]
+    return value[:, -1]
 
 
 def _set(unit: Unit, gap: float, means: dict[Site, Tensor], last: int) -> Edit:
@@ -233,7 +236,9 @@ def _set(unit: Unit, gap: float, means: dict[Site, Tensor], last: int) -> Edit:
     index = unit.index or 0
     if unit.site in means:
         return unit.site.head(index).replace(means[unit.site][index]).at(last)
-    return unit.site.add(gap * torch.eye(unit.width)[index]).at(last)
+    change = torch.zeros(unit.width)
+    change[index] = gap
+    return unit.site.add(change).at(last)
 
 
 # ---- drawing

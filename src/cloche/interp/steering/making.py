@@ -7,7 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from cloche.errors import FeatureUnknown, InstrumentOption, PromptInvalid, SiteUnsuitable
+from cloche.errors import FeatureUnknown, InstrumentOption, ModelUnsupported, PromptInvalid, SiteUnsuitable
+from cloche.interp.circuits.weights import unembedding
 from cloche.interp.lenses.affine import JACOBIAN, TUNED, Lens, stream_sites
 from cloche.interp.steering.concepts import Concept, ConceptStates
 from cloche.interp.steering.vectors import SteeringVector
@@ -126,8 +127,8 @@ def token_vector(
     subject: Subject, token: int, site: str | None, unit: float, lens: Lens | None = None
 ) -> SteeringVector:
     """The direction of the stream that a lens reads as a token: the gradient of its logit, minus the mean over all tokens, at
-    a norm's fixed scale. `lens`: without one the logit lens (the head's row times the final norm's gain), else that mapped
-    back by the Jacobian lens or the tuned lens.
+    a norm's fixed scale. `lens`: without one the logit lens (the head's row with the final norm folded in), else that mapped
+    back by the Jacobian lens or the tuned lens. Raises ModelUnsupported for a head or a final norm that is not linear.
 
     >>> from cloche import GLU, LM, Attention, Block, Glass, Stack
     >>> from cloche.interp import token_vector
@@ -138,10 +139,15 @@ def token_vector(
     """
     net = subject.net
     place = place_of(net, site)
-    weight = net.unembed_weight().detach().float()
-    if not 0 <= token < len(weight):
-        raise InstrumentOption(f"token={token} is outside the vocabulary, 0 to {len(weight) - 1}.")
-    row = (weight[token] - weight.mean(0)) * getattr(net.final_norm, "gain", torch.ones(())).detach().float()
+    if not 0 <= token < net.spec.vocab:
+        raise InstrumentOption(f"token={token} is outside the vocabulary, 0 to {net.spec.vocab - 1}.")
+    head = unembedding(net)
+    if head is None:
+        raise ModelUnsupported(
+            "A token has a direction in the stream where a linear head reads it through RMSNorm, LayerNorm or NoNorm; steer "
+            "this model with texts instead."
+        )
+    row = head[token] - head.mean(0)
     if lens is not None:
         lens.check(net)
         sites = [str(each) for each in stream_sites(net)]

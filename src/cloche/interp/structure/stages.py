@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -11,11 +13,15 @@ from torch import Tensor
 from cloche.drawing import Finding, Lines, Panel, Provenance, Series
 from cloche.errors import CorpusEmpty, PromptInvalid
 from cloche.interp.circuits.scanning import blocks_of_rows, read_layers
-from cloche.interp.lenses.divergence import divergences
+from cloche.interp.lenses.affine import stream_sites
+from cloche.interp.lenses.divergence import divergences, streams
+from cloche.interp.manifolds.axes import participation_ratio
+from cloche.interp.probing.grams import Grams
+from cloche.interp.significance import untrained
 from cloche.interp.structure.reordering import reordered_divergences
 from cloche.interp.structure.vocabulary import neuron_kurtosis
 from cloche.interp.subject import Subject, spell, windows_of
-from cloche.model import Network
+from cloche.model import Context, Network
 
 TARGETS = {"previous": -1, "current": 0, "next": 1}  # whose embedding is read from the stream, by its distance
 RIDGE = 1e-2  # of the mean variance of the stream
@@ -37,47 +43,59 @@ def depth_stages(subject: Subject, windows: Iterable[Any], seed: int = 0) -> Fin
     those that promote or suppress a few tokens.
 
     Reading ends where the current token has lost half of what it loses (`reading`), writing begins where the next token has
-    gained half of what it gains (`writing`), as shares of the depth. The null: the same regressions with tokens in another
-    order, and words with their lengths in another order. Curves that a model cannot have (attention, neurons) are left out.
+    gained half of what it gains (`writing`), as shares of the depth; `lens` is the mean KL over layers, `without` the largest
+    KL without a layer. The null is an untrained model of the same parts; of the curves of tokens and words, the same with
+    tokens, or lengths of words, in another order. Curves that a model cannot have (attention, neurons) are left out.
 
-    `data`: curves {name: [layer]} and their nulls. Raises CorpusEmpty for fewer than 32 tokens, PromptInvalid for windows
-    of one token.
+    `arrays`: previous, current, next, participation and lens [site], without, swapped, within_word and kurtosis [layer], and
+    NAME_null; `trace` follows each of them. Raises CorpusEmpty for fewer than 32 tokens, PromptInvalid for windows of fewer
+    than three.
 
     >>> import torch
     >>> from cloche import GLU, LM, Attention, Block, Glass, Stack
     >>> from cloche.interp import depth_stages
     >>> glass = Glass(LM(64, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0))
     >>> text = torch.randint(64, (8, 32), generator=torch.Generator().manual_seed(0))
-    >>> curves = depth_stages(glass, [text]).data["curves"]
-    >>> round(curves["current"][0], 2), len(curves["without the layer"])  # the embedding is the current token
+    >>> curves = depth_stages(glass, [text]).arrays
+    >>> round(float(curves["current"][0]), 2), len(curves["without"])  # the embedding is the current token
     (1.0, 2)
     """
     net = subject.net
     batches = _batches(subject, windows)
-    draw = torch.Generator().manual_seed(seed)
-    curves, nulls = _regressions(net, batches, draw)
-    layers = len(net.layers)
-    curves["participation"] = _participation(net, batches)
     some = _some(batches, LENS_TOKENS)
-    curves["lens"] = _lens(net, some)
-    without, swapped = reordered_divergences(net, some)
-    curves |= {"without the layer": without, "swapped with the next": swapped}
+    draw = torch.Generator().manual_seed(seed)
+    curves, shuffled = _curves(net, batches, some, draw)
+    nulls, _ = _curves(untrained(net.spec, net.embed.weight.device, seed), batches, some, draw)
+    figures, null = _figures(curves), _figures(nulls)
+    nulls |= shuffled
     if subject.tokenizer is not None:
-        inside, shuffled = _inside_words(subject, some, draw)
+        inside, elsewhere = _inside_words(subject, some, draw)
         if inside:
-            curves["within the word"], nulls["within the word"] = inside, shuffled
-    if kurtosis := neuron_kurtosis(net):
-        curves["kurtosis"] = kurtosis
-    figures = {
+            curves["within_word"], nulls["within_word"] = inside, elsewhere
+    places = [str(site) for site in stream_sites(net)]
+    layers = [f"layer {i}" for i in range(len(net.layers))]
+    data = {
+        "tokens": sum(ids.numel() for ids in batches),
+        "layers": len(layers),
+        "curves": {name: places if len(values) > len(layers) else layers for name, values in curves.items()},
+    }
+    arrays = {name: torch.tensor(values, dtype=torch.float64) for name, values in curves.items()}
+    arrays |= {f"{name}_null": torch.tensor(values, dtype=torch.float64) for name, values in nulls.items()}
+    about = Provenance("depth-stages", subject.checkpoint, seed=seed)
+    panels = list(_panels(curves, nulls, places, layers))
+    return Finding(about, _summary(curves, figures), figures, data, arrays, null, panels)
+
+
+Curves = dict[str, list[float]]
+
+
+def _figures(curves: Curves) -> dict[str, float]:
+    return {
         "reading": _crossing([-value for value in curves["current"]]),
         "writing": _crossing(curves["next"]),
-        "lens": sum(curves["lens"][:-1]) / max(1, layers),
-        "without": max(without),
+        "lens": fmean(curves["lens"][:-1]),
+        "without": max(curves["without"]),
     }
-    null = {"reading": 0.5, "writing": 0.5, "lens": curves["lens"][0], "without": 0.0}
-    data = {"tokens": sum(ids.numel() for ids in batches), "layers": layers, "curves": curves, "nulls": nulls}
-    about = Provenance("depth-stages", subject.checkpoint, seed=seed)
-    return Finding(about, _summary(data, figures), figures, data, null=null, panels=list(_panels(net, data)))
 
 
 def _batches(subject: Subject, windows: Iterable[Any]) -> list[Tensor]:
@@ -107,80 +125,69 @@ def _some(batches: Sequence[Tensor], tokens: int) -> list[Tensor]:
     return found
 
 
-def _streams(net: Network, ids: Tensor) -> list[Tensor]:
-    """The stream after the embedding and after every layer, each [batch, position, width]."""
-    sites = [net.sites.embed, *net.sites.resid_post]
-    result = net.run(ids, save=sites, logits=False)
-    return [result[site].float() for site in sites]
-
-
 # ---- what is in the stream
 
 
-def _regressions(
-    net: Network, batches: Sequence[Tensor], draw: torch.Generator
-) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """R^2 of each target at each site on held-out tokens, and with the targets in another order."""
-    rows: list[list[Tensor]] = [[] for _ in range(len(net.layers) + 1)]
-    targets: dict[str, list[Tensor]] = {name: [] for name in TARGETS}
-    for ids in batches:
-        for kept, stream in zip(rows, _streams(net, ids), strict=True):
-            kept.append(stream[:, 1:-1].flatten(0, 1).cpu())
-        for name, distance in TARGETS.items():
-            embedded = (net.unembed_weight()[ids] if distance > 0 else net.embed(ids)).float()
-            targets[name].append(embedded[:, 1 + distance : ids.shape[1] - 1 + distance].flatten(0, 1).cpu())
-    every = torch.cat([torch.cat(each) for each in targets.values()], 1)  # [token, target * width]
-    both = torch.cat([every, every[torch.randperm(len(every), generator=draw)]], 1)
-    scores = torch.tensor([_explained(torch.cat(kept), both, 2 * len(TARGETS)) for kept in rows])  # [site, target]
-    curves = {name: scores[:, i].tolist() for i, name in enumerate(TARGETS)}
-    nulls = {name: scores[:, len(TARGETS) + i].tolist() for i, name in enumerate(TARGETS)}
-    return curves, nulls
+def _curves(
+    net: Network, batches: Sequence[Tensor], some: Sequence[Tensor], draw: torch.Generator
+) -> tuple[Curves, Curves]:
+    """The curves of a network without those of words, and those of tokens in another order."""
+    count = sum(ids[:, 1:-1].numel() for ids in batches)
+    targets, order = _targets(net, batches), torch.randperm(count, generator=draw)
+    both = torch.cat([targets, targets[order]], 1)
+    found = [_read(rows, both) for rows in _by_depth(net, batches)]
+    explained = torch.tensor([scores for scores, _ in found])  # [site, target, shuffled or not]
+    curves = {name: explained[:, i].tolist() for i, name in enumerate(TARGETS)}
+    shuffled = {name: explained[:, len(TARGETS) + i].tolist() for i, name in enumerate(TARGETS)}
+    curves["participation"] = [participation for _, participation in found]
+    curves["lens"] = _lens(net, some)
+    curves["without"], curves["swapped"] = reordered_divergences(net, some)
+    if kurtosis := neuron_kurtosis(net):
+        curves["kurtosis"] = kurtosis
+    return curves, shuffled
 
 
-def _explained(x: Tensor, y: Tensor, parts: int) -> list[float]:
-    """R^2 of each of `parts` groups of the columns of y, by ridge regression on x [row, width] fitted on the even rows and
-    scored on the odd; below 0 counts as 0."""
-    x, y = x.double(), y.double()
-    train, test = slice(0, None, 2), slice(1, None, 2)
-    mean, target = x[train].mean(0), y[train].mean(0)
-    centred = x[train] - mean
-    gram = centred.T @ centred
-    penalty = RIDGE * gram.diagonal().mean().clamp(min=1e-12)
-    weights = torch.linalg.solve(
-        gram + penalty * torch.eye(len(gram), dtype=gram.dtype), centred.T @ (y[train] - target)
-    )
-    missed = y[test] - target - (x[test] - mean) @ weights
-    around = y[test] - y[test].mean(0)
-    return [
-        max(0.0, 1 - float(left.square().sum() / whole.square().sum().clamp(min=1e-300)))
-        for left, whole in zip(missed.chunk(parts, 1), around.chunk(parts, 1), strict=True)
-    ]
+def _by_depth(net: Network, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+    """The stream [row, width] of all batches after the embedding, then after each layer; one is in memory at a time. Rows are
+    all tokens but the first and last of each window."""
+    contexts = [Context.over(ids) for ids in batches]
+    x = [net.run_layers(ids, context, stop=0) for ids, context in zip(batches, contexts, strict=True)]
+    for layer in range(len(net.layers) + 1):
+        if layer:
+            x = [net.body(h, each, None, layer - 1, layer)[0] for h, each in zip(x, contexts, strict=True)]
+        yield torch.cat([h[:, 1:-1].flatten(0, 1).cpu() for h in x])
 
 
-def _participation(net: Network, batches: Sequence[Tensor]) -> list[float]:
-    """(sum of eigenvalues)^2 / sum of their squares, of the covariance of each stream."""
+def _targets(net: Network, batches: Sequence[Tensor]) -> Tensor:
+    """For the same rows, the embeddings of the previous and the current token, and the head's row of the next:
+    [row, target * width]."""
     found = []
-    sums: list[list[Any]] = [[0, 0.0, 0.0] for _ in range(len(net.layers) + 1)]
-    for ids in batches:
-        for each, stream in zip(sums, _streams(net, ids), strict=True):
-            flat = stream[:, 1:].flatten(0, 1).double()
-            each[0] += len(flat)
-            each[1] = each[1] + flat.sum(0)
-            each[2] = each[2] + flat.T @ flat
-    for count, total, squares in sums:
-        covariance = squares / count - torch.outer(total, total) / count**2
-        found.append(float(covariance.trace() ** 2 / covariance.square().sum().clamp(min=1e-300)))
-    return found
+    for distance in TARGETS.values():
+        table = net.unembed_weight() if distance > 0 else net.embed.weight
+        ids = [batch[:, 1 + distance : batch.shape[1] - 1 + distance].flatten() for batch in batches]
+        found.append(table[torch.cat(ids)].float().cpu())
+    return torch.cat(found, 1)
+
+
+def _read(rows: Tensor, targets: Tensor) -> tuple[list[float], float]:
+    """R^2 of each target by ridge regression on rows [row, width], fitted on the even and scored on the odd (below 0 counts
+    as 0), for targets as they are and in another order; and the participation ratio of the rows."""
+    grams = Grams(2, rows.shape[1], targets.shape[1])
+    for half in range(2):
+        grams.add(half, rows[half::2], targets[half::2])
+    missed = grams.errors(1, *grams.ridge([RIDGE], without=1))[0].view(2 * len(TARGETS), -1).sum(1)
+    around = grams.squares([1]).view(2 * len(TARGETS), -1).sum(1).clamp(min=torch.finfo(torch.float64).tiny)
+    variance = torch.linalg.eigvalsh(grams.covariance([0, 1])).clamp(min=0)
+    return (1 - missed / around).clamp(min=0).tolist(), participation_ratio(variance)
 
 
 def _lens(net: Network, batches: Sequence[Tensor]) -> list[float]:
     """Mean KL(model || logit lens) at every stream, in nats."""
-    total, count = torch.zeros(len(net.layers) + 1, dtype=torch.float64), 0
+    found = []
     for ids in batches:
-        streams = torch.stack([stream.flatten(0, 1) for stream in _streams(net, ids)])
-        total += divergences(net, streams[-1], streams).double().sum(1).cpu()
-        count += streams.shape[1]
-    return (total / count).tolist()
+        h = streams(net, ids)
+        found.append(divergences(net, h[-1], h).double().cpu())
+    return torch.cat(found, 1).mean(1).tolist()
 
 
 # ---- words
@@ -189,25 +196,29 @@ def _lens(net: Network, batches: Sequence[Tensor]) -> list[float]:
 def _inside_words(
     subject: Subject, batches: Sequence[Tensor], draw: torch.Generator
 ) -> tuple[list[float], list[float]]:
-    """Mean attention over heads from the last token of a word to its earlier tokens, per layer; and with the lengths of the
-    words in another order. Empty without words of several tokens, or without attention."""
+    """Mean attention over heads from the last token of a word to its earlier tokens, per layer (NaN for one without
+    attention); and with the lengths of the words in another order. Empty without words of several tokens, or attention."""
     net = subject.net
     layers = [i for i, block in enumerate(net.layers) if getattr(block.mix, "pattern_reads", ())]
-    real, other = torch.zeros(len(layers), dtype=torch.float64), torch.zeros(len(layers), dtype=torch.float64)
-    count = [0, 0]
+    totals, counts = torch.full((len(net.layers), 2), torch.nan, dtype=torch.float64), torch.zeros(2)
+    totals[layers] = 0.0
     for ids in batches:
-        for row in ids:
-            lengths = word_lengths(spell(subject.tokenizer, row.tolist()))
-            shuffled = [lengths[i] for i in torch.randperm(len(lengths), generator=draw).tolist()]
-            spans = [_spans(each) for each in (lengths, shuffled)]
-            if not layers or not spans[0]:
-                continue
-            count = [n + len(each) for n, each in zip(count, spans, strict=True)]
-            for total, each in zip((real, other), spans, strict=True):
-                total += _attention_to(net, row, layers, each)
-    if not count[0]:
-        return [], []
-    return (real / count[0]).tolist(), (other / max(count[1], 1)).tolist()
+        spans = torch.tensor(list(_spans_of(subject, ids, draw))).view(-1, 4)
+        if layers and len(spans):
+            counts += torch.bincount(spans[:, 0], minlength=2)
+            _add_attention(net, ids, layers, spans, totals)
+    inside, elsewhere = (totals / counts.clamp(min=1)).T.tolist()
+    return (inside, elsewhere) if counts[0] else ([], [])
+
+
+def _spans_of(subject: Subject, ids: Tensor, draw: torch.Generator) -> Iterator[tuple[int, int, int, int]]:
+    """(0, row, first, last position) of every word of several tokens, and (1, ...) with the lengths in another order."""
+    for row, tokens in enumerate(ids.tolist()):
+        lengths = word_lengths(spell(subject.tokenizer, tokens))
+        shuffled = [lengths[i] for i in torch.randperm(len(lengths), generator=draw).tolist()]
+        for kind, each in enumerate((lengths, shuffled)):
+            ends = accumulate(each)
+            yield from ((kind, row, end - n, end - 1) for n, end in zip(each, ends, strict=True) if n > 1)
 
 
 def word_lengths(texts: Sequence[str]) -> list[int]:
@@ -225,29 +236,18 @@ def word_lengths(texts: Sequence[str]) -> list[int]:
     return lengths
 
 
-def _spans(lengths: Sequence[int]) -> list[tuple[int, int]]:
-    """(first, last) position of every word of several tokens."""
-    found, start = [], 0
-    for length in lengths:
-        if length > 1:
-            found.append((start, start + length - 1))
-        start += length
-    return found
-
-
-def _attention_to(net: Network, row: Tensor, layers: Sequence[int], spans: Sequence[tuple[int, int]]) -> Tensor:
-    """Sum over spans of the mean attention of the heads from the last position to those before it, [layer]."""
-    totals = torch.zeros(len(layers), dtype=torch.float64)
+def _add_attention(net: Network, ids: Tensor, layers: Sequence[int], spans: Tensor, totals: Tensor) -> None:
+    """Adds to `totals` [layer, kind] the mean attention of the heads from the last position of each span to those before."""
+    kind, row, start, end = spans.to(ids.device).T
 
     def take(layer: int, mix: Any, reads: list[Tensor]) -> None:
         for rows, pattern, _ in blocks_of_rows(mix, reads):
-            first = int(rows[0])
-            for start, end in spans:
-                if first <= end < first + len(rows):
-                    totals[layers.index(layer)] += float(pattern[0, :, end - first, start:end].sum(-1).mean())
+            here = (end >= rows[0]) & (end <= rows[-1])
+            sums = torch.nn.functional.pad(pattern.mean(1).double().cumsum(-1), (1, 0))  # [batch, row, choice + 1]
+            at = row[here], end[here] - rows[0]
+            totals[layer].index_add_(0, kind[here].cpu(), (sums[(*at, end[here])] - sums[(*at, start[here])]).cpu())
 
-    read_layers(net, row[None], layers, take, logits=False)
-    return totals
+    read_layers(net, ids, layers, take, logits=False)
 
 
 # ---- drawing
@@ -264,34 +264,28 @@ def _crossing(values: Sequence[float]) -> float:
     return start / max(1, len(values) - 1)
 
 
-def _summary(data: dict[str, Any], figures: dict[str, float]) -> str:
-    curves = data["curves"]
-    most = max(range(data["layers"]), key=lambda i: curves["without the layer"][i])
+def _summary(curves: Curves, figures: dict[str, float]) -> str:
+    most = max(range(len(curves["without"])), key=lambda i: curves["without"][i])
     return (
         f"The current token is read from the stream with R^2 {curves['current'][0]:.2f} after the embedding and "
         f"{curves['current'][-1]:.2f} at the end (half of it gone at {figures['reading']:.0%} of the depth), the next with "
         f"{curves['next'][0]:.2f} and {curves['next'][-1]:.2f} (half of it there at {figures['writing']:.0%}); the prediction "
-        f"changes most without layer {most} ({curves['without the layer'][most]:.2g} nats)."
+        f"changes most without layer {most} ({curves['without'][most]:.2g} nats)."
     )
 
 
-def _panels(net: Network, data: dict[str, Any]) -> Iterator[Panel]:
-    places = ("embed", *(str(site) for site in net.sites.resid_post))
-    layers = tuple(f"layer {i}" for i in range(data["layers"]))
-    curves, nulls = data["curves"], data["nulls"]
-
-    def lines(title: str, names: Sequence[str], x: tuple[str, ...], y: str = "") -> Lines:
+def _panels(curves: Curves, nulls: Curves, places: Sequence[str], layers: Sequence[str]) -> Iterator[Panel]:
+    def lines(title: str, names: Sequence[str], x: Sequence[str], null: str = "untrained", y: str = "") -> Lines:
         series = [Series(name, tuple(curves[name])) for name in names]
-        series += [
-            Series(f"{name}, another order", tuple(nulls[name]), control=True) for name in names if name in nulls
-        ]
-        return Lines(title, x, tuple(series), y_name=y, low=0.0)
+        series += [Series(f"{name}, {null}", tuple(nulls[name]), control=True) for name in names if name in nulls]
+        return Lines(title, tuple(x), tuple(series), y_name=y, low=0.0)
 
-    yield lines("Tokens read from the stream (R^2)", list(TARGETS), places)
-    yield lines("KL from the logit lens to the prediction", ["lens"], places, "nats")
-    yield lines("KL without a layer", ["without the layer", "swapped with the next"], layers, "nats")
+    yield lines("Tokens read from the stream (R^2)", list(TARGETS), places, "another order")
+    yield lines("KL from the logit lens to the prediction", ["lens"], places, y="nats")
+    yield lines("KL without a layer, and with the next layer before it", ["without", "swapped"], layers, y="nats")
     yield lines("Participation ratio of the stream", ["participation"], places)
-    if "within the word" in curves:
-        yield lines("Attention from a word's last token to its earlier ones", ["within the word"], layers)
+    if "within_word" in curves:
+        title = "Attention from a word's last token to its earlier ones"
+        yield lines(title, ["within_word"], layers, "another order")
     if "kurtosis" in curves:
         yield lines("Median kurtosis of the neurons' effect on the vocabulary", ["kurtosis"], layers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cloche.interp.circuits.weights import unembedding
 from cloche.model import Network
 
 NEURONS = 256  # whose effects on the whole vocabulary exist at a time
@@ -12,13 +13,13 @@ NEURONS = 256  # whose effects on the whole vocabulary exist at a time
 
 @torch.no_grad()
 def neuron_kurtosis(net: Network) -> list[float]:
-    """Median over the neurons of each layer of the kurtosis of their effect on the logits, W_U gain W_out (3 if Gaussian);
-    empty if a layer has no neurons that a matrix writes into the stream."""
-    if not all(
+    """Median over the neurons of each layer of the kurtosis of their effect on the logits, W_U W_out with the final norm's gain
+    (3 if Gaussian); empty if a layer has no neurons that a matrix writes into the stream, or the head is not linear."""
+    head = unembedding(net)
+    if head is None or not all(
         "mlp_act" in getattr(block.map, "declared_sites", {}) and hasattr(block.map, "outer") for block in net.layers
     ):
         return []
-    head = net.unembed_weight().float() * getattr(net.final_norm, "gain", torch.ones(())).float()
     return [float(kurtosis(block.map.outer.weight.float(), head).median()) for block in net.layers]
 
 
