@@ -4,7 +4,7 @@ for every instrument, including third parties'."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from numbers import Real
@@ -133,6 +133,19 @@ class Heatmap(_Values):
     low: Number = None
     high: Number = None
     note: str = ""
+
+    @classmethod
+    def by_layer(
+        cls,
+        title: str,
+        layers: Sequence[str],
+        columns: Sequence[str],
+        values: Iterable[Iterable[Number]],
+        **options: Any,
+    ) -> Heatmap:
+        """A row per layer, the first layer at the bottom."""
+        rows = tuple(map(tuple, values))
+        return cls(title, tuple(layers)[::-1], tuple(columns), rows[::-1], **options)
 
     def __post_init__(self) -> None:
         super().__post_init__()

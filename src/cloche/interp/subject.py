@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from cloche.decode import is_texts, read_prompt, read_windows
-from cloche.errors import PromptInvalid
-from cloche.model import Network
+from cloche.errors import InstrumentOption, PromptInvalid, SiteUnsuitable
+from cloche.model import Network, Site
 from cloche.model.sites import check_ids
 from cloche.text import Tokenizer
 
@@ -72,6 +72,27 @@ def windows_of(subject: Subject | Network, windows: Any) -> Iterator[Tensor]:
     net = network_of(subject)
     tokenizer = None if isinstance(subject, Network) else subject.tokenizer
     return read_windows(windows, tokenizer, net.most_tokens, "This model")
+
+
+def vector_sites(net: Network, name: Site | str) -> list[Site]:
+    """The sites of a name such as "resid_post", of every layer, or "resid_post[2]". Raises SiteUnsuitable unless they have one
+    vector per token."""
+    found = net.sites.resolve(name if "[" in str(name) or "." in str(name) else f"{name}.all")
+    if len(found[0].axes) != 3:
+        raise SiteUnsuitable(
+            f"{found[0]} has axes {', '.join(found[0].axes)}; name a site with one vector per token, such as resid_post or "
+            "mlp_act."
+        )
+    return found
+
+
+def check_vocabulary(net: Network, other: Network, name: str) -> None:
+    """Raises InstrumentOption unless the `other` model, given as the option `name`, has as many tokens."""
+    if net.spec.vocab != other.spec.vocab:
+        raise InstrumentOption(
+            f"{name}= has {other.spec.vocab:,} tokens and this model {net.spec.vocab:,}, so they do not read the same text "
+            "alike; compare models with one tokenizer."
+        )
 
 
 def by_length(prompts: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], Tensor]]:

@@ -56,11 +56,11 @@ def head_map(names: list[str], direct: list[float]) -> Heatmap:
     found = {
         (int(m[1]), int(m[2])): value for name, value in zip(names, direct, strict=True) if (m := _HEAD.match(name))
     }
-    layers = sorted({layer for layer, _ in found}, reverse=True)
+    layers = sorted({layer for layer, _ in found})
     heads = range(1 + max(head for _, head in found))
-    values = tuple(tuple(found.get((layer, head)) for head in heads) for layer in layers)
-    rows = tuple(f"layer {layer}" for layer in layers)
-    return Heatmap("What each head adds", rows, tuple(f"h{head}" for head in heads), values)
+    values = [[found.get((layer, head)) for head in heads] for layer in layers]
+    rows = [f"layer {layer}" for layer in layers]
+    return Heatmap.by_layer("What each head adds", rows, [f"h{head}" for head in heads], values)
 
 
 _HEAD = re.compile(r"z\[(\d+)\]\.head\((\d+)\)")

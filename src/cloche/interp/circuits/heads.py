@@ -253,17 +253,10 @@ def _table(found: Scores, beyond: dict[str, Tensor]) -> Table:
 
 
 def _maps(found: Scores) -> list[Heatmap]:
-    rows = tuple(f"layer {layer}" for layer in reversed(found.layers))
-    columns = tuple(f"h{head}" for head in range(found.by_head["induction"].shape[1]))
+    rows = [f"layer {layer}" for layer in found.layers]
+    columns = [f"h{head}" for head in range(found.by_head["induction"].shape[1])]
+    shares: dict[str, Any] = {"form": "percent", "low": 0.0, "high": 1.0}
     return [
-        Heatmap(
-            f"Attention of each head: {name}",
-            rows,
-            columns,
-            tuple(tuple(row) for row in reversed(found.by_head[name].tolist())),
-            form="percent",
-            low=0.0,
-            high=1.0,
-        )
+        Heatmap.by_layer(f"Attention of each head: {name}", rows, columns, found.by_head[name].tolist(), **shares)
         for name in ("induction", "previous")
     ]

@@ -184,18 +184,12 @@ def _summary(found: Spectra, name: str, places: list[int], spread: float) -> str
 
 
 def _score_maps(found: Spectra, name: str, places: list[int]) -> list[Heatmap]:
-    rows = tuple(f"layer {layer}" for layer in reversed(found.layers))
-    columns = tuple(f"h{head}" for head in range(found.score.shape[2]))
+    rows = [f"layer {layer}" for layer in found.layers]
+    columns = [f"h{head}" for head in range(found.score.shape[2])]
+    titles = [f"Score of {name}" + (f", {place} back" if len(places) > 1 else "") for place in places]
     return [
-        Heatmap(
-            f"Score of {name}" + (f", {place} back" if len(places) > 1 else ""),
-            rows,
-            columns,
-            tuple(tuple(row) for row in reversed(found.score[at].tolist())),
-            low=-1.0,
-            high=1.0,
-        )
-        for at, place in enumerate(places)
+        Heatmap.by_layer(title, rows, columns, score.tolist(), low=-1.0, high=1.0)
+        for title, score in zip(titles, found.score, strict=True)
     ]
 
 

@@ -16,7 +16,7 @@ from cloche.interp.manifolds.curves import Halves
 from cloche.interp.manifolds.laying import Laid, laid_out
 from cloche.interp.manifolds.subspaces import overlap, principal_angles, shape_correlation
 from cloche.interp.manifolds.variables import POSITIONS, Variable
-from cloche.interp.subject import Subject
+from cloche.interp.subject import Subject, check_vocabulary
 from cloche.model import Site
 
 
@@ -106,11 +106,7 @@ def _other(
     seed: int,
 ) -> Laid:
     """The same contexts in the other model."""
-    if other.net.spec.vocab != subject.net.spec.vocab:
-        raise InstrumentOption(
-            f"other= has {other.net.spec.vocab:,} tokens and this model {subject.net.spec.vocab:,}, so they do not read the "
-            "same text alike; compare models with one tokenizer."
-        )
+    check_vocabulary(subject.net, other.net, "other")
     return laid_out(other, site, variable, windows, contexts, seed)[0]
 
 

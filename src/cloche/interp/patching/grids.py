@@ -52,8 +52,7 @@ class Grid:
 
     def heatmap(self, title: str) -> Heatmap:
         """Mean effects, the last layer on top."""
-        rows = tuple(tuple(row) for row in reversed(self.mean.tolist()))
-        return Heatmap(title, tuple(reversed(self.layers)), tuple(self.columns), rows, form=self.form)
+        return Heatmap.by_layer(title, self.layers, self.columns, self.mean.tolist(), form=self.form)
 
     def table(self, title: str, value: str, **beside: Tensor) -> Table:
         """The cells of the largest mean effects, with their spread over pairs; further values are [layer, cell]."""

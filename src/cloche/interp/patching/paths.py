@@ -192,8 +192,7 @@ class _Edges:
         table = Table("The largest effects", columns, rows, ("number", "number", "percent", "percent"))
         if len(self.wanted) > 1:
             title = f"Effect of patching each edge ({mode}), from sender (row) to receiver"
-            values = tuple(tuple(row) for row in reversed(self.rows))
-            return Heatmap(title, tuple(reversed(self.senders)), tuple(self.receivers), values, form="percent"), table
+            return Heatmap.by_layer(title, self.senders, self.receivers, self.rows, form="percent"), table
         return self._by_layer(net, mode), table
 
     def _by_layer(self, net: Network, mode: Mode) -> Heatmap:
@@ -206,5 +205,4 @@ class _Edges:
             cells[each.layer][columns.index(each.column)] = value
         names = ["before the layers" if layer < 0 else net.body.named(layer) for layer in cells]
         title = f"Effect of each sender's edge into {self.receivers[0]} ({mode})"
-        values = tuple(tuple(row) for row in reversed(list(cells.values())))
-        return Heatmap(title, tuple(reversed(names)), tuple(columns), values, form="percent")
+        return Heatmap.by_layer(title, names, columns, cells.values(), form="percent")

@@ -113,9 +113,8 @@ def _continued(net: Network, ids: Tensor, states: Tensor, place: int) -> Tensor:
 
 
 def _map(probability: Tensor, names: list[str], word: str) -> Heatmap:
-    rows, values = tuple(reversed(names)), tuple(tuple(row) for row in reversed(probability.tolist()))
     title = f"Probability of {word!r}, by source layer (rows) and target layer"
-    return Heatmap(title, rows, tuple(names), values, form="percent", low=0.0, high=1.0)
+    return Heatmap.by_layer(title, names, names, probability.tolist(), form="percent", low=0.0, high=1.0)
 
 
 def _table(subject: Subject, same: Tensor, best: Tensor, names: list[str]) -> Table:

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from cloche.drawing import Finding, Form, Heatmap, Lines, Panel, Provenance, Series, Table
-from cloche.errors import CorpusEmpty, SiteUnsuitable
+from cloche.errors import CorpusEmpty
 from cloche.interp.probing.grams import Grams
 from cloche.interp.probing.labels import token_labels
 from cloche.interp.probing.probes import auroc, logistic
 from cloche.interp.probing.removing import Removed, removed
 from cloche.interp.probing.sparse import Labels
 from cloche.interp.route import FIRST
-from cloche.interp.subject import Subject, by_length, windows_of
+from cloche.interp.subject import Subject, by_length, vector_sites, windows_of
 from cloche.model import Network, Site
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -68,12 +68,7 @@ def linear_probes(
     True
     """
     net = subject.net
-    sites = net.sites.resolve(f"{site}.all")
-    if len(sites[0].axes) != 3:
-        raise SiteUnsuitable(
-            f"{sites[0]} has axes {', '.join(sites[0].axes)}, and a probe reads one vector per token; name a site such as "
-            "resid_post or mlp_act."
-        )
+    sites = vector_sites(net, site)
     names, train, test = _divided(_labelled(subject, windows, labels), seed)
     rates = torch.cat([window.truth for window in train]).float().mean(0)  # of the control task
     fitted = _fit(net, sites, train, rates, seed)
@@ -271,7 +266,6 @@ def _panels(data: dict[str, Any]) -> list[Panel]:
     layers, names, scores = data["layers"], data["labels"], data["scores"]
     series = [Series(name, tuple(map(fmean, scores[name]["auroc"]))) for name in METHODS]
     controls = [Series(name, tuple(map(fmean, scores[name]["auroc"])), control=True) for name in KINDS[1:]]
-    grid = tuple(tuple(row) for row in reversed(scores["ridge"]["auroc"]))
     best = layers.index(data["best"][0])
     rows = tuple(
         (
@@ -291,7 +285,7 @@ def _panels(data: dict[str, Any]) -> list[Panel]:
     )
     return [
         Lines("Mean AUROC over labels", tuple(layers), (*series, *controls), low=0.4, high=1.0),
-        Heatmap("AUROC of ridge probes", tuple(reversed(layers)), tuple(names), grid, low=0.5, high=1.0),
+        Heatmap.by_layer("AUROC of ridge probes", layers, names, scores["ridge"]["auroc"], low=0.5, high=1.0),
         Table(f"At {data['best'][0]}", columns, rows, forms),
         Table(
             f"KL without the direction of {data['best'][1]}, in nats per token",

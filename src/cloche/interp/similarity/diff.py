@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from cloche.drawing import Finding, Provenance
-from cloche.errors import CorpusEmpty, InstrumentOption
+from cloche.errors import CorpusEmpty
 from cloche.interp.similarity.diff_panels import feature_panels, text_panels, weight_panels
 from cloche.interp.similarity.texts import TextChanges, text_changes
 from cloche.interp.similarity.weights import Moved, by_part, moved
-from cloche.interp.subject import Subject, spell, windows_of
+from cloche.interp.subject import Subject, check_vocabulary, spell, windows_of
 from cloche.model import Network
 from cloche.sparse import SAE
 
@@ -62,7 +62,7 @@ def model_diff(
     'body.layers.1.mix.out.weight'
     """
     a, b = subject.net, other.net
-    _check_vocabularies(a, other, "other")
+    check_vocabulary(a, b, "other")
     batches = [batch for batch in windows_of(subject, windows) if batch.shape[1] > 1]
     if not batches:
         raise CorpusEmpty("The texts to compare models on have no second token to predict; give more text.")
@@ -70,7 +70,7 @@ def model_diff(
     changes = moved(a, b) if a.spec.resolved() == b.spec.resolved() else []
     figures, null = _figures(found, changes, a, b, seed), _halves(found, seed)
     if reseeded is not None:
-        _check_vocabularies(a, reseeded, "reseeded")
+        check_vocabulary(a, reseeded.net, "reseeded")
         again = text_changes(a, reseeded.net, batches)
         alike = a.spec.resolved() == reseeded.net.spec.resolved()
         null = _figures(again, moved(a, reseeded.net) if alike else [], a, reseeded.net, seed)
@@ -91,14 +91,6 @@ def model_diff(
     about = Provenance("model-diff", subject.checkpoint, seed=seed)
     panels = [*text_panels(found, data, subject), *weight_panels(data), *feature_panels(sae)]
     return Finding(about, _summary(data, figures, null), figures, data, arrays, null, panels)
-
-
-def _check_vocabularies(a: Network, other: Subject, name: str) -> None:
-    if a.spec.vocab != other.net.spec.vocab:
-        raise InstrumentOption(
-            f"{name}= has {other.net.spec.vocab:,} tokens and this model {a.spec.vocab:,}, so their losses are of different "
-            "tokens; compare models with one tokenizer."
-        )
 
 
 # ---- figures

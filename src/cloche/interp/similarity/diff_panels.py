@@ -65,11 +65,11 @@ def weight_panels(data: dict[str, Any]) -> Iterator[Panel]:
     if not data["moved"]:
         return
     parts = list(dict.fromkeys(part for layer, part, _ in data["parts"] if layer is not None))
-    layers = sorted({layer for layer, _, _ in data["parts"] if layer is not None}, reverse=True)
+    layers = sorted({layer for layer, _, _ in data["parts"] if layer is not None})
     at = {(layer, part): value for layer, part, value in data["parts"]}
-    grid = tuple(tuple(at.get((layer, part)) for part in parts) for layer in layers)
-    names = tuple(f"layer {layer}" for layer in layers)
-    yield Heatmap("How far each part moved, relative to its norm", names, tuple(parts), grid, form="percent")
+    grid = [[at.get((layer, part)) for part in parts] for layer in layers]
+    names = [f"layer {layer}" for layer in layers]
+    yield Heatmap.by_layer("How far each part moved, relative to its norm", names, parts, grid, form="percent")
     rows = tuple(
         (each["name"], each["relative"], each["cosine"], each["leading"], " ".join(map(repr, each["tokens"])))
         for each in data["moved"][:LISTED]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-BLOCK = 1024  # rows whose similarities to all others are held at a time
+from cloche.interp.manifolds.neighbours import nearest_points
 
 
 def centred_grams(layers: list[Tensor]) -> Tensor:
@@ -34,22 +34,12 @@ def cka(a: Tensor, b: Tensor) -> Tensor:
     return a @ b.T
 
 
-def nearest(rows: Tensor, count: int) -> Tensor:
-    """The `count` other rows with the largest cosine to each row, [n, count]; memory: BLOCK rows of similarities."""
-    unit = torch.nn.functional.normalize(rows.float(), dim=1)
-    found = []
-    for start in range(0, len(unit), BLOCK):
-        block = unit[start : start + BLOCK] @ unit.T
-        block[torch.arange(len(block)), torch.arange(start, start + len(block))] = -torch.inf
-        found.append(block.topk(count, dim=1).indices)
-    return torch.cat(found)
-
-
 def memberships(layers: list[Tensor], count: int) -> Tensor:
-    """Which rows are among the nearest of each, [layer, n * n] of 0 and 1. The product of two rows, over n * count, is the
-    share of neighbours in common."""
+    """Whether each row is among the `count` of the largest cosine to each other, [layer, n * n] of 0 and 1. The product of two
+    rows, over n * count, is the share of neighbours in common."""
     n = len(layers[0])
-    return torch.stack([torch.zeros(n, n).scatter_(1, nearest(rows, count).cpu(), 1.0).flatten() for rows in layers])
+    near = [nearest_points(torch.nn.functional.normalize(rows.float(), dim=1), count)[1].cpu() for rows in layers]
+    return torch.stack([torch.zeros(n, n).scatter_(1, each, 1.0).flatten() for each in near])
 
 
 def shared_neighbours(a: Tensor, b: Tensor, count: int) -> Tensor:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from cloche.drawing import Finding, Heatmap, Lines, Panel, Provenance, Series
-from cloche.errors import CorpusEmpty, InstrumentOption, SiteUnsuitable
+from cloche.errors import CorpusEmpty
 from cloche.interp.route import rows_without_first
+from cloche.interp.significance import untrained
 from cloche.interp.similarity.measures import centred_grams, cka, memberships, permuted, shared_neighbours
-from cloche.interp.subject import Subject, windows_of
+from cloche.interp.subject import Subject, check_vocabulary, vector_sites, windows_of
 from cloche.model import Network, Site
 
 FEWEST = 8  # tokens; CKA without bias needs more than three
@@ -54,21 +55,17 @@ def representation_similarity(
     ((3, 3), True)
     """
     first, second = subject.net, (other or subject).net
-    if first.spec.vocab != second.spec.vocab:
-        raise InstrumentOption(
-            f"other= has {second.spec.vocab:,} tokens and this model {first.spec.vocab:,}, so they do not read the same "
-            "text alike; compare models with one tokenizer."
-        )
-    sites = [_sites(net, site) for net in (first, second)]
+    check_vocabulary(first, second, "other")
+    sites = [vector_sites(net, site) for net in (first, second)]
     batches = list(windows_of(subject, windows))
     chosen = _chosen(batches, tokens, neighbours, seed)
     nets = [first] if other is None else [first, second]
     read = [_rows(net, batches, where, chosen) for net, where in zip(nets, sites, strict=False)]
     grams, near = [centred_grams(rows) for rows in read], [memberships(rows, neighbours) for rows in read]
     alike, shared = cka(grams[0], grams[-1]), shared_neighbours(near[0], near[-1], neighbours)
-    built = [net.spec.build(seed + 1 + i).to(net.embed.weight.device) for i, net in enumerate(nets)]
+    built = [untrained(net.spec, net.embed.weight.device, seed + i) for i, net in enumerate(nets)]
     fresh = [centred_grams(_rows(net, batches, where, chosen)) for net, where in zip(built, sites, strict=False)]
-    untrained = cka(fresh[0], fresh[-1])
+    random = cka(fresh[0], fresh[-1])
     headline = _adjacent if other is None else _best
     draw = torch.Generator().manual_seed(seed)
     orders = [torch.randperm(len(chosen), generator=draw) for _ in range(PERMUTATIONS)]
@@ -78,7 +75,7 @@ def representation_similarity(
             headline(shared_neighbours(near[0], permuted(near[-1], order), neighbours)) for order in orders
         ),
     }
-    figures = {"cka": headline(alike), "neighbours": headline(shared), "untrained": headline(untrained)}
+    figures = {"cka": headline(alike), "neighbours": headline(shared), "untrained": headline(random)}
     layers = [str(each) for each in sites[0]]
     others = layers if other is None else [f"{each} of {other.checkpoint}" for each in sites[1]]
     data = {"site": site, "tokens": len(chosen), "neighbours": neighbours, "layers": layers, "others": others}
@@ -87,20 +84,10 @@ def representation_similarity(
         _summary(data, figures, null, other),
         figures,
         data,
-        {"cka": alike, "shared": shared, "untrained": untrained},
+        {"cka": alike, "shared": shared, "untrained": random},
         null | {"untrained": null["cka"]},
-        _panels(data, alike, shared, untrained, null),
+        _panels(data, alike, shared, random, null),
     )
-
-
-def _sites(net: Network, name: str) -> list[Site]:
-    found = net.sites.resolve(name if name.endswith("]") else f"{name}.all")
-    if len(found[0].axes) != 3:
-        raise SiteUnsuitable(
-            f"{found[0]} has axes {', '.join(found[0].axes)}, and representations are compared with one vector per token; "
-            "name a site such as resid_post or mlp_act."
-        )
-    return found
 
 
 def _chosen(batches: list[Tensor], tokens: int, neighbours: int, seed: int) -> Tensor:
@@ -154,25 +141,20 @@ def _summary(data: dict[str, Any], figures: dict[str, float], null: dict[str, fl
     )
 
 
-def _panels(
-    data: dict[str, Any], alike: Tensor, shared: Tensor, untrained: Tensor, null: dict[str, float]
-) -> list[Panel]:
-    rows, columns = tuple(reversed(data["layers"])), tuple(data["others"])
-
+def _panels(data: dict[str, Any], alike: Tensor, shared: Tensor, random: Tensor, null: dict[str, float]) -> list[Panel]:
     def grid(title: str, values: Tensor) -> Heatmap:
-        cells = tuple(tuple(row) for row in reversed(values.tolist()))
-        return Heatmap(title, rows, columns, cells, low=0.0, high=1.0)
+        return Heatmap.by_layer(title, data["layers"], data["others"], values.tolist(), low=0.0, high=1.0)
 
     best = (
         Series("CKA", tuple(alike.max(1).values.tolist())),
         Series("nearest tokens in common", tuple(shared.max(1).values.tolist())),
-        Series("CKA, random weights", tuple(untrained.max(1).values.tolist()), control=True),
-        Series("nearest tokens, another order", (null["neighbours"],) * len(rows), control=True),
+        Series("CKA, random weights", tuple(random.max(1).values.tolist()), control=True),
+        Series("nearest tokens, another order", (null["neighbours"],) * len(alike), control=True),
     )
     maps: list[Panel] = [
         grid("CKA of each pair of layers", alike),
         grid("Share of nearest tokens in common", shared),
-        grid("CKA with random weights", untrained),
+        grid("CKA with random weights", random),
     ]
     if data["layers"] == data["others"]:
         return maps

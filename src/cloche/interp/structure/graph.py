@@ -219,9 +219,9 @@ def _by_layer(
     if finding is None or not names:
         return
     at = {(site.layer, site.name): value for site, value in values.items()}
-    rows = range(len(net.layers) - 1, -1, -1)
-    grid = tuple(tuple(at.get((layer, name)) for name in names) for layer in rows)
-    yield Heatmap(f"{finding.instrument} by layer and site", tuple(f"layer {i}" for i in rows), tuple(names), grid)
+    layers = range(len(net.layers))
+    grid = [[at.get((layer, name)) for name in names] for layer in layers]
+    yield Heatmap.by_layer(f"{finding.instrument} by layer and site", [f"layer {i}" for i in layers], names, grid)
 
 
 def _parts_table(parts: list[PartCost]) -> Table:
