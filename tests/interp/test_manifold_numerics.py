@@ -155,10 +155,14 @@ def test_split_halves_find_the_arc_that_noise_lengthens() -> None:
     assert math.cos(math.radians(found.turning)) == pytest.approx(math.cos(math.pi / (count - 1)), abs=0.03)
     straight = torch.arange(count)[codes, None] * drawn(1, 64) + 0.1 * drawn(len(codes), 64)
     assert bend(half_curves(straight, codes, torch.arange(len(codes)))).ratio == pytest.approx(1, abs=0.01)
-    share = explained_share(points, halves)
+    share = explained_share(points, codes, halves)
     assert share == pytest.approx(1 / (1 + 64 * 0.01 / float(curve.var(0, correction=0).sum())), abs=0.05)
     noise = half_curves(points, codes[torch.randperm(len(codes))], torch.arange(len(codes)))
-    assert abs(explained_share(points, noise)) < 0.02
+    assert abs(explained_share(points, codes, noise)) < 0.02
+    rare = (torch.arange(1000) % 10 == 0).long()  # one point in ten is one away from the others
+    far = torch.eye(64)[0] * rare[:, None] + 0.01 * drawn(1000, 64)
+    share = explained_share(far, rare, half_curves(far, rare, torch.arange(1000)))
+    assert share == pytest.approx(0.09 / (0.09 + 64 * 0.0001), abs=0.01)
 
 
 def test_halves_are_disjoint_and_keep_the_points_of_a_text_together() -> None:

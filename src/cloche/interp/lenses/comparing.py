@@ -33,7 +33,8 @@ def lens_comparison(subject: Subject, windows: Iterable[Any], lens: Lens) -> Fin
     tuned_top1 and so on, the share of positions at which the lens predicts the model's token. The null, unigram, is the
     divergence of a lens that ignores its input: of the mean prediction over the windows. `data`: kl and top1 {lens:
     [layer]}, unigram, layers, tokens, and distance {"one / other": [layer]}: of what the unembedding reads through two
-    lenses, the root mean square of the difference, relative to what it reads from the last layer. Raises ClocheError for a
+    lenses, the root mean square of the difference, relative to what it reads from the last layer. `arrays`: the divergences of
+    each lens under the name of its figure, and NAME_null [layer], which `trace` follows. Raises ClocheError for a
     lens of a model of another shape, and for no windows.
 
     >>> import torch
@@ -69,6 +70,9 @@ def lens_comparison(subject: Subject, windows: Iterable[Any], lens: Lens) -> Fin
     }
     data["distance"] = sums.distances()
     kinds = [kind for kind in FIGURES if kind in kl]
+    data["curves"] = {FIGURES[kind]: list(lens.sites) for kind in kinds}
+    arrays = {FIGURES[kind]: torch.tensor(kl[kind], dtype=torch.float64) for kind in kinds}
+    arrays |= {f"{name}_null": torch.full_like(values, unigram) for name, values in arrays.items()}
     figures = {FIGURES[kind]: fmean(kl[kind]) for kind in kinds}
     null = dict.fromkeys(figures, unigram)
     if TUNED in kinds:
@@ -76,7 +80,7 @@ def lens_comparison(subject: Subject, windows: Iterable[Any], lens: Lens) -> Fin
     agreement = {f"{FIGURES[kind]}_top1": fmean(top1[kind]) for kind in kinds}
     null |= dict.fromkeys(agreement, modal)
     about = Provenance("lens-comparison", subject.checkpoint)
-    return Finding(about, _summary(data, kinds), figures | agreement, data, null=null, panels=_panels(data, kinds))
+    return Finding(about, _summary(data, kinds), figures | agreement, data, arrays, null, _panels(data, kinds))
 
 
 class _Sums:

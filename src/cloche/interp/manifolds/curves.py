@@ -43,11 +43,12 @@ def _starts(codes: Tensor, count: int) -> Tensor:
     return sizes.cumsum(0) - sizes
 
 
-def explained_share(points: Tensor, halves: Halves) -> float:
-    """Share of the variance of points [n, dim] that lies between the means: of independent halves, so that it is 0 on average
-    where the variable has no effect."""
+def explained_share(points: Tensor, codes: Tensor, halves: Halves) -> float:
+    """Share of the variance of points [n, dim] that lies between the means of their values, codes [n]: of independent halves,
+    so that it is 0 on average where the variable has no effect. A value counts as often as it occurs."""
     total = float((points.double() - points.double().mean(0)).square().sum(1).mean())
-    between = [float(((a - a.mean(0)) * (b - b.mean(0))).sum(1).mean()) for a, b in halves]
+    often = torch.bincount(codes, minlength=len(halves[0][0])).to(points.device, torch.float64) / len(points)
+    between = [float(often @ ((a - often @ a) * (b - often @ b)).sum(1)) for a, b in halves]
     return sum(between) / len(between) / total if total > 0 else 0.0
 
 

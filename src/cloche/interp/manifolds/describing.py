@@ -149,7 +149,7 @@ def _some(points: Tensor, seed: int) -> Tensor:
 def _figures(laid: Laid, circles: Sequence[Circle], periods: Sequence[float], seed: int) -> dict[str, float]:
     """Figures that depend on the values, and those of the points alone."""
     halves = laid.halves(seed)
-    figures = {"explained": explained_share(laid.points, halves)}
+    figures = {"explained": explained_share(laid.points, laid.codes, halves)}
     if circles:
         best = circles[0]
         bent = bend(halves)
