@@ -6,6 +6,8 @@ Planted effects, in a model of 2 layers, 4 heads and width 32 with random weight
 - lookup: head 0 of layer 0 reads which of 8 letters it attends to and writes 32 unit vectors towards another letter's logit;
 - echo: each token's row of the unembedding is moved 2 unit vectors towards its embedding (patchscope), or towards the
   embedding of the token before it in the prompt (lens);
+- concept: texts that end in one token rather than another (steering_comparison);
+- rule: the hand-built model of `planted_rule`, with noise of 0.01 on every weight (function_vectors);
 - induction: the weights of a previous-token head and of an induction head that attends with scores of about 12.
 
     python -m bench.interp.error_rates               # 15 minutes of a quiet core
@@ -22,19 +24,23 @@ from typing import Any
 import torch
 
 import cloche
+from bench.interp.planted_rule import Successor, in_context
 from bench.rounds import asked, table, write
 from cloche import GLU, LM, MLP, Attention, Block, Learned, Stack
 from cloche.interp import (
+    Concept,
     ablation,
     activation_patching,
     attribution_patching,
     direct_attribution,
+    function_vectors,
     head_scores,
     logit_attribution,
     logit_lens,
     patchscope,
     path_patching,
     relevance_patching,
+    steering_comparison,
     token_attribution,
 )
 from cloche.model import Network, NoNorm
@@ -44,6 +50,7 @@ from cloche.tasks.task import Values
 LETTERS, NAMED = "abcdefgh", "PQRSTUVW"
 VOCAB, WIDTH, HEADS = 259, 32, 4
 LOOKUP, ECHO = 32.0, 2.0  # strengths
+NOISE = 0.01
 
 
 @dataclass(frozen=True)
@@ -163,6 +170,22 @@ def _scope(seed: int, planted: bool) -> float:
     return p_of(patchscope, prompt[:4], target=prompt[4:8], make=make, seed=seed)
 
 
+def _steering(seed: int, planted: bool) -> float:
+    """Texts of random tokens; those with the concept end in another token than those without it."""
+    generator = torch.Generator().manual_seed(2_000 + seed)
+    rows = torch.randint(VOCAB, (32, 4), generator=generator)
+    if planted:
+        rows[:16, -1], rows[16:, -1] = torch.randperm(VOCAB, generator=generator)[:2]
+    texts = torch.randint(VOCAB, (4, 24), generator=generator)
+    concept = Concept("random", tuple(rows[:16].tolist()), tuple(rows[16:].tolist()))
+    return p_of(steering_comparison, concept, [texts], "resid_post[0]", make=random_model, seed=seed)
+
+
+def _rule(seed: int, planted: bool) -> float:
+    make = (lambda seed: in_context(tokenizer(), seed, NOISE)) if planted else random_model
+    return p_of(function_vectors, Successor(by=seed % 2), shots=4, prompts=8, make=make, seed=seed)
+
+
 INSTRUMENTS: dict[str, tuple[Callable[[int], float], Callable[[int], float]]] = {
     "logit_lens": (partial(_lens, planted=False), partial(_lens, planted=True)),
     "patchscope": (partial(_scope, planted=False), partial(_scope, planted=True)),
@@ -176,6 +199,8 @@ INSTRUMENTS: dict[str, tuple[Callable[[int], float], Callable[[int], float]]] = 
     "attribution_patching": _task(attribution_patching),
     "relevance_patching": _task(relevance_patching),
     "path_patching": _task(path_patching),
+    "steering_comparison": (partial(_steering, planted=False), partial(_steering, planted=True)),
+    "function_vectors": (partial(_rule, planted=False), partial(_rule, planted=True)),
     "token_attribution": _task(token_attribution, steps=2),
     **{f"ablation ({kind})": _task(ablation, kind=kind) for kind in ("zero", "mean", "resample", "noise", "optimal")},
 }

@@ -2,55 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 from typing import Any
 
-import hand_built
 import pytest
 import torch
 
 import cloche
+from bench.interp.planted_rule import Successor, in_context
 from cloche import GLU, LM, Attention, Block, LayerNorm, RMSNorm, Stack
 from cloche.errors import ClocheError, InstrumentOption, ModelUnsupported, SiteUnsuitable, TaskInvalid, TokenizerMissing
 from cloche.interp import function_vector, function_vectors
 from cloche.interp.steering.functions import found_heads
 from cloche.interp.steering.shots import few_shot
 from cloche.model import RectifiedNorm
-from cloche.tasks import FromFile, PromptPair, Rule, Task
-from cloche.tasks.task import Values
+from cloche.tasks import FromFile, PromptPair
 
 ANTONYMS = Path(__file__).parents[3] / "shared/data/interp/function_vectors/abstractive/antonym.json"
 HEAD = "z[1].head(0)"  # the one that averages what the examples show
-
-
-@dataclass(frozen=True)
-class Successor(Task):
-    """The letter `by` places after another: 0 is the same letter."""
-
-    by: int = 0
-
-    levels = range(1, 2)
-
-    def draw(self, level: int, rng: Random) -> Values:
-        return {"letter": rng.choice(hand_built.LETTERS)}
-
-    def template(self, values: Values) -> str:
-        return "{letter}:"
-
-    def rules(self, values: Values) -> Mapping[str, Rule]:
-        return {"answer": Rule(("letter",), lambda letter: hand_built.LETTERS[(ord(letter) - 97 + self.by) % 8])}
-
-    def swap(self, values: Values, name: str, rng: Random) -> Any:
-        return rng.choice(hand_built.LETTERS)
-
-    def isomorphic(self, values: Values, rng: Random) -> Values:
-        return values
-
-    def choices(self, values: Values) -> list[str]:
-        return list(hand_built.LETTERS)
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +29,7 @@ def tokenizer() -> cloche.Tokenizer:
 
 @pytest.fixture(scope="module")
 def glass(tokenizer: cloche.Tokenizer) -> cloche.Glass:
-    ids = {letter: tokenizer.encode(letter)[0] for letter in (*hand_built.LETTERS, ":")}
-    return cloche.Glass(hand_built.in_context(ids, 259), tokenizer, "hand-built", "step-000001")
+    return cloche.Glass(in_context(tokenizer), tokenizer, "hand-built", "step-000001")
 
 
 @pytest.mark.parametrize("by", [0, 1])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,9 @@ from cloche.errors import (
     PathInvalid,
     PromptInvalid,
     RecordInvalid,
+    SiteUnknown,
     SiteUnsuitable,
+    TokenizerMissing,
     WeightsInvalid,
 )
 from cloche.interp import (
@@ -35,6 +39,7 @@ from cloche.interp import (
     SteeringVector,
     feature_vector,
     load_vector,
+    mean_norm,
     read_concept,
     steering_comparison,
     steering_vector,
@@ -123,8 +128,6 @@ def test_a_concept_that_is_not_there_is_not_found(glass: cloche.Glass, text: Ten
 
 
 def test_features_and_lens_rows_are_directions_too(glass: cloche.Glass, concept: Concept, text: Tensor) -> None:
-    from dataclasses import replace
-
     sae = SAE(WIDTH, 16, l0=4)
     with pytest.raises(InstrumentOption, match="not an autoencoder of a site"):
         feature_vector(glass, sae, 0, 1.0)
@@ -136,6 +139,27 @@ def test_features_and_lens_rows_are_directions_too(glass: cloche.Glass, concept:
     assert torch.allclose(feature_vector(glass, sae, 3, 1.0).direction, sae.dictionary.atoms[3], atol=1e-6)
     row = glass.net.unembed_weight()[5] - glass.net.unembed_weight().mean(0)
     assert torch.allclose(token_vector(glass, 5, "embed", 1.0).direction, row / row.norm(), atol=1e-5)
+
+
+def test_one_head_is_steered_and_compared_like_a_site(glass: cloche.Glass, concept: Concept, text: Tensor) -> None:
+    vector = steering_vector(glass, concept, "z[0].head(1)")
+    runs = [glass.net.run([[1, 2]], save=["z[0]"], edits=edits)["z[0]"] for edits in (vector.edits(glass.net, 1.0), [])]
+    moved = runs[0] - runs[1]
+    assert torch.allclose(moved[0, :, 1], (vector.unit * vector.direction).expand(2, -1), atol=1e-5)
+    assert not moved[:, :, [0, 2, 3]].any()
+    found = steering_comparison(glass, concept, [text], "z[0].head(1)")
+    assert found.data["site"] == "z[0].head(1)" and found.figures["auroc"] == 1.0
+
+
+def test_texts_of_unequal_number_are_compared_without_pairs(
+    glass: cloche.Glass, concept: Concept, text: Tensor
+) -> None:
+    odd = Concept("odd", concept.positive, concept.negative[:5])
+    found = steering_comparison(glass, odd, [text], "resid_post[0]")
+    assert [row["method"] for row in found.data["methods"]] == ["mean-difference", "probe"]
+    assert "consistency" not in found.figures and found.figures["auroc"] == 1.0
+    whole = steering_comparison(glass, odd, [text.flatten()[None]], "resid_post[0]")  # one long text: several windows
+    assert whole.figures["p"] == found.figures["p"]
 
 
 # ---- files
@@ -202,6 +226,7 @@ def test_bytes_that_are_no_vector_are_refused(tmp_path: Path, content: bytes) ->
         '{"positive": "a"}',
         '{"positive": "a", "negative": 3}',
         '{"positive": "", "negative": "a"}',
+        '{"positive": "\\ud800", "negative": "a"}',
     ],
 )
 def test_a_line_that_is_no_pair_is_named(tmp_path: Path, line: str) -> None:
@@ -217,6 +242,9 @@ def test_bad_input_is_one_sentence(glass: cloche.Glass, concept: Concept, text: 
         Concept("same", concept.positive, concept.positive),
         Concept("odd", concept.positive, concept.negative[:5]),
     )
+    carded = partial(SteeringVector, torch.ones(4), "embed", 1.0)
+    trained, narrow = SAE(WIDTH, 8, l0=2), SAE(16, 8, l0=2)
+    trained.trained_on = narrow.trained_on = replace(trained.trained_on, site="embed")
     cases: list[tuple[type[ClocheError], str, Any]] = [
         (PromptInvalid, "give at least 2", lambda: Concept("none", (), ())),
         (PromptInvalid, "at least 4 texts", lambda: steering_comparison(glass, few, [text])),
@@ -228,10 +256,24 @@ def test_bad_input_is_one_sentence(glass: cloche.Glass, concept: Concept, text: 
         (PathInvalid, "ends in .safetensors", lambda: steering_vector(glass, concept).save(tmp_path / "v.bin")),
         (WeightsInvalid, "finite direction", lambda: SteeringVector(torch.zeros(4), "embed", 1.0)),
         (InstrumentOption, "is one of mean-", lambda: steering_vector(glass, concept, method="pca")),  # type: ignore[arg-type]
-        (InstrumentOption, "outside the vocabulary", lambda: token_vector(glass, 64, None, 1.0)),
+        (PromptInvalid, "outside the vocabulary", lambda: token_vector(glass, 64, None, 1.0)),
         (SiteUnsuitable, "one vector per token", lambda: steering_vector(glass, concept, "pattern[0]")),
         (SiteUnsuitable, "one vector per token", lambda: steering_vector(glass, concept, "resid_post.all")),
         (CorpusEmpty, "neutral text", lambda: steering_comparison(glass, concept, [text[:, :1]])),
+        (PromptInvalid, "same states", lambda: steering_vector(glass, same, method="paired-pca")),
+        (PromptInvalid, "same states", lambda: steering_vector(glass, same, method="probe")),
+        (EditInvalid, "too long", lambda: steering_vector(glass, concept).edits(glass.net, 1e30)),
+        (EditInvalid, "not a finite number", lambda: steering_vector(glass, concept).edits(glass.net, "1")),  # type: ignore[arg-type]
+        (SiteUnsuitable, "one vector per token", lambda: SteeringVector(torch.ones(8), "z[0]", 1.0).at(glass.net)),
+        (SiteUnsuitable, "one vector per token", lambda: SteeringVector(torch.ones(32), "resid_post.all", 1.0).at(glass.net)),
+        (SiteUnknown, "resid_post", lambda: SteeringVector(torch.ones(32), "resid_post[9]", 1.0).at(glass.net)),
+        (TokenizerMissing, "tokenizer", lambda: steering_vector(glass, Concept("texts", "ab", "cd"))),
+        (WeightsInvalid, "an entry that the file has", lambda: carded({"site": 1}).save(tmp_path / "v.safetensors")),
+        (WeightsInvalid, "cannot be saved", lambda: carded({"x": text}).save(tmp_path / "v.safetensors")),
+        (InstrumentOption, "trained on embed", lambda: steering_comparison(glass, concept, [text], "mlp_out[0]", sae=trained)),
+        (WeightsInvalid, "has width 16", lambda: feature_vector(glass, narrow, 0, 1.0)),
+        (SiteUnsuitable, "not as wide", lambda: token_vector(glass, 1, "z[0].head(1)", 1.0)),
+        (CorpusEmpty, "measured on text", lambda: mean_norm(glass, "embed", [])),
         (FileMissing, "There is no steering vector", lambda: load_vector(tmp_path / "none.safetensors")),
         (FileMissing, "read a concept", lambda: read_concept(tmp_path / "none.jsonl")),
     ]  # fmt: skip
@@ -256,6 +298,53 @@ def test_cloche_steer_and_generate(tmp_path: Path) -> None:
         for more in ([], ["--steer", f"{out}:0"], ["--steer", f"{out}:20"])
     ]
     assert texts[0] == texts[1] != texts[2]
-    for bad in (f"{out}", f"{out}:x", f"{tmp_path / 'none.safetensors'}:1", ":1"):
+    late = json.loads(run(app, [*plain, "--steer", f"{out}:20.at(-1:)"]).stdout)
+    assert late["ids"] != texts[0] and late["edits"] == [f"{out}:20.at(-1:)"]
+    for bad in (f"{out}", f"{out}:x", f"{tmp_path / 'none.safetensors'}:1", ":1", f"{out}:1.at(x)", f"{out}:1.at("):
         done = run(app, [*plain, "--steer", bad])
         assert done.exit_code and done.exception is not None
+
+
+def test_cloche_steer_from_a_task_a_feature_and_a_token(tmp_path: Path) -> None:
+    from cloche.runs import Run
+
+    run, invoke = Run.create(tmp_path / "run", recipe=""), CliRunner().invoke
+    net = LM(259, WIDTH, Stack(2, Block(Attention(4), GLU()))).build(seed=0)
+    with run.new_checkpoint(1) as folder:
+        save_network(net, folder)
+    cloche.train_bpe(["a"], vocab=259).save(run.path)
+    sae = SAE(WIDTH, 16, l0=4)
+    sae.trained_on = replace(sae.trained_on, site="resid_post[0]")
+    sae.save(run.path / "dictionaries" / "mine")
+    (tmp_path / "text.txt").write_text("some neutral text")
+    text = ["--text", str(tmp_path / "text.txt")]
+    made: dict[str, SteeringVector] = {}
+    for name, more in {
+        "task": ["--task", "Add()", "--shots", "2", "--heads", "2", "--level", "2"],
+        "feature": ["--feature", "mine[3]", *text],
+        "token": ["--token", "a", "--site", "embed", *text],
+    }.items():
+        out = tmp_path / f"{name}.safetensors"
+        done = invoke(app, ["steer", str(run.path), "--out", str(out), *more])
+        assert done.exit_code == 0, (done.output, done.exception)
+        made[name] = load_vector(out)
+    assert made["task"].card["task"] == "Add" and made["task"].card["level"] == 2
+    assert torch.allclose(made["feature"].direction, sae.dictionary.atoms[3], atol=1e-5)
+    assert made["token"].site == "embed" and made["token"].unit == pytest.approx(
+        float(net.run([[1]], save=["embed"])["embed"].norm()), rel=0.5
+    )
+    for bad, words in (
+        ([], "none was given"),
+        (["--task", "Add()", "--token", "a"], "--task and --token were given"),
+        (["--task", "Add()", "--method", "probe"], "--method has no effect"),
+        (["--feature", "mine"], "not a feature"),
+        (["--feature", "mine[16]", *text], "no feature 16"),
+        (["--feature", "other[1]", *text], "no dictionary"),
+        (["--token", "ab", *text], "must be one token"),
+        (["--token", "a", "--lens", "x", *text], "has no lens"),
+        (["--token", "a", "--text", "none.txt"], "no file none.txt"),
+        (["--task", "Nothing()"], "Nothing"),
+    ):
+        done = invoke(app, ["steer", str(run.path), "--out", str(tmp_path / "x.safetensors"), *bad])
+        assert done.exit_code and words in str(done.exception) + done.output, (bad, done.exception)
+        assert not (tmp_path / "x.safetensors").exists()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _EDIT = re.compile(
     r"(?P<site>.+?)\.(?P<kind>zero|scale|add|project_out)\((?P<value>[^()]*)\)(?:\.at\((?P<where>.*)\))?"
 )
+_STEERING = re.compile(r"(?P<path>.+):(?P<strength>[^:()]*)(?:\.at\((?P<where>.*)\))?")
 _FEATURE = re.compile(r"(?:(?P<weight>[-+.\deE]+)\s*\*\s*)?(?P<name>[\w.-]+)\[(?P<index>\d+)\]")
 EXAMPLES = "z[2].head(1).zero(), resid_post[3].scale(0.5).at(new) or resid_post[2].add(4 * DICTIONARY[17])"
 
@@ -49,6 +50,14 @@ def _number(value: str, text: str) -> float:
         raise EditInvalid(f"{value!r} in {text!r} is not a number; write one such as 0.5.") from None
 
 
+def parse_feature(text: str) -> tuple[str, int]:
+    """The dictionary and the feature that a text such as mine[17] names. Raises EditInvalid for any other text."""
+    match = _FEATURE.fullmatch(text.strip())
+    if not match or match["weight"]:
+        raise EditInvalid(f"{text!r} is not a feature; write one like DICTIONARY[17].")
+    return match["name"], int(match["index"])
+
+
 def _direction(value: str, text: str, run: Path) -> Any:
     """A feature's unit direction times its weight, [width]."""
     match = _FEATURE.fullmatch(value)
@@ -76,12 +85,15 @@ def _positions(where: str, text: str) -> int | slice | str | list[int]:
 
 
 def parse_steering(text: str, net: Network) -> list[Edit]:
-    """The edits of FILE:STRENGTH, at every position."""
+    """The edits of FILE:STRENGTH, at every position, or with .at(POSITIONS) behind it."""
     from cloche.interp import load_vector
 
-    path, colon, strength = text.rpartition(":")
-    if not colon or not path:
+    match = _STEERING.fullmatch(text.strip())
+    if not match:
         raise EditInvalid(
-            f"{text!r} is not a vector with its strength; write FILE:STRENGTH, such as happy.safetensors:0.5."
+            f"{text!r} is not a vector with its strength; write FILE:STRENGTH, such as happy.safetensors:0.5, or "
+            "with positions happy.safetensors:0.5.at(-1:)."
         )
-    return load_vector(path).edits(net, _number(strength, text))
+    edits = load_vector(match["path"]).edits(net, _number(match["strength"], text))
+    where = match["where"]
+    return edits if where is None else [edit.at(_positions(where.strip(), text)) for edit in edits]

@@ -41,7 +41,10 @@ def generate(
     ] = None,
     steer: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE:STRENGTH", help="Add a vector of `cloche steer`, such as happy.safetensors:0.5."),
+        typer.Option(
+            metavar="FILE:STRENGTH",
+            help="Add a vector of `cloche steer`, such as happy.safetensors:0.5; with .at(-1:) only from the prompt's end.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -151,8 +151,8 @@ def _pairs(subject: Subject, logits: Tensor, token: Any, against: Any, seed: int
     if vocab < 2:
         raise ModelUnsupported("This model has a single token, so no logit differs from another.")
     order = logits.topk(2).indices.tolist()
-    first = None if token is None else _id(subject, token, "token")
-    second = None if against is None else _id(subject, against, "against")
+    first = None if token is None else token_id(subject, token, "token")
+    second = None if against is None else token_id(subject, against, "against")
     if first is None:
         first = next(i for i in order if i != second)
     if second is None:
@@ -161,7 +161,7 @@ def _pairs(subject: Subject, logits: Tensor, token: Any, against: Any, seed: int
     return tokens, compared
 
 
-def _id(subject: Subject, token: Any, name: str) -> int:
+def token_id(subject: Subject, token: Any, name: str) -> int:
     """The id of a token given as its text or its id."""
     vocab = subject.net.spec.vocab
     if isinstance(token, str) and subject.tokenizer is not None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from cloche.interp.steering.concepts import Concept, read_concept
     from cloche.interp.steering.function_testing import function_vectors
     from cloche.interp.steering.functions import function_vector
-    from cloche.interp.steering.making import feature_vector, steering_vector, token_vector
+    from cloche.interp.steering.making import feature_vector, mean_norm, steering_vector, token_vector
     from cloche.interp.steering.vectors import SteeringVector, load_vector
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "function_vector",
     "function_vectors",
     "load_vector",
+    "mean_norm",
     "read_concept",
     "steering_comparison",
     "steering_vector",

@@ -17,8 +17,8 @@ from cloche.interp.lenses.affine import Lens
 from cloche.interp.metrics import kl
 from cloche.interp.probing.probes import auroc
 from cloche.interp.steering.concepts import Concept, ConceptStates, predictions
-from cloche.interp.steering.making import METHODS, direction_of, feature_vector, place_of, token_vector
-from cloche.interp.steering.vectors import SteeringVector
+from cloche.interp.steering.making import METHODS, direction_of, feature_vector, token_vector
+from cloche.interp.steering.vectors import SteeringVector, place_of
 from cloche.interp.subject import Subject, windows_of
 from cloche.sparse import SAE
 
@@ -74,7 +74,8 @@ def steering_comparison(
     The null: 20 random directions and 20 differences of means of shuffled labels (as many texts of each kind on both
     sides); `p` is the share of these 40 that steer no less than the difference of means. `consistency` is the mean cosine of
     a pair's difference with the mean difference of the other pairs (2505.22637): low, and steering reverses on many texts;
-    its null has each pair in a random order. `data`: methods with auroc, effect, removal and curve.
+    its null has each pair in a random order. `site`: by default the dictionary's if one is given, else the stream after the
+    middle layer. `data`: methods with auroc, effect, removal and curve.
 
     >>> import torch
     >>> from cloche import GLU, LM, Attention, Block, Glass, Stack
@@ -90,7 +91,12 @@ def steering_comparison(
         raise PromptInvalid(f"Steering needs at least {FEWEST} texts of each kind; {concept.name} has fewer.")
     if not (math.isfinite(budget) and budget > 0):
         raise InstrumentOption(f"budget={budget} nats must be above zero, such as 0.1.")
-    place = place_of(subject.net, site)
+    place = place_of(subject.net, site or (sae.trained_on.site if sae is not None else None))
+    if sae is not None and sae.trained_on.site and place_of(subject.net, sae.trained_on.site) != place:
+        raise InstrumentOption(
+            f"The dictionary was trained on {sae.trained_on.site}, and the directions are compared at {place}; give "
+            f"site={sae.trained_on.site}, or no site."
+        )
     train, test = concept.halves()
     fitted = ConceptStates(subject, train, place)
     test_of = _Test(subject, ConceptStates(subject, test, place), windows)
@@ -180,7 +186,7 @@ class _Test:
 def _neutral(subject: Subject, windows: Iterable[Any]) -> Tensor:
     """Windows of one length of neutral text, [window, position]."""
     count, length = NEUTRAL
-    rows = [row for ids in windows_of(subject, windows) for row in ids]
+    rows = [part for ids in windows_of(subject, windows) for row in ids for part in row.split(length) if len(part)]
     rows = [row for row in rows if len(row) >= min(length, max(map(len, rows)))][:count]
     if not rows or len(rows[0]) < 2:
         raise CorpusEmpty("Steering is measured on neutral text, and there is none of two tokens or more; give some.")

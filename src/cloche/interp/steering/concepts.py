@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,12 +72,13 @@ def read_concept(path: Path | str) -> Concept:
     if path.stat().st_size > LARGEST:
         raise FileTooLarge(f"{path} is larger than {LARGEST >> 20} MiB; give a concept of fewer texts.")
     positive, negative = [], []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines(), 1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
             pair = record["positive"], record["negative"]
+            "".join(pair).encode()  # a lone surrogate is not text
         except (ValueError, LookupError, TypeError, RecursionError):
             pair = None, None
         if not all(isinstance(text, str) and text for text in pair):

@@ -12,9 +12,8 @@ from torch import Tensor
 from cloche.errors import InstrumentOption, ModelUnsupported, SiteUnsuitable
 from cloche.interp.attribution.writes import has_heads
 from cloche.interp.circuits.weights import is_linear
-from cloche.interp.steering.making import place_of
 from cloche.interp.steering.shots import FewShot, Prompt, few_shot
-from cloche.interp.steering.vectors import SteeringVector
+from cloche.interp.steering.vectors import SteeringVector, place_of
 from cloche.interp.subject import Subject
 from cloche.model import Edit, Network, NoNorm, Site
 from cloche.tasks import Task
@@ -59,6 +58,7 @@ def function_vector(
         "heads": [str(each) for each in found.chosen(0)],
         "shots": shots,
         "prompts": prompts,
+        "level": task.levels[0] if level is None else level,
         "seed": seed,
     }
     vector = found.vector(0)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from cloche.errors import FeatureUnknown, InstrumentOption, ModelUnsupported, PromptInvalid, SiteUnsuitable
+from cloche.errors import CorpusEmpty, FeatureUnknown, InstrumentOption, ModelUnsupported, PromptInvalid, SiteUnsuitable
+from cloche.interp.attribution.components import token_id
 from cloche.interp.circuits.weights import unembedding
 from cloche.interp.lenses.affine import JACOBIAN, TUNED, Lens, stream_sites
 from cloche.interp.steering.concepts import Concept, ConceptStates
-from cloche.interp.steering.vectors import SteeringVector
-from cloche.interp.subject import Subject
-from cloche.model import Network, Site
+from cloche.interp.steering.vectors import SteeringVector, place_of, unit_of
+from cloche.interp.subject import Subject, windows_of
 from cloche.sparse import SAE
 
 Method = Literal["mean-difference", "probe", "paired-pca"]
 METHODS: tuple[Method, ...] = ("mean-difference", "probe", "paired-pca")
+WINDOW, TOKENS = 256, 10_240  # of text, for the unit
+ROUNDING = 1e-6  # of the states' norm, by which equal states may differ
 SHRINKAGE = 0.1  # of the covariance within the classes towards a multiple of the identity
 
 
@@ -56,20 +59,10 @@ def steering_vector(
     return SteeringVector(direction, str(place), states.unit, card)
 
 
-def place_of(net: Network, site: str | None) -> Site:
-    """The site of a text, by default the stream after the middle layer. Raises SiteUnsuitable for one without one vector
-    per token."""
-    found = net.sites.resolve(site or net.sites.resid_post[(len(net.layers) - 1) // 2])
-    if len(found) > 1 or len(found[0].axes) != 3:
-        raise SiteUnsuitable(
-            f"{site} does not hold one vector per token; a steering vector is added to one such as resid_post[2] or mlp_out[1]."
-        )
-    return found[0]
-
-
 def direction_of(positive: Tensor, negative: Tensor, method: str) -> Tensor:
     """The direction [width] between two sets of states [text, width]."""
     difference = positive.mean(0) - negative.mean(0)
+    apart = difference[None]
     if method == "probe":
         inner = torch.cat([positive - positive.mean(0), negative - negative.mean(0)]).double()
         covariance = inner.T @ inner / len(inner)
@@ -83,18 +76,43 @@ def direction_of(positive: Tensor, negative: Tensor, method: str) -> Tensor:
                 f"method=paired-pca needs pairs, and there are {len(positive)} positive and {len(negative)} negative texts; "
                 "give equally many, or choose mean-difference."
             )
-        direction = torch.linalg.svd((positive - negative).double(), full_matrices=False).Vh[0].float()
+        apart = positive - negative
+        direction = torch.linalg.svd(apart.double(), full_matrices=False).Vh[0].float()
         direction = direction * (1.0 if direction @ difference >= 0 else -1.0)
     elif method == "mean-difference":
         direction = difference
     else:
         raise InstrumentOption(f"method={method!r} is not a way to make a vector; it is one of {', '.join(METHODS)}.")
-    if not float(direction.norm()) > 0:
+    if not float(apart.norm(dim=1).max()) > ROUNDING * unit_of(torch.cat([positive, negative])):
         raise PromptInvalid(
             "The positive and negative texts have the same states at this site, so there is no direction between them; choose "
             "a later site, or texts that differ before their last token or in it."
         )
     return direction
+
+
+@torch.no_grad()
+def mean_norm(subject: Subject, site: str, windows: Iterable[Any]) -> float:
+    """The mean norm of a site's values on text (`windows`: texts, or batches of ids), which is the unit of vectors that are
+    not made from texts. The first 10,240 tokens are read. Raises CorpusEmpty where there are none.
+
+    >>> from cloche import GLU, LM, Attention, Block, Glass, Stack
+    >>> from cloche.interp import mean_norm
+    >>> glass = Glass(LM(64, 32, Stack(2, Block(Attention(4), GLU()))).build(seed=0))
+    >>> unit = mean_norm(glass, "embed", [[[1, 2, 3]]])
+    >>> abs(unit - float(glass.net.embed.weight[1:4].norm(dim=1).mean())) < 1e-5
+    True
+    """
+    place, norms, read = place_of(subject.net, site), list[Tensor](), 0
+    for ids in windows_of(subject, windows):
+        for part in ids.split(WINDOW, dim=1):
+            if part.numel() and read < TOKENS:
+                values = subject.net.run(part, save=[place], logits=False)[place]
+                norms.append(values.float().norm(dim=-1).flatten())
+                read += part.numel()
+    if not read:
+        raise CorpusEmpty("The unit of a steering vector is measured on text, and there is none; give some.")
+    return unit_of(torch.cat(norms)[:, None])
 
 
 def feature_vector(subject: Subject, sae: SAE, index: int, unit: float) -> SteeringVector:
@@ -117,18 +135,19 @@ def feature_vector(subject: Subject, sae: SAE, index: int, unit: float) -> Steer
             f"{sae!r} is not an autoencoder of a site; steer with one trained by `cloche sae train`."
         )
     site = place_of(subject.net, sae.trained_on.site)
-    direction = sae.dictionary.atoms[index]
-    return SteeringVector(
-        direction, str(site), unit, {"method": "feature", "feature": index, "checkpoint": subject.checkpoint}
-    )
+    card = {"method": "feature", "feature": index, "checkpoint": subject.checkpoint}
+    vector = SteeringVector(sae.dictionary.atoms[index], str(site), unit, card)
+    vector.at(subject.net)  # raises WeightsInvalid for a dictionary of another width
+    return vector
 
 
 def token_vector(
-    subject: Subject, token: int, site: str | None, unit: float, lens: Lens | None = None
+    subject: Subject, token: int | str, site: str | None, unit: float, lens: Lens | None = None
 ) -> SteeringVector:
     """The direction of the stream that a lens reads as a token: the gradient of its logit, minus the mean over all tokens, at
     a norm's fixed scale. `lens`: without one the logit lens (the head's row with the final norm folded in), else that mapped
-    back by the Jacobian lens or the tuned lens. Raises ModelUnsupported for a head or a final norm that is not linear.
+    back by the Jacobian lens or the tuned lens. `token`: its id, or the text of one token. Raises InstrumentOption for a text
+    of several tokens, and ModelUnsupported for a head or a final norm that is not linear.
 
     >>> from cloche import GLU, LM, Attention, Block, Glass, Stack
     >>> from cloche.interp import token_vector
@@ -139,8 +158,11 @@ def token_vector(
     """
     net = subject.net
     place = place_of(net, site)
-    if not 0 <= token < net.spec.vocab:
-        raise InstrumentOption(f"token={token} is outside the vocabulary, 0 to {net.spec.vocab - 1}.")
+    if net.sites.shape(place)[place.axes[-1]] != net.embed.weight.shape[1]:
+        raise SiteUnsuitable(
+            f"A token is read from the stream, and {place} is not as wide; choose one such as resid_post[2]."
+        )
+    token = token_id(subject, token, "token")
     head = unembedding(net)
     if head is None:
         raise ModelUnsupported(

@@ -14,12 +14,13 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from cloche.errors import EditInvalid, FileDamaged, FileMissing, PathInvalid, WeightsInvalid
+from cloche.errors import EditInvalid, FileDamaged, FileMissing, PathInvalid, SiteUnsuitable, WeightsInvalid, shown
 from cloche.files import refuse_existing, write_atomically
 from cloche.model import Edit, Network, Site
 
 FORMAT = 1
 LARGEST = 1 << 26  # bytes of a file; a vector of width 10,000 has 40,000
+LONGEST = 1e18  # vector that can be added: the square of a longer one overflows float32 in the next norm
 TENSOR, CARD = "direction", "cloche"
 UNIT_NORM = 1e-3  # by which the norm of a stored direction may differ from one
 
@@ -57,8 +58,8 @@ class SteeringVector:
         object.__setattr__(self, "direction", (self.direction.detach().float() / norm).cpu())
 
     def at(self, net: Network) -> Site:
-        """The site in a network. Raises WeightsInvalid if it has another width there."""
-        (site,) = net.sites.resolve(self.site)
+        """The site in a network. Raises WeightsInvalid if it has another width there, and what `place_of` raises."""
+        site = place_of(net, self.site)
         width = net.sites.shape(site)[site.axes[-1]]
         if width != len(self.direction):
             raise WeightsInvalid(
@@ -70,8 +71,13 @@ class SteeringVector:
     def edits(self, net: Network, strength: float, start: int | None = None) -> list[Edit]:
         """The edits that add `strength` units at every position, or from position `start` on: from the last of the prompt, to
         steer the first new token too."""
-        if not math.isfinite(strength):
-            raise EditInvalid(f"A strength of {strength} is not a finite number; give one such as 0.5 or -1.")
+        if isinstance(strength, bool) or not isinstance(strength, int | float) or not math.isfinite(strength):
+            raise EditInvalid(f"A strength of {shown(strength)} is not a finite number; give one such as 0.5 or -1.")
+        dtype = net.embed.weight.dtype
+        if abs(strength) * self.unit > min(LONGEST, torch.finfo(dtype).max):
+            raise EditInvalid(
+                f"A strength of {strength:g} in units of {self.unit:.3g} is too long for {dtype}; give one such as 0.5."
+            )
         edit = self.at(net).add(strength * self.unit * self.direction)
         return [edit if start is None else edit.at(slice(start, None))]
 
@@ -80,13 +86,26 @@ class SteeringVector:
         return self.at(net).project_out(self.direction)
 
     def save(self, path: Path | str) -> Path:
-        """Writes the vector and its card to a new safetensors file."""
+        """Writes the vector and its card to a new safetensors file. Raises PathInvalid, FileExists, and WeightsInvalid for a
+        card that JSON cannot hold or with an entry that the file has of its own."""
+        path = self.check_path(path)
+        about = {"format": FORMAT, "site": self.site, "unit": self.unit}
+        try:
+            if taken := about.keys() & self.card.keys():
+                raise TypeError(f"{min(taken)!r} is an entry that the file has of its own")
+            metadata = {CARD: json.dumps({**about, **self.card})}
+        except (TypeError, ValueError) as error:  # of JSON, or the check above
+            raise WeightsInvalid(f"The card of this steering vector cannot be saved: {error}; change it.") from None
+        write_atomically(path, save({TENSOR: self.direction.contiguous()}, metadata=metadata))
+        return path
+
+    @staticmethod
+    def check_path(path: Path | str) -> Path:
+        """The path, if a vector can be saved there. Raises PathInvalid and FileExists."""
         path = Path(path)
         if path.suffix != ".safetensors":
             raise PathInvalid(f"{path} is the name of another kind of file; a steering vector's ends in .safetensors.")
         refuse_existing(path, "choose another name")
-        about = {"format": FORMAT, "site": self.site, "unit": self.unit, **self.card}
-        write_atomically(path, save({TENSOR: self.direction.contiguous()}, metadata={CARD: json.dumps(about)}))
         return path
 
 
@@ -122,6 +141,17 @@ def load_vector(path: Path | str) -> SteeringVector:
         raise FileDamaged(
             f"{path} cannot be read as a steering vector ({reason}); make it again with `cloche steer`."
         ) from error
+
+
+def place_of(net: Network, site: str | None) -> Site:
+    """The site of a text, by default the stream after the middle layer. Raises SiteUnsuitable for one without one vector
+    per token."""
+    found = net.sites.resolve(site or net.sites.resid_post[(len(net.layers) - 1) // 2])
+    if len(found) > 1 or len(found[0].axes) != 3:
+        raise SiteUnsuitable(
+            f"{site} does not hold one vector per token; a steering vector is added to one such as resid_post[2] or mlp_out[1]."
+        )
+    return found[0]
 
 
 def unit_of(values: Tensor) -> float:
