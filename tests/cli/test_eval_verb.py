@@ -108,7 +108,7 @@ def test_a_finding_that_cannot_be_saved_is_printed_before_the_sentence(call: Cal
         assert err.splitlines()[-1].startswith("Not saved: cannot write")
 
 
-def test_so_many_tokens_of_a_text_are_read(call: Call, grown: Path, tmp_path: Path) -> None:
+def test_so_many_tokens_of_a_text_are_read(call: Call, grown_copy: Path, tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text("import json\n" * 99)
-    code, out, err = call("eval", grown, "--text", tmp_path / "book.txt", "--tokens", 20, "--json")
+    code, out, err = call("eval", grown_copy, "--text", tmp_path / "book.txt", "--tokens", 20, "--json")
     assert code == 0 and json.loads(out)["findings"][0]["data"]["tokens"] == 19 and "reading" in err

@@ -135,7 +135,7 @@ def test_scores_are_means_of_the_saved_patterns_over_queries_with_a_target(kind:
 def largest_tensor(work: Callable[[], object]) -> int:
     """Numbers in the largest tensor that an operation makes."""
 
-    class Largest(TorchDispatchMode):
+    class Loudest(TorchDispatchMode):
         most = 0
 
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
@@ -145,7 +145,7 @@ def largest_tensor(work: Callable[[], object]) -> int:
                     self.most = max(self.most, each.untyped_storage().nbytes() // 4)
             return out
 
-    with Largest() as watched:
+    with Loudest() as watched:
         work()
     return watched.most
 
