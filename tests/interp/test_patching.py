@@ -10,7 +10,7 @@ import torch
 import cloche
 from cloche import GLU, LM, MLP, Attention, Block, LayerNorm, RoPE, Stack, Window
 from cloche.errors import ClocheError
-from cloche.interp import KLDivergence, LogProbability, Metric, ablation, activation_patching
+from cloche.interp import KLDivergence, LogitDifference, LogProbability, Metric, Rank, ablation, activation_patching
 from cloche.interp.patching.cells import contrasts, last_logits
 from cloche.interp.patching.optimal import best_constants
 from cloche.interp.patching.replacements import Kind
@@ -144,6 +144,16 @@ def test_resampled_values_come_from_the_same_positions_of_other_prompts(glass: c
     assert len(others) > 1 and finding.arrays["spread"].min() > 0
     alone = ablation(glass, PromptPair("ab cd", "ab ce", " x", " y"), kind="resample")
     assert alone.data["replaced_by"] == "its values on the corrupted prompt"
+
+
+@pytest.mark.parametrize("metric", [LogitDifference(), LogProbability(), KLDivergence(), Rank()])
+def test_many_answers_are_read_as_one_by_one(metric: Metric) -> None:
+    draw = torch.Generator().manual_seed(0)
+    logits, clean = torch.randn(3, 9, generator=draw).round(decimals=1), torch.randn(9, generator=draw)
+    pairs = torch.randint(9, (5, 2), generator=draw)
+    wanted = [[metric.read(row, *pair, clean) for pair in pairs.tolist()] for row in logits]
+    assert torch.equal(metric.read_many(logits, pairs, clean), torch.tensor(wanted))
+    assert torch.equal(Metric.read_many(metric, logits, pairs, clean), torch.tensor(wanted))
 
 
 @pytest.mark.parametrize("metric", [LogProbability(), KLDivergence()])

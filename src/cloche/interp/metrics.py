@@ -69,6 +69,9 @@ class LogProbability(Metric):
     def read(self, logits: Tensor, answer: int, against: int, clean: Tensor) -> Tensor:
         return _wide(logits).log_softmax(-1)[answer]
 
+    def read_many(self, logits: Tensor, pairs: Tensor, clean: Tensor) -> Tensor:
+        return _wide(logits).log_softmax(-1)[:, pairs[:, 0]]
+
 
 @dataclass(frozen=True)
 class KLDivergence(Metric):
@@ -83,6 +86,9 @@ class KLDivergence(Metric):
     def read(self, logits: Tensor, answer: int, against: int, clean: Tensor) -> Tensor:
         return -kl(_wide(clean).log_softmax(-1), _wide(logits).log_softmax(-1))
 
+    def read_many(self, logits: Tensor, pairs: Tensor, clean: Tensor) -> Tensor:
+        return torch.stack([self.read(row, 0, 0, clean) for row in logits])[:, None].expand(-1, len(pairs))
+
 
 @dataclass(frozen=True)
 class Rank(Metric):
@@ -96,6 +102,10 @@ class Rank(Metric):
 
     def read(self, logits: Tensor, answer: int, against: int, clean: Tensor) -> Tensor:
         return -1.0 - (logits > logits[answer]).sum().float()
+
+    def read_many(self, logits: Tensor, pairs: Tensor, clean: Tensor) -> Tensor:
+        below = torch.searchsorted(logits.sort(-1).values, logits[:, pairs[:, 0]], right=True)  # and equal
+        return -1.0 - (logits.shape[1] - below).float()
 
 
 def kl(own: Tensor, other: Tensor) -> Tensor:
