@@ -23,9 +23,9 @@ from cloche.interp.manifolds.axes import (
 )
 from cloche.interp.manifolds.curves import bend, explained_share
 from cloche.interp.manifolds.dimension import gride, two_nn
-from cloche.interp.manifolds.drawn import panels, summary
-from cloche.interp.manifolds.laying import Laid, best_circle, circles_of, laid_out
+from cloche.interp.manifolds.labelled import LabelledPoints, best_circle, circles_of, labelled_points
 from cloche.interp.manifolds.neighbours import nearest_points, purity
+from cloche.interp.manifolds.panels import panels, summary
 from cloche.interp.manifolds.shapes import (
     Circle,
     fit_helix,
@@ -92,17 +92,17 @@ def manifold(
     >>> finding.arrays["curve"].shape, finding.figures["explained"] > 0.3 > finding.null["explained"]
     ((23, 32), True)
     """
-    laid, _ = laid_out(subject, site, variable, windows, contexts, seed)
-    above = circles_of(laid, seed)
-    circles = above or best_circle(laid, seed)
-    figures = _figures(laid, circles, periods, seed)
-    null = _null(laid, circles, periods, seed)
-    pca = principal(laid.curve)
-    seen, scales = _seen(laid, pca, view, seed), _scales(laid.points, seed)
-    shuffled = laid.shuffled_variance
-    residual = principal(laid.curve - _on(circles, laid))
+    labelled, _ = labelled_points(subject, site, variable, windows, contexts, seed)
+    above = circles_of(labelled, seed)
+    circles = above or best_circle(labelled, seed)
+    figures = _figures(labelled, circles, periods, seed)
+    null = _null(labelled, circles, periods, seed)
+    pca = principal(labelled.curve)
+    seen, scales = _seen(labelled, pca, view, seed), _scales(labelled.points, seed)
+    shuffled = labelled.shuffled_variance
+    residual = principal(labelled.curve - _on(circles, labelled))
     axes = count_above(pca.variance, shuffled)
-    figures |= _above_noise(laid, scales) | {
+    figures |= _above_noise(labelled, scales) | {
         "axes": float(axes),
         "residual_axes": float(count_above(residual.variance, shuffled)),
         "participation": participation_ratio(pca.variance),
@@ -110,32 +110,32 @@ def manifold(
     null |= {"axes": 0.0, "residual_axes": 0.0, "participation": fmean(map(participation_ratio, shuffled))}
     if circles:
         figures["circles"], null["circles"] = float(len(above)), 0.0
-    corners, null_corners = _polytope(laid, pca, axes, seed)
+    corners, null_corners = _polytope(labelled, pca, axes, seed)
     figures, null = figures | corners, null | null_corners
     data = {
         "site": str(one_site(subject.net, site)),
         "variable": str(variable),
-        "points": len(laid.points),
-        "values": laid.values,
-        "ordered": laid.ordered,
+        "points": len(labelled.points),
+        "values": labelled.values,
+        "ordered": labelled.ordered,
         "explained_by_axis": pca.explained.tolist(),
         "circles": [_record(circle) for circle in circles],
         "scales": scales,
-        "trustworthiness": trustworthiness(laid.curve, seen, max(1, min(5, len(laid.values) // 4))),
+        "trustworthiness": trustworthiness(labelled.curve, seen, max(1, min(5, len(labelled.values) // 4))),
     }
     arrays = {
-        "curve": laid.curve,
+        "curve": labelled.curve,
         "circles": torch.stack([c.frame for c in circles]) if circles else torch.zeros(0, 2, 0),
     }
-    arrays["centre"] = circles[0].centre if circles else laid.curve.mean(0)
-    drawn = panels(data, figures, seen, (pca, shuffled), _angles(circles, laid))
+    arrays["centre"] = circles[0].centre if circles else labelled.curve.mean(0)
+    drawn = panels(data, figures, seen, (pca, shuffled), _angles(circles, labelled))
     about = Provenance("manifold", subject.checkpoint, seed=seed)
     return Finding(about, summary(data, figures, null), figures, data, arrays, null, drawn)
 
 
-def _on(circles: Sequence[Circle], laid: Laid) -> Tensor:
+def _on(circles: Sequence[Circle], labelled: LabelledPoints) -> Tensor:
     """Where the circles put each value, less the centre, [value, width]; 0 without circles."""
-    return sum((circle.at(laid.numbers) for circle in circles), torch.zeros(()))
+    return sum((circle.at(labelled.numbers) for circle in circles), torch.zeros(()))
 
 
 def _chosen(count: int, seed: int) -> Tensor:
@@ -146,30 +146,32 @@ def _some(points: Tensor, seed: int) -> Tensor:
     return points[_chosen(len(points), seed)]
 
 
-def _figures(laid: Laid, circles: Sequence[Circle], periods: Sequence[float], seed: int) -> dict[str, float]:
+def _figures(
+    labelled: LabelledPoints, circles: Sequence[Circle], periods: Sequence[float], seed: int
+) -> dict[str, float]:
     """Figures that depend on the values, and those of the points alone."""
-    halves = laid.halves(seed)
-    figures = {"explained": explained_share(laid.points, laid.codes, halves)}
+    halves = labelled.halves(seed)
+    figures = {"explained": explained_share(labelled.points, labelled.codes, halves)}
     if circles:
         best = circles[0]
         bent = bend(halves)
         figures |= {"circle": best.score, "period": best.period, "p_value": best.p_value}
-        figures |= {"angle_error": _angle_error(best, laid), "arc_over_chord": bent.ratio, "turning": bent.turning}
-        figures |= _helix(laid, periods)
-    figures |= _cloud(laid.points, circles, seed)
-    return figures | _near(laid, seed)
+        figures |= {"angle_error": _angle_error(best, labelled), "arc_over_chord": bent.ratio, "turning": bent.turning}
+        figures |= _helix(labelled, periods)
+    figures |= _cloud(labelled.points, circles, seed)
+    return figures | _near(labelled, seed)
 
 
-def _null(laid: Laid, circles: Sequence[Circle], periods: Sequence[float], seed: int) -> dict[str, float]:
+def _null(labelled: LabelledPoints, circles: Sequence[Circle], periods: Sequence[float], seed: int) -> dict[str, float]:
     """The figures for shuffled values, and those of Gaussian points."""
-    other = laid.shuffled(seed)
+    other = labelled.shuffled(seed)
     found = _figures(other, best_circle(other, seed), periods, seed)
-    return found | _cloud(gaussian_like(laid.points, seed), circles, seed)
+    return found | _cloud(gaussian_like(labelled.points, seed), circles, seed)
 
 
-def _helix(laid: Laid, periods: Sequence[float]) -> dict[str, float]:
+def _helix(labelled: LabelledPoints, periods: Sequence[float]) -> dict[str, float]:
     with suppress(SignalsShape):  # too few values for so many periods
-        return {"helix": fit_helix(laid.curve, laid.numbers, periods).share}
+        return {"helix": fit_helix(labelled.curve, labelled.numbers, periods).share}
     return {}
 
 
@@ -185,10 +187,10 @@ def _cloud(points: Tensor, circles: Sequence[Circle], seed: int) -> dict[str, fl
     return figures
 
 
-def _near(laid: Laid, seed: int) -> dict[str, float]:
+def _near(labelled: LabelledPoints, seed: int) -> dict[str, float]:
     """Purity of the nearest points."""
-    some = laid.among(_chosen(len(laid.points), seed))
-    fewest = int(torch.bincount(some.codes, minlength=len(laid.values)).min()) - 1  # others of the same value
+    some = labelled.among(_chosen(len(labelled.points), seed))
+    fewest = int(torch.bincount(some.codes, minlength=len(labelled.values)).min()) - 1  # others of the same value
     near = nearest_points(some.points, max(1, min(NEIGHBOURS, fewest)))[1]
     return {"purity": purity(near, some.codes)}
 
@@ -200,47 +202,49 @@ def _scales(points: Tensor, seed: int) -> list[dict[str, float]]:
     return []
 
 
-def _above_noise(laid: Laid, scales: Sequence[dict[str, float]]) -> dict[str, float]:
+def _above_noise(labelled: LabelledPoints, scales: Sequence[dict[str, float]]) -> dict[str, float]:
     """The dimension at the smallest scale beyond noise; none if no scale is, or if values lie so far apart that their points
     are clusters."""
-    scale = BEYOND * laid.noise
-    apart = float(nearest_points(laid.curve, 1)[0].median()) > scale
+    scale = BEYOND * labelled.noise
+    apart = float(nearest_points(labelled.curve, 1)[0].median()) > scale
     found = [each["dimension"] for each in scales if each["distance"] > scale]
     return {"dimension_above_noise": found[0]} if found and not apart else {}
 
 
-def _polytope(laid: Laid, pca: Principal, axes: int, seed: int) -> tuple[dict[str, float], dict[str, float]]:
+def _polytope(
+    labelled: LabelledPoints, pca: Principal, axes: int, seed: int
+) -> tuple[dict[str, float], dict[str, float]]:
     """The share of categories whose means are vertices along the axes above chance, and that of Gaussian points."""
-    if laid.ordered or not axes:
+    if labelled.ordered or not axes:
         return {}, {}
-    means = pca.scores(laid.curve, axes)
+    means = pca.scores(labelled.curve, axes)
     found, null = (float(vertices(rows).double().mean()) for rows in (means, gaussian_like(means, seed)))
     return {"vertices": found}, {"vertices": null}
 
 
-def _angle_error(circle: Circle, laid: Laid) -> float:
+def _angle_error(circle: Circle, labelled: LabelledPoints) -> float:
     """Mean distance in degrees of the means' angles from those that the circle gives them."""
-    expected = 360 * laid.numbers / circle.period
-    away = (circle.angles(laid.curve) - expected + 180) % 360 - 180
+    expected = 360 * labelled.numbers / circle.period
+    away = (circle.angles(labelled.curve) - expected + 180) % 360 - 180
     return float(away.abs().mean())
 
 
-def _angles(circles: Sequence[Circle], laid: Laid) -> tuple[Tensor, Tensor] | None:
+def _angles(circles: Sequence[Circle], labelled: LabelledPoints) -> tuple[Tensor, Tensor] | None:
     """Angles of the means in the first circle's plane, and those expected, in degrees."""
     if not circles:
         return None
-    return circles[0].angles(laid.curve), (360 * laid.numbers / circles[0].period + 180) % 360 - 180
+    return circles[0].angles(labelled.curve), (360 * labelled.numbers / circles[0].period + 180) % 360 - 180
 
 
-def _seen(laid: Laid, pca: Principal, view: View, seed: int) -> Tensor:
+def _seen(labelled: LabelledPoints, pca: Principal, view: View, seed: int) -> Tensor:
     """Coordinates [value, up to 3] of the mean curve."""
     count = min(AXES, len(pca.variance))
     if view == "umap":
-        return umap(laid.curve, count, seed=seed)
+        return umap(labelled.curve, count, seed=seed)
     if view == "ica":
-        made = independent(laid.points, count, seed)
-        return (laid.curve - made.mean) @ made.unmixing.T
-    return pca.scores(laid.curve, count)
+        made = independent(labelled.points, count, seed)
+        return (labelled.curve - made.mean) @ made.unmixing.T
+    return pca.scores(labelled.curve, count)
 
 
 def _record(circle: Circle) -> dict[str, Any]:

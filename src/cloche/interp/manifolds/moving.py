@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cloche.drawing import Finding, Lines, Provenance, Series
 from cloche.errors import InstrumentOption, SiteUnsuitable
-from cloche.interp.manifolds.laying import Laid, circles_of, laid_out
+from cloche.interp.manifolds.labelled import LabelledPoints, circles_of, labelled_points
 from cloche.interp.manifolds.shapes import Circle
 from cloche.interp.manifolds.variables import Contexts, Variable, one_site
 from cloche.interp.subject import Subject
@@ -73,12 +73,12 @@ def manifold_intervention(
         raise SiteUnsuitable(f"{where} has one vector per head; name a site with one per token, such as resid_post[0].")
     if not steps:
         raise InstrumentOption("steps= names no step; give at least one, such as 1.")
-    laid, found = laid_out(subject, site, variable, None, contexts, seed)
+    labelled, found = labelled_points(subject, site, variable, None, contexts, seed)
     if found.answer is None:
         raise InstrumentOption(
             f"{variable} does not know what should follow its texts, so a move cannot be scored; use a TaskVariable."
         )
-    fitted, tested = _divided(laid, seed)
+    fitted, tested = _divided(labelled, seed)
     circles = circles_of(fitted, seed)
     rows, null_rows = [], []
     for step in steps:
@@ -114,17 +114,19 @@ def manifold_intervention(
     return Finding(about, summary, figures, data, null=null, panels=[_lines(data)])
 
 
-def _divided(laid: Laid, seed: int) -> tuple[Laid, Laid]:
+def _divided(labelled: LabelledPoints, seed: int) -> tuple[LabelledPoints, LabelledPoints]:
     """The points of each value in two halves: to fit, and to test."""
     draw = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(laid.codes), generator=draw)
-    order = order[laid.codes[order].argsort(stable=True)]  # by value, in random order within each
-    sizes = torch.bincount(laid.codes, minlength=len(laid.values))
-    within = torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[laid.codes[order]]
-    return laid.among(order[within % 2 == 0]), laid.among(order[within % 2 == 1])
+    order = torch.randperm(len(labelled.codes), generator=draw)
+    order = order[labelled.codes[order].argsort(stable=True)]  # by value, in random order within each
+    sizes = torch.bincount(labelled.codes, minlength=len(labelled.values))
+    within = torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[labelled.codes[order]]
+    return labelled.among(order[within % 2 == 0]), labelled.among(order[within % 2 == 1])
 
 
-def _moves(fitted: Laid, tested: Laid, found: Contexts, circles: Sequence[Circle], step: int, by: By) -> list[Move]:
+def _moves(
+    fitted: LabelledPoints, tested: LabelledPoints, found: Contexts, circles: Sequence[Circle], step: int, by: By
+) -> list[Move]:
     """The moves of all contexts that have the value a step on, and whose answer has another token then."""
     count = len(fitted.values)
     wraps = bool(circles) and all(circle.closed for circle in circles)

@@ -13,7 +13,7 @@ from cloche.drawing import Finding, Lines, Provenance, Series
 from cloche.errors import InstrumentOption
 from cloche.interp.manifolds.axes import count_above, principal
 from cloche.interp.manifolds.curves import Halves
-from cloche.interp.manifolds.laying import Laid, laid_out
+from cloche.interp.manifolds.labelled import LabelledPoints, labelled_points
 from cloche.interp.manifolds.subspaces import overlap, principal_angles, shape_correlation
 from cloche.interp.manifolds.variables import POSITIONS, Variable
 from cloche.interp.subject import Subject, check_vocabulary
@@ -53,19 +53,19 @@ def subspace_stability(
     >>> finding.figures["overlap"] > 0.7 > finding.null["overlap"]
     True
     """
-    laid, _ = laid_out(subject, site, variable, windows, contexts, seed)
-    axes = count_above(principal(laid.curve).variance, laid.shuffled_variance)
-    most = min(len(laid.values), laid.points.shape[1]) - 1
+    labelled, _ = labelled_points(subject, site, variable, windows, contexts, seed)
+    axes = count_above(principal(labelled.curve).variance, labelled.shuffled_variance)
+    most = min(len(labelled.values), labelled.points.shape[1]) - 1
     components = max(1, min(axes, most)) if components is None else components
     if not 1 <= components <= most:
         raise InstrumentOption(
-            f"components={components} must be at least 1 and fewer than the {len(laid.values)} values and the "
-            f"{laid.points.shape[1]} dimensions of {site}."
+            f"components={components} must be at least 1 and fewer than the {len(labelled.values)} values and the "
+            f"{labelled.points.shape[1]} dimensions of {site}."
         )
     against = None if other is None else _other(subject, other, site, variable, windows, contexts, seed)
-    halves, null_halves = laid.halves(seed), laid.shuffled(seed).halves(seed)
-    pairs: Halves = halves if against is None else [(laid.curve, against.curve)]
-    null_pairs: Halves = null_halves if against is None else [(laid.curve, against.shuffled(seed).curve)]
+    halves, null_halves = labelled.halves(seed), labelled.shuffled(seed).halves(seed)
+    pairs: Halves = halves if against is None else [(labelled.curve, against.curve)]
+    null_pairs: Halves = null_halves if against is None else [(labelled.curve, against.shuffled(seed).curve)]
     (figures, angles), (null, null_angles) = _compared(pairs, components), _compared(null_pairs, components)
     figures["halves"], null["halves"] = (_compared(each, components)[0]["overlap"] for each in (halves, null_halves))
     figures["axes"], null["axes"] = float(axes), 0.0
@@ -104,10 +104,10 @@ def _other(
     windows: Iterable[Any] | None,
     contexts: int,
     seed: int,
-) -> Laid:
+) -> LabelledPoints:
     """The same contexts in the other model."""
     check_vocabulary(subject.net, other.net, "other")
-    return laid_out(other, site, variable, windows, contexts, seed)[0]
+    return labelled_points(other, site, variable, windows, contexts, seed)[0]
 
 
 def _compared(pairs: Halves, components: int) -> tuple[dict[str, float], Tensor]:

@@ -102,8 +102,9 @@ def _figures(found: TextChanges, changes: list[Moved], a: Network, b: Network, s
     if found.sites:
         figures |= {"distance": fmean(found.distance), "lens": fmean(found.lens)}
     if changes:
-        one, two = (torch.cat([p.detach().double().flatten() for p in net.parameters()]) for net in (a, b))
-        figures["moved"] = float((two - one).norm() / one.norm())
+        pairs = [(p.detach(), q.detach()) for p, q in zip(a.parameters(), b.parameters(), strict=True)]
+        change = sum(float((q.double() - p.double()).square().sum()) for p, q in pairs)
+        figures["moved"] = (change / sum(float(p.double().square().sum()) for p, _ in pairs)) ** 0.5
     return figures
 
 

@@ -23,7 +23,7 @@ MOST_VALUES = 128  # on a curve; of more, evenly many are taken
 
 
 @dataclass(frozen=True, eq=False)
-class Laid:
+class LabelledPoints:
     """Points [point, width] with the code [point] of their value and the group of their text. `values` are in order, numbers
     if all of them are; `raw` has each as the variable gave it, and `index` the points' places among the contexts'."""
 
@@ -55,7 +55,7 @@ class Laid:
     def halves(self, seed: int) -> Halves:
         return half_curves(self.points, self.codes, self.groups, seed=seed)
 
-    def shuffled(self, seed: int) -> Laid:
+    def shuffled(self, seed: int) -> LabelledPoints:
         """The same points with their values in another order; within each text if a text has several."""
         draw = torch.Generator().manual_seed(seed)
         order = torch.rand(len(self.codes), generator=draw).argsort()
@@ -80,15 +80,15 @@ class Laid:
         """The largest variance times score of a circle in the mean curves for shuffled values."""
         return max(power_of(curve, fit_circle(curve, self.numbers, draws=0)) for curve in self.shuffled_curves)
 
-    def among(self, kept: Tensor) -> Laid:
+    def among(self, kept: Tensor) -> LabelledPoints:
         """Only some of the points, which must have every value."""
         index = [self.index[i] for i in kept.tolist()]
         return replace(self, points=self.points[kept], codes=self.codes[kept], groups=self.groups[kept], index=index)
 
 
-def laid_out(
+def labelled_points(
     subject: Subject, site: Site | str, variable: Variable, windows: Iterable[Any] | None, count: int, seed: int
-) -> tuple[Laid, Contexts]:
+) -> tuple[LabelledPoints, Contexts]:
     """The activations at a site by the value of a variable, and the contexts that they are from.
 
     Values that fewer than two texts have are left out; of more than 128 numbers, evenly many are taken. Raises
@@ -111,7 +111,9 @@ def laid_out(
     raw = {place[given[i]]: found.values[i] for i in index}
     codes, groups = torch.tensor([place[given[i]] for i in index]), torch.tensor([found.groups[i] for i in index])
     points = points_of(subject.net, found, where)[index]
-    return Laid(points, codes, groups, values, [raw[i] for i in range(len(values))], index, numbers is not None), found
+    return LabelledPoints(
+        points, codes, groups, values, [raw[i] for i in range(len(values))], index, numbers is not None
+    ), found
 
 
 def _as_numbers(values: Sequence[Any]) -> list[float] | None:
@@ -123,13 +125,13 @@ def _as_numbers(values: Sequence[Any]) -> list[float] | None:
     return numbers if len(numbers) == len(values) and all(map(math.isfinite, numbers)) else None
 
 
-def circles_of(laid: Laid, seed: int) -> list[Circle]:
+def circles_of(labelled: LabelledPoints, seed: int) -> list[Circle]:
     """The circles of the mean curve that are above chance, largest first; none for categories. The order of the values must
     matter (a p-value of at most 5%), and the circle must be larger than any that noise makes in shuffled contexts."""
-    if not laid.ordered or len(laid.values) < FEWEST:
+    if not labelled.ordered or len(labelled.values) < FEWEST:
         return []
-    found = fit_circles(laid.curve, laid.numbers, seed=seed)
-    return [circle for circle in found if power_of(laid.curve, circle) > laid.noisy_power]
+    found = fit_circles(labelled.curve, labelled.numbers, seed=seed)
+    return [circle for circle in found if power_of(labelled.curve, circle) > labelled.noisy_power]
 
 
 def power_of(curve: Tensor, circle: Circle) -> float:
@@ -137,8 +139,8 @@ def power_of(curve: Tensor, circle: Circle) -> float:
     return circle.score * float(curve.var(0, correction=0).sum())
 
 
-def best_circle(laid: Laid, seed: int) -> list[Circle]:
+def best_circle(labelled: LabelledPoints, seed: int) -> list[Circle]:
     """The best circle, above chance or not, as a list; none for categories."""
-    if not laid.ordered or len(laid.values) < FEWEST:
+    if not labelled.ordered or len(labelled.values) < FEWEST:
         return []
-    return [fit_circle(laid.curve, laid.numbers, seed=seed)]
+    return [fit_circle(labelled.curve, labelled.numbers, seed=seed)]
