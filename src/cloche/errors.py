@@ -371,12 +371,13 @@ def shown(value: object, most: int = 80) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def require_whole(least: int | None = None, **given: object) -> None:
-    """Raises ArgumentRange for an argument, given by its name, that is not a whole number of at least `least`."""
+def require_whole(least: int | None = None, most: int | None = None, **given: object) -> None:
+    """Raises ArgumentRange for an argument, given by its name, that is not a whole number from `least` to `most`."""
     for name, value in given.items():
-        if type(value) is not int or (least is not None and value < least):
-            at_least = "" if least is None else f" of at least {least}"
-            raise ArgumentRange(f"{name}={shown(value)} must be a whole number{at_least}.")
+        if type(value) is not int or (least is not None and value < least) or (most is not None and value > most):
+            ends = "" if least is None else f" of at least {least:,}"
+            ends += "" if most is None else f" and at most {most:,}"
+            raise ArgumentRange(f"{name}={shown(value)} must be a whole number{ends}.")
 
 
 def why_not_json(error: ValueError | RecursionError, most: int = 100) -> str:

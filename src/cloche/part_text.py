@@ -143,6 +143,8 @@ def known_names(base: type[Any]) -> list[str]:
 def nearest(word: str, known: Iterable[str]) -> str:
     """The end of a sentence, with its full stop, about an unknown word: the most similar known word, or all of them."""
     by_lower = {name.lower(): name for name in sorted(known)}
+    if not by_lower:
+        return "; there are none."
     close = difflib.get_close_matches(word.lower()[:100], by_lower, n=1, cutoff=CLOSE)
     return f"; did you mean {by_lower[close[0]]!r}?" if close else f"; known are {', '.join(by_lower.values())}."
 

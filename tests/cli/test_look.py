@@ -144,6 +144,13 @@ def _text(folder: Path) -> Path:
         (("logit-lens", "top=many"), "top='many' is not of the form INT"),
         (("sparse-probing", "labels=mine"), "labels= cannot be given as text"),
         (("activation-density", "windows=nowhere.txt"), "neither a number of held-out tokens nor a text file"),
+        (("activation-density", "windows=0"), "windows=0 must be a whole number of at least 1"),
+        (("ablation", "task=Add", "seed=-1"), "seed=-1 must be a whole number of at least 0"),
+        (("ablation", "task=Add", f"pairs={10**20}"), "is not a number up to 9,223,372,036,854,775,807"),
+        (("ablation", "task=Add", "pairs=1000000000"), "must be a whole number of at least 1 and at most 10,000"),
+        (("ablation", "task=Add", "metric=Rank(of=1)"), "has no field 'of'; there are none"),
+        (("manifold", "site=embed", "windows=99", "periods=nan"), "periods='nan' is not a number up to"),
+        (("features", "sae=../../run"), "no dictionary '../../run'"),
     ],
 )
 def test_what_cannot_be_asked_is_one_sentence(call: Call, grown: Path, words: tuple[str, ...], said: str) -> None:

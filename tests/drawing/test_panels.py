@@ -252,3 +252,8 @@ def test_a_finding_sends_no_codes_to_the_terminal_and_a_strange_file_is_a_senten
     path.write_text("[" * 200_000)
     with pytest.raises(ClocheError, match="cannot be read"):
         Finding.load(path)
+
+
+def test_findings_of_other_seeds_have_other_ids() -> None:
+    ids = [Finding(Provenance("x", "step-1", seed=seed), "", {"y": 1.0}, {"z": 1}).id for seed in (0, 1, 2, 1)]
+    assert len(set(ids)) == 3 and ids[1] == ids[3]

@@ -172,7 +172,8 @@ def test_a_pair_of_ones_own_is_patched_token_by_token(glass: cloche.Glass) -> No
 def test_what_cannot_be_patched_is_one_sentence(glass: cloche.Glass) -> None:
     flat = cloche.Glass(glass.net, glass.tokenizer)
     cases = {
-        "pairs=0 must be at least 1": lambda: activation_patching(flat, Add(), pairs=0),
+        "pairs=0 must be a whole number of at least 1": lambda: activation_patching(flat, Add(), pairs=0),
+        "at most 10,000": lambda: activation_patching(flat, Add(), pairs=10**20),
         "has no site": lambda: activation_patching(flat, Add(), site="resid_prex"),
         "a value for each pair of tokens": lambda: activation_patching(flat, Add(), site="pattern"),
         "a single pair; choose kind='mean'": lambda: ablation(flat, PromptPair("a", "b", " x", " y"), kind="optimal"),

@@ -101,9 +101,10 @@ class Finding:
             object.__setattr__(self, "provenance", replace(self.provenance, id=self._id()))
 
     def _id(self) -> str:
-        """The checkpoint's name and the first 10 hex digits of the sha256 of instrument, plan and data."""
+        """The checkpoint's name and the first 10 hex digits of the sha256 of instrument, plan, data and seed (unless 0)."""
         about = self.provenance
-        content = to_json([about.instrument, about.plan, self.data or dict(self.figures)])
+        seed = [about.seed] if about.seed else []  # another seed may change the figures and nothing in the data
+        content = to_json([about.instrument, about.plan, self.data or dict(self.figures), *seed])
         place = "".join(c if c.isalnum() or c in "-_." else "-" for c in about.checkpoint)
         return f"{place or 'model'}-{hashlib.sha256(content).hexdigest()[:10]}"
 

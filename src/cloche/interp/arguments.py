@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cloche.drawing import Finding
-from cloche.errors import DictionaryMissing, InstrumentOption, shown
+from cloche.errors import DictionaryMissing, InstrumentOption, require_whole, shown
 from cloche.interp.catalogue import Instrument, Option, is_sequence, options_of
 from cloche.interp.lenses.affine import JACOBIAN, TUNED, Lens
 from cloche.interp.lenses.keeping import lens_of, open_lens
@@ -32,6 +32,7 @@ from cloche.runs import Run
 from cloche.sparse import SAE
 
 WINDOWS = 10_240  # held-out tokens that an instrument reads by default
+LARGEST, LARGEST_SEED = 2**63 - 1, 2**53  # numbers that torch and numpy take; a seed is also stored as JSON
 Given = Mapping[str, Sequence[str]]  # the texts given for each option; several if it is repeated
 
 
@@ -128,16 +129,25 @@ def _value(text: str, option: Option, materials: Materials) -> Any:
     if option.name == "windows":
         return _windows(text, materials)
     try:
-        return _converted(text, option.hint, option.name, materials)
+        value = _converted(text, option.hint, option.name, materials)
     except ValueError:
         raise InstrumentOption(
             f"{option.name}={shown(text)} is not of the form {option.typed}; `cloche look RUN` lists every option."
         ) from None
+    for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, int) and option.name == "seed":
+            require_whole(0, LARGEST_SEED, seed=number)
+        elif isinstance(number, int | float) and not abs(number) <= LARGEST:  # NaN too
+            raise InstrumentOption(
+                f"{option.name}={shown(text)} is not a number up to {LARGEST:,}; give such a number."
+            )
+    return value
 
 
 def _windows(text: str, materials: Materials) -> Any:
     if text.replace("_", "").isdecimal():
-        return held_out(materials.need_run("windows"), materials.subject, int(text))
+        require_whole(1, LARGEST, windows=(count := int(text)))
+        return held_out(materials.need_run("windows"), materials.subject, count)
     materials.need_paths("windows")
     path = Path(text).expanduser()
     if not path.is_file():

@@ -71,11 +71,10 @@ def open_dictionary(run: Run, name: str) -> SAE:
     >>> open_dictionary(run, "mine")
     SAE(TopK, 32 features of width 8, l0 4, scale 1)
     """
-    if not (run.path / "dictionaries" / name).is_dir():
-        known = ", ".join(dictionaries(run))
+    if name not in (known := dictionaries(run)):  # also ".." and paths, which a request to a server must not name
         raise DictionaryMissing(
-            f"{run.path} has no dictionary {name!r}: "
-            + (f"it has {known}." if known else "train one with `cloche sae train`.")
+            f"{run.path} has no dictionary {shown(name)}: "
+            + (f"it has {', '.join(known)}." if known else "train one with `cloche sae train`.")
         )
     return load_sae(run.path / "dictionaries" / name)
 

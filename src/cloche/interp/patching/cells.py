@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cloche.errors import SiteUnsuitable, TaskInvalid, TokenizerMissing
+from cloche.errors import SiteUnsuitable, TokenizerMissing, require_whole
 from cloche.interp.metrics import Metric
 from cloche.interp.subject import Subject, spell
 from cloche.model import Edit, Network, Result, Site
 from cloche.tasks import Pair, Task
 
 LAST = "last"  # the place from which the answer is read
+MOST_PAIRS = 10_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +43,7 @@ def contrasts(subject: Subject, task: Task, pairs: int, level: int | None, seed:
         raise TokenizerMissing(
             "This model has no tokenizer.json, so it cannot read a task's prompts; put one beside it."
         )
-    if pairs < 1:
-        raise TaskInvalid(f"pairs={pairs} must be at least 1.")
+    require_whole(1, MOST_PAIRS, pairs=pairs)
     found = task.items(subject.tokenizer, pairs, task.levels[0] if level is None else level, seed=seed)
     return [_contrast(subject, pair, alone=len(found) == 1) for pair in found]
 
