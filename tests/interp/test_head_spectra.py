@@ -13,8 +13,8 @@ from torch import Tensor
 
 import cloche
 from cloche import GLU, LM, Attention, Block, LayerNorm, RoPE, Stack
-from cloche.errors import ClocheError
-from cloche.interp import head_spectra
+from cloche.errors import ClocheError, NotFinite
+from cloche.interp import head_scores, head_spectra
 from cloche.interp.circuits.spectra import subspaces
 from cloche.model import (
     AllHeads,
@@ -190,3 +190,15 @@ def test_what_has_no_spectrum_is_one_sentence() -> None:
     ):
         with pytest.raises(ClocheError, match=said):
             head_spectra(glass, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("factor", [torch.nan, 1e200])
+def test_weights_that_are_not_finite_end_no_process(factor: float) -> None:
+    """LAPACK ends the process where a product that it takes eigenvalues of holds NaN."""
+    net = LM(VOCAB, WIDTH, Stack(1, Block(Attention(4), GLU()))).build(seed=0).double()
+    with torch.no_grad():
+        net.layers[0].mix.qkv.weight.mul_(factor)
+        net.layers[0].mix.out.weight.mul_(factor)
+    for instrument in (head_spectra, head_scores):
+        with pytest.raises(NotFinite, match=r"NaN or infinite; check its weights"):
+            instrument(cloche.Glass(net))

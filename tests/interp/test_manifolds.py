@@ -12,7 +12,15 @@ import pytest
 import torch
 
 import cloche
-from cloche.errors import InstrumentOption, PromptInvalid, SignalsShape, SiteUnsuitable, TaskInvalid, TokenizerMissing
+from cloche.errors import (
+    ArgumentRange,
+    InstrumentOption,
+    PromptInvalid,
+    SignalsShape,
+    SiteUnsuitable,
+    TaskInvalid,
+    TokenizerMissing,
+)
 from cloche.interp import (
     Contexts,
     Positions,
@@ -235,6 +243,7 @@ def test_bad_input_is_one_sentence() -> None:
         (lambda: manifold(adder, "resid_post.all", Positions()), PromptInvalid, "windows="),
         (lambda: manifold(adder, "resid_post[0]", Positions()), PromptInvalid, "windows="),
         (lambda: manifold(adder, "resid_post[0]", ANSWER, contexts=1), InstrumentOption, "more contexts="),
+        (lambda: manifold(adder, "resid_post[0]", ANSWER, contexts=-5), ArgumentRange, "contexts=-5 must be a whole"),
         (lambda: manifold(adder, "resid_post[0]", TaskVariable()), TokenizerMissing, "tokenizer.json"),
         (lambda: manifold_intervention(adder, "embed", Positions()), PromptInvalid, "windows="),
         (lambda: manifold_intervention(adder, "embed", ANSWER, steps=()), InstrumentOption, "at least one"),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cloche.drawing import Finding, Heatmap, Provenance, Table
-from cloche.errors import ArgumentRange, ModelUnsupported
+from cloche.errors import ArgumentRange, ModelUnsupported, require_whole
 from cloche.interp.circuits.chance import beyond_chance
 from cloche.interp.circuits.scanning import ROWS, Head, blocks_of_rows, layers_with_patterns, name_of, read_layers
 from cloche.interp.circuits.weights import copying, embedding_to_logits, head_weights
@@ -18,6 +18,7 @@ from cloche.interp.subject import Subject
 from cloche.model import LM, Network
 
 LENGTH = 25  # tokens before their repetition
+MOST_DRAWS = 10_000
 SCORES = ("induction", "previous", "duplicate", "first", "copying")
 NULL_HEADS = 64  # at least, of untrained models: fewer have no reliable spread
 TOP = 10  # heads in the table
@@ -122,10 +123,10 @@ def repeated(subject: Subject, length: int | None, draws: int, seed: int) -> Ten
         known = [i for i in known if i not in without]
     most = min(len(known), (net.length or 2 * len(known)) // 2)
     length = min(LENGTH, most) if length is None else length
-    if not 2 <= length <= most or draws < 1:
+    require_whole(1, MOST_DRAWS, draws=draws)
+    if not 2 <= length <= most:
         raise ArgumentRange(
-            f"length={length} and draws={draws} must be between 2 and {most} (different tokens, twice within the model's "
-            "positions), and at least 1."
+            f"length={length} must be between 2 and {most} (different tokens, twice within the model's positions)."
         )
     generator = torch.Generator().manual_seed(seed)
     rows = torch.stack([torch.randperm(len(known), generator=generator)[:length] for _ in range(draws)])

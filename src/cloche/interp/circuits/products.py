@@ -10,7 +10,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from cloche.errors import ModelUnsupported
 from cloche.interp.circuits.scanning import layers_with_patterns
-from cloche.interp.circuits.weights import embedding_to_logits, head_weights, product_of_embeddings, signed_share
+from cloche.interp.circuits.weights import (
+    embedding_to_logits,
+    finite,
+    head_weights,
+    product_of_embeddings,
+    signed_share,
+)
 from cloche.model import Network, rotate
 
 Kind = Literal["ov", "qk"]
@@ -27,14 +33,14 @@ class Product(NamedTuple):
         """Singular vectors and values: left [head, width, size], values [head, size], right [head, width, size]."""
         left, first = torch.linalg.qr(self.left)
         right, second = torch.linalg.qr(self.right)
-        u, values, v = torch.linalg.svd(first @ self.core @ second.mT)
+        u, values, v = torch.linalg.svd(finite(first @ self.core @ second.mT))
         return left @ u, values, right @ v.mT
 
     def eigenvalues(self, between: Tensor | None = None) -> Tensor:
         """The eigenvalues that are not zero by necessity, [head, size]; with `between` [width, width], those of the product
         times it."""
         right = self.right.mT if between is None else self.right.mT @ between
-        return torch.linalg.eigvals(self.core @ right @ self.left)
+        return torch.linalg.eigvals(finite(self.core @ right @ self.left))
 
 
 class Spectra(NamedTuple):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from cloche.errors import NotFinite
 from cloche.model import LayerNorm, Network, NoNorm, Norm, RMSNorm, Unembed
 
 PIECE = 4096  # tokens whose embeddings are held in double precision at a time
@@ -96,7 +97,16 @@ def _product(first: Tensor, second: Tensor) -> Tensor:
 def copying(weights: HeadWeights, between: Tensor) -> Tensor:
     """Sum of Re(e) over sum of |e| for each head [head], of the eigenvalues of W_V E^T U W_O, [size, size], which are those
     of the map from tokens to logits, [vocab, vocab]; 0 for a head that writes nothing."""
-    return signed_share(torch.linalg.eigvals(weights.value @ between @ weights.output))
+    return signed_share(torch.linalg.eigvals(finite(weights.value @ between @ weights.output)))
+
+
+def finite(product: Tensor) -> Tensor:
+    """The product itself. Raises NotFinite where it is not: given NaN, LAPACK may end the process."""
+    if not bool(product.isfinite().all()):
+        raise NotFinite(
+            "A product of this model's weights is NaN or infinite; check its weights, or take another checkpoint."
+        )
+    return product
 
 
 def signed_share(eigenvalues: Tensor) -> Tensor:

@@ -202,6 +202,8 @@ def lens_of(run: Run, subject: Subject, kinds: Sequence[str], may_train: bool = 
         made = _trained(run, subject, kind)
         lens = made if lens is None else lens | made
     assert lens is not None
+    if (run.path / "lenses" / name).is_dir():  # another process may have trained its other maps meanwhile
+        lens = open_lens(run, name) | lens
     save_lens(run, lens, name)
     return lens
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cloche.errors import InstrumentOption
+from cloche.errors import InstrumentOption, require_whole
 from cloche.interp.manifolds.axes import DRAWS, principal
 from cloche.interp.manifolds.curves import Halves, half_curves, mean_curve
 from cloche.interp.manifolds.shapes import FEWEST, Circle, fit_circle, fit_circles
@@ -19,6 +19,7 @@ from cloche.interp.manifolds.variables import Contexts, Variable, one_site, poin
 from cloche.interp.subject import Subject
 from cloche.model import Site
 
+MOST_CONTEXTS = 1_000_000
 MOST_VALUES = 128  # on a curve; of more, evenly many are taken
 
 
@@ -94,6 +95,7 @@ def labelled_points(
     Values that fewer than two texts have are left out; of more than 128 numbers, evenly many are taken. Raises
     InstrumentOption for fewer than two values.
     """
+    require_whole(1, MOST_CONTEXTS, contexts=count)
     where = one_site(subject.net, site)
     found = variable.contexts(subject, windows, count, seed).without_rare()
     numbers = _as_numbers(found.values)
