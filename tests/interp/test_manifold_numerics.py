@@ -165,6 +165,12 @@ def test_split_halves_find_the_arc_that_noise_lengthens() -> None:
     assert share == pytest.approx(0.09 / (0.09 + 64 * 0.0001), abs=0.01)
 
 
+def test_halves_of_texts_that_lack_a_value_are_drawn_again() -> None:
+    codes, groups = torch.tensor([0, 1] * 2 + [0] * 20), torch.tensor([0, 0, 1, 1, *range(2, 22)])
+    points = torch.ones(len(codes), 2)  # only two texts have the value 1
+    assert all(bool((side == 1).all()) for halves in half_curves(points, codes, groups) for side in halves)
+
+
 def test_halves_are_disjoint_and_keep_the_points_of_a_text_together() -> None:
     codes = torch.arange(4).repeat(6)
     text = torch.arange(6).repeat_interleave(4)

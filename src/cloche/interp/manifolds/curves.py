@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 SPLITS = 10  # random halves that estimates are averaged over
+REDRAWN = 100  # times at most, until both halves have every value
 
 Halves = list[tuple[Tensor, Tensor]]  # mean curves [value, dim] of two disjoint halves of the contexts, several times
 
@@ -21,14 +22,18 @@ def mean_curve(points: Tensor, codes: Tensor, count: int) -> Tensor:
 
 
 def half_curves(points: Tensor, codes: Tensor, groups: Tensor, splits: int = SPLITS, seed: int = 0) -> Halves:
-    """Mean curves of two disjoint halves of the contexts, `splits` times. Points of one group [n] (one text) stay together; if
-    each is a group of its own, the points of each value are halved."""
+    """Mean curves of two disjoint halves of the contexts, `splits` times. Points of one group [n] (one text) stay together, and
+    halves that lack a value are drawn again; if each is a group of its own, the points of each value are halved."""
     draw = torch.Generator().manual_seed(seed)
     count = int(codes.max()) + 1
     kinds, group = groups.unique(return_inverse=True)
     found = []
     for _ in range(splits):
-        place = torch.randperm(len(kinds), generator=draw).to(points.device)[group]
+        for _ in range(REDRAWN):
+            place = torch.randperm(len(kinds), generator=draw).to(points.device)[group]
+            sides = codes[place % 2 == 0], codes[place % 2 == 1]
+            if len(kinds) == len(points) or all(len(side.unique()) == count for side in sides):
+                break
         if len(kinds) == len(points):
             order = (codes * len(points) + place).argsort()
             place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
