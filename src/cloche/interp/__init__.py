@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         unit_patching,
     )
     from cloche.interp.catalogue import find_instrument, instruments, options_of
-    from cloche.interp.circuits import attention_patterns, head_scores, head_spectra
+    from cloche.interp.circuits import attention_patterns, head_scores, head_spectra, inhibition
     from cloche.interp.density import activation_density
     from cloche.interp.dictionaries import (
         DictionaryConfig,
@@ -146,6 +146,7 @@ __all__ = [
     "held_out",
     "held_out_prompts",
     "held_out_windows",
+    "inhibition",
     "instruments",
     "jacobian_lens",
     "lens_comparison",

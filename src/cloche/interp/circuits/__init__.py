@@ -8,9 +8,10 @@ from cloche.lazy import lazy
 
 if TYPE_CHECKING:
     from cloche.interp.circuits.heads import head_scores
+    from cloche.interp.circuits.inhibiting import inhibition
     from cloche.interp.circuits.patterns import attention_patterns
     from cloche.interp.circuits.spectra import head_spectra
 
-__all__ = ["attention_patterns", "head_scores", "head_spectra"]
+__all__ = ["attention_patterns", "head_scores", "head_spectra", "inhibition"]
 
 __getattr__ = lazy(__name__)
