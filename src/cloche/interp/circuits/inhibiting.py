@@ -311,10 +311,11 @@ def _agreement(pairs: Sequence[_Pair], own: Sequence[float], drawn: Sequence[_Pa
 
 def _summary(data: dict[str, Any], figures: dict[str, float], null: dict[str, float]) -> str:
     first = data["pairs"][0]
+    listed = len(data["pairs"])
     return (
-        f"Of the {len(data['pairs'])} most negative weights among {data['of']:,} pairs {figures['confirmed']:.0f} inhibit "
-        f"beyond chance: without {first['source']} {first['target']} rises by {first['rise']:.2g} standard deviations where the "
-        f"first is active; the mean over the {len(data['pairs'])} is {figures['rise']:.2g} ({null['rise']:.2g} for random pairs)."
+        f"Of the {listed} most negative weights among {data['of']:,} pairs {figures['confirmed']:.0f} inhibit beyond chance: "
+        f"without {first['source']} {first['target']} rises by {first['rise']:.2g} standard deviations where the first is "
+        f"active; the mean over the {listed} is {figures['rise']:.2g} ({null['rise']:.2g} for random pairs)."
     )
 
 

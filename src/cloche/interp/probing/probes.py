@@ -229,11 +229,18 @@ def logistic(x: Array, labels: NDArray[np.bool_], penalty: float = PENALTY) -> A
     """Weights [units, label] of logistic regression on rows x [n, units], one label at a time, both classes weighted
     equally. The rows are whitened first, in which L-BFGS takes a few steps; the penalty is on the weights of the whitened
     units."""
+    white, basis = whitened(x)
+    units = _Units(white, np.ones(len(x), bool))
+    return basis @ (_dense(units, labels, penalty).weights * units.scale[:, None])
+
+
+def whitened(x: Array) -> tuple[Array, Array]:
+    """Rows x [n, units] in a basis in which they are uncorrelated and vary by one, and that basis [units, units]; directions
+    that hardly vary are not blown up beyond a thousand times."""
     centred = x.astype(np.float64) - x.mean(0)
     values, vectors = np.linalg.eigh(centred.T @ centred / len(x))
     basis = vectors / np.sqrt(np.maximum(values, 1e-6 * max(values[-1], 1e-300)))
-    units = _Units(np.ascontiguousarray(centred @ basis), np.ones(len(x), bool))
-    return basis @ (_dense(units, labels, penalty).weights * units.scale[:, None])
+    return np.ascontiguousarray(centred @ basis), basis
 
 
 def _minimised(loss: Callable[[Array], tuple[float, Array]], start: Array) -> tuple[Array, float]:
