@@ -68,8 +68,8 @@ def ends(net: Network, sae: SAE | None, later: SAE | None) -> tuple[list[Writers
     if not any(one.layer < other.layer for one in writers for other in readers):
         what = "neurons" if sae is None and later is None else "units"
         raise ModelUnsupported(
-            f"This model has no {what} whose output, a matrix times their activations, a later layer reads; choose a model of two "
-            "layers with such neurons, or dictionaries of an earlier and a later layer."
+            f"This model has no {what} whose output, a matrix times their activations, a later layer reads; choose a model of "
+            "two layers with such neurons, or dictionaries of an earlier and a later layer."
         )
     return writers, readers
 
