@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 
 import cloche
 from cloche import LM, MLP, Attention, Block, Stack
-from cloche.errors import CorpusEmpty, SiteUnsuitable
+from cloche.errors import CorpusEmpty, SignalsShape, SiteUnsuitable
 from cloche.interp import linear_probes
 from cloche.interp.probing.grams import Grams
 from cloche.interp.probing.probes import logistic
@@ -126,3 +127,25 @@ def test_bad_input_is_one_sentence(text: Tensor) -> None:
         linear_probes(glass, [text[:8]], lambda subject, ids: {"none": ids < 0})
     with pytest.raises(SiteUnsuitable, match="one vector per token"):
         linear_probes(glass, [text[:8]], odd, site="z")
+
+
+@pytest.mark.parametrize("wrong", ["ints", "short", "numpy", "not a dict"])
+def test_labels_that_are_not_one_bool_for_each_token(text: Tensor, wrong: str) -> None:
+    made: dict[str, Any] = {
+        "ints": {"a": text[:8] % 2},
+        "short": {"a": text[:8, 1:] % 2 == 1},
+        "numpy": {"a": (text[:8] % 2 == 1).numpy()},
+        "not a dict": text[:8] % 2 == 1,
+    }
+    with pytest.raises(SignalsShape, match="one bool for each token"):
+        linear_probes(planted(1.0), [text[:8]], lambda subject, ids: made[wrong])
+
+
+def test_a_site_of_one_number_and_one_that_does_not_vary(text: Tensor) -> None:
+    with pytest.raises(SiteUnsuitable, match="one number per token"):
+        linear_probes(planted(1.0), [text], odd, site="mlp_scale")
+    still = planted(1.0)
+    with torch.no_grad():
+        still.net.embed.weight.zero_()
+    found = linear_probes(still, [text], odd)
+    assert found.figures["kl"] == 0 and found.figures["auroc"] == 0.5

@@ -126,3 +126,13 @@ def test_cloche_diff_writes_a_page_and_json(tmp_path: Path) -> None:
         "<h1>" in (tmp_path / "page.html").read_text()
         and "Parameters that moved most" in (tmp_path / "page.html").read_text()
     )
+
+
+def test_weights_that_were_all_zero_moved_by_a_finite_share() -> None:
+    nothing, other = cloche.Glass(SPEC.build(seed=0)), cloche.Glass(SPEC.build(seed=1))
+    with torch.no_grad():
+        for parameter in nothing.net.parameters():
+            parameter.zero_()
+    ids = torch.randint(64, (4, 16), generator=torch.Generator().manual_seed(0))
+    assert model_diff(nothing, [ids], other).figures["moved"] == 1.0
+    assert model_diff(nothing, [ids], nothing).figures["moved"] == 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hand_built import TOKENS, echo, induction
 
 import cloche
 from cloche.drawing import Finding, Heatmap, Lines, Provenance, Table
-from cloche.errors import ClocheError
+from cloche.errors import ClocheError, CorpusEmpty
 from cloche.interp import find_onset, logit_lens
 from cloche.interp.tracing.curves import Family, find_onsets
 from cloche.model import save_network
@@ -227,3 +228,19 @@ def test_curves_that_cannot_be_followed_are_said(rising: Run, tmp_path: Path) ->
     with pytest.raises(ClocheError, match=r"step-000200 of .* is another model than step-000000"):
         cloche.trace(run, heights)
     assert not list(run.path.glob("findings/*"))
+
+
+def wide(subject: cloche.Glass, windows: Any, seed: int = 0) -> Finding:
+    """An instrument that needs 12 windows at once."""
+    if (count := sum(map(len, windows))) < 12:
+        raise CorpusEmpty(f"12 windows are needed, not {count}.")
+    return level(subject)
+
+
+def test_windows_that_are_too_few_when_divided_are_read_at_once(tmp_path: Path) -> None:
+    run = made(tmp_path, [0.0, 0.5, 3.0])
+    windows = [torch.zeros(16, 4, dtype=torch.long)]
+    found = cloche.trace(run, wide, windows=windows)
+    assert found.figures["onset"] == 200 and found.data["values"] == [[0.0], [0.5], [3.0]]
+    with pytest.raises(CorpusEmpty, match="not 6"):
+        cloche.trace(run, wide, windows=[windows[0][:6]])

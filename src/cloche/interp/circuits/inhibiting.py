@@ -331,7 +331,7 @@ def _panels(data: dict[str, Any]) -> list[Panel]:
         "p of the rise",
     )
     rows = tuple(tuple(row[key] for key in keys) for row in data["pairs"])
-    forms: tuple[Form, ...] = ("number",) * len(keys)
+    forms: tuple[Form, ...] = ("number",) * 7
     own = [(row["expected"], row["rise"]) for row in data["pairs"]]
     drawn = list(zip(data["random"]["expected"], data["random"]["rise"], strict=True))
     note = (

@@ -5,16 +5,39 @@ from __future__ import annotations
 import keyword
 import re
 import unicodedata
+from collections.abc import Callable, Sequence
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from cloche.errors import TokenizerMissing
+from cloche.errors import SignalsShape, TokenizerMissing
 from cloche.interp.subject import Subject, spell
 
 KEYWORDS = frozenset(keyword.kwlist)
 QUOTE = re.compile(rb'"|\xe2\x80\x9c|\xe2\x80\x9d')  # straight, opening and closing
+
+Labels = Callable[[Subject, Tensor], dict[str, Tensor]]
+
+
+def read_labels(subject: Subject, batches: Sequence[Tensor], labels: Labels) -> list[dict[str, Tensor]]:
+    """The labels of each batch of ids. Raises SignalsShape unless they have the same names for all, and are one bool for each
+    token."""
+    parts: list[Any] = [labels(subject, batch) for batch in batches]
+    for batch, part in zip(batches, parts, strict=True):
+        named = part if isinstance(part, dict) else {"labels": part}
+        wrong = [
+            name
+            for name, label in named.items()
+            if not isinstance(label, Tensor) or label.shape != batch.shape or label.dtype != torch.bool
+        ]
+        if wrong or not named or named.keys() != parts[0].keys():
+            raise SignalsShape(
+                f"The labels {wrong or [*named]} are not one bool for each token: give the same names for all ids, each "
+                f"{list(batch.shape)}."
+            )
+    return parts
 
 
 def token_labels(subject: Subject, ids: Tensor) -> dict[str, Tensor]:

@@ -14,10 +14,9 @@ from torch import Tensor
 from cloche.drawing import Finding, Form, Heatmap, Lines, Panel, Provenance, Series, Table
 from cloche.errors import CorpusEmpty
 from cloche.interp.probing.grams import Grams
-from cloche.interp.probing.labels import token_labels
+from cloche.interp.probing.labels import Labels, read_labels, token_labels
 from cloche.interp.probing.probes import auroc, logistic
 from cloche.interp.probing.removing import Removed, removed
-from cloche.interp.probing.sparse import Labels
 from cloche.interp.route import FIRST
 from cloche.interp.subject import Subject, by_length, vector_sites, windows_of
 from cloche.model import Network, Site
@@ -119,11 +118,12 @@ class _Window:
 def _labelled(subject: Subject, windows: Iterable[Any], labels: Labels) -> dict[str, list[_Window]]:
     """The windows with each label alone."""
     found: dict[str, list[_Window]] = {}
-    for ids in windows_of(subject, windows):
-        if ids.shape[1] > FIRST:
-            for name, truth in labels(subject, ids.cpu()).items():
-                rows = zip(ids.cpu(), truth.cpu()[:, FIRST:, None], strict=True)
-                found.setdefault(name, []).extend(_Window(*row) for row in rows)
+    batches = [ids.cpu() for ids in windows_of(subject, windows) if ids.shape[1] > FIRST]
+    for ids, part in zip(batches, read_labels(subject, batches, labels), strict=True):
+        for name, truth in part.items():
+            found.setdefault(name, []).extend(
+                _Window(*row) for row in zip(ids, truth.cpu()[:, FIRST:, None], strict=True)
+            )
     return found
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cloche.errors import SiteUnsuitable
 from cloche.interp.metrics import kl
 from cloche.interp.route import FIRST
 from cloche.model import Network, Site
@@ -34,6 +35,12 @@ def removed(
     net: Network, ids: Sequence[Tensor], labels: Sequence[Tensor], site: Site, direction: Tensor, seed: int
 ) -> Removed:
     """Over the first windows ids [position], with labels [position - 1] of all tokens but the first."""
+    if direction.numel() < 2:
+        raise SiteUnsuitable(
+            f"{site} has one number per token, so no direction of it can be removed; name a site such as resid_post."
+        )
+    if not bool(direction.any()):  # of a site that does not vary
+        return Removed(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     draw = torch.Generator().manual_seed(seed)
     random = [torch.randn(direction.shape, generator=draw) for _ in range(RANDOM)]
     found, chosen = [], []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cloche.drawing import Finding, Lines, Panel, Provenance, Series, Table
-from cloche.errors import CorpusEmpty, DictionaryMismatch, SettingConflict, SignalsShape, SiteUnsuitable
-from cloche.interp.probing.labels import token_labels
+from cloche.errors import CorpusEmpty, DictionaryMismatch, SettingConflict, SiteUnsuitable
+from cloche.interp.probing.labels import Labels, read_labels, token_labels
 from cloche.interp.probing.probes import Matrix, Probes, Score, Sparse, probe
 from cloche.interp.records import ProbesRecord, ProbingData, ScoreRecord, SparseScore, plain
 from cloche.interp.route import FIRST, reader_of, rows_without_first
@@ -21,7 +21,6 @@ from cloche.interp.subject import Subject, windows_of
 from cloche.model import Network, Site
 from cloche.sparse import SAE, Code
 
-Labels = Callable[[Subject, Tensor], dict[str, Tensor]]
 FEATURES = "features"
 HELD_OUT = 0.3  # share of the windows, not of the tokens, because neighbouring tokens are similar
 FEWEST = 20  # tokens of either class on either side of the split, below which a label is left out
@@ -157,14 +156,7 @@ def _read(
 
 def _labels(subject: Subject, ids: Sequence[Tensor], labels: Labels) -> dict[str, Any]:
     """Labels of the tokens that were read: bool [n] by name."""
-    parts = [labels(subject, batch) for batch in ids]
-    for batch, part in zip(ids, parts, strict=True):
-        wrong = [name for name, label in part.items() if label.shape != batch.shape or label.dtype != torch.bool]
-        if wrong or part.keys() != parts[0].keys() or not part:
-            raise SignalsShape(
-                f"The labels {wrong or [*part]} are not one bool for each token: give the same names for all ids, each "
-                f"{list(batch.shape)}."
-            )
+    parts = read_labels(subject, ids, labels)
     return {name: torch.cat([p[name][:, FIRST:].flatten() for p in parts]).cpu().numpy() for name in parts[0]}
 
 

@@ -104,7 +104,8 @@ def _figures(found: TextChanges, changes: list[Moved], a: Network, b: Network, s
     if changes:
         pairs = [(p.detach(), q.detach()) for p, q in zip(a.parameters(), b.parameters(), strict=True)]
         change = sum(float((q.double() - p.double()).square().sum()) for p, q in pairs)
-        figures["moved"] = (change / sum(float(p.double().square().sum()) for p, _ in pairs)) ** 0.5
+        size = sum(float(p.double().square().sum()) for p, _ in pairs)
+        figures["moved"] = (change / size) ** 0.5 if size else float(change > 0)
     return figures
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cloche.drawing import Finding, Lines, Panel, Provenance, Series
-from cloche.errors import CheckpointMissing, InstrumentUnknown, ModelUnsupported
+from cloche.errors import CheckpointMissing, CorpusEmpty, InstrumentUnknown, ModelUnsupported
 from cloche.interp.arguments import fill_in
 from cloche.interp.catalogue import Instrument, find_instrument, options_of
 from cloche.interp.materials import Materials, held_out_prompts
@@ -78,6 +78,7 @@ class _Followed:
         self.first: tuple[str, Any] | None = None  # checkpoint and its model's parts
         self.checkpoint = ""
         self.by_seed = False
+        self.whole = False  # whether all windows are read at once
 
     def add(self, run: Run, checkpoint: str, options: dict[str, Any], seed: int, seeds: int | None) -> None:
         from cloche.glass import load
@@ -90,7 +91,13 @@ class _Followed:
                 "be followed from one to the other; trace a run whose checkpoints are of one model."
             )
         made = fill_in(self.name, self.function, options, Materials(glass, run))
-        found = list(self._findings(glass, made, seed, seeds))
+        try:
+            found = list(self._findings(glass, made, seed, seeds))
+        except CorpusEmpty:  # a group of the windows is too little text
+            if self.values or self.whole:
+                raise
+            self.whole = True
+            found = list(self._findings(glass, made, seed, seeds))
         self.figure = self.figure or next(iter(found[0].figures), "")
         self.values.append([_figure(each, self.figure, self.name) for each in found])
         self.nulls.append([float(each.null[self.figure]) for each in found if each.null and self.figure in each.null])
@@ -98,7 +105,7 @@ class _Followed:
 
     def _findings(self, glass: Any, made: dict[str, Any], seed: int, seeds: int | None) -> Iterator[Finding]:
         """The instrument's finding for each prompt, group of windows, or seed, at one checkpoint."""
-        units = _units(made)
+        units = [] if self.whole else _units(made)
         if units or "seed" not in options_of(self.function):
             for unit in units or [{}]:
                 yield self.function(glass, **{**made, **unit})
