@@ -24,17 +24,17 @@ Labels = Callable[[Subject, Tensor], dict[str, Tensor]]
 def read_labels(subject: Subject, batches: Sequence[Tensor], labels: Labels) -> list[dict[str, Tensor]]:
     """The labels of each batch of ids. Raises SignalsShape unless they have the same names for all, and are one bool for each
     token."""
-    parts: list[Any] = [labels(subject, batch) for batch in batches]
+    given: list[Any] = [labels(subject, batch) for batch in batches]
+    parts = [part if isinstance(part, dict) else {"labels": None} for part in given]
     for batch, part in zip(batches, parts, strict=True):
-        named = part if isinstance(part, dict) else {"labels": part}
         wrong = [
             name
-            for name, label in named.items()
+            for name, label in part.items()
             if not isinstance(label, Tensor) or label.shape != batch.shape or label.dtype != torch.bool
         ]
-        if wrong or not named or named.keys() != parts[0].keys():
+        if wrong or not part or part.keys() != parts[0].keys():
             raise SignalsShape(
-                f"The labels {wrong or [*named]} are not one bool for each token: give the same names for all ids, each "
+                f"The labels {wrong or [*part]} are not one bool for each token: give the same names for all ids, each "
                 f"{list(batch.shape)}."
             )
     return parts
