@@ -45,7 +45,7 @@ class Shape:
         return f"L{self.layers} {self.rows:,} x {self.width}, {self.labels} labels"
 
 
-SHAPES = (Shape(6, 8192, 128, 8, 2048), Shape(2, 16384, 512, 8, 2048))
+SHAPES = (Shape(4, 8192, 128, 4, 2048), Shape(2, 4096, 384, 3, 2048))
 
 
 def data(shape: Shape) -> tuple[list[Tensor], Tensor]:
