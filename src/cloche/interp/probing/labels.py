@@ -25,7 +25,7 @@ def read_labels(subject: Subject, batches: Sequence[Tensor], labels: Labels) -> 
     """The labels of each batch of ids. Raises SignalsShape unless they have the same names for all, and are one bool for each
     token."""
     given: list[Any] = [labels(subject, batch) for batch in batches]
-    parts = [part if isinstance(part, dict) else {"labels": None} for part in given]
+    parts: list[dict[str, Any]] = [part if isinstance(part, dict) else {"labels": None} for part in given]
     for batch, part in zip(batches, parts, strict=True):
         wrong = [
             name
