@@ -115,6 +115,13 @@ def test_shuffled_outputs_read_nothing() -> None:
     assert null["jacobian"] > null["logit"] > found["jacobian"] and null["jacobian_top1"] < 0.2 < found["jacobian_top1"]
 
 
+def test_a_model_with_random_weights_says_no_next_token() -> None:
+    subject = glass(LM(VOCAB, 16, Stack(2, Block(Attention(2), GLU()))).build(seed=0))
+    found = jacobian_lens(subject, text(1, 400, seed=2)[0], fit_jacobian(subject, [text(8)]), top=1)
+    following, shuffled = (torch.tensor(found.data[name]) for name in ("next", "shuffled"))
+    assert torch.allclose(following, shuffled, rtol=0.15)
+
+
 def test_the_identity_is_the_logit_lens() -> None:
     subject = glass(LM(VOCAB, 16, Stack(2, Block(Attention(2), GLU()))).build(seed=0))
     same = Lens({"Jacobian lens": Affine(torch.zeros(2, 16, 16), torch.zeros(2, 16))}, ("embed", "resid_post[0]"))
