@@ -13,6 +13,7 @@ from cloche import GLU, LM, MLP, Attention, Block, LayerNorm, RMSNorm, Stack
 from cloche.drawing import Finding, Graph, Heatmap, Provenance, Table, as_html
 from cloche.errors import InstrumentOption
 from cloche.interp import Materials, find_instrument, logit_attribution, model_graph, read_options
+from cloche.interp.materials import open_finding
 from cloche.model import MoE, Network, NoNorm, ParallelBlock, save_network
 from third_party import Loop  # a body that repeats one block
 
@@ -96,3 +97,11 @@ def test_what_cannot_be_drawn_is_one_sentence(tmp_path: Path) -> None:
         assert given.id == saved.id
     with pytest.raises(InstrumentOption, match="it has some of logit-attribution"):
         read_options(name, function, {"finding": ["nothing"]}, Materials(glass, run))
+
+
+def test_a_finding_that_is_a_link_to_nothing_is_none(tmp_path: Path) -> None:
+    run = cloche.Run.create(tmp_path / "linked", recipe="")
+    (run.path / "findings" / "logit-lens").mkdir(parents=True)
+    (run.path / "findings" / "logit-lens" / "x.json").symlink_to("nowhere")
+    with pytest.raises(InstrumentOption, match="has no finding 'logit-lens'"):
+        open_finding(run, "logit-lens")

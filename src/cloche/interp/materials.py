@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ def open_dictionary(run: Run, name: str) -> SAE:
 def open_finding(run: Run, name: str) -> Finding:
     """A finding of a run by its id, or the newest of an instrument by the instrument's name. Raises InstrumentOption, listing
     what there is."""
-    found = sorted(run.path.glob("findings/*/*.json"), key=lambda path: path.stat().st_mtime)
+    found = sorted(filter(Path.is_file, run.path.glob("findings/*/*.json")), key=lambda path: path.stat().st_mtime)
     wanted = name.replace("_", "-")
     chosen = [path for path in found if path.stem == name or path.parent.name == wanted]
     if not chosen:

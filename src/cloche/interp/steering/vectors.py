@@ -128,6 +128,8 @@ def load_vector(path: Path | str) -> SteeringVector:
         with safe_open(path, framework="pt") as file:
             card = json.loads((file.metadata() or {})[CARD])
             direction = file.get_tensor(TENSOR)
+        if not isinstance(card, dict):
+            raise ValueError("its card is not an object")
         if card.pop("format") != FORMAT:
             raise ValueError("it is of another format")
         site, unit = card.pop("site"), card.pop("unit")
