@@ -37,7 +37,7 @@ def test_the_head_of_a_planted_rule_is_found_and_its_vector_is_enough(glass: clo
     found = function_vectors(glass, Successor(by=by), shots=4, prompts=8)
     assert found.data["chosen"] == [HEAD] and found.figures["largest_effect"] > 0.8
     assert found.figures["gain"] > 5 and found.figures["accuracy"] == 1
-    assert found.figures["p"] == pytest.approx(1 / 21)
+    assert found.figures["p"] == pytest.approx(1 / 41)
     answers = found.data["answers"]
     assert answers["no examples"]["accuracy"] == 0 and answers["4 examples"]["accuracy"] == 1
     assert answers["no examples, with the vector"] == pytest.approx(answers["4 examples"], abs=1e-5)

@@ -45,9 +45,10 @@ def function_vectors(
     without examples.
 
     `gain`: log-probability of the right answer with the vector minus that without, nats. The null: 20 vectors from prompts
-    with shuffled answers, each with heads chosen by their own effects; `p` is the share of them that gain
-    no less. Beside it 20 vectors of random other heads, at equal norm. Where a model answers from the form of the
-    examples alone, shuffled answers carry as much, and p is large.
+    with shuffled answers, each with heads chosen by their own effects, and 20 vectors of random other heads at equal norm;
+    `p` is the share of these 40 that gain no less. Both are needed: right and shuffled answers differ a little in any
+    network, in a direction that may happen to help. Where a model answers from the form of the examples alone, shuffled
+    answers carry as much, and p is large.
 
     `arrays`: effects [head] (heads in the order of `data`), vector [width], shuffled and random [draw], the gains of the nulls.
     Raises what `cloche.interp.function_vector` raises; heads that write nothing gain 0.
@@ -96,7 +97,7 @@ def function_vectors(
         "gain_by_layer": {str(each): row[0] for each, row in zip(along, by_layer.tolist(), strict=True)},
     }
     arrays = {"effects": found.effects[0], "vector": vector, "shuffled": shuffled, "random": random}
-    figures, null = figures | {"p": p_value(float(gain), shuffled)}, null | {"p": 0.5}
+    figures, null = figures | {"p": p_value(float(gain), torch.cat([shuffled, random]))}, null | {"p": 0.5}
     about = Provenance("function-vectors", subject.checkpoint, seed=seed)
     panels = _panels(data, found, {SHUFFLED: float(shuffled.max()), RANDOM: float(random.max())})
     return Finding(about, _summary(data, figures, null), figures, data, arrays, null, panels)
