@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cloche import part_text
-from cloche.errors import ClocheError, ImportRefused, PartUnknown
+from cloche.errors import ClocheError, ImportRefused, PartInvalid, PartUnknown
 from cloche.part import Part, import_parts, part_from_dict, part_from_line
 
 
@@ -330,3 +330,14 @@ def test_the_command_line_imports_what_it_is_told_to(tmp_path: Path) -> None:
 def test_values_need_no_torch() -> None:
     code = "import sys, cloche.part; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_abstract_class_says_what_it_lacks() -> None:
+    from cloche.tasks import Task
+
+    class HalfMade(Task):
+        def draw(self, level, rng):
+            return {}
+
+    with pytest.raises(PartInvalid, match="HalfMade, which does not define isomorphic and rules and swap and template"):
+        part_from_line("HalfMade", Task, "task")

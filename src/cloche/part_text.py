@@ -213,6 +213,8 @@ def _refuse(base: type, module: str | None, name: str, where: str) -> NoReturn:
             f"(in Python: import {module})."
         )
     kind = "part" if base is root else base.__name__
+    if lacking := _lacking(base, module, name):
+        raise PartInvalid(f"[{where}] names {name}, which does not define {lacking}; every {kind} needs it.")
     if module is not None:
         raise PartUnknown(
             f"[{where}] names {module}:{name}, and the imported module {module} has no {kind} of that name."
@@ -221,6 +223,18 @@ def _refuse(base: type, module: str | None, name: str, where: str) -> NoReturn:
         f"[{where}] names an unknown {kind} {shown(name)} (add --import MODULE if it is your own)"
         f"{nearest(name, known_names(base))}"
     )
+
+
+def _lacking(base: type, module: str | None, name: str) -> str:
+    """The methods that a class of this name still has to define, if there is one that is abstract."""
+    waiting: list[type] = [base]
+    while waiting:
+        cls = waiting.pop()
+        waiting += cls.__subclasses__()
+        own = module is None or f"{cls.__module__}.".startswith(f"{module}.")
+        if cls is not base and cls.__name__ == name and own and inspect.isabstract(cls):
+            return " and ".join(sorted(cls.__abstractmethods__))
+    return ""
 
 
 @dataclass(frozen=True)

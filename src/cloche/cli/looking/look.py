@@ -172,4 +172,4 @@ def list_instruments(as_json: bool) -> None:
 def about(docstring: str | None) -> str:
     """The first sentence of a docstring, on one line."""
     text = " ".join((docstring or "").split("\n\n")[0].split())
-    return re.split(r"(?<! al)\. ", text)[0].rstrip(".") + "." if text else ""
+    return re.split(r"(?<! al)\.(?= [A-Z`])", text)[0].rstrip(".") + "." if text else ""

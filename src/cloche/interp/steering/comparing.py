@@ -263,12 +263,16 @@ def _panels(data: dict[str, Any], found: dict[str, Tested], nulls: Sequence[Test
     forms: tuple[Form, ...] = ("number", "number", "percent", "percent")
     columns = ("direction", "AUROC", f"effect at {budget:g} nats", "lost without it")
     points, labels, values = list[tuple[float, float]](), list[str](), list[float]()
-    for i, (name, each) in enumerate([*found.items(), *((f"null {n}", one) for n, one in enumerate(nulls))]):
-        for strength, point in zip(STRENGTHS, each.curve, strict=True):
-            points.append(point)
-            labels.append(f"{name}, strength {strength:g}")
-            values.append(1.0 if i < len(found) else 0.0)
-    title = "Effect against KL, for each strength; bright: the methods, dark: the nulls"
+    curves = [(name, each.curve, 1.0) for name, each in found.items()]
+    for name, some in (("random directions", nulls[:NULLS]), ("shuffled labels", nulls[NULLS:])):
+        by_strength = zip(*(one.curve for one in some), strict=True)
+        mean = [(fmean(kl for kl, _ in each), fmean(effect for _, effect in each)) for each in by_strength]
+        curves.append((f"{name}, mean", mean, 0.0))
+    for name, curve, value in curves:
+        points += curve
+        labels += [f"{name}, strength {strength:g}" for strength in STRENGTHS]
+        values += [value] * len(STRENGTHS)
+    title = "Effect against KL, for each strength; bright: the methods, dark: the means of the nulls"
     return [
         Table(f"Directions for {data['concept']}", columns, tuple(rows), forms),
         Scatter(title, tuple(points), ("KL (nats per token)", "effect"), tuple(labels), tuple(values)),

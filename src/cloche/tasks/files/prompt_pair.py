@@ -35,7 +35,7 @@ class PromptPair(Task):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (self.clean and self.corrupted and self.answer.strip() and self.against.strip()):
+        if not (self.clean and self.corrupted and self.answer and self.against):
             raise TaskInvalid("A PromptPair needs two prompts and two answers that are not empty.")
         if self.clean == self.corrupted:
             raise TaskInvalid(f"Both prompts of the PromptPair are {shown(self.clean)}; give two that differ.")
