@@ -233,7 +233,7 @@ def _lacking(base: type, module: str | None, name: str) -> str:
         waiting += cls.__subclasses__()
         own = module is None or f"{cls.__module__}.".startswith(f"{module}.")
         if cls is not base and cls.__name__ == name and own and inspect.isabstract(cls):
-            return " and ".join(sorted(cls.__abstractmethods__))
+            return " and ".join(sorted(getattr(cls, "__abstractmethods__", ())))
     return ""
 
 
