@@ -231,7 +231,7 @@ def test_misuse_gets_one_sentence() -> None:
         ("at least two tokens", lambda: fit_jacobian(subject, [])),
         ("at least two tokens", lambda: fit_jacobian(subject, [text(3, 1)])),
         ("NaN or infinite", lambda: fit_jacobian(glass(broken), [text(2)])),
-        ("needs 2 of width 16", lambda: jacobian_lens(subject, [1, 2], other)),
+        ("of width 16 at embed, resid_post", lambda: jacobian_lens(subject, [1, 2], other)),
         ("has no tuned lens, only Jacobian lens: train_lens", lambda: tuned_lens(subject, [1, 2], lens)),
         ("cannot be joined", lambda: lens | other),
         ("skip and cotangents of 0 or more", lambda: JacobianConfig(skip=-1)),

@@ -255,8 +255,8 @@ def test_misuse_gets_one_sentence(tmp_path: Path) -> None:
     lens = train_lens(subject, [text(4)], LensConfig(steps=0))
     other = glass(LM(VOCAB, WIDTH, Stack(2, Block(Attention(2), GLU()))).build(seed=0))
     for sentence, misuse in (
-        ("needs 2 of width 16", lambda: tuned_lens(other, [1, 2], lens)),
-        ("needs 2 of width 16", lambda: lens_comparison(other, [text(1)], lens)),
+        ("of width 16 at embed, resid_post", lambda: tuned_lens(other, [1, 2], lens)),
+        ("of width 16 at embed, resid_post", lambda: lens_comparison(other, [text(1)], lens)),
         ("at least two windows", lambda: train_lens(subject, [text(1)])),
         ("no tokens", lambda: lens_comparison(subject, [], lens)),
         ("has no lens 'mine'", lambda: open_lens(run, "mine")),

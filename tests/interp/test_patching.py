@@ -11,6 +11,7 @@ import cloche
 from cloche import GLU, LM, MLP, Attention, Block, LayerNorm, RoPE, Stack, Window
 from cloche.errors import ClocheError
 from cloche.interp import KLDivergence, LogitDifference, LogProbability, Metric, Rank, ablation, activation_patching
+from cloche.interp.metrics import preference_notes
 from cloche.interp.patching.cells import contrasts, last_logits
 from cloche.interp.patching.optimal import best_constants
 from cloche.interp.patching.replacements import Kind
@@ -184,3 +185,9 @@ def test_what_cannot_be_patched_is_one_sentence(glass: cloche.Glass) -> None:
         with pytest.raises(ClocheError, match=sentence) as error:
             call()
         assert str(error.value).count(". ") == 0
+
+
+def test_a_task_that_the_model_cannot_do_is_said_so() -> None:
+    assert preference_notes(LogitDifference(), 0.5) == [] == preference_notes(LogProbability(), -3.0)
+    (note,) = preference_notes(LogitDifference(), -0.637)
+    assert "-0.637" in note and "cannot do" in note

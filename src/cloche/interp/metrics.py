@@ -118,4 +118,14 @@ def _wide(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
+def preference_notes(metric: Metric, clean: float) -> list[str]:
+    """A sentence if the model does not prefer the clean answers, so that effects are on a task it cannot do."""
+    if not isinstance(metric, LogitDifference) or clean > 0:
+        return []
+    return [
+        f"The model does not prefer the clean answers (mean logit difference {clean:.3g}), so these are effects on a task that "
+        "it cannot do; choose another task, level or checkpoint."
+    ]
+
+
 LOGIT_DIFFERENCE = LogitDifference()  # the default of every instrument that has a metric

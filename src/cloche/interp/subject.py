@@ -77,7 +77,8 @@ def windows_of(subject: Subject | Network, windows: Any) -> Iterator[Tensor]:
 def vector_sites(net: Network, name: Site | str) -> list[Site]:
     """The sites of a name such as "resid_post", of every layer, or "resid_post[2]". Raises SiteUnsuitable unless they have one
     vector per token."""
-    found = net.sites.resolve(name if "[" in str(name) or "." in str(name) else f"{name}.all")
+    once = str(name) in {str(site) for site in net.sites if site.layer is None}  # such as embed
+    found = net.sites.resolve(name if once or "[" in str(name) or "." in str(name) else f"{name}.all")
     if len(found[0].axes) != 3:
         raise SiteUnsuitable(
             f"{found[0]} has axes {', '.join(found[0].axes)}; name a site with one vector per token, such as resid_post or "

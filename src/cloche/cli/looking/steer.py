@@ -78,7 +78,7 @@ def steer(
     checkpoint: Checkpoint = "last",
     as_json: AsJson = False,
 ) -> None:
-    """Make a steering vector, from contrasting texts or from a task, a feature or a token.
+    """Make a steering vector of texts, a task, a feature or a token.
 
     `cloche generate --steer FILE:STRENGTH` adds it; `cloche look RUN steering-comparison concept=CONCEPT.jsonl` and
     `cloche look RUN function-vectors task=TASK` test it against random directions and shuffled labels.

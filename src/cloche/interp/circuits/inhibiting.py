@@ -70,7 +70,9 @@ def inhibition(
     found = _statistics(net, batches, writers, readers)
     pairs, count = _strongest(writers, readers, found)
     if not pairs:
-        raise CorpusEmpty(f"No unit is active at {FEWEST} tokens of this text; give more text.")
+        raise CorpusEmpty(
+            f"No unit that is active at {FEWEST} tokens of this text has a negative weight to a later one; give more text."
+        )
     drawn = _random(pairs, writers, readers, found, seed)
     rises = _rises(net, batches, [*pairs, *drawn], writers, readers, found)
     own = [float(rises[i][pair.target]) for i, pair in enumerate(pairs)]

@@ -119,8 +119,8 @@ class Lens:
         found = tuple(str(site) for site in stream_sites(net)[:-1])
         if (found, net.spec.width) != (self.sites, self.width):
             raise WeightsInvalid(
-                f"The lens has maps of width {self.width} for {len(self.sites)} layers, and this model needs {len(found)} of "
-                f"width {net.spec.width}: use the lens of this model, or train one."
+                f"The lens has maps of width {self.width} at {', '.join(self.sites)}, and this model needs them of width "
+                f"{net.spec.width} at {', '.join(found)}: use the lens of this model, or train one."
             )
         if kind and kind not in self.maps:
             maker = "fit_jacobian" if kind == JACOBIAN else "train_lens"

@@ -9,7 +9,7 @@ import torch
 
 from cloche.drawing import Finding, Provenance
 from cloche.errors import InstrumentOption
-from cloche.interp.metrics import LOGIT_DIFFERENCE, Metric
+from cloche.interp.metrics import LOGIT_DIFFERENCE, Metric, preference_notes
 from cloche.interp.patching.cells import Contrast, by_head, cells, contrasts, last_logits, measured_for
 from cloche.interp.patching.grids import Grid
 from cloche.interp.patching.replacements import Kind, replacements
@@ -89,7 +89,8 @@ def ablation(
         arrays["spread"] = torch.stack(spreads).mean(0)
     figures = {"largest": grid.largest, "mean": float(grid.mean.mean()), "clean": fmean(starts)}
     figures |= others.p(measured.flatten(2))
-    data = grid.data(task, site, metric, "falls", kind=kind, replaced_by=replaced.source)
+    notes = preference_notes(metric, figures["clean"])
+    data = grid.data(task, site, metric, "falls", kind=kind, replaced_by=replaced.source, notes=notes)
     what = " ".join(grid.best) if by_head(net, site) else grid.best[0]
     summary = (
         f"With {replaced.source} in place of {what} ({kind} ablation) the {metric} falls by {figures['largest']:.3g} from "

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cloche.drawing import Finding, Provenance
 from cloche.errors import ArgumentInvalid
-from cloche.interp.metrics import LOGIT_DIFFERENCE, Metric
+from cloche.interp.metrics import LOGIT_DIFFERENCE, Metric, preference_notes
 from cloche.interp.patching.cells import Contrast, by_head, cells, contrasts, last_logits, measured_for
 from cloche.interp.patching.grids import Grid
 from cloche.interp.significance import Answers
@@ -78,7 +78,7 @@ def activation_patching(
     clean, corrupted = (float(torch.tensor(values).mean()) for values in zip(*ends, strict=True))
     figures = {"largest": grid.largest, "mean": float(grid.mean.mean()), "clean": clean, "corrupted": corrupted}
     figures |= others.p(measured.flatten(2))
-    data = grid.data(task, site, metric, direction=direction)
+    data = grid.data(task, site, metric, direction=direction, notes=preference_notes(metric, clean))
     verb = "restores" if direction == "denoise" else "destroys"
     summary = (
         f"Patching {layer} at {column} {verb} {figures['largest']:.0%} of the {metric} between clean ({clean:.3g}) and "

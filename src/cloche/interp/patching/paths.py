@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cloche.drawing import Finding, Heatmap, Panel, Provenance, Table
-from cloche.interp.metrics import LOGIT_DIFFERENCE, Metric
+from cloche.interp.metrics import LOGIT_DIFFERENCE, Metric, preference_notes
 from cloche.interp.patching.cells import Contrast, contrasts, last_logits
 from cloche.interp.patching.edges import EdgePasses, Mode, Receiver, Sender, receivers, senders
 from cloche.interp.patching.grids import TOP
@@ -99,6 +99,7 @@ def path_patching(
         "direction": direction,
     }
     data |= {"pairs": len(found), "senders": graph.senders, "receivers": graph.receivers, "effects": graph.rows}
+    data["notes"] = preference_notes(metric, clean)
     about = Provenance("path-patching", subject.checkpoint, seed=seed)
     arrays = {"effects": graph.effects, "edges": graph.exists}
     return Finding(about, summary, figures, data, arrays, {"largest": null}, graph.panels(net, mode))
