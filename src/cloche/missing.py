@@ -49,7 +49,9 @@ def no_model(folder: Path) -> ClocheError:
     """The error for a folder without a model: what is in it, similar names, and how to name a model of the Hub."""
     name = shown(str(folder))[1:-1]
     if folder.is_file():
-        return ModelMissing(f"{name} is a file; name the folder that it is in, {folder.parent}.")
+        return ModelMissing(
+            f"{name} is a file; name the folder that it is in: {shown(str(folder.parent.resolve()))[1:-1]}."
+        )
     if folder.is_dir():
         inside = _models(folder)
         if inside:

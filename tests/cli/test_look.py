@@ -204,3 +204,21 @@ def test_a_trace_stays_in_the_run(call: Call, run: Path) -> None:
     model = run / "checkpoints" / "step-000000"
     code, _, err = call("trace", model, "logit-lens")
     assert code == 1 and "cloche adopt" in err
+
+
+def test_a_task_is_named_or_a_file_and_what_is_needed_is_said(call: Call, grown: Path, tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text(
+        json.dumps({"prompt": "1+1=", "answer": "2", "corrupted": "1+2=", "corrupted_answer": "3"}) + "\n"
+    )
+    run = shutil.copytree(grown, tmp_path / "run")
+    code, out, err = call(
+        "look", run, "activation-patching", f"task={tmp_path / 'pairs.jsonl'}", "pairs=1", "site=z", "--json"
+    )
+    assert code == 0, err
+    assert json.loads(out)["findings"][0]["data"]["pairs"] == 1
+    code, _, err = call("look", run, "activation-patching")
+    assert code == 1 and "`cloche tasks list`" in err and "PromptPair(" in err
+    code, _, err = call("look", run, "manifold")
+    assert code == 1 and "needs site=..., such as resid_post[2]" in err
+    listed = call("look", run)[1]
+    assert "task=TASK(...) (needed)" in listed and "prompt=TEXT (needed, or from the run)" in listed

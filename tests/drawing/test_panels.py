@@ -257,3 +257,10 @@ def test_a_finding_sends_no_codes_to_the_terminal_and_a_strange_file_is_a_senten
 def test_findings_of_other_seeds_have_other_ids() -> None:
     ids = [Finding(Provenance("x", "step-1", seed=seed), "", {"y": 1.0}, {"z": 1}).id for seed in (0, 1, 2, 1)]
     assert len(set(ids)) == 3 and ids[1] == ids[3]
+
+
+def test_each_column_of_a_heat_map_is_named_if_the_names_fit() -> None:
+    few = as_html(Heatmap("h", ("a",), ("mix", "map", "norm"), ((1.0, 2.0, 3.0),))).html
+    assert all(f"<span>{name}</span>" in few for name in ("mix", "map", "norm")) and "span each" in few
+    many = as_html(Heatmap("h", ("a",), tuple(f"column {i}" for i in range(40)), (tuple(map(float, range(40))),))).html
+    assert "column 0<" in many and "column 39<" in many and "column 20" not in many

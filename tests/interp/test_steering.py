@@ -25,6 +25,7 @@ from cloche.errors import (
     FileDamaged,
     FileExists,
     FileMissing,
+    FileUnreadable,
     InstrumentOption,
     PathInvalid,
     PromptInvalid,
@@ -181,6 +182,16 @@ def test_a_vector_is_read_as_it_was_written(tmp_path: Path, glass: cloche.Glass,
         read.edits(LM(64, 16, Stack(1, Block(Attention(2), GLU()))).build(seed=0), 1.0)
 
 
+def test_a_flipped_bit_is_noticed_wherever_it_is(tmp_path: Path) -> None:
+    path = SteeringVector(drawn(8), "resid_post[2]", 3.0, {"concept": "seven"}).save(tmp_path / "v.safetensors")
+    whole = path.read_bytes()
+    start = whole.index(b"concept") - 40
+    for place in (*range(start, start + 60, 3), len(whole) - 32, len(whole) - 1):  # the card, and the direction
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(FileDamaged):
+            load_vector(path)
+
+
 CARD = {"format": 1, "site": "embed", "unit": 1.0}
 
 
@@ -236,6 +247,14 @@ def test_a_line_that_is_no_pair_is_named(tmp_path: Path, line: str) -> None:
         read_concept(tmp_path / "c.jsonl")
 
 
+def test_a_concept_in_another_encoding_is_refused_as_such(tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_text('{"positive": "a\u2028b", "negative": "b"}\n' * 2, encoding="utf-16")
+    with pytest.raises(FileUnreadable, match="not UTF-8 text"):
+        read_concept(tmp_path / "c.jsonl")
+    (tmp_path / "c.jsonl").write_text('{"positive": "a\u2028b", "negative": "b"}\r\n' * 2, encoding="utf-8-sig")
+    assert read_concept(tmp_path / "c.jsonl").positive == ("a\u2028b",) * 2  # a line separator may be in a text
+
+
 def test_bad_input_is_one_sentence(glass: cloche.Glass, concept: Concept, text: Tensor, tmp_path: Path) -> None:
     few = Concept("few", concept.positive[:3], concept.negative[:3])
     same, odd = (
@@ -275,7 +294,7 @@ def test_bad_input_is_one_sentence(glass: cloche.Glass, concept: Concept, text: 
         (SiteUnsuitable, "not as wide", lambda: token_vector(glass, 1, "z[0].head(1)", 1.0)),
         (CorpusEmpty, "measured on text", lambda: mean_norm(glass, "embed", [])),
         (FileMissing, "There is no steering vector", lambda: load_vector(tmp_path / "none.safetensors")),
-        (FileMissing, "read a concept", lambda: read_concept(tmp_path / "none.jsonl")),
+        (FileMissing, "a file of records", lambda: read_concept(tmp_path / "none.jsonl")),
     ]  # fmt: skip
     for kind, words, call in cases:
         with pytest.raises(kind, match=words) as caught:

@@ -17,6 +17,7 @@ from cloche.drawing.svg import GLYPHS, styles
 from cloche.drawing.words import FORMS, visible, written
 
 MOST_ROWS, CELLS_AS_TEXT, PASSAGES = 200, 6_000, 12
+MOST_LETTERS = 48  # of the names below a heat map; if there are more, only the first and the last are written
 DECADES = 4  # shown of a logarithmic axis of shares
 Place = Callable[[float], float]
 
@@ -149,8 +150,10 @@ def _heatmap(panel: Heatmap) -> Markup:
     said = f"{panel.title}: {size}, {form(scale.low)} to {form(scale.high)}"
     uri = base64.b64encode(png(panel.values, scale)).decode()
     drawn = tag("img", alt=said, style=height, src=f"data:image/png;base64,{uri}")
-    ends = tag("p", tag("span", panel.columns[0]), tag("span", panel.columns[-1]), class_="span")
-    return tag("div", names, drawn, ends, class_="map")
+    fit = len(panel.columns) * (max(map(len, panel.columns)) + 2) <= MOST_LETTERS
+    shown = panel.columns if fit else (panel.columns[0], panel.columns[-1])
+    below = tag("p", [tag("span", name) for name in shown], class_="span each" if fit else "span")
+    return tag("div", names, drawn, below, class_="map")
 
 
 def _cells(panel: Heatmap, scale: Scale) -> Markup:

@@ -30,6 +30,7 @@ from cloche.part import Part, part_from_line
 from cloche.part_text import nearest
 from cloche.runs import Run
 from cloche.sparse import SAE
+from cloche.tasks import Task, read_task
 
 WINDOWS = 10_240  # held-out tokens that an instrument reads by default
 LARGEST, LARGEST_SEED = 2**63 - 1, 2**53  # numbers that torch and numpy take; a seed is also stored as JSON
@@ -119,6 +120,13 @@ def _from_run(name: str, option: Option, materials: Materials) -> Any:
                 f"`cloche sae train {materials.run.path}`."
             )
     hint = f": one of {', '.join(dictionaries(materials.run))}" if option.name == "sae" and materials.run else ""
+    if option.hint is Task:
+        hint = (
+            ", such as KeyValue (`cloche tasks list` shows all), a file of questions, or two prompts of your own: "
+            '\'PromptPair(clean="...", corrupted="...", answer="...", against="...")\''
+        )
+    elif option.typed == "SITE":
+        hint = ", such as resid_post[2]"
     raise InstrumentOption(f"{name} needs {option.name}=...{hint or f', which is {option.typed}'}.")
 
 
@@ -227,7 +235,7 @@ def _reads_files(value: Any) -> bool:
 def _thing(text: str, hint: type, name: str, materials: Materials) -> Any:
     """The model, run, dictionary or part that a text names."""
     if issubclass(hint, Part):
-        part = part_from_line(text, hint, name)
+        part = read_task(text, name) if hint is Task else part_from_line(text, hint, name)
         if _reads_files(part):
             materials.need_paths(name)
         return part

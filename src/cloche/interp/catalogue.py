@@ -125,6 +125,11 @@ class Option:
         """The form of its value on the command line, such as INT or NUMBER,...; "" if it has none."""
         return "TOKENS|FILE" if self.name == "windows" else "|".join(_typed(self.hint))
 
+    @property
+    def in_run(self) -> bool:
+        """Whether a run gives it, if it is required and not given."""
+        return self.name in ("windows", "prompt", "sae") or self.hint is Lens
+
 
 PLAIN = {bool: "true|false", int: "INT", float: "NUMBER", str: "TEXT", Any: "TEXT", Path: "FILE", Site: "SITE"}
 

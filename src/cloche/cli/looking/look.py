@@ -152,7 +152,9 @@ def list_instruments(as_json: bool) -> None:
     from cloche.interp import instruments, options_of
 
     found: list[InstrumentRecord] = []
+    in_run: set[tuple[str, str]] = set()
     for name, function in instruments().items():
+        in_run |= {(name, o.name) for o in options_of(function).values() if o.in_run}
         options: list[OptionRecord] = [
             {"name": o.name, "type": o.typed, "default": o.default} for o in options_of(function).values() if o.typed
         ]
@@ -165,7 +167,8 @@ def list_instruments(as_json: bool) -> None:
         print(f"{each['name']}\n  {each['about']}")
         for option in each["options"]:
             none = option["default"] in ("None", "")
-            said = "needed, or from the run" if option["default"] is None else f"by default {option['default']}"
+            needed = "needed, or from the run" if (each["name"], option["name"]) in in_run else "needed"
+            said = needed if option["default"] is None else f"by default {option['default']}"
             print(f"    {option['name']}={option['type']}{'' if none else f' ({said})'}")
 
 

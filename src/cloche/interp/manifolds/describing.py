@@ -71,9 +71,9 @@ def manifold(
       of line and circles of the given `periods` (2502.00873).
     - arc_over_chord (large for a closed curve) and turning, in degrees per step: of the mean curve, from split halves (noise
       lengthens arcs).
-    - dimension: intrinsic, of the points, by TwoNN, which sees noise; `dimension_above_noise` by GRIDE at the smallest scale
-      four times as large as the distance between points of one value, if there is one and the values' means are closer
-      together than that. `data` has all scales.
+    - dimension: the intrinsic dimension of the points by TwoNN, which counts noise too; `dimension_above_noise`: by GRIDE, at
+      the smallest scale of at least four times the distance between points of one value. It is left out if there is no
+      such scale, or if the values' means are further apart than it. `data` has all scales.
 
     The null has the same figures for shuffled values; dimension, separability and mixture for Gaussian points of equal
     covariance and number. A variable whose values are not numbers is a category: it has no curve, and instead of the groups
@@ -203,8 +203,8 @@ def _scales(points: Tensor, seed: int) -> list[dict[str, float]]:
 
 
 def _above_noise(labelled: LabelledPoints, scales: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The dimension at the smallest scale beyond noise; none if no scale is, or if values lie so far apart that their points
-    are clusters."""
+    """The dimension at the smallest scale above the noise; left out if there is no such scale, or if the values are so far
+    apart that their points form clusters."""
     scale = BEYOND * labelled.noise
     apart = float(nearest_points(labelled.curve, 1)[0].median()) > scale
     found = [each["dimension"] for each in scales if each["distance"] > scale]

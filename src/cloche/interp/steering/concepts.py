@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cloche.errors import FileMissing, FileTooLarge, PromptInvalid, RecordInvalid, shown
+from cloche.errors import FileTooLarge, PromptInvalid, RecordInvalid, shown
 from cloche.interp.steering.vectors import unit_of
 from cloche.interp.subject import Subject, encode, read_prompts
+from cloche.missing import require_file, unreadable
 from cloche.model import Edit, Network, Site
 
 FEWEST = 2  # texts of each kind
@@ -57,7 +57,7 @@ class Concept:
 def read_concept(path: Path | str) -> Concept:
     """A concept from a file of JSON lines, {"positive": TEXT, "negative": TEXT}, named after the file.
 
-    Raises FileMissing, FileTooLarge, and RecordInvalid naming the line that is not such a record.
+    Raises FileMissing, FileUnreadable, FileTooLarge, and RecordInvalid naming the line that is not such a record.
 
     >>> from pathlib import Path
     >>> from cloche.interp import read_concept
@@ -67,12 +67,14 @@ def read_concept(path: Path | str) -> Concept:
     'plural'
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileMissing(f"There is no file {path} to read a concept from.")
-    if path.stat().st_size > LARGEST:
+    if require_file(path, "a file of records with a positive and a negative text").st_size > LARGEST:
         raise FileTooLarge(f"{path} is larger than {LARGEST >> 20} MiB; give a concept of fewer texts.")
     positive, negative = [], []
-    for number, line in enumerate(path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # other line breaks may be inside a text
+    except (OSError, UnicodeDecodeError) as error:
+        raise unreadable(path, error) from None
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from cloche.model import Edit, Network, Site
 FORMAT = 1
 LARGEST = 1 << 26  # bytes of a file; a vector of width 10,000 has 40,000
 LONGEST = 1e18  # vector that can be added: the square of a longer one overflows float32 in the next norm
-TENSOR, CARD = "direction", "cloche"
+TENSOR, CARD, SHA256 = "direction", "cloche", "sha256"
 UNIT_NORM = 1e-3  # by which the norm of a stored direction may differ from one
 
 
@@ -91,9 +92,10 @@ class SteeringVector:
         path = self.check_path(path)
         about = {"format": FORMAT, "site": self.site, "unit": self.unit}
         try:
-            if taken := about.keys() & self.card.keys():
+            if taken := {*about, SHA256} & self.card.keys():
                 raise TypeError(f"{min(taken)!r} is an entry that the file has of its own")
-            metadata = {CARD: json.dumps({**about, **self.card})}
+            card = {**about, **self.card}
+            metadata = {CARD: json.dumps(card | {SHA256: _digest(card, self.direction)})}
         except (TypeError, ValueError) as error:  # of JSON, or the check above
             raise WeightsInvalid(f"The card of this steering vector cannot be saved: {error}; change it.") from None
         write_atomically(path, save({TENSOR: self.direction.contiguous()}, metadata=metadata))
@@ -130,8 +132,11 @@ def load_vector(path: Path | str) -> SteeringVector:
             direction = file.get_tensor(TENSOR)
         if not isinstance(card, dict):
             raise ValueError("its card is not an object")
-        if card.pop("format") != FORMAT:
+        if card["format"] != FORMAT:
             raise ValueError("it is of another format")
+        if card.pop(SHA256) != _digest(card, direction):
+            raise ValueError("its bytes are not those that were written")
+        del card["format"]
         site, unit = card.pop("site"), card.pop("unit")
         if not isinstance(site, str) or isinstance(unit, bool) or not isinstance(unit, int | float):
             raise ValueError("its card has no site or unit")
@@ -143,6 +148,13 @@ def load_vector(path: Path | str) -> SteeringVector:
         raise FileDamaged(
             f"{path} cannot be read as a steering vector ({reason}); make it again with `cloche steer`."
         ) from error
+
+
+def _digest(card: Mapping[str, Any], direction: Tensor) -> str:
+    """The sha256 of a card and the direction's bytes."""
+    return hashlib.sha256(
+        json.dumps(card, sort_keys=True).encode() + direction.contiguous().numpy().tobytes()
+    ).hexdigest()
 
 
 def place_of(net: Network, site: str | None) -> Site:

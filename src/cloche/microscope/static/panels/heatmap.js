@@ -28,6 +28,8 @@ function paint(canvas, values, scale) {
   context.putImageData(pixels, 0, 0);
 }
 
+const MOST_LETTERS = 48;
+
 // At most `most` columns, evenly spaced, with the first and the last.
 function evenly(columns, most) {
   const count = Math.min(columns.length, most);
@@ -56,6 +58,7 @@ export function Painted({ title, rows, columns, values, scale, version, format, 
   const column = (c) => ({ left: `${(100 * c) / columns.length}%`, width: `${100 / columns.length}%` });
   const named = columns.map((name) => name.toLocaleString('en-US').slice(0, 18));
   const wide = Math.max(1, ...named.map((name) => name.length));
+  const fit = named.length * (wide + 2) <= MOST_LETTERS; // each column has its name below it
   const words = seen ? `${rows[seen.r].name} at ${xName} ${columns[seen.c].toLocaleString('en-US')}: ${format(values[seen.r][seen.c])}` : '';
   const height = { height: `${rows.length * rowHeight}px` };
   return html`<div class="heatmap">
@@ -67,7 +70,7 @@ export function Painted({ title, rows, columns, values, scale, version, format, 
         ${rows.map((row, r) => row.first && r > 0 && html`<i class="between" key=${r} style=${{ top: `${(100 * r) / rows.length}%` }}></i>`)}
         ${pinned !== null && pinned >= 0 && html`<i class="pinned" style=${column(pinned)}></i>`}
         ${seen && html`<i style=${column(seen.c)}></i><i class="seen" style=${{ ...column(seen.c), top: `${(100 * seen.r) / rows.length}%`, height: `${100 / rows.length}%` }}></i>`}</div>
-      <p class="span">${evenly(named, Math.max(2, Math.floor(40 / (wide + 2)))).map((name, i) => html`<span key=${i}>${name}</span>`)}</p></div>
+      <p class=${fit ? 'span each' : 'span'}>${(fit ? named : evenly(named, Math.max(2, Math.floor(40 / (wide + 2))))).map((name, i) => html`<span key=${i}>${name}</span>`)}</p></div>
   </div>`;
 }
 
