@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cloche.train.optimizers.adamw import AdamW
     from cloche.train.optimizers.muon import Muon
     from cloche.train.optimizers.optimizer import Optimizer
-    from cloche.train.optimizers.schedule import WSD, Cosine, Schedule
+    from cloche.train.optimizers.schedule import WSD, Constant, Cosine, InverseSquareRoot, Linear, Schedule
     from cloche.train.optimizers.stepper import Stepper
     from cloche.train.parents import begin_from
     from cloche.train.plan import Every, Milestones, StepPlan
@@ -33,9 +33,12 @@ __all__ = [
     "WSD",
     "AdamW",
     "Callback",
+    "Constant",
     "Cosine",
     "Every",
     "Health",
+    "InverseSquareRoot",
+    "Linear",
     "Loop",
     "Milestones",
     "Muon",

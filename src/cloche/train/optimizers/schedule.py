@@ -6,22 +6,24 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+from cloche.errors import SettingInvalid
 from cloche.part import Part, within
 
 
 @dataclass(frozen=True)
 class Schedule(Part, ABC):
     """Base of schedules: the learning rate over a run, as a share of its peak. It rises over the first `warmup` share
-    of the steps, then follows `after`, which a subclass defines, and ends at `final`.
+    of the steps, then follows `after`, which a subclass defines: 1 at the first update after the warm-up, and `final` one
+    update after the last.
 
     >>> from dataclasses import dataclass
     >>> from cloche.train import Schedule
     >>> @dataclass(frozen=True)
-    ... class Constant(Schedule):
+    ... class Halves(Schedule):
     ...     def after(self, step, rising, steps):
-    ...         return 1.0
-    >>> [Constant(warmup=0.4).rate(step, 10) for step in range(5)]
-    [0.25, 0.5, 0.75, 1.0, 1.0]
+    ...         return max(self.final, 0.5 ** (step - rising))
+    >>> [Halves(warmup=0.2, final=0.1).rate(step, 10) for step in range(6)]
+    [0.5, 1.0, 1.0, 0.5, 0.25, 0.125]
     """
 
     warmup: float = 0.04
@@ -40,6 +42,41 @@ class Schedule(Part, ABC):
     @abstractmethod
     def after(self, step: float, rising: int, steps: int) -> float:
         """Share of the peak at update `step`, after the first `rising` ones."""
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """The peak at every update after the warm-up. `final` can only be 1.
+
+    >>> from cloche.train import Constant
+    >>> [Constant(warmup=0.4).rate(step, 10) for step in (0, 1, 3, 9)]
+    [0.25, 0.5, 1.0, 1.0]
+    """
+
+    final: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.final != 1:
+            raise SettingInvalid(
+                f"Constant(final={self.final:g}) must end at the peak, so its final is 1: leave it out, or use Linear."
+            )
+
+    def after(self, step: float, rising: int, steps: int) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Linear(Schedule):
+    """A straight line from the peak to `final` over all steps after the warm-up.
+
+    >>> from cloche.train import Linear
+    >>> [round(Linear(warmup=0.0, final=0.0).rate(step, 100), 2) for step in (0, 50, 99)]
+    [1.0, 0.5, 0.01]
+    """
+
+    def after(self, step: float, rising: int, steps: int) -> float:
+        return self.final + (1 - self.final) * (steps - step) / max(1, steps - rising)
 
 
 @dataclass(frozen=True)
@@ -75,6 +112,34 @@ class WSD(Schedule):
         falling = min(math.ceil(self.decay * steps), steps - rising)
         left = steps - step  # 1 at the last update
         return 1.0 if left > falling else self.final + (1 - self.final) * left / falling
+
+
+@dataclass(frozen=True)
+class InverseSquareRoot(Schedule):
+    """The square root of (updates of the warm-up / updates so far), never below `final` (Vaswani et al., 1706.03762).
+
+    Over the last `decay` share of all steps it falls linearly to `final` instead (Zhai et al., 2106.04560). Without a
+    warm-up it falls from the first update on.
+
+    >>> from cloche.train import InverseSquareRoot
+    >>> [round(InverseSquareRoot(warmup=0.04, decay=0.0).rate(step, 100), 2) for step in (3, 4, 16, 64)]
+    [1.0, 1.0, 0.5, 0.25]
+    >>> [round(InverseSquareRoot(warmup=0.04, final=0.0, decay=0.36).rate(step, 100), 3) for step in (64, 82, 99)]
+    [0.25, 0.125, 0.007]
+    """
+
+    decay: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        within(self, decay=(0, 1))
+
+    def after(self, step: float, rising: int, steps: int) -> float:
+        falling = min(math.ceil(self.decay * steps), steps - rising)
+        left = steps - step
+        least = max(1, rising)
+        slow = max(self.final, math.sqrt(least / max(least, min(step, steps - falling))))
+        return slow if left >= falling else self.final + (slow - self.final) * left / falling
 
 
 def milestones(steps: int, count: int, early: bool = False) -> list[int]:
