@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cloche.model.network import Network
     from cloche.model.norms import AllHeads, LayerNorm, NoNorm, Norm, RectifiedNorm, RMSNorm, ZeroCenteredRMSNorm
     from cloche.model.passes.caches import read_cache
+    from cloche.model.passes.neurons import HiddenLayer, hidden_layers
     from cloche.model.passes.stored import StoredActivations
     from cloche.model.positions.encodings import EmbeddingPosition, Learned, NoPosition, Position, RoPE, rotate
     from cloche.model.positions.scalings import DynamicScaling, LinearScaling, Llama3Scaling, LongRoPE, Scaling, YaRN
@@ -49,6 +50,7 @@ __all__ = [
     "Full",
     "Gates",
     "Head",
+    "HiddenLayer",
     "Iterated",
     "LayerNorm",
     "Layers",
@@ -88,6 +90,7 @@ __all__ = [
     "activation",
     "freeze",
     "gain",
+    "hidden_layers",
     "load_network",
     "part_from_dict",
     "read_cache",

@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from cloche.train.monitors.journal import is_finished
     from cloche.train.objectives.next_token import NextToken
     from cloche.train.objectives.objective import Objective, Term
+    from cloche.train.objectives.wrapping import Wrapping
     from cloche.train.optimizers.adamw import AdamW
     from cloche.train.optimizers.muon import Muon
     from cloche.train.optimizers.optimizer import Optimizer
     from cloche.train.optimizers.schedule import WSD, Constant, Cosine, InverseSquareRoot, Linear, Schedule
     from cloche.train.optimizers.stepper import Stepper
     from cloche.train.parents import begin_from
+    from cloche.train.penalties.activation_l1 import ActivationL1
+    from cloche.train.penalties.penalty import L1, L2, Penalised, Penalty
     from cloche.train.plan import Every, Milestones, StepPlan
     from cloche.train.pretrain import Trainer
     from cloche.train.prompts import first_text
@@ -30,7 +33,10 @@ if TYPE_CHECKING:
     from cloche.train.recipe.recipe import Recipe, settings_called
 
 __all__ = [
+    "L1",
+    "L2",
     "WSD",
+    "ActivationL1",
     "AdamW",
     "Callback",
     "Constant",
@@ -45,6 +51,8 @@ __all__ = [
     "NextToken",
     "Objective",
     "Optimizer",
+    "Penalised",
+    "Penalty",
     "Recipe",
     "Schedule",
     "Score",
@@ -53,6 +61,7 @@ __all__ = [
     "Stepper",
     "Term",
     "Trainer",
+    "Wrapping",
     "begin_from",
     "best_precision",
     "calibrate",

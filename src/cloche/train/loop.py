@@ -281,7 +281,7 @@ class Loop:
         loss, seconds = sum(self.losses) / len(self.losses), self.pace.take()
         self.losses = []
         record = {**self._so_far(), "loss": loss, **update.others, "lr": next(iter(update.rates.values()))}
-        record |= {f"lr_{name}": rate for name, rate in update.rates.items()}
+        record |= {f"lr_{name}": rate for name, rate in update.rates.items()} | self.optimizer.shrink()
         record["grad_norm"] = update.grad_norm
         if self.setup.tokens:
             record["tokens_per_second"] = self.setup.tokens / seconds

@@ -54,6 +54,22 @@ class Stepper:
             group["lr"] = peak * share
         return {str(group["name"]): float(group["lr"]) for group in self.groups}
 
+    def shrink(self) -> dict[str, float]:
+        """By what decoupled weight decay multiplies the weights of each group that has one at its present rate, 1 - lr x
+        decay, as "shrink_<group>".
+
+        >>> import torch
+        >>> from cloche.train import AdamW, Stepper
+        >>> Stepper(torch.nn.Linear(4, 2), AdamW(lr=0.001, weight_decay=0.1)).shrink()
+        {'shrink_matrix': 0.9999}
+        """
+        return {
+            f"shrink_{group['name']}": 1 - group["lr"] * group["weight_decay"]
+            for part in self.parts
+            for group in part.param_groups
+            if group.get("weight_decay") and not _in_the_gradient(part, group)
+        }
+
     def step(self) -> None:
         """One update."""
         for part in self.parts:
@@ -95,3 +111,9 @@ class Stepper:
             for p in (p for group in part.param_groups for p in group["params"]):
                 if state := by_name.get(self.names[p]):
                     part.state[p] = {key: value.to(p.device) for key, value in state.items()}
+
+
+def _in_the_gradient(part: torch.optim.Optimizer, group: dict[str, Any]) -> bool:
+    """Whether an optimiser of torch's adds its decay to the gradient, as L2 in the loss does."""
+    coupled = torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adadelta
+    return isinstance(part, coupled) and not group.get("decoupled_weight_decay", False)

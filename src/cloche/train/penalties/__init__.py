@@ -1,0 +1,1 @@
+"""Penalties: terms added to a loss that depend on weights, hidden activations or the whole function."""
