@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from cloche.errors import ClocheError
 from cloche.model import GLU, LM, Attention, Block, MoE, Stack, Unembed
 from cloche.train import NextToken, total_loss
-from cloche.train.objectives.head_loss import HeadLoss
+from cloche.train.objectives.head_loss import HeadLoss, Shape
 
 TOKENS, WIDTH, VOCAB = 37, 24, 61
 
@@ -36,7 +36,7 @@ def relative(a, b):
 def test_loss_and_gradients_equal_float64(chunk):
     loss64, grad_h, grad_w = reference()
     hidden, weight, target, importance = problem()
-    loss = HeadLoss.apply(hidden, weight, target, importance, chunk)
+    loss = HeadLoss.apply(hidden, weight, target, importance, Shape(chunk))[0]
     (3 * loss).backward()
     assert loss.item() == pytest.approx(loss64, rel=1e-6)
     assert relative(hidden.grad, 3 * grad_h) < 1e-6
@@ -46,14 +46,16 @@ def test_loss_and_gradients_equal_float64(chunk):
 def test_gradcheck():
     hidden, weight, target, importance = (x[:6] for x in problem(torch.float64))
     target, inputs = target % 6, (hidden.detach().requires_grad_(), weight.detach().requires_grad_())
-    torch.autograd.gradcheck(lambda h, w: HeadLoss.apply(h, w, target, importance.double(), 4), inputs, fast_mode=True)
+    torch.autograd.gradcheck(
+        lambda h, w: HeadLoss.apply(h, w, target, importance.double(), Shape(4))[0], inputs, fast_mode=True
+    )
 
 
 def test_bf16_rounds_only_the_products():
     loss64, grad_h, grad_w = reference()
     hidden, weight, target, importance = problem()
     with torch.autocast("cpu", torch.bfloat16):
-        loss = HeadLoss.apply(hidden, weight, target, importance, 8)
+        loss = HeadLoss.apply(hidden, weight, target, importance, Shape(8))[0]
     loss.backward()
     assert loss.dtype == hidden.grad.dtype == weight.grad.dtype == torch.float32
     assert loss.item() == pytest.approx(loss64, rel=1e-2)
@@ -63,7 +65,7 @@ def test_bf16_rounds_only_the_products():
 
 def test_large_logits_stay_finite():
     hidden, weight, target, importance = problem()
-    loss = HeadLoss.apply(hidden * 1e4, weight, target, importance, 8)
+    loss = HeadLoss.apply(hidden * 1e4, weight, target, importance, Shape(8))[0]
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(hidden.grad).all()
 
@@ -71,7 +73,7 @@ def test_large_logits_stay_finite():
 def test_without_gradients_none_are_made():
     hidden, weight, target, importance = problem()
     with torch.no_grad():
-        loss = HeadLoss.apply(hidden, weight, target, importance, 8)
+        loss = HeadLoss.apply(hidden, weight, target, importance, Shape(8))[0]
     assert not loss.requires_grad
     assert loss.item() == pytest.approx(reference()[0], rel=1e-6)
 
@@ -97,7 +99,7 @@ def test_gradcheck_of_capped_and_biased_heads(cap, biased):
     inputs = [hidden.detach().requires_grad_(), weight.detach().requires_grad_(), *([bias] if biased else [])]
 
     def loss(h, w, b=None):
-        return HeadLoss.apply(h, w, target % 6, importance.double(), 4, b, cap)
+        return HeadLoss.apply(h, w, target % 6, importance.double(), Shape(4, cap), b)[0]
 
     torch.autograd.gradcheck(loss, inputs, fast_mode=False)
 
@@ -175,12 +177,12 @@ def test_what_the_loss_would_leave_out_is_refused():
         def __init__(self, net):
             self.net = net
 
-        def hidden_and_losses(self, ids):
+        def hidden_and_losses(self, ids, documents, prefix):
             return self.net.hidden(ids), {"spread": torch.ones(())}
 
     net, batch = capped_and_biased(experts=False)
     NextToken().check(net)
-    with pytest.raises(ClocheError, match="'spread', which the next-token loss would ignore"):
+    with pytest.raises(ClocheError, match="'spread', which NextToken would ignore"):
         NextToken().terms(Spreading(net), batch)
     net.spec = LM(vocab=11, width=8, body=net.spec.body, head=Another())
     with pytest.raises(ClocheError, match="cannot be trained"):

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from cloche.data.batches import Batches
     from cloche.data.pack import DataIndex
     from cloche.data.packed import PackedTokens
+    from cloche.data.permutation import mix
     from cloche.data.preparation import prepare
     from cloche.data.reading import Document, ReadingReport, documents
     from cloche.data.stdlib import standard_library
@@ -21,6 +22,7 @@ __all__ = [
     "PackedTokens",
     "ReadingReport",
     "documents",
+    "mix",
     "prepare",
     "standard_library",
 ]

@@ -59,6 +59,11 @@ class Batches:
         return np.stack([self._window(start) for start in self._starts(numbers)])
 
     @property
+    def step(self) -> int:
+        """How many batches there were."""
+        return self._step
+
+    @property
     def epoch(self) -> float:
         """The number of epochs so far."""
         return self._step * self._batch / self.windows_per_epoch

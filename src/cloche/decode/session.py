@@ -85,6 +85,10 @@ class Session:
             )
         if start < self.prompt < end:
             raise ArgumentInvalid(f"Feed the {self.prompt} prompt tokens before the new ones; this call holds both.")
+        if end < self.prompt and any(mask.has_prefix for mask in self.net.masks):
+            raise ArgumentInvalid(
+                f"This model's prompt is its prefix, in which tokens see later ones: feed its {self.prompt} tokens at once."
+            )
         keys, program, plan = self.positions[:, :end], self._program, self.step_plan
         if start < self.prompt:
             plan = self._firing(start, ids.shape[1])
@@ -185,6 +189,8 @@ def _step(net: Network, plan: Plan) -> Callable[..., Stepped]:
     where the new tokens go. lengths: [batch, 1] real tokens of each prompt.
     """
 
+    has_prefix = any(mask.has_prefix for mask in net.masks)
+
     def step(
         ids: Tensor, keys: Tensor, pad: Tensor | None, lengths: Tensor, states: list[Any], inputs: list[Tensor]
     ) -> Stepped:
@@ -193,6 +199,7 @@ def _step(net: Network, plan: Plan) -> Callable[..., Stepped]:
             PlanRecorder(plan, inputs, keys[:, start:], lengths, net.sites) if plan.touched else NULL_RECORDER
         )
         context = Context(keys[:, start:], keys, start, pad is not None, record)
+        context.prefix = lengths if has_prefix else None
         logits = net.logits(ids, context, states, last=True)
         return logits[:, -1], record.saved() if isinstance(record, PlanRecorder) else ()
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cloche.model.maps.mlp import GLU, MLP, ClampedGLU, Gates, Map
     from cloche.model.maps.moe import MoE
     from cloche.model.mixers.attention import Attention, Mixer
-    from cloche.model.mixers.masks import Causal, Full, Mask, Window
+    from cloche.model.mixers.masks import Causal, Full, Mask, Prefix, Window
     from cloche.model.mixers.scored import ScoredAttention
     from cloche.model.network import Network
     from cloche.model.norms import AllHeads, LayerNorm, NoNorm, Norm, RectifiedNorm, RMSNorm, ZeroCenteredRMSNorm
@@ -72,6 +72,7 @@ __all__ = [
     "Part",
     "Plan",
     "Position",
+    "Prefix",
     "RMSNorm",
     "RectifiedNorm",
     "Result",

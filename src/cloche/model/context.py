@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from torch import Tensor
 
-from cloche.model.mixers.masks import Causal, Full, Mask
+from cloche.model.mixers.masks import Causal, Full, Mask, Prefix
 from cloche.model.positions.encodings import Position
 from cloche.model.sites.recorder import NULL_RECORDER, Recorder
 from cloche.model.sites.slots import make_positions
+
+CAUSAL = (Causal(), Prefix())  # masks that a flag of the fused kernel expresses, where there is no prefix
 
 
 class Context:
@@ -17,7 +20,9 @@ class Context:
 
     positions: [batch or 1, query] absolute positions of the tokens being run, negative on left padding.
     keys: [batch or 1, key] those of everything attention may look at: the same, or with a cache what came before too.
-    start: how many tokens the cache held before this pass. padded: whether any position is negative.
+    start: how many tokens the cache held before this pass. padded: whether any position is negative. documents: [batch,
+    position], the number of each token's document within its row, where attention does not cross documents; positions then
+    count from the start of each. prefix: [batch, 1], how many first positions a mask with a prefix shows to all.
 
     >>> import torch
     >>> from cloche import Causal
@@ -30,15 +35,29 @@ class Context:
     """
 
     @classmethod
-    def over(cls, ids: Tensor, start: int = 0, pad: Tensor | None = None, record: Recorder = NULL_RECORDER) -> Context:
+    def over(
+        cls,
+        ids: Tensor,
+        start: int = 0,
+        pad: Tensor | None = None,
+        record: Recorder = NULL_RECORDER,
+        documents: Tensor | None = None,
+        prefix: Tensor | None = None,
+    ) -> Context:
         """The pass over ids [batch, position] after `start` tokens; each row starts with `pad` [batch] tokens of left
-        padding."""
+        padding. With `documents` nothing came before and there is no padding."""
         keys = make_positions(0, start + ids.shape[1], pad, ids.device)
-        return cls(keys[:, start:], keys, start, pad is not None, record)
+        if documents is not None:
+            keys = keys - _starts(documents)
+        context = cls(keys[:, start:], keys, start, pad is not None, record)
+        context.documents, context.prefix = documents, prefix
+        return context
 
     def __init__(self, positions: Tensor, keys: Tensor, start: int, padded: bool, record: Recorder) -> None:
         self.positions, self.keys = positions, keys
         self.start, self.padded, self.record = start, padded, record
+        self.documents: Tensor | None = None
+        self.prefix: Tensor | None = None
         self.losses: dict[str, Tensor] = {}
         self._tables: list[tuple[Position, int, tuple[Tensor, Tensor] | None]] = []
         self._masks: list[tuple[Mask, Tensor]] = []
@@ -63,10 +82,10 @@ class Context:
 
         The tensor is bool [batch or 1, 1, query, key], True where the query sees the key.
         """
-        if not self.padded:
-            if mask == Full() or (mask == Causal() and self.positions.shape[1] == 1):
+        if not self.padded and self.documents is None and (self.prefix is None or not mask.has_prefix):
+            if mask == Full() or (mask in CAUSAL and self.positions.shape[1] == 1):
                 return None, False
-            if mask == Causal() and self.start == 0:
+            if mask in CAUSAL and self.start == 0:
                 return None, True
         return self.visible(mask), False
 
@@ -77,7 +96,10 @@ class Context:
                 return tensor
         query, key = self.positions[:, None, :, None], self.keys[:, None, None, :]
         # Padding sees itself, so that no row of the softmax is empty; nothing else reads its output.
-        tensor = (mask.allows(query, key) & (key >= 0)) | ((query < 0) & (query == key))
+        prefix = None if self.prefix is None else self.prefix[:, None, :, None]
+        tensor = (mask.visible(query, key, prefix) & (key >= 0)) | ((query < 0) & (query == key))
+        if self.documents is not None:
+            tensor = tensor & (self.documents[:, None, :, None] == self.documents[:, None, None, :])
         self._masks.append((mask, tensor))
         return tensor
 
@@ -85,3 +107,11 @@ class Context:
         """Add a part's auxiliary losses to the pass's."""
         for name, loss in losses.items():
             self.losses[name] = self.losses[name] + loss if name in self.losses else loss
+
+
+def _starts(documents: Tensor) -> Tensor:
+    """[batch, position]: where each token's document begins in its row, of documents [batch, position]."""
+    places = torch.arange(documents.shape[1], device=documents.device).expand(documents.shape)
+    begins = torch.ones_like(documents, dtype=torch.bool)
+    begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    return torch.where(begins, places, 0).cummax(1).values

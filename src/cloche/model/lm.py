@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from cloche.errors import OutOfMemory
+from cloche.errors import OutOfMemory, SettingInvalid, shown
 from cloche.model.bodies.body import Body
 from cloche.model.declare import Linear, Module
 from cloche.model.norms import Norm, RMSNorm
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # GPT-2's value. A shared matrix of standard deviation s gives a token's own logit about s * width before anything is learned
 # (its stream is mostly its embedding), so variance-one logits (s = width^-1/2) would start far above log(vocab) nats.
 TIED_STD = 0.02
+MOST_AHEAD = 64  # further heads
 
 
 class Head(Part):
@@ -48,7 +49,8 @@ class Head(Part):
 class Unembed(Head):
     """One linear map to the vocabulary; in a tied model the embedding's matrix.
 
-    cap: a logit x becomes cap tanh(x / cap) (Gemma 2, 2408.00118).
+    cap: a logit x becomes cap tanh(x / cap) (Gemma 2, 2408.00118). ahead: number of further heads for `MultiToken`: head
+    j reads h + silu(A_j h) with the same matrix (Medusa, 2401.10774); A_j starts at zero.
 
     >>> from cloche import GLU, LM, Attention, Block, Stack, Unembed
     >>> net = LM(64, 32, Stack(1, Block(Attention(4), GLU())), head=Unembed(cap=30.0)).build(seed=0)
@@ -58,12 +60,15 @@ class Unembed(Head):
 
     bias: bool = False
     cap: float | None = None
+    ahead: int | None = None
 
     def __post_init__(self) -> None:
-        positive(self, cap=self.cap)
+        positive(self, cap=self.cap, ahead=self.ahead)
+        if (self.ahead or 0) > MOST_AHEAD:
+            raise SettingInvalid(f"Unembed(ahead={shown(self.ahead)}) must be at most {MOST_AHEAD}.")
 
     def build(self, width: int, vocab: int, tied: Module | None) -> Module:
-        unembed = _Unembed(width, vocab, self.bias, self.cap)
+        unembed = _Unembed(width, vocab, self)
         if tied is not None:
             unembed.weight = tied.weight  # type: ignore[assignment]
             unembed.declared["weight"] = tied.declared["weight"]
@@ -74,10 +79,18 @@ class Unembed(Head):
         return logits if self.cap is None else self.cap * (logits / self.cap).tanh()
 
 
+class _Ahead(Linear):
+    """h + silu(A h): the normalised stream as a further head reads it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + nn.functional.silu(super().forward(x))
+
+
 class _Unembed(Linear):
-    def __init__(self, width: int, vocab: int, bias: bool, cap: float | None) -> None:
-        super().__init__(width, vocab, width**-0.5, bias, shard="rows")
-        self.cap = cap
+    def __init__(self, width: int, vocab: int, part: Unembed) -> None:
+        super().__init__(width, vocab, width**-0.5, part.bias, shard="rows")
+        self.cap = part.cap
+        self.ahead = nn.ModuleList(_Ahead(width, width, std=0.0) for _ in range(part.ahead or 0))
 
     def forward(self, x: Tensor) -> Tensor:
         logits = super().forward(x)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cloche.model.context import Context
 from cloche.model.declare import Declared, Module, declarations, groups, initialise, matrix_weights, row_blocks
 from cloche.model.lm import LM
+from cloche.model.mixers.masks import Mask
 from cloche.model.norms import has_scale, normalised
 from cloche.model.passes.compiled import Compiled
 from cloche.model.passes.folding import folded
@@ -86,8 +87,13 @@ class Network(Module):
 
     @property
     def causal(self) -> bool:
-        """Whether no token sees a later one."""
-        return all(block.part.mix.mask.causal for block in self.layers)
+        """Whether no token sees a later one, outside a prefix."""
+        return all(mask.causal for mask in self.masks)
+
+    @property
+    def masks(self) -> list[Mask]:
+        """The mask of each iteration's mixer."""
+        return [block.part.mix.mask for block in self.layers]
 
     @property
     def length(self) -> int | None:
@@ -159,10 +165,16 @@ class Network(Module):
         chunks."""
         return self.hidden_and_losses(ids)[0]
 
-    def hidden_and_losses(self, ids: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def hidden_and_losses(
+        self, ids: Tensor, documents: Tensor | None = None, prefix: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """`hidden`, and the parts' auxiliary losses of this pass by name, each summed over the layers ("balance" of a mixture
-        of experts); there are none without gradients."""
-        context = Context.over(ids)
+        of experts); there are none without gradients.
+
+        documents: [batch, position], the number of each token's document within its row: each is computed as if it stood
+        alone. prefix: [batch, 1], how many first positions a mask with a prefix shows to all.
+        """
+        context = Context.over(ids, documents=documents, prefix=prefix)
         return self.normed(self.run_layers(ids, context), context.record), context.losses
 
     def logits(self, ids: Tensor, context: Context, states: list[Any] | None = None, last: bool = False) -> Tensor:

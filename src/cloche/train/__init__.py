@@ -15,8 +15,12 @@ if TYPE_CHECKING:
     from cloche.train.monitors.callbacks import Callback
     from cloche.train.monitors.health import Health
     from cloche.train.monitors.journal import is_finished
-    from cloche.train.objectives.next_token import NextToken
+    from cloche.train.objectives.batch import Examples, TokenBatch
+    from cloche.train.objectives.multi_token import MultiToken
+    from cloche.train.objectives.next_token import LastToken, NextToken, Windowed
     from cloche.train.objectives.objective import Objective, Term
+    from cloche.train.objectives.prediction import Prediction
+    from cloche.train.objectives.prefix import PrefixLM
     from cloche.train.objectives.wrapping import Wrapping
     from cloche.train.optimizers.adamw import AdamW
     from cloche.train.optimizers.muon import Muon
@@ -42,17 +46,22 @@ __all__ = [
     "Constant",
     "Cosine",
     "Every",
+    "Examples",
     "Health",
     "InverseSquareRoot",
+    "LastToken",
     "Linear",
     "Loop",
     "Milestones",
+    "MultiToken",
     "Muon",
     "NextToken",
     "Objective",
     "Optimizer",
     "Penalised",
     "Penalty",
+    "Prediction",
+    "PrefixLM",
     "Recipe",
     "Schedule",
     "Score",
@@ -60,7 +69,9 @@ __all__ = [
     "StepPlan",
     "Stepper",
     "Term",
+    "TokenBatch",
     "Trainer",
+    "Windowed",
     "Wrapping",
     "begin_from",
     "best_precision",

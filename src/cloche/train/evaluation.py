@@ -13,6 +13,7 @@ from cloche.data import PackedTokens
 from cloche.decode import Sampling, generate, read_prompt
 from cloche.model import Network
 from cloche.text import Tokenizer
+from cloche.train.objectives.batch import TokenBatch
 from cloche.train.objectives.next_token import NextToken
 from cloche.train.objectives.objective import Objective
 
@@ -61,12 +62,15 @@ def evaluate(
     (True, True)
     """
     objective, nats, count, n_bytes = objective or NextToken(), 0.0, 0, 0
-    for x, size in tokens.validation_windows(length, byte_lengths, limit, batch):
-        loss, _ = objective.nats(net, torch.from_numpy(x).to(net.embed.weight.device))
+    weights = 0.0
+    for number, (x, size) in enumerate(tokens.validation_windows(length, byte_lengths, limit, batch)):
+        batch_ = TokenBatch(torch.from_numpy(x).to(net.embed.weight.device), seed=number)
+        loss, weight = objective.nats(net, batch_)
         nats += loss.item()
+        weights += weight.item()
         count += x[:, 1:].size
         n_bytes += size
-    return Score(nats / count, nats / math.log(2) / n_bytes, count, n_bytes)
+    return Score(nats / weights, nats / weights * count / math.log(2) / n_bytes, count, n_bytes)
 
 
 @torch.no_grad()

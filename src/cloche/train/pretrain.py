@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from cloche.data import Batches, PackedTokens
+from cloche.data import Batches, PackedTokens, mix
 from cloche.errors import RunExists, SettingInvalid
 from cloche.model import Network
 from cloche.runs import Run
@@ -21,6 +20,7 @@ from cloche.train.machine.heap import keep_freed_memory
 from cloche.train.monitors.health import Health
 from cloche.train.monitors.journal import Record
 from cloche.train.monitors.pretraining import HealthCallback, LogCallback
+from cloche.train.objectives.batch import TokenBatch
 from cloche.train.optimizers.stepper import Stepper
 from cloche.train.parents import put_in_place
 from cloche.train.plan import Every, Milestones, StepPlan
@@ -28,16 +28,20 @@ from cloche.train.recipe.limits import check_fits
 from cloche.train.recipe.recipe import Recipe
 from cloche.train.recipe.resolve import amend, resolve, usable_device
 
+CHOICES = 3  # what the seeds of batches are for, apart from those of their order
+
 
 class TokenSource:
-    """Batches of packed tokens on a device, with an exact cursor and the hashes of the shards."""
+    """Batches of packed tokens on a device, with an exact cursor and the hashes of the shards. `seed` is that of the random
+    choices which an objective makes on them."""
 
-    def __init__(self, batches: Batches, device: str, shards: dict[str, str]) -> None:
-        self.batches, self.device, self.shards = batches, device, shards
+    def __init__(self, batches: Batches, device: str, shards: dict[str, str], seed: int = 0) -> None:
+        self.batches, self.device, self.shards, self.seed = batches, device, shards, seed
 
-    def next(self) -> Tensor:
-        """Token ids [row, length + 1]."""
-        return torch.from_numpy(self.batches.next()).to(self.device)
+    def next(self) -> TokenBatch:
+        """The next batch; its seed is a function of the source's and of how many there were."""
+        seed = mix(self.seed, self.batches.step, CHOICES)
+        return TokenBatch(torch.from_numpy(self.batches.next()).to(self.device), seed=seed)
 
     def state(self) -> dict[str, Any]:
         return {"batches": self.batches.state(), "shards": self.shards}
@@ -102,7 +106,7 @@ class Trainer(Loop):
         super().__init__(
             run,
             net,
-            TokenSource(self.batches, device, data_hashes(run)),
+            TokenSource(self.batches, device, data_hashes(run), r.seed),
             recipe.objective,
             Stepper(net, recipe.optimizer, PRECISIONS[setup.precision]),
             plan,
@@ -179,7 +183,7 @@ class Trainer(Loop):
         r, e = self.recipe.run, self.recipe.evaluate
         return [sample(self.net, self.tokenizer, prompt, e.sample_tokens, r.seed, e.sampler) for prompt in e.prompts]
 
-    def measure_health(self, batch: Tensor) -> None:
+    def measure_health(self, batch: TokenBatch) -> None:
         """Measures health and discards the record: `calibrate` times it."""
         self._health.before(batch, 0.0)
         self._health.run(0)

@@ -31,6 +31,10 @@ class Mask(Part):
         """True where a query may see a key. query: [..., query, 1], key: [..., 1, key]; broadcast to [..., query, key]."""
         raise TypeError(f"{type(self).__name__} must define allows(query, key)")
 
+    def visible(self, query: Tensor, key: Tensor, prefix: Tensor | None) -> Tensor:
+        """As `allows`, where the first `prefix` [..., 1, 1] positions of each row are its prefix (None: there is none)."""
+        return self.allows(query, key)
+
     def __and__(self, other: Mask) -> Mask:
         return Both(self, other)
 
@@ -39,7 +43,12 @@ class Mask(Part):
 
     @property
     def causal(self) -> bool:
-        """Whether no query sees a later key, as generation with a cache requires."""
+        """Whether no query sees a later key outside its prefix, as generation with a cache requires."""
+        return False
+
+    @property
+    def has_prefix(self) -> bool:
+        """Whether queries see all of a prefix, where the pass is given one."""
         return False
 
 
@@ -57,6 +66,29 @@ class Causal(Mask):
 
     @property
     def causal(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class Prefix(Causal):
+    """A token sees itself, what came before, and all of the prefix: in training the one that `PrefixLM` draws, in
+    generation the prompt. A pass without a prefix is causal.
+
+    >>> import torch
+    >>> from cloche.model import Context, Prefix
+    >>> context = Context.over(torch.tensor([[5, 6, 7]]), prefix=torch.tensor([[2]]))
+    >>> context.visible(Prefix())[0, 0].int()
+    tensor([[1, 1, 0],
+            [1, 1, 0],
+            [1, 1, 1]], dtype=torch.int32)
+    """
+
+    def visible(self, query: Tensor, key: Tensor, prefix: Tensor | None) -> Tensor:
+        seen = self.allows(query, key)
+        return seen if prefix is None else seen | (key < prefix)
+
+    @property
+    def has_prefix(self) -> bool:
         return True
 
 
@@ -105,9 +137,16 @@ class Both(Mask):
     def allows(self, query: Tensor, key: Tensor) -> Tensor:
         return self.first.allows(query, key) & self.second.allows(query, key)
 
+    def visible(self, query: Tensor, key: Tensor, prefix: Tensor | None) -> Tensor:
+        return self.first.visible(query, key, prefix) & self.second.visible(query, key, prefix)
+
     @property
     def causal(self) -> bool:
         return self.first.causal or self.second.causal
+
+    @property
+    def has_prefix(self) -> bool:
+        return self.first.has_prefix or self.second.has_prefix
 
 
 @dataclass(frozen=True)
@@ -120,6 +159,13 @@ class Either(Mask):
     def allows(self, query: Tensor, key: Tensor) -> Tensor:
         return self.first.allows(query, key) | self.second.allows(query, key)
 
+    def visible(self, query: Tensor, key: Tensor, prefix: Tensor | None) -> Tensor:
+        return self.first.visible(query, key, prefix) | self.second.visible(query, key, prefix)
+
     @property
     def causal(self) -> bool:
         return self.first.causal and self.second.causal
+
+    @property
+    def has_prefix(self) -> bool:
+        return self.first.has_prefix or self.second.has_prefix

@@ -1,25 +1,22 @@
-"""Next-token prediction."""
+"""Next tokens: of every position, of a window at the end, and of the last position alone."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from cloche.errors import ModelUnsupported
-from cloche.model import Network, Unembed
-from cloche.part import positive, within
-from cloche.train.objectives.head_loss import head_loss
-from cloche.train.objectives.objective import Objective, Term
+from cloche.errors import SettingInvalid
+from cloche.part import positive
+from cloche.train.objectives.batch import Examples, TokenBatch, weighted
+from cloche.train.objectives.prediction import Prediction
 
 
 @dataclass(frozen=True)
-class NextToken(Objective):
+class NextToken(Prediction):
     """Mean cross-entropy of each token given those before it, in nats per token, plus the balance loss of a mixture
     of experts.
-
-    chunk: number of tokens whose logits are in memory at one time. balance: weight of the routers' balance loss,
-    summed over the layers that have one (0.01: Switch Transformer, 2101.03961, section 2.2).
 
     >>> import torch
     >>> from cloche.model import GLU, LM, Attention, Block, Stack
@@ -31,37 +28,47 @@ class NextToken(Objective):
     (tensor(16.), True)
     """
 
-    chunk: int = 1024
-    balance: float = 0.01
+
+@dataclass(frozen=True)
+class Windowed(Prediction):
+    """`NextToken` of the last `window` positions of each row; those before are context only, and cost the head nothing.
+
+    >>> import torch
+    >>> from cloche.train import Windowed
+    >>> Windowed(2).examples(torch.arange(5)[None]).weights
+    tensor([[0., 0., 1., 1.]])
+    """
+
+    window: int
 
     def __post_init__(self) -> None:
-        positive(self, chunk=self.chunk)
-        within(self, chunk=(1, 10**9), balance=(0, 1e6))
+        super().__post_init__()
+        positive(self, window=self.window)
 
-    def check(self, net: Network) -> None:
-        if type(net.spec.head) is not Unembed:
-            raise ModelUnsupported(
-                f"{net.spec.head} cannot be trained: the next-token loss needs one linear map to the vocabulary, "
-                f"Unembed(...)."
+    def examples(self, batch: TokenBatch | Tensor) -> Examples:
+        e = super().examples(batch)
+        length = e.targets.shape[1]
+        if self.window > length:
+            raise SettingInvalid(
+                f"Windowed(window={self.window}) is longer than the {length} targets of a row; choose a window of at most "
+                f"{length} or a larger run.length."
             )
+        inside = torch.arange(length, device=e.targets.device) >= length - self.window
+        return e._replace(weights=weighted(e.weights, inside.float().expand(e.targets.shape)))
 
-    def logits_held(self, tokens: int) -> int:
-        return min(self.chunk, tokens)
 
-    def terms(self, net: Network, batch: Tensor) -> dict[str, Term]:
-        """The mean cross-entropy as "loss", and "balance" for a mixture of experts. Raises ClocheError for any other
-        auxiliary loss."""
-        inputs, targets, weights = self.examples(batch)
-        hidden, auxiliary = net.hidden_and_losses(inputs)
-        if unknown := sorted(auxiliary.keys() - {"balance"}):
-            raise ModelUnsupported(
-                f"A part of this model returns the auxiliary loss {unknown[0]!r}, which the next-token loss would "
-                f"ignore; "
-                'name it "balance", or train with an objective that uses it.'
-            )
-        loss = head_loss(net, hidden, targets, weights, self.chunk) / weights.sum()
-        return {"loss": Term(loss)} | {name: Term(value, self.balance) for name, value in auxiliary.items()}
+@dataclass(frozen=True)
+class LastToken(Prediction):
+    """Cross-entropy of the last token of each row given all before it: one target a row.
 
-    def nats(self, net: Network, batch: Tensor) -> tuple[Tensor, Tensor]:
-        inputs, targets, weights = self.examples(batch)
-        return head_loss(net, net.hidden(inputs), targets, weights, self.chunk), weights.sum()
+    >>> import torch
+    >>> from cloche.train import LastToken
+    >>> LastToken().examples(torch.arange(5)[None]).weights
+    tensor([[0., 0., 0., 1.]])
+    """
+
+    def examples(self, batch: TokenBatch | Tensor) -> Examples:
+        e = super().examples(batch)
+        last = torch.zeros(e.targets.shape, device=e.targets.device)
+        last[:, -1] = 1
+        return e._replace(weights=weighted(e.weights, last))

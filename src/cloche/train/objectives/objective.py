@@ -6,11 +6,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from cloche.model import Network
 from cloche.part import Part
+from cloche.train.objectives.batch import Examples, TokenBatch
 from cloche.train.objectives.head_loss import head_loss
 
 
@@ -37,39 +37,46 @@ class Objective(Part, ABC):
     >>> from cloche.model import GLU, LM, Attention, Block, Stack
     >>> from cloche.train import Objective, Term
     >>> @dataclass(frozen=True)
-    ... class ZLoss(Objective):
-    ...     weight: float = 1e-4
+    ... class LowEntropy(Objective):
+    ...     penalty: float = 0.1
     ...     def terms(self, net, batch):
     ...         loss, count = self.nats(net, batch)
-    ...         z = net(batch[:, :-1]).logsumexp(-1)
-    ...         return {"loss": Term(loss / count), "z": Term(z.square().mean(), self.weight)}
+    ...         shares = net(batch[:, :-1]).softmax(-1)
+    ...         return {"loss": Term(loss / count), "entropy": Term(torch.special.entr(shares).sum(-1).mean(), self.penalty)}
     >>> net = LM(vocab=20, width=24, body=Stack(1, Block(Attention(2), GLU()))).build(0)
-    >>> terms = ZLoss().terms(net, torch.randint(20, (2, 9)))
-    >>> sorted(terms), terms["z"].weight
-    (['loss', 'z'], 0.0001)
+    >>> terms = LowEntropy().terms(net, torch.randint(20, (2, 9)))
+    >>> sorted(terms), terms["entropy"].weight
+    (['entropy', 'loss'], 0.1)
     """
 
     def check(self, net: Network) -> None:
-        """Raises ClocheError if it cannot train this network; called before training starts."""
+        """Raises ClocheError if it cannot train this network; called before anything is read, with a network that has no
+        memory for its weights."""
 
     @abstractmethod
-    def terms(self, net: Network, batch: Tensor) -> dict[str, Term]:
-        """Terms of the loss on a batch [row, length + 1] of token ids, by their names in metrics.jsonl.
+    def terms(self, net: Network, batch: TokenBatch | Tensor) -> dict[str, Term]:
+        """Terms of the loss on a batch, by their names in metrics.jsonl.
 
-        One must be called "loss": its mean since the last record is logged, and spikes are detected in it. A
-        regulariser has a name of its own.
+        batch: a `TokenBatch`, or ids alone [row, length + 1]. One term must be called "loss": its mean since the last
+        record is logged, and spikes are detected in it. A regulariser has a name of its own.
         """
 
     def logits_held(self, tokens: int) -> int:
         """At least how many of a batch's tokens have their logits in memory at one time; for the check that it fits."""
         return 1
 
-    def examples(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """batch [row, length + 1] -> inputs, targets and the weights of the targets, each [row, length]."""
-        inputs, targets = batch[:, :-1], batch[:, 1:]
-        return inputs, targets, torch.ones(targets.shape, device=batch.device)
+    def examples(self, batch: TokenBatch | Tensor) -> Examples:
+        """What is predicted from what: each next token, unless a subclass says otherwise."""
+        batch = TokenBatch.of(batch)
+        return Examples(batch.ids[:, :-1], batch.ids[:, 1:], batch.weights, batch.documents)
 
-    def nats(self, net: Network, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """For validation: the weighted sum of -log p of the targets, in nats, and the sum of their weights."""
-        inputs, targets, weights = self.examples(batch)
-        return head_loss(net, net.hidden(inputs), targets, weights), weights.sum()
+    def weight(self, batch: TokenBatch | Tensor) -> float:
+        """How much a batch counts among those that are accumulated into one step: the sum of its targets' weights."""
+        return float(self.examples(batch).total)
+
+    def nats(self, net: Network, batch: TokenBatch | Tensor) -> tuple[Tensor, Tensor]:
+        """For validation: the weighted sum of -log p of each next token, in nats, and the sum of the weights, so that
+        models trained by different objectives are compared. What does not predict next tokens overrides it."""
+        e = Objective.examples(self, batch)
+        hidden = net.hidden_and_losses(e.inputs, e.documents)[0]
+        return head_loss(net, hidden, e.targets, e.weights).nats, e.total

@@ -57,6 +57,7 @@ def check_fits(recipe: Recipe) -> None:
     choose a smaller run.batch, run.length or objective.chunk
     """
     net = _unfilled(recipe.model)
+    recipe.objective.check(net)
     parameters = sum(parameter.numel() for parameter in net.parameters())
     r, tokens = recipe.run, recipe.run.batch * recipe.run.length
     weights = STATE * parameters
