@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from cloche.train.objectives.batch import Examples, TokenBatch
 from cloche.train.objectives.next_token import NextToken
 from cloche.train.objectives.objective import Objective, Term
 
@@ -42,6 +43,9 @@ class Wrapping(Objective):
 
     def examples(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
         return self.objective.examples(batch)
+
+    def weight(self, batch: TokenBatch | Tensor) -> float:
+        return self.objective.weight(batch)
 
     def nats(self, net: Any, batch: Any) -> tuple[Tensor, Tensor]:
         return self.objective.nats(net, batch)
