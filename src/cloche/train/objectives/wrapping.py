@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from cloche.train.objectives.batch import Examples, TokenBatch
+from cloche.train.objectives.batch import Examples
 from cloche.train.objectives.next_token import NextToken
 from cloche.train.objectives.objective import Objective, Term
 
@@ -41,10 +41,10 @@ class Wrapping(Objective):
     def logits_held(self, tokens: int) -> int:
         return self.objective.logits_held(tokens)
 
-    def examples(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def examples(self, batch: Any) -> Examples:
         return self.objective.examples(batch)
 
-    def weight(self, batch: TokenBatch | Tensor) -> float:
+    def weight(self, batch: Any) -> float:
         return self.objective.weight(batch)
 
     def nats(self, net: Any, batch: Any) -> tuple[Tensor, Tensor]:
