@@ -15,7 +15,7 @@ from cloche.decode import Generation, Sampling, check_stop, encoded, generate, i
 from cloche.errors import ArgumentInvalid, TokenizerInvalid, TokenizerMissing, shown
 from cloche.missing import check_name, nearest, no_model
 from cloche.model import Edit, Network, Result, Sites, StoredActivations, load_network
-from cloche.model.huggingface import hub
+from cloche.model.huggingface import hub, put_average
 from cloche.runs import Run
 from cloche.text import Tokenizer
 from cloche.words import check_arguments, no_attribute, with_hints
@@ -242,6 +242,7 @@ def load(
     checkpoint: str | int = "last",
     dtype: str = "float32",
     *,
+    average: bool = False,
     check_files: bool = True,
     check_sites: bool = True,
 ) -> Glass:
@@ -250,7 +251,8 @@ def load(
     "hf://owner/name@revision").
 
     The tokenizer is the one beside the weights, else the run's. dtype: of the weights in memory, on the CPU: "float32",
-    "bfloat16", "float16", or "auto" for the one they are stored in. check_files: compare the weights of a checkpoint with
+    "bfloat16", "float16", or "auto" for the one they are stored in. average: take the average of the weights that training
+    kept in the checkpoint (`Optimizer.average`). check_files: compare the weights of a checkpoint with
     the sha256 that its manifest records; a file is hashed once for as long as it does not change. check_sites: compare
     every site, on a few random tokens, with its definition by the model's parts and weights.
 
@@ -271,7 +273,7 @@ def load(
             f"A model is named by its folder, by its name on the Hub, or by a Run; got {shown(where)}."
         )
     check_name(where)
-    how = {"dtype": dtype, "check_files": check_files, "check_sites": check_sites}
+    how = {"dtype": dtype, "check_files": check_files, "check_sites": check_sites, "average": average}
     if isinstance(where, str) and (name := hub.named(where)):
         if checkpoint != "last":
             raise ArgumentInvalid(
@@ -296,10 +298,16 @@ def _open(folder: Path, run: Path | None, how: dict[str, Any], name: str = "") -
     homes = [home for home in (folder, run) if home is not None and (home / "tokenizer.json").is_file()]
     tokenizer = Tokenizer.load(homes[0]) if homes else None
     owner = folder.resolve().parent if run is None else run.resolve()
+    name = name or f"{owner.name}/{folder.resolve().name}"
+    checkpoint = folder.resolve().name
+    average = how.pop("average")
     net = load_network(folder, **how)
+    if average:
+        put_average(net, folder, how["check_files"])
+        name, checkpoint = f"{name}-average", f"{checkpoint}-average"
     if net.context is None and run is not None:
         net.context = _trained_length(run)
-    return Glass(net, tokenizer, name or f"{owner.name}/{folder.resolve().name}", folder.resolve().name)
+    return Glass(net, tokenizer, name, checkpoint)
 
 
 def _trained_length(run: Path) -> int | None:

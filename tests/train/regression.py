@@ -10,6 +10,7 @@ from torch import nn
 from cloche.runs import Run
 from cloche.train import WSD, AdamW, Loop, Setup, Stepper, StepPlan, Term
 
+ADAMW = AdamW(lr=0.1)
 SLOPE = torch.tensor([[3.0, -2.0, 0.5]])
 
 
@@ -51,12 +52,12 @@ class SquaredError:
         return {"loss": Term((net(x) - y).square().mean()), "size": Term(net.weight.square().mean(), 1e-4)}
 
 
-def regression(run: Run, steps: int, minutes: float | None = None, callbacks=(), **points) -> Loop:
+def regression(run: Run, steps: int, minutes: float | None = None, callbacks=(), optimizer=ADAMW, **points) -> Loop:
     """A loop over `steps` of a second each by its own clock."""
     torch.manual_seed(0)
     net, clock = nn.Linear(3, 1), Clock()
     plan = StepPlan(steps, WSD(), 60 * minutes if minutes else None)
     setup = Setup(log_every=10, checkpoints=5)
-    loop = Loop(run, net, Points(clock, **points), SquaredError(), Stepper(net, AdamW(lr=0.1)), plan, callbacks, setup)
+    loop = Loop(run, net, Points(clock, **points), SquaredError(), Stepper(net, optimizer), plan, callbacks, setup)
     loop.clock = clock
     return loop

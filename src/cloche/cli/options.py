@@ -35,6 +35,9 @@ Encoding = Annotated[
     ),
 ]
 Checkpoint = Annotated[str, typer.Option(metavar="STEP", help="The step of a checkpoint, or last.")]
+Average = Annotated[
+    bool, typer.Option("--average", help="Use the average of the weights that training kept (optimizer.average).")
+]
 LARGEST_SEED = 2**53  # the largest integer that JSON stores exactly
 Sets = Annotated[
     list[str] | None,

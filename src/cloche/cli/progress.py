@@ -120,6 +120,7 @@ class TrainingProgress:
             "val_bpb": lambda x: (
                 f"val {x:.3f} bits/byte" + (f" at {self.validated:,}" if self.validated < self.step else "")
             ),
+            "val_bpb_average": lambda x: f"average {x:.3f}",
             "tokens_per_second": lambda x: f"{x:,.0f} tok/s",
             "mfu": lambda x: f"MFU {x:.0%}",
             "eta": lambda x: f"{int(x) // 60}:{int(x) % 60:02d} left",

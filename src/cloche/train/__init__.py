@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cloche.train.objectives.prefix import PrefixLM
     from cloche.train.objectives.wrapping import Wrapping
     from cloche.train.optimizers.adamw import AdamW
+    from cloche.train.optimizers.average import EMA, Average
     from cloche.train.optimizers.muon import Muon
     from cloche.train.optimizers.optimizer import Optimizer
     from cloche.train.optimizers.schedule import WSD, Constant, Cosine, InverseSquareRoot, Linear, Schedule
@@ -37,11 +38,13 @@ if TYPE_CHECKING:
     from cloche.train.recipe.recipe import Recipe, settings_called
 
 __all__ = [
+    "EMA",
     "L1",
     "L2",
     "WSD",
     "ActivationL1",
     "AdamW",
+    "Average",
     "Callback",
     "Constant",
     "Cosine",

@@ -208,7 +208,7 @@ class Loop:
         with self.autocast():
             terms = self.objective.terms(self.net, batch)
         total_loss(terms).backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.optimizer.clip).item()
+        norm = self.optimizer.clip_gradient()
         values = {name: term.value.item() for name, term in terms.items()}
         update = Update(values.pop("loss"), norm, rates, values, applied=False, limit=self.guard.limit())
         if not update.finite:

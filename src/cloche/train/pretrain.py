@@ -12,7 +12,7 @@ from cloche.model import Network
 from cloche.runs import Run
 from cloche.text import Tokenizer
 from cloche.train.corpus import prepare_data
-from cloche.train.evaluation import evaluate, sample
+from cloche.train.evaluation import Score, evaluate, sample
 from cloche.train.intact import data_hashes, require_intact, require_untrained
 from cloche.train.loop import PRECISIONS, Loop, Setup
 from cloche.train.machine.calibrate import calibrate, trial_recipe
@@ -164,10 +164,19 @@ class Trainer(Loop):
             return trainer
 
     def validate(self) -> Record:
-        """Loss and bits per byte on held-out text, for metrics.jsonl."""
+        """Loss and bits per byte on held-out text, for metrics.jsonl; also of the average of the weights, if one is kept."""
+        score = self._score()
+        record = {"val_loss": score.nats_per_token, "val_bpb": score.bits_per_byte, "val_bytes": score.bytes}
+        if self.optimizer.average is not None:
+            with self.optimizer.averaged():
+                score = self._score()
+            record |= {"val_loss_average": score.nats_per_token, "val_bpb_average": score.bits_per_byte}
+        return record
+
+    def _score(self) -> Score:
         r, e = self.recipe.run, self.recipe.evaluate
         with self.autocast():
-            score = evaluate(
+            return evaluate(
                 self.net,
                 self.validation,
                 self.tokenizer.byte_lengths,
@@ -176,7 +185,6 @@ class Trainer(Loop):
                 e.tokens,
                 self.recipe.objective,
             )
-        return {"val_loss": score.nats_per_token, "val_bpb": score.bits_per_byte, "val_bytes": score.bytes}
 
     def sample(self) -> list[Record]:
         """Continuations of the recipe's prompts, for samples.jsonl."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cloche.cli.looking.look import keep
-from cloche.cli.options import LARGEST_SEED, AsJson, Checkpoint, Model
+from cloche.cli.options import LARGEST_SEED, AsJson, Average, Checkpoint, Model
 from cloche.errors import ArgumentInvalid
 from cloche.missing import require_file
 
@@ -59,6 +59,7 @@ def evaluate(
         ),
     ] = None,
     checkpoint: Checkpoint = "last",
+    average: Average = False,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a model, with 95% intervals.
@@ -83,7 +84,7 @@ def evaluate(
     for option, path in (("pairs", pairs), ("last-words", last_words), ("text", text)):
         if path is not None and (option == "text" or not path.is_dir()):
             require_file(path, f"a file for --{option}")
-    glass: Glass = cloche.load(model, checkpoint)
+    glass: Glass = cloche.load(model, checkpoint, average=average)
     run = Run.open(model) if (Path(model) / "run.json").is_file() else None
 
     def findings() -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cloche.cli.options import LARGEST_SEED, AsJson, Checkpoint, Model
+from cloche.cli.options import LARGEST_SEED, AsJson, Average, Checkpoint, Model
 from cloche.cli.outputs import TextGenerated
 from cloche.cli.streams import emit
 
@@ -46,13 +46,14 @@ def generate(
             help="Add a vector of `cloche steer`, such as happy.safetensors:0.5; with .at(-1:) only from the prompt's end.",
         ),
     ] = None,
+    average: Average = False,
     as_json: AsJson = False,
 ) -> None:
     """Continue a prompt with a model."""
     import cloche
     from cloche.cli.edits import parse_edit, parse_steering
 
-    glass = cloche.load(run, checkpoint)
+    glass = cloche.load(run, checkpoint, average=average)
     ids, _ = glass.ids(prompt)
     tokenizer = glass.tokenizer
     assert tokenizer is not None, "`ids` raises if there is no tokenizer"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from cloche.errors import FileDamaged, FileExists, FolderForeign
@@ -44,14 +45,14 @@ def _is_own(config: Path) -> bool:
         return False
 
 
-def require_as_written(folder: Path) -> None:
+def require_as_written(folder: Path, names: Sequence[str] = (CONFIG, WEIGHTS)) -> None:
     """Raises ClocheError where a manifest.json beside a network records other hashes than its files have.
 
     A file is hashed once for as long as it does not change (see `known_sha256`).
     """
     try:
         files = json.loads((folder / MANIFEST).read_bytes())["files"]
-        written = {name: files[name]["sha256"] for name in (CONFIG, WEIGHTS) if name in files}
+        written = {name: files[name]["sha256"] for name in names if name in files}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return  # none, or one of another kind
     for name, sha256 in written.items():

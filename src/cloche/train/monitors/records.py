@@ -9,8 +9,8 @@ from typing_extensions import TypedDict
 
 class MetricsRecord(TypedDict, total=False):
     """A line of log/metrics.jsonl, of training (`loss`) or validation (`val_loss`); `lr_*` are the learning rates of
-    the optimiser's groups, `shrink_*` what decoupled weight decay multiplies their weights by in this step (1 - lr x decay).
-    Losses are in nats per token, `time` and `eta` in seconds."""
+    the optimiser's groups, `shrink_*` what decoupled weight decay multiplies their weights by in this step (1 - lr x decay),
+    `val_*_average` are of the average of the weights. Losses are in nats per token, `time` and `eta` in seconds."""
 
     step: int
     time: float
@@ -25,6 +25,8 @@ class MetricsRecord(TypedDict, total=False):
     val_loss: float
     val_bpb: float
     val_bytes: int
+    val_loss_average: float
+    val_bpb_average: float
     chain: str
 
 

@@ -86,7 +86,7 @@ class Muon(Optimizer):
 
     >>> from cloche.train import Muon
     >>> Muon(lr=0.01)
-    Muon(lr=0.01, clip=1.0, adamw_ratio=0.3, momentum=0.95, beta1=0.9, beta2=0.95, eps=1e-08, weight_decay=0.1)
+    Muon(lr=0.01, clip=1.0, average=None, adamw_ratio=0.3, momentum=0.95, beta1=0.9, beta2=0.95, eps=1e-08, weight_decay=0.1)
     """
 
     # The norm of an orthogonal update is lr times the root of the matrix's rank, whatever the gradient: at the

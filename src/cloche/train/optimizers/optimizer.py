@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from cloche.part import Part, positive
+from cloche.train.optimizers.average import Average
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,7 +20,8 @@ class Optimizer(Part, ABC):
     """Base of optimisers: how weights are updated. A subclass defines `build`.
 
     lr: the one learning rate; those of all groups are proportional to it, and the schedule multiplies them. clip:
-    largest norm of the whole gradient; a larger one is scaled down to it.
+    largest norm of the whole gradient; a larger one is scaled down to it (1e30: none is). average: of the weights over the
+    updates, kept beside them, such as EMA(decay=0.999); validated too, and opened by `cloche.load(run, average=True)`.
 
     >>> from dataclasses import dataclass
     >>> import torch
@@ -38,6 +40,7 @@ class Optimizer(Part, ABC):
 
     lr: float = 1e-3
     clip: float = field(default=1.0, kw_only=True)
+    average: Average | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         positive(self, lr=self.lr, clip=self.clip)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cloche.errors import PartInvalid, ResumeRefused
+from cloche.train.optimizers.average import AVERAGE, COUNT, RunningAverage
 from cloche.train.optimizers.optimizer import Optimizer
 
 
@@ -37,6 +40,7 @@ class Stepper:
         for number, group in enumerate(self.groups):
             group.setdefault("name", str(number))
         self.peaks = [float(group["lr"]) for group in self.groups]
+        self.average = None if part.average is None else RunningAverage(part.average, self.names)
         self._require_each_once()
 
     def _require_each_once(self) -> None:
@@ -70,10 +74,25 @@ class Stepper:
             if group.get("weight_decay") and not _in_the_gradient(part, group)
         }
 
+    def clip_gradient(self) -> float:
+        """Scales a gradient whose norm is above `clip` down to that norm; returns the norm that it had. One that is not
+        finite is left as it is."""
+        gradients = [p.grad for p in self.names if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients).item()
+        if self.clip < norm < math.inf:
+            torch._foreach_mul_(gradients, self.clip / norm)
+        return norm
+
     def step(self) -> None:
         """One update."""
         for part in self.parts:
             part.step()
+        if self.average is not None:
+            self.average.update()
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Inside the block the network has the average of its weights, if the optimiser keeps one."""
+        return nullcontext() if self.average is None else self.average.in_place()
 
     def zero_grad(self) -> None:
         for part in self.parts:
@@ -91,8 +110,10 @@ class Stepper:
                     "can be saved; "
                     "keep it as a tensor."
                 )
+            if key in (AVERAGE, COUNT):
+                raise PartInvalid(f"{self.name} names its state {key!r}, as the average of the weights is; rename it.")
             found[f"{self.names[p]}/{key}"] = value.detach().contiguous()
-        return found
+        return found if self.average is None else found | self.average.state()
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Restores `state()`. Raises ClocheError if the tensors belong to another network's parameters."""
@@ -101,7 +122,8 @@ class Stepper:
         by_name: dict[str, dict[str, Any]] = {}
         for full, value in tensors.items():
             name, _, key = full.rpartition("/")
-            by_name.setdefault(name, {})[key] = value
+            if key not in (AVERAGE, COUNT):
+                by_name.setdefault(name, {})[key] = value
         mine = set(self.names.values())
         if strange := sorted(set(by_name) - mine):
             raise ResumeRefused(
@@ -111,6 +133,8 @@ class Stepper:
             for p in (p for group in part.param_groups for p in group["params"]):
                 if state := by_name.get(self.names[p]):
                     part.state[p] = {key: value.to(p.device) for key, value in state.items()}
+        if self.average is not None:
+            self.average.restore(tensors)
 
 
 def _in_the_gradient(part: torch.optim.Optimizer, group: dict[str, Any]) -> bool:
