@@ -25,7 +25,17 @@ from cloche.errors import (
     SettingRange,
     shown,
 )
-from cloche.part_text import Call, find_class, import_parts, named_fields, nearest, read_line, renamed, text_name
+from cloche.part_text import (
+    Call,
+    find_class,
+    import_parts,
+    known_names,
+    named_fields,
+    nearest,
+    read_line,
+    renamed,
+    text_name,
+)
 
 __all__ = [
     "LARGEST",
@@ -150,7 +160,10 @@ def part_from_dict(data: dict[str, Any], where: str = "model", base: type[Any] |
     RoPE(theta=500000.0, scaling=None, share=None)
     """
     if not isinstance(data, dict) or not isinstance(data.get("part"), str):
-        raise PartInvalid(f'[{where}] does not describe a part: add a key `part` with its name, such as part = "LM".')
+        example = (known_names(base) if base and where != "model" else []) or ["LM"]
+        raise PartInvalid(
+            f'[{where}] does not describe a part: add a key `part` with its name, such as part = "{example[0]}".'
+        )
     named = {key: value for key, value in data.items() if key != "part"}
     return _built(Call(data["part"], (), named), base or Part, where)
 

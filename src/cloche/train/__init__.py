@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from cloche.train.objectives.wrapping import Wrapping
     from cloche.train.optimizers.adamw import AdamW
     from cloche.train.optimizers.average import EMA, Average
+    from cloche.train.optimizers.descent import SGD, RMSprop
+    from cloche.train.optimizers.groups import Group
     from cloche.train.optimizers.muon import Muon
     from cloche.train.optimizers.optimizer import Optimizer
     from cloche.train.optimizers.schedule import WSD, Constant, Cosine, InverseSquareRoot, Linear, Schedule
@@ -41,6 +43,7 @@ __all__ = [
     "EMA",
     "L1",
     "L2",
+    "SGD",
     "WSD",
     "ActivationL1",
     "AdamW",
@@ -50,6 +53,7 @@ __all__ = [
     "Cosine",
     "Every",
     "Examples",
+    "Group",
     "Health",
     "InverseSquareRoot",
     "LastToken",
@@ -65,6 +69,7 @@ __all__ = [
     "Penalty",
     "Prediction",
     "PrefixLM",
+    "RMSprop",
     "Recipe",
     "Schedule",
     "Score",

@@ -10,20 +10,36 @@ import torch
 from torch import nn
 
 from cloche.part import positive, within
-from cloche.train.optimizers.optimizer import Optimizer, grouped
+from cloche.train.optimizers.groups import BELOW_ONE, grouped
+from cloche.train.optimizers.optimizer import Optimizer
 
-BELOW_ONE = 1 - 2**-24
+
+def fill(optimizer: torch.optim.Optimizer) -> None:
+    """Makes a missing gradient, such as that of an expert that received no token, zero, so that its averages and weights
+    decay like the others."""
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
 
 
 class FilledAdamW(torch.optim.AdamW):
-    """torch's AdamW; a missing gradient, such as that of an expert that received no token, counts as zero, so that
-    its averages and weights decay like the others."""
+    """torch's AdamW; a missing gradient counts as zero."""
 
     def step(self, closure: Callable[[], float] | None = None) -> Any:
-        for group in self.param_groups:
-            for p in group["params"]:
-                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        fill(self)
         return super().step(closure)
+
+
+def decayed(net: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    """All parameters in two groups, "rest" without weight decay and "matrix" with it."""
+    groups = grouped(net)
+    rest = [p for kind in ("embedding", "vector") for _, p in groups[kind]]
+    matrices = [p for _, p in groups["matrix"]]
+    named = [
+        {"name": "rest", "params": rest, "lr": lr, "weight_decay": 0.0},
+        {"name": "matrix", "params": matrices, "lr": lr, "weight_decay": weight_decay},
+    ]
+    return [group for group in named if group["params"]]
 
 
 @dataclass(frozen=True)
@@ -51,12 +67,5 @@ class AdamW(Optimizer):
         within(self, lr=(0, 1000), eps=(0, 1), beta1=(0, BELOW_ONE), beta2=(0, BELOW_ONE), weight_decay=(0, 1000))
 
     def build(self, net: nn.Module, dtype: torch.dtype = torch.float32) -> list[torch.optim.Optimizer]:
-        groups = grouped(net)
-        rest = [p for kind in ("embedding", "vector") for _, p in groups[kind]]
-        matrices = [p for _, p in groups["matrix"]]
-        named = [
-            {"name": "rest", "params": rest, "lr": self.lr, "weight_decay": 0.0},
-            {"name": "matrix", "params": matrices, "lr": self.lr, "weight_decay": self.weight_decay},
-        ]
-        held = [group for group in named if group["params"]]
+        held = decayed(net, self.lr, self.weight_decay)
         return [FilledAdamW(held, betas=(self.beta1, self.beta2), eps=self.eps, fused=True)]

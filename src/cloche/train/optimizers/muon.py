@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from cloche.part import positive, within
-from cloche.train.optimizers.adamw import BELOW_ONE, FilledAdamW
-from cloche.train.optimizers.optimizer import Optimizer, grouped
+from cloche.train.optimizers.adamw import FilledAdamW
+from cloche.train.optimizers.groups import BELOW_ONE, grouped, row_counts
+from cloche.train.optimizers.optimizer import Optimizer
 
 # The quintic with the steepest slope at zero; it maps singular values to about [0.7, 1.2] in five rounds.
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -44,7 +45,7 @@ class MatrixMuon(torch.optim.Optimizer):
         lr: float = 0.02,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
-        blocks: Mapping[nn.Parameter, Sequence[int]] | None = None,
+        blocks: Mapping[Tensor, Sequence[int]] | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
@@ -85,8 +86,9 @@ class Muon(Optimizer):
     """Muon on matrices at `lr`, AdamW on all else at `adamw_ratio` times that. Weight decay applies to matrices only.
 
     >>> from cloche.train import Muon
-    >>> Muon(lr=0.01)
-    Muon(lr=0.01, clip=1.0, average=None, adamw_ratio=0.3, momentum=0.95, beta1=0.9, beta2=0.95, eps=1e-08, weight_decay=0.1)
+    >>> muon = Muon(lr=0.01)
+    >>> print(muon, muon.adamw_ratio, muon.momentum)
+    Muon(lr=0.01) 0.3 0.95
     """
 
     # The norm of an orthogonal update is lr times the root of the matrix's rank, whatever the gradient: at the
@@ -111,8 +113,6 @@ class Muon(Optimizer):
         groups = grouped(net)
         matrices = [p for _, p in groups["matrix"]]
         rest = [p for kind in ("embedding", "vector") for _, p in groups[kind]]
-        rows = getattr(net, "blocks", None)  # rows of a parameter that form a matrix of their own
-        blocks = {p: [end - first for first, end in rows(name)] for name, p in groups["matrix"]} if rows else {}
         built: list[torch.optim.Optimizer] = []
         if matrices:
             built.append(
@@ -121,7 +121,7 @@ class Muon(Optimizer):
                     self.lr,
                     self.momentum,
                     self.weight_decay,
-                    blocks=blocks,
+                    blocks=row_counts(net, groups["matrix"]),
                     dtype=dtype,
                 )
             )

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
+from cloche.errors import PartInvalid, shown
 from cloche.part import Part, positive
 from cloche.train.optimizers.average import Average
+from cloche.train.optimizers.groups import Group
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,16 +24,20 @@ class Optimizer(Part, ABC):
     lr: the one learning rate; those of all groups are proportional to it, and the schedule multiplies them. clip:
     largest norm of the whole gradient; a larger one is scaled down to it (1e30: none is). average: of the weights over the
     updates, kept beside them, such as EMA(decay=0.999); validated too, and opened by `cloche.load(run, average=True)`.
+    groups: settings of their own for some parameters (see `Group`); they apply to what `build` returns, so a subclass need
+    not know of them.
 
     >>> from dataclasses import dataclass
     >>> import torch
-    >>> from cloche.train import Optimizer, Stepper
+    >>> from cloche.train import Group, Optimizer, Stepper
     >>> @dataclass(frozen=True)
     ... class SGD(Optimizer):
     ...     def build(self, net, dtype=torch.float32):
     ...         return [torch.optim.SGD([{"name": "all", "params": list(net.parameters()), "lr": self.lr}])]
     >>> Stepper(torch.nn.Linear(4, 2), SGD(lr=0.5)).set_rate(0.1)
     {'all': 0.05}
+    >>> Stepper(torch.nn.Linear(4, 2), SGD(lr=0.5, groups=(Group("bias", scale=2.0),))).set_rate(0.1)
+    {'all': 0.05, 'bias': 0.1}
     """
 
     usual_update_ratio: ClassVar[float] = (
@@ -41,9 +47,15 @@ class Optimizer(Part, ABC):
     lr: float = 1e-3
     clip: float = field(default=1.0, kw_only=True)
     average: Average | None = field(default=None, kw_only=True)
+    groups: tuple[Group, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         positive(self, lr=self.lr, clip=self.clip)
+        if not isinstance(self.groups, list | tuple) or not all(isinstance(group, Group) for group in self.groups):
+            raise PartInvalid(
+                f"groups of {type(self).__name__} must be Groups, such as (Group('embed', lr=0.01),), not {shown(self.groups)}."
+            )
+        object.__setattr__(self, "groups", tuple(self.groups))
 
     @abstractmethod
     def build(self, net: nn.Module, dtype: torch.dtype = torch.float32) -> list[torch.optim.Optimizer]:
@@ -51,14 +63,3 @@ class Optimizer(Part, ABC):
 
         dtype: that of fast matrix products, bf16 if the run trains in it. All optimiser state must be tensors.
         """
-
-
-def grouped(net: nn.Module) -> dict[str, list[tuple[str, nn.Parameter]]]:
-    """Parameters by group, "matrix", "embedding" or "vector": as a Network declares them, else by number of
-    dimensions."""
-    if hasattr(net, "groups"):
-        return net.groups()  # type: ignore[operator]
-    groups: dict[str, list[tuple[str, nn.Parameter]]] = {"matrix": [], "embedding": [], "vector": []}
-    for name, parameter in net.named_parameters():
-        groups["matrix" if parameter.ndim == 2 else "vector"].append((name, parameter))
-    return groups

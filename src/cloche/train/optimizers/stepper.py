@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cloche.errors import PartInvalid, ResumeRefused
 from cloche.train.optimizers.average import AVERAGE, COUNT, RunningAverage
+from cloche.train.optimizers.groups import split
 from cloche.train.optimizers.optimizer import Optimizer
 
 
@@ -36,15 +37,19 @@ class Stepper:
         self.part, self.name, self.clip = part, type(part).__name__, part.clip
         self.names: dict[Tensor, str] = {p: name for name, p in net.named_parameters()}
         self.parts = part.build(net, dtype)
-        self.groups = [group for built in self.parts for group in built.param_groups]
-        for number, group in enumerate(self.groups):
+        for number, group in enumerate(self._all_groups()):
             group.setdefault("name", str(number))
+        self._require_each_once()
+        split(self.parts, part.groups, net, self.name)
+        self.groups = self._all_groups()
         self.peaks = [float(group["lr"]) for group in self.groups]
         self.average = None if part.average is None else RunningAverage(part.average, self.names)
-        self._require_each_once()
+
+    def _all_groups(self) -> list[dict[str, Any]]:
+        return [group for built in self.parts for group in built.param_groups]
 
     def _require_each_once(self) -> None:
-        held = Counter(id(p) for group in self.groups for p in group["params"])
+        held = Counter(id(p) for group in self._all_groups() for p in group["params"])
         odd = [name for p, name in self.names.items() if held.pop(id(p), 0) != 1]
         if odd or held:
             what = odd[0] if odd else "a tensor that is not a parameter of the network"

@@ -17,7 +17,7 @@ from cloche.part import Part, within
 from cloche.train.objectives.next_token import NextToken
 from cloche.train.objectives.objective import Objective, Term
 from cloche.train.objectives.wrapping import Wrapping
-from cloche.train.optimizers.optimizer import grouped
+from cloche.train.optimizers.groups import grouped
 from cloche.train.penalties.activations import watched_activations
 
 Group = Literal["matrix", "embedding", "vector"]

@@ -7,12 +7,14 @@ import math
 from typing import Any
 
 import torch
+from torch import nn
 
 from cloche.errors import OutOfMemory, SettingInvalid, TokenizerInvalid, shown
 from cloche.memory import machine_memory
 from cloche.model import LM, Network
 from cloche.part import Part
 from cloche.text import Tokenizer
+from cloche.train.optimizers.stepper import Stepper
 from cloche.train.recipe.recipe import Recipe
 
 LARGEST_SIZE = 2**24  # of any integer in [model]
@@ -58,6 +60,7 @@ def check_fits(recipe: Recipe) -> None:
     """
     net = _unfilled(recipe.model)
     recipe.objective.check(net)
+    Stepper(hollow(net), recipe.optimizer)  # raises for groups that do not fit
     parameters = sum(parameter.numel() for parameter in net.parameters())
     r, tokens = recipe.run, recipe.run.batch * recipe.run.length
     weights = STATE * parameters
@@ -79,7 +82,8 @@ def check_fits(recipe: Recipe) -> None:
 
 
 def check_model(recipe: Recipe) -> int:
-    """The number of parameters of a recipe's model. Raises ClocheError if it cannot be built on any machine.
+    """The number of parameters of a recipe's model. Raises ClocheError if it cannot be built on any machine, or
+    not be trained by the recipe's optimiser.
 
     >>> from cloche.errors import ClocheError
     >>> from cloche.train import Recipe, check_model
@@ -91,7 +95,9 @@ def check_model(recipe: Recipe) -> int:
     ...     print(error)
     Attention(heads=6) does not divide the width 100; choose another number or give head_size.
     """
-    return sum(parameter.numel() for parameter in _unfilled(recipe.model).parameters())
+    net = _unfilled(recipe.model)
+    Stepper(hollow(net), recipe.optimizer)  # raises for groups that do not fit
+    return sum(parameter.numel() for parameter in net.parameters())
 
 
 def check_sizes(spec: LM) -> None:
@@ -137,6 +143,17 @@ def _unfilled(spec: LM) -> Network:
     except (RuntimeError, OverflowError, TypeError, ValueError) as error:
         what = " ".join(str(error).split())[:200]
         raise OutOfMemory(f"[model] cannot be built ({what}): choose smaller sizes") from error
+
+
+def hollow(net: Network) -> Network:
+    """The network, whose parameters now have their shapes without memory, on the CPU, so that an optimiser can be built."""
+    made: dict[nn.Parameter, nn.Parameter] = {}
+    for module in net.modules():
+        for name, p in module._parameters.items():
+            if p is not None:
+                new = nn.Parameter(torch.zeros((), device="cpu").expand(p.shape))
+                module._parameters[name] = made.setdefault(p, new)
+    return net
 
 
 def _memory(device: str) -> float:
