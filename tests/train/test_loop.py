@@ -37,7 +37,8 @@ def test_a_run_logs_all_that_was_agreed(run):
     metrics = [r for r in run.read_log("metrics") if "loss" in r]
     assert [r["step"] for r in metrics] == [5, 10, 15, 20]
     assert set(metrics[0]) == {
-        "step", "time", "tokens", "flops", "loss", "lr", "lr_matrix", "lr_rest", "grad_norm", "tokens_per_second", "mfu", "eta",
+        "step", "time", "tokens", "flops", "loss", "lr", "lr_matrix", "lr_rest", "shrink_matrix", "grad_norm",
+        "tokens_per_second", "mfu", "eta",
     }  # fmt: skip
     assert metrics[-1]["tokens"] == 20 * 4 * 32
     assert metrics[-1]["loss"] < metrics[0]["loss"]

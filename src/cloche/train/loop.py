@@ -41,7 +41,8 @@ class Source(Protocol):
 
 
 class Trainable(Protocol):
-    """An objective: weighted terms of the loss by name. Spikes are detected in the term called "loss"."""
+    """An objective: weighted terms of the loss by name. Spikes are detected in the term called "loss". With a method
+    `weight(batch)` batches that make one update count by it, else all the same."""
 
     def terms(self, net: Any, batch: Any) -> dict[str, Term]: ...
 
@@ -49,7 +50,7 @@ class Trainable(Protocol):
 @dataclass(frozen=True)
 class Setup:
     """Settings of a loop: steps between log records, number of checkpoints, precision, device, and the tokens and
-    FLOPs of one step (0: not logged).
+    FLOPs of one batch (0: not logged).
 
     >>> from cloche.train import Setup
     >>> Setup(log_every=5, precision="bf16").dtype
@@ -130,6 +131,7 @@ class Loop:
         self.optimizer, self.plan, self.callbacks, self.setup = optimizer, plan, list(callbacks), setup
         self.guard = SpikeGuard()
         self.step, self.pace = 0, Pace(0, 0.0, self.clock)
+        self.taken = 0  # batches taken from the source by the updates so far
         self.saves: When = Milestones(plan, setup.checkpoints)
         self.changed = ""  # settings that differ from the session before, for the event of resuming
         self.resumed: str | None = None  # name of the checkpoint that was resumed
@@ -182,10 +184,10 @@ class Loop:
 
     def _advance(self, book: Journal, peak: float) -> list[Record]:
         """One step; returns all of its records."""
-        begin = self.clock()
+        begin, taken = self.clock(), self.taken
         update = self.update()
         took = self.clock() - begin
-        self.pace.add(took)
+        self.pace.add(took, self.taken - taken)
         self.plan.took(took)
         if not update.finite:
             message = journal.nonfinite_message(self.step + 1, update.loss, update.grad_norm, self.run, self.remedy)
@@ -203,25 +205,41 @@ class Loop:
     def update(self) -> Update:
         """One step: batch, loss, gradient, and the update, unless the loss spiked or is not finite."""
         rates = self.optimizer.set_rate(self.plan.rate(self.step))
-        batch = self.source.next()
+        batches = [self.source.next() for _ in range(self.plan.batches(self.step))]
         self.optimizer.zero_grad()
-        with self.autocast():
-            terms = self.objective.terms(self.net, batch)
-        total_loss(terms).backward()
+        values = self.backward(batches)
         norm = self.optimizer.clip_gradient()
-        values = {name: term.value.item() for name, term in terms.items()}
         update = Update(values.pop("loss"), norm, rates, values, applied=False, limit=self.guard.limit())
         if not update.finite:
             return update
-        self.step += 1
+        self.step, self.taken = self.step + 1, self.taken + len(batches)
         self.losses.append(update.loss)
         if self.guard.is_spike(update.loss):
             return update
         for callback in self.callbacks:
             if callback.due(self.step):
-                callback.before(batch, norm)
+                callback.before(batches[0], norm)
         self.optimizer.step()
         return update._replace(applied=True)
+
+    def backward(self, batches: Sequence[Any]) -> dict[str, float]:
+        """Adds the gradient of the mean loss over all targets of the batches, as if they were one; returns the terms."""
+        values: dict[str, float] = {}
+        for batch, share in zip(batches, self._shares(batches), strict=True):
+            with self.autocast():
+                terms = self.objective.terms(self.net, batch)
+            total = total_loss(terms)
+            (total if share == 1 else share * total).backward()
+            for name, term in terms.items():
+                values[name] = values.get(name, 0.0) + share * term.value.item()
+        return values
+
+    def _shares(self, batches: Sequence[Any]) -> list[float]:
+        """Each batch's share of the weights of all."""
+        weigh = getattr(self.objective, "weight", None)
+        weights = [float(weigh(batch)) if weigh and len(batches) > 1 else 1.0 for batch in batches]
+        total = sum(weights)
+        return [weight / total if total else 1 / len(batches) for weight in weights]
 
     def autocast(self) -> torch.autocast:
         """Autocast context for the run's precision."""
@@ -269,9 +287,9 @@ class Loop:
     def _so_far(self) -> Record:
         record: Record = {"step": self.step, "time": round(self.pace.time, 3)}
         if self.setup.tokens:
-            record["tokens"] = self.step * self.setup.tokens
+            record["tokens"] = self.taken * self.setup.tokens
         if self.setup.flops:
-            record["flops"] = self.step * self.setup.flops
+            record["flops"] = self.taken * self.setup.flops
         return record
 
     def _stamped(self, name: str, record: Record) -> Record:
@@ -300,6 +318,7 @@ class Loop:
     def _state(self) -> dict[str, Any]:
         return {
             **self._so_far(),
+            "batches": self.taken,
             "plan": self.plan.state(),
             "losses": self.losses,
             "source": self.source.state(),
@@ -317,6 +336,7 @@ class Loop:
         state = restore_checkpoint(checkpoint, self.net, self.optimizer)
         self.resumed = checkpoint_name(state["step"])
         self.step, self.losses = state["step"], state["losses"]
+        self.taken = state.get("batches", self.step)  # absent before batches were accumulated
         self.pace = Pace(self.step, state["time"], self.clock)
         self.plan.restore(state["plan"])
         self.source.restore(state["source"])

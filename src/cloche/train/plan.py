@@ -52,6 +52,11 @@ class StepPlan:
         """Number of steps planned now."""
         return self.turns[-1][1]
 
+    def batches(self, step: int) -> int:
+        """How many batches make update `step` (from 0)."""
+        position = step if len(self.turns) == 1 else self._position(step)
+        return self.schedule.batches(position, self.turns[0][1])
+
     def rate(self, step: int) -> float:
         """The learning rate of update `step` (from 0), as a share of its peak."""
         if len(self.turns) == 1:

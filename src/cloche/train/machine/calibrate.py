@@ -29,6 +29,7 @@ def trial_recipe(recipe: Recipe) -> Recipe:
             "run.steps": TIMED,
             "evaluate.tokens": recipe.run.batch * recipe.run.length,
             "evaluate.sample_tokens": min(FEW, recipe.evaluate.sample_tokens),
+            "schedule.ramp": 0.0,  # most updates have all their batches
         }
     )
 

@@ -18,12 +18,12 @@ class Pace:
         """Seconds of training so far, all sessions together."""
         return self.earlier + self.clock() - self.begun
 
-    def add(self, seconds: float) -> None:
-        """Adds the duration of a training step, without validation and other callbacks."""
-        self.busy, self.counted = self.busy + seconds, self.counted + 1
+    def add(self, seconds: float, batches: int = 1) -> None:
+        """Adds the duration of a training step of so many batches, without validation and other callbacks."""
+        self.busy, self.counted = self.busy + seconds, self.counted + batches
 
     def take(self) -> float:
-        """Mean seconds per training step since the last call."""
+        """Mean seconds per batch since the last call."""
         mean = self.busy / self.counted
         self.busy, self.counted = 0.0, 0
         return mean

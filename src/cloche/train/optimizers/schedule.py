@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cloche.errors import SettingInvalid
-from cloche.part import Part, within
+from cloche.part import Part, positive, within
 
 
 @dataclass(frozen=True)
 class Schedule(Part, ABC):
     """Base of schedules: the learning rate over a run, as a share of its peak. It rises over the first `warmup` share
     of the steps, then follows `after`, which a subclass defines: 1 at the first update after the warm-up, and `final` one
-    update after the last.
+    update after the last. accumulate: batches whose gradients make one update, as one large batch would; with `ramp` their
+    number rises from 1 to that in equal stages over this share of the steps.
 
     >>> from dataclasses import dataclass
     >>> from cloche.train import Schedule
@@ -28,9 +29,12 @@ class Schedule(Part, ABC):
 
     warmup: float = 0.04
     final: float = 0.05
+    accumulate: int = field(default=1, kw_only=True)
+    ramp: float = field(default=0.0, kw_only=True)
 
     def __post_init__(self) -> None:
-        within(self, warmup=(0, 1), final=(0, 1))
+        positive(self, accumulate=self.accumulate)
+        within(self, warmup=(0, 1), final=(0, 1), ramp=(0, 1), accumulate=(1, 2**20))
 
     def rate(self, step: float, steps: int) -> float:
         """Share of the peak at update `step` (0 .. steps - 1, fractions allowed); always above zero."""
@@ -38,6 +42,16 @@ class Schedule(Part, ABC):
         if step < rising:
             return (step + 1) / rising if step + 1 < rising else 1.0
         return self.after(step, rising, steps)
+
+    def batches(self, step: float, steps: int) -> int:
+        """How many batches make update `step`.
+
+        >>> from cloche.train import Cosine
+        >>> [Cosine(accumulate=4, ramp=0.5).batches(step, 16) for step in range(10)]
+        [1, 1, 2, 2, 3, 3, 4, 4, 4, 4]
+        """
+        rising = self.ramp * steps
+        return self.accumulate if step >= rising else 1 + int(step / rising * self.accumulate)
 
     @abstractmethod
     def after(self, step: float, rising: int, steps: int) -> float:
