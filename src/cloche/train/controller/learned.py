@@ -1,0 +1,115 @@
+"""An optimiser whose knobs are turned by a learned controller."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from cloche.errors import ArgumentInvalid, ResumeRefused
+from cloche.part import within
+from cloche.train.controller.controller import KNOBS, SLOTS, Controller, Seen, log_steps, observe, turn, variation
+from cloche.train.optimizers.optimizer import Optimizer, grouped
+
+
+class SteeredOptimizer(torch.optim.Optimizer):
+    """A controller's update rule on groups of parameters. Before each step, `observe` has to be called.
+
+    A group's state (signals, and the controller's weights, which a resumed run compares with its file) is kept beside that of
+    its first parameter. `factor` of a group multiplied its "lr" in the last step.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], controller: Controller) -> None:
+        super().__init__(groups, {"factor": 1.0})
+        self.controller, self.weights, self.knobs = controller, controller.weights, controller.start()
+        self._seen: tuple[float, float] | None = None
+
+    def observe(self, loss: float, progress: float) -> None:
+        """What the next step sees: the loss that its gradients are of, and the share of the run that is done."""
+        self._seen = loss, progress
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        if self._seen is None:
+            raise ArgumentInvalid(
+                "A learned controller sees the loss: call Stepper.step(loss, progress), not step() alone."
+            )
+        (loss, progress), self._seen = self._seen, None
+        measured = [self._measure(group["params"]) for group in self.param_groups]
+        norms, cosines = (torch.stack(values).float().cpu() for values in zip(*measured, strict=True))
+        state = torch.stack([self._signals(group["params"][0]) for group in self.param_groups])
+        state, features = observe(state, Seen(torch.tensor(loss), norms, cosines), progress)
+        state, knobs = turn(state, log_steps(self.weights, features), self.knobs)
+        for number, group in enumerate(self.param_groups):
+            factor, momentum, decay = (float(knob[number]) for knob in knobs)
+            group["factor"], group["momentum"], group["decay"] = factor, momentum, decay
+            group["variation"] = dict(zip(KNOBS, variation(state[number]).tolist(), strict=True))
+            self.state[group["params"][0]]["signals"] = state[number].clone()
+            for p in group["params"]:
+                turned = (group["lr"] * factor, momentum, decay if group["decays"] else 0.0)
+                rule = {key: value for key, value in self.state[p].items() if key not in ("signals", "controller")}
+                self.controller.rule.update(p, p.grad, rule, *(torch.tensor(x, device=p.device) for x in turned))
+                self.state[p] |= rule
+
+    def _measure(self, params: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
+        """Norm of a group's gradient and its cosine with the one before, which it replaces."""
+        now, dot, before = (torch.zeros((), device=params[0].device) for _ in range(3))
+        for p in params:
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+            previous = self.state[p].get("previous")
+            now += p.grad.float().square().sum()
+            if previous is None:
+                self.state[p]["previous"] = p.grad.clone()
+                continue
+            dot += (p.grad * previous).float().sum()
+            before += previous.float().square().sum()
+            previous.copy_(p.grad)
+        return now.sqrt(), dot / (now * before).sqrt().clamp(min=1e-30)
+
+    def _signals(self, first: nn.Parameter) -> Tensor:
+        state = self.state[first]
+        if "signals" not in state:
+            state["signals"], state["controller"] = torch.zeros(SLOTS), self.weights.clone()
+        if not torch.equal(state["controller"].cpu(), self.weights):
+            raise ResumeRefused(
+                "The checkpoint was trained with another controller than the one in the file; restore that file."
+            )
+        return state["signals"].cpu()
+
+
+@dataclass(frozen=True)
+class Learned(Optimizer):
+    """An optimiser steered by a learned controller: from the trend of the loss, the gradient's norm, its cosine with the one
+    before, and the progress of the run, a small network changes the learning rate, momentum and weight decay of each group at
+    every step (after VeLO, 2211.09760, at a thousandth of a millionth of its cost).
+
+    path: a file of `Controller.save`. sha256: of that file; "" accepts any. lr: where the learning rate starts; the schedule
+    multiplies it as well. Weight decay applies to matrices only. Metrics have the rates as they were used.
+
+    >>> import torch
+    >>> from cloche.train import AdamSteps, Controller, Learned, Stepper
+    >>> Controller(torch.randn(83, generator=torch.Generator().manual_seed(0)), AdamSteps()).save("random.safetensors")
+    >>> net = torch.nn.Linear(4, 2)
+    >>> optimizer = Stepper(net, Learned("random.safetensors", lr=0.01))
+    >>> net(torch.ones(1, 4)).sum().backward()
+    >>> {name: round(rate, 4) for name, rate in optimizer.step(loss=1.0, progress=0.0).items()}
+    {}
+    """
+
+    usual_update_ratio: ClassVar[float] = 0.01
+    reads_files: ClassVar[bool] = True
+
+    path: str = "controller.safetensors"
+    sha256: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        within(self, lr=(0, 1000))
+
+    def build(self, net: nn.Module, dtype: torch.dtype = torch.float32) -> list[torch.optim.Optimizer]:
+        controller = Controller.load(self.path, self.sha256)
+        held = [(kind, [p for _, p in named]) for kind, named in grouped(net).items() if named]
+        groups = [{"name": kind, "params": params, "lr": self.lr, "decays": kind == "matrix"} for kind, params in held]
+        return [SteeredOptimizer(groups, controller)]
