@@ -42,6 +42,7 @@ COMPLETE = {
     "cloche.tasks",
     "cloche.text",
     "cloche.train",
+    "cloche.train.controller",
     "cloche.train.recipe",
 }
 PACKAGES = ["cloche", *(found.name for found in pkgutil.walk_packages(cloche.__path__, "cloche.") if found.ispkg)]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from cloche.lazy import lazy
 
 if TYPE_CHECKING:
+    from cloche.train.controller.learned import Learned
     from cloche.train.corpus import prepare_data
     from cloche.train.evaluation import Score, evaluate, sample
     from cloche.train.loop import Loop, Setup, total_loss
@@ -57,6 +58,7 @@ __all__ = [
     "Health",
     "InverseSquareRoot",
     "LastToken",
+    "Learned",
     "Linear",
     "Loop",
     "Milestones",

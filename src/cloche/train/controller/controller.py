@@ -25,7 +25,8 @@ SIZE = len(SEEN) * HIDDEN + HIDDEN + HIDDEN * len(KNOBS) + len(KNOBS)  # weights
 AVERAGE = 0.9  # of the running averages of what is seen
 FASTEST = (0.25, 0.1, 0.1)  # largest log-step of each knob
 SLOWEST, FARTHEST = math.log(0.005), 6.0  # of log(1 - momentum); of the rate's logarithm, either way
-DECAYS = (math.log(1e-6), 0.0)  # of the decay's logarithm
+NO_DECAY = 1e-6  # is taken from the decay that its logarithm says, so that the least decay is zero
+DECAYS = (math.log(NO_DECAY), 0.0)  # of the decay's logarithm
 FORMAT = "cloche controller 1"
 
 # Slots of a group's state: counts and running averages, the logarithms of the knobs, and their sums for `variation`.
@@ -95,7 +96,7 @@ def set_logs(state: Tensor, logs: Tensor, start: Tensor) -> tuple[Tensor, Knobs]
     slack = (start[..., 0] + logs[..., 1]).clamp(SLOWEST, 0.0)
     decay = (start[..., 1] + logs[..., 2]).clamp(*DECAYS)
     logs = torch.stack([rate, slack - start[..., 0], decay - start[..., 1]], -1)
-    values = torch.stack([rate, slack, decay], -1).exp()
+    values = torch.stack([rate, slack, decay], -1).exp() - torch.tensor([0.0, 0.0, NO_DECAY])
     sums, squares = state[..., SUMS] + values, state[..., SQUARES] + values.square()
     state = torch.cat([state[..., : LOGS.start], logs, sums, squares], -1)
     return state, Knobs(values[..., 0], 1 - values[..., 1], values[..., 2])
@@ -117,7 +118,7 @@ class Controller:
     weights: [83]. rule: the update rule that it steers. lr, momentum, weight_decay: where it starts.
 
     >>> import torch
-    >>> from cloche.train import Controller, HeavyBall
+    >>> from cloche.train.controller import Controller, HeavyBall
     >>> Controller(torch.zeros(83), HeavyBall(), lr=0.1).save("controller.safetensors")
     >>> Controller.load("controller.safetensors").lr
     0.1
@@ -131,7 +132,7 @@ class Controller:
 
     def start(self) -> Tensor:
         """The logarithms [2] of 1 - momentum and weight decay at the first step."""
-        return torch.tensor([math.log(1 - self.momentum), math.log(max(self.weight_decay, 1e-6))])
+        return torch.tensor([math.log(1 - self.momentum), math.log(self.weight_decay + NO_DECAY)])
 
     def save(self, path: Path | str, replace: bool = False) -> None:
         """Writes a file that `load` reads."""
@@ -171,4 +172,6 @@ class Controller:
 
 
 def _damaged(path: Path, why: str) -> FileDamaged:
-    return FileDamaged(f"{path} is not a controller ({' '.join(why.split())[:200]}); name a file that Controller.save wrote.")
+    return FileDamaged(
+        f"{path} is not a controller ({' '.join(why.split())[:200]}); name a file that Controller.save wrote."
+    )

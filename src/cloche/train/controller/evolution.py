@@ -17,7 +17,7 @@ class Evolution:
     their scores, of which only the order counts and the lowest is best.
 
     >>> import numpy as np
-    >>> from cloche.train.controller.evolution import Evolution
+    >>> from cloche.train.controller import Evolution
     >>> search = Evolution(np.full(3, 5.0), np.ones(3), population=12, seed=0)
     >>> for _ in range(80):
     ...     candidates = search.ask()

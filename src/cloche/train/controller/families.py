@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,11 @@ class Tasks:
 
     weights: at the start. groups: for each group, the numbers of its weights. decays: whether a group's weights decay.
     data: what `Family.loss` needs.
+
+    >>> from cloche.train.controller import Regression
+    >>> tasks = Regression().draw(2, seed=0, steps=5)
+    >>> tasks.groups, tasks.decays  # matrices, biases
+    (((0, 2), (1, 3)), (True, False))
     """
 
     weights: Weights
@@ -34,7 +40,7 @@ class Family(Part, ABC):
     """Base of families of small tasks. A subclass defines how tasks are drawn, the loss of a step and the final score.
 
     >>> import torch
-    >>> from cloche.train import Quadratic
+    >>> from cloche.train.controller import Quadratic
     >>> tasks = Quadratic(size=4).draw(3, seed=0, steps=10)
     >>> Quadratic(size=4).score([w[None] for w in tasks.weights], tasks).shape
     torch.Size([1, 3])
@@ -60,11 +66,12 @@ def uniform(generator: torch.Generator, shape: Sequence[int], low: float, high: 
 
 @dataclass(frozen=True)
 class Quadratic(Family):
-    """x H x / 2 with eigenvalues log-uniform between mu and L, in random directions; L is 0.1 to 10 and L / mu 3 to 300.
+    """(x - c) H (x - c) / 2 from x = 0: eigenvalues log-uniform between mu and L, in random directions; L is 0.1 to 10 and
+    L / mu 3 to 300. The minimum c is random: if it were zero, weight decay would solve the task.
 
     noise: standard deviation of each gradient's coordinate, in units of L. The score is the loss without it.
 
-    >>> from cloche.train import Quadratic
+    >>> from cloche.train.controller import Quadratic
     >>> values = Quadratic(size=8).draw(1, seed=0, steps=1).data["values"]
     >>> bool((0.1 / 300 <= values).all() and (values <= 10).all())
     True
@@ -88,14 +95,15 @@ class Quadratic(Family):
         data = {"values": values, "matrix": (axes * values[:, None]) @ axes.mT}
         if self.noise:
             data["noise"] = self.noise * largest * torch.randn((steps, count, self.size), generator=g)
-        return Tasks([torch.randn((count, self.size), generator=g)], ((0,),), (True,), data)
+        data["minimum"] = torch.randn((count, self.size), generator=g)
+        return Tasks([torch.zeros((count, self.size))], ((0,),), (True,), data)
 
     def loss(self, weights: Weights, tasks: Tasks, step: int) -> Tensor:
         value = self.score(weights, tasks)
         return value + (weights[0] * tasks.data["noise"][step]).sum(-1) if self.noise else value
 
     def score(self, weights: Weights, tasks: Tasks) -> Tensor:
-        x = weights[0]
+        x = weights[0] - tasks.data["minimum"]
         return 0.5 * (x * (x[..., None, :] @ tasks.data["matrix"])[..., 0, :]).sum(-1)
 
 
@@ -111,7 +119,7 @@ def perceptron(weights: Weights, x: Tensor, activation: str) -> Tensor:
 def perceptron_weights(sizes: Sequence[int], count: int, generator: torch.Generator) -> Weights:
     """Weights of `perceptron` [task, ...], matrices with variance 1 / fan-in and biases zero."""
     weights: Weights = []
-    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+    for inputs, outputs in itertools.pairwise(sizes):
         weights.append(torch.randn((count, inputs, outputs), generator=generator) / inputs**0.5)
         weights.append(torch.zeros((count, outputs)))
     return weights
@@ -137,7 +145,7 @@ class Regression(Family):
     """A one-hidden-layer network fits noisy samples of a random one; the score is the squared error on fresh samples,
     relative to the variance. Inputs and outputs have scales between 0.3 and 3.
 
-    >>> from cloche.train import Regression
+    >>> from cloche.train.controller import Regression
     >>> [tuple(w.shape) for w in Regression(hidden=4).draw(2, seed=0, steps=5).weights]
     [(2, 6, 4), (2, 4), (2, 4, 1), (2, 1)]
     """
@@ -161,7 +169,10 @@ class Regression(Family):
             y = y / y.std(1, keepdim=True)
             noise = self.noise * torch.randn(y.shape, generator=g) if name == "train" else 0.0
             data[f"{name}_x"], data[f"{name}_y"] = scales[0] * x, scales[1] * (y + noise)
-        data["batches"], data["variance"] = minibatches(g, steps, count, self.samples, self.batch), scales[1, :, 0, 0] ** 2
+        data["batches"], data["variance"] = (
+            minibatches(g, steps, count, self.samples, self.batch),
+            scales[1, :, 0, 0] ** 2,
+        )
         weights = perceptron_weights([self.inputs, *[self.hidden] * self.depth, 1], count, g)
         return Tasks(weights, matrices_and_biases(self.depth + 1), (True, False), data, "tanh" if seed % 2 else "relu")
 
@@ -179,7 +190,7 @@ class Classification(Family):
     """A one-hidden-layer network learns which of a few Gaussian clusters a point is from; a tenth of the labels are wrong.
     The score is the cross-entropy in nats on fresh points with right labels.
 
-    >>> from cloche.train import Classification
+    >>> from cloche.train.controller import Classification
     >>> tasks = Classification(classes=3).draw(2, seed=0, steps=5)
     >>> Classification(classes=3).loss([w[None] for w in tasks.weights], tasks, step=0).shape
     torch.Size([1, 2])

@@ -53,6 +53,21 @@ class SteeredOptimizer(torch.optim.Optimizer):
                 self.controller.rule.update(p, p.grad, rule, *(torch.tensor(x, device=p.device) for x in turned))
                 self.state[p] |= rule
 
+    def figures(self) -> dict[str, float]:
+        """Momentum and weight decay of each group in the last step, and how much its learning rate and momentum varied so far:
+        `variation_<knob>_<group>` near zero means that a constant would have done."""
+        found: dict[str, float] = {}
+        for group in self.param_groups:
+            name = group["name"]
+            found |= {f"momentum_{name}": group["momentum"]} if "momentum" in group else {}
+            found |= {f"decay_{name}": group["decay"]} if group["decays"] and "decay" in group else {}
+            found |= {
+                f"variation_{knob}_{name}": value
+                for knob, value in group.get("variation", {}).items()
+                if knob != "decay"
+            }
+        return found
+
     def _measure(self, params: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
         """Norm of a group's gradient and its cosine with the one before, which it replaces."""
         now, dot, before = (torch.zeros((), device=params[0].device) for _ in range(3))
@@ -89,13 +104,15 @@ class Learned(Optimizer):
     multiplies it as well. Weight decay applies to matrices only. Metrics have the rates as they were used.
 
     >>> import torch
-    >>> from cloche.train import AdamSteps, Controller, Learned, Stepper
+    >>> from cloche.train import Learned, Stepper
+    >>> from cloche.train.controller import AdamSteps, Controller
     >>> Controller(torch.randn(83, generator=torch.Generator().manual_seed(0)), AdamSteps()).save("random.safetensors")
     >>> net = torch.nn.Linear(4, 2)
-    >>> optimizer = Stepper(net, Learned("random.safetensors", lr=0.01))
+    >>> optimizer = Stepper(net, Learned(path="random.safetensors", lr=0.01))
     >>> net(torch.ones(1, 4)).sum().backward()
-    >>> {name: round(rate, 4) for name, rate in optimizer.step(loss=1.0, progress=0.0).items()}
-    {}
+    >>> optimizer.step(loss=1.0, progress=0.0)
+    >>> {name: round(rate, 4) for name, rate in optimizer.rates().items()}
+    {'matrix': 0.0128, 'vector': 0.0128}
     """
 
     usual_update_ratio: ClassVar[float] = 0.01

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cloche.part import Part, positive
-from cloche.train.controller.controller import LOGS, SIZE, Knobs, log_steps, set_logs, turn
+from cloche.train.controller.controller import DECAYS, LOGS, SIZE, SLOWEST, Knobs, log_steps, set_logs, turn
 
 START = 3  # the first numbers of a vector: logarithms of the rate, of 1 - momentum and of the weight decay
 
@@ -23,8 +23,8 @@ class Policy(Part, ABC):
     """Base of what sets the knobs: a family of vectors, which `Evolution` searches. The first three numbers of a vector are the
     natural logarithms of the learning rate, 1 - momentum and weight decay at the start; a subclass says what the rest does.
 
-    >>> from cloche.train import Annealed, Constant, Steered
-    >>> Constant().size, Annealed().size, Steered().size
+    >>> from cloche.train.controller import Annealed, Fixed, Steered
+    >>> Fixed().size, Annealed().size, Steered().size
     (3, 4, 86)
     """
 
@@ -55,20 +55,25 @@ class Policy(Part, ABC):
         """The state and knobs of this step. vectors: [candidate, size]; features: [candidate, agent, feature]."""
 
 
+def _start(vectors: Tensor) -> Tensor:
+    """Logarithms of 1 - momentum and of the decay at the start, within their bounds [candidate, 1, 2]."""
+    return torch.stack([vectors[:, None, 1].clamp(SLOWEST, 0.0), vectors[:, None, 2].clamp(*DECAYS)], -1)
+
+
 @dataclass(frozen=True)
-class Constant(Policy):
+class Fixed(Policy):
     """One setting for the whole run.
 
     >>> import torch
-    >>> from cloche.train import Constant
+    >>> from cloche.train.controller import Fixed
     >>> from cloche.train.controller.controller import new_state
-    >>> _, knobs = Constant().knobs(torch.tensor([[0.0, -2.302585, -30.0]]), new_state((1, 1)), torch.zeros(1, 1, 6), 0.5)
-    >>> [round(knob.item(), 4) for knob in knobs]
+    >>> _, knobs = Fixed().knobs(torch.tensor([[0.0, -2.302585, -30.0]]), new_state((1, 1)), torch.zeros(1, 1, 6), 0.5)
+    >>> [round(abs(knob.item()), 4) for knob in knobs]
     [1.0, 0.9, 0.0]
     """
 
     def knobs(self, vectors: Tensor, state: Tensor, features: Tensor, progress: float) -> tuple[Tensor, Knobs]:
-        return set_logs(state, torch.zeros_like(state[..., LOGS]), vectors[:, None, 1:START])
+        return set_logs(state, torch.zeros_like(state[..., LOGS]), _start(vectors))
 
 
 @dataclass(frozen=True)
@@ -76,10 +81,11 @@ class Annealed(Policy):
     """The learning rate follows half a cosine from its start to a share, exp(-exp(fourth number)).
 
     >>> import torch
-    >>> from cloche.train import Annealed
+    >>> from cloche.train.controller import Annealed
     >>> from cloche.train.controller.controller import new_state
     >>> vectors = torch.tensor([[0.0, -2.3, -30.0, 1.0]])
-    >>> [round(Annealed().knobs(vectors, new_state((1, 1)), torch.zeros(1, 1, 6), at)[1].factor.item(), 2) for at in (0, 0.5, 1)]
+    >>> at = [Annealed().knobs(vectors, new_state((1, 1)), torch.zeros(1, 1, 6), progress)[1] for progress in (0, 0.5, 1)]
+    >>> [round(knobs.factor.item(), 2) for knobs in at]
     [1.0, 0.53, 0.07]
     """
 
@@ -90,14 +96,14 @@ class Annealed(Policy):
         share = final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
         logs = torch.zeros_like(state[..., LOGS])
         logs[..., 0] = share.log()
-        return set_logs(state, logs, vectors[:, None, 1:START])
+        return set_logs(state, logs, _start(vectors))
 
 
 @dataclass(frozen=True)
 class Steered(Policy):
     """A controller. `blind` hides all but the progress of the run: what is left is a schedule that every task shares.
 
-    >>> from cloche.train import Steered
+    >>> from cloche.train.controller import Steered
     >>> Steered(blind=True).size
     86
     """
@@ -110,4 +116,4 @@ class Steered(Policy):
     def knobs(self, vectors: Tensor, state: Tensor, features: Tensor, progress: float) -> tuple[Tensor, Knobs]:
         if self.blind:
             features = torch.cat([torch.zeros_like(features[..., :4]), features[..., 4:]], -1)
-        return turn(state, log_steps(vectors[:, START:], features), vectors[:, None, 1:START])
+        return turn(state, log_steps(vectors[:, START:], features), _start(vectors))

@@ -18,7 +18,7 @@ class UpdateRule(Part, ABC):
     """Base of update rules with three knobs: rate, momentum, decoupled weight decay. A subclass defines `direction`.
 
     >>> import torch
-    >>> from cloche.train import HeavyBall
+    >>> from cloche.train.controller import HeavyBall
     >>> weights, state = torch.ones(2), {}
     >>> for _ in range(2):
     ...     HeavyBall().update(weights, torch.tensor([1.0, 0.0]), state, *map(torch.tensor, (0.1, 0.5, 0.0)))
@@ -30,7 +30,9 @@ class UpdateRule(Part, ABC):
     def direction(self, grad: Tensor, state: State, momentum: Tensor) -> Tensor:
         """The direction of the step, of the gradient's shape; updates `state`, {} at first, which holds tensors only."""
 
-    def update(self, weights: Tensor, grad: Tensor, state: State, rate: Tensor, momentum: Tensor, decay: Tensor) -> None:
+    def update(
+        self, weights: Tensor, grad: Tensor, state: State, rate: Tensor, momentum: Tensor, decay: Tensor
+    ) -> None:
         """One step in place: weights <- (1 - rate decay) weights - rate direction. The knobs broadcast to the weights."""
         weights.mul_(1 - rate * decay).sub_(rate * self.direction(grad, state, momentum))
 
@@ -40,7 +42,7 @@ class HeavyBall(UpdateRule):
     """Gradient descent with heavy-ball momentum (Polyak 1964): m <- momentum m + gradient, step along m.
 
     >>> import torch
-    >>> from cloche.train import HeavyBall
+    >>> from cloche.train.controller import HeavyBall
     >>> state = {}
     >>> [HeavyBall().direction(torch.ones(1), state, torch.tensor(0.5)).item() for _ in range(3)]
     [1.0, 1.5, 1.75]
@@ -59,7 +61,7 @@ class AdamSteps(UpdateRule):
     The averages are divided by the sums of their own weights, which is Adam's bias correction where momentum is constant.
 
     >>> import torch
-    >>> from cloche.train import AdamSteps
+    >>> from cloche.train.controller import AdamSteps
     >>> AdamSteps().direction(torch.tensor([0.5, -3.0]), {}, torch.tensor(0.9))
     tensor([ 1., -1.])
     """

@@ -23,7 +23,7 @@ class SymbolModel(Family):
     """A tiny language model: embeddings of the last two symbols and one hidden layer predict the next symbol of a random
     Markov source of order two. The score is the cross-entropy in nats on fresh text.
 
-    >>> from cloche.train import SymbolModel
+    >>> from cloche.train.controller import SymbolModel
     >>> len(SymbolModel(symbols=8).draw(1, seed=0, steps=5).groups)
     3
     """
@@ -64,10 +64,10 @@ class SymbolModel(Family):
 
 @dataclass(frozen=True)
 class Factorisation(Family):
-    """A = U V from small random factors, with A of rank three: a saddle at the start. The score is the squared error relative to
-    that of zero.
+    """A = U V from small random factors, with A of rank three: a saddle at the start. The score is the squared error
+    relative to that of zero.
 
-    >>> from cloche.train import Factorisation
+    >>> from cloche.train.controller import Factorisation
     >>> tasks = Factorisation(size=5).draw(1, seed=0, steps=1)
     >>> 0.5 < Factorisation(size=5).score([w[None] for w in tasks.weights], tasks).item() < 1.5
     True
@@ -81,7 +81,10 @@ class Factorisation(Family):
         left, right = (torch.randn((count, self.size, self.rank), generator=g) for _ in range(2))
         strengths = 10 ** (torch.rand((count, 1, self.rank), generator=g) - 0.5)
         target = (left * strengths) @ right.mT / self.rank**0.5
-        weights = [0.3 * torch.randn((count, *shape), generator=g) for shape in ((self.size, self.rank), (self.rank, self.size))]
+        weights = [
+            0.3 * torch.randn((count, *shape), generator=g)
+            for shape in ((self.size, self.rank), (self.rank, self.size))
+        ]
         return Tasks(weights, ((0, 1),), (True,), {"target": target})
 
     def loss(self, weights: Weights, tasks: Tasks, step: int) -> Tensor:
@@ -95,7 +98,7 @@ class Factorisation(Family):
 class DeepRegression(Regression):
     """`Regression` with five narrow hidden layers.
 
-    >>> from cloche.train import DeepRegression
+    >>> from cloche.train.controller import DeepRegression
     >>> len(DeepRegression().draw(1, seed=0, steps=1).weights)
     12
     """

@@ -63,6 +63,7 @@ class Stepper:
             group["lr"] = peak * share
         return {str(group["name"]): float(group["lr"]) for group in self.groups}
 
+<<<<<<< HEAD
     def shrink(self) -> dict[str, float]:
         """By what decoupled weight decay multiplies the weights of each group that has one at its present rate, 1 - lr x
         decay, as "shrink_<group>".
@@ -90,7 +91,14 @@ class Stepper:
 
     def step(self) -> None:
         """One update."""
+=======
+    def step(self, loss: float | None = None, progress: float = 0.0) -> None:
+        """One update. loss: that of the gradients, and progress: the share of the run that is done, for optimisers that look
+        at them."""
+>>>>>>> 003bbb3 (Learned: an optimiser steered by a controller that evolution trains on small tasks; metrics have the rates as they were used)
         for part in self.parts:
+            if loss is not None and hasattr(part, "observe"):
+                part.observe(loss, progress)
             part.step()
         if self.average is not None:
             self.average.update()
@@ -98,6 +106,17 @@ class Stepper:
     def averaged(self) -> AbstractContextManager[None]:
         """Inside the block the network has the average of its weights, if the optimiser keeps one."""
         return nullcontext() if self.average is None else self.average.in_place()
+
+    def rates(self) -> dict[str, float]:
+        """Learning rates by group name, as they were used in the last step."""
+        return {str(group["name"]): float(group["lr"]) * float(group.get("factor", 1.0)) for group in self.groups}
+
+    def figures(self) -> dict[str, float]:
+        """What the optimisers report of the last step, for the log "metrics", by name; {} for most of them."""
+        found: dict[str, float] = {}
+        for part in self.parts:
+            found |= part.figures() if hasattr(part, "figures") else {}
+        return found
 
     def zero_grad(self) -> None:
         for part in self.parts:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cloche.part import positive
 from cloche.train.controller.controller import Seen, new_state, observe, variation
 from cloche.train.controller.families import Family, Tasks
 from cloche.train.controller.policies import Policy
@@ -18,7 +17,15 @@ from cloche.train.controller.rules import State, UpdateRule
 class Outcome:
     """Results of runs. scores: [candidate, task], infinite where a run diverged. variation: of each knob [candidate, task,
     knob], the largest over groups. rates: learning rates at each step, of the first group [step, candidate, task]. losses: of
-    each step, likewise."""
+    each step, likewise.
+
+    >>> import torch
+    >>> from cloche.train.controller import AdamSteps, Fixed, Quadratic, rollout
+    >>> vectors = torch.from_numpy(Fixed().centre())[None].float()
+    >>> outcome = rollout(Fixed(), vectors, AdamSteps(), Quadratic(), Quadratic().draw(2, seed=0, steps=9), steps=9)
+    >>> tuple(outcome.scores.shape), tuple(outcome.rates.shape), outcome.variation.max().item()
+    ((1, 2), (9, 1, 2), 0.0)
+    """
 
     scores: Tensor
     variation: Tensor
@@ -30,10 +37,10 @@ def rollout(policy: Policy, vectors: Tensor, rule: UpdateRule, family: Family, t
     """Trains each task by each candidate: `vectors` [candidate, policy.size].
 
     >>> import torch
-    >>> from cloche.train import Constant, HeavyBall, Quadratic, rollout
+    >>> from cloche.train.controller import Fixed, HeavyBall, Quadratic, rollout
     >>> tasks = Quadratic().draw(2, seed=0, steps=50)
     >>> vectors = torch.tensor([[-4.0, -1.0, -20.0], [9.0, -1.0, -20.0]])
-    >>> scores = rollout(Constant(), vectors, HeavyBall(), Quadratic(), tasks, steps=50).scores
+    >>> scores = rollout(Fixed(), vectors, HeavyBall(), Quadratic(), tasks, steps=50).scores
     >>> scores.isinf().tolist()
     [[False, False], [True, True]]
     """
@@ -42,7 +49,7 @@ def rollout(policy: Policy, vectors: Tensor, rule: UpdateRule, family: Family, t
     weights = [w.expand(many, *w.shape).clone().requires_grad_() for w in tasks.weights]
     decays, base = torch.tensor(tasks.decays).float(), vectors[:, :1, None].exp()
     states: list[State] = [{} for _ in weights]
-    state, before = new_state((many, count * groups)), list[Tensor]()
+    state, before = new_state((many, count * groups)).to(weights[0].dtype), list[Tensor]()
     rates, losses = [], []
     for step in range(steps):
         loss = family.loss(weights, tasks, step)
