@@ -218,15 +218,9 @@ class Loop:
             return update
         for callback in self.callbacks:
             if callback.due(self.step):
-<<<<<<< HEAD
                 callback.before(batches[0], norm)
-        self.optimizer.step()
-        return update._replace(applied=True)
-=======
-                callback.before(batch, norm)
         self.optimizer.step(update.loss, self.plan.progress(self.step - 1) / self.plan.turns[0][1])
         return update._replace(applied=True, rates=self.optimizer.rates())
->>>>>>> 003bbb3 (Learned: an optimiser steered by a controller that evolution trains on small tasks; metrics have the rates as they were used)
 
     def backward(self, batches: Sequence[Any]) -> dict[str, float]:
         """Adds the gradient of the mean loss over all targets of the batches, as if they were one; returns the terms."""

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from cloche.errors import ArgumentInvalid, ResumeRefused
 from cloche.part import within
 from cloche.train.controller.controller import KNOBS, SLOTS, Controller, Seen, log_steps, observe, turn, variation
-from cloche.train.optimizers.optimizer import Optimizer, grouped
+from cloche.train.optimizers.groups import grouped
+from cloche.train.optimizers.optimizer import Optimizer
 
 
 class SteeredOptimizer(torch.optim.Optimizer):

@@ -63,7 +63,6 @@ class Stepper:
             group["lr"] = peak * share
         return {str(group["name"]): float(group["lr"]) for group in self.groups}
 
-<<<<<<< HEAD
     def shrink(self) -> dict[str, float]:
         """By what decoupled weight decay multiplies the weights of each group that has one at its present rate, 1 - lr x
         decay, as "shrink_<group>".
@@ -89,13 +88,9 @@ class Stepper:
             torch._foreach_mul_(gradients, self.clip / norm)
         return norm
 
-    def step(self) -> None:
-        """One update."""
-=======
     def step(self, loss: float | None = None, progress: float = 0.0) -> None:
         """One update. loss: that of the gradients, and progress: the share of the run that is done, for optimisers that look
         at them."""
->>>>>>> 003bbb3 (Learned: an optimiser steered by a controller that evolution trains on small tasks; metrics have the rates as they were used)
         for part in self.parts:
             if loss is not None and hasattr(part, "observe"):
                 part.observe(loss, progress)
