@@ -78,7 +78,7 @@ class TrainingState(TypedDict, total=False):
     tokens: int
     flops: float
     plan: list[list[int]]
-    batches: NotRequired[int]
+    batches: int
     losses: list[float]
     source: dict[str, Any]
     optimizer: Required[str]
