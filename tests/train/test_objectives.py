@@ -183,5 +183,10 @@ def test_an_illegal_pair_fails_before_training(objective, net, told):
 def test_a_window_longer_than_a_row_is_one_sentence():
     with pytest.raises(ClocheError, match=r"longer than the 12 targets of a row"):
         Windowed(13).terms(network(), IDS)
+    net = network(ahead=20)
+    net.context = 12
+    for objective in (Windowed(13), MultiToken(13)):
+        with pytest.raises(ClocheError, match=r"larger run\.length"):
+            objective.check(net)
     with pytest.raises(ClocheError, match=r"turn off data\.document_masks"):
         PrefixLM().examples(TokenBatch(IDS, torch.zeros(3, LENGTH)))

@@ -48,17 +48,18 @@ class MultiToken(Prediction):
                 f"set model.head.ahead={self.tokens - 1}."
             )
 
+        if self.tokens > (net.context or self.tokens):
+            raise SettingInvalid(
+                f"MultiToken(tokens={self.tokens}) predicts more tokens than the {net.context} of a row; "
+                "choose fewer, or a larger run.length."
+            )
+
     def terms(self, net: Network, batch: TokenBatch | Tensor) -> dict[str, Term]:
         e = self.examples(batch)
         hidden, auxiliary = self.hidden(net, e)
         terms = self.mean(head_loss(net, hidden, e.targets, e.weights, self.shape), e.total)
         for ahead in range(1, self.tokens):
             further = self._further(e, ahead)
-            if not further.targets.numel():
-                raise SettingInvalid(
-                    f"MultiToken(tokens={self.tokens}) predicts more tokens than the {e.targets.shape[1]} of a row; "
-                    "choose fewer, or a larger run.length."
-                )
             moved = net.unembed.ahead[ahead - 1](hidden[:, : further.targets.shape[1]])  # type: ignore[operator, index]
             found = self.mean(head_loss(net, moved, further.targets, further.weights, self.shape), further.total)
             terms |= {

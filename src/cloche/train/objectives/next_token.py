@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cloche.errors import SettingInvalid
+from cloche.model import Network
 from cloche.part import positive
 from cloche.train.objectives.batch import Examples, TokenBatch, weighted
 from cloche.train.objectives.prediction import Prediction
@@ -28,6 +29,9 @@ class NextToken(Prediction):
     (tensor(16.), True)
     """
 
+    def examples(self, batch: TokenBatch | Tensor) -> Examples:
+        return super().examples(batch)
+
 
 @dataclass(frozen=True)
 class Windowed(Prediction):
@@ -45,14 +49,21 @@ class Windowed(Prediction):
         super().__post_init__()
         positive(self, window=self.window)
 
-    def examples(self, batch: TokenBatch | Tensor) -> Examples:
-        e = super().examples(batch)
-        length = e.targets.shape[1]
+    def check(self, net: Network) -> None:
+        super().check(net)
+        self._require_room(net.context or self.window)
+
+    def _require_room(self, length: int) -> None:
         if self.window > length:
             raise SettingInvalid(
                 f"Windowed(window={self.window}) is longer than the {length} targets of a row; choose a window of at most "
                 f"{length} or a larger run.length."
             )
+
+    def examples(self, batch: TokenBatch | Tensor) -> Examples:
+        e = super().examples(batch)
+        length = e.targets.shape[1]
+        self._require_room(length)
         inside = torch.arange(length, device=e.targets.device) >= length - self.window
         return e._replace(weights=weighted(e.weights, inside.float().expand(e.targets.shape)))
 

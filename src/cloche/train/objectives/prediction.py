@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -78,6 +78,11 @@ class Prediction(Objective, ABC):
         hidden, auxiliary = self.hidden(net, e)
         others = self.auxiliary(auxiliary)
         return self.mean(head_loss(net, hidden, e.targets, e.weights, self.shape), e.total) | others
+
+    @abstractmethod
+    def examples(self, batch: TokenBatch | Tensor) -> Examples:
+        """What is predicted from what. Called here, it is each next token."""
+        return super().examples(batch)
 
     def hidden(self, net: Network, e: Examples) -> tuple[Tensor, dict[str, Tensor]]:
         """The stream after the final norm, and the pass's auxiliary losses."""

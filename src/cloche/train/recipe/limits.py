@@ -59,6 +59,7 @@ def check_fits(recipe: Recipe) -> None:
     choose a smaller run.batch, run.length or objective.chunk
     """
     net = _unfilled(recipe.model)
+    net.context = recipe.run.length
     recipe.objective.check(net)
     Stepper(hollow(net), recipe.optimizer)  # raises for groups that do not fit
     parameters = sum(parameter.numel() for parameter in net.parameters())
