@@ -54,6 +54,9 @@ class MultiToken(Prediction):
                 "choose fewer, or a larger run.length."
             )
 
+    def examples(self, batch: TokenBatch | Tensor) -> Examples:
+        return super().examples(batch)
+
     def terms(self, net: Network, batch: TokenBatch | Tensor) -> dict[str, Term]:
         e = self.examples(batch)
         hidden, auxiliary = self.hidden(net, e)
