@@ -2,18 +2,28 @@
 
 import pytest
 import torch
+from regression import regression
 from tiny_training import tiny_recipe
 
 from cloche.errors import ClocheError
-from cloche.train import Muon, NextToken, Stepper, total_loss
+from cloche.part import part_from_line
+from cloche.runs import Run
+from cloche.train import Muon, NextToken, Optimizer, Stepper, total_loss
 from cloche.train.optimizers.muon import MatrixMuon, orthogonalise
 
-KINDS = ["AdamW", "Muon", "RMSprop", "SGD"]
+KINDS = [
+    "AdamW",
+    "Muon",
+    "SOAP(every=2)",
+    "Shampoo(every=2)",
+    "RMSprop(momentum=0.9, centered=True)",
+    "SGD(nesterov=True, weight_decay=0.1)",
+]
 
 
-def stepped(kind, steps=3, restore_at=None):
+def stepped(kind, steps=4, restore_at=None):
     """A tiny network after some steps, its optimiser optionally rebuilt from its saved state on the way."""
-    recipe = tiny_recipe(optimizer__part=kind)
+    recipe = tiny_recipe(optimizer=kind)
     net, generator = recipe.model.build(0), torch.Generator().manual_seed(0)
     optimizer = Stepper(net, recipe.optimizer)
     for step in range(steps):
@@ -34,8 +44,7 @@ def test_every_parameter_is_in_one_group_and_only_matrices_decay(kind):
     held = [id(p) for group in groups for p in group["params"]]
     assert sorted(held) == sorted(id(p) for p in net.parameters())
     matrices = {id(p) for _, p in net.groups()["matrix"]}
-    decaying = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
-    assert decaying == (matrices if optimizer.part.weight_decay else set())
+    assert {id(p) for group in groups if group["weight_decay"] for p in group["params"]} == matrices
     assert isinstance(optimizer.parts[0], MatrixMuon) == (kind == "Muon")
 
 
@@ -48,11 +57,34 @@ def test_the_rate_scales_every_group():
 @pytest.mark.parametrize("kind", KINDS)
 def test_state_goes_through_names_exactly(kind):
     straight, _ = stepped(kind)
-    broken, optimizer = stepped(kind, restore_at=2)
+    broken, optimizer = stepped(kind, restore_at=3)
     for a, b in zip(straight.parameters(), broken.parameters(), strict=True):
         assert torch.equal(a, b)
-    held = {"SGD": "momentum_buffer", "RMSprop": "square_avg"}.get(kind, "exp_avg")
+    held = {"SGD": "momentum_buffer", "RMSprop": "square_avg"}.get(kind.partition("(")[0], "exp_avg")
     assert f"embed.weight/{held}" in optimizer.state()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gradient_that_is_not_finite_reaches_neither_weights_nor_state(tmp_path, kind):
+    loop = regression(Run.create(tmp_path / "run", ""), 20, planted={6: float("nan")})
+    loop.optimizer = Stepper(loop.net, part_from_line(kind, Optimizer))
+    with pytest.raises(ClocheError, match="step 7"):
+        list(loop)
+    assert all(torch.isfinite(value).all() for value in [*loop.optimizer.state().values(), *loop.net.parameters()])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_parameter_that_is_never_used_stays_finite_and_the_others_learn(kind):
+    net = torch.nn.ModuleDict({"used": torch.nn.Linear(3, 2), "unused": torch.nn.Linear(3, 2)})
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    stepper = Stepper(net, part_from_line(kind, Optimizer))
+    for step in range(5):
+        stepper.zero_grad()
+        net["used"](torch.full((1, 3), 1.0 + step)).square().sum().backward()
+        stepper.step()
+    decayed = {name: p.norm() <= before[name].norm() for name, p in net.named_parameters() if "unused" in name}
+    assert all(decayed.values()) and all(torch.isfinite(value).all() for value in stepper.state().values())
+    assert not torch.equal(net["used"].weight, before["used.weight"])
 
 
 def test_a_foreign_state_is_refused():
@@ -104,7 +136,7 @@ def test_wrong_blocks_are_refused():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_learns(kind):
-    recipe = tiny_recipe(optimizer__part=kind)
+    recipe = tiny_recipe(optimizer=kind)
     net, batch = recipe.model.build(0), torch.randint(300, (2, 17), generator=torch.Generator().manual_seed(0))
     optimizer, losses = Stepper(net, recipe.optimizer), []
     for _ in range(30):

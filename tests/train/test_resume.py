@@ -46,12 +46,16 @@ def cut_off(steps, step):
 
 
 @pytest.mark.parametrize("end", [crashed, pytest.param(killed, marks=pytest.mark.slow)], ids=lambda end: end.__name__)
-@pytest.mark.parametrize("kind", ["AdamW", "Muon"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("AdamW", "Muon"),
+        *(pytest.param(line, marks=pytest.mark.slow) for line in ("SOAP", "Shampoo(every=7)")),
+    ],
+)
 def test_cut_off_and_resumed_ends_in_the_same_bytes(new_run, kind, end):
     # checkpoints at 25 and 50; logs every 7 steps, so that a half-gathered loss must survive the checkpoint too
-    recipe = tiny_recipe(
-        run__steps=50, checkpoint__count=8, log__every=7, evaluate__validations=3, optimizer__part=kind
-    )
+    recipe = tiny_recipe(run__steps=50, checkpoint__count=8, log__every=7, evaluate__validations=3, optimizer=kind)
     straight, broken = new_run("straight", recipe), new_run("broken", recipe)
     trainer = Trainer.start(recipe, straight)
     list(trainer)

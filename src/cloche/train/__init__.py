@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from cloche.train.optimizers.muon import Muon
     from cloche.train.optimizers.optimizer import Optimizer
     from cloche.train.optimizers.schedule import WSD, Constant, Cosine, InverseSquareRoot, Linear, Schedule
+    from cloche.train.optimizers.shampoo import Shampoo
+    from cloche.train.optimizers.soap import SOAP
     from cloche.train.optimizers.stepper import Stepper
     from cloche.train.parents import begin_from
     from cloche.train.penalties.activation_l1 import ActivationL1
@@ -45,6 +47,7 @@ __all__ = [
     "L1",
     "L2",
     "SGD",
+    "SOAP",
     "WSD",
     "ActivationL1",
     "AdamW",
@@ -76,6 +79,7 @@ __all__ = [
     "Schedule",
     "Score",
     "Setup",
+    "Shampoo",
     "StepPlan",
     "Stepper",
     "Term",

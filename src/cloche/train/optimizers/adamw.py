@@ -42,6 +42,15 @@ def decayed(net: nn.Module, lr: float, weight_decay: float) -> list[dict[str, An
     return [group for group in named if group["params"]]
 
 
+def adam_for_rest(
+    groups: dict[str, list[tuple[str, nn.Parameter]]], lr: float, betas: tuple[float, float], eps: float = 1e-8
+) -> list[torch.optim.Optimizer]:
+    """AdamW without weight decay for what is no matrix, in one group "rest"; [] if there is nothing."""
+    rest = [p for kind in ("embedding", "vector") for _, p in groups[kind]]
+    named = [{"name": "rest", "params": rest, "lr": lr, "weight_decay": 0.0}]
+    return [FilledAdamW(named, betas=betas, eps=eps, fused=True)] if rest else []
+
+
 @dataclass(frozen=True)
 class AdamW(Optimizer):
     """AdamW on all parameters (1711.05101). Weight decay applies to matrices only.

@@ -6,7 +6,7 @@ import difflib
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -111,6 +111,16 @@ def row_counts(net: nn.Module, named: Sequence[tuple[str, nn.Parameter]]) -> dic
     declared = net.declarations() if hasattr(net, "declarations") else {}  # type: ignore[operator]
     counts = {p: list(declared[name].blocks.values()) for name, p in named if name in declared}
     return {p: rows for p, rows in counts.items() if rows}
+
+
+def checked_rows(optimizer: torch.optim.Optimizer, blocks: Mapping[Tensor, Sequence[int]]) -> dict[Tensor, list[int]]:
+    """Row counts of the matrices in each of an optimiser's parameters. Raises ValueError for what is no stack of them."""
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    rows = {p: list(blocks.get(p, p.shape[:1])) for p in held}
+    for p, counts in rows.items():
+        if p.ndim != 2 or sum(counts) != len(p):
+            raise ValueError(f"a parameter of shape {tuple(p.shape)} is not a stack of matrices of {counts} rows")
+    return rows
 
 
 def assigned(groups: Sequence[Group], net: nn.Module) -> dict[Tensor, Group]:

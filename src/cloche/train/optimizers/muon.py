@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from cloche.part import positive, within
-from cloche.train.optimizers.adamw import FilledAdamW
-from cloche.train.optimizers.groups import BELOW_ONE, grouped, row_counts
+from cloche.train.optimizers.adamw import adam_for_rest
+from cloche.train.optimizers.groups import BELOW_ONE, checked_rows, grouped, row_counts
 from cloche.train.optimizers.optimizer import Optimizer
 
 # The quintic with the steepest slope at zero; it maps singular values to about [0.7, 1.2] in five rounds.
@@ -49,13 +49,8 @@ class MatrixMuon(torch.optim.Optimizer):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        self.blocks = {id(p): list(rows) for p, rows in (blocks or {}).items()}
+        self.rows = checked_rows(self, blocks or {})
         self.dtype = dtype
-        for group in self.param_groups:
-            for p in group["params"]:
-                rows = self.blocks.get(id(p), [len(p)])
-                if p.ndim != 2 or sum(rows) != len(p):
-                    raise ValueError(f"a parameter of shape {tuple(p.shape)} is not a stack of matrices of {rows} rows")
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -72,7 +67,7 @@ class MatrixMuon(torch.optim.Optimizer):
                 momentum.lerp_(p.grad, 1 - group["momentum"])
                 direction = p.grad.lerp(momentum, group["momentum"])
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                rows = self.blocks.get(id(p), [len(p)])
+                rows = self.rows[p]
                 for target, update in zip(p.split(rows), direction.split(rows), strict=True):
                     alike[update.shape].append((target, update))
             for (rows_, columns), pairs in alike.items():
@@ -112,7 +107,6 @@ class Muon(Optimizer):
     def build(self, net: nn.Module, dtype: torch.dtype = torch.float32) -> list[torch.optim.Optimizer]:
         groups = grouped(net)
         matrices = [p for _, p in groups["matrix"]]
-        rest = [p for kind in ("embedding", "vector") for _, p in groups[kind]]
         built: list[torch.optim.Optimizer] = []
         if matrices:
             built.append(
@@ -125,8 +119,4 @@ class Muon(Optimizer):
                     dtype=dtype,
                 )
             )
-        if rest:
-            settings = {"lr": self.lr * self.adamw_ratio, "weight_decay": 0.0}
-            named = [{"name": "rest", "params": rest, **settings}]
-            built.append(FilledAdamW(named, betas=(self.beta1, self.beta2), eps=self.eps, fused=True))
-        return built
+        return [*built, *adam_for_rest(groups, self.lr * self.adamw_ratio, (self.beta1, self.beta2), self.eps)]
