@@ -64,10 +64,14 @@ class Network(Module):
         self.unembed = spec.head.build(spec.width, spec.vocab, self.embed if spec.tied else None)
         self.family: str | None = None  # of the Hugging Face checkpoint it was read from
         self.context: int | None = None  # tokens of the longest texts it was trained on, or is declared for
-        self.compiled = Compiled()
-        self.save_plans: dict[tuple[Any, ...], Plan] = {}  # of runs that only save, by what was asked
         if seed is not None:
             initialise(self, seed)
+        self.redescribed(spec)
+
+    def redescribed(self, spec: LM) -> None:
+        """Takes over a spec whose sizes the modules already have: names the sites, and forgets what was compiled."""
+        self.spec, self.compiled = spec, Compiled()
+        self.save_plans: dict[tuple[Any, ...], Plan] = {}  # of runs that only save, by what was asked
         stream, scale = each_token(width=spec.width), each_token(scale=1)
         self.sites = Sites(
             {"embed": stream},

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from cloche.train.parents import begin_from
     from cloche.train.penalties.activation_l1 import ActivationL1
     from cloche.train.penalties.penalty import L1, L2, Penalised, Penalty
+    from cloche.train.penalties.pruning import Pruning
     from cloche.train.plan import Every, Milestones, StepPlan
     from cloche.train.pretrain import Trainer
     from cloche.train.prompts import first_text
@@ -74,6 +75,7 @@ __all__ = [
     "Penalty",
     "Prediction",
     "PrefixLM",
+    "Pruning",
     "RMSprop",
     "Recipe",
     "Schedule",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,12 @@ def save_checkpoint(run: Run, step: int, net: nn.Module, optimizer: Stepper, sta
     return run.checkpoint(step).path
 
 
-def restore_checkpoint(checkpoint: Checkpoint, net: nn.Module, optimizer: Stepper) -> dict[str, Any]:
+def restore_checkpoint(
+    checkpoint: Checkpoint, net: nn.Module, optimizer: Stepper, first: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
     """Restores weights, optimiser state and random generators; returns the rest of the state.
+
+    first: called with that rest before anything is restored; it may give the network the sizes that it had.
 
     `require_intact` must have compared the files with their hashes.
     """
@@ -52,6 +57,7 @@ def restore_checkpoint(checkpoint: Checkpoint, net: nn.Module, optimizer: Steppe
                 f"{checkpoint.path} was trained by {state['optimizer']}, and {optimizer.name} cannot use its state; "
                 "keep the [optimizer] part of the run"
             )
+        first(state)
         net.load_state_dict(_read_weights(net, checkpoint.path))
         optimizer.restore(load_file(checkpoint.path / "optimizer.safetensors"))
     except (RuntimeError, OSError, ValueError, KeyError, SafetensorError) as error:

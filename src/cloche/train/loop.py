@@ -128,7 +128,9 @@ class Loop:
         setup: Setup = Setup(),
     ) -> None:
         self.run, self.net, self.source, self.objective = run, net, source, objective
-        self.optimizer, self.plan, self.callbacks, self.setup = optimizer, plan, list(callbacks), setup
+        self.optimizer, self.plan, self.setup = optimizer, plan, setup
+        of_objective = getattr(objective, "callbacks", None)  # only it can know what they look at
+        self.callbacks = [*callbacks, *(of_objective(self) if of_objective else ())]
         self.guard = SpikeGuard()
         self.step, self.pace = 0, Pace(0, 0.0, self.clock)
         self.taken = 0  # batches taken from the source by the updates so far
@@ -334,7 +336,7 @@ class Loop:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Restores a checkpoint, so that training continues as if it had never stopped. Call `drop_later` next: the
         logs still hold records of later steps."""
-        state = restore_checkpoint(checkpoint, self.net, self.optimizer)
+        state = restore_checkpoint(checkpoint, self.net, self.optimizer, self._restore_callbacks)
         self.resumed = checkpoint_name(state["step"])
         self.step, self.losses = state["step"], state["losses"]
         self.taken = state.get("batches", self.step)  # absent before batches were accumulated
@@ -342,6 +344,8 @@ class Loop:
         self.plan.restore(state["plan"])
         self.source.restore(state["source"])
         self.guard.restore(state["guard"])
+
+    def _restore_callbacks(self, state: dict[str, Any]) -> None:
         for callback in self.callbacks:
             if callback.name in state["callbacks"]:
                 callback.restore(state["callbacks"][callback.name])

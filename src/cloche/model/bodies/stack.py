@@ -90,14 +90,19 @@ class _Block(Module):
 
     def __init__(self, part: Block, width: int, std: float) -> None:
         super().__init__()
-        self.part, self.width = part, width
+        self.width = width
         self.mix_norm = part.norm.build(width)
         self.mix = part.mix.build(width, std)
         self.map_norm = part.norm.build(width)
         self.map = part.map.build(width, std)
         self.mix_post = part.post.build(width, std) if part.post else None
         self.map_post = part.post.build(width, std) if part.post else None
-        self.declared_sites = self._sites(each_token(width=width))
+        self.redescribed(part)
+
+    def redescribed(self, part: Block) -> None:
+        """Takes over a part whose sizes the modules already have."""
+        self.part = part
+        self.declared_sites = self._sites(each_token(width=self.width))
 
     def _sites(self, stream: DeclaredSite) -> Declarations:
         """The block's own sites and those of its branches, in the order of the pass."""

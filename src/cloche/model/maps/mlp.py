@@ -151,10 +151,20 @@ class _Hidden(Module):
     def __init__(self, part: Any, width: int, std: float, gates: tuple[str, ...] = ()) -> None:
         super().__init__()
         hidden = part.resolved(width).hidden
-        self.rows = [hidden] * len(gates)
-        rows, blocks = sum(self.rows) or hidden, dict.fromkeys(gates, hidden)
+        self.gates = gates
+        rows, blocks = hidden * (len(gates) or 1), dict.fromkeys(gates, hidden)
         self.inner = Linear(width, rows, width**-0.5, part.bias, blocks, shard="rows")
         self.outer = Linear(hidden, width, std * hidden**-0.5, part.bias, shard="columns")
+        self.resized()
+
+    def resized(self) -> None:
+        """Says the number of hidden units that the matrices have, at first or after some were removed."""
+        hidden = self.outer.weight.shape[1]
+        self.rows = [hidden] * len(self.gates)
+        for name in self.inner.declared if self.gates else ():
+            self.inner.declared[name] = dataclasses.replace(
+                self.inner.declared[name], blocks=dict.fromkeys(self.gates, hidden)
+            )
         self.declare_site("mlp_pre", each_token(hidden=hidden))
         self.declare_site("mlp_act", each_token(hidden=hidden))
 

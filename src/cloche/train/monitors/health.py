@@ -98,7 +98,10 @@ class Health:
 
     def _dead(self, active: list[Tensor]) -> list[float]:
         """Share of units per layer that were active in no token of the last ten records."""
-        self.inactive = self.inactive or [torch.zeros(a.shape[-1], dtype=torch.long) for a in active]  # on the CPU
+        if [len(inactive) for inactive in self.inactive] != [
+            a.shape[-1] for a in active
+        ]:  # at first, or some were removed
+            self.inactive = [torch.zeros(a.shape[-1], dtype=torch.long) for a in active]  # on the CPU
         self.records += 1
         for inactive, a in zip(self.inactive, active, strict=True):
             inactive += 1

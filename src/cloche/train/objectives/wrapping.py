@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from cloche.train.monitors.callbacks import Callback
 from cloche.train.objectives.batch import Examples
 from cloche.train.objectives.next_token import NextToken
 from cloche.train.objectives.objective import Objective, Term
@@ -37,6 +39,11 @@ class Wrapping(Objective):
 
     def terms(self, net: Any, batch: Any) -> dict[str, Term]:
         return self.objective.terms(net, batch)
+
+    def callbacks(self, loop: Any) -> Sequence[Callback]:
+        """The other's callbacks in a loop, which runs them after its own."""
+        theirs = getattr(self.objective, "callbacks", None)
+        return theirs(loop) if theirs else ()
 
     def logits_held(self, tokens: int) -> int:
         return self.objective.logits_held(tokens)

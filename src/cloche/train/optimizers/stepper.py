@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cloche.errors import PartInvalid, ResumeRefused
+from cloche.model import Left
 from cloche.train.optimizers.average import AVERAGE, COUNT, RunningAverage
 from cloche.train.optimizers.groups import split
 from cloche.train.optimizers.optimizer import Optimizer
@@ -34,7 +36,7 @@ class Stepper:
     """
 
     def __init__(self, net: nn.Module, part: Optimizer, dtype: torch.dtype = torch.float32) -> None:
-        self.part, self.name, self.clip = part, type(part).__name__, part.clip
+        self.part, self.name, self.clip, self.dtype = part, type(part).__name__, part.clip, dtype
         self.names: dict[Tensor, str] = {p: name for name, p in net.named_parameters()}
         self.parts = part.build(net, dtype)
         for number, group in enumerate(self._all_groups()):
@@ -154,6 +156,28 @@ class Stepper:
                     part.state[p] = {key: value.to(p.device) for key, value in state.items()}
         if self.average is not None:
             self.average.restore(tensors)
+
+    def resized(self, net: nn.Module, kept: Mapping[str, Left]) -> list[str]:
+        """Goes on after parameters of the network became shorter, which `keep_neurons` says by name.
+
+        State of a parameter's shape loses the same rows or columns. A parameter with state of another shape that depends on
+        the axis, such as a preconditioner, begins with new state; returns the names of those.
+        """
+        state, begun = self.state(), set[str]()
+        for full, value in list(state.items()):
+            name = full.rpartition("/")[0]
+            if name in kept and kept[name].size in value.shape:
+                axis, size, indices = kept[name]
+                shape = [*net.get_parameter(name).shape]
+                shape[axis] = size
+                if [*value.shape] != shape or shape.count(size) > 1:  # of a square one nothing says which axis is which
+                    begun.add(name)
+                else:
+                    state[full] = value.index_select(axis, indices)
+        state = {full: value for full, value in state.items() if full.rpartition("/")[0] not in begun}
+        self.__init__(net, self.part, self.dtype)  # type: ignore[misc]
+        self.restore(state)
+        return sorted(begun)
 
 
 def _in_the_gradient(part: torch.optim.Optimizer, group: dict[str, Any]) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cloche.errors import ModelUnsupported
 from cloche.model import hidden_layers
+from cloche.part import positive
 from cloche.train.penalties.penalty import Penalty
 
 
@@ -21,6 +22,10 @@ class ActivationL1(Penalty):
 
     Without ||w|| the penalty would be cheated: activations shrink, the columns that read them grow, and the function stays
     the same. With it, scaling a neuron's input and output against each other changes nothing.
+
+    knee: a score s = mean |a| x ||w|| counts as knee x log(1 + s / knee) instead. The plain sum (None) is indifferent to
+    splitting one neuron into several alike, so it leaves such copies; here each costs anew, and one of them falls silent,
+    while scores far above the knee are hardly shrunk (reweighted L1: Candes, Wakin & Boyd 2008).
 
     >>> import torch
     >>> from cloche.model import GLU, LM, Attention, Block, Stack
@@ -33,6 +38,12 @@ class ActivationL1(Penalty):
 
     reads_activations: ClassVar[bool] = True
 
+    knee: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, knee=self.knee)
+
     def check(self, net: nn.Module) -> None:
         if not hidden_layers(net):
             raise ModelUnsupported(
@@ -41,4 +52,5 @@ class ActivationL1(Penalty):
 
     def value(self, net: nn.Module, hidden: Mapping[str, Tensor]) -> Tensor:
         layers = {layer.name: layer for layer in hidden_layers(net)}
-        return torch.stack([(a.abs().mean(0) * layers[name].norms()).sum() for name, a in hidden.items()]).sum()
+        scores = torch.cat([a.abs().mean(0) * layers[name].norms() for name, a in hidden.items()])
+        return scores.sum() if self.knee is None else self.knee * (scores / self.knee).log1p().sum()

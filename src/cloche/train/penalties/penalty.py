@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from cloche.errors import PartInvalid
 from cloche.part import Part, within
+from cloche.train.monitors.callbacks import Callback
 from cloche.train.objectives.next_token import NextToken
 from cloche.train.objectives.objective import Objective, Term
 from cloche.train.objectives.wrapping import Wrapping
 from cloche.train.optimizers.groups import grouped
 from cloche.train.penalties.activations import watched_activations
+from cloche.train.penalties.pruning import Pruner, Pruning
 
 Group = Literal["matrix", "embedding", "vector"]
 
@@ -126,6 +128,8 @@ class L2(_OfWeights):
 class Penalised(Wrapping):
     """Another objective's loss plus penalties. Validation is the other objective's, without them.
 
+    prune: removes hidden neurons that have fallen silent during training (see `Pruning`); None: never.
+
     >>> import torch
     >>> from cloche.model import GLU, LM, Attention, Block, Stack
     >>> from cloche.train import L1, L2, NextToken, Penalised
@@ -137,6 +141,7 @@ class Penalised(Wrapping):
 
     objective: Objective = NextToken()
     penalties: tuple[Penalty, ...] = ()
+    prune: Pruning | None = None
 
     def __post_init__(self) -> None:
         counts = Counter(penalty.name for penalty in self.penalties)
@@ -149,6 +154,11 @@ class Penalised(Wrapping):
         super().check(net)
         for penalty in self.penalties:
             penalty.check(net)
+        if self.prune is not None:
+            self.prune.check(net)
+
+    def callbacks(self, loop: Any) -> Sequence[Callback]:
+        return [*super().callbacks(loop), *([] if self.prune is None else [Pruner(loop, self.objective, self.prune)])]
 
     def terms(self, net: Any, batch: Any) -> dict[str, Term]:
         reading = any(penalty.reads_activations for penalty in self.penalties)
