@@ -141,8 +141,9 @@ def _shrink(layer: HiddenLayer, indices: Tensor) -> dict[str, Left]:
         parameter.data = short
     if isinstance(layer.inner, nn.Linear):
         layer.inner.out_features, layer.outer.in_features = len(rows), len(indices)
-    if hasattr(layer.module, "resized"):
-        layer.module.resized()
+    module: Any = layer.module
+    if hasattr(module, "resized"):
+        module.resized()
     return {f"{layer.name}.{name}".removeprefix("."): left for name, left in kept.items()}
 
 
