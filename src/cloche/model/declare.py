@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -92,11 +92,15 @@ class Module(nn.Module):
 class Linear(Module):
     """y = x W^T + b with W [rows, width]; `std` is the standard deviation of W's initial entries.
 
+    `watch(x, parts)`, where it is set, is called with the input and the parts of y of every product, before they are used.
+
     >>> from cloche.model import Linear
     >>> layer = Linear(32, 48, std=0.02, blocks={"q": 32, "kv": 16})
     >>> layer.weight.shape
     torch.Size([48, 32])
     """
+
+    watch: Callable[[Tensor, Sequence[Tensor]], None] | None = None
 
     def __init__(
         self,
@@ -116,7 +120,10 @@ class Linear(Module):
         self.bias = self.declare("bias", (rows,), kind) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.weight, self.bias)
+        y = nn.functional.linear(x, self.weight, self.bias)
+        if self.watch is not None:
+            self.watch(x, [y])
+        return y
 
     def transposed(self, y: Tensor) -> Tensor:
         """y W, without the bias: [..., width] from [..., rows]."""
@@ -131,7 +138,10 @@ class Linear(Module):
         if not torch.is_grad_enabled():
             return self(x).split(rows, -1)
         biases = [None] * len(rows) if self.bias is None else self.bias.split(rows)
-        return [nn.functional.linear(x, w, b) for w, b in zip(self.weight.split(rows), biases, strict=True)]
+        parts = [nn.functional.linear(x, w, b) for w, b in zip(self.weight.split(rows), biases, strict=True)]
+        if self.watch is not None:
+            self.watch(x, parts)
+        return parts
 
 
 def freeze(module: nn.Module, *arguments: Any) -> Any:

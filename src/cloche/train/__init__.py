@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cloche.train.optimizers.average import EMA, Average
     from cloche.train.optimizers.descent import SGD, RMSprop
     from cloche.train.optimizers.groups import Group
+    from cloche.train.optimizers.kfac import KFAC
     from cloche.train.optimizers.muon import Muon
     from cloche.train.optimizers.optimizer import Optimizer
     from cloche.train.optimizers.schedule import WSD, Constant, Cosine, InverseSquareRoot, Linear, Schedule
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EMA",
+    "KFAC",
     "L1",
     "L2",
     "SGD",
