@@ -18,7 +18,7 @@ from cloche.train import EMA, AdamW, Average, Muon, Optimizer, Stepper, Trainer,
 
 
 @dataclass(frozen=True)
-class SGD(Optimizer):
+class Plain(Optimizer):
     """Plain gradient descent."""
 
     def build(self, net, dtype=torch.float32):
@@ -48,7 +48,7 @@ def descended(optimizer, steps, start=None, noise=0.0, coordinates=1):
 
 @pytest.mark.parametrize("decay", [0.3, 0.9, 0.999])
 def test_it_is_the_closed_form_on_a_known_sequence(decay):
-    weights, stepper, net = descended(SGD(lr=0.25, average=EMA(decay)), 12, start=8.0)
+    weights, stepper, net = descended(Plain(lr=0.25, average=EMA(decay)), 12, start=8.0)
     assert weights[:, 0].tolist() == [8 * 0.75 ** (n + 1) for n in range(12)]
     factors = decay ** torch.arange(11, -1, -1, dtype=torch.float64)
     with stepper.averaged():
@@ -57,21 +57,21 @@ def test_it_is_the_closed_form_on_a_known_sequence(decay):
 
 
 def test_after_one_update_it_is_the_weights():
-    weights, stepper, _ = descended(SGD(lr=0.25, average=EMA(0.999)), 1, start=8.0)
+    weights, stepper, _ = descended(Plain(lr=0.25, average=EMA(0.999)), 1, start=8.0)
     assert torch.equal(stepper.state()["weight/average"][0], weights[0])
 
 
 def test_on_a_noisy_quadratic_its_loss_is_lower_by_the_predicted_factor():
     """The iterates are autoregressive with coefficient a = 1 - lr, their average the filter (1 - d) / (1 - d B)."""
     lr, d = 0.5, 0.9
-    weights, stepper, _ = descended(SGD(lr=lr, average=EMA(d)), 150, noise=1.0, coordinates=20_000)
+    weights, stepper, _ = descended(Plain(lr=lr, average=EMA(d)), 150, noise=1.0, coordinates=20_000)
     a = 1 - lr
     assert weights[-1].square().mean().item() == pytest.approx(lr / (2 - lr), rel=0.04)
     factor = (1 - d) / (1 + d) * (1 + a * d) / (1 - a * d)
     measured = stepper.state()["weight/average"].square().mean() / weights[-1].square().mean()
     assert measured.item() == pytest.approx(factor, rel=0.05) and factor < 0.14
-    _, control, _ = descended(SGD(lr=lr, average=EMA(0.0)), 20, noise=1.0, coordinates=20_000)
-    assert torch.equal(control.state()["weight/average"][0], descended(SGD(lr=lr), 20, None, 1.0, 20_000)[0][-1])
+    _, control, _ = descended(Plain(lr=lr, average=EMA(0.0)), 20, noise=1.0, coordinates=20_000)
+    assert torch.equal(control.state()["weight/average"][0], descended(Plain(lr=lr), 20, None, 1.0, 20_000)[0][-1])
 
 
 @pytest.mark.parametrize("part", [AdamW, Muon])
@@ -146,11 +146,11 @@ def test_it_is_validated_and_opened(new_run, capsys):
 def test_refusals(tmp_path):
     with pytest.raises(ClocheError, match=r"EMA\(decay=1.0\) must lie between 0 and"):
         EMA(1.0)
-    _, stepper, _ = descended(SGD(lr=0.25, average=EMA(0.9)), 2)
+    _, stepper, _ = descended(Plain(lr=0.25, average=EMA(0.9)), 2)
     with pytest.raises(ResumeRefused, match="the saved average of the weights has none of 'weight'"):
         stepper.restore({"other/average": torch.ones(1), "weight/averaged": torch.tensor(1)})
 
-    class Clash(SGD):
+    class Clash(Plain):
         def build(self, net, dtype=torch.float32):
             (built,) = super().build(net)
             built.state[net.weight]["average"] = torch.zeros(1)
@@ -175,7 +175,7 @@ def gradient(scale):
 
 
 def clipped(net, clip):
-    norm = Stepper(net, SGD(clip=clip)).clip_gradient()
+    norm = Stepper(net, Plain(clip=clip)).clip_gradient()
     return norm, torch.cat([p.grad.flatten() for p in net.parameters()])
 
 

@@ -31,12 +31,12 @@ class Optimizer(Part, ABC):
     >>> import torch
     >>> from cloche.train import Group, Optimizer, Stepper
     >>> @dataclass(frozen=True)
-    ... class SGD(Optimizer):
+    ... class Descent(Optimizer):
     ...     def build(self, net, dtype=torch.float32):
     ...         return [torch.optim.SGD([{"name": "all", "params": list(net.parameters()), "lr": self.lr}])]
-    >>> Stepper(torch.nn.Linear(4, 2), SGD(lr=0.5)).set_rate(0.1)
+    >>> Stepper(torch.nn.Linear(4, 2), Descent(lr=0.5)).set_rate(0.1)
     {'all': 0.05}
-    >>> Stepper(torch.nn.Linear(4, 2), SGD(lr=0.5, groups=(Group("bias", scale=2.0),))).set_rate(0.1)
+    >>> Stepper(torch.nn.Linear(4, 2), Descent(lr=0.5, groups=(Group("bias", scale=2.0),))).set_rate(0.1)
     {'all': 0.05, 'bias': 0.1}
     """
 
