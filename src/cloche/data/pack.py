@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NotRequired
@@ -34,6 +35,15 @@ class Shard(TypedDict):
     sha256: str
 
 
+class Part(TypedDict):
+    """One source of a mixture in one side of the text, which holds the sources one after the other."""
+
+    name: str
+    tokens: int
+    bytes: int
+    documents: int
+
+
 class Split(TypedDict):
     """One side of the text: its files, and what they stand for; `bytes` are UTF-8, end tokens not counted."""
 
@@ -41,6 +51,7 @@ class Split(TypedDict):
     tokens: int
     bytes: int
     documents: int
+    mixture: NotRequired[list[Part]]
 
 
 class DataIndex(TypedDict):
@@ -58,23 +69,30 @@ class DataIndex(TypedDict):
     sources: NotRequired[dict[str, Any]]
 
 
-def pack(divided: Iterable[tuple[str, Document]], tokenizer: Tokenizer, folder: Path) -> DataIndex:
+Divided = Iterable[tuple[str, Document]]  # pieces of documents with their side
+
+
+def pack(sources: Iterable[tuple[str, Divided]], tokenizer: Tokenizer, folder: Path) -> DataIndex:
     """Writes train-00000.bin, validation-00000.bin, ... into `folder`; returns the index, not yet written (see `write_index`).
 
-    Tokens are little-endian uint16 (vocab < 65,536) or uint32. `bytes` of a split are the UTF-8 bytes of its text, end
-    tokens not counted. Raises ClocheError when the tokenizer has no end token or the disk is full.
+    Sources are (name, its text), packed one after the other; a name of "" is that of the only one. Tokens are little-endian
+    uint16 (vocab < 65,536) or uint32. `bytes` of a split are the UTF-8 bytes of its text, end tokens not counted. Raises
+    ClocheError when the tokenizer has no end token or the disk is full.
     """
     if tokenizer.end is None:
         raise TokenizerMissing("The tokenizer has no end-of-document token; use one that has, such as <|endoftext|>.")
     dtype = np.dtype("<u2" if tokenizer.vocab < 1 << 16 else "<u4")
     writers = {split: _Writer(folder, split, dtype) for split in SPLITS}
     try:
-        for batch in _batches(divided):
-            encoded = tokenizer.encode_batch([document.text for _, document in batch], special=False)
-            for (split, document), ids in zip(batch, encoded, strict=True):
-                if document.last:
-                    ids.append(tokenizer.end)
-                writers[split].add(ids, document)
+        for name, divided in sources:
+            for batch in _batches(divided):
+                encoded = tokenizer.encode_batch([document.text for _, document in batch], special=False)
+                for (split, document), ids in zip(batch, encoded, strict=True):
+                    if document.last:
+                        ids.append(tokenizer.end)
+                    writers[split].add(ids, document)
+            for writer in writers.values():
+                writer.finish(name)
     finally:
         for writer in writers.values():
             writer.close()
@@ -115,6 +133,7 @@ class _Writer:
         self._hash = hashlib.sha256()
         self._shards: list[Shard] = []
         self._bytes = self._documents = 0
+        self._parts: list[Part] = []
 
     def add(self, ids: list[int], document: Document) -> None:
         tokens = np.asarray(ids, dtype=self._dtype)
@@ -148,6 +167,23 @@ class _Writer:
         self._file = None
         self._shards[-1]["sha256"] = self._hash.hexdigest()
 
+    def finish(self, name: str) -> None:
+        """Notes what was added since the source before."""
+        so_far = Counter(tokens=self._tokens(), bytes=self._bytes, documents=self._documents)
+        for part in self._parts:
+            so_far.subtract({key: part[key] for key in so_far})  # type: ignore[literal-required]
+        self._parts.append({"name": name, **so_far})  # type: ignore[typeddict-item]
+
+    def _tokens(self) -> int:
+        return sum(shard["tokens"] for shard in self._shards)
+
     def summary(self) -> Split:
-        tokens = sum(shard["tokens"] for shard in self._shards)
-        return {"shards": self._shards, "tokens": tokens, "bytes": self._bytes, "documents": self._documents}
+        whole: Split = {
+            "shards": self._shards,
+            "tokens": self._tokens(),
+            "bytes": self._bytes,
+            "documents": self._documents,
+        }
+        if self._parts and self._parts[0]["name"]:
+            whole["mixture"] = self._parts
+        return whole

@@ -14,11 +14,14 @@ import numpy as np
 from cloche.data.pack import INDEX
 from cloche.errors import CorpusEmpty, FileDamaged, FileMissing, FileUnreadable
 
+SCANNED = 1 << 20  # tokens looked through at a time
+
 
 class PackedTokens:
     """The tokens of one split, read from disk as they are asked for.
 
-    `len` is their number, `bytes` and `documents` what they stand for (UTF-8), `end` the id that ends each document.
+    `len` is their number, `bytes` and `documents` what they stand for (UTF-8), `end` the id that ends each document;
+    `parts` are the sources of a mixture, each of them again such tokens with its `name`.
 
     >>> from pathlib import Path
     >>> from cloche.data import PackedTokens, prepare
@@ -29,12 +32,16 @@ class PackedTokens:
     (1, (5,))
     """
 
-    def __init__(self, shards: list[np.ndarray], summary: dict[str, Any], end: int) -> None:
+    def __init__(self, shards: list[np.ndarray], summary: dict[str, Any], end: int, vocab: int | None = None) -> None:
         self._shards = shards
         self._ends = list(accumulate(len(shard) for shard in shards))
+        self._first, self._count = 0, self._ends[-1] if self._ends else 0
+        self._document_ends: np.ndarray | None = None
+        self._summary = summary
         self.bytes: int = summary["bytes"]
         self.documents: int = summary["documents"]
-        self.end = end
+        self.end, self.vocab = end, vocab
+        self.name = ""
 
     @classmethod
     def open(cls, folder: str | Path, split: str) -> PackedTokens:
@@ -58,18 +65,46 @@ class PackedTokens:
             raise CorpusEmpty(f"{folder} has no split {split!r}; it has {', '.join(index['splits'])}.")
         summary, dtype = index["splits"][split], np.dtype(index["dtype"]).newbyteorder("<")
         shards = [_map(folder / shard["file"], shard["tokens"], dtype) for shard in summary["shards"]]
-        return cls(shards, summary, index["end"])
+        return cls(shards, summary, index["end"], index.get("vocab"))
 
     def __repr__(self) -> str:
         return f"PackedTokens({len(self):,} tokens, {self.bytes:,} bytes, {self.documents:,} documents)"
 
     def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
+        return self._count
+
+    @property
+    def parts(self) -> list[PackedTokens]:
+        """The sources, in order; itself alone if it is no mixture."""
+        found, first = [], 0
+        for source in self._summary.get("mixture", ()):
+            found.append(self.part(first, source["tokens"], source))
+            first += source["tokens"]
+        return found or [self]
+
+    def part(self, first: int, tokens: int, summary: dict[str, Any] | None = None) -> PackedTokens:
+        """Some of the tokens, as tokens of their own; `bytes` and `documents` are those of the whole unless told otherwise."""
+        part = PackedTokens(self._shards, summary or self._summary | {"mixture": ()}, self.end, self.vocab)
+        part._first, part._count = self._first + first, tokens
+        part.name = part._summary.get("name", self.name)
+        return part
+
+    def ends(self) -> np.ndarray:
+        """The places of the end tokens, int64; found in one pass at first, 8 bytes a document."""
+        if self._document_ends is None:
+            found = [
+                place + np.flatnonzero(self.window(place, min(SCANNED, len(self) - place)) == self.end)
+                for place in range(0, len(self), SCANNED)
+            ]
+            self._document_ends = np.concatenate(found) if found else np.empty(0, dtype=np.int64)
+        return self._document_ends
 
     def window(self, start: int, length: int) -> np.ndarray:
-        """Tokens start .. start + length, int64 [length]. IndexError when the split does not hold them all."""
+        """Tokens start .. start + length, int64 [length]. IndexError when the split does not hold them all, ClocheError when
+        one is beyond the vocabulary."""
         if start < 0 or length < 0 or start + length > len(self):
             raise IndexError(f"tokens {start} to {start + length} of {len(self)}")
+        start += self._first
         out = np.empty(length, dtype=np.int64)
         filled = 0
         while filled < length:
@@ -78,6 +113,10 @@ class PackedTokens:
             part = self._shards[shard][offset : offset + length - filled]
             out[filled : filled + len(part)] = part
             filled += len(part)
+        if self.vocab is not None and length and (largest := int(out.max())) >= self.vocab:
+            raise FileDamaged(
+                f"The packed text holds token {largest:,}, beyond its vocabulary of {self.vocab:,}; prepare the corpus again."
+            )
         return out
 
     def validation_windows(

@@ -21,7 +21,7 @@ def mix(*values: int) -> int:
     """
     state = np.zeros(1, dtype=np.uint64)
     for value in values:
-        state = _scramble(state ^ np.uint64(value & 0xFFFFFFFFFFFFFFFF))
+        state = scrambled(state ^ np.uint64(value & 0xFFFFFFFFFFFFFFFF))
     return int(state[0])
 
 
@@ -41,11 +41,12 @@ def _feistel(values: np.ndarray, bits: np.uint64, keys: list[np.uint64]) -> np.n
     mask = (np.uint64(1) << bits) - np.uint64(1)
     left, right = values >> bits, values & mask
     for key in keys:
-        left, right = right, left ^ (_scramble(right ^ key) & mask)
+        left, right = right, left ^ (scrambled(right ^ key) & mask)
     return (left << bits) | right
 
 
-def _scramble(z: np.ndarray) -> np.ndarray:
+def scrambled(z: np.ndarray) -> np.ndarray:
+    """A hash of each number, uint64: one to one."""
     z = z + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 
+from cloche.data.duplicates import Duplicates, Removed
+from cloche.data.mixture import Mixture
 from cloche.data.pack import INDEX, DataIndex, pack, write_index
 from cloche.data.reading import Document, ReadingReport
 from cloche.data.reading.formats import File
 from cloche.data.reading.read import read_file, read_files, recognised_files
-from cloche.data.split import Validation, plan_split
+from cloche.data.reading.reading_report import merged
+from cloche.data.split import Split, Validation, matches, plan_split
 from cloche.errors import CorpusEmpty, FileExists, FolderForeign
 from cloche.files import WRITING, is_abandoned, writing_folder
 from cloche.text import Tokenizer, train_bpe
 
 Progress = Callable[
     [str, int, int], None
-]  # stage ("measuring", "tokenizer", "packing"), bytes of files read, bytes of all files
+]  # stage ("measuring", "comparing", "tokenizer", "packing"), bytes of files read, bytes of all files
 
 
 def prepare(
@@ -46,35 +49,115 @@ def prepare(
     >>> found["vocab"], sorted(found["splits"])
     (267, ['train', 'validation'])
     """
+    only = _Text("", tuple(paths), glob, field, encoding)
+    return _prepare([only], out, vocab, validation, None, on_progress)
+
+
+def prepare_mixture(
+    mixture: Mixture,
+    out: str | Path,
+    *,
+    vocab: int | Tokenizer = 4096,
+    validation: Validation = 0.05,
+    duplicates: Duplicates | None = None,
+    on_progress: Progress | None = None,
+) -> DataIndex:
+    """As `prepare`, of the sources of a mixture, which data.json tells apart: each is divided by itself, and the tokenizer is
+    trained on all of them. `duplicates` says which documents are left out; without it none are looked for.
+
+    >>> from pathlib import Path
+    >>> from cloche.data import ExactDuplicates, Mixture, Source, prepare_mixture
+    >>> for name in ("prose", "verse"):
+    ...     _ = Path(f"{name}.txt").write_text(f"the cat sat on the {name}. " * 400)
+    >>> mixture = Mixture((Source(("prose.txt",), name="prose"), Source(("verse.txt",), name="verse")))
+    >>> index = prepare_mixture(mixture, "corpus", vocab=270, validation=0.1, duplicates=ExactDuplicates())
+    >>> [part["name"] for part in index["splits"]["train"]["mixture"]], index["sources"]["duplicates"]["documents"]
+    (['prose', 'verse'], 0)
+    """
+    several = len(mixture.sources) > 1
+    texts = [_Text(s.called if several else "", s.paths, s.glob, s.field, s.encoding) for s in mixture.sources]
+    return _prepare(texts, out, vocab, validation, duplicates, on_progress)
+
+
+class _Text:
+    """The text of one source: its files, and, once it is planned, how they are divided."""
+
+    split: Split
+
+    def __init__(
+        self, name: str, paths: tuple[str | Path, ...], glob: str | None, field: str, encoding: str | None
+    ) -> None:
+        self.name, self.field, self.report = name, field, ReadingReport()
+        self.files = list(recognised_files(paths, glob, field, encoding, self.report))
+
+    def documents(self, report: ReadingReport) -> Iterator[Document]:
+        return read_files(self.files, self.field, report)
+
+
+def _prepare(
+    texts: list[_Text],
+    out: str | Path,
+    vocab: int | Tokenizer,
+    validation: Validation,
+    duplicates: Duplicates | None,
+    on_progress: Progress | None,
+) -> DataIndex:
     folder = Path(out) / "data"
     _require_room(folder, vocab)
-    report = ReadingReport()
-    files = list(recognised_files(paths, glob, field, encoding, report))
-    total = report.size
+    total = sum(text.report.size for text in texts)
+    before = dict(zip(texts, accumulate((text.report.size for text in texts), initial=0), strict=False))
 
-    def told(stage: str, documents: Iterator[Document], report: ReadingReport) -> Iterator[Document]:
+    def told(stage: str, text: _Text, documents: Iterator[Document], report: ReadingReport) -> Iterator[Document]:
         for document in documents:
             yield document
             if on_progress is not None:
-                on_progress(stage, report.position, total)
+                on_progress(stage, before[text] + report.position, total)
 
-    split = plan_split(files, validation, _measuring(files, field, told))
+    for text, patterns in zip(texts, _validations(texts, validation), strict=True):
+        text.split = plan_split(text.files, patterns, _measuring(text, told)) if patterns else Split("nothing")
 
-    def divided(stage: str, report: ReadingReport) -> Iterator[tuple[str, Document]]:
-        return split.divide(told(stage, read_files(files, field, report), report))
+    def divided(stage: str, text: _Text, report: ReadingReport) -> Iterator[tuple[str, Document]]:
+        return text.split.divide(told(stage, text, text.documents(report), report))
 
+    def all_divided(stage: str) -> Iterator[tuple[str, Document]]:
+        return chain.from_iterable(divided(stage, text, ReadingReport()) for text in texts)
+
+    removed = duplicates.find(lambda: all_divided("comparing")) if duplicates is not None else Removed()
     if isinstance(vocab, Tokenizer):
         tokenizer = vocab
     else:
-        training = (document.text for side, document in divided("tokenizer", ReadingReport()) if side == "train")
+        training = (document.text for side, document in removed.kept(all_divided("tokenizer")) if side == "train")
         tokenizer = train_bpe(training, vocab)
+    removed.rewind()
     with writing_folder(folder) as fresh:
-        index = pack(divided("packing", report), tokenizer, fresh)
-        _require_both_sides(index, split.how)
-        index["sources"] = report.to_dict() | {"split": split.how}
+        packing = ((text.name, removed.kept(divided("packing", text, text.report))) for text in texts)
+        index = pack(packing, tokenizer, fresh)
+        _require_both_sides(index, _how(texts))
+        index["sources"] = merged([text.report for text in texts]).to_dict() | {"split": _how(texts)}
+        if duplicates is not None:
+            index["sources"]["duplicates"] = {"rule": duplicates.to_line()} | removed.figures
         write_index(fresh, index)
         tokenizer.save(out)
     return index
+
+
+def _how(texts: list[_Text]) -> str:
+    """How the text is divided, in words."""
+    return "; ".join(f"{text.name}: {text.split.how}" if text.name else text.split.how for text in texts)
+
+
+def _validations(texts: list[_Text], validation: Validation) -> list[Validation]:
+    """What is held out of each source: a share of each, or the patterns that match files of it."""
+    if isinstance(validation, (int, float)) or len(texts) == 1:
+        return [validation] * len(texts)
+    patterns = (validation,) if isinstance(validation, str) else tuple(validation)
+    names = [[file.source.name for file in text.files] for text in texts]
+    for pattern in patterns:
+        if not any(matches(name, pattern) for each in names for name in each):
+            raise CorpusEmpty(
+                f"No file of any source matches the validation pattern {pattern!r}; name files that exist."
+            )
+    return [tuple(p for p in patterns if any(matches(name, p) for name in each)) for each in names]
 
 
 def _require_room(folder: Path, vocab: int | Tokenizer) -> None:
@@ -97,17 +180,15 @@ def _require_room(folder: Path, vocab: int | Tokenizer) -> None:
 
 
 def _measuring(
-    files: list[File], field: str, told: Callable[[str, Iterator[Document], ReadingReport], Iterator[Document]]
+    text: _Text, told: Callable[[str, _Text, Iterator[Document], ReadingReport], Iterator[Document]]
 ) -> Callable[[File], Iterator[Document]]:
     """Reads a file to measure it: its documents, reporting progress."""
-    before = dict(
-        zip((file.source.name for file in files), accumulate(file.source.size for file in files), strict=True)
-    )
+    sizes = accumulate((file.source.size for file in text.files), initial=0)
+    before = dict(zip((file.source.name for file in text.files), sizes, strict=False))
     report = ReadingReport()
 
     def read(file: File) -> Iterator[Document]:
-        start = before[file.source.name] - file.source.size
-        return told("measuring", read_file(file, field, report, start), report)
+        return told("measuring", text, read_file(file, text.field, report, before[file.source.name]), report)
 
     return read
 
@@ -118,3 +199,6 @@ def _require_both_sides(index: DataIndex, how: str) -> None:
             raise CorpusEmpty(
                 f"The corpus is too small to be divided: no text is left to the {side} side ({how}); add text."
             )
+    for part in index["splits"]["train"].get("mixture", ()):
+        if not part["tokens"]:
+            raise CorpusEmpty(f"No text of {part['name']} is left to train on; give that source more, or leave it out.")

@@ -96,17 +96,17 @@ def plan_split(files: Sequence[File], validation: Validation, read: Callable[[Fi
     validation = (validation,) if isinstance(validation, str) else tuple(validation)
     names = [file.source.name for file in files]
     for pattern in validation:
-        if not any(_matches(name, pattern) for name in names):
+        if not any(matches(name, pattern) for name in names):
             raise CorpusEmpty(f"No file matches the validation pattern {pattern!r}; the files are {_few(names)}.")
     if not validation:
         raise ArgumentInvalid("No validation file is named; give a share such as 0.05, or patterns of file names.")
-    held_out = frozenset(name for name in names if any(_matches(name, pattern) for pattern in validation))
+    held_out = frozenset(name for name in names if any(matches(name, pattern) for pattern in validation))
     if len(held_out) == len(names):
         raise CorpusEmpty("The validation patterns match every file; leave some to train on.")
     return Split("files that match " + ", ".join(validation), held_out)
 
 
-def _matches(name: str, pattern: str) -> bool:
+def matches(name: str, pattern: str) -> bool:
     """Shell patterns are matched against a file's whole name and its last part."""
     return fnmatchcase(name, pattern) or fnmatchcase(name.rpartition("/")[2], pattern)
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from cloche.data import DataIndex, prepare, standard_library
+from cloche.data import DataIndex, Mixture, Source, prepare_mixture, standard_library
 from cloche.errors import CorpusEmpty, FolderForeign, RunDamaged
 from cloche.files import WRITING, move, put_in_place, sha256_of, temporary_folder
 from cloche.runs import Run
@@ -15,6 +15,7 @@ from cloche.text import Tokenizer
 from cloche.train.checkpoint import TOKENIZER_FILES
 from cloche.train.intact import shards_of, trained_on
 from cloche.train.recipe import Recipe
+from cloche.train.recipe.sections import DataSection
 
 MIN_BATCHES = 4  # fewer leave too little to train and validate on
 _SHARD = re.compile(r"(train|validation)-\d{5}\.bin")
@@ -52,14 +53,12 @@ def prepare_data(recipe: Recipe, run: Run, on_progress: Callable[[str, int, int]
         )
     d, t = recipe.data, recipe.tokenizer
     with run.training(), temporary_folder(run.path / "prepared") as made:
-        index = prepare(
-            d.paths or standard_library(),
+        index = prepare_mixture(
+            d.mixture or Mixture((_only(d),)),
             made,
             vocab=Tokenizer.load(t.path) if t.path else t.vocab,
             validation=d.validation or d.validation_share,
-            glob=d.glob,
-            field=d.field,
-            encoding=d.encoding,
+            duplicates=d.duplicates,
             on_progress=on_progress,
         )
         _require_enough(index, recipe)
@@ -68,6 +67,11 @@ def prepare_data(recipe: Recipe, run: Run, on_progress: Callable[[str, int, int]
             move(made / name, run.path / name)
         put_in_place(made / "data", data, replace=True)  # last: if data.json exists, so does the tokenizer
     _record(run)
+
+
+def _only(d: DataSection) -> Source:
+    """The source of a recipe without a mixture."""
+    return Source(tuple(map(str, d.paths or standard_library())), None, d.glob, d.field, d.encoding)
 
 
 def _require_enough(index: DataIndex, recipe: Recipe) -> None:

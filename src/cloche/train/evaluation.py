@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cloche.data import PackedTokens
+from cloche.data import PackedTokens, document_numbers
 from cloche.decode import Sampling, generate, read_prompt
 from cloche.model import Network
 from cloche.text import Tokenizer
@@ -42,11 +42,13 @@ def evaluate(
     batch: int = 16,
     limit: int | None = None,
     objective: Objective | None = None,
+    masks: bool = False,
 ) -> Score:
     """Loss of `net` on packed tokens: each exactly once, or about `limit` of them, spread evenly over the split.
 
     The denominator of bits per byte is exact: the UTF-8 bytes of the predicted tokens; the end-of-text token has a
-    loss but no bytes. Predictions see only their own window, as in training.
+    loss but no bytes. Predictions see only their own window, as in training; with
+    `masks` only their own document.
 
     >>> from pathlib import Path
     >>> from cloche.data import PackedTokens, prepare
@@ -64,7 +66,9 @@ def evaluate(
     objective, nats, count, n_bytes = objective or NextToken(), 0.0, 0, 0
     weights = 0.0
     for number, (x, size) in enumerate(tokens.validation_windows(length, byte_lengths, limit, batch)):
-        batch_ = TokenBatch(torch.from_numpy(x).to(net.embed.weight.device), seed=number)
+        device = net.embed.weight.device
+        documents = torch.from_numpy(document_numbers(x[:, :-1], tokens.end)).to(device) if masks else None
+        batch_ = TokenBatch(torch.from_numpy(x).to(device), documents, seed=number)
         loss, weight = objective.nats(net, batch_)
         nats += loss.item()
         weights += weight.item()

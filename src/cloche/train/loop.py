@@ -33,7 +33,8 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Source(Protocol):
-    """Where batches come from. `state` is plain JSON; after `restore`, `next` continues with the same batches."""
+    """Where batches come from. `state` is plain JSON; after `restore`, `next` continues with the same batches. `figures()`,
+    where a source has it, is added to the records of metrics.jsonl."""
 
     def next(self) -> Any: ...
     def state(self) -> dict[str, Any]: ...
@@ -303,7 +304,7 @@ class Loop:
         record = {**self._so_far(), "loss": loss, **update.others, "lr": next(iter(update.rates.values()))}
         record |= {f"lr_{name}": rate for name, rate in update.rates.items()} | self.optimizer.shrink()
         record["grad_norm"] = update.grad_norm
-        record |= self.optimizer.figures()
+        record |= self.optimizer.figures() | getattr(self.source, "figures", dict)()
         if self.setup.tokens:
             record["tokens_per_second"] = self.setup.tokens / seconds
         if self.setup.flops:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from cloche.data import Batches, PackedTokens, mix
+from cloche.data import PackedTokens
 from cloche.errors import RunExists, SettingInvalid
 from cloche.model import Network
 from cloche.runs import Run
@@ -27,27 +27,7 @@ from cloche.train.plan import Every, Milestones, StepPlan
 from cloche.train.recipe.limits import check_fits
 from cloche.train.recipe.recipe import Recipe
 from cloche.train.recipe.resolve import amend, resolve, usable_device
-
-CHOICES = 3  # what the seeds of batches are for, apart from those of their order
-
-
-class TokenSource:
-    """Batches of packed tokens on a device, with an exact cursor and the hashes of the shards. `seed` is that of the random
-    choices which an objective makes on them."""
-
-    def __init__(self, batches: Batches, device: str, shards: dict[str, str], seed: int = 0) -> None:
-        self.batches, self.device, self.shards, self.seed = batches, device, shards, seed
-
-    def next(self) -> TokenBatch:
-        """The next batch; its seed is a function of the source's and of how many there were."""
-        seed = mix(self.seed, self.batches.step, CHOICES)
-        return TokenBatch(torch.from_numpy(self.batches.next()).to(self.device), seed=seed)
-
-    def state(self) -> dict[str, Any]:
-        return {"batches": self.batches.state(), "shards": self.shards}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.batches.restore(state["batches"])
+from cloche.train.source import TokenSource, batches_of, described
 
 
 class Trainer(Loop):
@@ -84,7 +64,7 @@ class Trainer(Loop):
         torch.manual_seed(r.seed)
         keep_freed_memory()
         self.recipe, self.tokenizer = recipe, Tokenizer.load(run.path)
-        self.batches = Batches(PackedTokens.open(run.path / "data", "train"), r.length, r.batch, r.seed)
+        self.batches = batches_of(recipe, PackedTokens.open(run.path / "data", "train"))
         self.validation = PackedTokens.open(run.path / "data", "validation")
         device = usable_device(r.device)
         net = recipe.model.build(r.seed).to(device)
@@ -106,7 +86,7 @@ class Trainer(Loop):
         super().__init__(
             run,
             net,
-            TokenSource(self.batches, device, data_hashes(run), r.seed),
+            TokenSource(self.batches, device, data_hashes(run), r.seed, recipe.rows.document_masks),
             recipe.objective,
             Stepper(net, recipe.optimizer, PRECISIONS[setup.precision]),
             plan,
@@ -117,6 +97,7 @@ class Trainer(Loop):
             ],
             setup,
         )
+        self.changed = described(self.batches, recipe)
         self.remedy = f"lower the rate: cloche resume {run.path} --set optimizer.lr={recipe.optimizer.lr / 3:.2g}"
 
     @classmethod
@@ -157,7 +138,7 @@ class Trainer(Loop):
             require_intact(run, last)
             trainer = cls(recipe, run)
             trainer.restore(last)
-            trainer.changed = "".join(f"; {change}" for change in recipe.changes_from(before))
+            trainer.changed += "".join(f"; {change}" for change in recipe.changes_from(before))
             if changes:  # only now that all are accepted
                 run.write_bytes("recipe.toml", recipe.to_toml().encode())
             trainer.drop_later()
@@ -184,6 +165,7 @@ class Trainer(Loop):
                 r.batch,
                 e.tokens,
                 self.recipe.objective,
+                self.recipe.rows.document_masks,
             )
 
     def sample(self) -> list[Record]:

@@ -230,7 +230,12 @@ def prepare(run: Run, recipe: Recipe, screen: Screen) -> None:
 
     if (run.path / "data" / "data.json").exists():
         return
-    names = {"measuring": "measuring", "tokenizer": "reading text for the tokenizer", "packing": "packing tokens"}
+    names = {
+        "measuring": "measuring",
+        "comparing": "comparing documents",
+        "tokenizer": "reading text for the tokenizer",
+        "packing": "packing tokens",
+    }
     with screen.bar("preparing") as update:
         prepare_data(recipe, run, lambda stage, done, total: update(done, total, f"{names[stage]} {done / 1e6:.0f} MB"))
     data = json.loads((run.path / "data" / "data.json").read_bytes())
@@ -242,7 +247,11 @@ def prepare(run: Run, recipe: Recipe, screen: Screen) -> None:
     forms = {form: count for form, count in sources["formats"].items() if form != "text"}
     also = f" ({', '.join(f'{count:,} as {form}' for form, count in forms.items())})" if forms else ""
     screen.print(f"read {sources['files']:,} files{also}: {sides}")
+    for part in data["splits"]["train"].get("mixture", ()):
+        screen.print(f"{part['name']}: {part['tokens']:,} tokens of {part['documents']:,} documents to train on")
     screen.print(f"held out for validation: {sources['split']}")
+    if found := sources.get("duplicates"):
+        screen.print(f"left out {found['documents']:,} duplicates of {found['bytes']:,} bytes, by {found['rule']}")
     if recipe.tokenizer.path is None and data["vocab"] < recipe.tokenizer.vocab:
         asked = f"{recipe.tokenizer.vocab:,} were asked for"
         screen.print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -49,3 +50,18 @@ class ReadingReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for data.json."""
         return {key: value for key, value in asdict(self).items() if key != "position"}
+
+
+def merged(reports: Sequence[ReadingReport]) -> ReadingReport:
+    """The counts of several reports together."""
+    if len(reports) == 1:
+        return reports[0]
+    whole = ReadingReport()
+    for report in reports:
+        for name in ("files", "documents", "empty", "invalid_utf8", "position", "size"):
+            setattr(whole, name, getattr(whole, name) + getattr(report, name))
+        whole.invalid_names = [*whole.invalid_names, *report.invalid_names][:NAMED]
+        for counts, more in ((whole.formats, report.formats), (whole.skipped, report.skipped)):
+            for key, count in more.items():
+                counts[key] = counts.get(key, 0) + count
+    return whole

@@ -10,7 +10,8 @@ from typing_extensions import TypedDict
 class MetricsRecord(TypedDict, total=False):
     """A line of log/metrics.jsonl, of training (`loss`) or validation (`val_loss`); `lr_*` are the learning rates of
     the optimiser's groups, `shrink_*` what decoupled weight decay multiplies their weights by in this step (1 - lr x decay),
-    `val_*_average` are of the average of the weights. Losses are in nats per token, `time` and `eta` in seconds."""
+    `val_*_average` are of the average of the weights, `epochs_*` the epochs of the sources of a mixture. Losses
+    are in nats per token, `time` and `eta` in seconds."""
 
     step: int
     time: float

@@ -1,7 +1,7 @@
 """The recipe: every setting of a run, in the order in which one models.
 
-The question, the data, the tokenizer, the model, the objective, the optimiser, the schedule, and how the run is
-executed, logged, evaluated and saved. A recipe is plain TOML; missing settings take their defaults, and an unknown
+The question, the data, the tokenizer, the rows of its batches, the model, the objective, the optimiser, the schedule, and how
+the run is executed, logged, evaluated and saved. A recipe is plain TOML; missing settings take their defaults, and an unknown
 key or an invalid value raises one sentence that names the key and how to fix it.
 """
 
@@ -51,6 +51,7 @@ from cloche.train.recipe.sections import (
     EvaluateSection,
     LogSection,
     Question,
+    RowsSection,
     RunSection,
     Section,
     Texts,
@@ -94,6 +95,7 @@ class Recipe(BaseModel):
     question: Question = Question()
     data: DataSection = DataSection()
     tokenizer: TokenizerSection = TokenizerSection()
+    rows: RowsSection = RowsSection()
     model: LM = Field(default_factory=first_model)
     objective: Objective = NextToken()
     optimizer: Optimizer = Muon()

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    PlainSerializer,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
+from cloche.data import Curriculum, Duplicates, Mixture, Packing, Source, Stream
 from cloche.decode import Sampling
-from cloche.part import part_from_line
+from cloche.part import Part, part_from_dict, part_from_line
 from cloche.text import SMALLEST_VOCAB
 
 DEFAULT_MINUTES = 5.0
@@ -32,6 +43,30 @@ Real = Annotated[float, BeforeValidator(_no_boolean)]
 Texts = Annotated[list[str], BeforeValidator(_listed)]
 
 
+def _line(base: type[Part], where: str) -> tuple[BeforeValidator, PlainSerializer, WithJsonSchema]:
+    """A part that is written as one line of text, or given as a value or a table."""
+
+    def read(value: Any) -> Any:
+        if isinstance(value, str):
+            return part_from_line(value, base, where)
+        return part_from_dict(value, where, base) if isinstance(value, dict) else value
+
+    schema = WithJsonSchema({"type": "string", "title": base.__name__})
+    return BeforeValidator(read), PlainSerializer(lambda value: value if value is None else value.to_line()), schema
+
+
+def _sources(value: Any) -> Any:
+    """Turns a list of sources into a mixture of them."""
+    if not isinstance(value, list | tuple):
+        return value
+    sources = [part_from_line(item, Source, "data.mixture") if isinstance(item, str) else item for item in value]
+    if not all(isinstance(source, Source) for source in sources):
+        raise PydanticCustomError(
+            "mixture", "a mixture is a list of sources, such as Source(paths=['books'], weight=2)"
+        )
+    return Mixture(tuple(sources))
+
+
 class Section(BaseModel):
     """A section of the recipe: frozen; unknown keys are errors."""
 
@@ -46,7 +81,11 @@ class Question(Section):
 
 
 class DataSection(Section):
-    """[data] The text to train on; without paths, the running Python's standard library."""
+    """[data] The text to train on; without paths, the running Python's standard library.
+
+    mixture: several sources in place of paths, as `Mixture(sources=[Source(paths=["books"], weight=2), ...])` or a list of
+    them. duplicates: documents to leave out, by `ExactDuplicates` or `NearDuplicates(threshold=0.8)`.
+    """
 
     paths: Texts = []
     glob: str | None = None
@@ -55,6 +94,26 @@ class DataSection(Section):
     # File name patterns to hold out; if empty, a share of the bytes is held out, in whole files or their ends.
     validation: Texts = []
     validation_share: Real = Field(default=0.05, gt=0, lt=1)
+    mixture: Annotated[InstanceOf[Mixture] | None, *_line(Mixture, "data.mixture"), BeforeValidator(_sources)] = None
+    duplicates: Annotated[InstanceOf[Duplicates] | None, *_line(Duplicates, "data.duplicates")] = None
+
+    @model_validator(mode="after")
+    def _one_text(self) -> DataSection:
+        if self.mixture and self.paths:
+            raise PydanticCustomError("mixture", "paths and mixture both name text: leave one of them out")
+        return self
+
+
+class RowsSection(Section):
+    """[rows] How documents become the rows of batches, and which come first.
+
+    packing: `Stream`, or `BestFit(fill=0.995)`. document_masks: attention and positions begin anew with each document of a
+    row. curriculum: such as `Easiest(by=UnigramLoss, start=0.2, until=0.5)`.
+    """
+
+    packing: Annotated[InstanceOf[Packing], *_line(Packing, "rows.packing")] = Stream()
+    document_masks: bool = False
+    curriculum: Annotated[InstanceOf[Curriculum] | None, *_line(Curriculum, "rows.curriculum")] = None
 
 
 class TokenizerSection(Section):
