@@ -1,6 +1,5 @@
 """What is predicted from what: windows, prefixes, tokens further ahead, and rows of several documents."""
 
-import math
 
 import pytest
 import torch
@@ -163,7 +162,7 @@ def test_prefixes_are_drawn_from_the_batch_seed_and_never_take_every_target():
     weights = objective.examples(TokenBatch(IDS.repeat(50, 1))).weights
     assert weights.sum(1).min() == 2  # the last of the prefix and the one input after it
     loss = PrefixLM(least=0.5, most=0.5).terms(network(Prefix()), IDS)["loss"].value
-    assert math.isfinite(loss)
+    assert loss.isfinite()
 
 
 @pytest.mark.parametrize(
