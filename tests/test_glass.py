@@ -9,8 +9,9 @@ import torch
 
 import cloche
 from cloche.errors import ClocheError
+from cloche.evals import perplexity, score_ids
 from cloche.glass import Glass, load
-from cloche.model import GLU, LM, Attention, Block, RMSNorm, RoPE, Stack, save_network
+from cloche.model import GLU, LM, Attention, Block, Causal, Full, Mask, RMSNorm, RoPE, Stack, save_network
 from cloche.runs import Run
 from cloche.text import Tokenizer, train_bpe
 
@@ -22,8 +23,10 @@ def tokenizer() -> Tokenizer:
     return train_bpe(iter(TEXTS), vocab=300)
 
 
-def network(vocab: int = 300):
-    block = Block(mix=Attention(heads=2, position=RoPE()), map=GLU("silu", hidden=24), norm=RMSNorm())
+def network(vocab: int = 300, mask: Mask | None = None):
+    block = Block(
+        mix=Attention(heads=2, position=RoPE(), mask=mask or Causal()), map=GLU("silu", hidden=24), norm=RMSNorm()
+    )
     return LM(vocab=vocab, width=16, body=Stack(2, block)).build(seed=0)
 
 
@@ -176,3 +179,17 @@ def test_sweeps_and_streams_of_text(tokenizer: Tokenizer, tmp_path: Path) -> Non
     acts = glass.store([glass.ids(text)[0] for text in prompts], "resid_post[1]", tmp_path / "acts", dtype="float32")
     truth = glass.run(prompts[0], save="resid_post[1]")["resid_post[1]"][0]
     assert torch.equal(next(acts.batches("resid_post[1]", size=len(truth))), truth)
+
+
+def test_what_predicts_the_next_token_refuses_a_model_that_sees_it(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    glass, text = Glass(network(mask=Full()), tokenizer), tmp_path / "text.txt"
+    text.write_text(TEXTS[0])
+    asked = [
+        lambda: glass.loss("the cat"),
+        lambda: glass.next_tokens("the cat"),
+        lambda: perplexity(glass, text),
+        lambda: score_ids(glass.net, [([1], [2])]),
+    ]
+    for ask in asked:
+        with pytest.raises(ClocheError, match="Full of layer 0 lets a token see later ones"):
+            ask()

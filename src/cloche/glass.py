@@ -118,6 +118,7 @@ class Glass:
         `run` does, and if there is nothing to predict.
         """
         ids, own = self.ids(prompt)
+        self.net.require_causal("The loss of a text")
         result = self.net.run(ids, edits=edits, pad=own if pad is None else pad)
         return loss_of(result.logits, ids, result.pad, self.tokenizer, result.notes)
 
@@ -135,6 +136,7 @@ class Glass:
         """The `top` most likely tokens after a prompt, with their probabilities; prints as a table. A list of texts or
         several rows of ids gives a list."""
         ids, pad = self.ids(prompt)
+        self.net.require_causal("A table of next tokens")
         result = self.net.run(ids, edits=edits, pad=pad)
         tables = [next_of(row, top, self.tokenizer, result.notes) for row in result.logits[:, -1]]
         return tables if is_texts(prompt) or len(tables) > 1 else tables[0]

@@ -1,6 +1,5 @@
 """What is predicted from what: windows, prefixes, tokens further ahead, and rows of several documents."""
 
-
 import pytest
 import torch
 import torch.nn.functional as F

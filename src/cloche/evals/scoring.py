@@ -100,6 +100,7 @@ def score_ids(net: Network, rows: Sequence[tuple[Sequence[int], Sequence[int]]])
     >>> [scored.tokens for scored in score_ids(net, [([1, 2], [3]), ([1, 2], [4, 5])])]
     [1, 2]
     """
+    net.require_causal("The score of a continuation")
     longest = max((len(prompt) + len(after) for prompt, after in rows), default=0)
     limit = net.most_tokens
     if limit is not None and longest - 1 > limit:

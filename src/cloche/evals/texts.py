@@ -67,6 +67,7 @@ def perplexity(
     8.6
     """
     path, tokenizer, net = Path(path), subject.need_tokenizer(), subject.net
+    net.require_causal("The perplexity of a text")
     context, stride = _window(net, context, stride, limit)
     require_whole(seed=seed)
     ids = _ids(tokenizer, path, limit)

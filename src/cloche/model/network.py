@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cloche.errors import ModelUnsupported
 from cloche.model.context import Context
 from cloche.model.declare import Declared, Module, declarations, groups, initialise, matrix_weights, row_blocks
 from cloche.model.lm import LM
@@ -98,6 +99,15 @@ class Network(Module):
     def masks(self) -> list[Mask]:
         """The mask of each iteration's mixer."""
         return [block.part.mix.mask for block in self.layers]
+
+    def require_causal(self, what: str) -> None:
+        """Raises ModelUnsupported if a token sees later ones; `what` predicts each token from those before it."""
+        for i, mask in enumerate(self.masks):
+            if not mask.causal:
+                raise ModelUnsupported(
+                    f"{what} predicts each token from those before it, and {mask} of {self.body.named(i)} lets a token see "
+                    "later ones: use a model with causal attention."
+                )
 
     @property
     def length(self) -> int | None:

@@ -57,11 +57,7 @@ class Prediction(Objective, ABC):
 
     def check_mask(self, net: Network) -> None:
         """Raises ClocheError if the network's masks do not suit: here, if a token sees those it is to predict."""
-        if not net.causal:
-            raise ModelUnsupported(
-                f"{type(self).__name__} predicts each token from those before it, and {_first_mask(net, causal=False)} lets a "
-                "token see later ones: use Causal(), or an objective for such a mask."
-            )
+        net.require_causal(type(self).__name__)
 
     def logits_held(self, tokens: int) -> int:
         return min(self.chunk, tokens)
@@ -104,9 +100,3 @@ class Prediction(Objective, ABC):
                 'name it "balance", or train with an objective that uses it.'
             )
         return {name: Term(value, self.balance) for name, value in losses.items()}
-
-
-def _first_mask(net: Network, causal: bool) -> str:
-    """A layer's mask that is causal, or is not, as a sentence names it."""
-    i, mask = next((i, mask) for i, mask in enumerate(net.masks) if mask.causal is causal)
-    return f"{mask} of {net.body.named(i)}"
