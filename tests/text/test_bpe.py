@@ -157,3 +157,20 @@ def test_the_whole_stream_is_sampled_within_bounds(monkeypatch):
     monkeypatch.setattr(bpe, "_learn_merges", lambda texts, *rest: seen.extend(texts) or (list("ab"), []))
     train_bpe((f"{'a' * 50}{'b' * 40}\n" * 100 for _ in range(500)), vocab=300)
     assert 50_000 <= sum(map(len, seen)) <= 100_000
+
+
+def test_further_special_tokens_are_never_text():
+    """They take the last ids; the rest is what a smaller vocabulary gives."""
+    texts = ["to be or <|mask|> not to be"] * 9
+    with_mask, without = train_bpe(texts, 290, ("<|mask|>", "<|x|>")), train_bpe(texts, 288)
+    assert (with_mask.id_of("<|mask|>"), with_mask.id_of("<|x|>")) == (without.vocab, without.vocab + 1)
+    ids = with_mask.encode("be <|mask|> <|endoftext|>")
+    assert ids == without.encode("be <|mask|> <|endoftext|>") and with_mask.decode(ids) == "be <|mask|> <|endoftext|>"
+    assert with_mask.id_of("be") is None and with_mask.byte_lengths[-2:].tolist() == [0, 0]
+    with pytest.raises(ClocheError, match="ask for at least 260"):
+        train_bpe(texts, 259, ("<|mask|>",))
+    for taken in ("to", "", "<|endoftext|>"):
+        with pytest.raises(ClocheError, match="empty or another token already"):
+            train_bpe(texts, 290, (taken,))
+    with pytest.raises(ClocheError, match="another token already"):
+        train_bpe(texts, 290, ("<|mask|>", "<|mask|>"))

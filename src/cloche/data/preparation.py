@@ -18,6 +18,7 @@ from cloche.errors import CorpusEmpty, FileExists, FolderForeign
 from cloche.files import WRITING, is_abandoned, writing_folder
 from cloche.text import Tokenizer, train_bpe
 
+Maker = Callable[[Iterator[str]], Tokenizer]  # trains a tokenizer on texts
 Progress = Callable[
     [str, int, int], None
 ]  # stage ("measuring", "comparing", "tokenizer", "packing"), bytes of files read, bytes of all files
@@ -27,7 +28,7 @@ def prepare(
     paths: Sequence[str | Path],
     out: str | Path,
     *,
-    vocab: int | Tokenizer = 4096,
+    vocab: int | Tokenizer | Maker = 4096,
     validation: Validation = 0.05,
     glob: str | None = None,
     field: str = "text",
@@ -36,7 +37,8 @@ def prepare(
 ) -> DataIndex:
     """Packs a corpus into `out`/data, with its tokenizer in `out`; returns the contents of data.json.
 
-    `vocab` is the size of the tokenizer to train (on the training documents alone), or a tokenizer to use as it is.
+    `vocab` is the size of the tokenizer to train (on the training documents alone), a function that trains one on texts, or
+    a tokenizer to use as it is.
     `validation` is a share or patterns of file names (see `plan_split`); `glob`, `field` and `encoding` as in `documents`. The
     corpus is read twice, records and compressed files three times, and never held: memory stays under 2 GB whatever its
     size (bench/train/corpus_memory.py). An interrupted packing starts over; a finished one is not overwritten. Raises
@@ -57,7 +59,7 @@ def prepare_mixture(
     mixture: Mixture,
     out: str | Path,
     *,
-    vocab: int | Tokenizer = 4096,
+    vocab: int | Tokenizer | Maker = 4096,
     validation: Validation = 0.05,
     duplicates: Duplicates | None = None,
     on_progress: Progress | None = None,
@@ -97,7 +99,7 @@ class _Text:
 def _prepare(
     texts: list[_Text],
     out: str | Path,
-    vocab: int | Tokenizer,
+    vocab: int | Tokenizer | Maker,
     validation: Validation,
     duplicates: Duplicates | None,
     on_progress: Progress | None,
@@ -127,7 +129,7 @@ def _prepare(
         tokenizer = vocab
     else:
         training = (document.text for side, document in removed.kept(all_divided("tokenizer")) if side == "train")
-        tokenizer = train_bpe(training, vocab)
+        tokenizer = train_bpe(training, vocab) if isinstance(vocab, int) else vocab(training)
     removed.rewind()
     with writing_folder(folder) as fresh:
         packing = ((text.name, removed.kept(divided("packing", text, text.report))) for text in texts)
@@ -160,7 +162,7 @@ def _validations(texts: list[_Text], validation: Validation) -> list[Validation]
     return [tuple(p for p in patterns if any(matches(name, p) for name in each)) for each in names]
 
 
-def _require_room(folder: Path, vocab: int | Tokenizer) -> None:
+def _require_room(folder: Path, vocab: int | Tokenizer | Maker) -> None:
     """Refuses, before touching anything, a folder with anything but leftovers of a killed packing."""
     if folder.parent.exists() and not folder.parent.is_dir():
         raise FileExists(f"{folder.parent} is a file; name a folder.")

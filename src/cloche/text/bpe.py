@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from tokenizers import Regex, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Engine
 
-from cloche.errors import ContextExceeded, CorpusEmpty
+from cloche.errors import ArgumentInvalid, ContextExceeded, CorpusEmpty
 from cloche.text.sample import even_sample
 from cloche.text.splitting import SPLIT_PATTERN
 from cloche.text.tokenizer import Tokenizer
@@ -35,13 +35,14 @@ ALPHABET_LIMIT = 512
 ALPHABET_SHARE = 1e-5
 
 
-def train_bpe(texts: Iterable[str], vocab: int = 4096) -> Tokenizer:
+def train_bpe(texts: Iterable[str], vocab: int = 4096, special: Sequence[str] = ()) -> Tokenizer:
     """A byte-fallback BPE tokenizer: id 0 is <|endoftext|>, ids 1..256 the bytes, then characters, then merges.
 
     Nothing is normalised: decode(encode(text)) == text for every text. Learned from an evenly spread sample of at most
     16M characters, so memory is bounded however long the stream. The same texts give the same tokenizer.json.
-    A corpus too small for `vocab` merges gives fewer tokens: `Tokenizer.vocab` is the true number.
-    Raises ClocheError when `vocab` is below 259 or there is no text.
+    A corpus too small for `vocab` merges gives fewer tokens: `Tokenizer.vocab` is the true number. `special` are the names
+    of further special tokens, such as "<|mask|>"; they take the last ids, and text never becomes one. Raises ClocheError when
+    `vocab` is below 259 plus their number, there is no text, or one of them is another token already.
 
     >>> tokenizer = cloche.train_bpe(["to be or not to be"] * 9, vocab=270)
     >>> tokenizer.vocab, tokenizer.end
@@ -49,18 +50,23 @@ def train_bpe(texts: Iterable[str], vocab: int = 4096) -> Tokenizer:
     >>> [tokenizer.show(i) for i in tokenizer.encode(" to be")]
     ['·to', '·be']
     """
-    if vocab < SMALLEST_VOCAB:
+    if vocab < SMALLEST_VOCAB + len(special):
+        others = f", {len(special)} further special tokens" if special else ""
         raise ContextExceeded(
-            f"A vocabulary of {vocab} has no room for <|endoftext|>, 256 bytes and two characters; "
-            f"ask for at least {SMALLEST_VOCAB}."
+            f"A vocabulary of {vocab} has no room for <|endoftext|>{others}, 256 bytes and two characters; "
+            f"ask for at least {SMALLEST_VOCAB + len(special)}."
         )
     sample = even_sample(texts, SAMPLE_CHARACTERS)
     if not sample:
         raise CorpusEmpty("There is no text to train a tokenizer on; name files that hold some.")
-    room = vocab - 1 - len(BYTE_TOKENS)
+    room = vocab - 1 - len(BYTE_TOKENS) - len(special)
     alphabet = _common_characters(sample, limit=min(ALPHABET_LIMIT, max(2, room // 2)))
     tokens, merges = _learn_merges(_without_rare(sample, alphabet), room, alphabet)
-    return Tokenizer.from_dict(_tokenizer_json(tokens, merges), {"eos_token": END})
+    names = [END, *BYTE_TOKENS, *tokens]
+    for place, name in enumerate(special):
+        if not name or name in names or name in special[:place]:
+            raise ArgumentInvalid(f"The special token {name!r} is empty or another token already; choose another name.")
+    return Tokenizer.from_dict(_tokenizer_json(tokens, merges, special=special), {"eos_token": END})
 
 
 def _common_characters(sample: list[str], limit: int) -> list[str]:
@@ -96,14 +102,28 @@ def _learn_merges(
     return sorted(vocabulary, key=vocabulary.__getitem__), merges
 
 
-def _tokenizer_json(tokens: list[str], merges: list[list[str]], pattern: str = SPLIT_PATTERN) -> dict[str, Any]:
-    """Hugging Face's tokenizer.json; only <|endoftext|> is an added token."""
-    end = {"id": 0, "content": END, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+def _tokenizer_json(
+    tokens: list[str], merges: list[list[str]], pattern: str = SPLIT_PATTERN, special: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Hugging Face's tokenizer.json; only <|endoftext|> and the special tokens are added tokens."""
+    vocabulary = {token: i for i, token in enumerate([END, *BYTE_TOKENS, *tokens, *special])}
+    added = [
+        {
+            "id": vocabulary[name],
+            "content": name,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
+        for name in (END, *special)
+    ]
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{**end, "special": True}],
+        "added_tokens": added,
         "normalizer": None,
         "pre_tokenizer": {
             "type": "Split",
@@ -122,7 +142,7 @@ def _tokenizer_json(tokens: list[str], merges: list[list[str]], pattern: str = S
             "fuse_unk": False,
             "byte_fallback": True,
             "ignore_merges": False,
-            "vocab": {token: i for i, token in enumerate([END, *BYTE_TOKENS, *tokens])},
+            "vocab": vocabulary,
             "merges": merges,
         },
     }

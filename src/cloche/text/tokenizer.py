@@ -101,6 +101,11 @@ class Tokenizer:
                 return i
         return None
 
+    def id_of(self, name: str) -> int | None:
+        """The id of a special token, or another added word, by its name; None if there is none of that name."""
+        added = self._json.get("added_tokens") or []
+        return next((int(each["id"]) for each in added if each["content"] == name), None)
+
     def encode(self, text: str, special: bool = True) -> list[int]:
         """The ids of a text. `special` adds what the file's own template adds (Llama's <s>; `train_bpe`'s: nothing)."""
         return self.encode_batch([text], special)[0]

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from cloche.train.monitors.health import Health
     from cloche.train.monitors.journal import is_finished
     from cloche.train.objectives.batch import Examples, TokenBatch
+    from cloche.train.objectives.denoising import Denoising, SpanCorruption
+    from cloche.train.objectives.diffusion import MaskedDiffusion
+    from cloche.train.objectives.infilling import FillInTheMiddle
     from cloche.train.objectives.multi_token import MultiToken
     from cloche.train.objectives.next_token import LastToken, NextToken, Windowed
     from cloche.train.objectives.objective import Objective, Term
@@ -58,8 +61,10 @@ __all__ = [
     "Callback",
     "Constant",
     "Cosine",
+    "Denoising",
     "Every",
     "Examples",
+    "FillInTheMiddle",
     "Group",
     "Health",
     "InverseSquareRoot",
@@ -67,6 +72,7 @@ __all__ = [
     "Learned",
     "Linear",
     "Loop",
+    "MaskedDiffusion",
     "Milestones",
     "MultiToken",
     "Muon",
@@ -84,6 +90,7 @@ __all__ = [
     "Score",
     "Setup",
     "Shampoo",
+    "SpanCorruption",
     "StepPlan",
     "Stepper",
     "Term",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from cloche.data import DataIndex, Mixture, Source, prepare_mixture, standard_library
 from cloche.errors import CorpusEmpty, FolderForeign, RunDamaged
 from cloche.files import WRITING, move, put_in_place, sha256_of, temporary_folder
 from cloche.runs import Run
-from cloche.text import Tokenizer
+from cloche.text import Tokenizer, train_bpe
 from cloche.train.checkpoint import TOKENIZER_FILES
 from cloche.train.intact import shards_of, trained_on
 from cloche.train.recipe import Recipe
@@ -52,11 +53,17 @@ def prepare_data(recipe: Recipe, run: Run, on_progress: Callable[[str, int, int]
             f"{data} has no data.json, and contains {foreign[0]}, which is not part of a packed corpus; move it away"
         )
     d, t = recipe.data, recipe.tokenizer
+    vocab: Tokenizer | Callable[..., Tokenizer] = partial(
+        train_bpe, vocab=t.vocab, special=recipe.objective.special_tokens
+    )
+    if t.path:
+        vocab = Tokenizer.load(t.path)
+        recipe.objective.bound(vocab)  # before an hour of packing, not after it
     with run.training(), temporary_folder(run.path / "prepared") as made:
         index = prepare_mixture(
             d.mixture or Mixture((_only(d),)),
             made,
-            vocab=Tokenizer.load(t.path) if t.path else t.vocab,
+            vocab=vocab,
             validation=d.validation or d.validation_share,
             duplicates=d.duplicates,
             on_progress=on_progress,

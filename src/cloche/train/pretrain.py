@@ -21,6 +21,7 @@ from cloche.train.monitors.health import Health
 from cloche.train.monitors.journal import Record
 from cloche.train.monitors.pretraining import HealthCallback, LogCallback
 from cloche.train.objectives.batch import TokenBatch
+from cloche.train.objectives.objective import Objective
 from cloche.train.optimizers.stepper import Stepper
 from cloche.train.parents import put_in_place
 from cloche.train.plan import Every, Milestones, StepPlan
@@ -52,6 +53,7 @@ class Trainer(Loop):
     """
 
     net: Network
+    objective: Objective
 
     def __init__(self, recipe: Recipe, run: Run) -> None:
         r, e = recipe.run, recipe.evaluate
@@ -69,7 +71,8 @@ class Trainer(Loop):
         device = usable_device(r.device)
         net = recipe.model.build(r.seed).to(device)
         net.context = r.length
-        recipe.objective.check(net)
+        objective = recipe.objective.bound(self.tokenizer)
+        objective.check(net)
         tokens = r.length * r.batch
         setup = Setup(
             recipe.log.every,
@@ -87,7 +90,7 @@ class Trainer(Loop):
             run,
             net,
             TokenSource(self.batches, device, data_hashes(run), r.seed, recipe.rows.document_masks),
-            recipe.objective,
+            objective,
             Stepper(net, recipe.optimizer, PRECISIONS[setup.precision]),
             plan,
             [
@@ -164,12 +167,14 @@ class Trainer(Loop):
                 r.length,
                 r.batch,
                 e.tokens,
-                self.recipe.objective,
+                self.objective,
                 self.recipe.rows.document_masks,
             )
 
     def sample(self) -> list[Record]:
-        """Continuations of the recipe's prompts, for samples.jsonl."""
+        """Continuations of the recipe's prompts, for samples.jsonl; none if the model is not one that continues text."""
+        if not self.net.causal:
+            return []
         r, e = self.recipe.run, self.recipe.evaluate
         return [sample(self.net, self.tokenizer, prompt, e.sample_tokens, r.seed, e.sampler) for prompt in e.prompts]
 

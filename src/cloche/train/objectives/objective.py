@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cloche.model import Network
 from cloche.part import Part
+from cloche.text import Tokenizer
 from cloche.train.objectives.batch import Examples, TokenBatch
 from cloche.train.objectives.head_loss import head_loss
 
@@ -52,6 +53,16 @@ class Objective(Part, ABC):
     def check(self, net: Network) -> None:
         """Raises ClocheError if it cannot train this network; called before anything is read, with a network that has no
         memory for its weights."""
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """Names of the special tokens that its examples hold; a tokenizer that is trained for it has them."""
+        return ()
+
+    def bound(self, tokenizer: Tokenizer) -> Objective:
+        """The objective for models of this tokenizer: one that knows what it needs of it, such as the ids of its special
+        tokens. Called before training. Raises ClocheError if the tokenizer lacks any."""
+        return self
 
     @abstractmethod
     def terms(self, net: Network, batch: TokenBatch | Tensor) -> dict[str, Term]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
+from cloche.text import Tokenizer
 from cloche.train.monitors.callbacks import Callback
 from cloche.train.objectives.batch import Examples
 from cloche.train.objectives.next_token import NextToken
@@ -36,6 +37,13 @@ class Wrapping(Objective):
 
     def check(self, net: Any) -> None:
         self.objective.check(net)
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        return self.objective.special_tokens
+
+    def bound(self, tokenizer: Tokenizer) -> Objective:
+        return replace(self, objective=self.objective.bound(tokenizer))
 
     def terms(self, net: Any, batch: Any) -> dict[str, Term]:
         return self.objective.terms(net, batch)

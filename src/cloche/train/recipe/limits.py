@@ -40,7 +40,9 @@ def check_recipe(recipe: Recipe, padded: bool = False) -> None:
     """
     check_fits(recipe)
     if recipe.tokenizer.path is not None:
-        check_vocab(recipe, Tokenizer.load(recipe.tokenizer.path).vocab, padded)
+        tokenizer = Tokenizer.load(recipe.tokenizer.path)
+        check_vocab(recipe, tokenizer.vocab, padded)
+        recipe.objective.bound(tokenizer)
 
 
 def check_fits(recipe: Recipe) -> None:
