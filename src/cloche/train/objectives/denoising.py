@@ -131,7 +131,7 @@ class SpanCorruption(Denoising):
     >>> from cloche.train import SpanCorruption
     >>> e = SpanCorruption(rate=0.5, mean_span=2, mask=99).examples(torch.arange(9)[None])
     >>> e.inputs, e.weights
-    (tensor([[99, 99,  3,  4, 99,  6,  7, 99]]), tensor([[1., 1., 0., 0., 1., 0., 0., 1.]]))
+    (tensor([[99,  2,  3, 99, 99,  6,  7, 99]]), tensor([[1., 0., 0., 1., 1., 0., 0., 1.]]))
     """
 
     rate: float = 0.15
