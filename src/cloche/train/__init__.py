@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from cloche.train.penalties.penalty import L1, L2, Penalised, Penalty
     from cloche.train.penalties.pruning import Pruning
     from cloche.train.plan import Every, Milestones, StepPlan
+    from cloche.train.prediction.forecasting import Forecast, forecast
     from cloche.train.pretrain import Trainer
     from cloche.train.prompts import first_text
     from cloche.train.recipe.limits import check_fits, check_model, check_recipe
@@ -65,6 +66,7 @@ __all__ = [
     "Every",
     "Examples",
     "FillInTheMiddle",
+    "Forecast",
     "Group",
     "Health",
     "InverseSquareRoot",
@@ -106,6 +108,7 @@ __all__ = [
     "check_recipe",
     "evaluate",
     "first_text",
+    "forecast",
     "gemm_rate",
     "gemm_rates",
     "is_finished",

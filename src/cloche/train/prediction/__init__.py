@@ -1,0 +1,1 @@
+"""What a recipe will take on this machine: memory and time, before it is trained."""

@@ -1,0 +1,119 @@
+"""Memory and time of a recipe on this machine, from a few steps of its rehearsal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from cloche.memory import machine_memory
+from cloche.train.prediction.process import process_memory
+from cloche.train.prediction.rehearsal import Rehearsal
+from cloche.train.machine.gemm import gemm_rates
+from cloche.train.recipe.recipe import Recipe
+
+BUDGET = 12.0  # seconds that the timed steps may take
+TIMED = 5  # steps whose median is the forecast
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a recipe takes on this machine.
+
+    parameters: their number. tensors: bytes at the moment when there are most, by purpose ("weights", "gradients",
+    "optimizer", "activations", "work") and `phase` ("step", "update", "health" or "validation") of that moment.
+    memory: bytes of the whole process (on a GPU, of its tensors), and `available` those of the machine. seconds: median time of a
+    step, and `rate` its FLOP/s, `fastest` those of a matrix product. rows: of the batches that were measured; if fewer
+    than [run] batch, memory and time are extrapolated.
+
+    >>> from cloche.train import Forecast
+    >>> Forecast(parameters=10, tensors={"weights": 40}, phase="step", memory=4e8).available
+    0.0
+    """
+
+    parameters: int
+    tensors: dict[str, float]
+    phase: str
+    memory: float
+    available: float = 0.0
+    seconds: float = 0.0
+    speed: dict[str, float] = field(default_factory=dict)
+    rows: int = 0
+
+
+def forecast(recipe: Recipe, rehearsal: Rehearsal | None = None) -> Forecast:
+    """Forecasts memory and time per step of a recipe, from a few steps on random tokens with its own batch; with smaller
+    batches, extrapolated in the number of rows, if its own would take longer than some seconds.
+
+    Raises ClocheError if the recipe cannot be trained on this machine.
+
+    >>> from cloche.train import Recipe, forecast
+    >>> changes = {"model.width": 24, "model.body.depth": 1, "tokenizer.vocab": 270, "run.length": 16, "run.batch": 2}
+    >>> found = forecast(Recipe().with_set({**changes, "run.threads": 1, "run.precision": "fp32"}))
+    >>> found.rows, sorted(found.tensors)[:2], 1e8 < found.memory < 2e9
+    (2, ['activations', 'optimizer'], True)
+    """
+    rehearsal = rehearsal or Rehearsal(recipe)
+    batch, length, objective = recipe.run.batch, recipe.run.length, recipe.objective
+    counts = _rows(rehearsal, batch, length, objective)
+    measured = [_measured(rehearsal, rows) for rows in counts]
+    seconds = _at(batch, counts, [took for took, _ in measured])
+    phases = {
+        phase: {
+            purpose: max(0.0, _at(batch, counts, [float(held[phase].get(purpose, 0)) for _, held in measured]))
+            for purpose in sorted({key for _, held in measured for key in held[phase]})
+        }
+        for phase in measured[0][1]
+    }
+    phase = max(phases, key=lambda name: sum(phases[name].values()))
+    tensors = sum(phases[phase].values())
+    on_gpu = rehearsal.device.startswith("cuda")
+    flops = rehearsal.net.flops_per_token(length) * batch * length
+    rates = gemm_rates(rehearsal.device)
+    return Forecast(
+        sum(p.numel() for p in rehearsal.net.parameters()),
+        phases[phase],
+        phase,
+        tensors if on_gpu else process_memory().bytes(tensors),
+        _available(rehearsal.device),
+        seconds,
+        {"flops": flops, "rate": flops / seconds, "fastest": rates[rehearsal.precision]},
+        counts[-1],
+    )
+
+
+def _rows(rehearsal: Rehearsal, batch: int, length: int, objective: Any) -> list[int]:
+    """Rows of the batches to measure: [run] batch alone if there is time, else two smaller ones.
+
+    The smaller has as many tokens as hold the logits of a whole chunk, since beyond that their memory does not grow.
+    """
+    rehearsal.source.rows = 1
+    rehearsal.step()  # compiles kernels, allocates memory, makes the optimiser's state
+    each = rehearsal.step()
+    fitting = max(2, int(BUDGET / (TIMED + 2) / each))
+    if fitting >= batch:
+        return [batch]
+    whole = objective.logits_held(batch * length)
+    enough = next((n for n in range(1, fitting) if objective.logits_held(n * length) >= whole), max(1, fitting // 2))
+    return [enough, max(fitting, enough + 1)] if enough + 1 < batch else [batch]
+
+
+def _measured(rehearsal: Rehearsal, rows: int) -> tuple[float, dict[str, dict[str, int]]]:
+    rehearsal.source.rows = rows
+    rehearsal.step()
+    took = median(rehearsal.step() for _ in range(TIMED))
+    return took, rehearsal.memory()
+
+
+def _at(rows: int, counts: list[int], values: list[float]) -> float:
+    """The value at `rows` on the line through those measured."""
+    if len(counts) == 1:
+        return values[0]
+    slope = (values[1] - values[0]) / (counts[1] - counts[0])
+    return values[1] + slope * (rows - counts[1])
+
+
+def _available(device: str) -> float:
+    import torch
+
+    return float(torch.cuda.mem_get_info()[1]) if device.startswith("cuda") else machine_memory()

@@ -1,0 +1,138 @@
+"""A rehearsal of a recipe: its own network, objective, optimiser and loop take steps on random tokens."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cloche.runs import Run
+from cloche.train.prediction.live import LiveMemory
+from cloche.train.loop import PRECISIONS, Loop, Setup
+from cloche.train.machine.gemm import best_precision, gemm_rates
+from cloche.train.machine.heap import keep_freed_memory
+from cloche.train.monitors.health import Health
+from cloche.train.optimizers.stepper import Stepper
+from cloche.train.plan import StepPlan
+from cloche.train.recipe.limits import check_fits
+from cloche.train.recipe.recipe import Recipe
+from cloche.train.recipe.resolve import usable_device
+
+STEPS = 1000  # of the plan, if the recipe gives minutes
+
+
+class RandomTokens:
+    """Batches [row, length + 1] of tokens drawn evenly from the vocabulary."""
+
+    def __init__(self, vocab: int, length: int, rows: int, device: str = "cpu", seed: int = 0) -> None:
+        self.vocab, self.length, self.rows, self.device = vocab, length, rows, device
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def next(self) -> Tensor:
+        ids = torch.randint(self.vocab, (self.rows, self.length + 1), generator=self.generator)
+        return ids.to(self.device)
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        pass
+
+
+class Rehearsal:
+    """Steps of a recipe without a corpus; `rows` can be set to fewer than [run] batch. Nothing is written.
+
+    Raises ClocheError if the recipe cannot be trained on this machine.
+
+    >>> from cloche.train import Recipe
+    >>> from cloche.train.prediction.rehearsal import Rehearsal
+    >>> changes = {"model.width": 24, "model.body.depth": 1, "tokenizer.vocab": 270, "run.length": 16, "run.batch": 2}
+    >>> rehearsal = Rehearsal(Recipe().with_set({**changes, "run.threads": 1, "run.precision": "fp32"}))
+    >>> rehearsal.step() > 0
+    True
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        check_fits(recipe)
+        r, device = recipe.run, usable_device(recipe.run.device)
+        torch.set_num_threads(r.threads or torch.get_num_threads())
+        keep_freed_memory()
+        precision = best_precision(gemm_rates(device)) if r.precision == "auto" else r.precision
+        self.recipe, self.device, self.precision = recipe, device, precision
+        self.net = recipe.model.build(r.seed).to(device)
+        self.net.context = r.length
+        recipe.objective.check(self.net)
+        self.source = RandomTokens(recipe.model.vocab, r.length, r.batch, device, r.seed)
+        self.optimizer = Stepper(self.net, recipe.optimizer, PRECISIONS[precision])
+        self.health = Health(self.net)
+        self.loop = Loop(
+            _NOWHERE,
+            self.net,
+            self.source,
+            recipe.objective,
+            self.optimizer,
+            StepPlan(r.steps or STEPS, recipe.schedule),
+            setup=Setup(precision=precision, device=device),
+        )
+
+    def step(self) -> float:
+        """One update; returns its seconds."""
+        self.wait()
+        start = time.perf_counter()
+        self.loop.update()
+        self.wait()
+        return time.perf_counter() - start
+
+    def measure_health(self) -> None:
+        """What the loop does every [log] health_every steps, without its update."""
+        self.health.before()
+        self.health.record(0, self.source.next()[:, :-1], 0.0)
+
+    @torch.no_grad()
+    def validate(self) -> None:
+        """The loss of one batch, as in a validation."""
+        with self.loop.autocast():
+            self.recipe.objective.nats(self.net, self.source.next())
+
+    def memory(self) -> dict[str, dict[str, int]]:
+        """The most bytes of tensors alive in one step, by phase and then by purpose (see `LiveMemory`).
+
+        Phases: "step" (forward and backward pass), "update", "health", "validation".
+        """
+        if not self.loop.step:
+            self.step()  # the optimiser's state is made by the first
+        hooks, update = [], self.optimizer.step
+        with LiveMemory() as live:
+            live.claim(self.net.parameters(), "weights")
+            live.claim(self.optimizer.state().values(), "optimizer")
+            for p in self.net.parameters():
+                live.claim([p.grad] if p.grad is not None else [], "gradients")
+                hooks.append(p.register_post_accumulate_grad_hook(lambda p: live.claim([p.grad], "gradients")))  # type: ignore[list-item]
+
+            def updating() -> None:
+                live.phase = "update"
+                update()
+
+            self.optimizer.step = updating  # type: ignore[method-assign]
+            try:
+                live.phase = "step"
+                with live.saving():
+                    self.loop.update()
+                live.phase = "health"
+                self.measure_health()
+                live.phase = "validation"
+                self.validate()
+            finally:
+                del self.optimizer.step
+                for hook in hooks:
+                    hook.remove()
+        return live.most
+
+    def wait(self) -> None:
+        if self.device.startswith("cuda"):
+            torch.cuda.synchronize()
+
+
+_NOWHERE: Run = None  # type: ignore[assignment]  # a loop that is not iterated over writes nothing
