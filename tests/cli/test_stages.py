@@ -246,3 +246,21 @@ def test_a_short_run_leaves_a_report_unless_told_not_to(call: Call, tmp_path: Pa
 
     assert call("pretrain", "--out", tmp_path / "bare", "--no-report", *words)[0] == 0
     assert not (tmp_path / "bare" / "report.html").exists() and weights(tmp_path / "bare") == weights(run.path)
+
+
+def test_doctor_examines_a_recipe_and_keeps_its_finding_in_a_run(
+    call: Call, grown: Path, tmp_path: Path, monkeypatch
+) -> None:
+    from cloche.train import Forecast
+
+    known = Forecast(1000, {"weights": 4e3}, "step", 4e8, 8e9, 0.01, {"flops": 1e6, "rate": 1e8, "fastest": 1e9}, 2)
+    monkeypatch.setattr("cloche.diagnose.doctor.examine.forecast", lambda _: known)
+    run = Path(shutil.copytree(grown, tmp_path / "copy"))
+    code, out, err = call("doctor", run, "--json")
+    assert (code, json.loads(out)["figures"]["problems"]) == (0, 0), err
+    assert len(Run.open(run).findings("doctor")) == 1
+    code, out, _ = call(
+        "doctor", "--set", *[s for s in TINY if s.startswith(("model", "tokenizer"))], "model.head.cap=0.5"
+    )
+    assert code == 1
+    assert "model.head.cap" in out

@@ -79,7 +79,7 @@ EXAMPLES = {
     "steer": "cloche steer runs/first polite.jsonl --out polite.safetensors",
     "open": "cloche open runs/first",
     "verify": "cloche verify runs/first --json",
-    "doctor": "cloche doctor",
+    "doctor": "cloche doctor mine.toml --set model.body.depth=24",
     "sindy": "cloche sindy foxes.csv --time year --columns hare,lynx --simulate motion.csv",
 }
 for name, verb in VERBS.items():

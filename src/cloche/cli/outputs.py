@@ -92,7 +92,7 @@ class VectorSaved(TypedDict):
 
 
 class SavedFinding(FindingRecord):
-    """`trace`, and each finding of `look`: the finding, and its file; null if it was only printed."""
+    """`trace`, `doctor` of a recipe, and each finding of `look`: the finding, and its file; null if it was only printed."""
 
     path: str | None
 
@@ -145,7 +145,7 @@ class CheckRecord(TypedDict):
 
 
 class MachineChecked(TypedDict):
-    """`doctor`: the checks of this machine."""
+    """`doctor` without a recipe: the checks of this machine."""
 
     ok: bool
     checks: list[CheckRecord]
@@ -291,7 +291,7 @@ DictionaryMeasured = TypedDict(
 COMMANDS: dict[str, Any] = {
     "adopt": AdoptedModel,
     "demo": RunOutcome,
-    "doctor": MachineChecked,
+    "doctor": MachineChecked | SavedFinding,
     "error": ErrorRecord,
     "diff": SavedFinding,
     "steer": VectorSaved,

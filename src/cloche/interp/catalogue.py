@@ -82,10 +82,9 @@ def _is_instrument(value: Any) -> bool:
         return False
     own = inspect.unwrap(value)
     parameters = list(inspect.signature(own).parameters.values())
-    reads_model = bool(parameters) and not _named(parameters[0].annotation, "Run") and not _is_many(parameters[0])
-    return reads_model and any(
-        _named(each.__annotations__.get("return"), "Finding") for each in (own, *typing.get_overloads(own))
-    )
+    reads_model = bool(parameters) and not any(_named(parameters[0].annotation, name) for name in ("Run", "Recipe"))
+    returns = any(_named(each.__annotations__.get("return"), "Finding") for each in (own, *typing.get_overloads(own)))
+    return reads_model and returns and not _is_many(parameters[0])
 
 
 def is_sequence(hint: Any) -> bool:

@@ -1,4 +1,5 @@
-"""`cloche doctor`: checks this machine and measures how fast it multiplies matrices."""
+"""`cloche doctor`: checks this machine and measures how fast it multiplies matrices, or examines a recipe before it is
+trained."""
 
 from __future__ import annotations
 
@@ -8,11 +9,14 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from cloche.cli.options import AsJson
+from cloche.cli.looking.look import keep_one
+from cloche.cli.options import AsJson, Sets
 from cloche.cli.outputs import CheckRecord, MachineChecked
+from cloche.cli.running.grow import read_recipe, settings
 from cloche.cli.streams import emit
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -33,11 +37,25 @@ class Check:
         return {"name": self.name, "value": self.value, "ok": self.ok, "note": self.note}
 
 
-def doctor(as_json: AsJson = False) -> None:
-    """Check this machine and measure how fast it trains.
+def doctor(
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[RECIPE|RUN]", help="A recipe to examine: a .toml file, or a run for its recipe and text."
+        ),
+    ] = None,
+    sets: Sets = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check this machine, or examine a recipe before it is trained.
 
-    Reports Python, torch, processor, memory, disk, browser and accelerator; exits with 1 if there is a problem.
+    Without a recipe: Python, torch, processor, memory, disk, browser and accelerator. With a recipe (or --set): the signal
+    of each layer forward and backward at initialisation, the gain that each activation costs, memory, time per step,
+    which layer will fail, and the setting to change. Exits with 1 if there is a problem.
     """
+    if recipe is not None or sets:
+        _examine(recipe, sets, as_json)
+        return
     checks = [*_software(), *_processor(), *_space(), _browser(), *_speed()]
     if as_json:
         report: MachineChecked = {
@@ -51,6 +69,22 @@ def doctor(as_json: AsJson = False) -> None:
             mark = "ok " if check.ok else "BAD"
             print(f"{mark} {check.name:{width}}  {_shown(check.value)}{'  ' if check.note else ''}{check.note}")
     if not all(check.ok for check in checks):
+        raise typer.Exit(1)
+
+
+def _examine(path: Path | None, sets: list[str] | None, as_json: bool) -> None:
+    from cloche.diagnose import examine
+    from cloche.runs import Run
+    from cloche.train import Recipe
+
+    run = Run.open(path) if path is not None and path.is_dir() else None
+    if run is not None:
+        recipe = Recipe.parse(run.recipe, f"{run.path}/recipe.toml")
+    else:
+        recipe = read_recipe([] if path is None else [path])
+    finding = examine(recipe.with_set(settings(sets)), run)
+    keep_one(finding, run, as_json)
+    if finding.figures["problems"]:
         raise typer.Exit(1)
 
 

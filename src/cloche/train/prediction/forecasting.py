@@ -7,9 +7,9 @@ from statistics import median
 from typing import Any
 
 from cloche.memory import machine_memory
-from cloche.train.prediction.process import process_memory
-from cloche.train.prediction.rehearsal import Rehearsal
 from cloche.train.machine.gemm import gemm_rates
+from cloche.train.prediction.process import ProcessMemory, process_memory
+from cloche.train.prediction.rehearsal import Rehearsal
 from cloche.train.recipe.recipe import Recipe
 
 BUDGET = 12.0  # seconds that the timed steps may take
@@ -22,8 +22,8 @@ class Forecast:
 
     parameters: their number. tensors: bytes at the moment when there are most, by purpose ("weights", "gradients",
     "optimizer", "activations", "work") and `phase` ("step", "update", "health" or "validation") of that moment.
-    memory: bytes of the whole process (on a GPU, of its tensors), and `available` those of the machine. seconds: median time of a
-    step, and `rate` its FLOP/s, `fastest` those of a matrix product. rows: of the batches that were measured; if fewer
+    memory: bytes of the whole process (on a GPU, of its tensors), and `available` those of the machine. seconds: median
+    time of a step. speed: its "flops", its "rate" in FLOP/s, and the "fastest", that of a matrix product. rows: of the batches that were measured; if fewer
     than [run] batch, memory and time are extrapolated.
 
     >>> from cloche.train import Forecast
@@ -50,8 +50,8 @@ def forecast(recipe: Recipe, rehearsal: Rehearsal | None = None) -> Forecast:
     >>> from cloche.train import Recipe, forecast
     >>> changes = {"model.width": 24, "model.body.depth": 1, "tokenizer.vocab": 270, "run.length": 16, "run.batch": 2}
     >>> found = forecast(Recipe().with_set({**changes, "run.threads": 1, "run.precision": "fp32"}))
-    >>> found.rows, sorted(found.tensors)[:2], 1e8 < found.memory < 2e9
-    (2, ['activations', 'optimizer'], True)
+    >>> found.rows, found.tensors["weights"] == 4 * found.parameters, 1e8 < found.memory < 2e9
+    (2, True, True)
     """
     rehearsal = rehearsal or Rehearsal(recipe)
     batch, length, objective = recipe.run.batch, recipe.run.length, recipe.objective
@@ -64,17 +64,17 @@ def forecast(recipe: Recipe, rehearsal: Rehearsal | None = None) -> Forecast:
             for purpose in sorted({key for _, held in measured for key in held[phase]})
         }
         for phase in measured[0][1]
+        if all(phase in held for _, held in measured)  # a step that spikes has no update
     }
-    phase = max(phases, key=lambda name: sum(phases[name].values()))
-    tensors = sum(phases[phase].values())
-    on_gpu = rehearsal.device.startswith("cuda")
+    process = ProcessMemory(0.0, 1.0) if rehearsal.device.startswith("cuda") else process_memory()
+    phase = max(phases, key=lambda name: process.bytes(phases[name]))
     flops = rehearsal.net.flops_per_token(length) * batch * length
     rates = gemm_rates(rehearsal.device)
     return Forecast(
         sum(p.numel() for p in rehearsal.net.parameters()),
         phases[phase],
         phase,
-        tensors if on_gpu else process_memory().bytes(tensors),
+        process.bytes(phases[phase]),
         _available(rehearsal.device),
         seconds,
         {"flops": flops, "rate": flops / seconds, "fastest": rates[rehearsal.precision]},
@@ -94,7 +94,9 @@ def _rows(rehearsal: Rehearsal, batch: int, length: int, objective: Any) -> list
     if fitting >= batch:
         return [batch]
     whole = objective.logits_held(batch * length)
-    enough = next((n for n in range(1, fitting) if objective.logits_held(n * length) >= whole), max(1, fitting // 2))
+    enough = next(
+        (n for n in range(1, fitting + 1) if objective.logits_held(n * length) >= whole), max(1, fitting // 2)
+    )
     return [enough, max(fitting, enough + 1)] if enough + 1 < batch else [batch]
 
 

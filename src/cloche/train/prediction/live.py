@@ -25,7 +25,7 @@ class LiveMemory(TorchDispatchMode):
     >>> import torch
     >>> from cloche.train.prediction.live import LiveMemory
     >>> with LiveMemory() as live:
-    ...     live.phase = "sum"
+    ...     live.begin("sum")
     ...     x = torch.ones(1000)
     ...     y = x + 1
     ...     del x
@@ -49,6 +49,15 @@ class LiveMemory(TorchDispatchMode):
                 self._see(value, WORK)
         return out
 
+    def begin(self, phase: str) -> None:
+        """Begins a phase, or goes on with it."""
+        self.phase = phase
+        self._mark()
+
+    def _mark(self) -> None:
+        if self.phase and self.total >= self._peaks[self.phase]:
+            self._peaks[self.phase], self.most[self.phase] = self.total, dict(+self.live)
+
     def claim(self, tensors: Iterable[Tensor], purpose: str) -> None:
         """Says what the storage of these tensors is for."""
         for tensor in tensors:
@@ -63,7 +72,7 @@ class LiveMemory(TorchDispatchMode):
             found = self.held.get(id(storage))
             if found is None or found[2] == WORK:
                 self._see(tensor, "activations")
-            return tensor
+            return tensor.detach()  # an operation that saves its own output would hold itself alive
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             yield
@@ -81,8 +90,7 @@ class LiveMemory(TorchDispatchMode):
         self.held[key] = (weakref.ref(storage, lambda _, key=key: self._freed(key)), size, purpose)  # type: ignore[misc]
         self.live[purpose] += size
         self.total += size
-        if self.phase and self.total > self._peaks[self.phase]:
-            self._peaks[self.phase], self.most[self.phase] = self.total, dict(+self.live)
+        self._mark()
 
     def _freed(self, key: int) -> None:
         _, size, purpose = self.held.pop(key)

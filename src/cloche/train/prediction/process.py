@@ -10,6 +10,7 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,22 +23,30 @@ from cloche.files import cache_folder, to_json, write_atomically
 SIZES = (2, 8)  # rows of the two rehearsals that the heap is measured by
 STEPS = 4  # of each: the heap grows for the first few
 # Where the system does not tell what a process takes: measured on Linux with torch 2.13.
-USUAL = (3.6e8, 1.5)
+USUAL = (3.5e8, 1.6)
+LASTING = ("weights", "optimizer")  # made once
 
 
 @dataclass(frozen=True)
 class ProcessMemory:
-    """Bytes of a training process = `base` + `heap` times the most bytes of tensors.
+    """Bytes of a training process = `base` + its weights and optimiser's state + `heap` times its other tensors.
 
-    A heap that keeps freed memory is left with gaps between blocks of other sizes, so `heap` is about 1.5 with glibc.
+    What is made and freed in every step leaves gaps in the heap between blocks of other sizes: with glibc, and freed memory
+    kept for the next step, `heap` is about 1.6.
     """
 
     base: float
     heap: float
 
-    def bytes(self, tensors: float) -> float:
-        """Of a process whose tensors take at most so many bytes."""
-        return self.base + self.heap * tensors
+    def bytes(self, tensors: Mapping[str, float]) -> float:
+        """Of a process with tensors of so many bytes by purpose."""
+        lasting, passing = _parted(tensors)
+        return self.base + lasting + self.heap * passing
+
+
+def _parted(tensors: Mapping[str, float]) -> tuple[float, float]:
+    lasting = sum(size for purpose, size in tensors.items() if purpose in LASTING)
+    return lasting, sum(tensors.values()) - lasting
 
 
 def process_memory() -> ProcessMemory:
@@ -104,7 +113,8 @@ def _measure(threads: int) -> list[float]:
         for act in (*[rehearsal.step] * STEPS, rehearsal.measure_health, rehearsal.validate, rehearsal.step):
             act()
         before = most_resident()  # counting the tensors takes memory of its own
-        points.append((max(sum(each.values()) for each in rehearsal.memory().values()), before))
+        lasting, passing = max((_parted(held) for held in rehearsal.memory().values()), key=sum)
+        points.append((passing, before - lasting))
         del rehearsal
     (x0, y0), (x1, y1) = points
     heap = max(1.0, (y1 - y0) / (x1 - x0))

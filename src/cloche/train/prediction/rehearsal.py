@@ -9,18 +9,19 @@ import torch
 from torch import Tensor
 
 from cloche.runs import Run
-from cloche.train.prediction.live import LiveMemory
 from cloche.train.loop import PRECISIONS, Loop, Setup
 from cloche.train.machine.gemm import best_precision, gemm_rates
 from cloche.train.machine.heap import keep_freed_memory
 from cloche.train.monitors.health import Health
 from cloche.train.optimizers.stepper import Stepper
 from cloche.train.plan import StepPlan
+from cloche.train.prediction.live import LiveMemory
 from cloche.train.recipe.limits import check_fits
 from cloche.train.recipe.recipe import Recipe
 from cloche.train.recipe.resolve import usable_device
 
 STEPS = 1000  # of the plan, if the recipe gives minutes
+clock = time.perf_counter
 
 
 class RandomTokens:
@@ -80,10 +81,10 @@ class Rehearsal:
     def step(self) -> float:
         """One update; returns its seconds."""
         self.wait()
-        start = time.perf_counter()
+        start = clock()
         self.loop.update()
         self.wait()
-        return time.perf_counter() - start
+        return clock() - start
 
     def measure_health(self) -> None:
         """What the loop does every [log] health_every steps, without its update."""
@@ -101,8 +102,7 @@ class Rehearsal:
 
         Phases: "step" (forward and backward pass), "update", "health", "validation".
         """
-        if not self.loop.step:
-            self.step()  # the optimiser's state is made by the first
+        self.step()  # the optimiser's state is made by the first
         hooks, update = [], self.optimizer.step
         with LiveMemory() as live:
             live.claim(self.net.parameters(), "weights")
@@ -112,17 +112,17 @@ class Rehearsal:
                 hooks.append(p.register_post_accumulate_grad_hook(lambda p: live.claim([p.grad], "gradients")))  # type: ignore[list-item]
 
             def updating() -> None:
-                live.phase = "update"
+                live.begin("update")
                 update()
 
             self.optimizer.step = updating  # type: ignore[method-assign]
             try:
-                live.phase = "step"
+                live.begin("step")
                 with live.saving():
                     self.loop.update()
-                live.phase = "health"
+                live.begin("health")
                 self.measure_health()
-                live.phase = "validation"
+                live.begin("validation")
                 self.validate()
             finally:
                 del self.optimizer.step

@@ -1,0 +1,1 @@
+"""A recipe before it is trained: the signal at initialisation, what will fail, memory and time."""
