@@ -16,14 +16,14 @@ from cloche.train import Recipe
 VOCAB = 300
 
 
-def recipe_of(*blocks: Block, depth: int = 4, head: Unembed = Unembed(), tied: bool = False) -> Recipe:
+def recipe_of(*blocks: Block, depth: int = 4, head: Unembed | None = None, tied: bool = False) -> Recipe:
     body = Stack(depth, blocks if len(blocks) > 1 else blocks[0])
-    spec = LM(VOCAB, 32, body, head=head, tied=tied)
+    spec = LM(VOCAB, 32, body, head=head or Unembed(), tied=tied)
     return Recipe(model=spec).with_set({"tokenizer.vocab": VOCAB, "run.length": 32, "run.threads": 1})
 
 
-def block(map: Map = GLU("silu"), mix: Attention | ScoredAttention | None = None, **others: object) -> Block:
-    return Block(mix or Attention(2, position=RoPE()), map, **others)  # type: ignore[arg-type]
+def block(map: Map | None = None, mix: Attention | ScoredAttention | None = None, **others: object) -> Block:
+    return Block(mix or Attention(2, position=RoPE()), map or GLU("silu"), **others)  # type: ignore[arg-type]
 
 
 def found(recipe: Recipe) -> list[tuple[str, str]]:

@@ -65,8 +65,9 @@ def test_fewer_rows_extrapolate_to_the_batch(tiny: Recipe, monkeypatch) -> None:
     monkeypatch.setattr(forecasting, "BUDGET", 1e-6)
     fewer = forecast(recipe)
     assert (whole.rows, fewer.rows) == (64, 3)  # two rows fill a chunk
-    for purpose, size in whole.tensors.items():
-        assert fewer.tensors.get(purpose, 0.0) == pytest.approx(size, rel=0.05, abs=2e5)
+    # The moment of the most is another one for few rows, so a line through them lies below.
+    assert sum(fewer.tensors.values()) == pytest.approx(sum(whole.tensors.values()), rel=0.1)
+    assert fewer.tensors["weights"] == whole.tensors["weights"] == 4 * whole.parameters
     assert whole.memory == pytest.approx(ProcessMemory(3e8, 1.5).bytes(whole.tensors))
 
 
@@ -80,7 +81,7 @@ def test_a_process_is_measured_and_remembered(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(process, "cache_folder", lambda: tmp_path)
     monkeypatch.setattr(process.subprocess, "run", run)
     assert process.process_memory() == process.process_memory() == ProcessMemory(2e8, 1.4)
-    assert len(asked) == 1
+    assert len([command for command in asked if command[0] == sys.executable]) == 1
     (tmp_path / "process.json").write_text('{"other": 1')
     monkeypatch.setattr(
         process.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1, "", "no")

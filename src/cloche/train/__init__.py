@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from cloche.train.penalties.pruning import Pruning
     from cloche.train.plan import Every, Milestones, StepPlan
     from cloche.train.prediction.forecasting import Forecast, forecast
+    from cloche.train.prediction.process import ProcessMemory
     from cloche.train.pretrain import Trainer
     from cloche.train.prompts import first_text
     from cloche.train.recipe.limits import check_fits, check_model, check_recipe
@@ -85,6 +86,7 @@ __all__ = [
     "Penalty",
     "Prediction",
     "PrefixLM",
+    "ProcessMemory",
     "Pruning",
     "RMSprop",
     "Recipe",

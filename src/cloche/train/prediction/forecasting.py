@@ -23,8 +23,8 @@ class Forecast:
     parameters: their number. tensors: bytes at the moment when there are most, by purpose ("weights", "gradients",
     "optimizer", "activations", "work") and `phase` ("step", "update", "health" or "validation") of that moment.
     memory: bytes of the whole process (on a GPU, of its tensors), and `available` those of the machine. seconds: median
-    time of a step. speed: its "flops", its "rate" in FLOP/s, and the "fastest", that of a matrix product. rows: of the batches that were measured; if fewer
-    than [run] batch, memory and time are extrapolated.
+    time of a step. speed: its "flops", its "rate" in FLOP/s, and the "fastest", that of a matrix product. rows: of the
+    batches that were measured; if fewer than [run] batch, memory and time are extrapolated.
 
     >>> from cloche.train import Forecast
     >>> Forecast(parameters=10, tensors={"weights": 40}, phase="step", memory=4e8).available
@@ -41,19 +41,21 @@ class Forecast:
     rows: int = 0
 
 
-def forecast(recipe: Recipe, rehearsal: Rehearsal | None = None) -> Forecast:
+def forecast(recipe: Recipe, process: ProcessMemory | None = None) -> Forecast:
     """Forecasts memory and time per step of a recipe, from a few steps on random tokens with its own batch; with smaller
     batches, extrapolated in the number of rows, if its own would take longer than some seconds.
 
+    process: what a process takes beside its tensors; measured once per machine if not given (see `process_memory`).
     Raises ClocheError if the recipe cannot be trained on this machine.
 
-    >>> from cloche.train import Recipe, forecast
+    >>> from cloche.train import ProcessMemory, Recipe, forecast
     >>> changes = {"model.width": 24, "model.body.depth": 1, "tokenizer.vocab": 270, "run.length": 16, "run.batch": 2}
-    >>> found = forecast(Recipe().with_set({**changes, "run.threads": 1, "run.precision": "fp32"}))
+    >>> recipe = Recipe().with_set({**changes, "run.threads": 1, "run.precision": "fp32"})
+    >>> found = forecast(recipe, ProcessMemory(base=3.5e8, heap=1.5))
     >>> found.rows, found.tensors["weights"] == 4 * found.parameters, 1e8 < found.memory < 2e9
     (2, True, True)
     """
-    rehearsal = rehearsal or Rehearsal(recipe)
+    rehearsal = Rehearsal(recipe)
     batch, length, objective = recipe.run.batch, recipe.run.length, recipe.objective
     counts = _rows(rehearsal, batch, length, objective)
     measured = [_measured(rehearsal, rows) for rows in counts]
@@ -66,9 +68,11 @@ def forecast(recipe: Recipe, rehearsal: Rehearsal | None = None) -> Forecast:
         for phase in measured[0][1]
         if all(phase in held for _, held in measured)  # a step that spikes has no update
     }
-    process = ProcessMemory(0.0, 1.0) if rehearsal.device.startswith("cuda") else process_memory()
+    if rehearsal.device.startswith("cuda"):
+        process = ProcessMemory(0.0, 1.0)
+    process = process or process_memory()
     phase = max(phases, key=lambda name: process.bytes(phases[name]))
-    flops = rehearsal.net.flops_per_token(length) * batch * length
+    flops = rehearsal.net.flops_per_token(length) * batch * length * rehearsal.loop.plan.batches(0)
     rates = gemm_rates(rehearsal.device)
     return Forecast(
         sum(p.numel() for p in rehearsal.net.parameters()),

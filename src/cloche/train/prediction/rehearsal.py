@@ -12,9 +12,11 @@ from cloche.runs import Run
 from cloche.train.loop import PRECISIONS, Loop, Setup
 from cloche.train.machine.gemm import best_precision, gemm_rates
 from cloche.train.machine.heap import keep_freed_memory
+from cloche.train.monitors.callbacks import Callback
 from cloche.train.monitors.health import Health
+from cloche.train.optimizers.schedule import Constant
 from cloche.train.optimizers.stepper import Stepper
-from cloche.train.plan import StepPlan
+from cloche.train.plan import Every, StepPlan
 from cloche.train.prediction.live import LiveMemory
 from cloche.train.recipe.limits import check_fits
 from cloche.train.recipe.recipe import Recipe
@@ -40,6 +42,17 @@ class RandomTokens:
 
     def restore(self, state: dict[str, Any]) -> None:
         pass
+
+
+class _Updating(Callback):
+    """Begins the phase "update" before each."""
+
+    def __init__(self, live: LiveMemory) -> None:
+        super().__init__(Every(StepPlan(STEPS, Constant()), 1))
+        self.live = live
+
+    def before(self, batch: Any, grad_norm: float) -> None:
+        self.live.begin("update")
 
 
 class Rehearsal:
@@ -103,19 +116,14 @@ class Rehearsal:
         Phases: "step" (forward and backward pass), "update", "health", "validation".
         """
         self.step()  # the optimiser's state is made by the first
-        hooks, update = [], self.optimizer.step
+        hooks = []
         with LiveMemory() as live:
             live.claim(self.net.parameters(), "weights")
             live.claim(self.optimizer.state().values(), "optimizer")
             for p in self.net.parameters():
                 live.claim([p.grad] if p.grad is not None else [], "gradients")
-                hooks.append(p.register_post_accumulate_grad_hook(lambda p: live.claim([p.grad], "gradients")))  # type: ignore[list-item]
-
-            def updating() -> None:
-                live.begin("update")
-                update()
-
-            self.optimizer.step = updating  # type: ignore[method-assign]
+                hooks.append(p.register_post_accumulate_grad_hook(lambda p: live.claim([p.grad], "gradients")))
+            self.loop.callbacks = [_Updating(live)]
             try:
                 live.begin("step")
                 with live.saving():
@@ -125,7 +133,7 @@ class Rehearsal:
                 live.begin("validation")
                 self.validate()
             finally:
-                del self.optimizer.step
+                self.loop.callbacks = []
                 for hook in hooks:
                     hook.remove()
         return live.most
