@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from cloche.model.bodies.stack import Block, ParallelBlock, Stack
     from cloche.model.context import Context
     from cloche.model.declare import Declared, Linear, Module, freeze
+    from cloche.model.feedback import fed_back, linear_maps, with_feedback
     from cloche.model.huggingface import load_network, save_network, weight_files
     from cloche.model.lm import LM, Head, Unembed
     from cloche.model.maps.activations import Shifted, activation, gain
@@ -90,10 +91,12 @@ __all__ = [
     "YaRN",
     "ZeroCenteredRMSNorm",
     "activation",
+    "fed_back",
     "freeze",
     "gain",
     "hidden_layers",
     "keep_neurons",
+    "linear_maps",
     "load_network",
     "part_from_dict",
     "read_cache",
@@ -101,6 +104,7 @@ __all__ = [
     "save_network",
     "site",
     "weight_files",
+    "with_feedback",
 ]
 
 __getattr__ = lazy(__name__)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from cloche.errors import ModelUnsupported, PartInvalid
+from cloche.model.feedback import linear
 from cloche.model.sites.declared import Declarations, DeclaredSite, check_declared
 
 Group = Literal["matrix", "embedding", "vector"]
@@ -92,6 +93,9 @@ class Module(nn.Module):
 class Linear(Module):
     """y = x W^T + b with W [rows, width]; `std` is the standard deviation of W's initial entries.
 
+    feedback: None, or a matrix of W's shape by which the backward pass multiplies the gradient of y instead of W, to give
+    that of x (see `with_feedback`).
+
     `watch(x, parts)`, where it is set, is called with the input and the parts of y of every product, before they are used.
 
     >>> from cloche.model import Linear
@@ -101,6 +105,7 @@ class Linear(Module):
     """
 
     watch: Callable[[Tensor, Sequence[Tensor]], None] | None = None
+    feedback: Tensor | None = None
 
     def __init__(
         self,
@@ -120,7 +125,7 @@ class Linear(Module):
         self.bias = self.declare("bias", (rows,), kind) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        y = nn.functional.linear(x, self.weight, self.bias)
+        y = linear(x, self.weight, self.bias, self.feedback)
         if self.watch is not None:
             self.watch(x, [y])
         return y
@@ -137,8 +142,9 @@ class Linear(Module):
         """
         if not torch.is_grad_enabled():
             return self(x).split(rows, -1)
-        biases = [None] * len(rows) if self.bias is None else self.bias.split(rows)
-        parts = [nn.functional.linear(x, w, b) for w, b in zip(self.weight.split(rows), biases, strict=True)]
+        none = [None] * len(rows)
+        biases, back = (none if each is None else each.split(rows) for each in (self.bias, self.feedback))
+        parts = [linear(x, *part) for part in zip(self.weight.split(rows), biases, back, strict=True)]
         if self.watch is not None:
             self.watch(x, parts)
         return parts

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cloche.train.objectives.batch import Examples, TokenBatch
     from cloche.train.objectives.denoising import Denoising, SpanCorruption
     from cloche.train.objectives.diffusion import MaskedDiffusion
+    from cloche.train.objectives.feedback import FeedbackAlignment
     from cloche.train.objectives.infilling import FillInTheMiddle
     from cloche.train.objectives.multi_token import MultiToken
     from cloche.train.objectives.next_token import LastToken, NextToken, Windowed
@@ -66,6 +67,7 @@ __all__ = [
     "Denoising",
     "Every",
     "Examples",
+    "FeedbackAlignment",
     "FillInTheMiddle",
     "Forecast",
     "Group",

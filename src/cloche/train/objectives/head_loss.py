@@ -44,7 +44,7 @@ class HeadLoss(torch.autograd.Function):
     The gradient is computed in the forward pass, chunk by chunk, while the logits are in cache: nothing of size
     [tokens, vocab] is kept or recomputed. Products run in bf16 under autocast; the log-sum-exp is always in fp32 (or wider).
     hidden [tokens, width], weight [vocab, width], target [tokens], importance [tokens] or None (all one), bias [vocab] or
-    None.
+    None, feedback [vocab, width] or None: what the backward pass multiplies by instead of W (see `Linear`).
     """
 
     @staticmethod
@@ -56,10 +56,12 @@ class HeadLoss(torch.autograd.Function):
         importance: Tensor | None,
         shape: Shape = PLAIN,
         bias: Tensor | None = None,
+        feedback: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         device, vocab = hidden.device.type, len(weight)
         fast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         h, w = hidden.to(fast), weight.to(fast)
+        back = w if feedback is None else feedback.to(fast)
         wide = torch.promote_types(fast, torch.float32)
         learn = any(ctx.needs_input_grad)
         grad_h = torch.empty_like(h) if learn else None
@@ -84,7 +86,7 @@ class HeadLoss(torch.autograd.Function):
                 if grad_b is not None:
                     grad_b += d.sum(0)
                 g = d.to(fast)
-                torch.mm(g, w, out=grad_h[i : i + shape.chunk])
+                torch.mm(g, back, out=grad_h[i : i + shape.chunk])
                 if fast == wide:
                     grad_w.addmm_(g.T, part)
                 else:
@@ -100,7 +102,7 @@ class HeadLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         grad_h, grad_w, grad_b = ctx.saved_tensors
-        return grad_h * grad, grad_w * grad, None, None, None, None if grad_b is None else grad_b * grad
+        return grad_h * grad, grad_w * grad, None, None, None, None if grad_b is None else grad_b * grad, None
 
 
 def _shaped(z: Tensor, bias: Tensor | None, cap: float | None, learn: bool) -> Tensor | None:
@@ -161,4 +163,6 @@ def head_loss(
         if len(used) < len(weights):
             flat, targets, weights = flat[used], targets[used], weights[used]
     shape = shape._replace(cap=head.cap)
-    return HeadLosses(*HeadLoss.apply(flat, net.unembed_weight(), targets, weights, shape, net.unembed.bias))
+    return HeadLosses(
+        *HeadLoss.apply(flat, net.unembed_weight(), targets, weights, shape, net.unembed.bias, net.unembed.feedback)
+    )
