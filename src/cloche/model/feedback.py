@@ -66,7 +66,17 @@ def linear_maps(net: nn.Module) -> dict[str, Any]:
 
 @contextmanager
 def with_feedback(net: nn.Module, matrices: Mapping[str, Tensor]) -> Iterator[None]:
-    """Inside the block, passes through these linear maps use the matrices, by names of weights, in their backward pass."""
+    """Inside the block, passes through these linear maps use the matrices, by names of weights, in their backward pass.
+
+    >>> import torch
+    >>> from cloche.model import with_feedback
+    >>> net, x = torch.nn.Linear(2, 1), torch.ones(1, 2, requires_grad=True)
+    >>> with with_feedback(net, {"weight": torch.tensor([[3.0, 4.0]])}):
+    ...     y = net(x)
+    >>> y.sum().backward()
+    >>> x.grad
+    tensor([[3., 4.]])
+    """
     maps = linear_maps(net)
     chosen = [(maps[name], matrix) for name, matrix in matrices.items()]
     try:

@@ -73,7 +73,14 @@ def hidden_layers(net: nn.Module) -> list[HiddenLayer]:
 
 
 class Left(NamedTuple):
-    """What is left of a parameter: of its `axis`, which had `size` entries, those at `indices`."""
+    """What is left of a parameter: of its `axis`, which had `size` entries, those at `indices`.
+
+    >>> import torch
+    >>> from cloche.model import GLU, LM, Attention, Block, Stack, keep_neurons
+    >>> net = LM(64, 32, Stack(1, Block(Attention(4), GLU(hidden=6)))).build(seed=0)
+    >>> keep_neurons(net, {"body.layers.0.map": torch.tensor([0, 4])})["body.layers.0.map.inner.weight"]
+    Left(axis=0, size=12, indices=tensor([ 0,  4,  6, 10]))
+    """
 
     axis: int
     size: int
