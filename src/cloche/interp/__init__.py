@@ -8,6 +8,7 @@ from cloche.lazy import lazy
 
 if TYPE_CHECKING:
     from cloche.drawing import Finding
+    from cloche.interp.activation_ranges import activation_table
     from cloche.interp.arguments import fill_in, read_options
     from cloche.interp.attribution import (
         FrozenModel,
@@ -121,6 +122,7 @@ __all__ = [
     "ablation",
     "activation_density",
     "activation_patching",
+    "activation_table",
     "activations",
     "analogies",
     "attention_patterns",

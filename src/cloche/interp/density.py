@@ -61,9 +61,9 @@ def activation_density(
         raise ArgumentRange(f"thresholds={thresholds} must be shares of the RMS between 0 and 1, such as (0.01, 0.1).")
     sites, skipped = _sites(net, also)
     held = list(windows_of(subject, windows))
-    rms, tokens = _rms(net, held, sites)
+    rms, tokens = rms_of(net, held, sites)
     measures = [_Measure(scale, thresholds) for scale in rms]
-    for values in _read(net, held, sites):
+    for values in read_rows(net, held, sites):
         for measure, rows in zip(measures, values, strict=True):
             measure.take(rows)
     table = [_row(site, measure, scale, net) for site, measure, scale in zip(sites, measures, rms, strict=True)]
@@ -93,15 +93,7 @@ def activation_density(
 
 def _sites(net: Network, also: Sequence[str]) -> tuple[list[Site], dict[str, str]]:
     """The sites to read, neurons first, and the layers left out, with the reason."""
-    offered = dir(net.sites)
-    neurons = net.sites.resolve(f"{NEURONS}.all") if NEURONS in offered else []
-    have = {site.layer for site in neurons}
-    skipped = {str(layer): type(block.part.map).__name__ for layer, block in enumerate(net.layers) if layer not in have}
-    if not neurons:
-        raise ModelUnsupported(
-            f"No layer of this model has a site {NEURONS} (layer 0 holds {skipped['0']}), so the density of its neurons "
-            "cannot be measured; choose a model with an MLP or a GLU."
-        )
+    neurons, skipped = neuron_sites(net)
     names = [*dict.fromkeys((STREAM, *also))]
     more = [site for name in names for site in net.sites.resolve(f"{name}.all")]
     wrong = [site for site in more if len(site.axes) != 3]
@@ -113,7 +105,20 @@ def _sites(net: Network, also: Sequence[str]) -> tuple[list[Site], dict[str, str
     return [*neurons, *more], skipped
 
 
-def _read(net: Network, windows: Sequence[Tensor], sites: Sequence[Site]) -> Iterable[list[Tensor]]:
+def neuron_sites(net: Network) -> tuple[list[Site], dict[str, str]]:
+    """The site of each layer's neurons, and the layers that have none, each with its map."""
+    neurons = net.sites.resolve(f"{NEURONS}.all") if NEURONS in dir(net.sites) else []
+    have = {site.layer for site in neurons}
+    skipped = {str(layer): type(block.part.map).__name__ for layer, block in enumerate(net.layers) if layer not in have}
+    if not neurons:
+        raise ModelUnsupported(
+            f"No layer of this model has a site {NEURONS} (layer 0 holds {skipped['0']}), so its neurons cannot be measured; "
+            "choose a model with an MLP or a GLU."
+        )
+    return neurons, skipped
+
+
+def read_rows(net: Network, windows: Sequence[Tensor], sites: Sequence[Site]) -> Iterable[list[Tensor]]:
     """Each site's activations [n, units] in fp32, batch by batch."""
     for window in windows:
         ids = window.to(net.embed.weight.device)
@@ -121,10 +126,10 @@ def _read(net: Network, windows: Sequence[Tensor], sites: Sequence[Site]) -> Ite
         yield [result[site][:, FIRST:].flatten(0, 1).float() for site in sites]
 
 
-def _rms(net: Network, windows: Sequence[Tensor], sites: Sequence[Site]) -> tuple[list[float], int]:
+def rms_of(net: Network, windows: Sequence[Tensor], sites: Sequence[Site]) -> tuple[list[float], int]:
     """The RMS of each site's activations, and the number of tokens read."""
     squares, counts, tokens = [0.0] * len(sites), [0] * len(sites), 0
-    for values in _read(net, windows, sites):
+    for values in read_rows(net, windows, sites):
         tokens += len(values[0])
         for i, rows in enumerate(values):
             squares[i] += float(rows.square().sum(dtype=torch.float64))

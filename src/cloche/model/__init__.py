@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cloche.model.feedback import fed_back, linear_maps, with_feedback
     from cloche.model.huggingface import load_network, save_network, weight_files
     from cloche.model.lm import LM, Head, Unembed
-    from cloche.model.maps.activations import Shifted, activation, gain
+    from cloche.model.maps.activations import ACTIVATIONS, Shifted, activation, activation_range, gain
     from cloche.model.maps.mlp import GLU, MLP, ClampedGLU, Gates, Map
     from cloche.model.maps.moe import MoE
     from cloche.model.mixers.attention import Attention, Mixer
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from cloche.part import Part, part_from_dict
 
 __all__ = [
+    "ACTIVATIONS",
     "GLU",
     "LM",
     "MLP",
@@ -91,6 +92,7 @@ __all__ = [
     "YaRN",
     "ZeroCenteredRMSNorm",
     "activation",
+    "activation_range",
     "fed_back",
     "freeze",
     "gain",

@@ -86,6 +86,37 @@ def secant(f: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> tuple[Tensor,
 
 
 @functools.cache
+def activation_range(which: str | Shifted) -> tuple[float, float]:
+    """The least and the largest value that an activation can take; infinite where it has no bound.
+
+    SiLU is at least -0.278 and GELU at least -0.170. A sigmoid is the first of two softmax shares, of x and of 0, and tanh
+    a sigmoid of twice the input, stretched to -1 .. 1:
+
+    >>> import torch
+    >>> from cloche.model import activation_range
+    >>> [tuple(round(bound, 3) for bound in activation_range(name)) for name in ("silu", "gelu", "tanh", "relu")]
+    [(-0.278, inf), (-0.17, inf), (-1.0, 1.0), (0.0, inf)]
+    >>> x = torch.linspace(-5, 5, 101, dtype=torch.float64)
+    >>> torch.allclose(x.sigmoid(), torch.stack([x, torch.zeros_like(x)]).softmax(0)[0], rtol=1e-14, atol=0)
+    True
+    >>> torch.allclose(x.tanh(), 2 * (2 * x).sigmoid() - 1, rtol=1e-12, atol=1e-15)
+    True
+    >>> torch.randn(5, 9).softmax(1).sum(1).allclose(torch.ones(5))  # one share grows at the cost of the others
+    True
+    """
+    f, far = activation(which), torch.tensor([-FAR, -FAR / 2, FAR / 2, FAR], dtype=torch.float64)
+    near = torch.linspace(-NEAR, NEAR, 200_001, dtype=torch.float64)
+    ends, values = f(far), f(near)
+    grows = [not torch.isclose(ends[a], ends[b], rtol=1e-6, atol=1e-6) for a, b in ((0, 1), (3, 2))]
+    beyond = [float(ends[i].sign()) * float("inf") for i, unbounded in ((0, grows[0]), (3, grows[1])) if unbounded]
+    found = [float(values.min()), float(values.max()), *beyond]
+    return min(found), max(found)
+
+
+NEAR, FAR = 20.0, 1e4  # where an activation turns, and where it does no more
+
+
+@functools.cache
 def second_moment(which: str | Shifted) -> float:
     """E[f(z)^2] for z standard normal, by Gauss-Hermite quadrature, so that any activation has one."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(200)
