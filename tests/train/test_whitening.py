@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from cloche.train import SGD, SOAP, AdamW, Muon, RMSprop, Shampoo, Stepper
-from cloche.train.optimizers.shampoo import MatrixShampoo
-from cloche.train.optimizers.soap import MatrixSOAP
+from cloche.train.optimizers.kronecker.shampoo import MatrixShampoo
+from cloche.train.optimizers.kronecker.soap import MatrixSOAP
 
 
 def gradients(shape, count, seed=0, dtype=torch.float64):

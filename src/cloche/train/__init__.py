@@ -32,11 +32,12 @@ if TYPE_CHECKING:
     from cloche.train.optimizers.descent import SGD, RMSprop
     from cloche.train.optimizers.groups import Group
     from cloche.train.optimizers.kfac import KFAC
+    from cloche.train.optimizers.kronecker.shampoo import Shampoo
+    from cloche.train.optimizers.kronecker.soap import SOAP
+    from cloche.train.optimizers.library import Library
     from cloche.train.optimizers.muon import Muon
     from cloche.train.optimizers.optimizer import Optimizer
     from cloche.train.optimizers.schedule import WSD, Constant, Cosine, InverseSquareRoot, Linear, Schedule
-    from cloche.train.optimizers.shampoo import Shampoo
-    from cloche.train.optimizers.soap import SOAP
     from cloche.train.optimizers.stepper import Stepper
     from cloche.train.parents import begin_from
     from cloche.train.penalties.activation_l1 import ActivationL1
@@ -75,6 +76,7 @@ __all__ = [
     "InverseSquareRoot",
     "LastToken",
     "Learned",
+    "Library",
     "Linear",
     "Loop",
     "MaskedDiffusion",

@@ -44,6 +44,8 @@ class Optimizer(Part, ABC):
         0.003  # |update| / |weights| per step above which updates are larger than usual
     )
 
+    carries_groups: ClassVar[bool] = False  # whether numbers in its torch optimisers' groups are state
+
     lr: float = 1e-3
     clip: float = field(default=1.0, kw_only=True)
     average: Average | None = field(default=None, kw_only=True)
@@ -57,9 +59,14 @@ class Optimizer(Part, ABC):
             )
         object.__setattr__(self, "groups", tuple(self.groups))
 
+    @property
+    def label(self) -> str:
+        """What a checkpoint names it: its state is of no use to an optimiser of another label."""
+        return type(self).__name__
+
     @abstractmethod
     def build(self, net: nn.Module, dtype: torch.dtype = torch.float32) -> list[torch.optim.Optimizer]:
         """torch optimisers that hold each parameter of `net` once, in groups with a "name" and their peak "lr".
 
-        dtype: that of fast matrix products, bf16 if the run trains in it. All optimiser state must be tensors.
+        dtype: that of fast matrix products, bf16 if the run trains in it. Its state must be tensors, numbers, or lists of them.
         """

@@ -17,6 +17,8 @@ from cloche.train.optimizers.average import AVERAGE, COUNT, RunningAverage
 from cloche.train.optimizers.groups import split
 from cloche.train.optimizers.optimizer import Optimizer
 
+NUMBERS = {"bool": bool, "int": int, "float": float}
+
 
 class Stepper:
     """An `Optimizer` built for a network, as a loop uses it.
@@ -36,7 +38,7 @@ class Stepper:
     """
 
     def __init__(self, net: nn.Module, part: Optimizer, dtype: torch.dtype = torch.float32) -> None:
-        self.part, self.name, self.clip, self.dtype = part, type(part).__name__, part.clip, dtype
+        self.part, self.name, self.clip, self.dtype = part, part.label, part.clip, dtype
         self.names: dict[Tensor, str] = {p: name for name, p in net.named_parameters()}
         self.parts = part.build(net, dtype)
         for number, group in enumerate(self._all_groups()):
@@ -44,6 +46,7 @@ class Stepper:
         self._require_each_once()
         split(self.parts, part.groups, net, self.name)
         self.groups = self._all_groups()
+        self._built = [dict(group) for group in self.groups]
         self.peaks = [float(group["lr"]) for group in self.groups]
         self.average = None if part.average is None else RunningAverage(part.average, self.names)
 
@@ -120,20 +123,26 @@ class Stepper:
             part.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
-        """All state tensors, by "parameter name/state name"."""
+        """All state tensors, by "parameter name/state name". Numbers, and lists of tensors and numbers, are tensors here:
+        "weight/step#int", "weight/Q#0"; where the part `carries_groups`, its groups' are "weight/group.step#int"."""
         found = {}
         for p, key, value in (
             (p, *item) for part in self.parts for p, state in part.state.items() for item in state.items()
         ):
-            if not isinstance(value, Tensor):
-                raise PartInvalid(
-                    f"{self.name} keeps {key!r} of {self.names[p]} as a {type(value).__name__}, and only tensors "
-                    "can be saved; "
-                    "keep it as a tensor."
-                )
             if key in (AVERAGE, COUNT):
                 raise PartInvalid(f"{self.name} names its state {key!r}, as the average of the weights is; rename it.")
-            found[f"{self.names[p]}/{key}"] = value.detach().contiguous()
+            if (tensors := packed(str(key), value)) is None:
+                raise PartInvalid(
+                    f"{self.name} keeps {key!r} of {self.names[p]} as a {type(value).__name__}, and only tensors and numbers "
+                    "can be saved; keep it as a tensor."
+                )
+            found |= {f"{self.names[p]}/{name}": tensor for name, tensor in tensors.items()}
+        for group, before in zip(self.groups, self._built, strict=True) if self.part.carries_groups else ():
+            for key in group.keys() - {"params", "name", "lr"}:
+                value = group[key]
+                is_new = isinstance(value, Tensor) or value != before.get(key)
+                tensors = (packed(f"group.{key}", value) or {}) if is_new else {}
+                found |= {f"{self.names[p]}/{name}": t.clone() for p in group["params"] for name, t in tensors.items()}
         return found if self.average is None else found | self.average.state()
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
@@ -151,9 +160,12 @@ class Stepper:
                 f"the optimiser's saved state and this model disagree on {strange[0]!r}; resume with the checkpoint's recipe"
             )
         for part in self.parts:
-            for p in (p for group in part.param_groups for p in group["params"]):
-                if state := by_name.get(self.names[p]):
-                    part.state[p] = {key: value.to(p.device) for key, value in state.items()}
+            for p, group in ((p, held) for held in part.param_groups for p in held["params"]):
+                state = unpacked({key: value.to(p.device) for key, value in by_name.get(self.names[p], {}).items()})
+                of_group = {key: state.pop(key) for key in list(state) if key.startswith("group.")}
+                group.update({key.removeprefix("group."): value for key, value in of_group.items()})
+                if state:
+                    part.state[p] = state
         if self.average is not None:
             self.average.restore(tensors)
 
@@ -180,7 +192,41 @@ class Stepper:
         return sorted(begun)
 
 
+def packed(key: str, value: object) -> dict[str, Tensor] | None:
+    """A tensor, a number, or a list of them as tensors by name; None for what is neither."""
+    if isinstance(value, Tensor):
+        return {key: value.detach().contiguous()}
+    if isinstance(value, bool | int | float):
+        dtype = torch.float64 if isinstance(value, float) else torch.int64
+        return {f"{key}#{type(value).__name__}": torch.tensor(value, dtype=dtype)}
+    if not isinstance(value, list | tuple):
+        return None
+    items = [packed(f"{key}#{i}", item) for i, item in enumerate(value) if not isinstance(item, list | tuple)]
+    if len(items) < max(1, len(value)) or None in items:
+        return None
+    return {name: tensor for item in items if item is not None for name, tensor in item.items()}
+
+
+def unpacked(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """What `packed` made tensors of, by its key."""
+    found: dict[str, Any] = {}
+    numbered = {name: int(name.split("#")[1]) for name in tensors if name.partition("#")[2][:1].isdigit()}
+    for name in sorted(tensors, key=lambda name: (name.split("#")[0], numbered.get(name, 0))):
+        key, *marks = name.split("#")
+        value: Any = tensors[name]
+        if marks and marks[-1] in NUMBERS:
+            value = NUMBERS[marks[-1]](value.item())
+        if name in numbered:
+            found.setdefault(key, []).append(value)
+        else:
+            found[key] = value
+    return found
+
+
 def _in_the_gradient(part: torch.optim.Optimizer, group: dict[str, Any]) -> bool:
-    """Whether an optimiser of torch's adds its decay to the gradient, as L2 in the loss does."""
+    """Whether an optimiser of torch's, or one that says so in its group, adds its decay to the gradient, as L2 in the loss
+    does."""
+    if group.get("weight_decouple") is False:
+        return True
     coupled = torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adadelta
     return isinstance(part, coupled) and not group.get("decoupled_weight_decay", False)

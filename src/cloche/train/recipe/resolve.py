@@ -68,9 +68,9 @@ def amend(recipe: Recipe, changes: dict[str, Any], step: int, run: Run) -> Recip
                 "start another run for this"
             )
     changed = recipe.with_set(changes)
-    if type(changed.optimizer) is not type(recipe.optimizer):
+    if changed.optimizer.label != recipe.optimizer.label:
         raise ResumeRefused(
-            f"{run.path} is trained by {type(recipe.optimizer).__name__}, whose state no other optimizer can use: "
+            f"{run.path} is trained by {recipe.optimizer.label}, whose state no other optimizer can use: "
             "change its settings, or start another run"
         )
     steps, planned = changed.run.steps, recipe.run.steps

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from cloche.part import positive, within
 from cloche.train.optimizers.adamw import adam_for_rest
 from cloche.train.optimizers.groups import BELOW_ONE, grouped, row_counts
+from cloche.train.optimizers.kronecker.shampoo import Kronecker, accumulate, between, eigh
 from cloche.train.optimizers.optimizer import Optimizer
-from cloche.train.optimizers.shampoo import Kronecker, accumulate, between, eigh
 
 
 class MatrixSOAP(Kronecker):
