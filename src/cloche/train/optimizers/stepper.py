@@ -125,7 +125,7 @@ class Stepper:
     def state(self) -> dict[str, Tensor]:
         """All state tensors, by "parameter name/state name". Numbers, and lists of tensors and numbers, are tensors here:
         "weight/step#int", "weight/Q#0"; where the part `carries_groups`, its groups' are "weight/group.step#int"."""
-        found = {}
+        found: dict[str, Tensor] = {}
         for p, key, value in (
             (p, *item) for part in self.parts for p, state in part.state.items() for item in state.items()
         ):
