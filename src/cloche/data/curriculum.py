@@ -71,6 +71,8 @@ class Easiest(Curriculum):
         return easiest_first(layout, tokens, self.by)
 
     def stage(self, step: int, steps: int) -> tuple[int, float]:
+        if self.start == 1:
+            return 0, 1.0
         firsts = [math.ceil(i * self.until * steps / self.stages - 1e-9) for i in range(self.stages + 1)]
         i = bisect_right(firsts, step) - 1
         return firsts[i], self.start + (1 - self.start) * i / self.stages

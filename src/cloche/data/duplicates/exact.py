@@ -11,6 +11,7 @@ import numpy as np
 
 from cloche.data.duplicates.removal import Duplicates, Read, Removed
 from cloche.data.reading import Document
+from cloche.errors import CorpusEmpty
 
 LONGEST = 8 << 20  # bytes without a space that are held back as one word
 
@@ -76,7 +77,12 @@ class Contents:
         return found & self.training
 
     def figures(self, drop: np.ndarray) -> dict[str, int]:
-        """What is left out, for data.json."""
+        """What is left out, for data.json. Raises ClocheError if nothing would be left to train on."""
+        if drop.any() and not (self.training & ~drop).any():
+            raise CorpusEmpty(
+                "Every training document has its like on the validation side, so that none is left to train on; hold out "
+                "other text, or leave duplicates in."
+            )
         return {"documents": int(drop.sum()), "bytes": int(self.sizes[drop].sum())}
 
 

@@ -17,7 +17,7 @@ from cloche.part import within
 
 BINS = 128  # of a signature
 RECALL = 0.99  # of pairs at the threshold, from which the bands are chosen
-BYTES, TEXTS = 4 << 20, 4096  # of a batch
+BYTES, TEXTS = 1 << 18, 4096  # of a batch: what stays in the processor's cache
 EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
