@@ -40,8 +40,8 @@ def activation_table(subject: Subject, windows: Iterable[Any], seed: int = 0) ->
     >>> tokenizer = cloche.train_bpe([text], vocab=280)
     >>> net = LM(tokenizer.vocab, 32, Stack(1, Block(Attention(4), GLU("silu")))).build(seed=0)
     >>> finding = activation_table(cloche.Glass(net, tokenizer), [text])
-    >>> [round(layer["gain"], 1) for layer in finding.data["layers"]], finding.data["functions"]["silu"]["gain"]
-    ([1.7], 1.6765...)
+    >>> [layer["activation"] for layer in finding.data["layers"]], finding.data["functions"]["silu"]["gain"]
+    (['silu'], 1.6765...)
     """
     net = subject.net
     held = list(windows_of(subject, windows))
