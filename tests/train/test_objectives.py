@@ -186,5 +186,5 @@ def test_a_window_longer_than_a_row_is_one_sentence():
     for objective in (Windowed(13), MultiToken(13)):
         with pytest.raises(ClocheError, match=r"larger run\.length"):
             objective.check(net)
-    with pytest.raises(ClocheError, match=r"turn off data\.document_masks"):
+    with pytest.raises(ClocheError, match=r"turn off rows\.document_masks"):
         PrefixLM().examples(TokenBatch(IDS, torch.zeros(3, LENGTH)))

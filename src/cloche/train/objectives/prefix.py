@@ -51,7 +51,7 @@ class PrefixLM(Prediction):
         if e.documents is not None:
             raise SettingInvalid(
                 "PrefixLM has one prefix for a row, so a row cannot hold several documents: turn off "
-                "data.document_masks."
+                "rows.document_masks."
             )
         rows, length = e.inputs.shape
         # The last input is never in the prefix, so that every row has a target.
