@@ -42,7 +42,7 @@ def test_the_optimizer_steps_as_the_runs_in_which_it_was_trained(tmp_path, rule)
         loss.backward()
         optimizer.step(loss.item(), step / 20)
         rates.append(optimizer.rates()["matrix"])
-    torch.testing.assert_close(torch.tensor(rates), expected.rates[:, 0, 0], rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(torch.tensor(rates), expected.settings[:, 0, 0, 0, 0], rtol=1e-4, atol=1e-7)
     torch.testing.assert_close(family.score([net.x[None]], tasks), expected.scores, rtol=1e-3, atol=1e-9)
     assert max(rates) > 1.5 * min(rates)
 

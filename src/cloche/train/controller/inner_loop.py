@@ -16,20 +16,20 @@ from cloche.train.controller.rules import State, UpdateRule
 @dataclass(frozen=True)
 class Outcome:
     """Results of runs. scores: [candidate, task], infinite where a run diverged. variation: of each knob [candidate, task,
-    knob], the largest over groups. rates: learning rates at each step, of the first group [step, candidate, task]. losses: of
-    each step, likewise.
+    knob], the largest over groups. settings: learning rate, momentum and decay of each step [step, candidate, task, group,
+    knob]. losses: of each step [step, candidate, task].
 
     >>> import torch
     >>> from cloche.train.controller import AdamSteps, Fixed, Quadratic, rollout
     >>> vectors = torch.from_numpy(Fixed().centre())[None].float()
     >>> outcome = rollout(Fixed(), vectors, AdamSteps(), Quadratic(), Quadratic().draw(2, seed=0, steps=9), steps=9)
-    >>> tuple(outcome.scores.shape), tuple(outcome.rates.shape), outcome.variation.max().item()
-    ((1, 2), (9, 1, 2), 0.0)
+    >>> tuple(outcome.scores.shape), tuple(outcome.settings.shape), outcome.variation.max().item()
+    ((1, 2), (9, 1, 2, 1, 3), 0.0)
     """
 
     scores: Tensor
     variation: Tensor
-    rates: Tensor
+    settings: Tensor
     losses: Tensor
 
 
@@ -45,47 +45,44 @@ def rollout(policy: Policy, vectors: Tensor, rule: UpdateRule, family: Family, t
     [[False, False], [True, True]]
     """
     many, count, groups = len(vectors), len(tasks.weights[0]), len(tasks.groups)
-    group_of = {number: group for group, numbers in enumerate(tasks.groups) for number in numbers}
-    weights = [w.expand(many, *w.shape).clone().requires_grad_() for w in tasks.weights]
+    flat, weights, member = _flattened(tasks, many)
     decays, base = torch.tensor(tasks.decays).float(), vectors[:, :1, None].exp()
-    states: list[State] = [{} for _ in weights]
-    state, before = new_state((many, count * groups)).to(weights[0].dtype), list[Tensor]()
-    rates, losses = [], []
+    state = new_state((many, count * groups)).to(flat.dtype)
+    rule_state: State = {}
+    before, settings, losses = torch.zeros_like(flat), [], []
     for step in range(steps):
         loss = family.loss(weights, tasks, step)
-        grads = list(torch.autograd.grad(loss.sum(), weights))
+        grads = torch.cat([grad.flatten(2) for grad in torch.autograd.grad(loss.sum(), weights)], -1)
         with torch.no_grad():
-            seen = _seen(loss, grads, before, tasks)
-            state, features = observe(state, seen, step / steps)
+            state, features = observe(state, _seen(loss, grads, before, member), step / steps)
             state, knobs = policy.knobs(vectors, state, features, step / steps)
             factor, momentum, decay = (knob.view(many, count, groups) for knob in knobs)
-            rate, decay, before = base * factor, decay * decays, grads
-            for number, (w, grad) in enumerate(zip(weights, grads, strict=True)):
-                turned = (_as(knob[..., group_of[number]], w) for knob in (rate, momentum, decay))
-                rule.update(w, grad, states[number], *turned)
-        rates.append(rate[..., 0])
+            turned = torch.stack([base * factor, momentum, decay * decays])  # [knob, candidate, task, group]
+            rule.update(flat, grads, rule_state, *(turned @ member.T))
+            before = grads
+        settings.append(turned.movedim(0, -1))
         losses.append(loss.detach())
     with torch.no_grad():
         scores = family.score(weights, tasks)
     spread = variation(state).view(many, count, groups, -1).amax(2)
-    return Outcome(scores.nan_to_num(torch.inf, torch.inf), spread, torch.stack(rates), torch.stack(losses))
+    return Outcome(scores.nan_to_num(torch.inf, torch.inf), spread, torch.stack(settings), torch.stack(losses))
 
 
-def _seen(loss: Tensor, grads: list[Tensor], before: list[Tensor], tasks: Tasks) -> Seen:
+def _flattened(tasks: Tasks, many: int) -> tuple[Tensor, list[Tensor], Tensor]:
+    """All weights of a task in one axis [candidate, task, weight], so that a step is a few operations; the weights as views of
+    it; and which group each is a member of [weight, group]."""
+    flat = torch.cat([w.flatten(1) for w in tasks.weights], -1).expand(many, -1, -1).clone()
+    sizes = [w[0].numel() for w in tasks.weights]
+    weights = [
+        part.view(many, *w.shape).requires_grad_() for part, w in zip(flat.split(sizes, -1), tasks.weights, strict=True)
+    ]
+    numbers = torch.tensor([next(g for g, held in enumerate(tasks.groups) if i in held) for i in range(len(sizes))])
+    group = numbers.repeat_interleave(torch.tensor(sizes))
+    return flat, weights, torch.nn.functional.one_hot(group, len(tasks.groups)).to(flat.dtype)
+
+
+def _seen(loss: Tensor, grads: Tensor, before: Tensor, member: Tensor) -> Seen:
     """Norms and cosines by group, groups flattened into the axis of tasks: [candidate, task * group]."""
-    squares, dots, olds = [], [], []
-    for numbers in tasks.groups:
-        squares.append(sum(_dot(grads[i], grads[i]) for i in numbers))
-        olds.append(sum(_dot(before[i], before[i]) for i in numbers) if before else torch.zeros_like(loss))
-        dots.append(sum(_dot(grads[i], before[i]) for i in numbers) if before else torch.zeros_like(loss))
-    square, dot, old = (torch.stack(values, -1).flatten(1) for values in (squares, dots, olds))  # type: ignore[arg-type]
-    each = loss[..., None].expand(*loss.shape, len(tasks.groups)).flatten(1)
+    square, dot, old = (torch.stack([grads * grads, grads * before, before * before]) @ member).flatten(2)
+    each = loss[..., None].expand(*loss.shape, member.shape[1]).flatten(1)
     return Seen(each, square.sqrt(), dot / (square * old).sqrt().clamp(min=1e-30))
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).flatten(2).sum(-1)
-
-
-def _as(knob: Tensor, weights: Tensor) -> Tensor:
-    return knob.view(*knob.shape, *[1] * (weights.ndim - 2))

@@ -13,7 +13,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cloche.part import Part, positive
-from cloche.train.controller.controller import DECAYS, LOGS, SIZE, SLOWEST, Knobs, log_steps, set_logs, turn
+from cloche.train.controller.controller import (
+    DECAYS,
+    HIDDEN,
+    LOGS,
+    SEEN,
+    SIZE,
+    SLOWEST,
+    Knobs,
+    log_steps,
+    set_logs,
+    turn,
+)
 
 START = 3  # the first numbers of a vector: logarithms of the rate, of 1 - momentum and of the weight decay
 
@@ -103,15 +114,25 @@ class Annealed(Policy):
 class Steered(Policy):
     """A controller. `blind` hides all but the progress of the run: what is left is a schedule that every task shares.
 
+    A search begins with hidden unit i seeing feature i alone, and with no effect of the units on the knobs; the latter spread
+    little, because a knob adds up its steps over the run.
+
     >>> from cloche.train.controller import Steered
     >>> Steered(blind=True).size
     86
     """
 
     extra: ClassVar[int] = SIZE
-    spread: ClassVar[float] = 0.3
 
     blind: bool = False
+
+    def centre(self) -> NDArray[np.float64]:
+        first = np.eye(len(SEEN), HIDDEN).ravel()
+        return np.concatenate([super().centre()[:START], first, np.zeros(SIZE - len(first))])
+
+    def spreads(self) -> NDArray[np.float64]:
+        within = len(SEEN) * HIDDEN + HIDDEN
+        return np.concatenate([super().spreads()[:START], np.full(within, 0.3), np.full(SIZE - within, 0.1)])
 
     def knobs(self, vectors: Tensor, state: Tensor, features: Tensor, progress: float) -> tuple[Tensor, Knobs]:
         if self.blind:

@@ -18,6 +18,7 @@ from cloche.train.controller.families import Classification, Family, Quadratic, 
 from cloche.train.controller.inner_loop import rollout
 from cloche.train.controller.policies import START, Policy
 from cloche.train.controller.rules import UpdateRule
+from cloche.train.controller.symbols import SymbolModel
 
 HELD_OUT = 1_000_000  # seeds of tasks from here on are never trained on
 
@@ -29,14 +30,20 @@ class TaskSearch(Part):
 
     >>> from cloche.train.controller import TaskSearch
     >>> TaskSearch(generations=10, population=8, tasks=4).trials
-    1280
+    1600
     """
 
-    generations: int = 150
-    population: int = 24
-    tasks: int = 12
-    steps: tuple[int, ...] = (50, 100, 150)
-    families: tuple[Family, ...] = (Quadratic(), Quadratic(noise=0.1), Regression(), Classification())
+    generations: int = 100
+    population: int = 20
+    tasks: int = 6
+    steps: tuple[int, ...] = (40, 80, 120)
+    families: tuple[Family, ...] = (
+        Quadratic(),
+        Quadratic(noise=0.1),
+        Regression(),
+        Classification(),
+        SymbolModel(symbols=12, width=6, hidden=12, batch=16),
+    )
 
     def __post_init__(self) -> None:
         positive(self, generations=self.generations, population=self.population, tasks=self.tasks)
