@@ -8,7 +8,7 @@ from tiny_training import tiny_recipe
 
 from cloche.errors import ClocheError
 from cloche.files import sha256_of
-from cloche.train import Learned, NextToken, Optimizer, Stepper, Trainer, total_loss
+from cloche.train import Group, Learned, NextToken, Optimizer, Stepper, Trainer, total_loss
 from cloche.train.controller import AdamSteps, Controller, HeavyBall, Quadratic, Steered, rollout
 from cloche.train.controller.controller import SIZE
 
@@ -146,3 +146,15 @@ def test_a_file_is_checked(tmp_path, file):
 
 def test_no_server_may_name_it():
     assert Learned.reads_files and issubclass(Learned, Optimizer)
+
+
+def test_a_group_of_ones_own_is_steered_by_itself(file):
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+    optimizer = Stepper(net, Learned(path=str(file), lr=0.01, groups=(Group(match="0.weight", lr=0.1),)))
+    for step in range(3):
+        optimizer.zero_grad()
+        net(torch.randn(8, 3, generator=torch.Generator().manual_seed(step))).square().sum().backward()
+        optimizer.step(1.0 / (step + 1), step / 3)
+    rates = optimizer.rates()
+    assert set(rates) == {"matrix", "vector", "0_weight"} and rates["0_weight"] > 3 * rates["matrix"]
+    assert {"0.weight/signals", "1.weight/signals", "0.bias/signals"} <= optimizer.state().keys()
