@@ -13,7 +13,7 @@ from tiny_training import tiny_recipe
 from torch import nn
 from torch.func import functional_call, jacrev, vmap
 
-from cloche.errors import ModelUnsupported, SettingRange
+from cloche.errors import ModelUnsupported, NotSolved, SettingRange
 from cloche.model import GLU, LM, Attention, Block, MoE, Stack
 from cloche.train import KFAC, NextToken, Stepper, Trainer, total_loss
 from cloche.train.optimizers.kfac import MatrixKFAC, inverses, mean_eigenvalue
@@ -332,6 +332,9 @@ def test_the_trust_region_bounds_the_step():
 def test_refusals():
     with pytest.raises(SettingRange, match=r"KFAC\(every=0\)"):
         KFAC(every=0)
+    for moment in (torch.full((2, 2), float("nan")), -torch.eye(2)):
+        with pytest.raises(NotSolved, match="not finite or too near singular; raise"):
+            inverses(torch.eye(2), moment, 0.1)
 
     class Reading(nn.Module):
         def __init__(self):

@@ -18,6 +18,7 @@ KINDS = [
     "Shampoo(every=2)",
     "RMSprop(momentum=0.9, centered=True)",
     "SGD(nesterov=True, weight_decay=0.1)",
+    "KFAC(every=2)",
 ]
 
 

@@ -50,7 +50,7 @@ def cut_off(steps, step):
     "kind",
     [
         *("AdamW", "Muon"),
-        *(pytest.param(line, marks=pytest.mark.slow) for line in ("SOAP", "Shampoo(every=7)")),
+        *(pytest.param(line, marks=pytest.mark.slow) for line in ("SOAP", "Shampoo(every=7)", "KFAC(every=7)")),
     ],
 )
 def test_cut_off_and_resumed_ends_in_the_same_bytes(new_run, kind, end):

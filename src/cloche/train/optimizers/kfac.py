@@ -10,14 +10,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from cloche.errors import ModelUnsupported
+from cloche.errors import ModelUnsupported, NotSolved
 from cloche.part import positive, within
-from cloche.train.optimizers.adamw import BELOW_ONE, FilledAdamW
+from cloche.train.optimizers.adamw import FilledAdamW
+from cloche.train.optimizers.groups import BELOW_ONE, grouped
 from cloche.train.optimizers.moments import Moments, watched
 from cloche.train.optimizers.optimizer import Optimizer
 
 LARGEST_PI = 1e3  # of the share of damping that goes to the inputs, and one over the least
-ADAMW = {"betas": (0.9, 0.95), "eps": 1e-8}
+BETAS = 0.9, 0.95  # of AdamW on the rest
 
 
 def inverses(inputs: Tensor, outputs: Tensor, damping: float) -> tuple[Tensor, Tensor]:
@@ -36,7 +37,13 @@ def mean_eigenvalue(moment: Tensor) -> float:
 def _inverse(moment: Tensor, damping: float) -> Tensor:
     damped = moment.double()
     damped.diagonal().add_(damping)
-    return torch.cholesky_inverse(torch.linalg.cholesky(damped)).to(moment.dtype)
+    lower, failed = torch.linalg.cholesky_ex(damped)
+    if failed.any() or not torch.isfinite(lower).all():
+        raise NotSolved(
+            "KFAC cannot invert the second moments of a layer, which are not finite or too near singular; raise "
+            "optimizer.damping or lower optimizer.lr."
+        )
+    return torch.cholesky_inverse(lower).to(moment.dtype)
 
 
 class MatrixKFAC(torch.optim.Optimizer):
@@ -144,12 +151,14 @@ class MatrixKFAC(torch.optim.Optimizer):
 @dataclass(frozen=True)
 class KFAC(Optimizer):
     """K-FAC (Martens and Grosse, 1503.05671) on the linear maps inside the body, AdamW on all else (embeddings, head,
-    gains, experts) at `adamw_ratio` times `lr`.
+    gains) at `adamw_ratio` times `lr`.
 
     The Fisher matrix of each map y = x W^T + b is taken as the Kronecker product of A, the mean of x x^T, and G, the mean of
     g g^T for the gradient g of a row's loss in y; q, k and v, and gate and up, have a G each. Rows are all positions of a
-    batch (K-FAC-expand of 2311.00636), over all its micro-batches. The gradients are those of the loss that is minimised, so
-    that this is the empirical Fisher matrix. The update is G^-1 dW A^-1.
+    batch (K-FAC-expand of 2311.00636), over all its micro-batches; where a map is applied several times, or an expert to a
+    few of them, each row that it sees counts as one. The gradients are those of the loss that is minimised, so that this is
+    the empirical Fisher matrix, which vanishes with a loss that reaches zero (Kunstner et al., 1905.12558). The update is
+    G^-1 dW A^-1.
 
     damping: what is added to the matrix's diagonal, as a share of its mean eigenvalue over all layers; split between A and G
     with the paper's pi (section 6.3). factor_decay: of the running averages of A and G. every: steps between two
@@ -167,7 +176,7 @@ class KFAC(Optimizer):
     {'0.weight/inputs': (5, 5), '0.weight/outputs0': (3, 3)}
     """
 
-    usual_update_ratio: ClassVar[float] = 0.05
+    usual_update_ratio: ClassVar[float] = 0.1
 
     lr: float = 0.1
     adamw_ratio: float = 0.06
@@ -189,7 +198,7 @@ class KFAC(Optimizer):
         weights = [moments.weight for moments in layers.values()]
         biases = [moments.bias for moments in layers.values() if moments.bias is not None]
         inside = {id(p) for p in [*weights, *biases]}
-        rest = [p for p in net.parameters() if id(p) not in inside]
+        others = {kind: [p for _, p in named if id(p) not in inside] for kind, named in grouped(net).items()}
         named = [
             {"name": "matrix", "params": weights, "lr": self.lr, "weight_decay": self.weight_decay},
             {"name": "bias", "params": biases, "lr": self.lr, "weight_decay": 0.0},
@@ -199,7 +208,11 @@ class KFAC(Optimizer):
         if held:
             how = (self.damping, self.factor_decay, self.every, self.momentum, self.trust)
             built.append(MatrixKFAC(held, layers, *how))
-        if rest:
-            settings = {"lr": self.lr * self.adamw_ratio, "weight_decay": 0.0}
-            built.append(FilledAdamW([{"name": "rest", "params": rest, **settings}], **ADAMW, fused=True))  # type: ignore[arg-type]
+        lr = self.lr * self.adamw_ratio
+        named = [
+            {"name": "rest", "params": others["embedding"] + others["vector"], "lr": lr, "weight_decay": 0.0},
+            {"name": "rest_matrix", "params": others["matrix"], "lr": lr, "weight_decay": self.weight_decay},
+        ]
+        if held := [group for group in named if group["params"]]:
+            built.append(FilledAdamW(held, betas=BETAS, fused=True))
         return built
