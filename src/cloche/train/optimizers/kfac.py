@@ -60,8 +60,8 @@ class MatrixKFAC(torch.optim.Optimizer):
         damping: float = 0.03,
         decay: float = 0.8,
         every: int = 10,
-        momentum: float = 0.9,
-        trust: float = 0.01,
+        momentum: float = 0.5,
+        trust: float = 0.003,
     ) -> None:
         super().__init__(params, {"lr": 0.1, "weight_decay": 0.0, "momentum": momentum})
         self.layers, self.damping, self.decay, self.every, self.trust = dict(layers), damping, decay, every, trust
@@ -97,12 +97,11 @@ class MatrixKFAC(torch.optim.Optimizer):
         scale = 1.0 if change <= self.trust else math.sqrt(self.trust / change)
         for p, natural in found:
             group, state = settings[p], self.state[p]
-            step = state.setdefault("step", torch.tensor(0.0))
-            step += 1
+            state.setdefault("step", torch.tensor(0.0)).add_(1)
             buffer = state.setdefault("momentum_buffer", torch.zeros_like(p))
             buffer.lerp_(scale * natural.to(p.dtype), 1 - group["momentum"])
             p.mul_(1 - group["lr"] * group["weight_decay"])
-            p.add_(buffer, alpha=-group["lr"] / (1 - group["momentum"] ** float(step)))
+            p.add_(buffer, alpha=-group["lr"])
 
     def _measure(self) -> None:
         """Moves the running averages by what was measured since `zero_grad`, and inverts them if they have changed."""
@@ -176,15 +175,15 @@ class KFAC(Optimizer):
     {'0.weight/inputs': (5, 5), '0.weight/outputs0': (3, 3)}
     """
 
-    usual_update_ratio: ClassVar[float] = 0.1
+    usual_update_ratio: ClassVar[float] = 0.2
 
     lr: float = 0.1
     adamw_ratio: float = 0.06
     damping: float = 0.03
     factor_decay: float = 0.8
     every: int = 10
-    momentum: float = 0.9
-    trust: float = 0.01
+    momentum: float = 0.5
+    trust: float = 0.003
     weight_decay: float = 0.1
 
     def __post_init__(self) -> None:
