@@ -311,5 +311,7 @@ def print_outcome(run: Run, screen: Screen, as_json: bool) -> None:
         screen.print(f"{result['step']:,} steps, {result['val_bpb']:.3f} bits per byte on held-out text", "bold")
     screen.print("Next:")
     screen.print(f"  cloche open {shlex.quote(str(run.path))}")
-    if prompt := next((record["prompt"] for record in run.read_log("samples")), None):  # none of a model that cannot continue
+    if prompt := next(
+        (record["prompt"] for record in run.read_log("samples")), None
+    ):  # none of a model that cannot continue
         screen.print(f"  cloche generate {shlex.quote(str(run.path))} {shlex.quote(prompt)}")
