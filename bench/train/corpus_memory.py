@@ -5,7 +5,10 @@ that the number of distinct words keeps growing as it does in the wild) as huge 
 `prepare` on it in a process of its own, and writes its peak and its resident memory over time to
 results/corpus_memory.json.
 
-    python -m bench.train.corpus_memory [--megabytes 1100] [--keep FOLDER]
+    python -m bench.train.corpus_memory [--megabytes 1100] [--keep FOLDER] [--duplicates]
+
+With --duplicates near duplicates are looked for too, and the rows of a best-fit packing laid out and read;
+results/corpus_memory_duplicates.json.
 """
 
 from __future__ import annotations
@@ -28,9 +31,19 @@ from typing import BinaryIO
 import numpy as np
 import zstandard
 
-from cloche.data import prepare, standard_library
+from cloche.data import (
+    Batches,
+    BestFit,
+    Draw,
+    Mixture,
+    NearDuplicates,
+    PackedTokens,
+    Source,
+    prepare_mixture,
+    standard_library,
+)
 
-RESULT = Path(__file__).parents[1] / "results" / "corpus_memory.json"
+RESULTS = Path(__file__).parents[1] / "results"
 LIMIT_MB = 2000
 SAMPLE_SECONDS = 20.0
 SHARES = {"huge.txt": 0.35, "long.md": 0.2, "records.jsonl": 0.2, "packed.txt.gz": 0.15, "records.jsonl.zst": 0.1}
@@ -91,25 +104,33 @@ def recorder(started: float, trace: list[dict]) -> Callable[[str, int, int], Non
     return note
 
 
-def measure(corpus: Path, out: Path) -> None:
+def measure(corpus: Path, out: Path, duplicates: bool) -> None:
     """In the measured process: prepares the corpus, prints what it found as JSON."""
     started = time.perf_counter()
     trace: list[dict] = []
-    index = prepare([corpus], out, on_progress=recorder(started, trace))
+    rule = NearDuplicates() if duplicates else None
+    mixture = Mixture((Source((str(corpus),)),))
+    index = prepare_mixture(mixture, out, duplicates=rule, on_progress=recorder(started, trace))
+    if duplicates:
+        batches = Batches(PackedTokens.open(out, "train"), 256, 8, draw=Draw(BestFit()))
+        for step in range(200):
+            batches.rows(step * 1000)
     sides = {name: {k: side[k] for k in ("tokens", "bytes", "documents")} for name, side in index["splits"].items()}
     print(json.dumps({"seconds": round(time.perf_counter() - started, 1), "splits": sides, "trace": trace}))
 
 
-def run(megabytes: int, folder: Path) -> dict:
+def run(megabytes: int, folder: Path, duplicates: bool) -> dict:
     """Generates, measures in a child process, and returns the record."""
     corpus = folder / "corpus"
     corpus.mkdir(parents=True)
     text_bytes = generate(corpus, megabytes * 10**6)
     command = [sys.executable, "-m", "bench.train.corpus_memory", "--measure", str(corpus), str(folder / "run")]
+    command += ["--duplicates"] if duplicates else []
     child = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3  # kB on Linux
     record = {
-        "what": "prepare: tokenizer of 4,096 and packed tokens from a generated corpus",
+        "what": "prepare: tokenizer of 4,096 and packed tokens from a generated corpus"
+        + (", near duplicates, best-fit rows" if duplicates else ""),
         "text_mb": round(text_bytes / 1e6),
         "files": {path.name: round(path.stat().st_size / 1e6) for path in sorted(corpus.iterdir())},
         "peak_rss_mb": round(peak),
@@ -138,15 +159,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=int, default=1100)
     parser.add_argument("--keep", type=Path, help="a folder to keep the corpus and the run in")
+    parser.add_argument(
+        "--duplicates", action="store_true", help="also look for near duplicates and lay out best-fit rows"
+    )
     parser.add_argument("--measure", nargs=2, type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        measure(*arguments.measure)
+        measure(*arguments.measure, arguments.duplicates)
         return
     with tempfile.TemporaryDirectory() as temporary:
-        record = run(arguments.megabytes, arguments.keep or Path(temporary))
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(record, indent=1) + "\n")
+        record = run(arguments.megabytes, arguments.keep or Path(temporary), arguments.duplicates)
+    name = "corpus_memory_duplicates" if arguments.duplicates else "corpus_memory"
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     print_table(record)
     if record["peak_rss_mb"] >= LIMIT_MB:
         raise SystemExit(1)

@@ -1,6 +1,8 @@
 """Packing: no token is dropped, documents stay whole where they fit, padding is never a target."""
 
+import tracemalloc
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,3 +124,21 @@ def test_a_token_beyond_the_vocabulary_gets_a_sentence():
     assert tokens.window(0, 2).tolist() == [1, 2]
     with pytest.raises(ClocheError, match="token 300, beyond its vocabulary of 300"):
         tokens.window(0, 3)
+
+
+@pytest.mark.slow
+def test_a_layout_takes_a_small_share_of_the_memory_of_its_tokens(tmp_path: Path):
+    """64 MB of memory-mapped tokens in long documents: 22 bytes for each row of 256 are kept, and little more is ever held."""
+    count = 32 << 20
+    row = np.lib.format.open_memmap(tmp_path / "tokens.npy", mode="w+", dtype="<u2", shape=(count,))
+    row[:] = 5
+    row[np.random.default_rng(0).integers(count, size=500)] = END
+    tracemalloc.start()
+    tokens = PackedTokens([np.load(tmp_path / "tokens.npy", mmap_mode="r")], {"bytes": count, "documents": 500}, END)
+    batches = Batches(tokens, 256, 8, draw=Draw(BestFit()))
+    kept = tracemalloc.get_traced_memory()[0]
+    for step in range(100):
+        batches.rows(997 * step)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert kept < 0.06 * 2 * count and peak < 0.4 * 2 * count

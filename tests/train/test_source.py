@@ -55,6 +55,7 @@ def test_all_of_it_together_trains_is_logged_and_is_exact_on_resume(recipe: Reci
     epochs = trainer.batches.epochs
     assert epochs == {"short": last["epochs_short"], "long": last["epochs_long"]}
     (started,) = [event["message"] for event in straight.read_log("events") if event["kind"] == "start"]
+    assert "0 duplicates of 0 bytes were left out by NearDuplicates" in started
     assert "rows from short " in started and "of the slots of long hold tokens" in started
     assert "attention stays within documents" in started and "Easiest(by=UnigramLoss, start=0.5" in started
     index = json.loads((straight.path / "data/data.json").read_text())

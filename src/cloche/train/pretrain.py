@@ -100,7 +100,7 @@ class Trainer(Loop):
             ],
             setup,
         )
-        self.changed = described(self.batches, recipe)
+        self.changed = described(self.batches, recipe, run)
         self.remedy = f"lower the rate: cloche resume {run.path} --set optimizer.lr={recipe.optimizer.lr / 3:.2g}"
 
     @classmethod

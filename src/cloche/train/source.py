@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import torch
 
 from cloche.data import Batches, BestFitLayout, Draw, PackedTokens, mix
+from cloche.runs import Run
 from cloche.train.objectives.batch import TokenBatch
 from cloche.train.recipe.recipe import Recipe
 
@@ -59,9 +61,15 @@ def _batches(recipe: Recipe) -> int:
     return round((steps - rising) * schedule.accumulate + rising * (schedule.accumulate + 1) / 2)
 
 
-def described(batches: Batches, recipe: Recipe) -> str:
-    """What the event of a session says of its rows, where they are not drawn by default."""
+def described(batches: Batches, recipe: Recipe, run: Run) -> str:
+    """What the event of a session says of its text and rows, where they are not drawn by default."""
     said = []
+    if recipe.data.duplicates is not None:
+        found = json.loads((run.path / "data" / "data.json").read_bytes()).get("sources", {}).get("duplicates")
+        if found:
+            said.append(
+                f"{found['documents']:,} duplicates of {found['bytes']:,} bytes were left out by {found['rule']}"
+            )
     if len(batches.shares) > 1:
         said.append("rows from " + ", ".join(f"{name} {share:.1%}" for name, share in batches.shares.items()))
     for name, source in zip(batches.names, batches.sources, strict=True):
