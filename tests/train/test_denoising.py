@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 from markov import THREE, TURNS, Denoiser
+from tiny_training import tiny_recipe
 
 from cloche.errors import ClocheError
 from cloche.model import GLU, LM, Attention, Block, Causal, Full, Prefix, RoPE, Stack
-from cloche.train import MaskedDiffusion, NextToken, SpanCorruption, TokenBatch, evaluate, total_loss
+from cloche.runs import Run
+from cloche.train import MaskedDiffusion, NextToken, SpanCorruption, TokenBatch, Trainer, evaluate, total_loss
 
 VOCAB, LENGTH, MASK = 23, 12, 22
 IDS = torch.randint(VOCAB - 1, (4, LENGTH + 1), generator=torch.Generator().manual_seed(0))
@@ -211,3 +213,23 @@ def test_a_model_that_sees_both_sides_is_not_evaluated_on_next_tokens():
     with pytest.raises(ClocheError, match="NextToken predicts each token from those before it"):
         evaluate(network(), None, None)
     assert NextToken().nats(network(Causal()), IDS)[1] == 4 * LENGTH
+
+
+@pytest.mark.parametrize("objective", ["SpanCorruption(rate=0.3)", "MaskedDiffusion(draws=2)"])
+def test_they_train_and_resume_to_the_same_bytes_without_samples(prepared, tmp_path, objective):
+    from test_resume import fingerprint
+
+    changes = {"run.steps": 8, "log.every": 2, "model.body.block.mix.mask": "Full", "objective": objective}
+    recipe = tiny_recipe(data__paths=[str(prepared.parent / "corpus")]).with_set(changes)
+    straight, broken = (Run.create(tmp_path / name, recipe.to_toml()) for name in ("straight", "broken"))
+    list(Trainer.start(recipe, straight))
+    trainer = Trainer.start(recipe, broken)
+    for record in trainer:
+        if record["step"] == 4:
+            trainer.stop()
+    list(Trainer.resume(broken))
+    assert fingerprint(broken) == fingerprint(straight)
+    assert list(straight.read_log("samples")) == []
+    assert trainer.objective.mask == trainer.tokenizer.vocab - 1
+    bits = [record["val_bpb"] for record in straight.read_log("metrics") if "val_bpb" in record]
+    assert bits[-1] < bits[0]
