@@ -87,7 +87,8 @@ class FillInTheMiddle(Prediction):
         batch = TokenBatch.of(batch)
         if self.tokenizer is None or self.tokenizer.end is None:
             raise TokenizerMissing("FillInTheMiddle encodes text again and needs its tokenizer; use .bound(tokenizer).")
-        rows = [_split(batch, row, self.tokenizer.end) for row in range(len(batch))]
+        there = real(batch).tolist()
+        rows = [_split(batch, row, there[row], self.tokenizer.end) for row in range(len(batch))]
         draws = torch.rand(sum(len(pieces) for _, pieces in rows), 4, generator=batch.generator()).tolist()
         starts = accumulate((len(pieces) for _, pieces in rows), initial=0)
         laid = [self._row(*row, draws[start:], batch.ids.shape[1]) for row, start in zip(rows, starts, strict=False)]
@@ -138,10 +139,10 @@ class FillInTheMiddle(Prediction):
         return [*ids, self.tokenizer.end], [float(i not in self.marks) for i in ids] + [1.0]
 
 
-def _split(batch: TokenBatch, row: int, end: int) -> tuple[list[int], list[Piece]]:
+def _split(batch: TokenBatch, row: int, there: list[bool], end: int) -> tuple[list[int], list[Piece]]:
     """A row's first input, where it is an end token and so belongs to no document, and its documents without padding."""
     ids = batch.ids[row].tolist()
-    targets, there = ids[1:], real(batch)[row].tolist()
+    targets = ids[1:]
     weights = [1.0] * len(targets) if batch.weights is None else batch.weights[row].tolist()
     if batch.documents is None:
         numbers = list(accumulate(int(i == end) for i in ids[1:-1]))
