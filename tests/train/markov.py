@@ -56,7 +56,7 @@ class Denoiser:
     def __init__(self, chain: Chain) -> None:
         self.chain, self.states = chain, len(chain.law)
         self.spec = SimpleNamespace(head=Unembed(), vocab=self.states + 1)
-        self.unembed = SimpleNamespace(bias=None)
+        self.unembed = SimpleNamespace(bias=None, feedback=None)
         self.masks, self.causal = [Full()], False
 
     def unembed_weight(self) -> Tensor:

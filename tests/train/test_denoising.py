@@ -12,7 +12,16 @@ from tiny_training import tiny_recipe
 from cloche.errors import ClocheError
 from cloche.model import GLU, LM, Attention, Block, Causal, Full, Prefix, RoPE, Stack
 from cloche.runs import Run
-from cloche.train import MaskedDiffusion, NextToken, SpanCorruption, TokenBatch, Trainer, evaluate, total_loss
+from cloche.train import (
+    MaskedDiffusion,
+    NextToken,
+    PrefixSpans,
+    SpanCorruption,
+    TokenBatch,
+    Trainer,
+    evaluate,
+    total_loss,
+)
 
 VOCAB, LENGTH, MASK = 23, 12, 22
 IDS = torch.randint(VOCAB - 1, (4, LENGTH + 1), generator=torch.Generator().manual_seed(0))
@@ -150,6 +159,39 @@ def test_lengths_of_spans_are_those_of_a_random_partition():
 def test_extreme_settings_hide_as_many_as_they_say(rate, mean_span, length):
     e = SpanCorruption(rate=rate, mean_span=mean_span, mask=9).examples(torch.zeros(2000, length + 1).long())
     assert (e.inputs == 9).double().mean() == pytest.approx(rate, abs=0.012)
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.15, 0.5, 0.95, 1.0])
+def test_a_prefix_and_its_spans_are_the_text(rate):
+    batch = TokenBatch(torch.randint(90, (300, 41), generator=torch.Generator().manual_seed(0)), seed=2)
+    e = PrefixSpans(rate=rate, mask=99).examples(batch)
+    shares = []
+    for row in range(300):
+        ids, prefix = [*e.inputs[row].tolist(), int(e.targets[row, -1])], int(e.prefix[row])
+        spans: list[list[int]] = []
+        for i in ids[prefix : prefix + int(e.weights[row].sum()) + 1]:
+            if i == 99:
+                spans.append([])
+            else:
+                spans[-1].append(i)
+        assert not spans or spans.pop() == [], "each span ends with a mask token"
+        shares.append(sum(map(len, spans)) / (prefix - len(spans) + sum(map(len, spans))))
+        found = [token for i in ids[:prefix] for token in (spans.pop(0) if i == 99 else [i])]
+        assert not spans and found == batch.ids[row, : len(found)].tolist() and len(found) >= 24
+        assert e.weights[row, :prefix].sum() == 0 or rate == 1.0
+    assert sum(shares) / 300 == pytest.approx(rate, abs=0.02)
+
+
+def test_spans_after_a_prefix_need_a_mask_with_one():
+    net, objective = network(Prefix()), PrefixSpans(rate=0.4, mask=MASK)
+    objective.check(net)
+    total_loss(objective.terms(net, IDS)).backward()
+    assert objective.nats(net, IDS)[0] == NextToken().nats(net, IDS)[0]
+    for mask, told in ((Causal(), r"use mask = Prefix\(\)"), (Full(), "lets a token see later ones")):
+        with pytest.raises(ClocheError, match=told):
+            objective.check(network(mask))
+    with pytest.raises(ClocheError, match=r"turn off rows\.document_masks"):
+        objective.examples(TokenBatch(IDS, torch.zeros(4, LENGTH)))
 
 
 # ---- both

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cloche.train.objectives.next_token import LastToken, NextToken, Windowed
     from cloche.train.objectives.objective import Objective, Term
     from cloche.train.objectives.prediction import Prediction
-    from cloche.train.objectives.prefix import PrefixLM
+    from cloche.train.objectives.prefix import PrefixLM, PrefixSpans
     from cloche.train.objectives.wrapping import Wrapping
     from cloche.train.optimizers.adamw import AdamW
     from cloche.train.optimizers.average import EMA, Average
@@ -90,6 +90,7 @@ __all__ = [
     "Penalty",
     "Prediction",
     "PrefixLM",
+    "PrefixSpans",
     "ProcessMemory",
     "Pruning",
     "RMSprop",

@@ -76,15 +76,17 @@ class Denoising(Prediction, ABC):
     def hide(self, batch: TokenBatch, hidden: Tensor, importance: Tensor | None = None) -> Examples:
         """The examples that hide some of a batch's targets: `hidden` [row, position] is True there, `importance`
         (broadcast to it; None: one) the weight of their losses."""
+        targets, mask = batch.ids[:, 1:], self.mask_id()
+        weights = hidden.float() if importance is None else hidden * importance
+        return Examples(targets.masked_fill(hidden, mask), targets, weighted(weights, batch.weights), _documents(batch))
+
+    def mask_id(self) -> int:
+        """The id of the mask token. Raises ClocheError if it is not known yet."""
         if self.mask is None:
             raise TokenizerMissing(
                 f"{type(self).__name__} does not know its mask token; give its id (mask=), or use .bound(tokenizer)."
             )
-        targets = batch.ids[:, 1:]
-        weights = hidden.float() if importance is None else hidden * importance
-        return Examples(
-            targets.masked_fill(hidden, self.mask), targets, weighted(weights, batch.weights), _documents(batch)
-        )
+        return self.mask
 
     def nats(self, net: Network, batch: TokenBatch | Tensor) -> tuple[Tensor, Tensor]:
         """The weighted sum of -log p of the hidden tokens, in nats, and the sum of the weights."""
@@ -151,13 +153,17 @@ class SpanCorruption(Denoising):
             hidden[row, :length] = self._spans(length, generator)
         return self.hide(batch, hidden.to(batch.ids.device))
 
+    def spans_of(self, hidden: int, length: int) -> int:
+        """In how many spans so many of a row's tokens are hidden."""
+        return min(max(1, round(hidden / self.mean_span)), hidden, length - hidden)
+
     def _spans(self, length: int, generator: torch.Generator) -> Tensor:
         """[length]: True where a row of that many tokens is hidden."""
         rounding, turn = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
         hidden = int(self.rate * length + rounding)
         if hidden in (0, length):
             return torch.full((length,), bool(hidden))
-        spans = min(max(1, round(hidden / self.mean_span)), hidden, length - hidden)
+        spans = self.spans_of(hidden, length)
         between, within = (_partition(total, spans, generator) for total in (length - hidden, hidden))
         lengths = torch.stack([between, within], 1).flatten()
         ring = torch.repeat_interleave(torch.arange(2 * spans) % 2 == 1, lengths)
