@@ -20,7 +20,7 @@ from cloche.sparse import Dictionary, Kind, Training, load_sae, train_sae
 from cloche.sparse.pursuit import Pursuit
 from cloche.tasks import Task
 from cloche.text import train_bpe
-from cloche.train import Objective, Optimizer, Schedule
+from cloche.train import Objective, Optimizer, Schedule, Stepper
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
 EXAMPLES = {
@@ -67,6 +67,10 @@ def test_an_optimiser(monkeypatch) -> None:
     before = net.embed.weight.clone()
     built.step()
     assert not torch.equal(before, net.embed.weight)
+    line = re.search(r'optimizer="(Momentum\(.*groups=.*)"`', PAGE)[1].replace(
+        "Momentum", f"{module.__name__}:Momentum", 1
+    )
+    assert Stepper(net, part_from_line(line, Optimizer)).set_rate(1.0)["embed"] == 0.5
 
 
 def test_a_schedule(monkeypatch) -> None:

@@ -1,9 +1,9 @@
 """CPU time of an optimiser's step: ours beside torch.optim's own and pytorch_optimizer's, on the parameters of one model.
 
-The parameters are those of the default recipe's model at another depth (width 192, 4,096 tokens), the gradients are random and
-stay the same. Ten steps are timed at once, so that Shampoo's and SOAP's decomposition, which both sides make every ten steps,
-is in every figure. Ours stack nothing: q, k and v, and gate and up, are matrices of their own for Muon, Shampoo and SOAP, and
-whole for the others, which changes what is computed; the table says so.
+The parameters are those of the default recipe's model at another depth and tied (width 192, 4,096 tokens: pytorch_optimizer's
+Shampoo would decompose a product of the head's 4,096 rows); the gradients are random and stay the same. Ten steps are timed at
+once, so that Shampoo's and SOAP's decomposition, which both sides make every ten steps, is in every figure. For our Muon,
+Shampoo and SOAP q, k and v, and gate and up, are matrices of their own; the peers take them as they are stacked.
 
     python -m bench.setup optimizer_step
     python -m bench.train.optimizer_step [--rounds 7] [--layers 3] [--threads 1]
@@ -39,7 +39,7 @@ PAIRS = [
 
 def model(layers: int) -> Network:
     """The network, with random gradients."""
-    net = LM(4096, 192, Stack(layers, Block(Attention(6, position=RoPE()), GLU("silu")))).build(0)
+    net = LM(4096, 192, Stack(layers, Block(Attention(6, position=RoPE()), GLU("silu"))), tied=True).build(0)
     generator = torch.Generator().manual_seed(0)
     for p in net.parameters():
         p.grad = 1e-3 * torch.randn(p.shape, generator=generator)

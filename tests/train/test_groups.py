@@ -133,3 +133,6 @@ def test_they_are_logged_and_a_broken_run_ends_in_the_same_bytes(new_run, optimi
             trainer.stop()
     list(Trainer.resume(broken))
     assert fingerprint(broken) == fingerprint(straight)
+    list(Trainer.resume(broken, {"optimizer.groups": "[\"Group('vector', lr=0.1)\"]", "run.steps": "10"}))
+    last = [r for r in broken.read_log("metrics") if "loss" in r][-1]
+    assert "lr_vector" in last and "lr_embed" not in last, "groups may change when a run goes on"
