@@ -1,10 +1,13 @@
 """Comparisons of a controller with fixed settings: intervals that cover, a tuned opponent, what is constant."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from bench.train.learned_controller import run
+from bench.train.learned_controller import check, run
 from cloche.train.controller import (
     AdamSteps,
     Fixed,
@@ -17,6 +20,8 @@ from cloche.train.controller import (
     tuned_per_task,
     win_rate,
 )
+
+STORED = Path(__file__).parents[2] / "bench" / "results" / "learned_controller.json"
 
 
 def test_equal_scores_are_half_a_win_and_divergence_loses():
@@ -63,6 +68,13 @@ def test_a_replayed_constant_is_that_constant(drawn):
     replayed = Replayed.of(runs)
     again = outcomes(replayed, replayed.vector, AdamSteps(), drawn, 20)
     torch.testing.assert_close(again[0].scores, runs[0].scores, rtol=1e-3, atol=1e-9)
+
+
+def test_the_stored_figures_pass_and_those_of_shuffled_scores_do_not():
+    stored = json.loads(STORED.read_text())
+    check(stored["seeds"]["0"])
+    with pytest.raises(AssertionError, match="does not win"):
+        check(stored["shuffled_scores"])
 
 
 @pytest.mark.slow

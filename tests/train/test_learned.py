@@ -11,6 +11,7 @@ from cloche.files import sha256_of
 from cloche.train import Group, Learned, NextToken, Optimizer, Stepper, Trainer, total_loss
 from cloche.train.controller import AdamSteps, Controller, HeavyBall, Quadratic, Steered, rollout
 from cloche.train.controller.controller import SIZE
+from cloche.train.controller.learned import PACKAGED
 
 
 @pytest.fixture
@@ -158,3 +159,10 @@ def test_a_group_of_ones_own_is_steered_by_itself(file):
     rates = optimizer.rates()
     assert set(rates) == {"matrix", "vector", "0_weight"} and rates["0_weight"] > 3 * rates["matrix"]
     assert {"0.weight/signals", "1.weight/signals", "0.bias/signals"} <= optimizer.state().keys()
+
+
+def test_the_controller_that_comes_with_cloche_is_adams_and_can_be_replaced():
+    packaged = Controller.load(PACKAGED)
+    assert packaged.rule == AdamSteps() and packaged.weights.abs().max() > 0.1
+    optimizer = Stepper(torch.nn.Linear(3, 2), Learned())
+    assert optimizer.set_rate(1.0) == {"matrix": 0.03, "vector": 0.03}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +14,8 @@ from cloche.part import within
 from cloche.train.controller.controller import KNOBS, SLOTS, Controller, Seen, log_steps, observe, turn, variation
 from cloche.train.optimizers.groups import grouped
 from cloche.train.optimizers.optimizer import Optimizer
+
+PACKAGED = Path(__file__).with_name("adam.safetensors")
 
 
 class SteeredOptimizer(torch.optim.Optimizer):
@@ -101,25 +104,31 @@ class Learned(Optimizer):
     before, and the progress of the run, a small network changes the learning rate, momentum and weight decay of each group at
     every step (after VeLO, 2211.09760, at a thousandth of a millionth of its cost).
 
-    path: a file of `Controller.save`. sha256: of that file; "" accepts any. lr: where the learning rate starts; the schedule
+    path: a file of `Controller.save`; "" is the one that comes with cloche, which steers Adam's steps (made by
+    bench/train/learned_controller.py). sha256: of that file; "" accepts any. lr: where the learning rate starts; the schedule
     multiplies it as well. Weight decay applies to matrices only. Metrics have the rates as they were used.
 
     >>> import torch
     >>> from cloche.train import Learned, Stepper
-    >>> from cloche.train.controller import AdamSteps, Controller
-    >>> Controller(torch.randn(83, generator=torch.Generator().manual_seed(0)), AdamSteps()).save("random.safetensors")
-    >>> net = torch.nn.Linear(4, 2)
-    >>> optimizer = Stepper(net, Learned(path="random.safetensors", lr=0.01))
-    >>> net(torch.ones(1, 4)).sum().backward()
-    >>> optimizer.step(loss=1.0, progress=0.0)
-    >>> {name: round(rate, 4) for name, rate in optimizer.rates().items()}
-    {'matrix': 0.0128, 'vector': 0.0128}
+    >>> torch.manual_seed(0)
+    <torch._C.Generator object at ...>
+    >>> net, x = torch.nn.Linear(4, 2), torch.randn(64, 4)
+    >>> optimizer, losses = Stepper(net, Learned(lr=0.1)), []
+    >>> for step in range(60):
+    ...     loss = (net(x) - x[:, :2]).square().mean()
+    ...     optimizer.zero_grad()
+    ...     loss.backward()
+    ...     optimizer.step(loss.item(), progress=step / 60)
+    ...     losses.append(loss.item())
+    >>> losses[-1] < 1e-3 * losses[0]
+    True
     """
 
     usual_update_ratio: ClassVar[float] = 0.01
     reads_files: ClassVar[bool] = True
 
-    path: str = "controller.safetensors"
+    lr: float = 0.03
+    path: str = ""
     sha256: str = ""
 
     def __post_init__(self) -> None:
@@ -127,7 +136,7 @@ class Learned(Optimizer):
         within(self, lr=(0, 1000))
 
     def build(self, net: nn.Module, dtype: torch.dtype = torch.float32) -> list[torch.optim.Optimizer]:
-        controller = Controller.load(self.path, self.sha256)
+        controller = Controller.load(self.path or PACKAGED, self.sha256)
         held = [(kind, [p for _, p in named]) for kind, named in grouped(net).items() if named]
         groups = [{"name": kind, "params": params, "lr": self.lr, "decays": kind == "matrix"} for kind, params in held]
         return [SteeredOptimizer(groups, controller)]
