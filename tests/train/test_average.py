@@ -14,7 +14,7 @@ import cloche
 from cloche.cli import main
 from cloche.errors import ClocheError, ModelMissing, PartInvalid, ResumeRefused
 from cloche.runs import Run, verify
-from cloche.train import EMA, AdamW, Average, Muon, Optimizer, Stepper, Trainer, evaluate
+from cloche.train import EMA, KFAC, AdamW, Average, Muon, Optimizer, Stepper, Trainer, evaluate
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def test_on_a_noisy_quadratic_its_loss_is_lower_by_the_predicted_factor():
     assert torch.equal(control.state()["weight/average"][0], descended(Plain(lr=lr), 20, None, 1.0, 20_000)[0][-1])
 
 
-@pytest.mark.parametrize("part", [AdamW, Muon])
+@pytest.mark.parametrize("part", [AdamW, Muon, KFAC])
 @pytest.mark.parametrize("average", [EMA(0.0), Last()], ids=str)
 def test_without_decay_it_is_the_weights_and_it_changes_no_training(tmp_path, part, average):
     made = [

@@ -251,6 +251,28 @@ def test_statistics_are_taken_at_the_first_steps_and_then_every_tenth():
     assert taken == [0, 1, 2, 3, 4, 8, 12]
 
 
+def test_experts_that_miss_steps_are_measured_when_the_others_are():
+    spec = LM(60, 32, Stack(1, Block(Attention(4), MoE(experts=8, active=1))))
+    net, generator = spec.build(0), torch.Generator().manual_seed(0)
+    optimizer, inverted, known = Stepper(net, KFAC(every=4)), [], []
+    for step in range(29):
+        optimizer.zero_grad()
+        losses(net, torch.randint(60, (1, 4), generator=generator)).backward()
+        before = optimizer.parts[0]._inverses
+        optimizer.step()
+        inverted += [step] if optimizer.parts[0]._inverses is not before else []
+        known.append(sum(name.endswith("/inputs") for name in optimizer.state()))
+    assert known[3] < known[-1] == known[15], "some were met late"
+    assert [step for step in inverted if step % 4] == [
+        1,
+        2,
+        3,
+        *(i for i in range(4, 29) if i % 4 and known[i] > known[i - 1]),
+    ]
+    steps = {int(value) for name, value in optimizer.state().items() if "experts" in name and name.endswith("/step")}
+    assert min(steps) < 29, "some missed a step"
+
+
 def test_copies_are_not_watched_and_nothing_outlives_the_optimizer():
     for net, ids in ((tiny(), torch.randint(60, (2, 9))), (network(5, 4, 3).float(), torch.randn(2, 5))):
         optimizer = Stepper(net, KFAC())

@@ -72,9 +72,12 @@ class MatrixKFAC(torch.optim.Optimizer):
         """Forgets gradients and what was measured with them. Statistics are taken at the first `every` steps, and then at
         each `every`-th."""
         super().zero_grad(set_to_none)
+        # One clock for all: an expert that missed a step is measured when the others are, and also the first time that it
+        # has a gradient.
+        step = max((int(self.state[m.weight].get("step", 0)) for m in self.layers.values()), default=0)
         for moments in self.layers.values():
-            step = int(self.state[moments.weight].get("step", 0))
-            moments.wanted = step < self.every or step % self.every == 0
+            known = "inputs" in self.state[moments.weight]
+            moments.wanted = step < self.every or step % self.every == 0 or not known
             moments.clear()
 
     @torch.no_grad()
