@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 from torch import nn
@@ -11,7 +9,7 @@ from torch import nn
 from cloche.errors import ClocheError
 from cloche.model import GLU, LM, MLP, Attention, Block, MoE, Stack, linear_maps, with_feedback
 from cloche.part import part_from_line
-from cloche.train import AdamW, FeedbackAlignment, NextToken, Objective, Stepper, Term, total_loss
+from cloche.train import AdamW, FeedbackAlignment, NextToken, Objective, SquaredError, Stepper, total_loss
 
 BATCH = torch.randint(40, (3, 9), generator=torch.Generator().manual_seed(0))
 
@@ -25,13 +23,6 @@ def gradients(net, objective, batch=BATCH):
     net.zero_grad()
     total_loss(objective.terms(net, batch)).backward()
     return {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
-
-
-@dataclass(frozen=True)
-class SquaredError(Objective):
-    def terms(self, net, batch):
-        x, y = batch
-        return {"loss": Term((net(x) - y).square().mean())}
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -42,7 +42,9 @@ if TYPE_CHECKING:
     from cloche.train.parents import begin_from
     from cloche.train.penalties.activation_l1 import ActivationL1
     from cloche.train.penalties.penalty import L1, L2, Penalised, Penalty
+    from cloche.train.penalties.physics import Law, Oscillator, PhysicsResidual, derivatives
     from cloche.train.penalties.pruning import Pruning
+    from cloche.train.penalties.squared_error import SquaredError
     from cloche.train.plan import Every, Milestones, StepPlan
     from cloche.train.prediction.forecasting import Forecast, forecast
     from cloche.train.prediction.process import ProcessMemory
@@ -75,6 +77,7 @@ __all__ = [
     "Health",
     "InverseSquareRoot",
     "LastToken",
+    "Law",
     "Learned",
     "Library",
     "Linear",
@@ -86,8 +89,10 @@ __all__ = [
     "NextToken",
     "Objective",
     "Optimizer",
+    "Oscillator",
     "Penalised",
     "Penalty",
+    "PhysicsResidual",
     "Prediction",
     "PrefixLM",
     "PrefixSpans",
@@ -100,6 +105,7 @@ __all__ = [
     "Setup",
     "Shampoo",
     "SpanCorruption",
+    "SquaredError",
     "StepPlan",
     "Stepper",
     "Term",
@@ -113,6 +119,7 @@ __all__ = [
     "check_fits",
     "check_model",
     "check_recipe",
+    "derivatives",
     "evaluate",
     "first_text",
     "forecast",
