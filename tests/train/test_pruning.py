@@ -164,3 +164,18 @@ def test_what_cannot_be_pruned_is_one_sentence():
         keep_neurons(net, {"layers.9": torch.arange(2)})
     with pytest.raises(ClocheError, match="finds no hidden layer"):
         Penalised(prune=Pruning()).prune.check(nn.Linear(2, 1))
+
+
+@pytest.mark.slow
+def test_a_teachers_number_of_neurons_is_found():
+    """A student of 256 learns from a teacher of 32. Controls: without a penalty most of the 256 stay, and as many as the
+    teacher has, chosen at random, do far worse after the same training (bench/train/pruning.py has L2 and more seeds)."""
+    from bench.train.pruning import PENALTIES, at_random, loss, student
+
+    found, all_of_them = (student(PENALTIES[name], 3000, 0) for name in ("knee", "no penalty"))
+    left, most = (hidden_layers(net)[0].size for net in (found, all_of_them))
+    assert abs(left - 32) <= 2 and most > 200, (left, most)
+    whole = loss(all_of_them, 0)
+    assert loss(found, 0) < 1.01 * whole
+    at_random(all_of_them, left, 0)
+    assert loss(all_of_them, 0) > 2 * whole
