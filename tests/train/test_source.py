@@ -1,6 +1,7 @@
 """Training on packed rows, document masks, mixtures and curricula: as drawn, logged, and exact on resume."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from test_resume import crashed, fingerprint
 from tiny_training import tiny_recipe
 
-from cloche.data import Batches, BestFit, Draw, PackedTokens
+from cloche.data import Batches, BestFit, Difficulty, Draw, PackedTokens, Packing, Stream
 from cloche.errors import ClocheError
 from cloche.runs import Run, verify
 from cloche.train import NextToken, Recipe, TokenBatch, Trainer
@@ -89,6 +90,42 @@ def test_settings_of_a_run_that_has_begun_are_fixed(recipe: Recipe, tmp_path: Pa
     for change in ({"rows.packing": "Stream"}, {"data.mixture": []}, {"rows.document_masks": False}):
         with pytest.raises(ClocheError, match=r"is fixed once training has begun|has no sources"):
             Trainer.resume(run, change | {"run.steps": 4})
+
+
+def test_an_objective_that_has_no_use_for_documents_is_refused_before_the_first_step(recipe: Recipe, tmp_path: Path):
+    recipe = recipe.with_set({"objective": "PrefixLM", "model.body.block.mix.mask": {"part": "Prefix"}})
+    with pytest.raises(ClocheError, match=r"turn off rows\.document_masks"):
+        Trainer.start(recipe, Run.create(tmp_path / "run", recipe.to_toml()))
+
+
+@dataclass(frozen=True)
+class Halves(Packing):
+    """A packing of one's own: the first half of each source."""
+
+    share: float = 0.5
+
+    def layout(self, tokens: PackedTokens, length: int):
+        return Stream().layout(tokens.part(0, int(self.share * len(tokens))), length)
+
+
+@dataclass(frozen=True)
+class Alternating(Difficulty):
+    """A measure of one's own."""
+
+    def of(self, rows, material):
+        return rows.ids.sum(axis=1) % 2
+
+
+def test_parts_of_ones_own_are_named_in_a_recipe_and_trained_with(recipe: Recipe, tmp_path: Path):
+    own = {"rows.packing": "Halves(share=0.6)", "rows.curriculum": "Easiest(by=Alternating)", "run.steps": 2}
+    recipe = recipe.with_set(own)
+    assert recipe.rows.packing == Halves(0.6) and "test_source:Halves(share=0.6)" in recipe.to_toml()
+    assert Recipe.parse(recipe.to_toml()) == recipe
+    run = Run.create(tmp_path / "run", recipe.to_toml())
+    list(Trainer.start(recipe, run))
+    assert run.checkpoint("last").step == 2
+    with pytest.raises(ClocheError, match="--import nowhere"):
+        Recipe.parse(recipe.to_toml().replace("test_source:", "nowhere:"))
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,9 @@ class Trainer(Loop):
         net.context = r.length
         objective = recipe.objective.bound(self.tokenizer)
         objective.check(net)
+        source = TokenSource(self.batches, device, data_hashes(run), r.seed, recipe.rows.document_masks)
+        if recipe.rows.document_masks:
+            objective.weight(source.at(0))  # refuses now, not at the first step, if it has no use for documents
         tokens = r.length * r.batch
         setup = Setup(
             recipe.log.every,
@@ -89,7 +92,7 @@ class Trainer(Loop):
         super().__init__(
             run,
             net,
-            TokenSource(self.batches, device, data_hashes(run), r.seed, recipe.rows.document_masks),
+            source,
             objective,
             Stepper(net, recipe.optimizer, PRECISIONS[setup.precision]),
             plan,

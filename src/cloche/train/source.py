@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from cloche.data import Batches, BestFitLayout, Draw, PackedTokens, mix
+from cloche.data import Batches, BestFitLayout, Draw, PackedTokens, Rows, mix
 from cloche.runs import Run
 from cloche.train.objectives.batch import TokenBatch
 from cloche.train.recipe.recipe import Recipe
@@ -26,12 +26,17 @@ class TokenSource:
 
     def next(self) -> TokenBatch:
         """The next batch; its seed is a function of the source's and of how many there were."""
-        seed = mix(self.seed, self.batches.step, CHOICES)
-        ids, documents, weights = (
-            None if array is None else torch.from_numpy(array).to(self.device) for array in self.batches.next_rows()
-        )
+        step = self.batches.step
+        return self._batch(self.batches.next_rows(), step)
+
+    def at(self, step: int) -> TokenBatch:
+        """The batch of any step; the cursor does not move."""
+        return self._batch(self.batches.rows(step), step)
+
+    def _batch(self, rows: Rows, step: int) -> TokenBatch:
+        ids, documents, weights = (None if array is None else torch.from_numpy(array).to(self.device) for array in rows)
         assert ids is not None
-        return TokenBatch(ids, documents if self.masks else None, weights, seed)
+        return TokenBatch(ids, documents if self.masks else None, weights, mix(self.seed, step, CHOICES))
 
     def figures(self) -> dict[str, float]:
         """The epochs of each source of a mixture so far, for metrics.jsonl."""
