@@ -23,7 +23,6 @@ OPEN_MODELS = {"interp", "microscope", "cli", "evals", "posttrain", "diagnose", 
 NOT_YET = {
     "text": {"runs", "drawing"},
     "data": {"runs"},
-    "sparse": {"drawing"},
     "interp": {"data"},
     "evals": {"runs", "decode"},
 }

@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import t
 
-from cloche.sparse.truth import student_quantile
+from cloche.drawing import student_quantile
 from cloche.sparse.truth.assignment import assign
 
 

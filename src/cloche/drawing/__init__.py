@@ -9,6 +9,7 @@ from cloche.lazy import lazy
 if TYPE_CHECKING:
     from cloche.drawing.finding import Finding, FindingRecord, Provenance
     from cloche.drawing.html import as_html, figures
+    from cloche.drawing.intervals import Interval, student_quantile
     from cloche.drawing.markup import EMPTY, REPORT_POLICY, Child, Markup, document, join, tag
     from cloche.drawing.notebook import STYLE
     from cloche.drawing.panels import (
@@ -40,6 +41,7 @@ __all__ = [
     "Form",
     "Graph",
     "Heatmap",
+    "Interval",
     "Lines",
     "Markup",
     "Node",
@@ -61,6 +63,7 @@ __all__ = [
     "number",
     "percent",
     "short",
+    "student_quantile",
     "tag",
     "text_table",
     "visible",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from cloche.sparse.truth import student_quantile
+from cloche.drawing import student_quantile
 
 SIGNED = ("copying", "ablated")
 LEVEL = 0.05  # of untrained models have a head that is reported

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from cloche.lazy import lazy
 
 if TYPE_CHECKING:
+    from cloche.drawing import Interval, student_quantile
     from cloche.sparse.truth.absorbing import Absorption, absorption
     from cloche.sparse.truth.assignment import match
     from cloche.sparse.truth.gap import Gap, gap_report
     from cloche.sparse.truth.gap_tables import GapTable, gap_table
     from cloche.sparse.truth.grading import Grade, grade
     from cloche.sparse.truth.hierarchy import Families, Hierarchy, Usage
-    from cloche.sparse.truth.seeds import Interval, over_seeds, stability, student_quantile
+    from cloche.sparse.truth.seeds import over_seeds, stability
     from cloche.sparse.truth.synthetic import SyntheticData, SyntheticFeatures, isotropic_noise
     from cloche.sparse.truth.synthetic_reports import SyntheticReport, synthetic_report
 

@@ -2,64 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import combinations
-from statistics import fmean, stdev
+from statistics import fmean
 
+from cloche.drawing import Interval
 from cloche.errors import CorpusEmpty
 from cloche.sparse.dictionary import Dictionary
 from cloche.sparse.truth.assignment import match
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over seeds with Student's 95% confidence interval.
-
-    >>> from cloche.sparse.truth import Interval
-    >>> print(Interval((0.8, 0.9, 1.0)))
-    0.900 ± 0.248
-    """
-
-    values: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        return fmean(self.values)
-
-    @property
-    def half(self) -> float:
-        """Half the width of the interval; infinite for a single value."""
-        n = len(self.values)
-        if n < 2:
-            return math.inf
-        return student_quantile(0.975, n - 1) * stdev(self.values) / n**0.5
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} ± {self.half:.3f}"
-
-
-def student_quantile(share: float, freedom: int) -> float:
-    """Quantile at `share` (above one half) of Student's t with integer degrees of freedom, whose distribution is a finite
-    sum (Abramowitz and Stegun 26.7.3), inverted by halving the angle's range.
-
-    >>> from cloche.sparse.truth import student_quantile
-    >>> round(student_quantile(0.975, 4), 3)
-    2.776
-    """
-    low, high = 0.0, math.pi / 2
-    while low < (angle := (low + high) / 2) < high:
-        term = math.cos(angle) if freedom % 2 else 1.0
-        terms = []
-        for i in range(2 + freedom % 2, freedom + 1, 2):
-            terms.append(term)
-            term *= math.cos(angle) ** 2 * (i - 1) / i
-        within = math.sin(angle) * math.fsum(terms)  # of -t..t
-        if freedom % 2:
-            within = 2 / math.pi * (angle + within)
-        low, high = (angle, high) if within < 2 * share - 1 else (low, angle)
-    return math.sqrt(freedom) * math.tan(high)
 
 
 def over_seeds(measure: Callable[[int], dict[str, float]], seeds: Iterable[int] = range(5)) -> dict[str, Interval]:
