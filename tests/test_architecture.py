@@ -25,6 +25,7 @@ NOT_YET = {
     "data": {"runs"},
     "interp": {"data"},
     "evals": {"runs", "decode"},
+    "diagnose": {"interp", "text"},
 }
 
 MOST_MODULES, MOST_FUNCTION, MOST_PARAMETERS, MOST_FIELDS = 12, 60, 8, 8

@@ -20,6 +20,7 @@ COMPLETE = {
     "cloche.data",
     "cloche.data.reading",
     "cloche.decode",
+    "cloche.diagnose",
     "cloche.drawing",
     "cloche.evals",
     "cloche.interp",

@@ -23,6 +23,7 @@ from cloche.cli.looking.steer import steer
 from cloche.cli.looking.tasks import tasks
 from cloche.cli.looking.trace import trace
 from cloche.cli.running.adopt import adopt
+from cloche.cli.running.compare import compare
 from cloche.cli.running.demo import demo
 from cloche.cli.running.doctor import doctor
 from cloche.cli.running.generate import generate
@@ -50,6 +51,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "pretrain": pretrain,
     "resume": resume,
+    "compare": compare,
     "adopt": adopt,
     "recipe": print_recipe,
     "report": report_run,
@@ -68,6 +70,7 @@ EXAMPLES = {
     "demo": "cloche demo --minutes 2",
     "pretrain": "cloche pretrain --data notes/ books/*.txt --minutes 30 --out runs/mine",
     "resume": "cloche resume runs/mine --set run.steps=20000",
+    "compare": "cloche compare mine.toml --vary optimizer.lr=0.01,0.02 --seeds 3 --steps 200 --out runs/rates",
     "adopt": "cloche adopt EleutherAI/pythia-70m --revisions step1000 step3000 main=143000 --out runs/pythia",
     "recipe": "cloche recipe --set model.width=256 > mine.toml",
     "report": "cloche report runs/mine --out mine.html",

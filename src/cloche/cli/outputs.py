@@ -92,7 +92,8 @@ class VectorSaved(TypedDict):
 
 
 class SavedFinding(FindingRecord):
-    """`trace`, `doctor` of a recipe, and each finding of `look`: the finding, and its file; null if it was only printed."""
+    """`compare`, `diff`, `trace`, `doctor` of a recipe, and each finding of `look`: the finding, and its file; null if it was only
+    printed."""
 
     path: str | None
 
@@ -290,6 +291,7 @@ DictionaryMeasured = TypedDict(
 
 COMMANDS: dict[str, Any] = {
     "adopt": AdoptedModel,
+    "compare": SavedFinding,
     "demo": RunOutcome,
     "doctor": MachineChecked | SavedFinding,
     "error": ErrorRecord,

@@ -1,4 +1,4 @@
-"""Why a run goes as it goes, or will."""
+"""Why a run goes as it goes, or will; settings compared over seeds."""
 
 from __future__ import annotations
 
@@ -7,8 +7,18 @@ from typing import TYPE_CHECKING
 from cloche.lazy import lazy
 
 if TYPE_CHECKING:
+    from cloche.diagnose.comparing import compare
+    from cloche.diagnose.differences import seeds_needed, verdict
     from cloche.diagnose.doctor.examine import examine
+    from cloche.diagnose.variations import combinations_of, read_variations
 
-__all__ = ["examine"]
+__all__ = [
+    "combinations_of",
+    "compare",
+    "examine",
+    "read_variations",
+    "seeds_needed",
+    "verdict",
+]
 
 __getattr__ = lazy(__name__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import fmean, stdev
 
 
@@ -34,6 +35,7 @@ class Interval:
         return f"{self.mean:.3f} ± {self.half:.3f}"
 
 
+@lru_cache(4096)
 def student_quantile(share: float, freedom: int) -> float:
     """Quantile at `share` (above one half) of Student's t with integer degrees of freedom, whose distribution is a finite
     sum (Abramowitz and Stegun 26.7.3), inverted by halving the angle's range.

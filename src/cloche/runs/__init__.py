@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from cloche.runs.checkpoints import Checkpoint, checkpoint_name, step_of
     from cloche.runs.folder import Run
     from cloche.runs.frames import data_frame
+    from cloche.runs.linking import take
     from cloche.runs.logs import LOGS, LogWriter, read_from
     from cloche.runs.making import refuse_taken
     from cloche.runs.models import adopt_command, revisions_in, step_in
@@ -38,6 +39,7 @@ __all__ = [
     "revisions_in",
     "step_in",
     "step_of",
+    "take",
     "verify",
 ]
 

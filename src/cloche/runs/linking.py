@@ -21,6 +21,12 @@ def take(source: Path, target: Path, copy: bool = False) -> How:
 
     Symbolic links are followed at the source, so that the run holds plain files. A reflink is tried first, then a hard link,
     then a copy; `copy` takes the last at once. The source's bytes, times and permissions stay as they are.
+
+    >>> from pathlib import Path
+    >>> from cloche.runs import take
+    >>> _ = Path("tokens.bin").write_bytes(b"abc")
+    >>> take(Path("tokens.bin"), Path("same.bin"), copy=True), Path("same.bin").read_bytes()
+    ('copy', b'abc')
     """
     refuse_existing(target, "name another place")
     source = Path(os.path.realpath(source))
