@@ -92,7 +92,7 @@ class VectorSaved(TypedDict):
 
 
 class SavedFinding(FindingRecord):
-    """`compare`, `diff`, `trace`, `doctor` of a recipe, and each finding of `look`: the finding, and its file; null if it was only
+    """`compare`, `diff`, `trace`, `doctor` of a recipe, and each finding of `look`: the finding, and its file; null if only
     printed."""
 
     path: str | None

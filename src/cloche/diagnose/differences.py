@@ -19,7 +19,7 @@ def verdict(differences: Sequence[float]) -> str:
 
     >>> from cloche.diagnose import verdict
     >>> verdict([0.0, 0.0]), verdict([-0.10, -0.11, -0.12]), verdict([0.02, -0.01, 0.03])
-    ('identical', 'better', 'within noise: about 21 seeds would tell')
+    ('identical', 'better', 'within noise: about 22 seeds would tell')
     """
     if not differences:
         return "not compared"
@@ -45,7 +45,7 @@ def seeds_needed(differences: Sequence[float]) -> int | None:
 
     >>> from cloche.diagnose import seeds_needed
     >>> seeds_needed([0.02, -0.01, 0.03]), seeds_needed([0.01, -0.01])
-    (21, None)
+    (22, None)
     """
     if len(differences) < 2:
         raise ArgumentInvalid("The spread over seeds needs two or more differences; give more seeds.")

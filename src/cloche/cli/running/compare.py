@@ -19,7 +19,7 @@ def compare(
     vary: Annotated[
         list[str],
         typer.Option(
-            metavar="SECTION.KEY=VALUE,VALUE...",
+            metavar="KEY=VALUE,VALUE",
             help="A setting and its values, which may be whole parts; may be repeated for all combinations.",
         ),
     ],
