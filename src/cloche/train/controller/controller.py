@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from cloche.errors import ClocheError, FileDamaged, FileMissing, FileUnreadable
+from cloche.errors import FileDamaged, FileMissing, FileUnreadable
 from cloche.files import refuse_existing, sha256_of, write_atomically
 from cloche.part import part_from_line
 from cloche.train.controller.rules import UpdateRule
@@ -154,7 +154,7 @@ class Controller:
             if sha256 and (found := sha256_of(path)) != sha256:
                 raise FileDamaged(f"{path} has the sha256 {found}, not {sha256}; restore it, or give its own sha256.")
             with safe_open(path, framework="pt") as file:
-                facts, weights = file.metadata() or {}, file.get_tensor("weights")
+                facts, weights = file.metadata() or {}, file.get_tensor("weights").float()
             start = json.loads(facts["start"])
             rule = part_from_line(facts["rule"], UpdateRule, f"{path}: rule")
             made = cls(weights, rule, float(start["lr"]), float(start["momentum"]), float(start["weight_decay"]))
@@ -162,8 +162,6 @@ class Controller:
             raise FileUnreadable(f"{path} cannot be read ({error.strerror}); make it readable.") from error
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise _damaged(path, str(error)) from error
-        except ClocheError:
-            raise
         if facts.get("format") != FORMAT or weights.shape != (SIZE,) or not torch.isfinite(weights).all():
             raise _damaged(path, f"its weights must be {SIZE} finite numbers, in the format {FORMAT!r}")
         if not (made.lr > 0 and 0 <= made.momentum < 1 and 0 <= made.weight_decay <= 1):
