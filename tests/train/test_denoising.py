@@ -275,3 +275,13 @@ def test_they_train_and_resume_to_the_same_bytes_without_samples(prepared, tmp_p
     assert trainer.objective.mask == trainer.tokenizer.vocab - 1
     bits = [record["val_bpb"] for record in straight.read_log("metrics") if "val_bpb" in record]
     assert bits[-1] < bits[0]
+
+
+@pytest.mark.parametrize("objective", ["FillInTheMiddle", "SpanCorruption", "Penalised(objective=MaskedDiffusion)"])
+def test_they_are_rehearsed_without_a_corpus(objective):
+    from cloche.train.prediction.rehearsal import Rehearsal
+
+    mask = "Causal" if objective == "FillInTheMiddle" else "Full"
+    rehearsal = Rehearsal(tiny_recipe().with_set({"objective": objective, "model.body.block.mix.mask": mask}))
+    assert rehearsal.step() > 0
+    rehearsal.validate()

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from cloche.runs import Run
+from cloche.text import SMALLEST_VOCAB, Tokenizer, train_bpe
 from cloche.train.loop import PRECISIONS, Loop, Setup
 from cloche.train.machine.gemm import best_precision, gemm_rates
 from cloche.train.machine.heap import keep_freed_memory
 from cloche.train.monitors.callbacks import Callback
 from cloche.train.monitors.health import Health
+from cloche.train.objectives.objective import Objective
 from cloche.train.optimizers.schedule import Constant
 from cloche.train.optimizers.stepper import Stepper
 from cloche.train.plan import Every, StepPlan
@@ -77,15 +79,16 @@ class Rehearsal:
         self.recipe, self.device, self.precision = recipe, device, precision
         self.net = recipe.model.build(r.seed).to(device)
         self.net.context = r.length
-        recipe.objective.check(self.net)
-        self.source = RandomTokens(recipe.model.vocab, r.length, r.batch, device, r.seed)
+        self.objective, vocab = _known(recipe)
+        self.objective.check(self.net)
+        self.source = RandomTokens(vocab, r.length, r.batch, device, r.seed)
         self.optimizer = Stepper(self.net, recipe.optimizer, PRECISIONS[precision])
         self.health = Health(self.net)
         self.loop = Loop(
             _NOWHERE,
             self.net,
             self.source,
-            recipe.objective,
+            self.objective,
             self.optimizer,
             StepPlan(r.steps or STEPS, recipe.schedule),
             setup=Setup(precision=precision, device=device),
@@ -108,7 +111,7 @@ class Rehearsal:
     def validate(self) -> None:
         """The loss of one batch, as in a validation."""
         with self.loop.autocast():
-            self.recipe.objective.nats(self.net, self.source.next())
+            self.objective.nats(self.net, self.source.next())
 
     def memory(self) -> dict[str, dict[str, int]]:
         """The most bytes of tensors alive in one step, by phase and then by purpose (see `LiveMemory`).
@@ -144,3 +147,14 @@ class Rehearsal:
 
 
 _NOWHERE: Run = None  # type: ignore[assignment]  # a loop that is not iterated over writes nothing
+
+
+def _known(recipe: Recipe) -> tuple[Objective, int]:
+    """The recipe's objective, with a tokenizer that has its special tokens if it needs one, and the number of ids to draw
+    from."""
+    special = recipe.objective.special_tokens
+    if not special:
+        return recipe.objective, recipe.model.vocab
+    path = recipe.tokenizer.path
+    tokenizer = Tokenizer.load(path) if path else train_bpe(["ab"], SMALLEST_VOCAB + len(special), special)
+    return recipe.objective.bound(tokenizer), min(tokenizer.vocab, recipe.model.vocab)
