@@ -69,7 +69,7 @@ def test_one_document_alone_is_one_padded_row():
     rows = layout.read([0], shift=0)
     assert layout.count == 1 and rows.weights.sum() == 9 and layout.whole == 1
     assert Batches(tokens, 32, 4, draw=Draw(BestFit())).next().shape == (4, 33)
-    with pytest.raises(ClocheError, match=r'fewer than one window of 32; .* packing = "BestFit"'):
+    with pytest.raises(ClocheError, match=r'fewer than one window of 32; .* rows\.packing = "BestFit"'):
         Stream().layout(tokens, 32)
 
 

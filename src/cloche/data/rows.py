@@ -94,7 +94,7 @@ class Stream(Packing):
         if len(tokens) < length:
             raise CorpusEmpty(
                 f"{tokens.name or 'The corpus'} has {len(tokens):,} tokens, fewer than one window of {length:,}; give it more "
-                'text, set a smaller run.length, or pad it with packing = "BestFit".'
+                'text, set a smaller run.length, or pad it with rows.packing = "BestFit".'
             )
         return _Ring(tokens, length)
 
