@@ -11,6 +11,7 @@ training steps of a transformer, one thread. Writes bench/results/kfac.json.
 from __future__ import annotations
 
 from dataclasses import replace
+from math import isfinite
 from statistics import median
 
 import torch
@@ -85,9 +86,10 @@ def quality(seeds: int) -> list[dict[str, object]]:
         for name, (part, rates) in CONTENDERS.items():
             found = {lr: [steps_to_target(replace(part, lr=lr), seed, kind) for seed in range(seeds)] for lr in rates}
             best = min(found, key=lambda lr: (median(found[lr]), sum(found[lr])))
+            reached: list[float | None] = [n if isfinite(n) else None for n in found[best]]  # None: not in STEPS
             edge = best in (rates[0], rates[-1])
-            rows.append({"inputs": kind, "optimizer": name, "lr": best, "at_edge": edge, "steps": found[best]})
-            print(f"{kind:26s} {name:20s} lr {best:<6g}{'(edge)' if edge else ''} steps {found[best]}", flush=True)
+            rows.append({"inputs": kind, "optimizer": name, "lr": best, "at_edge": edge, "steps": reached})
+            print(f"{kind:26s} {name:20s} lr {best:<6g}{'(edge)' if edge else ''} steps {reached}", flush=True)
     return rows
 
 
