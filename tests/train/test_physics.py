@@ -56,6 +56,17 @@ def test_the_residual_is_zero_on_the_solution_and_on_no_other():
         assert law.residual(f, t).abs().max() > 0.05
 
 
+def test_a_line_and_a_constant_have_derivatives_of_zero():
+    t = times(1, 3)
+    assert [u.flatten().tolist() for u in derivatives(lambda t: 2 * t, t, 3)] == [
+        [0, 1, 2],
+        [2, 2, 2],
+        [0, 0, 0],
+        [0, 0, 0],
+    ]
+    assert [u.flatten().tolist() for u in derivatives(torch.ones_like, t, 2)] == [[1, 1, 1], [0, 0, 0], [0, 0, 0]]
+
+
 def test_the_penalty_is_a_mean_over_its_points_with_a_gradient_to_the_weights():
     penalty = part_from_line("PhysicsResidual(law=Oscillator(omega=10, damping=1), points=20, weight=2)", Penalty)
     assert penalty.name == "physics_residual" and penalty.value(Exact(), {}).item() < 1e-24

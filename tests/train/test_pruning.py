@@ -172,7 +172,7 @@ def test_a_teachers_number_of_neurons_is_found():
     teacher has, chosen at random, do far worse after the same training (bench/train/pruning.py has L2 and more seeds)."""
     from bench.train.pruning import PENALTIES, at_random, loss, student
 
-    found, all_of_them = (student(PENALTIES[name], 3000, 0) for name in ("knee", "no penalty"))
+    found, all_of_them = (student(PENALTIES[name], 4000, 0) for name in ("knee", "no penalty"))
     left, most = (hidden_layers(net)[0].size for net in (found, all_of_them))
     assert abs(left - 32) <= 2 and most > 200, (left, most)
     whole = loss(all_of_them, 0)

@@ -35,8 +35,9 @@ def derivatives(f: Function, t: Tensor, order: int) -> list[Tensor]:
                 f"The function of a law maps {list(t.shape)} to {list(found[0].shape)}; it must have one output for a time."
             )
         for _ in range(order):
-            (slope,) = torch.autograd.grad(found[-1].sum(), t, create_graph=True)
-            found.append(slope)
+            total = found[-1].sum()
+            made = {"create_graph": True, "materialize_grads": True}  # a constant's slope is zero
+            found.append(torch.autograd.grad(total, t, **made)[0] if total.requires_grad else torch.zeros_like(t))
     return found
 
 
