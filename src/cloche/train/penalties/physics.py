@@ -36,8 +36,10 @@ def derivatives(f: Function, t: Tensor, order: int) -> list[Tensor]:
             )
         for _ in range(order):
             total = found[-1].sum()
-            made = {"create_graph": True, "materialize_grads": True}  # a constant's slope is zero
-            found.append(torch.autograd.grad(total, t, **made)[0] if total.requires_grad else torch.zeros_like(t))
+            slope = torch.zeros_like(t)  # of a constant
+            if total.requires_grad:
+                (slope,) = torch.autograd.grad(total, t, create_graph=True, materialize_grads=True)
+            found.append(slope)
     return found
 
 
