@@ -2,8 +2,9 @@
 
 The parameters are those of the default recipe's model at another depth and tied (width 192, 4,096 tokens: pytorch_optimizer's
 Shampoo would decompose a product of the head's 4,096 rows); the gradients are random and stay the same. Ten steps are timed at
-once, so that Shampoo's and SOAP's decomposition, which both sides make every ten steps, is in every figure. For our Muon,
-Shampoo and SOAP q, k and v, and gate and up, are matrices of their own; the peers take them as they are stacked.
+once, so that Shampoo's and SOAP's decomposition, which both sides make every ten steps, is in every figure. torch's Muon
+multiplies in bf16, ours in the precision of the run. For our Muon, Shampoo and SOAP q, k and v, and gate and up, are matrices
+of their own; the peers take them as they are stacked. Ours decay weights, which torch's SGD and RMSprop do not here.
 
     python -m bench.setup optimizer_step
     python -m bench.train.optimizer_step [--rounds 7] [--layers 3] [--threads 1]
@@ -20,7 +21,7 @@ from torch import nn
 from bench.rounds import Side, Spread, asked, interleave, ratio, table, write
 from cloche.model import GLU, LM, Attention, Block, Network, RoPE, Stack
 from cloche.part import part_from_line
-from cloche.train import Optimizer, Stepper
+from cloche.train import Muon, Optimizer, Stepper
 
 STEPS = 10  # in one timed call
 LR = 1e-4
@@ -32,6 +33,7 @@ PAIRS = [
     ("SGD", "torch SGD"),
     ("RMSprop", "torch RMSprop"),
     ("Muon", "torch Muon"),
+    ("Muon, products in bf16", "torch Muon"),
     ("Shampoo(every=10)", "pytorch_optimizer Shampoo"),
     ("SOAP(every=10)", "pytorch_optimizer SOAP"),
 ]
@@ -82,6 +84,9 @@ def theirs(layers: int) -> dict[str, Callable[[], object]]:
 def main() -> None:
     options = asked(__doc__, rounds=7, layers=3, threads=1)
     steps = {line: Stepper(model(options.layers), part_from_line(line, Optimizer)).step for line in OURS}
+    steps["Muon, products in bf16"] = Stepper(
+        model(options.layers), Muon(), torch.bfloat16
+    ).step  # as torch's always are
     steps |= theirs(options.layers)
 
     def several(step: Callable[[], object]) -> Callable[[], object]:
