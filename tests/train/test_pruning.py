@@ -24,7 +24,21 @@ from cloche.model import (
     save_network,
 )
 from cloche.runs import verify
-from cloche.train import SGD, AdamW, Muon, NextToken, Penalised, Pruning, Stepper, Trainer, total_loss
+from cloche.train import (
+    EMA,
+    KFAC,
+    SGD,
+    SOAP,
+    AdamW,
+    Muon,
+    NextToken,
+    Penalised,
+    Pruning,
+    Shampoo,
+    Stepper,
+    Trainer,
+    total_loss,
+)
 
 IDS = torch.randint(40, (3, 9), generator=torch.Generator().manual_seed(0))
 OBJECTIVE = "Penalised(penalties=[ActivationL1(weight=0.01)], prune=Pruning(every=4, below=0.5, keep=8))"
@@ -115,6 +129,23 @@ def test_a_step_after_pruning_is_the_larger_networks_on_what_is_left(optimizer):
         for name, p in nets[1].named_parameters():
             whole = theirs[name].index_select(left[name].axis, left[name].indices) if name in left else theirs[name]
             torch.testing.assert_close(p, whole, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("optimizer", [Shampoo(lr=0.01, average=EMA(0.5)), SOAP(lr=0.01), KFAC(lr=0.01)])
+def test_state_that_cannot_be_cut_begins_anew_and_training_goes_on(optimizer):
+    net = network(MLP(hidden=24), MLP(hidden=30))
+    stepper = Stepper(net, optimizer)
+    for left in (24, 20, 18):
+        if left < 24:
+            begun = stepper.resized(net, keep_neurons(net, {"body.layers.0.map": torch.arange(left)}))
+            assert "body.layers.0.map.inner.weight" in begun and not any("layers.1" in name for name in begun)
+        stepper.set_rate(1.0)
+        stepper.zero_grad()
+        total_loss(NextToken().terms(net, IDS)).backward()
+        stepper.step()
+    assert all(torch.isfinite(p).all() for p in net.parameters())
+    with stepper.averaged():
+        assert all(torch.isfinite(p).all() for p in net.parameters())
 
 
 def trained(new_run, name, recipe, stop=None):

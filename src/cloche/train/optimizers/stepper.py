@@ -182,11 +182,17 @@ class Stepper:
                 axis, size, indices = kept[name]
                 shape = [*net.get_parameter(name).shape]
                 shape[axis] = size
-                if [*value.shape] != shape or shape.count(size) > 1:  # of a square one nothing says which axis is which
-                    begun.add(name)
-                else:
+                # of a square one nothing says which axis of its state is which
+                if full.endswith(f"/{AVERAGE}") or ([*value.shape] == shape and shape.count(size) == 1):
                     state[full] = value.index_select(axis, indices)
-        state = {full: value for full, value in state.items() if full.rpartition("/")[0] not in begun}
+                else:
+                    begun.add(name)
+        kept_whole = (AVERAGE, COUNT)
+        state = {
+            full: value
+            for full, value in state.items()
+            if full.rpartition("/")[0] not in begun or full.rpartition("/")[2] in kept_whole
+        }
         self.__init__(net, self.part, self.dtype)  # type: ignore[misc]
         self.restore(state)
         return sorted(begun)
