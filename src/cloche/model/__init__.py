@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from cloche.model.declare import Declared, Linear, Module, freeze
     from cloche.model.feedback import fed_back, linear_maps, with_feedback
     from cloche.model.huggingface import load_network, save_network, weight_files
+    from cloche.model.initialisation import FanIn, Initialisation, MuP, Normal, Orthogonal, Xavier
     from cloche.model.lm import LM, Head, Unembed
     from cloche.model.maps.activations import ACTIVATIONS, Shifted, activation, activation_range, gain
     from cloche.model.maps.mlp import GLU, MLP, ClampedGLU, Gates, Map
@@ -49,10 +50,12 @@ __all__ = [
     "DynamicScaling",
     "Edit",
     "EmbeddingPosition",
+    "FanIn",
     "Full",
     "Gates",
     "Head",
     "HiddenLayer",
+    "Initialisation",
     "Iterated",
     "LayerNorm",
     "Layers",
@@ -67,10 +70,13 @@ __all__ = [
     "Mixer",
     "MoE",
     "Module",
+    "MuP",
     "Network",
     "NoNorm",
     "NoPosition",
     "Norm",
+    "Normal",
+    "Orthogonal",
     "ParallelBlock",
     "Part",
     "Plan",
@@ -89,6 +95,7 @@ __all__ = [
     "StoredActivations",
     "Unembed",
     "Window",
+    "Xavier",
     "YaRN",
     "ZeroCenteredRMSNorm",
     "activation",

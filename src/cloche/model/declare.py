@@ -215,9 +215,12 @@ def row_blocks(module: nn.Module, name: str) -> list[tuple[int, int]]:
     return list(itertools.pairwise(ends)) or [(0, rows)]
 
 
+Weights = Callable[[Tensor, Declared], Tensor]  # initial values from standard normal ones and a declaration
+
+
 @torch.no_grad()
-def initialise(module: nn.Module, seed: int) -> None:
-    """Fill every parameter from its declaration.
+def initialise(module: nn.Module, seed: int, weights: Weights | None = None) -> None:
+    """Fill every parameter from its declaration. weights: of those that are not constant, std * normal by default.
 
     Each is drawn from its own generator, seeded by (seed, name): two models that share a parameter's name, shape and
     seed share its initial value, whatever else differs between them.
@@ -229,6 +232,6 @@ def initialise(module: nn.Module, seed: int) -> None:
             digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
             values = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(rule.constant + rule.std * values)
+            parameter.copy_(rule.constant + (rule.std * values if weights is None else weights(values, rule)))
         else:
             parameter.fill_(rule.constant)

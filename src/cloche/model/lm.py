@@ -18,6 +18,7 @@ from cloche.model.positions.encodings import EmbeddingPosition
 from cloche.part import Part, positive
 
 if TYPE_CHECKING:
+    from cloche.model.initialisation import Initialisation
     from cloche.model.network import Network
     from cloche.model.sites.proof import Proof
 
@@ -151,13 +152,14 @@ class LM(Part):
         x = proof.through(self.norm, x, "final_norm", "final_norm", "final_scale")
         proof("logits", proof.through(self.head, x, "unembed"))
 
-    def build(self, seed: int | None = 0) -> Network:
-        """The module this tree describes, on the CPU in fp32, initialised from `seed` (left uninitialised where None)."""
+    def build(self, seed: int | None = 0, initialisation: Initialisation | None = None) -> Network:
+        """The module this tree describes, on the CPU in fp32, initialised from `seed` (left uninitialised where None), by
+        `FanIn` unless given."""
         from cloche.model.network import Network
 
         self.check_fields()
         try:
-            return Network(self, seed)
+            return Network(self, seed, initialisation)
         except (RuntimeError, TypeError, MemoryError, OverflowError) as error:
             if not any(word in str(error) for word in ("allocate", "overflow", "size", "memory")):
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from cloche.errors import ModelUnsupported
 from cloche.model.context import Context
 from cloche.model.declare import Declared, Module, declarations, groups, initialise, matrix_weights, row_blocks
+from cloche.model.initialisation import FanIn, Initialisation
 from cloche.model.lm import LM
 from cloche.model.mixers.masks import Mask
 from cloche.model.norms import has_scale, normalised
@@ -54,7 +56,7 @@ class Network(Module):
     (torch.Size([1, 3, 32]), torch.Size([1, 3, 8]))
     """
 
-    def __init__(self, spec: LM, seed: int | None) -> None:
+    def __init__(self, spec: LM, seed: int | None, initialisation: Initialisation | None = None) -> None:
         super().__init__()
         self.spec = spec
         std = spec.stream_std
@@ -66,7 +68,9 @@ class Network(Module):
         self.family: str | None = None  # of the Hugging Face checkpoint it was read from
         self.context: int | None = None  # tokens of the longest texts it was trained on, or is declared for
         if seed is not None:
-            initialise(self, seed)
+            how = initialisation or FanIn()
+            how.check(self)
+            initialise(self, seed, functools.partial(how.weights, net=self))
         self.redescribed(spec)
 
     def redescribed(self, spec: LM) -> None:

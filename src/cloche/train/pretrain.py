@@ -69,7 +69,7 @@ class Trainer(Loop):
         self.batches = batches_of(recipe, PackedTokens.open(run.path / "data", "train"))
         self.validation = PackedTokens.open(run.path / "data", "validation")
         device = usable_device(r.device)
-        net = recipe.model.build(r.seed).to(device)
+        net = recipe.model.build(r.seed, recipe.initialisation).to(device)
         net.context = r.length
         objective = recipe.objective.bound(self.tokenizer)
         objective.check(net)
@@ -94,7 +94,7 @@ class Trainer(Loop):
             net,
             source,
             objective,
-            Stepper(net, recipe.optimizer, PRECISIONS[setup.precision]),
+            Stepper(net, recipe.optimizer, PRECISIONS[setup.precision], recipe.rates(net)),
             plan,
             [
                 self._health,

@@ -40,7 +40,8 @@ def examine(recipe: Recipe, run: Run | None = None, seed: int = 0, machine: bool
     """
     check_fits(recipe)
     ids = _ids(recipe, run, seed)
-    net, other = recipe.model.build(recipe.run.seed), recipe.model.build(recipe.run.seed + 1)
+    net = recipe.model.build(recipe.run.seed, recipe.initialisation)
+    other = recipe.model.build(recipe.run.seed + 1)
     signal, null = measure(net, ids), measure(other, ids)
     found = forecast(recipe) if machine else None
     listed = problems(recipe, net, signal, found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -63,6 +63,7 @@ class AdamW(Optimizer):
     """
 
     usual_update_ratio: ClassVar[float] = 0.01
+    width_powers: ClassVar[Mapping[str, float]] = {"hidden": -1.0, "head": -1.0}
 
     lr: float = 6e-3
     beta1: float = 0.9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -45,6 +46,9 @@ class Optimizer(Part, ABC):
     )
 
     carries_groups: ClassVar[bool] = False  # whether numbers in its torch optimisers' groups are state
+
+    # Powers of the width that keep the best rate where it is, by role ("hidden", "head", "embedding", "vector"), for MuP.
+    width_powers: ClassVar[Mapping[str, float] | None] = None
 
     lr: float = 1e-3
     clip: float = field(default=1.0, kw_only=True)

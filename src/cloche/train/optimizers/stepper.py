@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cloche.errors import PartInvalid, ResumeRefused
 from cloche.model import Left
 from cloche.train.optimizers.average import AVERAGE, COUNT, RunningAverage
-from cloche.train.optimizers.groups import split
+from cloche.train.optimizers.groups import scale_rates, split
 from cloche.train.optimizers.optimizer import Optimizer
 
 NUMBERS = {"bool": bool, "int": int, "float": float}
@@ -37,7 +37,15 @@ class Stepper:
     ['bias/exp_avg', 'bias/exp_avg_sq', 'bias/step']
     """
 
-    def __init__(self, net: nn.Module, part: Optimizer, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        part: Optimizer,
+        dtype: torch.dtype = torch.float32,
+        rates: Mapping[str, float] | None = None,
+    ) -> None:
+        """dtype: of fast matrix products. rates: factors of the peak rates of single parameters, by name (see
+        `Initialisation.rates`); their decoupled decay stays as fast as it was."""
         self.part, self.name, self.clip, self.dtype = part, part.label, part.clip, dtype
         self.names: dict[Tensor, str] = {p: name for name, p in net.named_parameters()}
         self.parts = part.build(net, dtype)
@@ -45,6 +53,7 @@ class Stepper:
             group.setdefault("name", str(number))
         self._require_each_once()
         split(self.parts, part.groups, net, self.name)
+        scale_rates(self.parts, {p: rates[name] for p, name in self.names.items() if rates and name in rates})
         self.groups = self._all_groups()
         self._built = [dict(group) for group in self.groups]
         self.peaks = [float(group["lr"]) for group in self.groups]

@@ -77,12 +77,12 @@ class Rehearsal:
         keep_freed_memory()
         precision = best_precision(gemm_rates(device)) if r.precision == "auto" else r.precision
         self.recipe, self.device, self.precision = recipe, device, precision
-        self.net = recipe.model.build(r.seed).to(device)
+        self.net = recipe.model.build(r.seed, recipe.initialisation).to(device)
         self.net.context = r.length
         self.objective, vocab = _known(recipe)
         self.objective.check(self.net)
         self.source = RandomTokens(vocab, r.length, r.batch, device, r.seed)
-        self.optimizer = Stepper(self.net, recipe.optimizer, PRECISIONS[precision])
+        self.optimizer = Stepper(self.net, recipe.optimizer, PRECISIONS[precision], recipe.rates(self.net))
         self.health = Health(self.net)
         self.loop = Loop(
             _NOWHERE,

@@ -63,7 +63,8 @@ def check_fits(recipe: Recipe) -> None:
     net = _unfilled(recipe.model)
     net.context = recipe.run.length
     recipe.objective.check(net)
-    Stepper(hollow(net), recipe.optimizer)  # raises for groups that do not fit
+    recipe.initialisation.check(net)
+    Stepper(hollow(net), recipe.optimizer, rates=recipe.rates(net))  # raises for groups that do not fit
     parameters = sum(parameter.numel() for parameter in net.parameters())
     r, tokens = recipe.run, recipe.run.batch * recipe.run.length
     weights = STATE * parameters

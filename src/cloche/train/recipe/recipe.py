@@ -34,7 +34,7 @@ from cloche.errors import (
     SettingInvalid,
     shown,
 )
-from cloche.model import GLU, LM, Attention, Block, Causal, RMSNorm, RoPE, Stack
+from cloche.model import GLU, LM, Attention, Block, Causal, FanIn, Initialisation, Network, RMSNorm, RoPE, Stack
 from cloche.part import Part, import_parts, part_from_dict, part_from_line
 from cloche.text import Tokenizer
 from cloche.train.objectives.next_token import NextToken
@@ -61,7 +61,13 @@ from cloche.train.recipe.sections import (
 CLOSE = 0.75  # similarity of two names (difflib's ratio) above which one is suggested for the other
 
 
-BASES: dict[str, type[Part]] = {"model": LM, "objective": Objective, "optimizer": Optimizer, "schedule": Schedule}
+BASES: dict[str, type[Part]] = {
+    "model": LM,
+    "initialisation": Initialisation,
+    "objective": Objective,
+    "optimizer": Optimizer,
+    "schedule": Schedule,
+}
 PARTS = tuple(BASES)  # sections that hold one part
 
 
@@ -97,6 +103,7 @@ class Recipe(BaseModel):
     tokenizer: TokenizerSection = TokenizerSection()
     rows: RowsSection = RowsSection()
     model: LM = Field(default_factory=first_model)
+    initialisation: Initialisation = FanIn()
     objective: Objective = NextToken()
     optimizer: Optimizer = Muon()
     schedule: Schedule = WSD()
@@ -104,6 +111,10 @@ class Recipe(BaseModel):
     log: LogSection = LogSection()
     evaluate: EvaluateSection = EvaluateSection()
     checkpoint: CheckpointSection = CheckpointSection()
+
+    def rates(self, net: Network) -> dict[str, float]:
+        """Factors of the peak learning rates of single parameters, as the initialisation needs them (see `MuP`)."""
+        return self.initialisation.rates(net, self.optimizer.width_powers, type(self.optimizer).__name__)
 
     @field_validator(*PARTS, mode="before")
     @classmethod
