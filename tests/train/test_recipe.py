@@ -19,8 +19,8 @@ def test_the_default_is_the_first_model():
     assert 3.5e6 < sum(p.numel() for p in recipe.model.build(None).parameters()) < 4.5e6
     assert (recipe.run.length, recipe.run.batch, recipe.run.minutes, recipe.run.steps) == (256, 8, 5.0, None)
     assert list(tomllib.loads(recipe.to_toml())) == [
-        "imports", "question", "data", "tokenizer", "rows", "model", "initialisation", "objective", "optimizer", "schedule", "run",
-        "log", "evaluate", "checkpoint",
+        "imports", "question", "data", "tokenizer", "rows", "model", "initialisation", "objective", "optimizer",
+        "schedule", "run", "log", "evaluate", "checkpoint",
     ]  # fmt: skip
 
 
