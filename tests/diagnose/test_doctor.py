@@ -53,6 +53,10 @@ HEALTHY = {
     "tied": recipe_of(block(), tied=True),
     "capped": recipe_of(block(mix=ScoredAttention(Attention(2), cap=50.0)), head=Unembed(cap=30.0)),
     "deep": recipe_of(block(), depth=16),
+    "as GPT-2": recipe_of(block()).with_set({"initialisation": "Normal(std=0.02)"}),
+    "xavier": recipe_of(block()).with_set({"initialisation": "Xavier"}),
+    "orthogonal": recipe_of(block()).with_set({"initialisation": "Orthogonal"}),
+    "mup": recipe_of(block()).with_set({"initialisation": "MuP(base_width=16)"}),
     "no norm, shallow": recipe_of(block(norm=NoNorm()), depth=2),
 }
 
@@ -63,6 +67,16 @@ def test_a_healthy_recipe_gets_no_finding(name: str) -> None:
 
 
 BROKEN = {
+    "deviation too large": (
+        recipe_of(block()).with_set({"initialisation": "Normal(std=0.5)"}),
+        "layer 0",
+        'initialisation = "FanIn"',
+    ),
+    "no norm and deep": (
+        recipe_of(block(norm=NoNorm()), depth=24).with_set({"initialisation": "Normal(std=0.4, scaled=False)"}),
+        "layer 4",
+        'model.body.block.norm = "RMSNorm"',
+    ),
     "sigmoid": (recipe_of(block(MLP("sigmoid"))), "layer 0", "model.body.block.map.activation"),
     "dead units in one layer": (
         recipe_of(block(), block(MLP(Shifted("relu", 4.5)))),
