@@ -32,6 +32,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def compiler_imported() -> None:
+    """What torch imports at the first optimizer, before any test is charged for it."""
+    import torch._dynamo  # noqa: F401
+
+
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, rng, words = tmp_path_factory.mktemp("corpus"), random.Random(0), WORDS.split()

@@ -38,7 +38,7 @@ def test_a_run_logs_all_that_was_agreed(run):
     assert [r["step"] for r in metrics] == [5, 10, 15, 20]
     assert set(metrics[0]) == {
         "step", "time", "tokens", "flops", "loss", "lr", "lr_matrix", "lr_rest", "shrink_matrix", "grad_norm",
-        "tokens_per_second", "mfu", "eta",
+        "tokens_per_second", "mfu", "weights", "eta",
     }  # fmt: skip
     assert metrics[-1]["tokens"] == 20 * 4 * 32
     assert metrics[-1]["loss"] < metrics[0]["loss"]

@@ -29,6 +29,7 @@ from cloche.cli.running.doctor import doctor
 from cloche.cli.running.generate import generate
 from cloche.cli.running.grow import pretrain, resume
 from cloche.cli.running.recipe import print_recipe
+from cloche.cli.running.rewind import rewind
 from cloche.cli.running.verify import verify
 from cloche.cli.signals.sindy import sindy
 from cloche.cli.signals.sparse import sparse
@@ -62,6 +63,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "diff": diff,
     "steer": steer,
     "open": open_microscope,
+    "rewind": rewind,
     "verify": verify,
     "doctor": doctor,
     "sindy": sindy,
@@ -81,6 +83,7 @@ EXAMPLES = {
     "diff": "cloche diff runs/first/checkpoints/step-000500 runs/first --out diff.html",
     "steer": "cloche steer runs/first polite.jsonl --out polite.safetensors",
     "open": "cloche open runs/first",
+    "rewind": "cloche rewind runs/mine 1234",
     "verify": "cloche verify runs/first --json",
     "doctor": "cloche doctor mine.toml --set model.body.depth=24",
     "sindy": "cloche sindy foxes.csv --time year --columns hare,lynx --simulate motion.csv",

@@ -128,12 +128,26 @@ class InstrumentsListed(TypedDict):
 
 
 class RunVerified(TypedDict):
-    """`verify`: problems (files that are not as they were written) and notes; `ok` is whether there are no problems."""
+    """`verify`: problems (files that are not as they were written) and notes; `ok` is whether there are no problems.
+    `replayed` are the checkpoints that --replay trained again."""
 
     run: str
     ok: bool
     problems: list[ProblemRecord]
     notes: list[ProblemRecord]
+    replayed: NotRequired[list[str]]
+
+
+class StepRewound(TypedDict):
+    """`rewind`: the checkpoint of the step, the step that it was replayed from, the sha256 of its weights, and the last step on
+    the way whose hash in the log is the same; null if the log has none."""
+
+    run: str
+    step: int
+    path: str
+    begun: int
+    weights: str
+    logged: int | None
 
 
 class CheckRecord(TypedDict):
@@ -304,6 +318,7 @@ COMMANDS: dict[str, Any] = {
     "recipe": dict[str, Any],
     "report": ReportWritten,
     "resume": RunOutcome,
+    "rewind": StepRewound,
     "sae features": FeaturesRead,
     "sae report": DictionaryMeasured,
     "sae train": TrainedDictionary,

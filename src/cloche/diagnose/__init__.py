@@ -10,13 +10,17 @@ if TYPE_CHECKING:
     from cloche.diagnose.comparing import compare
     from cloche.diagnose.differences import seeds_needed, verdict
     from cloche.diagnose.doctor.examine import examine
+    from cloche.diagnose.rewinding import Rewound, prove, rewind
     from cloche.diagnose.variations import combinations_of, read_variations
 
 __all__ = [
+    "Rewound",
     "combinations_of",
     "compare",
     "examine",
+    "prove",
     "read_variations",
+    "rewind",
     "seeds_needed",
     "verdict",
 ]

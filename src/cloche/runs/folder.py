@@ -242,9 +242,11 @@ class Run:
 
     # ---- checkpoints
 
-    def new_checkpoint(self, step: int) -> AbstractContextManager[Path]:
-        """A context that yields a folder to fill and makes it checkpoints/step-000500: see `write_checkpoint`."""
-        return write_checkpoint(self.path / "checkpoints", step, lambda: logs.anchors(self.path / "log"))
+    def new_checkpoint(self, step: int, past: Path | bool = False) -> AbstractContextManager[Path]:
+        """A context that yields a folder to fill and makes it checkpoints/step-000500: see `write_checkpoint`. past: a step
+        that the logs have left behind, whose checkpoint says nothing of them; in that folder, if it is a path."""
+        folder = past if isinstance(past, Path) else self.path / "checkpoints"
+        return write_checkpoint(folder, step, lambda: {} if past else logs.anchors(self.path / "log"))
 
     def checkpoints(self) -> list[Checkpoint]:
         """The complete checkpoints, by step."""

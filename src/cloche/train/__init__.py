@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cloche.train.monitors.callbacks import Callback
     from cloche.train.monitors.health import Health
     from cloche.train.monitors.journal import is_finished
+    from cloche.train.monitors.provenance import weights_hash
     from cloche.train.objectives.batch import Examples, TokenBatch
     from cloche.train.objectives.denoising import Denoising, SpanCorruption
     from cloche.train.objectives.diffusion import MaskedDiffusion
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from cloche.train.prompts import first_text
     from cloche.train.recipe.limits import check_fits, check_model, check_recipe
     from cloche.train.recipe.recipe import Recipe, settings_called
+    from cloche.train.replay import Replay, aside
 
 __all__ = [
     "EMA",
@@ -100,6 +102,7 @@ __all__ = [
     "Pruning",
     "RMSprop",
     "Recipe",
+    "Replay",
     "Schedule",
     "Score",
     "Setup",
@@ -113,6 +116,7 @@ __all__ = [
     "Trainer",
     "Windowed",
     "Wrapping",
+    "aside",
     "begin_from",
     "best_precision",
     "calibrate",
@@ -130,6 +134,7 @@ __all__ = [
     "sample",
     "settings_called",
     "total_loss",
+    "weights_hash",
 ]
 
 __getattr__ = lazy(__name__)

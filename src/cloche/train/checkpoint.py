@@ -32,13 +32,18 @@ def save_checkpoint(run: Run, step: int, net: nn.Module, optimizer: Stepper, sta
                 f"resume the last good one with a lower rate: cloche resume {run.path} --set optimizer.lr=..."
             )
     with run.new_checkpoint(step) as folder:
-        _write_weights(net, folder)
-        save_file(optimizer.state(), folder / "optimizer.safetensors")
-        (folder / "state.json").write_text(json.dumps({**state, "rng": _rng()}), encoding="utf-8")
-        for name in TOKENIZER_FILES:
-            if (run.path / name).exists():
-                shutil.copyfile(run.path / name, folder / name)
+        fill_checkpoint(folder, run, net, optimizer, state)
     return run.checkpoint(step).path
+
+
+def fill_checkpoint(folder: Path, run: Run, net: nn.Module, optimizer: Stepper, state: dict[str, Any]) -> None:
+    """Writes what training needs to resume into a folder."""
+    _write_weights(net, folder)
+    save_file(optimizer.state(), folder / "optimizer.safetensors")
+    (folder / "state.json").write_text(json.dumps({**state, "rng": _rng()}), encoding="utf-8")
+    for name in TOKENIZER_FILES:
+        if (run.path / name).exists():
+            shutil.copyfile(run.path / name, folder / name)
 
 
 def restore_checkpoint(

@@ -22,6 +22,11 @@ def require_intact(run: Run, last: Checkpoint) -> None:
     data.json and with the checkpoint's state. Nothing is written.
     """
     _require_newest(run, last)
+    require_readable(run, last)
+
+
+def require_readable(run: Run, last: Checkpoint) -> None:
+    """`require_intact` for a checkpoint that need not be the last."""
     back = f"restore it from a copy, or move {last.path} away to resume from the checkpoint before"
     written: dict[Path, tuple[str, str]] = {}  # file -> sha256, fix
     for name in (*NEEDED, *sorted(set(last.manifest["files"]) - set(NEEDED))):

@@ -24,6 +24,7 @@ from cloche.train.monitors import journal
 from cloche.train.monitors.callbacks import Callback, When
 from cloche.train.monitors.journal import Journal, Record
 from cloche.train.monitors.pace import Pace
+from cloche.train.monitors.provenance import DIGITS, session_facts, weights_hash
 from cloche.train.monitors.spikes import SpikeGuard
 from cloche.train.objectives.objective import Term
 from cloche.train.optimizers.stepper import Stepper
@@ -137,6 +138,7 @@ class Loop:
         self.taken = 0  # batches taken from the source by the updates so far
         self.saves: When = Milestones(plan, setup.checkpoints)
         self.changed = ""  # settings that differ from the session before, for the event of resuming
+        self.settings = ""  # the recipe as text, for the same event
         self.resumed: str | None = None  # name of the checkpoint that was resumed
         self.losses: list[float] = []  # since the last record
         self._stop = False
@@ -170,7 +172,8 @@ class Loop:
                 yield book.saved(self.step, self.pace.time, self.run.path / "checkpoints" / self.resumed)
             message = journal.session_message(self.setup.precision, self._where(), rates) + self.changed
             kind, known = "resume" if self.resumed else "start", sorted(self.plan.replans.items())
-            yield book.event(self.step, self.pace.time, kind, message, **({"replans": known} if known else {}))
+            facts = session_facts(self.settings)
+            yield book.event(self.step, self.pace.time, kind, message, **facts, **({"replans": known} if known else {}))
             try:
                 if not self.resumed:
                     yield from self._run_callbacks(book)
@@ -301,7 +304,7 @@ class Loop:
     def _metrics(self, update: Update, peak: float) -> Record:
         loss, seconds = sum(self.losses) / len(self.losses), self.pace.take()
         self.losses = []
-        record = {**self._so_far(), "loss": loss, **update.others, "lr": next(iter(update.rates.values()))}
+        record: Record = {**self._so_far(), "loss": loss, **update.others, "lr": next(iter(update.rates.values()))}
         record |= {f"lr_{name}": rate for name, rate in update.rates.items()} | self.optimizer.shrink()
         record["grad_norm"] = update.grad_norm
         record |= self.optimizer.figures() | getattr(self.source, "figures", dict)()
@@ -309,6 +312,7 @@ class Loop:
             record["tokens_per_second"] = self.setup.tokens / seconds
         if self.setup.flops:
             record["mfu"] = self.setup.flops / seconds / peak
+        record["weights"] = weights_hash(self.net)[:DIGITS]
         return {**record, "eta": self.pace.left(self.step, self.steps)}
 
     # ---- checkpoints

@@ -104,6 +104,7 @@ class Trainer(Loop):
             setup,
         )
         self.changed = described(self.batches, recipe, run)
+        self.settings = recipe.to_toml()
         self.remedy = f"lower the rate: cloche resume {run.path} --set optimizer.lr={recipe.optimizer.lr / 3:.2g}"
 
     @classmethod

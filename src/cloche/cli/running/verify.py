@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -11,7 +13,16 @@ from cloche.cli.outputs import RunVerified
 from cloche.cli.streams import emit
 
 
-def verify(run: RunFolder, as_json: AsJson = False) -> None:
+def verify(
+    run: RunFolder,
+    replay: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=0, help="Also train again what led to N of the checkpoints, and compare the weights."
+        ),
+    ] = 0,
+    as_json: AsJson = False,
+) -> None:
     """Check that the files of a run are as they were written.
 
     Exits with 1 if anything has changed: a byte of any file, a record of a log, a missing file, weights that are not
@@ -20,6 +31,14 @@ def verify(run: RunFolder, as_json: AsJson = False) -> None:
     from cloche import runs
 
     found = runs.verify(run)
+    replayed = list[str]()
+    if replay:
+        from cloche import diagnose
+        from cloche.cli.progress import Screen
+
+        with Screen(stderr=True).bar("replaying") as update:
+            replayed, more = diagnose.prove(run, replay, on_progress=update)
+        found = replace(found, problems=[*found.problems, *more])
     if as_json:
         answer: RunVerified = {
             "run": str(run),
@@ -27,6 +46,8 @@ def verify(run: RunFolder, as_json: AsJson = False) -> None:
             "problems": [problem.record() for problem in found.problems],
             "notes": [note.record() for note in found.notes],
         }
+        if replay:
+            answer["replayed"] = replayed
         emit(answer)
     else:
         for problem in found.problems:
@@ -35,6 +56,8 @@ def verify(run: RunFolder, as_json: AsJson = False) -> None:
             print(f"note: {note}")
         if not found.problems:
             print(f"{run}: every file is as it was written ({_contents(run)}).")
+        if replayed:
+            print(f"trained again, and compared: {', '.join(replayed)}")
     if found.problems:
         raise typer.Exit(1)
 

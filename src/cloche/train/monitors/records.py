@@ -11,7 +11,8 @@ class MetricsRecord(TypedDict, total=False):
     """A line of log/metrics.jsonl, of training (`loss`) or validation (`val_loss`); `lr_*` are the learning rates of
     the optimiser's groups, `shrink_*` what decoupled weight decay multiplies their weights by in this step (1 - lr x decay),
     `val_*_average` are of the average of the weights, `epochs_*` the epochs of the sources of a mixture. Losses
-    are in nats per token, `time` and `eta` in seconds."""
+    are in nats per token, `time` and `eta` in seconds; `weights` is the start of the sha256 of the
+    weights (`weights_hash`)."""
 
     step: int
     time: float
@@ -23,6 +24,7 @@ class MetricsRecord(TypedDict, total=False):
     tokens_per_second: float
     mfu: float | None
     eta: float | None
+    weights: str
     val_loss: float
     val_bpb: float
     val_bytes: int
@@ -58,7 +60,8 @@ class SampleRecord(TypedDict):
 
 class EventRecord(TypedDict):
     """A line of log/events.jsonl. `checkpoint` is the name of a checkpoint that was saved or removed, `steps` the number of
-    steps from a re-plan on; `replans` are re-plans [step, steps] of an earlier session that a resumed one will repeat."""
+    steps from a re-plan on; `replans` are re-plans [step, steps] of an earlier session that a resumed one will repeat. The
+    first event of a session has what its bits depend on: torch, threads, processor and recipe."""
 
     step: int
     time: float | None
@@ -67,6 +70,10 @@ class EventRecord(TypedDict):
     checkpoint: NotRequired[str]
     steps: NotRequired[int]
     replans: NotRequired[list[tuple[int, int]]]
+    torch: NotRequired[str]
+    threads: NotRequired[int]
+    processor: NotRequired[str]
+    recipe: NotRequired[str]
     chain: NotRequired[str]
 
 
