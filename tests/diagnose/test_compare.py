@@ -54,7 +54,7 @@ def test_verdicts_of_planted_differences() -> None:
 
 def test_the_interval_covers_and_the_named_seeds_tell() -> None:
     """95% of the intervals hold the true difference; the named number of seeds finds it in 80% of comparisons."""
-    rng, trials, gap, spread = random.Random(0), 800, 0.5, 1.0
+    rng, trials, gap, spread = random.Random(0), 600, 0.5, 1.0
 
     def differences(seeds: int) -> list[float]:
         return [rng.gauss(gap, spread) for _ in range(seeds)]

@@ -32,7 +32,7 @@ def verify(
 
     found = runs.verify(run)
     replayed = list[str]()
-    if replay:
+    if replay and not found.problems:
         from cloche import diagnose
         from cloche.cli.progress import Screen
 
