@@ -23,7 +23,14 @@ def _silent(done: float, total: float, note: str) -> None:
 
 @dataclass(frozen=True)
 class Rewound:
-    """A step that was rebuilt. `logged`: the last step on the way whose hash in the log was the same; None if there is none."""
+    """A step that was rebuilt: `path` of its checkpoint, the step `begun` from, and the hash of its `weights`. `logged`: the
+    last step on the way whose hash in the log was the same; None if there is none.
+
+    >>> from pathlib import Path
+    >>> from cloche.diagnose import Rewound
+    >>> Rewound(step=3, path=Path("run/checkpoints/step-000003"), begun=0, weights="0f" * 8, logged=3).path.name
+    'step-000003'
+    """
 
     step: int
     path: Path
@@ -95,6 +102,19 @@ def prove(
 
     A checkpoint whose weights are not those that training from the one before gives is a problem, and so are hashes in the
     log on the way that are not. Raises ClocheError where a replay would not be exact.
+
+    >>> from pathlib import Path
+    >>> from cloche.diagnose import prove
+    >>> from cloche.runs import Run
+    >>> from cloche.train import Recipe, Trainer
+    >>> _ = Path("text.txt").write_text("The cat sat on the mat. " * 400)
+    >>> recipe = Recipe().with_set({"data.paths": ["text.txt"], "tokenizer.vocab": 270, "run.steps": 2, "run.length": 16})
+    >>> recipe = recipe.with_set({"run.threads": 1, "run.precision": "fp32", "evaluate.samples": 0, "evaluate.tokens": 64})
+    >>> recipe = recipe.with_set({"model.width": 24, "model.body.depth": 1, "run.batch": 2, "checkpoint.count": 1})
+    >>> for record in Trainer.start(recipe, Run.create("run", recipe.to_toml())):
+    ...     pass
+    >>> prove("run", 1)
+    (['step-000002'], [])
     """
     run = run if isinstance(run, Run) else Run.open(run)
     require_whole(least=1, replay=count)
