@@ -102,6 +102,15 @@ def test_batches_estimate_the_bound_without_bias():
     assert objective.nats(net, drawn[1])[0] == validated[1] * 1280 != objective.nats(net, drawn[1].ids)[0]
 
 
+def test_a_row_of_padding_costs_nothing():
+    weights, net = torch.ones(4, LENGTH), network()
+    weights[3] = 0
+    objective = MaskedDiffusion(mask=MASK)
+    nats, total = objective.nats(net, TokenBatch(IDS, weights=weights))
+    assert nats.isfinite() and total == 3 * LENGTH
+    assert objective.terms(net, TokenBatch(IDS, weights=weights))["loss"].value.isfinite()
+
+
 def test_hidden_counts_are_even_and_time_is_spread_over_rows():
     seen = []
 

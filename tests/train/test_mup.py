@@ -8,7 +8,7 @@ from tiny_training import tiny_recipe
 
 from cloche import GLU, LM, Attention, Block, Stack
 from cloche.errors import PartInvalid
-from cloche.model import FanIn, Initialisation, MuP, Normal
+from cloche.model import FanIn, Initialisation, MuP, Normal, keep_neurons
 from cloche.runs import Run
 from cloche.train import SGD, AdamW, Group, Muon, NextToken, Optimizer, Recipe, Stepper, Trainer, check_fits, total_loss
 
@@ -39,6 +39,15 @@ def test_factors_that_differ_within_a_group_split_it() -> None:
     net = torch.nn.Sequential(torch.nn.Linear(4, 4, bias=False), torch.nn.Linear(4, 2, bias=False))
     built = Stepper(net, AdamW(lr=0.1), rates={"1.weight": 0.5})
     assert built.set_rate(1.0) == {"matrix": 0.1, "matrix_x0.5": 0.05}
+
+
+def test_factors_outlast_the_removal_of_neurons() -> None:
+    how = MuP(base_width=32)
+    net = network(64, how)
+    built = stepper(net, AdamW(lr=0.01, weight_decay=0.1), how)
+    expected = built.set_rate(1.0), built.shrink()
+    built.resized(net, keep_neurons(net, {"body.layers.0.map": torch.arange(100)}))
+    assert (built.set_rate(1.0), built.shrink()) == expected == ({"rest": 0.01, "matrix": 0.005}, expected[1])
 
 
 def test_an_optimiser_that_does_not_say_how_its_rates_depend_on_width_is_refused() -> None:

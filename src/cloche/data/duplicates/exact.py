@@ -23,7 +23,7 @@ def normalised(divided: Iterable[tuple[str, Document]]) -> Iterator[tuple[str, b
     for side, document in divided:
         data = rest + document.text.encode()
         rest = b""
-        if not document.last and not data[-1:].isspace() and len(data) < LONGEST:
+        if data and not document.last and not data[-1:].isspace() and len(data) < LONGEST:
             *_, rest = data.rsplit(None, 1)
             data = data[: len(data) - len(rest)]
         yield side, b" ".join(data.split()), document.last

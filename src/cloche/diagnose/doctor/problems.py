@@ -103,7 +103,7 @@ def _layer(recipe: Recipe, net: Network, signal: Signal, i: int) -> Iterator[Pro
             what = f"its {name} writes {ratio:,.1f} times what the stream holds (the limit is {OVERWRITES:g})."
             yield Problem(where, what, *_calmer(recipe, net, i))
     cap = getattr(block.mix, "cap", None)
-    if cap is not None and 2 * cap < 2:
+    if cap is not None and cap < 1:
         what = f"its scores are capped at {cap:g}, so no key has more than {math.exp(2 * cap):,.1f} times another's weight."
         yield Problem(where, what, "Raise the cap, to 50 for example", f"{place}.mix.cap")
     if layer.entropy is not None and layer.entropy < SHARPEST:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cloche.train.controller.controller import KNOBS, Knobs, set_logs
+from cloche.train.controller.controller import KNOBS, NO_DECAY, Knobs, set_logs
 from cloche.train.controller.families import Family, Tasks
 from cloche.train.controller.inner_loop import Outcome, rollout
 from cloche.train.controller.policies import Policy
@@ -127,7 +127,7 @@ class Replayed(Policy):
     def of(cls, found: Sequence[Outcome]) -> Replayed:
         """The mean of these runs, over tasks and groups."""
         runs = torch.cat([outcome.settings.flatten(1, 3) for outcome in found], 1)  # [step, run, knob]
-        runs = torch.stack([runs[..., 0], 1 - runs[..., 1], runs[..., 2] + 1e-6], -1)
+        runs = torch.stack([runs[..., 0], 1 - runs[..., 1], runs[..., 2] + NO_DECAY], -1)
         return cls(runs.clamp(min=1e-9).log().nanmean(1).exp())  # knobs of runs that diverged are not numbers
 
     def knobs(self, vectors: Tensor, state: Tensor, features: Tensor, progress: float) -> tuple[Tensor, Knobs]:

@@ -102,7 +102,7 @@ class SteeredOptimizer(torch.optim.Optimizer):
 class Learned(Optimizer):
     """An optimiser steered by a learned controller: from the trend of the loss, the gradient's norm, its cosine with the one
     before, and the progress of the run, a small network changes the learning rate, momentum and weight decay of each group at
-    every step (after VeLO, 2211.09760, at a thousandth of a millionth of its cost).
+    every step (after VeLO, 2211.09760, whose network is far larger and sets every parameter's update).
 
     path: a file of `Controller.save`; "" is the one that comes with cloche, which steers Adam's steps (made by
     bench/train/learned_controller.py). sha256: of that file; "" accepts any. lr: where the learning rate starts; the schedule

@@ -72,7 +72,7 @@ class MaskedDiffusion(Denoising):
         times = _spread(len(batch) * self.draws, generator).view(self.draws, -1, 1)
         sums = []
         for time in times:
-            hidden_tokens = 1 + (time * lengths).floor().clamp(max=lengths - 1)
+            hidden_tokens = 1 + (time * lengths).floor().clamp(max=lengths - 1).clamp(min=0)  # a row may be padding
             order = torch.rand(there.shape, generator=generator).masked_fill(~there, 2).argsort(1).argsort(1)
             hidden = ((order < hidden_tokens) & there).to(batch.ids.device)
             e = self.hide(batch, hidden, (lengths / hidden_tokens).to(batch.ids.device))

@@ -47,13 +47,14 @@ class Stepper:
         """dtype: of fast matrix products. rates: factors of the peak rates of single parameters, by name (see
         `Initialisation.rates`); their decoupled decay stays as fast as it was."""
         self.part, self.name, self.clip, self.dtype = part, part.label, part.clip, dtype
+        self.factors = dict(rates or {})
         self.names: dict[Tensor, str] = {p: name for name, p in net.named_parameters()}
         self.parts = part.build(net, dtype)
         for number, group in enumerate(self._all_groups()):
             group.setdefault("name", str(number))
         self._require_each_once()
         split(self.parts, part.groups, net, self.name)
-        scale_rates(self.parts, {p: rates[name] for p, name in self.names.items() if rates and name in rates})
+        scale_rates(self.parts, {p: self.factors[name] for p, name in self.names.items() if name in self.factors})
         self.groups = self._all_groups()
         self._built = [dict(group) for group in self.groups]
         self.peaks = [float(group["lr"]) for group in self.groups]
@@ -202,7 +203,7 @@ class Stepper:
             for full, value in state.items()
             if full.rpartition("/")[0] not in begun or full.rpartition("/")[2] in kept_whole
         }
-        self.__init__(net, self.part, self.dtype)  # type: ignore[misc]
+        self.__init__(net, self.part, self.dtype, self.factors)  # type: ignore[misc]
         self.restore(state)
         return sorted(begun)
 

@@ -1,4 +1,4 @@
-"""A penalty on the activations of hidden neurons, under which the useless ones fall silent."""
+"""The activations of hidden layers, collected during a forward pass."""
 
 from __future__ import annotations
 

@@ -119,12 +119,12 @@ class Pruner(Callback):
         times = []
         x = given[0].detach().requires_grad_()
         for _ in range(TIMINGS):
-            begin = time.perf_counter()
+            begin = _now(x.device)
             with torch.enable_grad(), self.loop.autocast():
                 out = module(x, *given[1:], **named)
             out = out[0] if isinstance(out, tuple) else out
             torch.autograd.grad(out, [x, *module.parameters()], torch.ones_like(out))
-            times.append(time.perf_counter() - begin)
+            times.append(_now(x.device) - begin)
         return median(times)
 
     def state(self) -> dict[str, Any]:
@@ -136,6 +136,13 @@ class Pruner(Callback):
         left = {name: torch.arange(size) for name, size in state["hidden"].items() if size < sizes.get(name, size)}
         if left:
             self.loop.optimizer.resized(self.loop.net, keep_neurons(self.loop.net, left))
+
+
+def _now(device: torch.device) -> float:
+    """The time in seconds, once the device has done what it was asked to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 @torch.no_grad()

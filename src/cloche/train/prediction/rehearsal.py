@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from cloche.train.recipe.limits import check_fits
 from cloche.train.recipe.recipe import Recipe
 from cloche.train.recipe.resolve import usable_device
 
-STEPS = 1000  # of the plan, if the recipe gives minutes
+STEPS = 1000  # of the plan: more than a rehearsal takes
 clock = time.perf_counter
 
 
@@ -90,7 +91,7 @@ class Rehearsal:
             self.source,
             self.objective,
             self.optimizer,
-            StepPlan(r.steps or STEPS, recipe.schedule),
+            StepPlan(STEPS, replace(recipe.schedule, ramp=0.0)),  # steps of the full number of batches
             setup=Setup(precision=precision, device=device),
         )
 
