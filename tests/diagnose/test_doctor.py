@@ -86,7 +86,7 @@ BROKEN = {
     "wrong gain in one layer": (
         recipe_of(block(MLP("gelu")), block(MLP("gelu")), block(Louder(60.0))),
         "layer 2",
-        'initialisation = "FanIn"',
+        "model.body.block[2].map",
     ),
     "saturated softmax": (
         recipe_of(block(mix=ScoredAttention(Attention(2), scale=10.0))),

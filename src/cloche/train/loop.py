@@ -44,7 +44,8 @@ class Source(Protocol):
 
 class Trainable(Protocol):
     """An objective: weighted terms of the loss by name. Spikes are detected in the term called "loss". With a method
-    `weight(batch)` batches that make one update count by it, else all the same."""
+    `weight(batch)` batches that make one update count by it, else all the same; `callbacks(loop)`, where there is such a
+    method, are run after those of the loop."""
 
     def terms(self, net: Any, batch: Any) -> dict[str, Term]: ...
 
@@ -131,7 +132,7 @@ class Loop:
     ) -> None:
         self.run, self.net, self.source, self.objective = run, net, source, objective
         self.optimizer, self.plan, self.setup = optimizer, plan, setup
-        of_objective = getattr(objective, "callbacks", None)  # only it can know what they look at
+        of_objective = getattr(objective, "callbacks", None)
         self.callbacks = [*callbacks, *(of_objective(self) if of_objective else ())]
         self.guard = SpikeGuard()
         self.step, self.pace = 0, Pace(0, 0.0, self.clock)

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from cloche.diagnose.doctor.signal import Signal, flat_share
-from cloche.model import LM, Network, NoNorm, ScoredAttention
+from cloche.diagnose.doctor.signal import Layer, Signal, flat_share
+from cloche.model import LM, FanIn, Network, NoNorm, ScoredAttention
 from cloche.train import Forecast, Recipe
 
 GROWTH = 30.0  # of the stream's RMS over all layers
@@ -44,7 +44,7 @@ class Problem:
 
 
 def problems(recipe: Recipe, net: Network, signal: Signal, found: Forecast | None = None) -> list[Problem]:
-    """All problems, the stream's first; one of each kind and layer, and of a kind that all layers share the first."""
+    """All problems, the stream's first; of several with the same fix and setting, the first."""
     every = [
         *_stream(recipe, net, signal),
         *(problem for i in range(len(signal.layers)) for problem in _layer(recipe, net, signal, i)),
@@ -64,7 +64,9 @@ def _stream(recipe: Recipe, net: Network, signal: Signal) -> Iterator[Problem]:
     layers = signal.layers
     for i, layer in enumerate(layers):
         if not math.isfinite(layer.after):
-            yield Problem(f"layer {i}", "the stream overflows here at initialisation.", *_calmer(recipe, net, i))
+            yield Problem(
+                f"layer {i}", "the stream overflows here at initialisation.", *_calmer(recipe, net, i, _louder(layer))
+            )
             return
     if signal.growth > GROWTH:
         i = max(range(len(layers)), key=lambda i: layers[i].after / max(layers[i].before, 1e-300))
@@ -73,7 +75,7 @@ def _stream(recipe: Recipe, net: Network, signal: Signal) -> Iterator[Problem]:
             f"the residual stream grows {signal.growth:,.0f} times over {len(layers)} layers, by {by:,.1f} times in this "
             f"one (the limit is {GROWTH:g} in all): it explodes."
         )
-        yield Problem(f"layer {i}", what, *_calmer(recipe, net, i))
+        yield Problem(f"layer {i}", what, *_calmer(recipe, net, i, _louder(layers[i])))
     if not 1 / BACKWARD < signal.backward < BACKWARD:
         fate = "vanishes" if signal.backward < 1 else "explodes"
         steps = [signal.gradient, *(layer.gradient for layer in layers)]
@@ -82,26 +84,33 @@ def _stream(recipe: Recipe, net: Network, signal: Signal) -> Iterator[Problem]:
         what = (
             f"the gradient {fate} on its way back: it arrives at the embeddings {signal.backward:.1e} times as large."
         )
-        yield Problem(f"layer {i}", what, *_calmer(recipe, net, i))
+        yield Problem(f"layer {i}", what, *_calmer(recipe, net, i, _louder(layers[i])))
 
 
-def _calmer(recipe: Recipe, net: Network, layer: int) -> tuple[str, str]:
-    """The fix and the key for a layer whose output is too large."""
+def _louder(layer: Layer) -> str:
+    """The field of a block whose output is larger."""
+    return "mix" if layer.attn > layer.mlp else "map"
+
+
+def _calmer(recipe: Recipe, net: Network, layer: int, branch: str) -> tuple[str, str]:
+    """The fix and the key for a layer, one branch of which ("mix" or "map") has too large an output."""
     block = net.layers[layer].part
     place = _block(recipe.model, layer)
     if isinstance(block.norm, NoNorm) and block.post is None:
         return "Give its branches a norm", f'{place}.norm = "RMSNorm"'
+    if isinstance(recipe.initialisation, FanIn):
+        return "Choose a part whose weights are scaled by fan-in", f"{place}.{branch}"
     return "Initialise by fan-in, with scaled branches", 'initialisation = "FanIn"'
 
 
 def _layer(recipe: Recipe, net: Network, signal: Signal, i: int) -> Iterator[Problem]:
     layer, block, where = signal.layers[i], net.layers[i].part, f"layer {i}"
     place = _block(recipe.model, i)
-    for name, value in (("attention", layer.attn), ("MLP", layer.mlp)):
+    for name, branch, value in (("attention", "mix", layer.attn), ("MLP", "map", layer.mlp)):
         if value > OVERWRITES * layer.before:
             ratio = value / max(layer.before, 1e-300)
             what = f"its {name} writes {ratio:,.1f} times what the stream holds (the limit is {OVERWRITES:g})."
-            yield Problem(where, what, *_calmer(recipe, net, i))
+            yield Problem(where, what, *_calmer(recipe, net, i, branch))
     cap = getattr(block.mix, "cap", None)
     if cap is not None and cap < 1:
         what = f"its scores are capped at {cap:g}, so no key has more than {math.exp(2 * cap):,.1f} times another's weight."
@@ -146,7 +155,7 @@ def _unit_problems(recipe: Recipe, net: Network, signal: Signal, i: int) -> Iter
                 f"{units.flat:.0%} of its units are on a flat part of {name} (with inputs of variance one {usual:.0%}; "
                 f"here their RMS is {units.pre:.1f}): they are saturated."
             )
-            yield Problem(where, what, *_calmer(recipe, net, i))
+            yield Problem(where, what, *_calmer(recipe, net, i, "map"))
 
 
 def _head(spec: LM, signal: Signal) -> Iterator[Problem]:

@@ -117,7 +117,9 @@ class FillInTheMiddle(Prediction):
                 laid.pop()
         ids, weights, documents = list(first), [0.0] * len(first), [0] * len(first)
         for number, (more, with_weights) in enumerate(laid):
-            ids, weights, documents = ids + more, weights + with_weights, documents + [number] * len(more)
+            ids += more
+            weights += with_weights
+            documents += [number] * len(more)
         left = room - len(ids)
         end = self.tokenizer.end if self.tokenizer else None
         return ids + [end or 0] * left, weights + [0.0] * left, documents + [len(laid)] * left

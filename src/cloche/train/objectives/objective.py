@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from cloche.model import Network
 from cloche.part import Part
 from cloche.text import Tokenizer
+from cloche.train.monitors.callbacks import Callback
 from cloche.train.objectives.batch import Examples, TokenBatch
 from cloche.train.objectives.head_loss import head_loss
 
@@ -71,6 +73,10 @@ class Objective(Part, ABC):
         batch: a `TokenBatch`, or ids alone [row, length + 1]. One term must be called "loss": its mean since the last
         record is logged, and spikes are detected in it. A regulariser has a name of its own.
         """
+
+    def callbacks(self, loop: Any) -> Sequence[Callback]:
+        """Callbacks of its own in a `Loop`, which runs them after those that it was given."""
+        return ()
 
     def logits_held(self, tokens: int) -> int:
         """At least how many of a batch's tokens have their logits in memory at one time; for the check that it fits."""

@@ -49,9 +49,7 @@ class Wrapping(Objective):
         return self.objective.terms(net, batch)
 
     def callbacks(self, loop: Any) -> Sequence[Callback]:
-        """The other's callbacks in a loop, which runs them after its own."""
-        theirs = getattr(self.objective, "callbacks", None)
-        return theirs(loop) if theirs else ()
+        return self.objective.callbacks(loop)
 
     def logits_held(self, tokens: int) -> int:
         return self.objective.logits_held(tokens)

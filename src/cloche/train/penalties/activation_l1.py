@@ -17,8 +17,8 @@ from cloche.train.penalties.penalty import Penalty
 
 @dataclass(frozen=True)
 class ActivationL1(Penalty):
-    """Sum over hidden neurons of mean |a| x ||w||: a the neuron's activation, averaged over the step's tokens, and w its
-    column of the outer matrix.
+    """Sum over hidden neurons of mean |a| x ||w||: a the neuron's activation, averaged over the tokens of the batch (of an
+    expert: those sent to it), and w its column of the outer matrix.
 
     Without ||w|| the penalty would be cheated: activations shrink, the columns that read them grow, and the function stays
     the same. With it, scaling a neuron's input and output against each other changes nothing.

@@ -22,7 +22,7 @@ from cloche.train.optimizers.groups import grouped
 from cloche.train.penalties.activations import watched_activations
 from cloche.train.penalties.pruning import Pruner, Pruning
 
-Group = Literal["matrix", "embedding", "vector"]
+Declared = Literal["matrix", "embedding", "vector"]  # groups of parameters (see `grouped`)
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Penalty(Part, ABC):
 
 @dataclass(frozen=True)
 class _OfWeights(Penalty):
-    groups: tuple[Group, ...] = ("matrix",)
+    groups: tuple[Declared, ...] = ("matrix",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
