@@ -353,6 +353,14 @@ def _not_positive(value: object, whole: bool) -> str:
     return "" if SMALLEST <= value <= LARGEST else "is outside what float32 holds"
 
 
+def _bound(value: float) -> str:
+    """A bound as a number that is itself allowed: one just below 1 is not rounded to 1."""
+    short = f"{value:g}"
+    if float(short) == value:
+        return short
+    return f"{value:,}" if isinstance(value, int) else f"{value:.8g}"
+
+
 def within(part: Part, **bounds: tuple[float, float]) -> None:
     """Raise unless every named number has its field's type and is within its bounds, inclusive: within(self, beta=(0, 1))."""
     hints = _hints(type(part))
@@ -363,6 +371,7 @@ def within(part: Part, **bounds: tuple[float, float]) -> None:
         value = _typed(value, hints[name], f"{type(part).__name__}.{name}")
         if not least <= value <= most:
             raise SettingRange(
-                f"{type(part).__name__}({name}={shown(value)}) must lie between {least:g} and {most:g}, both included."
+                f"{type(part).__name__}({name}={shown(value)}) must lie between {_bound(least)} and {_bound(most)}, both "
+                "included."
             )
         object.__setattr__(part, name, value)

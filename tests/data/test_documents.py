@@ -150,13 +150,13 @@ def test_a_missing_field_names_the_place_and_the_fields_there(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "x"}\n{"story": "y", "id": 3}\n')
     refused(r"a\.jsonl:2 has no field 'text'; its fields are story, id", tmp_path)
     (tmp_path / "a.jsonl").write_bytes(b'{"text": 7}\n')
-    refused(r"'text' of .*a\.jsonl:1 holds a int", tmp_path)
+    refused(r"'text' of .*a\.jsonl:1 holds an int", tmp_path)
     (tmp_path / "a.jsonl").write_bytes(b"[1]\n")
     refused(r"a\.jsonl:1 holds a list", tmp_path)
     (tmp_path / "a.jsonl").unlink()
     (tmp_path / "b.parquet").write_bytes(parquet(["x"]))
     refused(r"b\.parquet has no column 'story'; its columns are id, text", tmp_path, field="story")
-    refused(r"'id' of row 1 of .*b\.parquet holds a int", tmp_path, field="id")
+    refused(r"'id' of row 1 of .*b\.parquet holds an int", tmp_path, field="id")
 
 
 def test_another_field_is_read_by_name(tmp_path):

@@ -178,3 +178,11 @@ def test_a_source_of_which_nothing_is_left_to_train_on_is_named(texts: Path):
         (texts / "books" / f"{i}.txt").write_text((texts / "code" / f"{i}.txt").read_text())
     with pytest.raises(ClocheError, match="No text of books is left to train on"):
         prepare_mixture(mixture(texts), texts / "run", vocab=300, validation=["29.txt"], duplicates=NearDuplicates())
+
+
+def test_a_share_of_zero_is_one_sentence_at_once():
+    with pytest.raises(ClocheError, match=r"books would never be drawn: its share is zero, with 1e-300 beside 1e\+300"):
+        Mixture((Source(("code",), weight=1e300), Source(("books",), weight=1e-300)))
+    with pytest.raises(ClocheError, match=r"books would never be drawn: .* at a temperature of 1e-09"):
+        Mixture((Source(("code",)), Source(("books",))), temperature=1e-9).shares([900, 100])
+    assert Mixture((Source(("code",)), Source(("books",))), temperature=1e-9).shares([900, 900]) == [0.5, 0.5]

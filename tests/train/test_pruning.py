@@ -131,9 +131,10 @@ def test_a_step_after_pruning_is_the_larger_networks_on_what_is_left(optimizer):
             torch.testing.assert_close(p, whole, rtol=1e-4, atol=1e-5, msg=name)
 
 
+@pytest.mark.parametrize("map", [MLP(hidden=24, bias=True), GLU(hidden=24)])  # gate and up are stacked in one parameter
 @pytest.mark.parametrize("optimizer", [Shampoo(lr=0.01, average=EMA(0.5)), SOAP(lr=0.01), KFAC(lr=0.01)])
-def test_state_that_cannot_be_cut_begins_anew_and_training_goes_on(optimizer):
-    net = network(MLP(hidden=24), MLP(hidden=30))
+def test_state_that_cannot_be_cut_begins_anew_and_training_goes_on(optimizer, map):
+    net = network(map, MLP(hidden=30))
     stepper = Stepper(net, optimizer)
     for left in (24, 20, 18):
         if left < 24:
@@ -146,6 +147,15 @@ def test_state_that_cannot_be_cut_begins_anew_and_training_goes_on(optimizer):
     assert all(torch.isfinite(p).all() for p in net.parameters())
     with stepper.averaged():
         assert all(torch.isfinite(p).all() for p in net.parameters())
+
+
+def test_rates_of_single_parameters_stay_what_they_were():
+    net = network(MLP(hidden=24))
+    stepper = Stepper(net, AdamW(lr=0.01), rates={"body.layers.0.map.inner.weight": 0.25})
+    before = stepper.set_rate(1.0)
+    assert sorted(before.values()) == [0.0025, 0.01, 0.01]
+    stepper.resized(net, keep_neurons(net, {"body.layers.0.map": torch.arange(20)}))
+    assert stepper.set_rate(1.0) == before
 
 
 def trained(new_run, name, recipe, stop=None):

@@ -143,6 +143,8 @@ def test_parts_of_ones_own_are_named_in_a_recipe_and_trained_with(recipe: Recipe
         ({"data.mixture": ["Source(['a'], weight=nan)"]}, "a has weight nan"),
         ({"data.mixture": "Mixture([Source(['a'])], temperature=0)"}, "A temperature of 0"),
         ({"data.mixture": ["Source(['a'])"], "data.paths": ["b"]}, "paths and mixture both name text"),
+        ({"data.mixture": ["Source(['a'])"], "data.glob": "*.md"}, "glob is read with paths, and there is a mixture"),
+        ({"data.mixture": ["Source(['a'])"], "data.field": "story"}, "field is read with paths"),
         ({"data.duplicates": "NearDuplicates(threshold=8)"}, "must lie between 0.3 and 1"),
     ],
 )

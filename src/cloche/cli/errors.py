@@ -131,21 +131,30 @@ def sentence_and_status(error: BaseException) -> tuple[str, int]:
     if known := _system_error(error) or _library_error(error):
         return known, FAILED
     what = " ".join(f"{type(error).__name__}: {error}".split())
-    return (
-        f"cloche raised an unexpected error ({what}{_location(error)}); run it again with --debug to see the traceback.",
-        FAILED,
-    )
-
-
-def _location(error: BaseException) -> str:
-    """The line that raised the error; if a module of the user's is involved, its last line, where to look first."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [
-        frame for frame in frames if Path(frame.filename).is_relative_to(Path.cwd()) and frame.filename.endswith(".py")
+    if users := _of_user(frames):
+        where = f"{Path(users[-1].filename).name} line {users[-1].lineno}"
+        return (
+            f"{where} raised an error ({what}): correct that module, or add --debug to see the traceback.",
+            FAILED,
+        )
+    where = "".join(f", {Path(frame.filename).name} line {frame.lineno}" for frame in frames[-1:])
+    return f"cloche raised an unexpected error ({what}{where}); run it again with --debug to see the traceback.", FAILED
+
+
+def _of_user(frames: list[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
+    """The lines of a traceback in modules of the user's, which cloche called: where to look first."""
+    home = Path(__file__).parents[1]
+    ours = [Path(frame.filename).is_relative_to(home) for frame in frames]
+    called = frames[ours.index(True) :] if True in ours else []
+    libraries = (home, Path(os.__file__).parent)
+    return [
+        frame
+        for frame in called
+        if frame.filename.endswith(".py")
+        and "site-packages" not in Path(frame.filename).parts
+        and not any(Path(frame.filename).is_relative_to(folder) for folder in libraries)
     ]
-    outside = [frame for frame in own if not {"site-packages", "cloche"} & set(Path(frame.filename).parts)]
-    last = (outside or frames)[-1:]
-    return "".join(f", {Path(frame.filename).name} line {frame.lineno}" for frame in last)
 
 
 def _was_interrupted(error: BaseException | None) -> bool:

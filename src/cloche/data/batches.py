@@ -13,7 +13,7 @@ from cloche.data.mixture import Turns, shares
 from cloche.data.packed import PackedTokens
 from cloche.data.permutation import mix, permuted
 from cloche.data.rows import Layout, Packing, Rows, Stream
-from cloche.errors import ArgumentInvalid, ArgumentRange, CorpusEmpty, ResumeRefused
+from cloche.errors import ArgumentInvalid, ArgumentRange, CorpusEmpty, PartInvalid, ResumeRefused
 
 ORDER, SHIFT, OF_SOURCE, OF_STAGE = 1, 2, 4, 5  # what a seed is for; 3 is that of an objective's choices
 
@@ -79,10 +79,10 @@ class Batches:
         if draw.weights is not None and len(draw.weights) != len(parts):
             raise ArgumentInvalid(f"There are {len(draw.weights)} weights and {len(parts)} sources; give one for each.")
         self._turns = Turns(shares([len(part) for part in parts] if draw.weights is None else draw.weights))
-        layouts = [draw.packing.layout(part, length) for part in parts]
+        layouts = [_checked_layout(draw.packing, part, length) for part in parts]
         seeds = [seed if len(parts) == 1 else mix(seed, i, OF_SOURCE) for i in range(len(parts))]
         self.sources = [
-            _Rows(layout, seed, draw.curriculum.order(layout, part) if draw.curriculum else None)
+            _Rows(layout, seed, _checked_order(draw.curriculum, layout, part) if draw.curriculum else None)
             for layout, seed, part in zip(layouts, seeds, parts, strict=True)
         ]
         self.names = [part.name or str(i) for i, part in enumerate(parts)]
@@ -91,7 +91,7 @@ class Batches:
             self._require_rows(draw.curriculum)
 
     def _require_rows(self, curriculum: Curriculum) -> None:
-        _, share = curriculum.stage(0, self._steps)
+        _, share = _checked_stage(curriculum, 0, self._steps)
         pools = [source.pool(share) for source in self.sources]
         if sum(pools) < self._batch or not all(pools):
             raise CorpusEmpty(
@@ -121,7 +121,7 @@ class Batches:
         """As `at`, with the documents of its inputs and the weights of its targets."""
         first = step * self._batch
         sources, numbers = self._turns.draw(np.arange(first, first + self._batch))
-        begin, share = self._draw.curriculum.stage(step, self._steps) if self._draw.curriculum else (0, 1.0)
+        begin, share = _checked_stage(self._draw.curriculum, step, self._steps) if self._draw.curriculum else (0, 1.0)
         ids = np.empty((self._batch, self._length + 1), dtype=np.int64)
         documents = np.empty((self._batch, self._length), dtype=np.int64)
         weights = np.ones((self._batch, self._length), dtype=np.float32)
@@ -131,6 +131,11 @@ class Batches:
             before = self._turns.drawn(i, begin * self._batch)
             for place, rows in self.sources[i].read(numbers[here] - before, share, begin):
                 places = np.flatnonzero(here)[place]
+                if rows.ids.shape != (shape := (len(places), self._length + 1)):
+                    raise PartInvalid(
+                        f"{self._draw.packing} gives rows of shape {list(rows.ids.shape)} instead of {list(shape)}: its layout "
+                        "must give `length` + 1 ids for each place."
+                    )
                 ids[places], documents[places] = rows.ids, rows.documents
                 if rows.weights is not None:
                     weights[places], padded = rows.weights, True
@@ -181,6 +186,41 @@ class Batches:
     def _identity(self) -> dict[str, Any]:
         plain = {"tokens": len(self._tokens), "length": self._length, "batch": self._batch, "seed": self._seed}
         return plain | self._draw.identity()
+
+
+def _checked_layout(packing: Packing, tokens: PackedTokens, length: int) -> Layout:
+    """A packing's layout. Raises ClocheError if it has no rows."""
+    layout = packing.layout(tokens, length)
+    if not isinstance(layout, Layout) or not layout.count > 0:
+        raise PartInvalid(
+            f"{packing} makes no rows of {tokens.name or 'the corpus'}: `layout` must return a Layout with some."
+        )
+    return layout
+
+
+def _checked_order(curriculum: Curriculum, layout: Layout, tokens: PackedTokens) -> np.ndarray:
+    """A curriculum's order of the rows. Raises ClocheError unless each is in it once."""
+    order = np.asarray(curriculum.order(layout, tokens))
+    each_once = (
+        order.shape == (layout.count,)
+        and order.dtype.kind in "iu"
+        and 0 <= order.min() <= order.max() < layout.count
+        and np.bincount(order, minlength=layout.count).all()
+    )
+    if not each_once:
+        raise PartInvalid(f"{curriculum} must put each of the {layout.count:,} rows into its order once, and does not.")
+    return order
+
+
+def _checked_stage(curriculum: Curriculum, step: int, steps: int) -> tuple[int, float]:
+    """A curriculum's stage. Raises ClocheError for one that begins later, or a share that is none."""
+    begin, share = curriculum.stage(step, steps)
+    if not (0 <= begin <= step and 0 <= share <= 1):
+        raise PartInvalid(
+            f"{curriculum} says of step {step} that its stage began at {begin} with a share of {share}: a stage begins no "
+            "later than its steps, and its share is from 0 to 1."
+        )
+    return begin, share
 
 
 class _Rows:

@@ -79,6 +79,8 @@ class Mixture(Part):
         if twice := [name for name in names if names.count(name) > 1]:
             raise SettingConflict(f"Two sources of the mixture are called {twice[0]!r}; give each a name of its own.")
         shares([1.0], self.temperature)
+        if weighed:
+            self.shares([1] * len(self.sources))
 
     def shares(self, tokens: Sequence[int]) -> list[float]:
         """The share of the rows from each source, given its number of tokens."""
@@ -86,10 +88,14 @@ class Mixture(Part):
             raise ArgumentInvalid(
                 f"The mixture has {len(self.sources)} sources, and the packed text {len(tokens)}; prepare it with this mixture."
             )
-        return shares(
-            [count if s.weight is None else s.weight for s, count in zip(self.sources, tokens, strict=True)],
-            self.temperature,
-        )
+        amounts = [count if s.weight is None else s.weight for s, count in zip(self.sources, tokens, strict=True)]
+        found = shares(amounts, self.temperature)
+        if not all(found):
+            raise SettingInvalid(
+                f"{self.sources[found.index(0.0)].called} would never be drawn: its share is zero, with {min(amounts):g} "
+                f"beside {max(amounts):g} at a temperature of {self.temperature:g}; raise its weight or the temperature."
+            )
+        return found
 
 
 def shares(amounts: Sequence[float], temperature: float = 1.0) -> list[float]:

@@ -61,6 +61,8 @@ class PackedTokens:
             ) from None
         except (OSError, ValueError) as error:
             raise FileDamaged(f"{folder / INDEX} cannot be read ({error}); prepare the corpus again.") from error
+        if not isinstance(index, dict) or not {"splits", "dtype", "end"} <= index.keys():
+            raise FileDamaged(f"{folder / INDEX} does not list packed text; restore it, or prepare the corpus again.")
         if split not in index["splits"]:
             raise CorpusEmpty(f"{folder} has no split {split!r}; it has {', '.join(index['splits'])}.")
         summary, dtype = index["splits"][split], np.dtype(index["dtype"]).newbyteorder("<")

@@ -14,7 +14,7 @@ from cloche.data.reading.formats import File
 from cloche.data.reading.read import read_file, read_files, recognised_files
 from cloche.data.reading.reading_report import merged
 from cloche.data.split import Split, Validation, matches, plan_split
-from cloche.errors import CorpusEmpty, FileExists, FolderForeign
+from cloche.errors import CorpusEmpty, FileExists, FolderForeign, PartInvalid, shown
 from cloche.files import WRITING, is_abandoned, writing_folder
 from cloche.text import Tokenizer, train_bpe
 
@@ -125,6 +125,8 @@ def _prepare(
         return chain.from_iterable(divided(stage, text, ReadingReport()) for text in texts)
 
     removed = duplicates.find(lambda: all_divided("comparing")) if duplicates is not None else Removed()
+    if not isinstance(removed, Removed):
+        raise PartInvalid(f"{duplicates} must return a Removed from `find`, not {shown(removed)}.")
     if isinstance(vocab, Tokenizer):
         tokenizer = vocab
     else:

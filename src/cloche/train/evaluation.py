@@ -11,6 +11,7 @@ import torch
 
 from cloche.data import PackedTokens, document_numbers
 from cloche.decode import Sampling, generate, read_prompt
+from cloche.errors import CorpusEmpty
 from cloche.model import Network
 from cloche.text import Tokenizer
 from cloche.train.objectives.batch import TokenBatch
@@ -77,6 +78,11 @@ def evaluate(
         weights += weight.item()
         count += x[:, 1:].size
         n_bytes += size
+    if not weights > 0:
+        raise CorpusEmpty(
+            f"{objective} predicts nothing in the {count:,} tokens of validation, so that there is no loss: raise "
+            "evaluate.tokens, hold out more text (data.validation_share), or let the objective predict more."
+        )
     return Score(nats / weights, nats / weights * count / math.log(2) / n_bytes, count, n_bytes)
 
 

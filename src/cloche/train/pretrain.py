@@ -29,6 +29,7 @@ from cloche.train.recipe.limits import check_fits
 from cloche.train.recipe.recipe import Recipe
 from cloche.train.recipe.resolve import amend, resolve, usable_device
 from cloche.train.source import TokenSource, batches_of, described
+from cloche.train.trial import try_objective
 
 
 class Trainer(Loop):
@@ -103,6 +104,8 @@ class Trainer(Loop):
             ],
             setup,
         )
+        with self.autocast():
+            try_objective(objective, net, source.at(0))
         self.changed = described(self.batches, recipe, run)
         self.settings = recipe.to_toml()
         self.remedy = f"lower the rate: cloche resume {run.path} --set optimizer.lr={recipe.optimizer.lr / 3:.2g}"

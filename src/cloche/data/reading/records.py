@@ -111,7 +111,7 @@ def parsed(line: str, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise RecordInvalid(f"{where} is not JSON ({why_not_json(error)}); repair or delete that line.") from error
     if not isinstance(record, dict):
-        raise RecordInvalid(f"{where} holds a {type(record).__name__}, not an object with fields; repair that line.")
+        raise RecordInvalid(f"{where} holds {_kind(record)}, not an object with fields; repair that line.")
     return record
 
 
@@ -124,7 +124,7 @@ def text_of(record: dict[str, Any], field: str, where: str) -> str:
         )
     text = record[field]
     if text is not None and not isinstance(text, str):
-        raise FieldUnknown(f"Field {field!r} of {where} holds a {type(text).__name__}, not text; name another field.")
+        raise FieldUnknown(f"Field {field!r} of {where} holds {_kind(text)}, not text; name another field.")
     return text or ""
 
 
@@ -132,3 +132,9 @@ def names(fields: Iterable[str]) -> str:
     """Up to 30 field names in a row."""
     fields = [field[:60] for field in fields]
     return ", ".join(fields[:30]) + (", ..." if len(fields) > 30 else "") or "none"
+
+
+def _kind(value: object) -> str:
+    """What a JSON value is, with its article."""
+    name = {"NoneType": "null", "dict": "object", "str": "string"}.get(type(value).__name__, type(value).__name__)
+    return name if name == "null" else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

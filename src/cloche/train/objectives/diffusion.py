@@ -14,6 +14,8 @@ from cloche.train.objectives.denoising import Denoising, real
 from cloche.train.objectives.head_loss import head_loss
 from cloche.train.objectives.objective import Term
 
+MOST_DRAWS = 4096  # passes of the model for each validation batch
+
 
 @dataclass(frozen=True)
 class MaskedDiffusion(Denoising):
@@ -41,7 +43,7 @@ class MaskedDiffusion(Denoising):
     def __post_init__(self) -> None:
         super().__post_init__()
         positive(self, eps=self.eps, draws=self.draws)
-        within(self, eps=(0, 1))
+        within(self, eps=(0, 1), draws=(1, MOST_DRAWS))
 
     def examples(self, batch: TokenBatch | Tensor) -> Examples:
         batch = TokenBatch.of(batch)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cloche.errors import ResumeRefused
+from cloche.errors import PartInvalid, ResumeRefused, shown
 from cloche.part import Part, within
 
 AVERAGE, COUNT = "average", "averaged"  # state of each parameter: its average, and the updates in it
@@ -72,14 +72,25 @@ class RunningAverage:
 
     def __init__(self, part: Average, names: dict[Tensor, str]) -> None:
         self.part, self.names = part, names
+        for update in (1, 2, 1000):
+            self._share(update)
         self.updates = 0
         self.values: dict[Tensor, Tensor] = {}
+
+    def _share(self, update: int) -> float:
+        """What `share` says, which must be a share."""
+        share = self.part.share(update)
+        if not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise PartInvalid(
+                f"[optimizer.average] {self.part} moves by {shown(share)} at update {update}; `share` must be from 0 to 1."
+            )
+        return share
 
     @torch.no_grad()
     def update(self) -> None:
         """Takes in the weights after an update."""
         self.updates += 1
-        share = self.part.share(self.updates)
+        share = self._share(self.updates)
         if not self.values:
             self.values = {p: p.to(torch.promote_types(p.dtype, torch.float32), copy=True) for p in self.names}
         elif share == 1:

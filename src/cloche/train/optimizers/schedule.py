@@ -6,8 +6,10 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
-from cloche.errors import SettingInvalid
+from cloche.errors import SettingInvalid, shown
 from cloche.part import Part, positive, within
+
+CHECKED = 1000  # steps of a schedule
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,26 @@ class InverseSquareRoot(Schedule):
         least = max(1, rising)
         slow = max(self.final, math.sqrt(least / max(least, min(step, steps - falling))))
         return slow if left >= falling else self.final + (slow - self.final) * left / falling
+
+
+def check_schedule(schedule: Schedule, steps: int) -> None:
+    """Raises ClocheError if a schedule of a subclass has a rate or a number of batches that no update can take, at any of up
+    to a thousand steps.
+
+    >>> from cloche.train.optimizers.schedule import WSD, check_schedule
+    >>> check_schedule(WSD(), 100)
+    """
+    for step in sorted({round(i * (steps - 1) / CHECKED) for i in range(CHECKED + 1)}):
+        rate, batches, name = schedule.rate(step, steps), schedule.batches(step, steps), type(schedule).__name__
+        if not isinstance(rate, int | float) or not 0 <= rate < math.inf:
+            raise SettingInvalid(
+                f"[schedule] {name} has the rate {shown(rate)} at update {step:,} of {steps:,}; it must be a finite number "
+                "that is not below zero: correct its `after`."
+            )
+        if not isinstance(batches, int) or batches < 1:
+            raise SettingInvalid(
+                f"[schedule] {name} makes update {step:,} of {shown(batches)} batches; let `batches` return at least 1."
+            )
 
 
 def milestones(steps: int, count: int, early: bool = False) -> list[int]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cloche.errors import PartInvalid, ResumeRefused
+from cloche.errors import PartInvalid, ResumeRefused, shown
 from cloche.model import Left
 from cloche.train.optimizers.average import AVERAGE, COUNT, RunningAverage
 from cloche.train.optimizers.groups import scale_rates, split
@@ -50,6 +50,8 @@ class Stepper:
         self.factors = dict(rates or {})
         self.names: dict[Tensor, str] = {p: name for name, p in net.named_parameters()}
         self.parts = part.build(net, dtype)
+        if not isinstance(self.parts, list) or not all(isinstance(each, torch.optim.Optimizer) for each in self.parts):
+            raise PartInvalid(f"{self.name}.build must return a list of torch optimisers, not {shown(self.parts)}.")
         for number, group in enumerate(self._all_groups()):
             group.setdefault("name", str(number))
         self._require_each_once()
@@ -182,13 +184,13 @@ class Stepper:
     def resized(self, net: nn.Module, kept: Mapping[str, Left]) -> list[str]:
         """Goes on after parameters of the network became shorter, which `keep_neurons` says by name.
 
-        State of a parameter's shape loses the same rows or columns. A parameter with state of another shape that depends on
-        the axis, such as a preconditioner, begins with new state; returns the names of those.
+        State of a parameter's shape loses the same rows or columns. A parameter with state of another shape, such as a
+        preconditioner, which may be of one of the matrices stacked in it, begins with new state; returns the names of those.
         """
         state, begun = self.state(), set[str]()
         for full, value in list(state.items()):
             name = full.rpartition("/")[0]
-            if name in kept and kept[name].size in value.shape:
+            if name in kept and value.ndim:
                 axis, size, indices = kept[name]
                 shape = [*net.get_parameter(name).shape]
                 shape[axis] = size

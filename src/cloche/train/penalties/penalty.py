@@ -74,6 +74,8 @@ class _OfWeights(Penalty):
         self.check_fields(type(self).__name__)
         if not self.groups:
             raise PartInvalid(f"{type(self).__name__}(groups=[]) penalises nothing; name matrix, embedding or vector.")
+        if len(set(self.groups)) < len(self.groups):
+            raise PartInvalid(f"{type(self).__name__}(groups={list(self.groups)}) names a group twice; leave one out.")
 
     def penalised(self, net: nn.Module) -> list[nn.Parameter]:
         """The parameters of its groups."""

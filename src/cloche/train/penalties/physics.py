@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from cloche.errors import SettingInvalid
+from cloche.errors import ModelUnsupported, SettingInvalid
+from cloche.model import Network
 from cloche.part import Part, positive, within
 from cloche.train.penalties.penalty import Penalty
 
@@ -115,6 +116,13 @@ class PhysicsResidual(Penalty):
         if self.start >= self.stop:
             raise SettingInvalid(
                 f"PhysicsResidual(start={self.start:g}, stop={self.stop:g}) holds no time; let start be less."
+            )
+
+    def check(self, net: nn.Module) -> None:
+        if isinstance(net, Network):
+            raise ModelUnsupported(
+                "PhysicsResidual is about functions of time, and a language model reads tokens: leave it out, or train "
+                "a module that maps times [point, 1] to values [point, 1] in a Loop of your own."
             )
 
     def value(self, net: nn.Module, hidden: Mapping[str, Tensor]) -> Tensor:

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from cloche.errors import ModelUnsupported
+from cloche.model import Network
 from cloche.train.objectives.objective import Objective, Term
 
 
@@ -20,6 +22,13 @@ class SquaredError(Objective):
     >>> SquaredError().terms(net, (x, net(x) + 2))["loss"].value.item()
     4.0
     """
+
+    def check(self, net: Any) -> None:
+        if isinstance(net, Network):
+            raise ModelUnsupported(
+                "SquaredError compares numbers, and a language model predicts tokens: use another objective, such as "
+                "NextToken, or a Loop of your own whose source gives pairs (x, y)."
+            )
 
     def terms(self, net: Any, batch: Any) -> dict[str, Term]:
         x, y = batch

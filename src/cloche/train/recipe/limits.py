@@ -14,6 +14,7 @@ from cloche.memory import machine_memory
 from cloche.model import LM, Network
 from cloche.part import Part
 from cloche.text import Tokenizer
+from cloche.train.optimizers.schedule import check_schedule
 from cloche.train.optimizers.stepper import Stepper
 from cloche.train.recipe.recipe import Recipe
 
@@ -21,6 +22,7 @@ LARGEST_SIZE = 2**24  # of any integer in [model]
 MOST_BLOCKS = 20_000  # blocks, and the experts in them: each is a module
 LARGEST_FLOAT = 1e30  # above it float32 arithmetic overflows
 STATE = 16  # bytes per parameter in training: weight, gradient and the optimiser's two averages
+USUAL_STEPS = 1000  # of a run of minutes, before they are decided
 GB = 1e9
 
 
@@ -64,6 +66,7 @@ def check_fits(recipe: Recipe) -> None:
     net.context = recipe.run.length
     recipe.objective.check(net)
     recipe.initialisation.check(net)
+    check_schedule(recipe.schedule, recipe.run.steps or USUAL_STEPS)
     Stepper(hollow(net), recipe.optimizer, rates=recipe.rates(net))  # raises for groups that do not fit
     parameters = sum(parameter.numel() for parameter in net.parameters())
     r, tokens = recipe.run, recipe.run.batch * recipe.run.length

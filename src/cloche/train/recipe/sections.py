@@ -101,6 +101,10 @@ class DataSection(Section):
     def _one_text(self) -> DataSection:
         if self.mixture and self.paths:
             raise PydanticCustomError("mixture", "paths and mixture both name text: leave one of them out")
+        of_paths = {"glob": self.glob, "encoding": self.encoding, "field": self.field if self.field != "text" else None}
+        if self.mixture and (given := [name for name, value in of_paths.items() if value is not None]):
+            message = "{name} is read with paths, and there is a mixture: give {name} to its sources instead"
+            raise PydanticCustomError("mixture", message, {"name": given[0]})
         return self
 
 
