@@ -60,7 +60,8 @@ def test_a_regression_is_learned_and_logged(run):
     metrics = [record for record in run.read_log("metrics") if "loss" in record]
     assert [record["step"] for record in metrics] == list(range(10, 101, 10))
     rates = {"lr", "lr_rest", "lr_matrix", "shrink_matrix"}
-    assert set(metrics[0]) == {"step", "time", "loss", "size", "grad_norm", "weights", "eta", *rates}
+    moved = {"update_norm", "update_norm_max"}
+    assert set(metrics[0]) == {"step", "time", "loss", "size", "grad_norm", "weights", "eta", *rates, *moved}
     assert all(record["shrink_matrix"] == 1 - 0.1 * record["lr_matrix"] < 1 for record in metrics)
     assert metrics[-1]["loss"] < 0.03 < metrics[0]["loss"]
     assert [(r["step"], r["count"]) for r in run.read_log("watched")] == [(15 * i, i) for i in range(1, 7)]

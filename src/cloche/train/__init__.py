@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cloche.train.monitors.callbacks import Callback
     from cloche.train.monitors.health import Health
     from cloche.train.monitors.journal import is_finished
+    from cloche.train.monitors.noise import NoiseScale
     from cloche.train.monitors.provenance import weights_hash
     from cloche.train.objectives.batch import Examples, TokenBatch
     from cloche.train.objectives.denoising import Denoising, SpanCorruption
@@ -89,6 +90,7 @@ __all__ = [
     "MultiToken",
     "Muon",
     "NextToken",
+    "NoiseScale",
     "Objective",
     "Optimizer",
     "Oscillator",

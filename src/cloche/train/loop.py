@@ -330,6 +330,7 @@ class Loop:
             "batches": self.taken,
             "plan": self.plan.state(),
             "losses": self.losses,
+            "updates": [float(norm) for norm in self.optimizer.norms],
             "source": self.source.state(),
             "optimizer": self.optimizer.name,
             "guard": self.guard.state(),
@@ -344,7 +345,7 @@ class Loop:
         logs still hold records of later steps."""
         state = restore_checkpoint(checkpoint, self.net, self.optimizer, self._restore_callbacks)
         self.resumed = checkpoint_name(state["step"])
-        self.step, self.losses = state["step"], state["losses"]
+        self.step, self.losses, self.optimizer.norms = state["step"], state["losses"], state.get("updates", [])
         self.taken = state.get("batches", self.step)  # absent before batches were accumulated
         self.pace = Pace(self.step, state["time"], self.clock)
         self.plan.restore(state["plan"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cloche.data import PackedTokens
 from cloche.errors import RunExists, SettingInvalid
@@ -14,11 +15,12 @@ from cloche.text import Tokenizer
 from cloche.train.corpus import prepare_data
 from cloche.train.evaluation import Score, evaluate, sample
 from cloche.train.intact import data_hashes, require_intact, require_untrained
-from cloche.train.loop import PRECISIONS, Loop, Setup
+from cloche.train.loop import PRECISIONS, Loop, Setup, total_loss
 from cloche.train.machine.calibrate import calibrate, trial_recipe
 from cloche.train.machine.heap import keep_freed_memory
 from cloche.train.monitors.health import Health
 from cloche.train.monitors.journal import Record
+from cloche.train.monitors.noise import BatchNoise
 from cloche.train.monitors.pretraining import HealthCallback, LogCallback
 from cloche.train.objectives.batch import TokenBatch
 from cloche.train.objectives.objective import Objective
@@ -30,6 +32,8 @@ from cloche.train.recipe.recipe import Recipe
 from cloche.train.recipe.resolve import amend, resolve, usable_device
 from cloche.train.source import TokenSource, batches_of, described
 from cloche.train.trial import try_objective
+
+RECENT = 16  # updates whose mean loss the gap of a validation is measured from
 
 
 class Trainer(Loop):
@@ -87,15 +91,20 @@ class Trainer(Loop):
             net.flops_per_token(r.length) * tokens,
         )
         plan = StepPlan(r.steps, recipe.schedule, 60 * r.minutes if r.minutes else None)
+        optimizer = Stepper(net, recipe.optimizer, PRECISIONS[setup.precision], recipe.rates(net))
         self._health = HealthCallback(
-            Every(plan, recipe.log.health_every), Health(net), recipe.optimizer.usual_update_ratio
+            Every(plan, recipe.log.health_every),
+            Health(net, optimizer=optimizer),
+            recipe.optimizer,
+            BatchNoise(net, self._loss),
+            lambda step: plan.batches(max(step - 1, 0)),
         )
         super().__init__(
             run,
             net,
             source,
             objective,
-            Stepper(net, recipe.optimizer, PRECISIONS[setup.precision], recipe.rates(net)),
+            optimizer,
             plan,
             [
                 self._health,
@@ -158,11 +167,17 @@ class Trainer(Loop):
         """Loss and bits per byte on held-out text, for metrics.jsonl; also of the average of the weights, if one is kept."""
         score = self._score()
         record = {"val_loss": score.nats_per_token, "val_bpb": score.bits_per_byte, "val_bytes": score.bytes}
+        if recent := list(self.guard.losses)[-RECENT:]:
+            record["val_gap"] = score.nats_per_token - sum(recent) / len(recent)
         if self.optimizer.average is not None:
             with self.optimizer.averaged():
                 score = self._score()
             record |= {"val_loss_average": score.nats_per_token, "val_bpb_average": score.bits_per_byte}
         return record
+
+    def _loss(self, batch: TokenBatch) -> Tensor:
+        with self.autocast():
+            return total_loss(self.objective.terms(self.net, batch))
 
     def _score(self) -> Score:
         r, e = self.recipe.run, self.recipe.evaluate

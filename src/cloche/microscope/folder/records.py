@@ -18,8 +18,11 @@ MOST_PROMPTS = 40
 MOST_EVENTS = 2000
 ALARMS = ("spike", "nonfinite")
 STATES = ("start", "resume", "stopped", "finished", "nonfinite")
-LAYERED = ("resid_variance", "attention_entropy", "activation_density", "dead_units", "update_ratio")
-NUMBERS = ("logit_norm", "grad_norm", "usual_update_ratio")
+LAYERED = (
+    *("resid_variance", "attention_entropy", "activation_density", "dead_units", "update_ratio"),
+    *("weight_norm", "rank", "kurtosis", "gain"),
+)
+NUMBERS = ("logit_norm", "grad_norm", "usual_update_ratio", "noise_scale")
 Record = dict[str, Any]
 Place = tuple[int, int]
 
@@ -70,6 +73,8 @@ def clean_health(record: Record, digits: int | None = None) -> Record:
     for key in LAYERED:
         if isinstance(record.get(key), list):
             cleaned[key] = [[value(v) for v in row] if isinstance(row, list) else value(row) for row in record[key]]
+    if isinstance(alarms := record.get("alarms"), list):
+        cleaned["alarms"] = [words(alarm) for alarm in alarms]
     return cleaned | {key: found for key in NUMBERS if (found := number(record.get(key))) is not None}
 
 

@@ -94,6 +94,25 @@ MEASURES = (
         "dead_units", "Dead units",
         "The share of MLP units that have never been active so far: width that is computed and not used.",
     ),
+    Measure(
+        "weight_norm", "Weight norm", "The norm of each layer's weights. Without weight decay it only grows, which slows "
+        "learning; with it, it settles.", "number", log=True, embed=True,
+    ),
+    Measure(
+        "rank", "Rank of the stream",
+        "In how many directions the residual stream varies over tokens (participation ratio). All layers near one is "
+        "collapse: every token looks the same.", "number", log=True, embed=True,
+    ),
+    Measure(
+        "kurtosis", "Kurtosis of the stream",
+        "3 is Gaussian. Much more means that few channels hold most of the variance, which low precision does not bear.",
+        "number", log=True, embed=True,
+    ),
+    Measure(
+        "gain", "Gain / nominal",
+        "How much the linear maps of each layer amplify their inputs, over what their weights' norm says for inputs "
+        "without a direction: 1 at initialisation, more as inputs align with weights.", "number",
+    ),
 )  # fmt: skip
 
 
@@ -125,6 +144,8 @@ def health(records: list[Record]) -> Markup:
         if mine:
             drawn.append(as_html(grid(mine, measure)))
     lead = "Measurements during training, with layers as rows, the last on top, and steps as columns."
+    if records and (alarms := records[-1].get("alarms")):
+        lead += f" Outside of the optimiser's limits at step {records[-1]['step']:,}: {', '.join(alarms)}."
     return section("Health", lead, tag("div", drawn, class_="drawings")) if drawn else EMPTY
 
 

@@ -13,6 +13,7 @@ import { useStore } from './store.js';
 const LINES = [
   { key: 'logit_norm', title: 'Logit norm', note: 'Root mean square of the logits.' },
   { key: 'grad_norm', title: 'Gradient norm', note: 'Before clipping.' },
+  { key: 'noise_scale', title: 'Gradient noise scale', note: 'Rows in a batch at which signal and noise of the gradient are equal: below, more rows pay; far above, they do not.' },
 ];
 const layerName = (measure, i) => (measure.embed && i === 0 ? 'embed' : `layer ${i - measure.embed}`);
 
@@ -54,7 +55,8 @@ function AtStep({ record, measures, onClear }) {
   const rows = Array.from({ length: count + 1 }, (_, i) => count - 1 - i); // -1 is the embedding
   return html`<section class="panel at-step">
     <header><h3>Step ${whole(record.step)}</h3><button class="quiet" onClick=${onClear}>unpin</button></header>
-    <p class="note">Logit norm ${number(record.logit_norm)}, gradient norm ${number(record.grad_norm)}.</p>
+    <p class="note">Logit norm ${number(record.logit_norm)}, gradient norm ${number(record.grad_norm)}.
+      ${record.alarms?.length > 0 && ` Outside of the optimiser’s limits: ${record.alarms.join(', ')}.`}</p>
     <${Table} title=${`Step ${whole(record.step)}, per layer`} columns=${['after', ...measures.map((m) => m.title.toLowerCase())]} forms=${['number', ...measures.map((m) => m.form)]}
       rows=${rows.map((layer) => [layer < 0 ? 'embed' : `layer ${layer}`, ...measures.map((m) => value(m, layer))])} />
   </section>`;

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from cloche.model import Network
+from cloche.train.monitors.layers import Gains, kurtosis, participation_ratio, spread
 from cloche.train.monitors.records import HealthRecord
+from cloche.train.optimizers.moved import squares
+from cloche.train.optimizers.stepper import Stepper
 
 ACTIVE = 0.01  # threshold of an active unit, as a share of its layer's RMS activation
 DEAD_AFTER = 10  # records over which a unit must be inactive to count as dead
@@ -35,13 +38,14 @@ class Health:
     """Measures a network in training: call `before` an update, then `record` after it.
 
     rows: sequences of the batch that are run, without gradient, in fp32. queries: positions at which attention is
-    measured.
+    measured. optimizer: with one that says how far the weights moved (`Stepper.tells`) they are not copied.
 
     >>> import torch
     >>> from cloche.model import GLU, LM, Attention, Block, Stack
     >>> from cloche.train import AdamW, Health, NextToken, Stepper
     >>> net = LM(vocab=20, width=24, body=Stack(2, Block(Attention(2), GLU()))).build(0)
-    >>> optimizer, health, batch = Stepper(net, AdamW(lr=0.01)), Health(net), torch.randint(20, (2, 17))
+    >>> optimizer, batch = Stepper(net, AdamW(lr=0.01)), torch.randint(20, (2, 17))
+    >>> health = Health(net, optimizer=optimizer)
     >>> NextToken().terms(net, batch)["loss"].value.backward()
     >>> health.before()
     >>> optimizer.step()
@@ -50,18 +54,22 @@ class Health:
     (3, 3, [0.0, 0.0])
     """
 
-    def __init__(self, net: Network, rows: int = 2, queries: int = 8) -> None:
-        self.net, self.rows, self.queries = net, rows, queries
+    def __init__(self, net: Network, rows: int = 2, queries: int = 8, optimizer: Stepper | None = None) -> None:
+        self.net, self.rows, self.queries, self.optimizer = net, rows, queries, optimizer
+        self.gains = Gains(net)
         self.blocks = list(dict.fromkeys(net.layers))  # a block may serve several iterations
         self.parts = [[net.embed.weight], *([*block.parameters()] for block in self.blocks)]
         self.weights: list[list[Tensor]] = []
+        self.norms: list[float] = []
         self.inactive: list[Tensor] = []  # per layer: records since each unit was last active
         self.records = 0
 
     @torch.no_grad()
     def before(self) -> None:
-        """Copies the weights, so that `record` can measure the update."""
-        self.weights = [[p.clone() for p in part] for part in self.parts]
+        """Keeps the norms of the weights, or a copy of them, so that `record` can measure the update."""
+        self.norms = self._norms()
+        if self.optimizer is None or not self.optimizer.tells:
+            self.weights = [[p.clone() for p in part] for part in self.parts]
 
     @torch.no_grad()
     def record(self, step: int, ids: Tensor, grad_norm: float) -> HealthRecord:
@@ -72,7 +80,8 @@ class Health:
             for i, block in enumerate(layers)
         ]
         acts = list(sites.mlp_act) if "mlp_act" in dir(sites) else []
-        result = self.net.run(ids, save=[sites.embed, *sites.resid_post, *acts, *itertools.chain(*patterns)])
+        with self.gains.measured():
+            result = self.net.run(ids, save=[sites.embed, *sites.resid_post, *acts, *itertools.chain(*patterns)])
         stream = [result[sites.embed], *(result[site] for site in sites.resid_post)]
         rows = (torch.arange(1, self.queries + 1, device=ids.device) * ids.shape[1] // self.queries - 1).unique()
         entropy = [
@@ -89,6 +98,10 @@ class Health:
             "logit_norm": result.logits.float().pow(2).mean().sqrt().item(),
             "grad_norm": grad_norm,
             "update_ratio": self._update_ratio(),
+            "weight_norm": self._per_layer(self._norms()),
+            "rank": [participation_ratio(spread(x)) for x in stream],
+            "kurtosis": [kurtosis(spread(x)) for x in stream],
+            "gain": self.gains.by_layer(),
         }
 
     def _by_layer(self, layers: list[int], values: list[float]) -> list[float | None]:
@@ -111,14 +124,24 @@ class Health:
 
     def _update_ratio(self) -> list[float]:
         """Norm of the update over the norm of the weights before it: embedding first, then each layer's block."""
-        ratios = []
-        for part, old in zip(self.parts, self.weights, strict=True):
-            moved = torch.stack([(p - o).norm() for p, o in zip(part, old, strict=True)]).norm()
-            weight = torch.stack([o.norm() for o in old]).norm()
-            ratios.append((moved / weight).item())
+        told = None if self.weights or self.optimizer is None else self.optimizer.moved()
+        if told is not None:
+            moved = [sum((told[p] for p in part if p in told), torch.zeros(())).sqrt().item() for part in self.parts]
+        else:
+            pairs = [zip(part, old, strict=True) for part, old in zip(self.parts, self.weights, strict=True)]
+            moved = [torch.stack([squares(p - o) for p, o in each]).sum().sqrt().item() for each in pairs]
         self.weights = []
-        of_block = dict(zip(self.blocks, ratios[1:], strict=True))
-        return [ratios[0], *(of_block[block] for block in self.net.layers)]
+        return self._per_layer((torch.tensor(moved) / torch.tensor(self.norms)).tolist())
+
+    def _norms(self) -> list[float]:
+        """Norm of the embedding's weights, and of each block's."""
+        norms = [torch.stack(list(torch._foreach_norm(part))).norm() for part in self.parts]
+        return torch.stack(norms).tolist()
+
+    def _per_layer(self, values: list[float]) -> list[float]:
+        """Of the embedding and then each layer, from those of the embedding and each block."""
+        of_block = dict(zip(self.blocks, values[1:], strict=True))
+        return [values[0], *(of_block[block] for block in self.net.layers)]
 
     def state(self) -> dict[str, Any]:
         """State for `restore`, as JSON."""

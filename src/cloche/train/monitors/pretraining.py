@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -10,7 +10,8 @@ from torch import Tensor
 from cloche.train.monitors.callbacks import Callback, Logged, When
 from cloche.train.monitors.health import Health
 from cloche.train.monitors.journal import Record
-from cloche.train.monitors.records import HealthRecord
+from cloche.train.monitors.noise import BatchNoise
+from cloche.train.optimizers.optimizer import Optimizer
 
 
 class LogCallback(Callback):
@@ -25,31 +26,63 @@ class LogCallback(Callback):
 
 
 class HealthCallback(Callback):
-    """`Health` as a callback: copies the weights before an update and measures the network after it.
+    """`Health` as a callback: looks at the weights before an update and measures the network after it.
 
-    usual: update ratio above which this optimiser moves faster than usual; kept in each record.
+    optimizer: its usual update ratio is kept in each record, and what is outside of its `limits` is named as "alarms".
+    noise: measures the gradient noise scale too. batches: of the update that leads to a step.
     """
 
     name = "health"
 
-    def __init__(self, when: When, health: Health, usual: float) -> None:
+    def __init__(
+        self,
+        when: When,
+        health: Health,
+        optimizer: Optimizer,
+        noise: BatchNoise | None = None,
+        batches: Callable[[int], int] = lambda step: 1,
+    ) -> None:
         super().__init__(when)
-        self.health, self.usual = health, usual
+        self.health, self.optimizer, self.noise, self.batches = health, optimizer, noise, batches
         self._seen: tuple[Tensor, float] | None = None
 
     def before(self, batch: Any, grad_norm: float) -> None:
         self.health.before()
         self._seen = batch[:, :-1], grad_norm
+        if self.noise is not None:
+            self.noise.before(batch, grad_norm)
 
     def run(self, step: int) -> Sequence[Logged]:
         if self._seen is None:  # the step was a spike
             return []
         (ids, grad_norm), self._seen = self._seen, None
-        record: HealthRecord = {**self.health.record(step, ids, grad_norm), "usual_update_ratio": self.usual}
-        return [("health", dict(record))]
+        record = self.health.record(step, ids, grad_norm)
+        record["usual_update_ratio"] = self.optimizer.usual_update_ratio
+        record["alarms"] = alarms(dict(record), self.optimizer.limits())
+        noise = {} if self.noise is None else self.noise.record(self.batches(step))
+        return [("health", {**record, **noise})]
 
     def state(self) -> dict[str, Any]:
-        return self.health.state()
+        return self.health.state() | ({} if self.noise is None else {"noise": self.noise.state()})
 
     def restore(self, state: dict[str, Any]) -> None:
         self.health.restore(state)
+        if self.noise is not None and "noise" in state:  # absent before it was measured
+            self.noise.restore(state["noise"])
+
+
+def alarms(record: Mapping[str, Any], limits: dict[str, tuple[float, float]]) -> list[str]:
+    """The measures of a record outside of their limits, with the place: "attention_entropy[2]" is layer 2, heads averaged.
+
+    >>> from cloche.train.monitors.pretraining import alarms
+    >>> alarms({"update_ratio": [0.1, 0.001], "attention_entropy": [[0.0, 0.04], [0.5, 0.0]]},
+    ...        {"update_ratio": (0, 0.01), "attention_entropy": (0.05, 1)})
+    ['update_ratio[0]', 'attention_entropy[0]']
+    """
+    found = []
+    for name, (low, high) in limits.items():
+        for place, value in enumerate(record.get(name) or ()):
+            values = [v for v in (value if isinstance(value, list) else [value]) if v is not None]
+            if values and not low <= sum(values) / len(values) <= high:
+                found.append(f"{name}[{place}]")
+    return found

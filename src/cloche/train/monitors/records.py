@@ -9,9 +9,11 @@ from typing_extensions import TypedDict
 
 class MetricsRecord(TypedDict, total=False):
     """A line of log/metrics.jsonl, of training (`loss`) or validation (`val_loss`); `lr_*` are the learning rates of
-    the optimiser's groups, `shrink_*` what decoupled weight decay multiplies their weights by in this step (1 - lr x decay),
-    `val_*_average` are of the average of the weights, `epochs_*` the epochs of the sources of a mixture. Losses
-    are in nats per token, `time` and `eta` in seconds; `weights` is the start of the sha256 of the
+    the optimiser's groups, `shrink_*` what decoupled weight decay multiplies their weights by in this step (1 - lr x
+    decay), `update_norm` is the mean norm of the updates since the last record, and `update_norm_max` the largest;
+    `val_gap` is what validation lost more than the last 16 updates did, on text that they had not seen either if it is
+    the first epoch; `val_*_average` are of the average of the weights, `epochs_*` the epochs of the sources of a
+    mixture. Losses are in nats per token, `time` and `eta` in seconds; `weights` is the start of the sha256 of the
     weights (`weights_hash`)."""
 
     step: int
@@ -21,11 +23,14 @@ class MetricsRecord(TypedDict, total=False):
     loss: float | None
     lr: float
     grad_norm: float | None
+    update_norm: float | None
+    update_norm_max: float | None
     tokens_per_second: float
     mfu: float | None
     eta: float | None
     weights: str
     val_loss: float
+    val_gap: float
     val_bpb: float
     val_bytes: int
     val_loss_average: float
@@ -34,7 +39,10 @@ class MetricsRecord(TypedDict, total=False):
 
 
 class HealthRecord(TypedDict):
-    """A line of log/health.jsonl: per layer, or per layer and head."""
+    """A line of log/health.jsonl: per layer, or per layer and head. `weight_norm`, `rank` (participation ratio of the stream)
+    and `kurtosis` (of the stream; 3 is Gaussian) begin with the embedding, `gain` is a multiple of the nominal one;
+    `noise_scale` is in rows of a batch, from running averages of `gradient_square` and `gradient_variance`; `alarms` names
+    what is outside of the optimiser's limits."""
 
     step: int
     resid_variance: list[float | None]
@@ -44,6 +52,14 @@ class HealthRecord(TypedDict):
     logit_norm: float | None
     grad_norm: float | None
     update_ratio: list[float]
+    weight_norm: NotRequired[list[float]]
+    rank: NotRequired[list[float | None]]
+    kurtosis: NotRequired[list[float | None]]
+    gain: NotRequired[list[float | None]]
+    noise_scale: NotRequired[float | None]
+    gradient_square: NotRequired[float | None]
+    gradient_variance: NotRequired[float | None]
+    alarms: NotRequired[list[str]]
     usual_update_ratio: NotRequired[float]
     chain: NotRequired[str]
 
@@ -88,6 +104,7 @@ class TrainingState(TypedDict, total=False):
     plan: list[list[int]]
     batches: int
     losses: list[float]
+    updates: list[float]
     source: dict[str, Any]
     optimizer: Required[str]
     guard: dict[str, Any]

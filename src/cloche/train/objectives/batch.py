@@ -43,6 +43,12 @@ class TokenBatch:
         """The batch itself, or one of plain ids [row, length + 1]."""
         return batch if isinstance(batch, TokenBatch) else cls(batch)
 
+    def row(self, number: int) -> TokenBatch:
+        """The batch of one row alone, with the same seed."""
+        own = slice(number, number + 1)
+        documents, weights = (None if given is None else given[own] for given in (self.documents, self.weights))
+        return TokenBatch(self.ids[own], documents, weights, self.seed)
+
     def generator(self) -> torch.Generator:
         """A generator for the random choices made on this batch, on the CPU: the same for each call."""
         return torch.Generator().manual_seed(self.seed)

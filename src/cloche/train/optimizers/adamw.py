@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cloche.part import positive, within
 from cloche.train.optimizers.groups import BELOW_ONE, grouped
+from cloche.train.optimizers.moved import moved_by
 from cloche.train.optimizers.optimizer import Optimizer
 
 
@@ -28,6 +29,23 @@ class FilledAdamW(torch.optim.AdamW):
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         fill(self)
         return super().step(closure)
+
+    @torch.no_grad()
+    def moved(self) -> dict[Tensor, Tensor]:
+        """Sum of squares of each parameter's last update."""
+        return {
+            p: moved_by(p, _direction(self.state[p], group), group["lr"], group["weight_decay"])
+            for group in self.param_groups
+            for p in group["params"]
+        }
+
+
+def _direction(state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
+    """What Adam (1412.6980) multiplied by the rate in its last step: m / (1 - beta1^t) / (root of v / (1 - beta2^t), + eps)."""
+    beta1, beta2 = group["betas"]
+    step = int(state["step"])
+    root = state["exp_avg_sq"].sqrt().add_(group["eps"] * (1 - beta2**step) ** 0.5)
+    return torch.div(state["exp_avg"], root, out=root).mul_((1 - beta2**step) ** 0.5 / (1 - beta1**step))
 
 
 def decayed(net: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:

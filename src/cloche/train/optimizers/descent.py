@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cloche.errors import PartInvalid
 from cloche.part import positive, within
 from cloche.train.optimizers.adamw import decayed, fill
 from cloche.train.optimizers.groups import BELOW_ONE
+from cloche.train.optimizers.moved import moved_by
 from cloche.train.optimizers.optimizer import Optimizer
 
 
@@ -41,6 +42,21 @@ class DecoupledSGD(torch.optim.SGD):
         with decoupled(self):
             return super().step(closure)
 
+    @torch.no_grad()
+    def moved(self) -> dict[Tensor, Tensor]:
+        """Sum of squares of each parameter's last update."""
+        return {
+            p: moved_by(p, self._direction(p, group), group["lr"], group["weight_decay"])
+            for group in self.param_groups
+            for p in group["params"]
+        }
+
+    def _direction(self, p: Tensor, group: dict[str, Any]) -> Tensor:
+        if not group["momentum"]:
+            return p.grad.clone()  # type: ignore[union-attr]
+        buffer = self.state[p]["momentum_buffer"]
+        return p.grad.add(buffer, alpha=group["momentum"]) if group["nesterov"] else buffer.clone()  # type: ignore[union-attr]
+
 
 class DecoupledRMSprop(torch.optim.RMSprop):
     """torch's RMSprop with decoupled weight decay."""
@@ -49,6 +65,24 @@ class DecoupledRMSprop(torch.optim.RMSprop):
         fill(self)
         with decoupled(self):
             return super().step(closure)
+
+    @torch.no_grad()
+    def moved(self) -> dict[Tensor, Tensor]:
+        """Sum of squares of each parameter's last update."""
+        return {
+            p: moved_by(p, self._direction(p, group), group["lr"], group["weight_decay"])
+            for group in self.param_groups
+            for p in group["params"]
+        }
+
+    def _direction(self, p: Tensor, group: dict[str, Any]) -> Tensor:
+        state = self.state[p]
+        if group["momentum"]:
+            return state["momentum_buffer"].clone()
+        average = state["square_avg"]
+        if group["centered"]:
+            average = average.addcmul(state["grad_avg"], state["grad_avg"], value=-1)
+        return p.grad / average.sqrt().add_(group["eps"])
 
 
 @dataclass(frozen=True)

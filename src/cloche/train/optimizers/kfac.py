@@ -15,6 +15,7 @@ from cloche.part import positive, within
 from cloche.train.optimizers.adamw import FilledAdamW
 from cloche.train.optimizers.groups import BELOW_ONE, grouped
 from cloche.train.optimizers.moments import Moments, watched
+from cloche.train.optimizers.moved import update_by
 from cloche.train.optimizers.optimizer import Optimizer
 
 LARGEST_PI = 1e3  # of the share of damping that goes to the inputs, and one over the least
@@ -66,6 +67,7 @@ class MatrixKFAC(torch.optim.Optimizer):
         super().__init__(params, {"lr": 0.1, "weight_decay": 0.0, "momentum": momentum})
         self.layers, self.damping, self.decay, self.every, self.trust = dict(layers), damping, decay, every, trust
         self._inverses: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self._moved: dict[Tensor, Tensor] = {}
         self._inverted: list[Tensor] = []  # what they are the inverses of
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -83,6 +85,7 @@ class MatrixKFAC(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One update of every layer that has a gradient."""
+        self._moved = {}
         self._measure()
         settings = {p: group for group in self.param_groups for p in group["params"]}
         found: list[tuple[Tensor, Tensor]] = []  # parameters and their natural gradients
@@ -103,8 +106,11 @@ class MatrixKFAC(torch.optim.Optimizer):
             state.setdefault("step", torch.tensor(0.0)).add_(1)
             buffer = state.setdefault("momentum_buffer", torch.zeros_like(p))
             buffer.lerp_(scale * natural.to(p.dtype), 1 - group["momentum"])
-            p.mul_(1 - group["lr"] * group["weight_decay"])
-            p.add_(buffer, alpha=-group["lr"])
+            self._moved[p] = update_by(p, buffer, group["lr"], group["lr"] * group["weight_decay"])
+
+    def moved(self) -> dict[Tensor, Tensor]:
+        """Sum of squares of each parameter's last update."""
+        return self._moved
 
     def _measure(self) -> None:
         """Moves the running averages by what was measured since `zero_grad`, and inverts them if they have changed."""

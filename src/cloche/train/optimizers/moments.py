@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -82,11 +83,23 @@ class Watch:
     """Hands the passes through a linear map to its moments, for as long as these exist. A copy of the network, or one that
     was pickled, is not watched."""
 
+    _paused: ClassVar[bool] = False
+
+    @staticmethod
+    @contextmanager
+    def paused() -> Iterator[None]:
+        """Inside the block nothing is measured, such as of a pass that is no part of an update."""
+        before, Watch._paused = Watch._paused, True
+        try:
+            yield
+        finally:
+            Watch._paused = before
+
     def __init__(self, moments: Moments | None = None) -> None:
         self.moments = (lambda: None) if moments is None else weakref.ref(moments)
 
     def __call__(self, x: Tensor, parts: Sequence[Tensor]) -> None:
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        if Watch._paused or torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return
         moments = self.moments()
         if moments is not None and moments.wanted:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cloche.part import positive, within
 from cloche.train.optimizers.adamw import adam_for_rest
 from cloche.train.optimizers.groups import BELOW_ONE, checked_rows, grouped, row_counts
+from cloche.train.optimizers.moved import update_by
 from cloche.train.optimizers.optimizer import Optimizer
 
 # The quintic with the steepest slope at zero; it maps singular values to about [0.7, 1.2] in five rounds.
@@ -51,13 +52,15 @@ class MatrixMuon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self.rows = checked_rows(self, blocks or {})
         self.dtype = dtype
+        self._moved: dict[Tensor, Tensor] = {}
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Updates every parameter that has a gradient; the others keep their momentum, zero if they never had a
         gradient."""
+        self._moved = {}
         for group in self.param_groups:
-            alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+            alike: dict[torch.Size, list[tuple[Tensor, Tensor, Tensor]]] = defaultdict(list)
             for p in group["params"]:
                 if "momentum_buffer" not in self.state[p]:
                     self.state[p]["momentum_buffer"] = torch.zeros_like(p)
@@ -66,14 +69,19 @@ class MatrixMuon(torch.optim.Optimizer):
                 momentum = self.state[p]["momentum_buffer"]
                 momentum.lerp_(p.grad, 1 - group["momentum"])
                 direction = p.grad.lerp(momentum, group["momentum"])
-                p.mul_(1 - group["lr"] * group["weight_decay"])
                 rows = self.rows[p]
                 for target, update in zip(p.split(rows), direction.split(rows), strict=True):
-                    alike[update.shape].append((target, update))
-            for (rows_, columns), pairs in alike.items():
-                stack = torch.stack([update for _, update in pairs]).to(self.dtype)
-                for (target, _), update in zip(pairs, orthogonalise(stack), strict=True):
-                    target.add_(update, alpha=-group["lr"] * max(1.0, rows_ / columns) ** 0.5)
+                    alike[update.shape].append((p, target, update))
+            shrunk = group["lr"] * group["weight_decay"]
+            for (rows_, columns), found in alike.items():
+                stack = torch.stack([update for *_, update in found]).to(self.dtype)
+                rate = group["lr"] * max(1.0, rows_ / columns) ** 0.5
+                for (p, target, _), update in zip(found, orthogonalise(stack), strict=True):
+                    self._moved[p] = update_by(target, update, rate, shrunk) + self._moved.get(p, 0.0)
+
+    def moved(self) -> dict[Tensor, Tensor]:
+        """Sum of squares of each parameter's last update."""
+        return self._moved
 
 
 @dataclass(frozen=True)

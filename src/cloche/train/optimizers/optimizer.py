@@ -45,6 +45,9 @@ class Optimizer(Part, ABC):
         0.003  # |update| / |weights| per step above which updates are larger than usual
     )
 
+    # Lowest and highest usual values per layer of other measures of health.
+    usual_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"attention_entropy": (0.05, 1.0)}
+
     carries_groups: ClassVar[bool] = False  # whether numbers in its torch optimisers' groups are state
 
     # Powers of the width that keep the best rate where it is, by role ("hidden", "head", "embedding", "vector"), for MuP.
@@ -67,6 +70,16 @@ class Optimizer(Part, ABC):
     def label(self) -> str:
         """What a checkpoint names it: its state is of no use to an optimiser of another label."""
         return type(self).__name__
+
+    def limits(self) -> dict[str, tuple[float, float]]:
+        """Lowest and highest usual values per layer of the measures of health, by key of health.jsonl: beyond them they are
+        named in "alarms" of a record.
+
+        >>> from cloche.train import AdamW
+        >>> AdamW().limits()
+        {'update_ratio': (0.0, 0.01), 'attention_entropy': (0.05, 1.0)}
+        """
+        return {"update_ratio": (0.0, self.usual_update_ratio), **self.usual_limits}
 
     @abstractmethod
     def build(self, net: nn.Module, dtype: torch.dtype = torch.float32) -> list[torch.optim.Optimizer]:

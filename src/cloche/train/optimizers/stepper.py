@@ -60,6 +60,7 @@ class Stepper:
         self.groups = self._all_groups()
         self._built = [dict(group) for group in self.groups]
         self.peaks = [float(group["lr"]) for group in self.groups]
+        self.norms: list[Tensor | float] = []  # of the updates since the last `figures`
         self.average = None if part.average is None else RunningAverage(part.average, self.names)
 
     def _all_groups(self) -> list[dict[str, Any]]:
@@ -112,8 +113,32 @@ class Stepper:
             if loss is not None and hasattr(part, "observe"):
                 part.observe(loss, progress)
             part.step()
+        if (moved := self.moved()) is not None:
+            self.norms.append(torch.stack(list(moved.values())).sum().sqrt() if moved else 0.0)
         if self.average is not None:
             self.average.update()
+
+    def moved(self) -> dict[Tensor, Tensor] | None:
+        """Sum of squares of each parameter's last update, without those that were left as they are; None if one of the torch
+        optimisers has no method `moved()` that says so of its own.
+
+        >>> import torch
+        >>> from cloche.train import SGD, Stepper
+        >>> net = torch.nn.Linear(1, 1, bias=False)
+        >>> optimizer = Stepper(net, SGD(lr=0.1))
+        >>> net(torch.full((1, 1), 3.0)).sum().backward()
+        >>> optimizer.step()
+        >>> [round(value.item(), 4) for value in optimizer.moved().values()]
+        [0.09]
+        """
+        if not self.tells:
+            return None
+        return {p: value for part in self.parts for p, value in part.moved().items()}  # type: ignore[attr-defined]
+
+    @property
+    def tells(self) -> bool:
+        """Whether `moved` knows how far the weights moved."""
+        return all(hasattr(part, "moved") for part in self.parts)
 
     def averaged(self) -> AbstractContextManager[None]:
         """Inside the block the network has the average of its weights, if the optimiser keeps one."""
@@ -124,8 +149,10 @@ class Stepper:
         return {str(group["name"]): float(group["lr"]) * float(group.get("factor", 1.0)) for group in self.groups}
 
     def figures(self) -> dict[str, float]:
-        """What the optimisers report of the last step, for the log "metrics", by name; {} for most of them."""
-        found: dict[str, float] = {}
+        """For the log "metrics": the mean and the largest norm of the updates since the last call, where the optimisers say
+        how far they move, and what else they report of the last step."""
+        norms, self.norms = [float(norm) for norm in self.norms], []
+        found = {"update_norm": sum(norms) / len(norms), "update_norm_max": max(norms)} if norms else {}
         for part in self.parts:
             found |= part.figures() if hasattr(part, "figures") else {}
         return found

@@ -14,6 +14,7 @@ from cloche.errors import NotFinite
 from cloche.part import positive, within
 from cloche.train.optimizers.adamw import adam_for_rest, fill
 from cloche.train.optimizers.groups import BELOW_ONE, checked_rows, grouped, row_counts
+from cloche.train.optimizers.moved import update_by
 from cloche.train.optimizers.optimizer import Optimizer
 
 ADAM_EPS = 1e-8
@@ -59,6 +60,7 @@ class Kronecker(torch.optim.Optimizer):
         super().__init__(params, {"decoupled_weight_decay": True, **settings})
         self.every, self.largest = every, largest
         self.rows = checked_rows(self, blocks or {})
+        self._moved: dict[Tensor, Tensor] = {}
 
     @abstractmethod
     def direction(self, gradient: Tensor, block: dict[str, Tensor], step: int, group: dict[str, Any]) -> Tensor:
@@ -80,14 +82,19 @@ class Kronecker(torch.optim.Optimizer):
             self._begin(p, state, rows)
         state["step"] += 1
         step = int(state["step"])
-        p.mul_(1 - group["lr"] * group["weight_decay"])
         moments = zip(state["exp_avg"].split(rows), state["exp_avg_sq"].split(rows), strict=True)
+        moved: list[Tensor] = []
         gradients = p.grad.to(state["exp_avg"].dtype).split(rows)  # type: ignore[union-attr]
         for i, (target, gradient, (mean, square)) in enumerate(zip(p.split(rows), gradients, moments, strict=True)):
             names = ("left", "right", "left_map", "right_map")
             block = {name: state[f"{name}{i}"] for name in names if f"{name}{i}" in state}
             update = self.direction(gradient, block | {"exp_avg": mean, "exp_avg_sq": square}, step, group)
-            target.add_(update.to(p.dtype), alpha=-group["lr"])
+            moved.append(update_by(target, update, group["lr"], group["lr"] * group["weight_decay"]))
+        self._moved[p] = torch.stack(moved).sum()
+
+    def moved(self) -> dict[Tensor, Tensor]:
+        """Sum of squares of each parameter's last update."""
+        return self._moved
 
     def _begin(self, p: Tensor, state: dict[str, Tensor], rows: list[int]) -> None:
         dtype = torch.promote_types(p.dtype, torch.float32)
