@@ -121,11 +121,14 @@ def test_documents_in_a_row_are_computed_as_if_alone(position):
 def test_a_document_ahead_is_no_target():
     documents = torch.tensor([[0] * 5 + [1] * 7])
     net, batch = network(ahead=1), TokenBatch(IDS[:1], documents)
-    changed = TokenBatch(IDS[:1].clone(), documents)
-    changed.ids[0, 6] = (changed.ids[0, 6] + 1) % VOCAB  # two tokens after the first document's last input
     blind = MultiToken(2)._further(MultiToken(2).examples(batch), 1)
     assert blind.weights.tolist() == [[1.0] * 4 + [0.0] + [1.0] * 6]
-    assert changed.ids[0, 6] != batch.ids[0, 6] and MultiToken(2).terms(net, changed)["ahead_2"].value.isfinite()
+    hidden = net.hidden_and_losses(IDS[:1, :-1], documents)[0][:, :-1]
+    logits = net.unembed(hidden + F.silu(hidden @ net.unembed.ahead[0].weight.T))[0]
+    losses = F.cross_entropy(logits, IDS[0, 2:], reduction="none")
+    found = MultiToken(2).terms(net, batch)["ahead_2"].value.item()
+    assert found == pytest.approx(losses[blind.weights[0] > 0].mean().item(), rel=1e-5)
+    assert found != pytest.approx(losses.mean().item(), rel=1e-3)  # the control: all eleven positions
 
 
 def test_a_prefix_is_seen_by_all_and_what_follows_is_causal():

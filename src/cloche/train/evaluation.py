@@ -67,13 +67,11 @@ def evaluate(
     if objective is None:
         objective = NextToken()
         objective.check(net)  # a model that sees what it is to predict has no such loss
-    nats, count, n_bytes = 0.0, 0, 0
-    weights = 0.0
+    nats, weights, count, n_bytes = 0.0, 0.0, 0, 0
+    device = net.embed.weight.device
     for number, (x, size) in enumerate(tokens.validation_windows(length, byte_lengths, limit, batch)):
-        device = net.embed.weight.device
         documents = torch.from_numpy(document_numbers(x[:, :-1], tokens.end)).to(device) if masks else None
-        batch_ = TokenBatch(torch.from_numpy(x).to(device), documents, seed=number)
-        loss, weight = objective.nats(net, batch_)
+        loss, weight = objective.nats(net, TokenBatch(torch.from_numpy(x).to(device), documents, seed=number))
         nats += loss.item()
         weights += weight.item()
         count += x[:, 1:].size

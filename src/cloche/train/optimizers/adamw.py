@@ -15,7 +15,7 @@ from cloche.train.optimizers.moved import moved_by
 from cloche.train.optimizers.optimizer import Optimizer
 
 
-def fill(optimizer: torch.optim.Optimizer) -> None:
+def fill_gradients(optimizer: torch.optim.Optimizer) -> None:
     """Makes a missing gradient, such as that of an expert that received no token, zero, so that its averages and weights
     decay like the others."""
     for group in optimizer.param_groups:
@@ -27,7 +27,7 @@ class FilledAdamW(torch.optim.AdamW):
     """torch's AdamW; a missing gradient counts as zero."""
 
     def step(self, closure: Callable[[], float] | None = None) -> Any:
-        fill(self)
+        fill_gradients(self)
         return super().step(closure)
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cloche.errors import PartInvalid
 from cloche.part import positive, within
-from cloche.train.optimizers.adamw import decayed, fill
+from cloche.train.optimizers.adamw import decayed, fill_gradients
 from cloche.train.optimizers.groups import BELOW_ONE
 from cloche.train.optimizers.moved import moved_by
 from cloche.train.optimizers.optimizer import Optimizer
@@ -38,7 +38,7 @@ class DecoupledSGD(torch.optim.SGD):
     """torch's SGD with decoupled weight decay (SGDW, 1711.05101)."""
 
     def step(self, closure: Any = None) -> Any:
-        fill(self)
+        fill_gradients(self)
         with decoupled(self):
             return super().step(closure)
 
@@ -62,7 +62,7 @@ class DecoupledRMSprop(torch.optim.RMSprop):
     """torch's RMSprop with decoupled weight decay."""
 
     def step(self, closure: Any = None) -> Any:
-        fill(self)
+        fill_gradients(self)
         with decoupled(self):
             return super().step(closure)
 

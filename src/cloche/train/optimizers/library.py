@@ -33,9 +33,9 @@ class Library(Optimizer):
     module that was imported with --import.
 
     name: the module and the class. settings: its other arguments as they are written in a call. Weight decay applies to
-    matrices only, and whether it is decoupled is the class's affair. Before training, a trial on a few small matrices proves
-    that the class steps without a closure, that its state can be saved, and that after a resume it goes on to the same bits;
-    what fails is refused, as is a setting that the class does not name, which many of them would swallow.
+    matrices only; whether it is decoupled is up to the class. Before training, a trial on a few small matrices checks that the
+    class steps without a closure, that its state can be saved, and that a resumed run continues bit for bit; a class that
+    fails is refused, and so is a setting that its signature does not name, which many classes would silently ignore.
 
     >>> import torch
     >>> from cloche.train import Library, Stepper
@@ -121,7 +121,7 @@ class Library(Optimizer):
                 raise PartInvalid(f"Library: give {name} as a field of its own, not in settings.")
 
     def _try(self) -> None:
-        """Raises PartInvalid unless it trains, and resumed goes on to the same bits."""
+        """Raises PartInvalid unless it trains, and continues bit for bit when it is resumed."""
         try:
             with torch.random.fork_rng(devices=[]):
                 straight, broken = self._trained(), self._trained(TRIAL_STEPS // 2)
@@ -134,8 +134,8 @@ class Library(Optimizer):
             ) from error
         if not all(torch.equal(a, b) for a, b in zip(straight, broken, strict=True)):
             raise PartInvalid(
-                f"Library: {self.name} cannot be resumed exactly: it keeps something beside its state and its groups, so a "
-                "trial that was broken off ended in other weights; use another class."
+                f"Library: {self.name} cannot be resumed exactly: it keeps something outside its state and its groups, so a "
+                "trial that was interrupted and resumed ended with other weights; use another class."
             )
 
     def _trained(self, restored_after: int = 0) -> list[torch.Tensor]:

@@ -68,7 +68,7 @@ class Optimizer(Part, ABC):
 
     @property
     def label(self) -> str:
-        """What a checkpoint names it: its state is of no use to an optimiser of another label."""
+        """What a checkpoint names it: an optimiser with another label cannot use its state."""
         return type(self).__name__
 
     def limits(self) -> dict[str, tuple[float, float]]:

@@ -169,4 +169,4 @@ def _message(
         f"scores; forward and backward through these layers takes {1000 * begin:.3g} -> {1000 * end:.3g} ms "
         f"(x{end / begin:.2f} for x{share:.2f} of the neurons)"
     )
-    return said + (f"; the optimiser's state of {', '.join(begun)} begins anew" if begun else "")
+    return said + (f"; the optimiser's state of {', '.join(begun)} was reset" if begun else "")

@@ -45,7 +45,7 @@ def forecast(recipe: Recipe, process: ProcessMemory | None = None) -> Forecast:
     """Forecasts memory and time per step of a recipe, from a few steps on random tokens with its own batch; with smaller
     batches, extrapolated in the number of rows, if its own would take longer than some seconds.
 
-    process: what a process takes beside its tensors; measured once per machine if not given (see `process_memory`).
+    process: memory of the process apart from its tensors; measured once per machine if not given (see `process_memory`).
     Raises ClocheError if the recipe cannot be trained on this machine.
 
     >>> from cloche.train import ProcessMemory, Recipe, forecast

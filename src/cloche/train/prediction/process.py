@@ -1,4 +1,4 @@
-"""Memory of a process that trains, beside its tensors: what is imported, and what its heap wastes.
+"""Memory of a training process apart from its tensors: what is imported, and what its heap wastes.
 
 Run as a module it measures this in a process of its own, and prints it as JSON.
 """

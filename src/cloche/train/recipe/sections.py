@@ -111,7 +111,7 @@ class DataSection(Section):
 class RowsSection(Section):
     """[rows] How documents become the rows of batches, and which come first.
 
-    packing: `Stream`, or `BestFit(fill=0.995)`. document_masks: attention and positions begin anew with each document of a
+    packing: `Stream`, or `BestFit(fill=0.995)`. document_masks: attention and positions start again at each document of a
     row. curriculum: such as `Easiest(by=UnigramLoss, start=0.2, until=0.5)`.
     """
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cloche.errors import NotFinite
 from cloche.part import positive, within
-from cloche.train.optimizers.adamw import adam_for_rest, fill
+from cloche.train.optimizers.adamw import adam_for_rest, fill_gradients
 from cloche.train.optimizers.groups import BELOW_ONE, checked_rows, grouped, row_counts
 from cloche.train.optimizers.moved import update_by
 from cloche.train.optimizers.optimizer import Optimizer
@@ -71,7 +71,7 @@ class Kronecker(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        fill(self)
+        fill_gradients(self)
         for group in self.param_groups:
             for p in group["params"]:
                 self._update(p, group)
