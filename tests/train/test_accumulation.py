@@ -5,9 +5,22 @@ import torch
 from tiny_training import tiny_recipe
 
 from cloche.errors import ClocheError
-from cloche.model import GLU, LM, Attention, Block, RoPE, Stack
+from cloche.model import GLU, LM, Attention, Block, RoPE, Stack, Unembed
 from cloche.runs import Run
-from cloche.train import WSD, AdamW, Loop, NextToken, Setup, Stepper, StepPlan, Term, TokenBatch, Trainer, Windowed
+from cloche.train import (
+    WSD,
+    AdamW,
+    Loop,
+    MultiToken,
+    NextToken,
+    Setup,
+    Stepper,
+    StepPlan,
+    Term,
+    TokenBatch,
+    Trainer,
+    Windowed,
+)
 
 VOCAB, LENGTH = 23, 12
 
@@ -59,6 +72,16 @@ def test_accumulated_batches_make_the_gradient_of_the_large_one(tmp_path, object
         assert (
             large.net.embed.weight.grad - small.net.embed.weight.grad
         ).norm() > 1e-2 * large.net.embed.weight.grad.norm()
+
+
+def test_further_heads_accumulate_too_though_few_targets_have_one_after_them(tmp_path):
+    large, small = (loop(tmp_path, size, n, MultiToken(3)) for size, n in ((16, 1), (4, 4)))
+    for each in (large, small):
+        each.net = LM(VOCAB, 32, Stack(2, Block(Attention(2), GLU(hidden=16))), head=Unembed(ahead=2)).build(0)
+    large.backward([large.source.next()])
+    small.backward([small.source.next() for _ in range(4)])
+    for (name, p), q in zip(large.net.named_parameters(), small.net.named_parameters(), strict=True):
+        assert (p.grad - q[1].grad).norm() <= 2e-6 * p.grad.norm() + 1e-9, name
 
 
 def test_a_ramp_takes_more_batches_as_it_goes_and_the_tokens_are_counted(tmp_path):

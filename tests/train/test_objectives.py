@@ -99,7 +99,8 @@ def test_further_heads_are_autograds():
     for j in (1, 2):
         h = hidden[:, :-j]
         read = h + F.silu(h @ net.unembed.ahead[j - 1].weight.T)
-        direct = direct + 0.5 * F.cross_entropy(net.unembed(read).flatten(0, 1), IDS[:, 1 + j :].flatten())
+        further = F.cross_entropy(net.unembed(read).flatten(0, 1), IDS[:, 1 + j :].flatten())
+        direct = direct + 0.5 * (LENGTH - j) / LENGTH * further
     direct.backward()
     assert loss == pytest.approx(direct.item(), rel=1e-6)
     for name, p in net.named_parameters():

@@ -15,7 +15,8 @@ from cloche.train.objectives.objective import Objective, Term
 
 # What records of metrics.jsonl have beside an objective's terms, which would be overwritten.
 TAKEN = re.compile(
-    "log|step|time|tokens|flops|eta|mfu|tokens_per_second|grad_norm|lr|chain|(lr|shrink|val|epochs)_.*", re.ASCII
+    "log|step|time|tokens|flops|eta|mfu|tokens_per_second|grad_norm|lr|chain|weights|(lr|shrink|val|epochs)_.*",
+    re.ASCII,
 )
 
 

@@ -30,7 +30,7 @@ def weights_hash(net: nn.Module) -> str:
 
 
 def session_facts(recipe: str) -> Record:
-    """What the bits of a session depend on apart from its checkpoint: torch, threads, the processor's vector unit, the recipe."""
+    """What the bits of a session depend on, besides its checkpoint: torch, threads, vector instructions, the recipe."""
     facts: Record = {"torch": str(torch.__version__), "threads": torch.get_num_threads()}
     facts["processor"] = torch.backends.cpu.get_cpu_capability()
     return {**facts, "recipe": recipe} if recipe else facts

@@ -20,15 +20,17 @@ class MultiToken(Prediction):
     """Cross-entropy of the next `tokens` tokens, each by a head of its own on one trunk (Gloeckle et al., 2404.19737).
 
     The model has the further heads: `Unembed(ahead=tokens - 1)`, small residual maps before one shared matrix (as Medusa's,
-    2401.10774). They go through the chunked loss one after the other, so that the memory is that of one. `share` is the
-    weight of each further loss, logged as "ahead_2", ...; one token ahead is `NextToken` to the bit.
+    2401.10774). They go through the chunked loss one after the other, so that the memory is that of one. Each further
+    loss, logged as "ahead_2", ..., is a mean over the positions that have such a target; its weight is `share` times their
+    fraction of the next tokens, so that accumulated batches have the gradient of a large one. One token ahead is `NextToken`
+    to the bit.
 
     >>> import torch
     >>> from cloche.model import GLU, LM, Attention, Block, Stack, Unembed
     >>> from cloche.train import MultiToken
     >>> net = LM(vocab=20, width=24, body=Stack(1, Block(Attention(2), GLU())), head=Unembed(ahead=1)).build(0)
     >>> {name: term.weight for name, term in MultiToken(2).terms(net, torch.randint(20, (2, 9))).items()}
-    {'loss': 1.0, 'ahead_2': 1.0}
+    {'loss': 1.0, 'ahead_2': 0.875}
     """
 
     tokens: int = 2
@@ -65,10 +67,9 @@ class MultiToken(Prediction):
             further = self._further(e, ahead)
             moved = net.unembed.ahead[ahead - 1](hidden[:, : further.targets.shape[1]])  # type: ignore[operator, index]
             found = self.mean(head_loss(net, moved, further.targets, further.weights, self.shape), further.total)
+            share = self.share * float(further.total / e.total.clamp(min=1e-30))
             terms |= {
-                f"ahead_{ahead + 1}" + ("" if name == "loss" else f"_{name}"): Term(
-                    term.value, self.share * term.weight
-                )
+                f"ahead_{ahead + 1}" + ("" if name == "loss" else f"_{name}"): Term(term.value, share * term.weight)
                 for name, term in found.items()
             }
         return terms | self.auxiliary(auxiliary)
