@@ -43,9 +43,10 @@ class FilledAdamW(torch.optim.AdamW):
 def _direction(state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
     """What Adam (1412.6980) multiplied by the rate in its last step: m / (1 - beta1^t) / (root of v / (1 - beta2^t), + eps)."""
     beta1, beta2 = group["betas"]
-    step = int(state["step"])
-    root = state["exp_avg_sq"].sqrt().add_(group["eps"] * (1 - beta2**step) ** 0.5)
-    return torch.div(state["exp_avg"], root, out=root).mul_((1 - beta2**step) ** 0.5 / (1 - beta1**step))
+    step = state["step"].double()  # a tensor on the GPU: a number of it would wait for each parameter
+    first, second = 1 - beta1**step, (1 - beta2**step).sqrt()
+    root = state["exp_avg_sq"].sqrt().add_(group["eps"] * second)
+    return torch.div(state["exp_avg"], root, out=root).mul_(second / first)
 
 
 def decayed(net: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
