@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cloche.model.network import Network
     from cloche.model.norms import AllHeads, LayerNorm, NoNorm, Norm, RectifiedNorm, RMSNorm, ZeroCenteredRMSNorm
     from cloche.model.passes.caches import read_cache
-    from cloche.model.passes.neurons import HiddenLayer, Left, hidden_layers, keep_neurons
+    from cloche.model.passes.neurons import HiddenLayer, Kept, hidden_layers, keep_neurons
     from cloche.model.passes.stored import StoredActivations
     from cloche.model.positions.encodings import EmbeddingPosition, Learned, NoPosition, Position, RoPE, rotate
     from cloche.model.positions.scalings import DynamicScaling, LinearScaling, Llama3Scaling, LongRoPE, Scaling, YaRN
@@ -57,10 +57,10 @@ __all__ = [
     "HiddenLayer",
     "Initialisation",
     "Iterated",
+    "Kept",
     "LayerNorm",
     "Layers",
     "Learned",
-    "Left",
     "Linear",
     "LinearScaling",
     "Llama3Scaling",

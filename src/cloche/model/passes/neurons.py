@@ -72,14 +72,14 @@ def hidden_layers(net: nn.Module) -> list[HiddenLayer]:
     return found
 
 
-class Left(NamedTuple):
-    """What is left of a parameter: of its `axis`, which had `size` entries, those at `indices`.
+class Kept(NamedTuple):
+    """The entries of a parameter that `keep_neurons` kept: of its `axis`, which had `size` entries, those at `indices`.
 
     >>> import torch
     >>> from cloche.model import GLU, LM, Attention, Block, Stack, keep_neurons
     >>> net = LM(64, 32, Stack(1, Block(Attention(4), GLU(hidden=6)))).build(seed=0)
     >>> keep_neurons(net, {"body.layers.0.map": torch.tensor([0, 4])})["body.layers.0.map.inner.weight"]
-    Left(axis=0, size=12, indices=tensor([ 0,  4,  6, 10]))
+    Kept(axis=0, size=12, indices=tensor([ 0,  4,  6, 10]))
     """
 
     axis: int
@@ -88,12 +88,12 @@ class Left(NamedTuple):
 
 
 @torch.no_grad()
-def keep_neurons(net: nn.Module, neurons: Mapping[str, Tensor]) -> dict[str, Left]:
+def keep_neurons(net: nn.Module, neurons: Mapping[str, Tensor]) -> dict[str, Kept]:
     """Remove all but these neurons from hidden layers, in place: their rows of the inner matrix (of gate and up alike) and
     its bias, and their columns of the outer one. The parameters stay the objects that they were, with less in them.
 
-    neurons: by the name of a layer (see `hidden_layers`), the indices of those that stay. A network's spec then says the
-    new size of each layer. Returns what is left of each parameter that changed, for an optimiser's state.
+    neurons: by the name of a layer (see `hidden_layers`), the indices of those that stay. A network's spec has the new
+    size of each layer. Returns what was kept of each parameter that changed, for an optimiser's state.
 
     Raises ClocheError for a layer whose size the spec cannot say (of an expert, or in a body that is no Stack), and for one
     that no neuron would be left in.
@@ -107,7 +107,7 @@ def keep_neurons(net: nn.Module, neurons: Mapping[str, Tensor]) -> dict[str, Lef
     """
     layers = {layer.name: layer for layer in hidden_layers(net)}
     blocks = _blocks(net) if hasattr(net, "spec") else None
-    kept: dict[str, Left] = {}
+    kept: dict[str, Kept] = {}
     for name, indices in neurons.items():
         if name not in layers:
             raise ArgumentInvalid(
@@ -119,7 +119,7 @@ def keep_neurons(net: nn.Module, neurons: Mapping[str, Tensor]) -> dict[str, Lef
             raise ArgumentInvalid(f"No neuron would be left in {name}; keep at least one.")
         kept |= _shrink(layers[name], indices.to(layers[name].outer.weight.device))
     if blocks is not None:
-        _say(net, {blocks[name] for name in neurons}, layers)
+        _update_spec(net, {blocks[name] for name in neurons}, layers)
     return kept
 
 
@@ -132,10 +132,10 @@ def _blocks(net: Any) -> dict[str, int]:
     return {f"body.layers.{i}.map": i for i in range(len(net.layers))}
 
 
-def _shrink(layer: HiddenLayer, indices: Tensor) -> dict[str, Left]:
+def _shrink(layer: HiddenLayer, indices: Tensor) -> dict[str, Kept]:
     size = layer.size
     rows = torch.cat([indices + gate * size for gate in range(layer.gates)])
-    kept = {"inner.weight": Left(0, layer.gates * size, rows), "outer.weight": Left(1, size, indices)}
+    kept = {"inner.weight": Kept(0, layer.gates * size, rows), "outer.weight": Kept(1, size, indices)}
     if layer.inner.bias is not None:
         kept["inner.bias"] = kept["inner.weight"]
     for name, left in kept.items():
@@ -154,8 +154,8 @@ def _shrink(layer: HiddenLayer, indices: Tensor) -> dict[str, Left]:
     return {f"{layer.name}.{name}".removeprefix("."): left for name, left in kept.items()}
 
 
-def _say(net: Any, changed: set[int], layers: Mapping[str, HiddenLayer]) -> None:
-    """Makes the spec, the blocks' parts and the sites say the new sizes of layers."""
+def _update_spec(net: Any, changed: set[int], layers: Mapping[str, HiddenLayer]) -> None:
+    """Updates the spec, the blocks' parts and the sites to the new sizes of layers."""
     parts = [block.part for block in net.layers]
     for i in changed:
         hidden = layers[f"body.layers.{i}.map"].size

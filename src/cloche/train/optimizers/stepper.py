@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cloche.errors import PartInvalid, ResumeRefused, shown
-from cloche.model import Left
+from cloche.model import Kept
 from cloche.train.optimizers.average import AVERAGE, COUNT, RunningAverage
 from cloche.train.optimizers.groups import scale_rates, split
 from cloche.train.optimizers.optimizer import Optimizer
@@ -208,7 +208,7 @@ class Stepper:
         if self.average is not None:
             self.average.restore(tensors)
 
-    def resized(self, net: nn.Module, kept: Mapping[str, Left]) -> list[str]:
+    def resized(self, net: nn.Module, kept: Mapping[str, Kept]) -> list[str]:
         """Goes on after parameters of the network became shorter, which `keep_neurons` says by name.
 
         State of a parameter's shape loses the same rows or columns. A parameter with state of another shape, such as a
