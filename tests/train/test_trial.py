@@ -5,8 +5,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from cloche.cli.errors import sentence_and_status
+from cloche.data import PackedTokens, prepare
 from cloche.errors import ClocheError
-from cloche.model import GLU, LM, Attention, Block, Stack
+from cloche.model import GLU, LM, Attention, Block, Full, Stack
+from cloche.text import Tokenizer
 from cloche.train import (
     L1,
     WSD,
@@ -19,10 +22,12 @@ from cloche.train import (
     Penalised,
     PhysicsResidual,
     Schedule,
+    SpanCorruption,
     SquaredError,
     Stepper,
     Term,
     TokenBatch,
+    evaluate,
 )
 from cloche.train.optimizers.schedule import check_schedule
 from cloche.train.recipe.limits import check_fits
@@ -170,3 +175,41 @@ def test_ids_beyond_the_vocabulary_and_losses_that_are_no_numbers_are_refused():
         net.embed.weight.fill_(float("inf"))
     with pytest.raises(ClocheError, match="The term 'loss' of NextToken is nan before the first update"):
         try_objective(NextToken(), net, BATCH)
+
+
+def test_none_unsets_a_setting_that_may_be_unset():
+    recipe = Recipe().with_set({"optimizer.average": "EMA(decay=0.9)", "data.glob": "*.md"})
+    assert recipe.optimizer.average is not None
+    assert recipe.with_set({"optimizer.average": "None", "data.glob": "None", "rows.curriculum": "None"}) == Recipe()
+
+
+def test_validation_in_which_nothing_is_predicted_is_one_sentence(tmp_path):
+    (tmp_path / "text.txt").write_text("the cat sat on the mat. " * 400)
+    prepare([tmp_path / "text.txt"], tmp_path / "packed", vocab=270)
+    tokens, lengths = (
+        PackedTokens.open(tmp_path / "packed", "validation"),
+        Tokenizer.load(tmp_path / "packed").byte_lengths,
+    )
+    block = Block(Attention(2, mask=Full()), GLU(hidden=8))
+    rare = SpanCorruption(rate=1e-9, mask=269)
+    with pytest.raises(ClocheError, match=r"predicts nothing in the .* tokens of validation"):
+        evaluate(LM(270, 16, Stack(1, block)).build(0), tokens, lengths, 16, objective=rare)
+    (tmp_path / "packed" / "data.json").write_text("{}")
+    with pytest.raises(ClocheError, match=r"data\.json does not list packed text"):
+        PackedTokens.open(tmp_path / "packed", "train")
+
+
+def test_an_error_in_a_module_of_the_users_names_it(tmp_path):
+    source = "def boo():\n    raise KeyError('boo')\n"
+    (tmp_path / "mine.py").write_text(source)
+    spaces = {}
+    exec(compile(source, str(tmp_path / "mine.py"), "exec"), spaces)
+
+    @dataclass(frozen=True)
+    class Raises(Objective):
+        def terms(self, net, batch):
+            spaces["boo"]()
+
+    with pytest.raises(KeyError) as caught:
+        try_objective(Raises(), network(), BATCH)
+    assert sentence_and_status(caught.value)[0].startswith("mine.py line 2 raised an error (KeyError: 'boo'): correct")

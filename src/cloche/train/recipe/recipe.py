@@ -196,7 +196,7 @@ class Recipe(BaseModel):
 
     def with_set(self, changes: dict[str, Any]) -> Recipe:
         """Returns a copy with dotted keys changed: {"run.steps": 200}. Text that is valid TOML ("200", "[1, 2]") is
-        parsed.
+        parsed, and None unsets a setting.
 
         Setting only one of run.steps and run.minutes unsets the other.
         """
@@ -219,6 +219,7 @@ class Recipe(BaseModel):
                 table = table.setdefault(name, {}) if isinstance(table, dict) else None
             if not isinstance(table, dict):
                 raise RecipeInvalid(f"--set {key}: {'.'.join(path)} is a value, not a section; write section.key=value")
+            value = None if value == "None" else value
             value = value_of(value, f"--set {key}") if isinstance(value, str) else value
             if not path and isinstance(value, str):
                 value = part_from_line(value, BASES[key], key).to_dict()
@@ -226,7 +227,7 @@ class Recipe(BaseModel):
                 table.clear()
             table[last] = value
             if value is None:
-                del table[last]
+                table.pop(last, None)
         return type(self)._checked(values, _where(changes))
 
     def to_dict(self) -> dict[str, Any]:
