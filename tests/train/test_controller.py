@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from cloche.errors import ClocheError
 from cloche.train.controller import (
     AdamSteps,
     Evolution,
@@ -63,6 +64,11 @@ def test_evolution_finds_a_minimum_in_a_narrow_valley_and_drifts_on_shuffled_sco
 def test_ranks_are_shared_by_equals_and_divergence_counts_more_than_the_last_rank():
     scores = torch.tensor([[1.0, 3.0], [1.0, 2.0], [5.0, math.inf]])
     torch.testing.assert_close(mean_ranks(scores), torch.tensor([(0.25 + 0.5) / 2, 0.125, 1.5]))
+
+
+def test_a_search_needs_two_candidates_to_rank():
+    with pytest.raises(ClocheError, match=r"TaskSearch\(population=1\) must lie between 2"):
+        TaskSearch(population=1)
 
 
 def test_weight_decay_does_not_help_on_a_quadratic():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cloche.errors import PartInvalid
-from cloche.part import Part, positive
+from cloche.part import Part, positive, within
 from cloche.train.controller.controller import NO_DECAY, Controller
 from cloche.train.controller.evolution import Evolution
 from cloche.train.controller.families import Classification, Family, Quadratic, Regression
@@ -47,6 +47,7 @@ class TaskSearch(Part):
 
     def __post_init__(self) -> None:
         positive(self, generations=self.generations, population=self.population, tasks=self.tasks)
+        within(self, population=(2, 10**6))
         if not self.steps or not self.families or min(self.steps) < 1:
             raise PartInvalid("TaskSearch needs at least one family, and runs of at least one step; give them.")
 

@@ -29,7 +29,8 @@ class Group(Part):
     match: a declared group ("matrix", "embedding" or "vector"), or a glob pattern (`*`, `?`, `[0-3]`; case counts) of one or
     more whole dotted parts of a parameter's name: "embed" matches embed.weight and not unembed.weight, "layers.0" all of the
     first layer, "*.bias" every bias. lr: the peak rate in place of the optimiser's, 0 to leave the weights as they are; or
-    scale: the optimiser's rate times this. The schedule multiplies both. momentum, beta1, beta2: where the optimiser has
+    scale: the optimiser's rate times this. The schedule multiplies both, and
+    so does an initialisation whose rates depend on the width (`MuP`). momentum, beta1, beta2: where the optimiser has
     them. Each is logged as lr_<match>.
 
     >>> import torch
