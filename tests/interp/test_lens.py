@@ -11,7 +11,7 @@ import cloche
 from cloche.errors import ClocheError
 from cloche.glass import Glass
 from cloche.interp import logit_lens
-from cloche.model import GLU, LM, Attention, Block, LayerNorm, Learned, RMSNorm, RoPE, Stack
+from cloche.model import GLU, LM, Attention, Block, Full, LayerNorm, Learned, RMSNorm, RoPE, Stack
 
 PROMPT = [2, TRIGGER, 7, TRIGGER]
 
@@ -99,3 +99,9 @@ def test_on_a_real_story_the_last_layer_says_what_greedy_writes(shared: Callable
 def test_misuse_gets_one_sentence(prompt, top: int, sentence: str) -> None:
     with pytest.raises(ClocheError, match=sentence):
         logit_lens(glass(echo()), prompt, top=top)
+
+
+def test_a_model_that_sees_later_tokens_has_no_table_of_next_ones() -> None:
+    net = LM(20, 16, Stack(1, Block(Attention(2, mask=Full()), GLU()))).build(seed=0)
+    with pytest.raises(ClocheError, match="Full of layer 0 lets a token see later ones"):
+        logit_lens(Glass(net), PROMPT)

@@ -95,7 +95,7 @@ def test_it_leaves_a_dictionary_and_two_findings(first: tuple[Run, list[Progress
 def test_progress_goes_forward_through_the_stages(first: tuple[Run, list[Progress]]) -> None:
     _, progress = first
     stages = list(dict.fromkeys(step.stage for step in progress))
-    assert stages == ["harvest", "dictionary", "features", "lens"]
+    assert stages == ["harvest", "dictionary", "lens", "features"]
     for stage in stages:
         done = [step.done for step in progress if step.stage == stage]
         assert done == sorted(done) and done[-1] == next(s for s in reversed(progress) if s.stage == stage).total
@@ -120,7 +120,7 @@ def test_without_a_prompt_the_text_is_read_and_a_short_text_is_refused(tmp_path:
     run = Run.create(tmp_path / "run", recipe="")
     model, tokens = subject(layers=1)
     steps = list(look_inside(run, model, Text(tokens.ids[:400]), config=QUICK))
-    assert steps[-1].stage == "lens" and len(run.findings("logit-lens")[0]["data"]["tokens"]) == 16
+    assert any(step.stage == "lens" for step in steps) and len(run.findings("logit-lens")[0]["data"]["tokens"]) == 16
     with pytest.raises(ClocheError, match="too short to train a dictionary on"):
         list(look_inside(run, model, Text(tokens.ids[:3]), config=QUICK))
     with pytest.raises(ClocheError, match="no site 'resid_pots'"):

@@ -247,7 +247,9 @@ def test_documents_are_alone_and_padding_is_seen_by_nothing(objective):
 @pytest.mark.parametrize("mask", [Causal(), Prefix()])
 @pytest.mark.parametrize("objective", BOTH)
 def test_masks_without_the_other_side_are_refused(objective, mask):
-    with pytest.raises(ClocheError, match=r"of layer 0 shows a token none after it: use mask = Full\(\)"):
+    with pytest.raises(
+        ClocheError, match=r"of layer 0 shows a token none after it: set model\.body\.block\.mix\.mask=Full"
+    ):
         objective.check(network(mask))
     objective.check(network())
     with pytest.raises(ClocheError, match="no token of this model, whose ids end at 22"):

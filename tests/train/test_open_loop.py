@@ -115,6 +115,14 @@ def test_an_objective_without_a_loss_is_one_sentence(run):
     with pytest.raises(ClocheError, match=r'returned error; one of its terms must be called "loss"'):
         list(loop)
 
+    class Bare:
+        def terms(self, net, batch):
+            return {"loss": net(batch[0]).mean()}
+
+    loop.objective = Bare()
+    with pytest.raises(ClocheError, match=r"returned a Tensor as 'loss'; return Term\(value, weight\) there"):
+        list(loop)
+
 
 def test_an_optimizer_that_leaves_something_out_is_one_sentence(run):
     from cloche.train import Optimizer, Stepper

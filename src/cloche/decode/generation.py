@@ -126,7 +126,8 @@ def _begin(
     pad = check_pad(pad, ids)
     if not net.causal:
         raise ModelUnsupported(
-            "This model's mask lets tokens see later ones, so it cannot generate from left to right."
+            "This model's mask lets tokens see later ones, so it cannot generate from left to right: use a model with causal "
+            "attention, or read what this one predicts at its mask tokens, from the logits of run."
         )
     pick = _Picker(sampling_of(sampling), net.spec.vocab, ids.device)
     return ids, Session(net, ids, pad, new, edits, save), pick

@@ -43,12 +43,12 @@ def look_inside(
     (['dictionary', 'features', 'harvest', 'lens'], ['features', 'logit-lens'])
     """
     name, sae, shown = yield from train_dictionary(run, subject, tokens, seed, config)
+    texts: list[Any] = list(prompts) or [shown[0][0][:16].tolist()]
+    for done, prompt in enumerate(texts if subject.net.causal else ()):  # a lens reads next tokens
+        lens = logit_lens(subject, prompt)
+        lens.save(run)
+        yield Progress("lens", done + 1, len(texts), lens.summary)
     yield Progress("features", 0, 1, f"reading {sum(batch.size for batch in shown):,} other tokens with {name}")
     finding = features_report(subject, sae, shown, name, config.budget.count)
     finding.save(run)
     yield Progress("features", 1, 1, finding.summary)
-    texts: list[Any] = list(prompts) or [shown[0][0][:16].tolist()]
-    for done, prompt in enumerate(texts):
-        lens = logit_lens(subject, prompt)
-        lens.save(run)
-        yield Progress("lens", done + 1, len(texts), lens.summary)

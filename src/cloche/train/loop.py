@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from cloche.errors import ArgumentInvalid, NotFinite
+from cloche.errors import NotFinite
 from cloche.runs import Checkpoint, Run, checkpoint_name
 from cloche.train.checkpoint import restore_checkpoint, save_checkpoint
 from cloche.train.machine.gemm import gemm_rates
@@ -26,7 +26,7 @@ from cloche.train.monitors.journal import Journal, Record
 from cloche.train.monitors.pace import Pace
 from cloche.train.monitors.provenance import DIGITS, session_facts, weights_hash
 from cloche.train.monitors.spikes import SpikeGuard
-from cloche.train.objectives.objective import Term
+from cloche.train.objectives.objective import Term, require_terms
 from cloche.train.optimizers.stepper import Stepper
 from cloche.train.plan import Milestones, StepPlan
 
@@ -365,17 +365,14 @@ class Loop:
 
 
 def total_loss(terms: dict[str, Term]) -> Tensor:
-    """The weighted sum of an objective's terms. Raises ClocheError if none is called "loss".
+    """The weighted sum of an objective's terms. Raises ClocheError if none is called "loss", or one is no `Term`.
 
     >>> import torch
     >>> from cloche.train import Term, total_loss
     >>> total_loss({"loss": Term(torch.tensor(2.0)), "balance": Term(torch.tensor(1.0), weight=0.5)})
     tensor(2.5000)
     """
-    if "loss" not in terms:
-        raise ArgumentInvalid(
-            f'The objective returned {", ".join(terms) or "no terms"}; one of its terms must be called "loss".'
-        )
+    require_terms(terms)
     first, *others = (term.value if term.weight == 1 else term.weight * term.value for term in terms.values())
     return sum(others, first)
 

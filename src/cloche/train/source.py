@@ -81,10 +81,11 @@ def described(batches: Batches, recipe: Recipe, run: Run) -> str:
         if isinstance(layout := source.layout, BestFitLayout):
             of = f" of {name}" if len(batches.names) > 1 else ""
             said.append(
-                f"{layout.used:.1%} of the slots{of} hold tokens, {layout.whole:.1%} of its documents are whole"
+                f"{layout.used:.1%} of the slots{of} hold tokens, {layout.whole:.1%} of the documents fit in one row, the "
+                "others are cut"
             )
     if recipe.rows.document_masks:
         said.append("attention stays within documents")
     if recipe.rows.curriculum is not None:
-        said.append(str(recipe.rows.curriculum))
+        said.append(f"curriculum {recipe.rows.curriculum}")
     return "".join(f"; {each}" for each in said)

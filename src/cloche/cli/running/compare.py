@@ -20,7 +20,8 @@ def compare(
         list[str],
         typer.Option(
             metavar="KEY=VALUE,VALUE",
-            help="A setting and its values, which may be whole parts; may be repeated for all combinations.",
+            help="A setting and its values; may be repeated for all combinations. A value may be a whole part, such as "
+            "optimizer=AdamW,Muon(lr=0.01); it replaces all of that section, such as the recipe's groups and average.",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder for the runs and the result.")],

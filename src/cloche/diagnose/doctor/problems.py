@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from cloche.diagnose.doctor.signal import Layer, Signal, flat_share
+from cloche.drawing import number
 from cloche.model import LM, FanIn, Network, NoNorm, ScoredAttention
 from cloche.train import Forecast, Recipe
 
@@ -72,7 +73,7 @@ def _stream(recipe: Recipe, net: Network, signal: Signal) -> Iterator[Problem]:
         i = max(range(len(layers)), key=lambda i: layers[i].after / max(layers[i].before, 1e-300))
         by = layers[i].after / layers[i].before
         what = (
-            f"the residual stream grows {signal.growth:,.0f} times over {len(layers)} layers, by {by:,.1f} times in this "
+            f"the residual stream grows {number(signal.growth)} times over {len(layers)} layers, by {number(by)} times in this "
             f"one (the limit is {GROWTH:g} in all): it explodes."
         )
         yield Problem(f"layer {i}", what, *_calmer(recipe, net, i, _louder(layers[i])))
@@ -109,7 +110,7 @@ def _layer(recipe: Recipe, net: Network, signal: Signal, i: int) -> Iterator[Pro
     for name, branch, value in (("attention", "mix", layer.attn), ("MLP", "map", layer.mlp)):
         if value > OVERWRITES * layer.before:
             ratio = value / max(layer.before, 1e-300)
-            what = f"its {name} writes {ratio:,.1f} times what the stream holds (the limit is {OVERWRITES:g})."
+            what = f"its {name} writes {number(ratio)} times what the stream holds (the limit is {OVERWRITES:g})."
             yield Problem(where, what, *_calmer(recipe, net, i, branch))
     cap = getattr(block.mix, "cap", None)
     if cap is not None and cap < 1:

@@ -150,6 +150,7 @@ def _through(
     vocab = net.spec.vocab
     if not 1 <= top <= vocab:
         raise ArgumentRange(f"top={top} must lie between 1 and the model's {vocab:,} tokens.")
+    net.require_causal("A lens's table of next tokens")
     text, tokens = encode(subject, prompt)
     sites = stream_sites(net)
     ids = torch.tensor([tokens], device=net.embed.weight.device)

@@ -69,8 +69,8 @@ class Denoising(Prediction, ABC):
         if net.causal:
             raise ModelUnsupported(
                 f"{type(self).__name__} predicts hidden tokens from those on both sides, and {net.masks[0]} of "
-                f"{net.body.named(0)} shows a token none after it: use mask = Full(), or an objective for such a mask, such "
-                "as NextToken."
+                f"{net.body.named(0)} shows a token none after it: set model.body.block.mix.mask=Full, or choose an objective "
+                "for such a mask, such as NextToken."
             )
 
     def hide(self, batch: TokenBatch, hidden: Tensor, importance: Tensor | None = None) -> Examples:

@@ -43,6 +43,10 @@ class FillInTheMiddle(Prediction):
     tokens that the special ones need, and what is left over is padding without weight. Validation is of next tokens of the
     text as it is, comparable with that of `NextToken`.
 
+    A text never becomes a special token, nor does the prompt of `cloche generate`. In Python, ids fill in a middle:
+    prefix, suffix, middle = map(glass.tokenizer.id_of, tokens); then glass.generate([prefix, *before, suffix, *after,
+    middle], stop=[glass.tokenizer.end]).new, with `before` and `after` from glass.tokenizer.encode.
+
     >>> import torch
     >>> from cloche.train import FillInTheMiddle
     >>> objective = FillInTheMiddle(rate=1.0)

@@ -46,7 +46,7 @@ class MultiToken(Prediction):
         there = getattr(net.spec.head, "ahead", None) or 0
         if there < self.tokens - 1:
             raise ModelUnsupported(
-                f"MultiToken(tokens={self.tokens}) needs {self.tokens - 1} heads beside the first, and this model has {there}: "
+                f"MultiToken(tokens={self.tokens}) predicts with {self.tokens} heads, and this model has {there + 1}: "
                 f"set model.head.ahead={self.tokens - 1}."
             )
 

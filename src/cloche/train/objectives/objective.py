@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from cloche.errors import ArgumentInvalid
 from cloche.model import Network
 from cloche.part import Part
 from cloche.text import Tokenizer
@@ -29,6 +30,26 @@ class Term(NamedTuple):
 
     value: Tensor
     weight: float = 1.0
+
+
+def require_terms(terms: Mapping[str, object]) -> None:
+    """Raises ClocheError if an objective returned something that is no `Term`, or none is called "loss".
+
+    >>> import torch
+    >>> from cloche.train import Term
+    >>> from cloche.train.objectives.objective import require_terms
+    >>> require_terms({"loss": Term(torch.tensor(2.0))})
+    """
+    if "loss" not in terms:
+        raise ArgumentInvalid(
+            f'The objective returned {", ".join(terms) or "no terms"}; one of its terms must be called "loss".'
+        )
+    for name, term in terms.items():
+        if not isinstance(term, Term):
+            raise ArgumentInvalid(
+                f"The objective returned a {type(term).__name__} as {name!r}; return Term(value, weight) there, with weight 0 "
+                "to log the value alone."
+            )
 
 
 @dataclass(frozen=True)
