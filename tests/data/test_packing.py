@@ -30,8 +30,13 @@ def test_every_token_is_in_one_slot_and_nothing_else_is(length: int, fill: float
     assert layout.used * layout.count * length == pytest.approx(len(tokens))
     ends, lost = int((weights * ~held).sum()), held & (weights == 0)
     # A target of weight 0 that is no padding is the first of a document's rest, behind another document.
-    assert not lost[:, 0].any() and (np.diff(documents, axis=1)[lost[:, 1:]] == 1).all()
+    assert not lost[:, 0].any() and (np.diff(documents, axis=1)[lost[:, :-1]] == 1).all()
     assert 200 - layout.count <= ends <= 200
+    # Each input's number is that of its own document; tokens are their places, so their documents are known.
+    of = np.searchsorted(tokens.ends(), rows.ids[:, :-1])
+    for row, numbers, inputs in zip(of, documents, rows.ids[:, :-1], strict=True):
+        for number in range(numbers.max() + 1):
+            assert len(set(row[(numbers == number) & (inputs != END)])) <= 1
     # Padding is behind everything else of its row.
     filled = weights.cumsum(axis=1) == weights.sum(axis=1, keepdims=True)
     assert (held <= ~filled | (weights > 0) | lost).all()

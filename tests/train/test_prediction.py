@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 
+from cloche.errors import ClocheError
 from cloche.text import Tokenizer
 from cloche.train import Recipe, forecast
 from cloche.train.prediction import forecasting, process
@@ -133,3 +134,17 @@ def test_memory_within_a_tenth_and_time_within_a_quarter_of_training(changes, pr
     )
     assert found.memory == pytest.approx(peak, rel=0.10)
     assert found.seconds == pytest.approx(seconds, rel=0.25)
+
+
+def test_many_accumulated_batches_are_extrapolated(tiny: Recipe) -> None:
+    """As many as would take days, from updates of one batch and of two; their activations are those of one."""
+    alone, many = (forecast(tiny.with_set({"schedule.accumulate": n})) for n in (1, 2**20))
+    assert many.speed["flops"] == 2**20 * alone.speed["flops"]
+    assert many.seconds > 1e4 * alone.seconds
+    assert many.tensors["activations"] == pytest.approx(alone.tensors["activations"], rel=0.01)
+
+
+def test_a_row_that_takes_too_long_is_refused(tiny: Recipe, monkeypatch) -> None:
+    monkeypatch.setattr(forecasting, "LONGEST_ROW", 1e-9)
+    with pytest.raises(ClocheError, match=r"choose a smaller run\.length"):
+        forecast(tiny)

@@ -106,7 +106,8 @@ class BestFitLayout(Layout):
                 documents[i, place : place + size] = number
                 weights[i, place : place + size] = 1
                 if place and not (opens and ids[i, place] == self._tokens.end):
-                    weights[i, place] = 0  # what stands before it here does not in the document
+                    # What stands before it here does not in the document, so it neither predicts it nor belongs to it.
+                    weights[i, place], documents[i, place] = 0, number - 1
                 elif not opens:
                     ids[i, 0] = self._tokens.window(start - 1, 1)[0]
                 place += size

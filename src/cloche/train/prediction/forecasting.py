@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from cloche.errors import SettingInvalid
 from cloche.memory import machine_memory
 from cloche.train.machine.gemm import gemm_rates
 from cloche.train.prediction.process import ProcessMemory, process_memory
@@ -14,6 +15,8 @@ from cloche.train.recipe.recipe import Recipe
 
 BUDGET = 12.0  # seconds that the timed steps may take
 TIMED = 5  # steps whose median is the forecast
+FEW = 2  # accumulated batches that are measured; more are extrapolated
+LONGEST_ROW = 60.0  # seconds that a row may take at the rate of matrix products
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,19 @@ def forecast(recipe: Recipe, process: ProcessMemory | None = None) -> Forecast:
     """
     rehearsal = Rehearsal(recipe)
     batch, length, objective = recipe.run.batch, recipe.run.length, recipe.objective
+    rates, batches = gemm_rates(rehearsal.device), rehearsal.plan.batches(0)
+    of_row = rehearsal.net.flops_per_token(length) * length
+    if (least := of_row / rates[rehearsal.precision]) > LONGEST_ROW:
+        raise SettingInvalid(
+            f"[run] length = {length:,}: one row takes at least {least:,.0f} s on this machine, too long to try; choose a "
+            "smaller run.length or model."
+        )
+    rehearsal.plan.most = min(batches, FEW)
     counts = _rows(rehearsal, batch, length, objective)
     measured = [_measured(rehearsal, rows) for rows in counts]
     seconds = _at(batch, counts, [took for took, _ in measured])
+    if batches > FEW:
+        seconds = _at(batches, [1, FEW], [_alone(rehearsal, counts, batch), seconds])
     phases = {
         phase: {
             purpose: max(0.0, _at(batch, counts, [float(held[phase].get(purpose, 0)) for _, held in measured]))
@@ -72,8 +85,7 @@ def forecast(recipe: Recipe, process: ProcessMemory | None = None) -> Forecast:
         process = ProcessMemory(0.0, 1.0)
     process = process or process_memory()
     phase = max(phases, key=lambda name: process.bytes(phases[name]))
-    flops = rehearsal.net.flops_per_token(length) * batch * length * rehearsal.loop.plan.batches(0)
-    rates = gemm_rates(rehearsal.device)
+    flops = of_row * batch * batches
     return Forecast(
         sum(p.numel() for p in rehearsal.net.parameters()),
         phases[phase],
@@ -84,6 +96,12 @@ def forecast(recipe: Recipe, process: ProcessMemory | None = None) -> Forecast:
         {"flops": flops, "rate": flops / seconds, "fastest": rates[rehearsal.precision]},
         counts[-1],
     )
+
+
+def _alone(rehearsal: Rehearsal, counts: list[int], batch: int) -> float:
+    """Seconds of an update of one batch."""
+    rehearsal.plan.most = 1
+    return _at(batch, counts, [_timed(rehearsal, rows) for rows in counts])
 
 
 def _rows(rehearsal: Rehearsal, batch: int, length: int, objective: Any) -> list[int]:
@@ -105,10 +123,14 @@ def _rows(rehearsal: Rehearsal, batch: int, length: int, objective: Any) -> list
 
 
 def _measured(rehearsal: Rehearsal, rows: int) -> tuple[float, dict[str, dict[str, int]]]:
+    return _timed(rehearsal, rows), rehearsal.memory()
+
+
+def _timed(rehearsal: Rehearsal, rows: int) -> float:
+    """Median seconds of an update with batches of so many rows."""
     rehearsal.source.rows = rows
     rehearsal.step()
-    took = median(rehearsal.step() for _ in range(TIMED))
-    return took, rehearsal.memory()
+    return median(rehearsal.step() for _ in range(TIMED))
 
 
 def _at(rows: int, counts: list[int], values: list[float]) -> float:

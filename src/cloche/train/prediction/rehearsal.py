@@ -58,8 +58,18 @@ class _Updating(Callback):
         self.live.begin("update")
 
 
+class ShortPlan(StepPlan):
+    """The plan of a rehearsal, in which an update has all its batches from the first, but at most `most`."""
+
+    most = 2**31
+
+    def batches(self, step: int) -> int:
+        return min(self.most, super().batches(step))
+
+
 class Rehearsal:
-    """Steps of a recipe without a corpus; `rows` can be set to fewer than [run] batch. Nothing is written.
+    """Steps of a recipe without a corpus; `rows` can be set to fewer than [run] batch, and `plan.most` to fewer batches
+    than the schedule accumulates. Nothing is written.
 
     Raises ClocheError if the recipe cannot be trained on this machine.
 
@@ -85,13 +95,14 @@ class Rehearsal:
         self.source = RandomTokens(vocab, r.length, r.batch, device, r.seed)
         self.optimizer = Stepper(self.net, recipe.optimizer, PRECISIONS[precision], recipe.rates(self.net))
         self.health = Health(self.net)
+        self.plan = ShortPlan(STEPS, replace(recipe.schedule, ramp=0.0))
         self.loop = Loop(
             _NOWHERE,
             self.net,
             self.source,
             self.objective,
             self.optimizer,
-            StepPlan(STEPS, replace(recipe.schedule, ramp=0.0)),  # steps of the full number of batches
+            self.plan,
             setup=Setup(precision=precision, device=device),
         )
 
