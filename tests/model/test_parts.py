@@ -21,12 +21,14 @@ from cloche.model import (
     Full,
     LayerNorm,
     Map,
+    Norm,
     RectifiedNorm,
     RMSNorm,
     RoPE,
     Shifted,
     Stack,
     Window,
+    ZeroCenteredRMSNorm,
     part_from_dict,
 )
 from cloche.model.declare import Linear, Module
@@ -231,3 +233,12 @@ def test_wrong_values_are_one_sentence(case: str) -> None:
     make, sentence = CONSTRUCTED[case]
     with pytest.raises(ClocheError, match=sentence):
         make()
+
+
+@pytest.mark.parametrize("norm", [RMSNorm(eps=0.1), ZeroCenteredRMSNorm(eps=0.1), LayerNorm(eps=0.1), RectifiedNorm()])
+def test_second_derivatives_of_norms_are_those_of_finite_differences(norm: Norm) -> None:
+    module, draw = norm.build(5).double(), torch.Generator().manual_seed(0)
+    for weight in module.parameters():
+        torch.nn.init.normal_(weight, 0.5, 0.3, draw)
+    x = torch.randn(2, 3, 5, dtype=torch.float64, generator=draw, requires_grad=True)
+    assert torch.autograd.gradcheck(module, (x,)) and torch.autograd.gradgradcheck(module, (x,))

@@ -316,26 +316,33 @@ class _ZeroCenteredRMSNorm(_RMSNorm):
 class _Normalise(torch.autograd.Function):
     """RMSNorm with its gradient written out: half the passes over memory of the composed operations on a CPU.
 
-    The backward is made of differentiable operations, so second derivatives work.
+    The backward is made of differentiable operations on the inputs, so second derivatives work.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        wide = torch.promote_types(x.dtype, torch.float32)
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
-        scale = (norm.square() / x.shape[-1] + eps).rsqrt().to(x.dtype)
+        scale = _reciprocal(x, eps)
         ctx.save_for_backward(x, weight, scale)
+        ctx.eps = eps
         return x * scale * weight
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         (dy,) = gradients
         x, weight, scale = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is wanted, and what was saved does not depend on x
+            scale = _reciprocal(x, ctx.eps)
         normed = x * scale
         dy_normed = dy * normed
         along = (dy_normed @ weight.to(dy.dtype))[..., None] / x.shape[-1]
         dx = torch.addcmul(dy * weight, normed, along, value=-1) * scale
         return dx, dy_normed.reshape(-1, x.shape[-1]).sum(0), None
+
+
+def _reciprocal(x: Tensor, eps: float) -> Tensor:
+    """[..., 1]: 1 / the root mean square of each row, computed in float32 at least."""
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+    return (norm.square() / x.shape[-1] + eps).rsqrt().to(x.dtype)
 
 
 class _LayerNorm(Module):
