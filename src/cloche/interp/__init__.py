@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         train_dictionary,
     )
     from cloche.interp.harvesting import activations, harvest
+    from cloche.interp.landscape import hessian_spectrum, loss_barrier, match_weights
     from cloche.interp.lenses import (
         JacobianConfig,
         Lens,
@@ -148,6 +149,7 @@ __all__ = [
     "held_out",
     "held_out_prompts",
     "held_out_windows",
+    "hessian_spectrum",
     "inhibition",
     "instruments",
     "jacobian_lens",
@@ -157,9 +159,11 @@ __all__ = [
     "logit_attribution",
     "logit_lens",
     "look_inside",
+    "loss_barrier",
     "loss_recovered",
     "manifold",
     "manifold_intervention",
+    "match_weights",
     "mean_norm",
     "model_diff",
     "model_graph",

@@ -14,7 +14,7 @@ from cloche.drawing import Finding
 from cloche.errors import DictionaryMissing, InstrumentOption, require_whole, shown
 from cloche.interp.catalogue import Instrument, Option, is_sequence, options_of
 from cloche.interp.lenses.affine import JACOBIAN, TUNED, Lens
-from cloche.interp.lenses.keeping import lens_of, open_lens
+from cloche.interp.lenses.keeping import lens_of, open_lens, training_windows
 from cloche.interp.materials import (
     Materials,
     dictionaries,
@@ -32,7 +32,11 @@ from cloche.runs import Run
 from cloche.sparse import SAE
 from cloche.tasks import Task, read_task
 
-WINDOWS = 10_240  # held-out tokens that an instrument reads by default
+WINDOWS = 10_240  # tokens of a split that an instrument reads by default
+TEXTS = {
+    "windows": "held-out",
+    "training": "training",
+}  # options that are texts, and the split that their numbers count in
 LARGEST, LARGEST_SEED = 2**63 - 1, 2**53  # numbers that torch and numpy take; a seed is also stored as JSON
 Given = Mapping[str, Sequence[str]]  # the texts given for each option; several if it is repeated
 
@@ -66,10 +70,10 @@ def _joined(values: list[Any], option: Option) -> Any:
 def fill_in(name: str, function: Instrument, values: Mapping[str, Any], materials: Materials) -> dict[str, Any]:
     """An instrument's keyword arguments: the given `values`, and from the run whatever else it requires.
 
-    These parameters are filled in: `windows` with held-out text, `prompt` with its beginning, `sae` with the run's only
-    dictionary and `name` with its name, `others` with the checkpoints that the dictionary's site names, and `lens` with the
-    lens of the checkpoint, which is trained and kept in the run if there is none. Raises ClocheError for an unknown option,
-    or if the run does not have what is required.
+    These parameters are filled in: `windows` with held-out text, `training` with text of the training split, `prompt` with
+    the beginning of the held-out text, `sae` with the run's only dictionary and `name` with its name, `others` with the
+    checkpoints that the dictionary's site names, and `lens` with the lens of the checkpoint, which is trained and kept in the
+    run if there is none. Raises ClocheError for an unknown option, or if the run does not have what is required.
 
     >>> from pathlib import Path
     >>> from cloche import GLU, LM, Attention, Block, Glass, Run, Stack
@@ -107,6 +111,8 @@ def _from_run(name: str, option: Option, materials: Materials) -> Any:
     if materials.run is not None:
         if option.name == "windows":
             return held_out(materials.run, materials.subject, WINDOWS)
+        if option.name == "training":
+            return training_windows(materials.run, materials.subject, WINDOWS)
         if option.name == "prompt":
             return held_out_prompts(materials.run, 1)[0]
         if option.name == "sae" and len(known := dictionaries(materials.run)) == 1:
@@ -134,8 +140,8 @@ def _from_run(name: str, option: Option, materials: Materials) -> Any:
 
 
 def _value(text: str, option: Option, materials: Materials) -> Any:
-    if option.name == "windows":
-        return _windows(text, materials)
+    if option.name in TEXTS:
+        return _windows(text, option.name, materials)
     try:
         value = _converted(text, option.hint, option.name, materials)
     except ValueError:
@@ -152,15 +158,17 @@ def _value(text: str, option: Option, materials: Materials) -> Any:
     return value
 
 
-def _windows(text: str, materials: Materials) -> Any:
+def _windows(text: str, name: str, materials: Materials) -> Any:
     if text.replace("_", "").isdecimal():
-        require_whole(1, LARGEST, windows=(count := int(text)))
-        return held_out(materials.need_run("windows"), materials.subject, count)
-    materials.need_paths("windows")
+        require_whole(1, LARGEST, **{name: (count := int(text))})
+        run = materials.need_run(name)
+        read = training_windows if name == "training" else held_out
+        return read(run, materials.subject, count)
+    materials.need_paths(name)
     path = Path(text).expanduser()
     if not path.is_file():
         raise InstrumentOption(
-            f"windows={shown(text)} is neither a number of held-out tokens nor a text file; give one of them."
+            f"{name}={shown(text)} is neither a number of {TEXTS[name]} tokens nor a text file; give one of them."
         )
     return [path.read_text(encoding="utf-8", errors="replace")]
 

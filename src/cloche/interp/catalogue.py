@@ -122,12 +122,12 @@ class Option:
     @property
     def typed(self) -> str:
         """The form of its value on the command line, such as INT or NUMBER,...; "" if it has none."""
-        return "TOKENS|FILE" if self.name == "windows" else "|".join(_typed(self.hint))
+        return "TOKENS|FILE" if self.name in ("windows", "training") else "|".join(_typed(self.hint))
 
     @property
     def in_run(self) -> bool:
         """Whether a run gives it, if it is required and not given."""
-        return self.name in ("windows", "prompt", "sae") or self.hint is Lens
+        return self.name in ("windows", "training", "prompt", "sae") or self.hint is Lens
 
 
 PLAIN = {bool: "true|false", int: "INT", float: "NUMBER", str: "TEXT", Any: "TEXT", Path: "FILE", Site: "SITE"}

@@ -9,7 +9,7 @@ from cloche.lazy import lazy
 if TYPE_CHECKING:
     from cloche.drawing import Interval, student_quantile
     from cloche.sparse.truth.absorbing import Absorption, absorption
-    from cloche.sparse.truth.assignment import match
+    from cloche.sparse.truth.assignment import assign, match
     from cloche.sparse.truth.gap import Gap, gap_report
     from cloche.sparse.truth.gap_tables import GapTable, gap_table
     from cloche.sparse.truth.grading import Grade, grade
@@ -31,6 +31,7 @@ __all__ = [
     "SyntheticReport",
     "Usage",
     "absorption",
+    "assign",
     "gap_report",
     "gap_table",
     "grade",

@@ -37,6 +37,11 @@ def assign(gain: NDArray[np.float64]) -> NDArray[np.int64]:
 
     Shortest augmenting paths with prices (Jonker and Volgenant 1987; Crouse 2016). Each row starts with the column of its
     largest gain; only rows whose column is taken search for an augmenting path.
+
+    >>> import numpy as np
+    >>> from cloche.sparse.truth import assign
+    >>> assign(np.array([[3.0, 2.0, 0.0], [3.0, 0.0, 0.0]])).tolist()
+    [1, 0]
     """
     rows, columns = gain.shape
     cost = -gain
