@@ -140,6 +140,7 @@ def _prepare(
         index["sources"] = merged([text.report for text in texts]).to_dict() | {"split": _how(texts)}
         if duplicates is not None:
             index["sources"]["duplicates"] = {"rule": duplicates.to_line()} | removed.figures
+            index["sources"]["duplicates"]["names"] = removed.names
         write_index(fresh, index)
         tokenizer.save(out)
     return index

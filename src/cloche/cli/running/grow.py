@@ -251,7 +251,11 @@ def prepare(run: Run, recipe: Recipe, screen: Screen) -> None:
         screen.print(f"{part['name']}: {part['tokens']:,} tokens of {part['documents']:,} documents to train on")
     screen.print(f"held out for validation: {sources['split']}")
     if found := sources.get("duplicates"):
-        screen.print(f"left out {found['documents']:,} duplicates of {found['bytes']:,} bytes, by {found['rule']}")
+        first = ", ".join(found.get("names", [])[:3]) or "none"
+        more = "; data/data.json names up to 20" if found["documents"] > 3 else ""
+        screen.print(
+            f"left out {found['documents']:,} duplicates of {found['bytes']:,} bytes, by {found['rule']}: {first}{more}"
+        )
     if recipe.tokenizer.path is None and data["vocab"] < recipe.tokenizer.vocab:
         asked = f"{recipe.tokenizer.vocab:,} were asked for"
         screen.print(

@@ -14,13 +14,15 @@ from cloche.part import Part
 
 Read = Callable[[], Iterable[tuple[str, Document]]]  # one pass over the pieces of all documents, with their side
 
+NAMED = 20  # documents
+
 
 @dataclass
 class Removed:
     """Which documents are left out, by their number in the order of reading, and figures of them.
 
     A document that is divided between training and validation is two; `kept` counts them as they end, so the parts of one
-    corpus must be given to it in order, and `rewind` begins again.
+    corpus must be given to it in order, and `rewind` begins again. names: those of the first documents left out, at most 20.
 
     >>> import numpy as np
     >>> from cloche.data import Document
@@ -28,10 +30,13 @@ class Removed:
     >>> removed = Removed(np.array([False, True]))
     >>> [document.name for _, document in removed.kept([("train", Document("a", "x")), ("train", Document("b", "x"))])]
     ['a']
+    >>> removed.names
+    ['b']
     """
 
     drop: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
     figures: dict[str, Any] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
     _at: int = 0
 
     def kept(self, divided: Iterable[tuple[str, Document]]) -> Iterator[tuple[str, Document]]:
@@ -39,11 +44,14 @@ class Removed:
         for side, document in divided:
             if self._at >= len(self.drop) or not self.drop[self._at]:
                 yield side, document
+            elif document.last and len(self.names) < NAMED:
+                self.names.append(document.name)
             self._at += document.last
 
     def rewind(self) -> None:
         """Before the documents are read again from the first."""
         self._at = 0
+        self.names.clear()
 
 
 @dataclass(frozen=True)
