@@ -166,3 +166,21 @@ def test_the_controller_that_comes_with_cloche_is_adams_and_can_be_replaced():
     assert packaged.rule == AdamSteps() and packaged.weights.abs().max() > 0.1
     optimizer = Stepper(torch.nn.Linear(3, 2), Learned())
     assert optimizer.set_rate(1.0) == {"matrix": 0.03, "vector": 0.03}
+
+
+def test_the_norm_that_is_seen_is_that_before_clipping(file):
+    """A gradient that is clipped to a thousandth at each step: the steps of Adam, which do not depend on its scale, are those
+    without clipping only if the controller sees the same norms."""
+    ends = []
+    for clip in (1e30, 1e-3):
+        net = Points(torch.ones(1, 4))
+        optimizer = Stepper(net, Learned(path=str(file), lr=0.01, clip=clip))
+        for step in range(15):
+            optimizer.zero_grad()
+            loss = (net.x * torch.tensor([1.0, 2.0, 3.0, 4.0])).square().sum()
+            loss.backward()
+            net.x.grad.mul_(1 + step % 3)  # norms that differ from step to step
+            optimizer.clip_gradient()
+            optimizer.step(loss.item(), step / 15)
+        ends.append(optimizer.rates()["matrix"])
+    assert ends[1] == pytest.approx(ends[0], rel=0.05)

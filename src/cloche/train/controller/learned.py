@@ -28,11 +28,12 @@ class SteeredOptimizer(torch.optim.Optimizer):
     def __init__(self, groups: list[dict[str, Any]], controller: Controller) -> None:
         super().__init__(groups, {"factor": 1.0})
         self.controller, self.weights, self.knobs = controller, controller.weights, controller.start()
-        self._seen: tuple[float, float] | None = None
+        self._seen: tuple[float, float, float] | None = None
 
-    def observe(self, loss: float, progress: float) -> None:
-        """What the next step sees: the loss that its gradients are of, and the share of the run that is done."""
-        self._seen = loss, progress
+    def observe(self, loss: float, progress: float, clipped: float = 1.0) -> None:
+        """What the next step sees: the loss that its gradients are of, the share of the run that is done, and by what the
+        gradients were multiplied, whose norms are seen as they were before."""
+        self._seen = loss, progress, clipped
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -40,11 +41,11 @@ class SteeredOptimizer(torch.optim.Optimizer):
             raise ArgumentInvalid(
                 "A learned controller sees the loss: call Stepper.step(loss, progress), not step() alone."
             )
-        (loss, progress), self._seen = self._seen, None
+        (loss, progress, clipped), self._seen = self._seen, None
         measured = [self._measure(group["params"]) for group in self.param_groups]
         norms, cosines = (torch.stack(values).float().cpu() for values in zip(*measured, strict=True))
         state = torch.stack([self._signals(group["params"][0]) for group in self.param_groups])
-        state, features = observe(state, Seen(torch.tensor(loss), norms, cosines), progress)
+        state, features = observe(state, Seen(torch.tensor(loss), norms / clipped, cosines), progress)
         state, knobs = turn(state, log_steps(self.weights, features), self.knobs)
         for number, group in enumerate(self.param_groups):
             factor, momentum, decay = (float(knob[number]) for knob in knobs)

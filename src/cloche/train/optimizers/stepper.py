@@ -61,6 +61,7 @@ class Stepper:
         self._built = [dict(group) for group in self.groups]
         self.peaks = [float(group["lr"]) for group in self.groups]
         self.norms: list[Tensor | float] = []  # of the updates since the last `figures`
+        self.clipped = 1.0  # by what the last gradient was multiplied
         self.average = None if part.average is None else RunningAverage(part.average, self.names)
 
     def _all_groups(self) -> list[dict[str, Any]]:
@@ -102,8 +103,9 @@ class Stepper:
         finite is left as it is."""
         gradients = [p.grad for p in self.names if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients).item()
-        if self.clip < norm < math.inf:
-            torch._foreach_mul_(gradients, self.clip / norm)
+        self.clipped = self.clip / norm if self.clip < norm < math.inf else 1.0
+        if self.clipped < 1:
+            torch._foreach_mul_(gradients, self.clipped)
         return norm
 
     def step(self, loss: float | None = None, progress: float = 0.0) -> None:
@@ -111,7 +113,7 @@ class Stepper:
         at them."""
         for part in self.parts:
             if loss is not None and hasattr(part, "observe"):
-                part.observe(loss, progress)
+                part.observe(loss, progress, self.clipped)
             part.step()
         if (moved := self.moved()) is not None:
             self.norms.append(torch.stack(list(moved.values())).sum().sqrt() if moved else 0.0)
