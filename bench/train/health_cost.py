@@ -1,19 +1,25 @@
-"""What health costs: seconds of a training step with and without it, in turn, at the first model's shape.
+"""What the monitors cost: seconds of a training step with and without each, in turn, at the first model's shape.
 
     python -m bench.train.health_cost [--rounds 12] [--every 20]
 
-Prints one table and writes bench/results/health_cost.json. Steps alternate, so that a busy machine slows both alike.
+Measured apart: health (every `every` steps), the noise scale (every second time), and the norm of the update (every step: what
+AdamW takes after its step to say it, and Muon within its own). Prints one table and writes bench/results/health_cost.json.
+Kinds of steps alternate, so that a busy machine slows all alike.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from statistics import median
 
 import torch
 
 from bench.rounds import asked, write
-from cloche.train import Health, Recipe, Stepper, best_precision, gemm_rates, total_loss
+from cloche.train import Health, Muon, Recipe, Stepper, TokenBatch, best_precision, gemm_rates, total_loss
+from cloche.train.monitors.noise import BatchNoise
+from cloche.train.optimizers.moved import update_by
 
 
 def main() -> None:
@@ -23,42 +29,74 @@ def main() -> None:
     rates = gemm_rates()
     fast = best_precision(rates) == "bf16"
     net, objective = recipe.model.build(0), recipe.objective
-    optimizer, health = Stepper(net, recipe.optimizer), Health(net)
+    optimizer = Stepper(net, recipe.optimizer, torch.bfloat16 if fast else torch.float32)
+    health = Health(net, optimizer=optimizer)
     generator = torch.Generator().manual_seed(0)
     shape = (recipe.run.batch, recipe.run.length + 1)
 
-    def step(measure: bool) -> float:
-        batch = torch.randint(recipe.model.vocab, shape, generator=generator)
-        start = time.perf_counter()
-        optimizer.zero_grad()
+    def loss(batch: TokenBatch) -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=fast):
-            loss = total_loss(objective.terms(net, batch))
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0).item()
-        if measure:
-            health.before()
-        optimizer.step()
-        if measure:
-            health.record(1, batch[:, :-1], norm)
-        return time.perf_counter() - start
+            return total_loss(objective.terms(net, batch))
 
-    step(True)
-    pairs = [(step(False), step(True)) for _ in range(args.rounds)]
-    plain = median(a for a, _ in pairs)
-    extra = median(b - a for a, b in pairs)
-    share = extra / args.every / plain
+    noise = BatchNoise(net, loss, every=1)
+    matrices = [p.detach().clone() for _, p in net.groups()["matrix"]] if isinstance(recipe.optimizer, Muon) else []
+    directions = [torch.randn_like(p) for p in matrices]
+
+    def step() -> dict[str, float]:
+        batch = TokenBatch(torch.randint(recipe.model.vocab, shape, generator=generator))
+        seconds = dict.fromkeys(("step", "health", "noise", "update_norm", "plain"), 0.0)
+
+        @contextmanager
+        def timed(kind: str) -> Iterator[None]:
+            start = time.perf_counter()
+            yield
+            seconds[kind] += time.perf_counter() - start
+
+        with timed("step"):
+            optimizer.zero_grad()
+            loss(batch).backward()
+            norm = optimizer.clip_gradient()
+        with timed("noise"):
+            noise.before(batch, norm)
+            noise.record(1)
+        with timed("health"):
+            health.before()
+        with timed("step"):
+            optimizer.step()
+        with timed("update_norm"):
+            optimizer.moved()
+        with timed("plain"):
+            for p, direction in zip(matrices, directions, strict=True):
+                p.mul_(1.0).add_(direction, alpha=0.0)
+        with timed("update_norm"):  # what Muon adds to its step
+            for p, direction in zip(matrices, directions, strict=True):
+                update_by(p, direction, 0.0, 1e-30)
+        with timed("health"):
+            health.record(1, batch[:, :-1], norm)
+        return seconds
+
+    step()
+    rounds = [step() for _ in range(args.rounds)]
+    found = {kind: median(each[kind] for each in rounds) for kind in rounds[0]}
+    found["update_norm"] -= found.pop("plain")
+    plain = found["step"] - found["update_norm"]
+    often = {"health": args.every, "noise": 2 * args.every, "update_norm": 1}
+    shares = {kind: found[kind] / every / plain for kind, every in often.items()}
     result = {
         "precision": "bf16" if fast else "fp32",
         "threads": torch.get_num_threads(),
         "gemm_flops_per_second": rates,
         "step_seconds": plain,
-        "health_seconds": extra,
-        "every": args.every,
-        "share_of_training": share,
+        "seconds": found,
+        "every": often,
+        "shares": shares,
+        "share_of_training": sum(shares.values()),
         "rounds": args.rounds,
     }
     print(f"training step {plain * 1e3:8.1f} ms")
-    print(f"health record {extra * 1e3:8.1f} ms, every {args.every} steps: {share:.2%} of training")
+    for kind, share in shares.items():
+        print(f"{kind:13} {found[kind] * 1e3:8.1f} ms, every {often[kind]} steps: {share:.2%} of training")
+    print(f"together {result['share_of_training']:.2%}")
     write("health_cost", result, "torch")
 
 

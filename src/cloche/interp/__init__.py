@@ -83,7 +83,7 @@ if TYPE_CHECKING:
         steering_vector,
         token_vector,
     )
-    from cloche.interp.structure import depth_stages, model_graph
+    from cloche.interp.structure import depth_stages, extreme_eigenvalues, model_graph, sharpness
     from cloche.interp.subject import Subject
     from cloche.interp.tracing import Onset, find_onset, trace
 
@@ -135,6 +135,7 @@ __all__ = [
     "difficulty",
     "direct_attribution",
     "end_to_end",
+    "extreme_eigenvalues",
     "feature_vector",
     "features_report",
     "fill_in",
@@ -178,6 +179,7 @@ __all__ = [
     "relevance_patching",
     "representation_similarity",
     "save_lens",
+    "sharpness",
     "sparse_probing",
     "steering_comparison",
     "steering_vector",

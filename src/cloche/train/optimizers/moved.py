@@ -23,7 +23,7 @@ def update_by(p: Tensor, direction: Tensor, rate: float, shrunk: float) -> Tenso
     direction = direction.to(p.dtype)
     moved = rate**2 * squares(direction)
     if shrunk:
-        moved += shrunk**2 * squares(p) + 2 * rate * shrunk * (p * direction).sum()
+        moved += shrunk**2 * squares(p) + 2 * rate * shrunk * torch.dot(p.reshape(-1), direction.reshape(-1))
     p.mul_(1 - shrunk)
     p.add_(direction, alpha=-rate)
     return moved
