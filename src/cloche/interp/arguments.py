@@ -33,6 +33,7 @@ from cloche.sparse import SAE
 from cloche.tasks import Task, read_task
 
 WINDOWS = 10_240  # tokens of a split that an instrument reads by default
+TRAINING = 8 * WINDOWS  # of the training split: so much that a few steps of training do not repeat it
 TEXTS = {
     "windows": "held-out",
     "training": "training",
@@ -112,7 +113,7 @@ def _from_run(name: str, option: Option, materials: Materials) -> Any:
         if option.name == "windows":
             return held_out(materials.run, materials.subject, WINDOWS)
         if option.name == "training":
-            return training_windows(materials.run, materials.subject, WINDOWS)
+            return training_windows(materials.run, materials.subject, TRAINING)
         if option.name == "prompt":
             return held_out_prompts(materials.run, 1)[0]
         if option.name == "sae" and len(known := dictionaries(materials.run)) == 1:

@@ -54,7 +54,7 @@ def loss_barrier(
     ...     _ = layer.inner.weight.copy_(layer.inner.weight.view(2, 16, 32).flip(1).flatten(0, 1))
     ...     _ = layer.outer.weight.copy_(layer.outer.weight.flip(1))
     >>> found = loss_barrier(one, [text], turned, [text], steps=0, points=3)
-    >>> found.figures["barrier"], found.figures["distance"], found.figures["distance_unmatched"] > 0.5
+    >>> found.figures["barrier"], found.figures["distance"], found.figures["distance_unmatched"] > 0.1
     (0.0, 0.0, True)
     """
     a, b = subject.net, other.net
