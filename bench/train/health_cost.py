@@ -18,6 +18,7 @@ import torch
 
 from bench.rounds import asked, write
 from cloche.train import Health, Muon, Recipe, Stepper, TokenBatch, best_precision, gemm_rates, total_loss
+from cloche.train.machine.heap import keep_freed_memory
 from cloche.train.monitors.noise import BatchNoise
 from cloche.train.optimizers.moved import update_by
 
@@ -25,6 +26,7 @@ from cloche.train.optimizers.moved import update_by
 def main() -> None:
     args = asked(__doc__, rounds=12, every=Recipe().log.health_every)
 
+    keep_freed_memory()  # as a run does
     recipe = Recipe()
     rates = gemm_rates()
     fast = best_precision(rates) == "bf16"
