@@ -278,6 +278,29 @@ def test_foreign_files_are_notes_and_hard_links_are_nothing(whole: Run) -> None:
     assert "2 files" in found.notes[2].what
 
 
+@pytest.mark.parametrize(
+    ("logged", "rightly"),
+    [
+        ([("metrics", {"step": 1, "weights": "a"}), ("metrics", {"step": 2, "weights": "a"})], True),
+        ([("metrics", {"step": 1, "weights": "a"}), ("metrics", {"step": 2, "weights": "b"})], False),  # a wrong copy
+        ([("events", {"step": 1, "weights": "a"}), ("events", {"step": 2, "weights": "a"})], True),
+        ([("events", {"step": 0, "weights": "a"}), ("metrics", {"step": 3, "weights": "a"})], True),
+        ([("events", {"step": 0, "weights": "a"}), ("metrics", {"step": 3, "weights": "b"})], False),
+        ([("metrics", {"step": 2, "weights": "a"})], False),
+        ([("events", {"step": 2, "kind": "spike"})], True),  # the one step between them was skipped
+        ([("events", {"step": 1, "kind": "spike"})], False),
+    ],
+)
+def test_equal_checkpoints_are_right_where_the_logs_say_that_nothing_moved(
+    whole: Run, logged: list[tuple[str, dict[str, object]]], rightly: bool
+) -> None:
+    reseal(whole.path / STEP2, model__safetensors=finite(64, 1))
+    for name, record in logged:
+        with whole.log(name) as log:
+            log.append(record)
+    assert wheres(whole) == ([] if rightly else [f"{STEP2}/model.safetensors"])
+
+
 def test_a_name_that_is_no_text_is_one_line(whole: Run) -> None:
     with open(os.fsencode(whole.path / "a\nb") + b"\xff", "wb"):
         pass

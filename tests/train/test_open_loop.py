@@ -10,7 +10,7 @@ from regression import SLOPE, regression
 
 from cloche.errors import ClocheError
 from cloche.runs import Run, verify
-from cloche.train import Callback, Every, Term
+from cloche.train import AdamW, Callback, Every, Group, Term
 
 
 @pytest.fixture
@@ -95,6 +95,14 @@ def test_a_planted_spike_is_found_and_not_applied(run):
             assert record["step"] == 61
     assert [event["step"] for event in run.read_log("events") if event["kind"] == "spike"] == [61]
     assert torch.allclose(loop.net.weight, SLOPE, atol=0.1)
+
+
+def test_checkpoints_between_which_nothing_moved_are_no_problem(run):
+    still = regression(run, 40, optimizer=AdamW(groups=(Group("weight", scale=0.0), Group("bias", scale=0.0))))
+    list(still)
+    files = {checkpoint.manifest["files"]["model.safetensors"]["sha256"] for checkpoint in run.checkpoints()}
+    assert len(files) == 1 < len(run.checkpoints())
+    assert verify(run.path).problems == []
 
 
 def test_what_is_not_finite_ends_it(run):

@@ -33,7 +33,7 @@ from cloche.sparse import SAE
 from cloche.tasks import Task, read_task
 
 WINDOWS = 10_240  # tokens of a split that an instrument reads by default
-TRAINING = 8 * WINDOWS  # of the training split: so much that a few steps of training do not repeat it
+TRAINING = 16 * WINDOWS  # of the training split: 40 steps of 4,096 tokens do not repeat any
 TEXTS = {
     "windows": "held-out",
     "training": "training",

@@ -167,10 +167,9 @@ class Loop:
         self.pace = Pace(self.step, self.pace.earlier, self.clock)
         self.plan.begin(self.step, self.pace.time)
         with self.run.training(), Journal(self.run) as book, _interrupts_stop(self):
-            if self.resumed and not journal.has_event(
-                self.run, "checkpoint", self.step
-            ):  # killed before the event was logged
-                yield book.saved(self.step, self.pace.time, self.run.path / "checkpoints" / self.resumed)
+            # Killed before the event was logged:
+            if self.resumed and not journal.has_event(self.run, "checkpoint", self.step):
+                yield self._saved(book)
             message = journal.session_message(self.setup.precision, self._where(), rates) + self.changed
             kind, known = "resume" if self.resumed else "start", sorted(self.plan.replans.items())
             facts = session_facts(self.settings)
@@ -184,7 +183,7 @@ class Loop:
                     yield from self._advance(book, peak)
             except GeneratorExit:
                 if not self._is_saved():
-                    book.saved(self.step, self.pace.time, self.save())
+                    self._saved(book)
                 book.event(self.step, self.pace.time, "stopped", f"left at step {self.step} of {self.steps}")
                 raise
             yield from self._end(book)
@@ -275,7 +274,7 @@ class Loop:
                 callback.seconds = self.clock() - begin
         if (save or self.step in self.saves) and not self._is_saved():
             begin = self.clock()
-            records.append(book.saved(self.step, self.pace.time, self.save()))
+            records.append(self._saved(book))
             self._saving = self.clock() - begin
         return records
 
@@ -284,7 +283,7 @@ class Loop:
         if self.step >= self.steps:
             kind, message = "finished", f"finished {self.steps} steps in {self.pace.time / 60:.1f} minutes"
             return [book.event(self.step, self.pace.time, kind, message)]
-        records = [] if self._is_saved() else [book.saved(self.step, self.pace.time, self.save())]
+        records = [] if self._is_saved() else [self._saved(book)]
         message = f"stopped at step {self.step} of {self.steps}; the rest: cloche resume {self.run.path}"
         return [*records, book.event(self.step, self.pace.time, "stopped", message)]
 
@@ -323,6 +322,10 @@ class Loop:
         run = run or self.run
         saved = [checkpoint.path for checkpoint in run.checkpoints() if checkpoint.step == self.step]
         return saved[0] if saved else save_checkpoint(run, self.step, self.net, self.optimizer, self._state())
+
+    def _saved(self, book: Journal) -> Record:
+        """The event of this step's checkpoint, which is saved unless there is one."""
+        return book.saved(self.step, self.pace.time, self.save(), weights_hash(self.net)[:DIGITS])
 
     def _state(self) -> dict[str, Any]:
         return {

@@ -62,9 +62,10 @@ class Journal:
         noticed, self._noticed[:] = list(self._noticed), []
         return [self.event(*self._now, "log", message) for message in noticed]
 
-    def saved(self, step: int, time: float, path: Path) -> Record:
-        """The event of a checkpoint. By its name `verify` notices a missing checkpoint."""
-        return self.event(step, time, "checkpoint", f"saved {path.name}", checkpoint=path.name)
+    def saved(self, step: int, time: float, path: Path, weights: str) -> Record:
+        """The event of a checkpoint. By its name `verify` notices a missing checkpoint, and by the hash of its weights whether
+        it rightly has those of another."""
+        return self.event(step, time, "checkpoint", f"saved {path.name}", checkpoint=path.name, weights=weights)
 
 
 def is_finished(run: Run, step: int) -> bool:
