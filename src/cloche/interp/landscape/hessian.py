@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cloche.drawing import Bars, Finding, Panel, Provenance, Series, Table
-from cloche.errors import CorpusEmpty, InstrumentOption, ModelUnsupported, shown
-from cloche.interp.landscape.lanczos import Ritz, lanczos
+from cloche.errors import CorpusEmpty, InstrumentOption, shown
+from cloche.interp.landscape.lanczos import HessianProducts, Ritz, flat_gradient, lanczos
 from cloche.interp.landscape.paths import loss_of
 from cloche.interp.subject import Subject, windows_of
 from cloche.model import Network
@@ -73,7 +73,7 @@ def hessian_spectrum(
         "within": within,
         "parameters": found.parameters,
         "tokens": sum(ids[:, 1:].numel() for ids in batches),
-        "products": found.ritz.products,
+        "products": len(found.ritz.ends),
     }
     arrays = {"values": found.ritz.values, "residuals": found.ritz.residuals}
     null = _spectrum(fresh, batches, 1, steps, within, seed).figures
@@ -109,9 +109,7 @@ def _untrained(net: Network, seed: int) -> dict[str, Tensor]:
 
 def _spectrum(net: Network, batches: Sequence[Tensor], ends: int, steps: int, within: str, seed: int) -> _Found:
     curvature = Curvature(net, batches, within)
-    draw = torch.Generator().manual_seed(seed)
-    start = torch.randn(len(curvature.gradient), generator=draw).to(curvature.gradient)
-    ritz = lanczos(curvature.product, start, steps, ends, TOLERANCE / 10)
+    ritz = lanczos(curvature.product, curvature.product.random(seed), steps, ends, TOLERANCE / 10)
     largest = float(ritz.values.abs().max())
     converged = ritz.residuals <= TOLERANCE * largest
     negative = converged & (ritz.values < -ritz.residuals - TOLERANCE * largest)
@@ -130,49 +128,30 @@ def _spectrum(net: Network, batches: Sequence[Tensor], ends: int, steps: int, wi
 
 
 class Curvature:
-    """Gradient and Hessian-vector products of the mean loss on batches of ids [batch, position].
+    """Gradient and Hessian of the mean loss on batches of ids [batch, position].
 
-    gradient [parameter]. error: the gradient's standard error over the tokens, from the difference of two halves of them.
-    The graph of the gradient is kept, so a product is one backward pass.
+    product: see HessianProducts. error: the gradient's standard error over the tokens, from two halves of them.
     """
 
     def __init__(self, net: Network, batches: Sequence[Tensor], within: str = "") -> None:
         self.net = copy.deepcopy(net).requires_grad_(False)
         if self.net.embed.weight.dtype in (torch.bfloat16, torch.float16):
             self.net.float()
-        self.parameters = [weight for name, weight in self.net.named_parameters() if within in name]
-        if not self.parameters:
+        weights = [weight for name, weight in self.net.named_parameters() if within in name]
+        if not weights:
             names = ", ".join(dict.fromkeys(name.split(".")[0] for name, _ in net.named_parameters()))
             raise InstrumentOption(f"within={shown(within)} is in the name of no parameter; names begin with {names}.")
-        for weight in self.parameters:
+        for weight in weights:
             weight.requires_grad_(True)
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative
             losses = torch.cat([loss_of(self.net, ids, "none") for ids in batches])
         half = max(1, len(losses) // 2)
-        first = self._flat(losses[:half].mean(), retain_graph=True)
-        self._graph = self._flat(losses.mean(), create_graph=True)
-        self.gradient = self._graph.detach()
+        first = flat_gradient(losses[:half].mean(), weights, retain_graph=True)
+        self.product = HessianProducts(losses.mean(), weights)
+        self.gradient = self.product.gradient
         # With g the mean over all n tokens and f over m of them, f - g has n/m - 1 times the variance of g.
         rest = len(losses) / half - 1
         self.error = float((first - self.gradient).norm()) / rest**0.5 if rest else 0.0
-
-    def product(self, vector: Tensor) -> Tensor:
-        """H v [parameter]."""
-        if not self._graph.requires_grad:
-            return torch.zeros_like(vector)
-        return self._flat(self._graph @ vector, retain_graph=True).detach()
-
-    def _flat(self, value: Tensor, **how: Any) -> Tensor:
-        try:
-            parts = torch.autograd.grad(value, self.parameters, allow_unused=True, materialize_grads=True, **how)
-        except RuntimeError as error:
-            if "derivative" not in str(error) and "differentiab" not in str(error):
-                raise
-            raise ModelUnsupported(
-                f"A part of this model has no second derivative ({shown(str(error).splitlines()[0])}); a Hessian needs parts "
-                "whose backward passes are differentiable."
-            ) from error
-        return torch.cat([part.reshape(-1) for part in parts])
 
 
 def _panels(ritz: Ritz, ends: int) -> list[Panel]:

@@ -12,11 +12,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cloche.drawing import Finding, Lines, Provenance, Series
 from cloche.errors import ArgumentRange, CorpusEmpty
+from cloche.interp.landscape.lanczos import HessianProducts, lanczos
 from cloche.interp.subject import Subject, windows_of
 from cloche.model import Network
 
 ROWS = 8  # most windows
-SMALLEST = 1e-6  # norm of the next vector, as a share of the eigenvalues, at which there is none
 
 
 def sharpness(subject: Subject, windows: Iterable[Any], steps: int = 12, seed: int = 0) -> Finding:
@@ -87,35 +87,7 @@ def extreme_eigenvalues(
     """
     if steps < 2:
         raise ArgumentRange(f"steps={steps} must be at least 2 products with the Hessian.")
-    asked = [w for w in weights if w.requires_grad]
-    gradients = torch.autograd.grad(loss(), asked, create_graph=True, allow_unused=True)
-    used = [(w, g) for w, g in zip(asked, gradients, strict=True) if g is not None and g.requires_grad]
-    draw = torch.Generator().manual_seed(seed)
-
-    def product(v: list[Tensor]) -> list[Tensor]:
-        dot = sum((g * part).sum() for (_, g), part in zip(used, v, strict=True))
-        return list(torch.autograd.grad(dot, [w for w, _ in used], retain_graph=True, materialize_grads=True))  # type: ignore[arg-type]
-
-    v = _scaled([torch.randn(w.shape, generator=draw).to(w) for w, _ in used])[0]
-    before = [torch.zeros_like(part) for part in v]
-    diagonal: list[float] = []
-    beside: list[float] = []
-    ends: list[tuple[float, float]] = []
-    norm = 0.0
-    for _ in range(steps):
-        image = [a - norm * b for a, b in zip(product(v), before, strict=True)]
-        diagonal.append(sum(float((a * b).sum()) for a, b in zip(image, v, strict=True)))
-        values = torch.linalg.eigvalsh(torch.diag(torch.tensor(diagonal)) + torch.diag(torch.tensor(beside), -1))
-        ends.append((float(values[-1]), float(values[0])))
-        before, (v, norm) = v, _scaled([a - diagonal[-1] * b for a, b in zip(image, v, strict=True)])
-        beside.append(norm)
-        if norm <= SMALLEST * max(map(abs, ends[-1])):  # no direction is left
-            break
-    ends += ends[-1:] * (steps - len(ends))
-    return [high for high, _ in ends], [low for _, low in ends]
-
-
-def _scaled(v: list[Tensor]) -> tuple[list[Tensor], float]:
-    """The vector with norm one, and its norm; as it is if that is zero."""
-    norm = float(torch.nn.utils.get_total_norm(v))
-    return [part / (norm or 1.0) for part in v], norm
+    product = HessianProducts(loss(), [w for w in weights if w.requires_grad])
+    found = lanczos(product, product.random(seed), steps, tolerance=0.0, keep=False).ends
+    found += found[-1:] * (steps - len(found))
+    return [high for _, high in found], [low for low, _ in found]
