@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from cloche.diagnose import combinations_of, compare, read_variations, seeds_needed, verdict
+from cloche.diagnose.comparing import _dropped
 from cloche.drawing import Interval
 from cloche.errors import ClocheError, RecipeInvalid, RunExists, SettingConflict
 from cloche.runs import Run, verify
@@ -157,3 +158,11 @@ def test_what_cannot_be_compared_is_refused_before_training(tiny: Recipe, tmp_pa
     (tmp_path / "other" / "notes.txt").write_text("mine")
     with pytest.raises(RunExists, match="no comparison"):
         compare(tiny, {"run.batch": ["4", "5"]}, tmp_path / "other")
+
+
+def test_what_a_whole_part_replaces_is_noted(tiny: Recipe) -> None:
+    recipe = tiny.with_set({"optimizer": "AdamW(lr=0.01, average=EMA(decay=0.9), groups=[Group('embed', scale=2.0)])"})
+    noted = _dropped(recipe, [{"optimizer": "SGD(lr=0.1)"}, {"optimizer": "Muon"}])
+    assert [note.split()[0] for note in noted] == ["optimizer.average", "optimizer.groups"]
+    kept = "SGD(average=EMA(decay=0.9), groups=[Group('embed', scale=2.0)])"
+    assert _dropped(recipe, [{"optimizer": kept}, {"optimizer.lr": "0.1"}]) == []

@@ -1,5 +1,6 @@
 """The loop: what it logs, what it refuses, and how it ends."""
 
+import itertools
 import os
 import signal
 import threading
@@ -126,12 +127,11 @@ def test_bf16_trains(new_run):
 
 def break_loss(monkeypatch, values):
     """The loss of the steps named is scaled: a planted fault, gradients and all."""
-    plain, calls = NextToken.terms, iter(range(-1, 10_000))  # the first call is the trial's
+    plain, calls = NextToken.terms, itertools.count()
 
     def planted(self, net, batch):
-        scale = (
-            values.get(next(calls), 1.0) if len(batch) > 1 else 1.0
-        )  # not the row that the noise scale is taken from
+        # Single rows are the trial before training, and those that the noise scale is taken from.
+        scale = values.get(next(calls), 1.0) if len(batch) > 1 else 1.0
         return {name: term._replace(value=term.value * scale) for name, term in plain(self, net, batch).items()}
 
     monkeypatch.setattr(NextToken, "terms", planted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -72,10 +73,26 @@ def compare(
             on_progress(i + done / total, len(runs), f"run {i + 1} of {len(runs)}: {note}")
 
         outcomes.append(trials.outcome(setting, seed, told))
-    return _finding([called(setting) for setting in settings], outcomes, recipe.run.seed)
+    return _finding([called(setting) for setting in settings], outcomes, recipe.run.seed, _dropped(recipe, settings))
 
 
-def _finding(settings: list[str], outcomes: list[Outcome], seed: int) -> Finding:
+def _dropped(recipe: Recipe, settings: Sequence[Mapping[str, str]]) -> list[str]:
+    """A note for each setting of the recipe that every class of its section has, and that a whole part in --vary replaced."""
+    found = []
+    for key in dict.fromkeys(key for setting in settings for key in setting if "." not in key):
+        before = getattr(recipe, key)
+        after = [getattr(recipe.with_set(setting), key) for setting in settings if key in setting]
+        shared = [field for field in dataclasses.fields(before) if field.kw_only]
+        for field in shared:
+            value = getattr(before, field.name)
+            if value != field.default and all(getattr(part, field.name, None) != value for part in after):
+                found.append(
+                    f"{key}.{field.name} of the recipe is not used: --vary {key} names whole parts; write it in each."
+                )
+    return found
+
+
+def _finding(settings: list[str], outcomes: list[Outcome], seed: int, dropped: list[str]) -> Finding:
     by = {name: {each.seed: each for each in outcomes if each.setting == name} for name in settings}
     first = _scores(by[settings[0]])
     rows, data = [], []
@@ -97,7 +114,7 @@ def _finding(settings: list[str], outcomes: list[Outcome], seed: int) -> Finding
         Provenance("compare", seed=seed),
         _summary(data, best),
         figures,
-        {"settings": data, "runs": [_record(each) for each in outcomes], "notes": _notes(outcomes)},
+        {"settings": data, "runs": [_record(each) for each in outcomes], "notes": [*dropped, *_notes(outcomes)]},
         null=dict.fromkeys(figures, 0.0),  # of a setting that changes nothing
         panels=[
             Table("Settings", columns, tuple(rows), note=NOTE),

@@ -15,7 +15,7 @@ from cloche.train.objectives.objective import Objective, Term
 
 # What records of metrics.jsonl have beside an objective's terms, which would be overwritten.
 TAKEN = re.compile(
-    "log|step|time|tokens|flops|eta|mfu|tokens_per_second|grad_norm|lr|chain|weights|(lr|shrink|val|epochs)_.*",
+    "log|step|time|tokens|flops|eta|mfu|tokens_per_second|grad_norm|lr|chain|weights|update_norm(_max)?|(lr|shrink|val|epochs)_.*",
     re.ASCII,
 )
 
