@@ -81,7 +81,7 @@ def _dropped(recipe: Recipe, settings: Sequence[Mapping[str, str]]) -> list[str]
     found = []
     for key in dict.fromkeys(key for setting in settings for key in setting if "." not in key):
         before = getattr(recipe, key)
-        after = [getattr(recipe.with_set(setting), key) for setting in settings if key in setting]
+        after = [getattr(recipe.with_set(dict(setting)), key) for setting in settings if key in setting]
         shared = [field for field in dataclasses.fields(before) if field.kw_only]
         for field in shared:
             value = getattr(before, field.name)
