@@ -130,7 +130,8 @@ def test_two_commands_do_not_train_one_dictionary(call: Call, run: Path) -> None
 
 @pytest.mark.slow
 def test_two_processes_under_torchrun_train_what_one_trains(call: Call, run: Path) -> None:
-    words = ["sae", "train", str(run), "--site", "resid_post[1]", *map(str, SMALL), "--name"]
+    # With seed 0 two features tie for a token's last place to the last bit, and rounding decides which one is active.
+    words = ["sae", "train", str(run), "--site", "resid_post[1]", *map(str, SMALL), "--seed", "1", "--name"]
     assert call(*words, "one")[0] == 0
     launch = [
         sys.executable,
@@ -148,7 +149,7 @@ def test_two_processes_under_torchrun_train_what_one_trains(call: Call, run: Pat
     assert made.returncode == 0, made.stderr
     one, two = (load_sae(run / "dictionaries" / name).state_dict() for name in ("one", "two"))
     for part, tensor in one.items():
-        assert (tensor - two[part]).norm() <= 1e-4 * tensor.norm(), part
+        assert (tensor - two[part]).norm() <= 1e-5 * tensor.norm(), part
     assert not list((run / "dictionaries").glob(".*"))
 
 

@@ -34,12 +34,14 @@ VALUES = {
     "deep key": "{" + "a." * 3000 + "a=1}",
 }
 POSSIBLE = {  # what each of these values may be, of settings whose other values are all refused
-    "zero": "seed samples balance beta1 beta2 momentum weight_decay warmup decay final look",
+    "zero": "seed samples balance beta1 beta2 momentum weight_decay warmup decay final look document_masks smoothing z_loss "
+    "ramp",
     "large": "chunk clip log.every health_every steps seed theta norm.eps embed_scale evaluate.tokens",
     "empty": "ask measure glob field path",
-    "list": "paths validation prompts",
-    "table": "model body block mix position mask map norm head objective optimizer schedule",  # all of it the default's
-    "true": "look bias tied",
+    "list": "paths validation prompts groups",
+    # all of it the default's
+    "table": "model body block mix position mask map norm head objective optimizer schedule initialisation",
+    "true": "look bias tied document_masks",
     "word": "ask measure glob field path paths validation prompts",
 }
 

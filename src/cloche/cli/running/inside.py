@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cloche.train import Recipe
 
 LENS_TOKENS = 28  # from the start of the held-out text: enough context to predict something
-INSTRUMENTS = ("features", "logit-lens")  # features come last, and the lens only of a causal model
+INSTRUMENTS = ("features", "logit-lens")  # the lens only of a causal model
 SHORT = 30.0  # minutes: longer runs are looked into only on request
 
 
@@ -68,7 +68,14 @@ def look_inside(run: Run, screen: Screen) -> None:
 
 def _is_looked_into(run: Run) -> bool:
     last = run.checkpoint("last").name
-    return any(found.get("checkpoint") == last for found in run.findings(INSTRUMENTS[0]))
+    missing = [name for name in INSTRUMENTS if all(found.get("checkpoint") != last for found in run.findings(name))]
+    return not missing or (missing == ["logit-lens"] and not _is_causal(run))
+
+
+def _is_causal(run: Run) -> bool:
+    import cloche
+
+    return cloche.load(run).net.causal
 
 
 def _use_instruments(run: Run, glass: Glass, seed: int, screen: Screen) -> None:
