@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import cloche
 from cloche.diagnose import prove, rewind
-from cloche.errors import ArgumentInvalid, CheckpointMissing, ResumeRefused, RunDamaged
+from cloche.errors import ArgumentInvalid, CheckpointMissing, FolderForeign, ResumeRefused, RunDamaged
 from cloche.runs import Run, verify
 from cloche.runs.checkpoints import _seal
 from cloche.train import Callback, Every, Recipe, Trainer, weights_hash
@@ -66,6 +66,18 @@ def test_steps_are_rebuilt_and_nothing_is_written_but_a_checkpoint(tiny: Recipe,
             run.remove_checkpoint(later.step)
     assert trained(Trainer.resume(run))[12] == steps[12]
     assert not verify(run.path).problems
+
+
+def test_a_folder_of_somebody_elses_is_left_as_it_is(tiny: Recipe, tmp_path: Path) -> None:
+    run, trainer = begun(tiny.with_set({"run.steps": 4}), tmp_path / "run")
+    trained(trainer)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "notes.txt").write_text("mine")
+    with pytest.raises(FolderForeign):
+        rewind(run, 2, tmp_path / "foreign")
+    assert [path.name for path in (tmp_path / "foreign").iterdir()] == ["notes.txt"]
+    for step in (2, 3):  # into one folder
+        assert rewind(run, step, tmp_path / "own").path.parent == tmp_path / "own"
 
 
 def test_a_forged_checkpoint_is_found_and_a_genuine_run_passes(tiny: Recipe, tmp_path: Path) -> None:

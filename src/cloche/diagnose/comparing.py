@@ -111,7 +111,7 @@ def _finding(settings: list[str], outcomes: list[Outcome], seed: int, dropped: l
     if best is not None and best["difference_half"] is not None:
         figures["half_interval"] = best["difference_half"]
     return Finding(
-        Provenance("compare", seed=seed),
+        Provenance("compare", "the recipe", seed=seed),
         _summary(data, best),
         figures,
         {"settings": data, "runs": [_record(each) for each in outcomes], "notes": [*dropped, *_notes(outcomes)]},

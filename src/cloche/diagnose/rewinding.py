@@ -9,7 +9,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-from cloche.errors import ArgumentInvalid, CheckpointMissing, ClocheError, RunDamaged, require_whole
+from cloche.errors import ArgumentInvalid, CheckpointMissing, ClocheError, FolderForeign, RunDamaged, require_whole
 from cloche.model import load_network
 from cloche.runs import Problem, Run
 from cloche.train import Replay, aside, weights_hash
@@ -62,6 +62,8 @@ def rewind(run: Run | Path | str, step: int, out: Path | None = None, on_progres
     ('step-000003', 0, 3)
     """
     run = run if isinstance(run, Run) else Run.open(run)
+    if out is not None:
+        _require_own(out)
     saved, reached = run.checkpoints(), trained_steps(run)
     require_whole(least=0, step=step)
     if step > reached:
@@ -86,6 +88,12 @@ def rewind(run: Run | Path | str, step: int, out: Path | None = None, on_progres
         with run.training():
             path = replay.save(out)
         return Rewound(step, path, nearest.step, replay.weights, max(replay.compared, default=None))
+
+
+def _require_own(folder: Path) -> None:
+    """Raises FolderForeign for a folder that holds anything but checkpoints."""
+    if folder.is_dir() and any(not (entry / "manifest.json").is_file() for entry in folder.iterdir()):
+        raise FolderForeign(f"{folder} holds something other than checkpoints; name a new or empty --out.")
 
 
 def trained_steps(run: Run) -> int:

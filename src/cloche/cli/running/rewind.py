@@ -36,6 +36,6 @@ def rewind(
         answer: StepRewound = {"run": str(run), **asdict(found), "path": str(found.path)}  # type: ignore[typeddict-item]
         emit(answer)
         return
-    how = f"replayed from step {found.begun:,}" if found.begun < step else "saved already"
+    how = f"replayed from step {found.begun:,}" if found.begun < step else "saved already" if out is None else "copied"
     same = "" if found.logged is None else f"; the log has the same weights at step {found.logged:,}"
     print(f"{found.path}: {how}, sha256 of the weights {found.weights[:16]}{same}")

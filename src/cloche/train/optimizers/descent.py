@@ -34,8 +34,9 @@ def decoupled(optimizer: torch.optim.Optimizer) -> Iterator[None]:
             group["weight_decay"] = decay
 
 
-class DecoupledSGD(torch.optim.SGD):
-    """torch's SGD with decoupled weight decay (SGDW, 1711.05101)."""
+class Decoupled(torch.optim.Optimizer):
+    """Decoupled weight decay before the step of one of torch's optimisers, which follows it among the bases; `_direction` is
+    what that step takes a parameter along."""
 
     def step(self, closure: Any = None) -> Any:
         fill_gradients(self)
@@ -52,28 +53,21 @@ class DecoupledSGD(torch.optim.SGD):
         }
 
     def _direction(self, p: Tensor, group: dict[str, Any]) -> Tensor:
+        raise TypeError(f"{type(self).__name__} must define _direction(p, group)")
+
+
+class DecoupledSGD(Decoupled, torch.optim.SGD):
+    """torch's SGD with decoupled weight decay (SGDW, 1711.05101)."""
+
+    def _direction(self, p: Tensor, group: dict[str, Any]) -> Tensor:
         if not group["momentum"]:
             return p.grad.clone()  # type: ignore[union-attr]
         buffer = self.state[p]["momentum_buffer"]
         return p.grad.add(buffer, alpha=group["momentum"]) if group["nesterov"] else buffer.clone()  # type: ignore[union-attr]
 
 
-class DecoupledRMSprop(torch.optim.RMSprop):
+class DecoupledRMSprop(Decoupled, torch.optim.RMSprop):
     """torch's RMSprop with decoupled weight decay."""
-
-    def step(self, closure: Any = None) -> Any:
-        fill_gradients(self)
-        with decoupled(self):
-            return super().step(closure)
-
-    @torch.no_grad()
-    def moved(self) -> dict[Tensor, Tensor]:
-        """Sum of squares of each parameter's last update."""
-        return {
-            p: moved_by(p, self._direction(p, group), group["lr"], group["weight_decay"])
-            for group in self.param_groups
-            for p in group["params"]
-        }
 
     def _direction(self, p: Tensor, group: dict[str, Any]) -> Tensor:
         state = self.state[p]
