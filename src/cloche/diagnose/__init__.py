@@ -9,6 +9,7 @@ from cloche.lazy import lazy
 if TYPE_CHECKING:
     from cloche.diagnose.comparing import compare
     from cloche.diagnose.differences import seeds_needed, verdict
+    from cloche.diagnose.divergence import first_divergence
     from cloche.diagnose.doctor.examine import examine
     from cloche.diagnose.rewinding import Rewound, prove, rewind
     from cloche.diagnose.variations import combinations_of, read_variations
@@ -18,6 +19,7 @@ __all__ = [
     "combinations_of",
     "compare",
     "examine",
+    "first_divergence",
     "prove",
     "read_variations",
     "rewind",
