@@ -1,0 +1,101 @@
+"""Early warning graded: rules that others have published on the traces of runs with planted faults, with the constants of their
+sources and with tuned ones.
+
+    python -m bench.setup early_warning
+    bench/.venvs/early_warning/bin/python -m bench.diagnose.early_warning --runs FOLDER --draws 200
+
+FOLDER has the runs of `bench.diagnose.corpus`, those of the tuning families in tuning/ and the others in held_out/. A run has
+diverged at the first step whose loss, and those of the 19 steps after it, are above 1.5 times the median of the 50 before
+(`first_divergence`). A rule has warned if its first alarm comes strictly before that step, and not before the fault began; its
+lead is the steps between. An alarm in a healthy run is false; hard ones (high stable rates, spikes that recover, changes of
+data) are counted apart. Runs with a fault that do not diverge belong to neither.
+
+Each rule is also tuned: the same number of random draws of its constants on the tuning families, for the same utility. What
+leaving out one family at a time gives is beside it; the held-out families are then graded with the constants as they are.
+
+Left out: SPAM (arXiv 2501.06842), whose rule is on single elements of the gradient, which no log has.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench.diagnose.peers import LOSSLINT, OURSELVES, PUBLISHED, TRAINSCOPE, Rule
+from bench.diagnose.traces import Trace, families, read_all
+from bench.diagnose.tuning import HEADER, Detector, Firsts, cell, grade, search
+from bench.rounds import asked, table, write
+
+
+def rules() -> list[Rule]:
+    """Those that can be run here; says which cannot."""
+    kinds = [*OURSELVES, *PUBLISHED]
+    for package, more in (("trainscope", TRAINSCOPE), ("losslint", LOSSLINT)):
+        if importlib.util.find_spec(package):
+            kinds += more
+        else:
+            print(f"{package} is left out: it is not installed here (python -m bench.setup early_warning)")
+    return [kind() for kind in kinds]
+
+
+def timed(rule: Detector, traces: Sequence[Trace]) -> tuple[Firsts, float]:
+    """First alarms, and CPU microseconds per step up to them."""
+    begin = time.process_time()
+    firsts = [rule.first(trace) for trace in traces]
+    steps = sum(first or len(trace) for first, trace in zip(firsts, traces, strict=True))
+    return firsts, 1e6 * (time.process_time() - begin) / max(1, steps)
+
+
+def report(rule: Detector, traces: Sequence[Trace]) -> dict[str, Any]:
+    """All that is reported of a rule on some runs: as a whole, by cause and by family."""
+    firsts, cost = timed(rule, traces)
+    parts: dict[str, Any] = {}
+    for key, names in (("cause", sorted({t.truth.cause for t in traces})), ("family", families(traces))):
+        parts[f"by_{key}"] = {}
+        for name in names:
+            chosen = [i for i, trace in enumerate(traces) if getattr(trace.truth, key) == name]
+            found = grade([firsts[i] for i in chosen], [traces[i] for i in chosen])
+            parts[f"by_{key}"][name] = found.record()
+    found = grade(firsts, traces)
+    return {**found.record(), "microseconds": cost, **parts, "cells": [*cell(found), f"{cost:.1f}"]}
+
+
+def main() -> None:
+    options = asked(__doc__, runs="", draws=100, seed=0)
+    if not options.runs:
+        raise SystemExit("--runs FOLDER: name the folder of the runs that `python -m bench.diagnose.corpus` made")
+    sides = {name: found for name in ("tuning", "held_out") if (found := read_all(Path(options.runs) / name))}
+    if "tuning" not in sides:
+        raise SystemExit(f"there are no finished runs in {options.runs}/tuning")
+    record: dict[str, Any] = {"draws": options.draws, "runs": {name: len(found) for name, found in sides.items()}}
+    rows: dict[str, list[list[str]]] = {name: [] for name in sides}
+    found: dict[str, Any] = {}
+    for rule in rules():
+        entry: dict[str, Any] = {"source": rule.source, "constants": asdict(rule)}  # type: ignore[call-overload]
+        versions = {"default": rule}
+        if rule.space:
+            drawn = search(lambda x: x, rule, rule.space, sides["tuning"], options.draws, options.seed)
+            versions["tuned"] = drawn.settings[drawn.best()]
+            entry["tuned_constants"] = asdict(versions["tuned"])  # type: ignore[call-overload]
+            together, _ = drawn.left_out()
+            rows["tuning"].append([f"{rule.name}, families left out", *cell(together), ""])
+            entry["left_out"] = together.record()
+        for label, version in versions.items():
+            for side, traces in sides.items():
+                graded = report(version, traces)
+                place = -1 if label == "default" and side == "tuning" and rule.space else len(rows[side])
+                rows[side].insert(place, [rule.name + ", tuned" * (label == "tuned"), *graded.pop("cells")])
+                entry.setdefault(label, {})[side] = graded
+        found[rule.name] = entry
+    for side, lines in rows.items():
+        print(f"\n{side}: {len(sides[side])} runs of {', '.join(families(sides[side]))}")
+        print(table(["rule", *HEADER, "us per step"], lines))
+    write("early_warning", {**record, "rules": found}, packages="numpy trainscope losslint")
+
+
+if __name__ == "__main__":
+    main()
