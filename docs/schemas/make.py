@@ -26,7 +26,14 @@ from cloche.runs.folder import FORMAT
 from cloche.runs.records import CheckpointManifest, RunInfo, RunManifest
 from cloche.sparse.saes.files import DictionaryCard
 from cloche.train import Recipe
-from cloche.train.monitors.records import EventRecord, HealthRecord, MetricsRecord, SampleRecord, TrainingState
+from cloche.train.monitors.records import (
+    EventRecord,
+    HealthRecord,
+    MetricsRecord,
+    SampleRecord,
+    StepsRecord,
+    TrainingState,
+)
 
 FILES: dict[str, Any] = {
     "run.json": RunInfo,
@@ -41,6 +48,7 @@ FILES: dict[str, Any] = {
     "log/health.jsonl": HealthRecord,
     "log/samples.jsonl": SampleRecord,
     "log/events.jsonl": EventRecord,
+    "log/steps.jsonl": StepsRecord,
 }
 HERE = Path(__file__).parent
 OPEN = {"MetricsRecord", "EventRecord", "OwnPart"}  # objectives, callbacks and your own parts have keys of their own

@@ -20,6 +20,7 @@ FILES = {  # schema: the files of a run folder that it describes
     "log-health": "log/health.jsonl",
     "log-samples": "log/samples.jsonl",
     "log-events": "log/events.jsonl",
+    "log-steps": "log/steps.jsonl",
 }
 
 

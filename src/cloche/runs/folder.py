@@ -223,12 +223,12 @@ class Run:
         """
         return data_frame(self.read_log(log))
 
-    def truncate_logs(self, step: int) -> int:
-        """Drops the records of steps after `step` from every log, each atomically; returns how many went.
+    def truncate_logs(self, step: int, name: str = "*") -> int:
+        """Drops the records of steps after `step` from every log, or one, each atomically; returns how many went.
 
         For resuming from the checkpoint of that step. Raises ClocheError while a writer holds a log.
         """
-        return sum(logs.truncate(path, step, self._forget_anchors) for path in logs.paths(self.path / "log"))
+        return sum(logs.truncate(path, step, self._forget_anchors) for path in logs.paths(self.path / "log", name))
 
     def anchor_logs(self) -> None:
         """Records the state of each log and the list of checkpoints, so that `verify` notices what is lost."""

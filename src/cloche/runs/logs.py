@@ -21,7 +21,7 @@ from cloche.runs import chain
 from cloche.runs.chain import Anchor, Record
 from cloche.runs.locking import lock, open_plainly, read_at
 
-LOGS = ("metrics", "health", "samples", "events")  # that training writes; callbacks and others have their own
+LOGS = ("metrics", "health", "samples", "events", "steps")  # that training writes; callbacks and others have their own
 _PIECE = 1 << 16
 
 
@@ -221,9 +221,9 @@ def anchor(path: Path) -> Anchor:
         return Anchor(records, _last_chain(handle, size, path))
 
 
-def paths(folder: Path) -> list[Path]:
-    """The logs in a run's `log` folder."""
-    return sorted(path for path in folder.glob("*.jsonl") if path.is_file())
+def paths(folder: Path, name: str = "*") -> list[Path]:
+    """The logs in a run's `log` folder, or the one of a name."""
+    return sorted(path for path in folder.glob(f"{name}.jsonl") if path.is_file())
 
 
 def anchors(folder: Path) -> dict[str, Anchor]:

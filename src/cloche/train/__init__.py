@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from cloche.train.controller.learned import Learned
     from cloche.train.corpus import prepare_data
     from cloche.train.evaluation import Score, evaluate, sample
-    from cloche.train.loop import Loop, Setup, total_loss
+    from cloche.train.loop import Loop, Setup
     from cloche.train.machine.calibrate import calibrate
     from cloche.train.machine.gemm import best_precision, gemm_rate, gemm_rates
     from cloche.train.monitors.callbacks import Callback
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cloche.train.objectives.infilling import FillInTheMiddle
     from cloche.train.objectives.multi_token import MultiToken
     from cloche.train.objectives.next_token import LastToken, NextToken, Windowed
-    from cloche.train.objectives.objective import Objective, Term
+    from cloche.train.objectives.objective import Objective, Term, total_loss
     from cloche.train.objectives.prediction import Prediction
     from cloche.train.objectives.prefix import PrefixLM, PrefixSpans
     from cloche.train.objectives.wrapping import Wrapping

@@ -4,29 +4,28 @@ callbacks are passed in."""
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cloche.errors import NotFinite
 from cloche.runs import Checkpoint, Run, checkpoint_name
 from cloche.train.checkpoint import restore_checkpoint, save_checkpoint
 from cloche.train.machine.gemm import gemm_rates
+from cloche.train.machine.stopping import signals_stop
 from cloche.train.monitors import journal
 from cloche.train.monitors.callbacks import Callback, When
 from cloche.train.monitors.journal import Journal, Record
 from cloche.train.monitors.pace import Pace
 from cloche.train.monitors.provenance import DIGITS, session_facts, weights_hash
 from cloche.train.monitors.spikes import SpikeGuard
-from cloche.train.objectives.objective import Term, require_terms
+from cloche.train.monitors.steps import StepsLog, of_older
+from cloche.train.objectives.objective import Term, total_loss
 from cloche.train.optimizers.stepper import Stepper
 from cloche.train.plan import Milestones, StepPlan
 
@@ -141,7 +140,7 @@ class Loop:
         self.changed = ""  # settings that differ from the session before, for the event of resuming
         self.settings = ""  # the recipe as text, for the same event
         self.resumed: str | None = None  # name of the checkpoint that was resumed
-        self.losses: list[float] = []  # since the last record
+        self.steps_log = StepsLog(net, optimizer)
         self._stop = False
         self._saving = 0.0  # seconds that the last checkpoint took
 
@@ -155,6 +154,11 @@ class Loop:
         self._stop = True
 
     @property
+    def logs_now(self) -> bool:
+        """Whether records of training are logged after this step."""
+        return self.step % self.setup.log_every == 0 or self.step == self.steps
+
+    @property
     def interrupted(self) -> bool:
         """True after `stop`, Ctrl-C or SIGTERM."""
         return self._stop
@@ -166,7 +170,7 @@ class Loop:
         peak = max(rates.values(), default=math.inf)
         self.pace = Pace(self.step, self.pace.earlier, self.clock)
         self.plan.begin(self.step, self.pace.time)
-        with self.run.training(), Journal(self.run) as book, _interrupts_stop(self):
+        with self.run.training(), Journal(self.run) as book, signals_stop(self), self.steps_log.ending_in(book):
             # Killed before the event was logged:
             if self.resumed and not journal.has_event(self.run, "checkpoint", self.step):
                 yield self._saved(book)
@@ -204,8 +208,9 @@ class Loop:
             message = journal.spike_message(self.step, update.loss, update.limit)
             records.append(book.event(self.step, self.pace.time, "spike", message))
         replanned = self._replan(book)
-        if self.step % self.setup.log_every == 0 or self.step == self.steps:
+        if self.logs_now:
             records.append(book.log("metrics", self._metrics(update, peak)))
+            book.log("steps", dict(self.steps_log.take()))
         return records + replanned + self._run_callbacks(book, save=bool(replanned)) + book.notices()
 
     def update(self) -> Update:
@@ -216,17 +221,19 @@ class Loop:
         values = self.backward(batches)
         norm = self.optimizer.clip_gradient()
         update = Update(values.pop("loss"), norm, rates, values, applied=False, limit=self.guard.limit())
-        if not update.finite:
-            return update
-        self.step, self.taken = self.step + 1, self.taken + len(batches)
-        self.losses.append(update.loss)
-        if self.guard.is_spike(update.loss):
-            return update
+        if update.finite:
+            self.step, self.taken = self.step + 1, self.taken + len(batches)
+            if not self.guard.is_spike(update.loss):
+                self._apply(update, batches[0])
+                update = update._replace(applied=True, rates=self.optimizer.rates())
+        self.steps_log.add(self.step + (not update.finite), update.loss, norm, update.applied)
+        return update
+
+    def _apply(self, update: Update, batch: Any) -> None:
         for callback in self.callbacks:
             if callback.due(self.step):
-                callback.before(batches[0], norm)
+                callback.before(batch, update.grad_norm)
         self.optimizer.step(update.loss, self.plan.progress(self.step - 1) / self.plan.turns[0][1])
-        return update._replace(applied=True, rates=self.optimizer.rates())
 
     def backward(self, batches: Sequence[Any]) -> dict[str, float]:
         """Adds the gradient of the mean loss over all targets of the batches, as if they were one; returns the terms."""
@@ -302,12 +309,16 @@ class Loop:
         return {**(self._so_far() if name == "metrics" else {"step": self.step}), **record}
 
     def _metrics(self, update: Update, peak: float) -> Record:
-        loss, seconds = sum(self.losses) / len(self.losses), self.pace.take()
-        self.losses = []
-        record: Record = {**self._so_far(), "loss": loss, **update.others, "lr": next(iter(update.rates.values()))}
+        seconds = self.pace.take()
+        record: Record = {
+            **self._so_far(),
+            "loss": self.steps_log.loss,
+            **update.others,
+            "lr": next(iter(update.rates.values())),
+        }
         record |= {f"lr_{name}": rate for name, rate in update.rates.items()} | self.optimizer.shrink()
         record["grad_norm"] = update.grad_norm
-        record |= self.optimizer.figures() | getattr(self.source, "figures", dict)()
+        record |= self.steps_log.figures() | self.optimizer.figures() | getattr(self.source, "figures", dict)()
         if self.setup.tokens:
             record["tokens_per_second"] = self.setup.tokens / seconds
         if self.setup.flops:
@@ -332,8 +343,7 @@ class Loop:
             **self._so_far(),
             "batches": self.taken,
             "plan": self.plan.state(),
-            "losses": self.losses,
-            "updates": [float(norm) for norm in self.optimizer.norms],
+            "steps": self.steps_log.state(),
             "source": self.source.state(),
             "optimizer": self.optimizer.name,
             "guard": self.guard.state(),
@@ -348,7 +358,8 @@ class Loop:
         logs still hold records of later steps."""
         state = restore_checkpoint(checkpoint, self.net, self.optimizer, self._restore_callbacks)
         self.resumed = checkpoint_name(state["step"])
-        self.step, self.losses, self.optimizer.norms = state["step"], state["losses"], state.get("updates", [])
+        self.step = state["step"]
+        self.steps_log.restore(state.get("steps") or of_older(state), self.step)
         self.taken = state.get("batches", self.step)  # absent before batches were accumulated
         self.pace = Pace(self.step, state["time"], self.clock)
         self.plan.restore(state["plan"])
@@ -365,36 +376,4 @@ class Loop:
         reached = max((int(record.get("step") or 0) for record in self.run.read_log("metrics")), default=0)
         self.plan.read_replans(self.step, self.run.read_log("events"), reached)
         self.run.truncate_logs(self.step)
-
-
-def total_loss(terms: dict[str, Term]) -> Tensor:
-    """The weighted sum of an objective's terms. Raises ClocheError if none is called "loss", or one is no `Term`.
-
-    >>> import torch
-    >>> from cloche.train import Term, total_loss
-    >>> total_loss({"loss": Term(torch.tensor(2.0)), "balance": Term(torch.tensor(1.0), weight=0.5)})
-    tensor(2.5000)
-    """
-    require_terms(terms)
-    first, *others = (term.value if term.weight == 1 else term.weight * term.value for term in terms.values())
-    return sum(others, first)
-
-
-@contextmanager
-def _interrupts_stop(loop: Loop) -> Iterator[None]:
-    """Ctrl-C and SIGTERM stop the loop after the current step; a second one interrupts at once."""
-
-    def ask(*_: object) -> None:
-        if loop._stop:
-            raise KeyboardInterrupt
-        loop.stop()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        self.run.truncate_logs(self.step - len(self.steps_log.steps), "steps")  # a record at its end has these too

@@ -15,7 +15,7 @@ from cloche.text import Tokenizer
 from cloche.train.corpus import prepare_data
 from cloche.train.evaluation import Score, evaluate, sample
 from cloche.train.intact import data_hashes, require_intact, require_untrained
-from cloche.train.loop import PRECISIONS, Loop, Setup, total_loss
+from cloche.train.loop import PRECISIONS, Loop, Setup
 from cloche.train.machine.calibrate import calibrate, trial_recipe
 from cloche.train.machine.heap import keep_freed_memory
 from cloche.train.monitors.health import Health
@@ -23,7 +23,7 @@ from cloche.train.monitors.journal import Record
 from cloche.train.monitors.noise import BatchNoise
 from cloche.train.monitors.pretraining import HealthCallback, LogCallback
 from cloche.train.objectives.batch import TokenBatch
-from cloche.train.objectives.objective import Objective
+from cloche.train.objectives.objective import Objective, total_loss
 from cloche.train.optimizers.stepper import Stepper
 from cloche.train.parents import put_in_place
 from cloche.train.plan import Every, Milestones, StepPlan

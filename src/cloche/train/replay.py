@@ -72,8 +72,8 @@ class Replay:
                     "whether its files are as they were written."
                 )
             trainer.plan.revise(trainer.step, 0.0, 0.0)  # only re-plans of the log
-            if trainer.step % trainer.setup.log_every == 0 or trainer.step == trainer.steps:
-                trainer.losses = []
+            if trainer.logs_now:
+                trainer.steps_log.take()
             if (logged := self.logged.get(trainer.step)) is not None:
                 self.compared.append(trainer.step)
                 if not self.weights.startswith(logged):

@@ -17,8 +17,8 @@ from cloche.microscope.folder.lines import Cursor, Damage, LogLines
 from cloche.microscope.folder.logbook import appended
 from cloche.microscope.folder.reading import RunFiles
 from cloche.microscope.library import Library, dictionary_names
-from cloche.runs import LOGS
 
+LOGS = ("metrics", "health", "samples", "events")  # that a page shows
 POLL_SECONDS = 0.25
 KEEPALIVE_SECONDS = 15.0
 MOST_BACKLOG_BYTES = 1 << 18

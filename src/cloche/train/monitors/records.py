@@ -64,6 +64,22 @@ class HealthRecord(TypedDict):
     chain: NotRequired[str]
 
 
+class StepsRecord(TypedDict, total=False):
+    """A line of log/steps.jsonl: the steps since the record before, the last of which is `step`, in order. Norms of gradients
+    are those before clipping; `grad_norms` and `update_norms` have one for each of the `parts`, which are named in the first
+    record and where they change. An update that was not applied has norm 0; norms are null if the optimiser does not say
+    them."""
+
+    step: Required[int]
+    parts: list[str]
+    loss: Required[list[float | None]]
+    grad_norm: Required[list[float | None]]
+    update_norm: Required[list[float | None]]
+    grad_norms: Required[list[list[float | None] | None]]
+    update_norms: Required[list[list[float | None] | None]]
+    chain: str
+
+
 class SampleRecord(TypedDict):
     """A line of log/samples.jsonl: the continuation of a prompt, and the likeliest next tokens [text, probability]."""
 
@@ -104,7 +120,8 @@ class TrainingState(TypedDict, total=False):
     plan: list[list[int]]
     batches: int
     losses: list[float]
-    updates: list[float]
+    updates: list[float]  # losses and updates: of checkpoints before there was a steps.jsonl
+    steps: dict[str, Any]
     source: dict[str, Any]
     optimizer: Required[str]
     guard: dict[str, Any]

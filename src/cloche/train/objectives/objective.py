@@ -52,6 +52,19 @@ def require_terms(terms: Mapping[str, object]) -> None:
             )
 
 
+def total_loss(terms: dict[str, Term]) -> Tensor:
+    """The weighted sum of an objective's terms. Raises ClocheError if none is called "loss", or one is no `Term`.
+
+    >>> import torch
+    >>> from cloche.train import Term, total_loss
+    >>> total_loss({"loss": Term(torch.tensor(2.0)), "balance": Term(torch.tensor(1.0), weight=0.5)})
+    tensor(2.5000)
+    """
+    require_terms(terms)
+    first, *others = (term.value if term.weight == 1 else term.weight * term.value for term in terms.values())
+    return sum(others, first)
+
+
 @dataclass(frozen=True)
 class Objective(Part, ABC):
     """Base of objectives: what training minimises. A subclass defines `terms`.

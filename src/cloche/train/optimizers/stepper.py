@@ -17,6 +17,7 @@ from cloche.train.optimizers.average import AVERAGE, COUNT, RunningAverage
 from cloche.train.optimizers.groups import scale_rates, split
 from cloche.train.optimizers.optimizer import Optimizer
 
+Norms = tuple[list[Tensor], Tensor]  # tensors, and the norm of something of each: [tensor]
 NUMBERS = {"bool": bool, "int": int, "float": float}
 
 
@@ -60,7 +61,8 @@ class Stepper:
         self.groups = self._all_groups()
         self._built = [dict(group) for group in self.groups]
         self.peaks = [float(group["lr"]) for group in self.groups]
-        self.norms: list[Tensor | float] = []  # of the updates since the last `figures`
+        self.gradient_norms: Norms = ([], torch.zeros(0))  # of parameters, before the last clipping
+        self.update_norms: Norms | None = None  # of parameters in the last update; None if it is not known
         self.clipped = 1.0  # by what the last gradient was multiplied
         self.average = None if part.average is None else RunningAverage(part.average, self.names)
 
@@ -101,8 +103,11 @@ class Stepper:
     def clip_gradient(self) -> float:
         """Scales a gradient whose norm is above `clip` down to that norm; returns the norm that it had. One that is not
         finite is left as it is."""
-        gradients = [p.grad for p in self.names if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients).item()
+        found = {p: p.grad for p in self.names if p.grad is not None}
+        gradients = list(found.values())
+        norms = torch.stack(torch._foreach_norm(gradients)) if gradients else torch.zeros(0)
+        self.gradient_norms = list(found), norms
+        norm: float = torch.linalg.vector_norm(norms).item()
         self.clipped = self.clip / norm if self.clip < norm < math.inf else 1.0
         if self.clipped < 1:
             torch._foreach_mul_(gradients, self.clipped)
@@ -115,8 +120,9 @@ class Stepper:
             if loss is not None and hasattr(part, "observe"):
                 part.observe(loss, progress, self.clipped)
             part.step()
+        self.update_norms = None
         if (moved := self.moved()) is not None:
-            self.norms.append(torch.stack(list(moved.values())).sum().sqrt() if moved else 0.0)
+            self.update_norms = list(moved), torch.stack(list(moved.values())).sqrt() if moved else torch.zeros(0)
         if self.average is not None:
             self.average.update()
 
@@ -151,10 +157,8 @@ class Stepper:
         return {str(group["name"]): float(group["lr"]) * float(group.get("factor", 1.0)) for group in self.groups}
 
     def figures(self) -> dict[str, float]:
-        """For the log "metrics": the mean and the largest norm of the updates since the last call, where the optimisers say
-        how far they move, and what else they report of the last step."""
-        norms, self.norms = [float(norm) for norm in self.norms], []
-        found = {"update_norm": sum(norms) / len(norms), "update_norm_max": max(norms)} if norms else {}
+        """What the optimisers report of the last step, for the log "metrics"."""
+        found: dict[str, float] = {}
         for part in self.parts:
             found |= part.figures() if hasattr(part, "figures") else {}
         return found
