@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from cloche.train.recipe.limits import check_fits, check_model, check_recipe
     from cloche.train.recipe.recipe import Recipe, settings_called
     from cloche.train.replay import Replay, aside
+    from cloche.train.source import batches_of
 
 __all__ = [
     "EMA",
@@ -119,6 +120,7 @@ __all__ = [
     "Windowed",
     "Wrapping",
     "aside",
+    "batches_of",
     "begin_from",
     "best_precision",
     "calibrate",

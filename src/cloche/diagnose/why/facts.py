@@ -1,0 +1,119 @@
+"""Everything that can be measured of a run folder, in units in which recipes of different kinds are comparable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from cloche.data import PackedTokens
+from cloche.diagnose.why.course import Course, course_of
+from cloche.diagnose.why.documents import require_as_trained
+from cloche.diagnose.why.history import History, read_history
+from cloche.diagnose.why.rates import Rates, rates_of
+from cloche.diagnose.why.start import Start, start_of
+from cloche.diagnose.why.text import Text, text_of
+from cloche.diagnose.why.weights import Weights, weights_of
+from cloche.errors import ClocheError
+from cloche.model import Network, load_network
+from cloche.runs import Checkpoint, Run
+from cloche.train import Recipe, batches_of
+
+START_TOKENS = 1024  # that the signal at the first checkpoint is measured on
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was measured of a run; None where it could not be, and `notes` say why.
+
+    rows: the mean loss of each row of the worst batch under the last good checkpoint, and `expected` that of an earlier
+    batch. good: the last checkpoint before the onset.
+    """
+
+    history: History
+    course: Course
+    rates: Rates
+    weights: Weights
+    start: Start | None
+    text: Text | None
+    recipe: Recipe | None
+    good: Checkpoint | None
+    rows: tuple[float, ...] = ()
+    expected: float | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def onset(self) -> int | None:
+        return self.course.onset
+
+    @property
+    def progress(self) -> float | None:
+        """How far the loss came from what counts of tokens give (0) to what counts of pairs give (1); above 1 beyond."""
+        if self.text is None or self.text.unigram - self.text.bigram < 0.05:
+            return None
+        return (self.text.unigram - self.course.last) / (self.text.unigram - self.text.bigram)
+
+
+def gather(run: Run) -> Facts:
+    """Measures a run. Nothing in its folder is executed or changed. Raises ClocheError where it says nothing of training."""
+    notes: list[str] = []
+    history = read_history(run)
+    recipe = None if run.adopted else Recipe.parse(run.recipe, f"{run.path}/recipe.toml")
+    course = course_of(history)
+    saved = run.checkpoints()
+    first = _loaded(saved[0], notes) if saved and saved[0].step == 0 else None
+    last = _loaded(saved[-1], notes) if saved and saved[-1].step else first
+    before = [c for c in saved if course.onset is None or c.step < course.onset]
+    good = before[-1] if before else None
+    if not saved:
+        notes.append("There is no checkpoint, so weights and the signal at the start were not measured.")
+    batches = _tried(lambda: _batches(run, recipe, saved), notes) if recipe is not None else None
+    start = text = None
+    rows: tuple[float, ...] = ()
+    expected = None
+    if batches is not None and recipe is not None:
+        text = text_of(batches, recipe.model.vocab, max(history.steps, 1), course.onset)
+        if first is not None:
+            ids = torch.from_numpy(batches.at(0))
+            start = _tried(lambda: start_of(first, ids[: max(1, START_TOKENS // ids.shape[1])]), notes)
+        if good is not None and text.worst is not None:
+            net = first if first is not None and good.step == 0 else _loaded(good, notes)
+            rows, expected = losses_of(net, batches, text.worst, good.step) if net is not None else ((), None)
+    rates = rates_of(recipe, history)
+    weights = weights_of(first, last)
+    return Facts(history, course, rates, weights, start, text, recipe, good, rows, expected, tuple(notes))
+
+
+def _batches(run: Run, recipe: Recipe, saved: list[Checkpoint]) -> Any:
+    require_as_trained(run, saved)
+    return batches_of(recipe, PackedTokens.open(run.path / "data", "train"))
+
+
+def _loaded(checkpoint: Checkpoint, notes: list[str]) -> Network | None:
+    return _tried(lambda: load_network(checkpoint.path, check_files=True, check_sites=False), notes)
+
+
+def _tried(what: Callable[[], Any], notes: list[str]) -> Any:
+    """What a function gives, or None and a note of why not."""
+    try:
+        return what()
+    except ClocheError as error:
+        notes.append(str(error).rstrip(".") + ".")
+        return None
+
+
+@torch.no_grad()
+def losses_of(net: Network, batches: Any, step: int, good: int) -> tuple[tuple[float, ...], float | None]:
+    """Nats per token of each row of the batch of a step (counted from 1), and of the batch after the checkpoint."""
+    if not net.causal:
+        return (), None
+
+    def rows(at: int) -> torch.Tensor:
+        ids = torch.from_numpy(batches.at(at))
+        logits = net(ids[:, :-1]).float()
+        return F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none").mean(1)
+
+    return tuple(rows(step - 1).tolist()), float(rows(max(good - 2, 0)).mean())

@@ -1,0 +1,78 @@
+"""How fast a run learned, decayed and fitted its text: from its recipe and logs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from cloche.diagnose.why.history import History
+from cloche.train import Recipe
+
+FIRST = 0.1  # share of the run in which the largest updates of the start are looked for
+
+
+@dataclass(frozen=True)
+class Rates:
+    """rate: the peak learning rate over the optimiser's default. warmup: updates before the peak. pace: size of updates
+    relative to the weights, over the optimiser's limit, the median over the run of the largest of all layers; calm: of the
+    median layer. decay: e-foldings by which weight decay alone shrank the weights. gap: nats by which held-out text was
+    worse at the end than the batches, val_rise: than at its best. entropy: of attention by the end, as a share of its
+    maximum, in the layer that has least. growth: of the weights' norm over the run, by the layer that grew most."""
+
+    rate: float | None
+    warmup: int | None
+    pace: float | None
+    calm: float | None
+    decay: float | None
+    gap: float | None
+    val_rise: float | None
+    best_step: int | None
+    entropy: float | None
+    growth: float | None
+
+
+def rates_of(recipe: Recipe | None, history: History) -> Rates:
+    steps, ratios = history.health.get("update_ratio", (np.array([]), np.zeros((0, 1))))
+    usual = history.limit
+    ratios = ratios[:, 1:] if ratios.shape[1:] and ratios.shape[1] > 1 else ratios
+    val_steps, val = history.metric("val_loss")
+    _, gaps = history.metric("val_gap")
+    entropy = history.health.get("attention_entropy")
+    norms = history.health.get("weight_norm")
+    best = int(np.nanargmin(val)) if len(val) and np.isfinite(val).any() else None
+    return Rates(
+        None if recipe is None else recipe.optimizer.lr / default_rate(recipe),
+        None if recipe is None else math.ceil(recipe.schedule.warmup * (recipe.run.steps or 0)),
+        float(np.nanmedian(np.nanmax(ratios, 1))) / usual if usual and len(steps) else None,
+        float(np.nanmedian(ratios)) / usual if usual and len(steps) else None,
+        decayed(recipe, history),
+        float(gaps[-1]) if len(gaps) else None,
+        float(val[-1] - val[best]) if best is not None else None,
+        int(val_steps[best]) if best is not None else None,
+        float(np.nanmin(entropy[1][-1])) if entropy is not None else None,
+        float(np.nanmax(norms[1][-1] / norms[1][0])) if norms is not None else None,
+    )
+
+
+def default_rate(recipe: Recipe) -> float:
+    """The learning rate that the class of a recipe's optimiser has by default."""
+    optimizer = getattr(recipe.optimizer, "optimizer", recipe.optimizer)
+    found = next((f.default for f in optimizer.__dataclass_fields__.values() if f.name == "lr"), None)
+    return found if isinstance(found, float) and found > 0 else 1e-3
+
+
+def decayed(recipe: Recipe | None, history: History) -> float | None:
+    """The sum over all updates of rate x decay, of the group that decays most."""
+    names = {key for record in history.metrics for key in record if key.startswith("shrink_")}
+    found = [0.0] if history.metrics else []
+    for name in names:
+        steps, values = history.metric(name)
+        spans = np.diff(steps, prepend=0)
+        found.append(float(-(np.log(np.clip(values, 1e-6, 1.0)) * spans).sum()))
+    if len(found) > 1 or recipe is None:
+        return max(found, default=None)
+    rate = float(getattr(recipe.optimizer, "weight_decay", 0.0)) * recipe.optimizer.lr
+    shares = [recipe.schedule.rate(step, recipe.run.steps or 1) for step in range(0, history.steps, 5)]
+    return rate * 5 * sum(shares)

@@ -1,0 +1,106 @@
+"""What the checkpoints of a run say of its weights: how large they were at first, how far each part moved, and in how many
+bits they are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cloche.model import Network
+
+SAMPLED = 100_000  # entries of a tensor whose bits are looked at
+MOVED = 1e-3  # of how far the other parts moved, relative to their weights: below it a part is frozen
+
+
+@dataclass(frozen=True)
+class Weights:
+    """scale: root mean square of the matrices at step 0 over their nominal (fan-in) one, the median of all; branches: the
+    median of those that write to the stream, over `scale`; queries: of those of queries and keys, over `scale`. bits: of
+    mantissa that the last weights use, at most 24. frozen: parts that never moved. still: their share of the parts.
+    grown: by what the norm of the matrices was multiplied between the checkpoints; largest: of the part that grew most.
+    """
+
+    scale: float | None = None
+    branches: float | None = None
+    bits: int | None = None
+    frozen: tuple[str, ...] = ()
+    still: float | None = None
+    grown: float | None = None
+    moved: Mapping[str, float] = field(default_factory=dict)
+
+
+def weights_of(first: Network | None, last: Network | None) -> Weights:
+    """first: the network at step 0, None where there is no checkpoint of it. last: at the last good checkpoint."""
+    scale = branches = None
+    if first is not None:
+        ratios = scales(first)
+        inner = [ratio for name, ratio in ratios.items() if not _writes(first, name)]
+        outer = [ratio for name, ratio in ratios.items() if _writes(first, name)]
+        scale = float(np.median(inner or outer)) if ratios else None
+        branches = float(np.median(outer)) / scale if outer and scale else None
+    bits = None if last is None else bits_of({n: p for n, p in last.state_dict().items() if p.ndim > 1})
+    if first is None or last is None or first is last:
+        return Weights(scale, branches, bits)
+    moved = movements(first, last)
+    middle = float(np.median(list(moved.values()))) if moved else 0.0
+    frozen = tuple(part for part, by in moved.items() if by <= MOVED * max(moved.values()))
+    before, after = norm(first), norm(last)
+    grown = after / before if before else None
+    return Weights(scale, branches, bits, frozen, len(frozen) / len(moved) if moved and middle >= 0 else None, grown, moved)
+
+
+def scales(net: Network) -> dict[str, float]:
+    """Of each matrix the root mean square over the nominal deviation of its declaration."""
+    found = {}
+    for name, declared in net.declarations().items():
+        weight = net.get_parameter(name)
+        if declared.std and declared.group == "matrix" and weight.ndim > 1:
+            found[name] = float(weight.detach().float().square().mean().sqrt()) / declared.std
+    return found
+
+
+def _writes(net: Network, name: str) -> bool:
+    return net.declarations()[name].shard == "columns"
+
+
+def parts_of(net: Network) -> dict[str, list[str]]:
+    """The names of the parameters of each part: "embed", "layer 0" and so on, and "head" for all others."""
+    owner = {id(p): f"layer {i}" for i, block in enumerate(net.layers) for p in block.parameters()}
+    owner |= {id(p): "embed" for p in net.embed.parameters()}
+    found: dict[str, list[str]] = {}
+    for name, p in net.named_parameters():
+        found.setdefault(owner.get(id(p), "head"), []).append(name)
+    return found
+
+
+def movements(first: Network, last: Network) -> dict[str, float]:
+    """Of each part the norm of what its weights changed by over that of the weights."""
+    before, after = first.state_dict(), last.state_dict()
+    found = {}
+    for part, names in parts_of(first).items():
+        names = [name for name in names if name in after and after[name].shape == before[name].shape]
+        changed = sum(float((after[n] - before[n]).double().square().sum()) for n in names)
+        found[part] = (changed / max(1e-30, sum(float(before[n].double().square().sum()) for n in names))) ** 0.5
+    return found
+
+
+def norm(net: Network) -> float:
+    """Of all matrices."""
+    return float(sum(p.detach().double().square().sum() for _, p in net.groups()["matrix"])) ** 0.5
+
+
+def bits_of(weights: Mapping[str, Tensor]) -> int | None:
+    """The bits of mantissa, the hidden one included, that most of the matrices use: 24 for those of float32."""
+    found = []
+    for value in weights.values():
+        x = value.detach().float().reshape(-1)[:SAMPLED]
+        mantissa = (x[x != 0].contiguous().view(torch.int32) & 0x7FFFFF).numpy()
+        if len(mantissa) < 32:
+            continue
+        used = [np.count_nonzero(mantissa & ((1 << k) - 1)) > 0.01 * len(mantissa) for k in range(1, 24)]
+        found.append(24 - (used.index(True) if True in used else 23))
+    return int(np.median(found)) if found else None
