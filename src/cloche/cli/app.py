@@ -31,6 +31,7 @@ from cloche.cli.running.grow import pretrain, resume
 from cloche.cli.running.recipe import print_recipe
 from cloche.cli.running.rewind import rewind
 from cloche.cli.running.verify import verify
+from cloche.cli.running.why import why
 from cloche.cli.signals.sindy import sindy
 from cloche.cli.signals.sparse import sparse
 from cloche.cli.streams import discard_output, flush_output, prepare_streams
@@ -63,6 +64,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "diff": diff,
     "steer": steer,
     "open": open_microscope,
+    "why": why,
     "rewind": rewind,
     "verify": verify,
     "doctor": doctor,
@@ -83,6 +85,7 @@ EXAMPLES = {
     "diff": "cloche diff runs/first/checkpoints/step-000500 runs/first --out diff.html",
     "steer": "cloche steer runs/first polite.jsonl --out polite.safetensors",
     "open": "cloche open runs/first",
+    "why": "cloche why runs/mine",
     "rewind": "cloche rewind runs/mine 1234",
     "verify": "cloche verify runs/first --json",
     "doctor": "cloche doctor mine.toml --set model.body.depth=24",

@@ -92,8 +92,8 @@ class VectorSaved(TypedDict):
 
 
 class SavedFinding(FindingRecord):
-    """`compare`, `diff`, `trace`, `doctor` of a recipe, and each finding of `look`: the finding, and its file; null if only
-    printed."""
+    """`compare`, `diff`, `trace`, `why`, `doctor` of a recipe, and each finding of `look`: the finding, and its file; null if
+    only printed."""
 
     path: str | None
 
@@ -332,4 +332,5 @@ COMMANDS: dict[str, Any] = {
     "tasks show": TaskShown,
     "trace": SavedFinding | InstrumentsListed,
     "verify": RunVerified,
+    "why": SavedFinding,
 }

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from cloche.diagnose.doctor.examine import examine
     from cloche.diagnose.rewinding import Rewound, prove, rewind
     from cloche.diagnose.variations import combinations_of, read_variations
+    from cloche.diagnose.why.explain import explain
 
 __all__ = [
     "Rewound",
     "combinations_of",
     "compare",
     "examine",
+    "explain",
     "first_divergence",
     "prove",
     "read_variations",

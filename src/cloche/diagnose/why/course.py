@@ -84,9 +84,7 @@ def course_of(history: History) -> Course:
     onset = mover.step if mover is not None else seen if seen is not None else jumped
     early = float(losses[:EARLY].max() - first)
     best = float(min(smooth.min(), first))
-    return Course(
-        history.steps, diverged, onset, mover, first, best, last, early, jump, jumped, left, final, spikes
-    )
+    return Course(history.steps, diverged, onset, mover, first, best, last, early, jump, jumped, left, final, spikes)
 
 
 def running_median(values: np.ndarray, width: int) -> np.ndarray:
@@ -135,7 +133,9 @@ def first_mover(history: History, seen: int) -> Mover | None:
         for step in np.flatnonzero(outside):
             if outside[step:seen].mean() > 0.5:
                 found.append(
-                    Mover(int(step) + 1, quantity, place, float(sigmas[step]), float(values[step]), float(np.exp(middle)))
+                    Mover(
+                        int(step) + 1, quantity, place, float(sigmas[step]), float(values[step]), float(np.exp(middle))
+                    )
                 )
                 break
     # of those that move in the same step, a part's before that of the whole

@@ -28,7 +28,9 @@ class Place:
 
 def require_as_trained(run: Run, saved: list[Checkpoint]) -> None:
     """Raises RunDamaged if the packed tokens of training are not the bytes that the run was trained on."""
-    index = json.loads((run.path / "data" / "data.json").read_bytes()) if (run.path / "data" / "data.json").exists() else {}
+    index = (
+        json.loads((run.path / "data" / "data.json").read_bytes()) if (run.path / "data" / "data.json").exists() else {}
+    )
     shards = index.get("splits", {}).get("train", {}).get("shards", [])
     trained = {}
     for checkpoint in saved[:1]:

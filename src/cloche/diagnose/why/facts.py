@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
-from cloche.data import PackedTokens
+from cloche.data import Batches, PackedTokens
 from cloche.diagnose.why.course import Course, course_of
 from cloche.diagnose.why.documents import require_as_trained
 from cloche.diagnose.why.history import History, read_history
@@ -29,8 +30,8 @@ START_TOKENS = 1024  # that the signal at the first checkpoint is measured on
 class Facts:
     """What was measured of a run; None where it could not be, and `notes` say why.
 
-    rows: the mean loss of each row of the worst batch under the last good checkpoint, and `expected` that of an earlier
-    batch. good: the last checkpoint before the onset.
+    good: the last checkpoint before the onset. suspect: the step whose batch is shown, and `rows`: the mean loss of each of its
+    rows under that checkpoint.
     """
 
     history: History
@@ -39,15 +40,20 @@ class Facts:
     weights: Weights
     start: Start | None
     text: Text | None
-    recipe: Recipe | None
+    recipe: Recipe
     good: Checkpoint | None
+    batches: Batches | None = None
     rows: tuple[float, ...] = ()
-    expected: float | None = None
     notes: tuple[str, ...] = ()
 
     @property
     def onset(self) -> int | None:
         return self.course.onset
+
+    @property
+    def suspect(self) -> int | None:
+        """The step whose batch is most likely to have a part in it: the first unlike the others, else that of the onset."""
+        return _suspect(self.text, self.course)
 
     @property
     def progress(self) -> float | None:
@@ -61,7 +67,7 @@ def gather(run: Run) -> Facts:
     """Measures a run. Nothing in its folder is executed or changed. Raises ClocheError where it says nothing of training."""
     notes: list[str] = []
     history = read_history(run)
-    recipe = None if run.adopted else Recipe.parse(run.recipe, f"{run.path}/recipe.toml")
+    recipe = Recipe.parse(run.recipe, f"{run.path}/recipe.toml")
     course = course_of(history)
     saved = run.checkpoints()
     first = _loaded(saved[0], notes) if saved and saved[0].step == 0 else None
@@ -70,24 +76,27 @@ def gather(run: Run) -> Facts:
     good = before[-1] if before else None
     if not saved:
         notes.append("There is no checkpoint, so weights and the signal at the start were not measured.")
-    batches = _tried(lambda: _batches(run, recipe, saved), notes) if recipe is not None else None
+    batches: Batches | None = _tried(lambda: _batches(run, recipe, saved), notes)
     start = text = None
     rows: tuple[float, ...] = ()
-    expected = None
-    if batches is not None and recipe is not None:
-        text = text_of(batches, recipe.model.vocab, max(history.steps, 1), course.onset)
+    if batches is not None:
+        onsets = [step for step in (course.onset, course.jumped, course.diverged) if step is not None]
+        text = text_of(batches, recipe.model.vocab, max(history.steps, 1), onsets)
         if first is not None:
-            ids = torch.from_numpy(batches.at(0))
-            start = _tried(lambda: start_of(first, ids[: max(1, START_TOKENS // ids.shape[1])]), notes)
-        if good is not None and text.worst is not None:
-            net = first if first is not None and good.step == 0 else _loaded(good, notes)
-            rows, expected = losses_of(net, batches, text.worst, good.step) if net is not None else ((), None)
-    rates = rates_of(recipe, history)
-    weights = weights_of(first, last)
-    return Facts(history, course, rates, weights, start, text, recipe, good, rows, expected, tuple(notes))
+            ids = torch.from_numpy(batches.at(0))[: max(1, START_TOKENS // recipe.run.length)]
+            start = _tried(lambda: start_of(first, ids), notes)
+        if good is not None and (step := _suspect(text, course)) is not None:
+            net = first if good.step == 0 else last if good.step == saved[-1].step else _loaded(good, notes)
+            rows = losses_of(net, batches.at(step - 1)) if net is not None else ()
+    rates, weights = rates_of(recipe, history), weights_of(first, last)
+    return Facts(history, course, rates, weights, start, text, recipe, good, batches, rows, tuple(notes))
 
 
-def _batches(run: Run, recipe: Recipe, saved: list[Checkpoint]) -> Any:
+def _suspect(text: Text | None, course: Course) -> int | None:
+    return text.bad[0] if text is not None and text.bad else course.onset
+
+
+def _batches(run: Run, recipe: Recipe, saved: list[Checkpoint]) -> Batches:
     require_as_trained(run, saved)
     return batches_of(recipe, PackedTokens.open(run.path / "data", "train"))
 
@@ -106,14 +115,10 @@ def _tried(what: Callable[[], Any], notes: list[str]) -> Any:
 
 
 @torch.no_grad()
-def losses_of(net: Network, batches: Any, step: int, good: int) -> tuple[tuple[float, ...], float | None]:
-    """Nats per token of each row of the batch of a step (counted from 1), and of the batch after the checkpoint."""
+def losses_of(net: Network, ids: np.ndarray) -> tuple[float, ...]:
+    """Nats per token of each row of ids [row, position + 1]; none for a model whose tokens see later ones."""
     if not net.causal:
-        return (), None
-
-    def rows(at: int) -> torch.Tensor:
-        ids = torch.from_numpy(batches.at(at))
-        logits = net(ids[:, :-1]).float()
-        return F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none").mean(1)
-
-    return tuple(rows(step - 1).tolist()), float(rows(max(good - 2, 0)).mean())
+        return ()
+    x = torch.from_numpy(ids)
+    logits = net(x[:, :-1]).float()
+    return tuple(F.cross_entropy(logits.transpose(1, 2), x[:, 1:], reduction="none").mean(1).tolist())

@@ -91,7 +91,11 @@ def _exact(records: list[dict[str, Any]]) -> tuple[np.ndarray, dict[tuple[str, s
             rows = record.get(name)
             if rows and len(parts):
                 array[here] = [_numbers(row) if row else [np.nan] * len(parts) for row in rows]
-    series = {("loss", ""): losses, ("gradient norm", ""): whole["grad_norm"], ("update norm", ""): whole["update_norm"]}
+    series = {
+        ("loss", ""): losses,
+        ("gradient norm", ""): whole["grad_norm"],
+        ("update norm", ""): whole["update_norm"],
+    }
     for name, array in per_part.items():
         series |= {(PER_STEP[name], str(part)): array[:, i] for i, part in enumerate(parts)}
     return losses, series, 1

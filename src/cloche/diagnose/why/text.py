@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from cloche.data import Batches
 FITTED, JUDGED = 96, 24  # batches at most that counts are made of, and that usual values are taken from
 NEAR = 8  # steps around the onset that are read one by one
 LATER = 24  # batches read between the onset and the end
-ODD = 6.0  # robust standard deviations of a batch's nats per token, above which it is unlike the others
+ODD = 6.0  # robust standard deviations of a batch's nats per token, beyond which it is unlike the others
 LEAST = 0.15  # nats by which an unlike batch differs at least
 MEMORY = 1 << 24  # entries of a table of pairs; larger vocabularies are counted by tokens alone
 TO_SIGMA = 1.4826
@@ -23,23 +22,18 @@ TO_SIGMA = 1.4826
 class Text:
     """Nats per token under counts of pairs of tokens in the run's own earlier batches.
 
-    unigram, bigram: of other earlier batches under counts of tokens, and of pairs: what a model should come below. worst: the
-    step near the onset whose batch is most unlike the others, by `odd` robust standard deviations and `above` nats; `rows`: its
-    rows, the most unlike first. lasting: the share of later batches that are unlike the earlier ones. learnable: what pairs
-    tell of the later text, over what they tell of the earlier. distinct: of the tokens of the worst batch, over the usual.
-    epochs: of the text, by the end.
+    unigram, bigram: of other earlier batches under counts of tokens, and of pairs: what a model should come below. bad: steps
+    near the onset whose batches are unlike the earlier ones, and `above`: by how many nats the most unlike of all is. lasting:
+    the share of later batches that are unlike the earlier ones. learnable: what pairs tell of the later text, over what they
+    tell of the earlier. epochs: of the text, by the end.
     """
 
     unigram: float
     bigram: float
-    worst: int | None
-    odd: float
+    bad: tuple[int, ...]
     above: float
-    rows: tuple[int, ...]
     lasting: float
-    begins: int | None
     learnable: float
-    distinct: float
     epochs: float
 
 
@@ -73,45 +67,34 @@ class Pairs:
         return -np.log(trust * pair + (1 - trust) * self.unigram[after])
 
 
-def text_of(batches: Batches, vocab: int, steps: int, onset: int | None) -> Text:
-    """steps: that were trained. onset: the step at which things went wrong; without one the middle of the run."""
-    until = max(4, min(steps, (onset or steps // 2 + 1) - 1 - NEAR)) if steps > 4 else 4
+def text_of(batches: Batches, vocab: int, steps: int, onsets: Sequence[int]) -> Text:
+    """steps: that were trained. onsets: steps at which something went wrong, the first one first; without any, half of the run
+    is compared with the other half."""
+    onset = min(onsets, default=steps // 2 + 1 + NEAR)
+    until = max(4, min(steps, onset - 1 - NEAR))
     early = spread(0, until, FITTED + JUDGED)
     judged = early[:: max(2, len(early) // JUDGED)]
-    fitted = [step for step in early if step not in set(judged)]
-    counts = Pairs(vocab, read(batches, fitted))
+    counts = Pairs(vocab, read(batches, [step for step in early if step not in set(judged)]))
     usual = np.array([counts.nats(batches.at(step)).mean() for step in judged])
     middle, sigma = float(np.median(usual)), _spread(usual)
-    at = onset or until + NEAR
-    near = range(max(0, at - 1 - NEAR), min(steps, at + NEAR))
-    surprise = {step: float(counts.nats(batches.at(step)).mean()) for step in near}
-    worst = max(surprise, key=lambda step: abs(surprise[step] - middle), default=None)
-    gap = abs(surprise[worst] - middle) if worst is not None else 0.0
-    later = spread(at, steps, LATER)
-    after = {step: float(counts.nats(batches.at(step)).mean()) for step in later}
-    unlike = [step for step, value in after.items() if is_odd(value, middle, sigma)]
-    lasting = len(unlike) / len(later) if later else 0.0
-    odd_near = [step for step, value in surprise.items() if is_odd(value, middle, sigma)]
-    ids = batches.at(worst) if worst is not None else batches.at(0)
-    rows = counts.nats(ids).mean(1)
-    usual_rows = float(np.median([len(np.unique(row)) for row in read(batches, judged)]))
+
+    def unlike(steps: Iterable[int]) -> dict[int, float]:
+        """By how many nats each of the batches differs, without those that do no more than usual."""
+        gaps = {step: abs(float(counts.nats(batches.at(step)).mean()) - middle) for step in steps}
+        return {step: gap for step, gap in gaps.items() if gap > max(ODD * sigma, LEAST)}
+
+    near = {step for at in onsets for step in range(max(0, at - 1 - NEAR), min(steps, at + NEAR))}
+    bad, later = unlike(sorted(near)), spread(min(onset, steps), steps, LATER)
+    odd = unlike(later)
     return Text(
         float(np.mean([counts.tokens(batches.at(step)).mean() for step in judged])),
         middle,
-        None if worst is None else worst + 1,
-        gap / sigma,
-        gap,
-        tuple(np.argsort(-np.abs(rows - middle)).tolist()),
-        lasting,
-        min(odd_near) + 1 if odd_near else None,
-        learnable(read(batches, unlike or later), read(batches, early), vocab) if later else 1.0,
-        float(np.median([len(np.unique(row)) for row in ids])) / max(usual_rows, 1.0),
-        steps * len(ids) / batches.windows_per_epoch,
+        tuple(step + 1 for step in bad),
+        max(bad.values(), default=0.0),
+        len(odd) / len(later) if later else 0.0,
+        learnable(read(batches, odd or later), read(batches, early), vocab) if later else 1.0,
+        steps * len(batches.at(0)) / batches.windows_per_epoch,
     )
-
-
-def is_odd(value: float, middle: float, sigma: float) -> bool:
-    return abs(value - middle) > max(ODD * sigma, LEAST)
 
 
 def spread(first: int, end: int, count: int) -> list[int]:
@@ -142,8 +125,3 @@ def structure(ids: np.ndarray, vocab: int) -> float:
 def _spread(values: Sequence[float] | np.ndarray) -> float:
     middle = np.median(values)
     return max(0.02, TO_SIGMA * float(np.median(np.abs(np.asarray(values) - middle))))
-
-
-def uniform(vocab: int) -> float:
-    """Nats per token of a uniform guess."""
-    return math.log(vocab)

@@ -46,11 +46,10 @@ def weights_of(first: Network | None, last: Network | None) -> Weights:
     if first is None or last is None or first is last:
         return Weights(scale, branches, bits)
     moved = movements(first, last)
-    middle = float(np.median(list(moved.values()))) if moved else 0.0
     frozen = tuple(part for part, by in moved.items() if by <= MOVED * max(moved.values()))
     before, after = norm(first), norm(last)
     grown = after / before if before else None
-    return Weights(scale, branches, bits, frozen, len(frozen) / len(moved) if moved and middle >= 0 else None, grown, moved)
+    return Weights(scale, branches, bits, frozen, len(frozen) / len(moved) if moved else None, grown, moved)
 
 
 def scales(net: Network) -> dict[str, float]:
@@ -78,14 +77,22 @@ def parts_of(net: Network) -> dict[str, list[str]]:
 
 
 def movements(first: Network, last: Network) -> dict[str, float]:
-    """Of each part the norm of what its weights changed by over that of the weights."""
+    """Of each part the norm of what its weights changed by over that of the weights. That all were multiplied by one number,
+    as weight decay does without a gradient, counts as no change."""
     before, after = first.state_dict(), last.state_dict()
     found = {}
     for part, names in parts_of(first).items():
-        names = [name for name in names if name in after and after[name].shape == before[name].shape]
-        changed = sum(float((after[n] - before[n]).double().square().sum()) for n in names)
-        found[part] = (changed / max(1e-30, sum(float(before[n].double().square().sum()) for n in names))) ** 0.5
+        pairs = [(before[n].double(), after[n].double()) for n in names if before[n].shape == after[n].shape]
+        changed = sum((_residue(old, new) for old, new in pairs), 0.0)
+        found[part] = (changed / max(1e-30, sum(float(old.square().sum()) for old, _ in pairs))) ** 0.5
     return found
+
+
+def _residue(old: Tensor, new: Tensor) -> float:
+    """The squared norm of what of `new` is no multiple of `old`."""
+    size = float(old.square().sum())
+    factor = float((old * new).sum()) / size if size else 0.0
+    return float((new - factor * old).square().sum())
 
 
 def norm(net: Network) -> float:

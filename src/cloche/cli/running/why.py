@@ -1,0 +1,20 @@
+"""`cloche why`: why a run went wrong."""
+
+from __future__ import annotations
+
+from cloche.cli.looking.look import keep_one
+from cloche.cli.options import AsJson, RunFolder
+
+
+def why(run: RunFolder, as_json: AsJson = False) -> None:
+    """Say why a run went wrong.
+
+    The step, the layer and quantity that moved first, the batch of that step with its text, and the most likely cause, with
+    its confidence and the evidence in numbers; or that no fault was found. Measured of the logs, the checkpoints and the packed
+    text; nothing in the run is executed.
+    """
+    from cloche import diagnose
+    from cloche.runs import Run
+
+    opened = Run.open(run)
+    keep_one(diagnose.explain(opened), opened, as_json)

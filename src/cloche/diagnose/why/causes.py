@@ -1,0 +1,295 @@
+"""The known causes of failed runs, each with the evidence for it as a ratio of what was measured to a threshold.
+
+An evidence is 1 / (1 + (threshold / measured)^slope): a half at the threshold, and near 1 beyond it. A cause's strength is the
+product of its evidences (at most three), times its weight: all of them are needed. Its confidence is its strength over the sum
+of all strengths and of the chance that none is at work, the product of 1 - strength.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from cloche.diagnose.why.constants import CONSTANTS, Constant
+from cloche.diagnose.why.facts import Facts
+
+UNKNOWN = 0.4  # an evidence that could not be measured
+LEAST, MOST = 1e-6, 1e9  # of a measured value
+
+Measured = Callable[[Facts], float | None]
+
+
+class Evidence(NamedTuple):
+    """One evidence for a cause: what was measured, its threshold, how far that speaks for the cause (0 to 1), and in words."""
+
+    name: str
+    value: float | None
+    threshold: float
+    support: float
+    says: str
+
+    @property
+    def ratio(self) -> float | None:
+        return None if self.value is None else self.value / self.threshold
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of the facts: is `measured` above (or below) the threshold of that `name` in `CONSTANTS`? `says` it in
+    words, with {value}."""
+
+    name: str
+    measured: Measured
+    says: str | Callable[[Facts], str]
+    below: bool = False
+
+    def ask(self, facts: Facts, constants: Mapping[str, Constant] = CONSTANTS) -> Evidence:
+        threshold, slope = constants[self.name]
+        value = self.measured(facts)
+        if value is None or math.isnan(value):
+            return Evidence(self.name, None, threshold, UNKNOWN, f"not measured: {self.name}")
+        held = min(max(value, LEAST), MOST)
+        distance = slope * (math.log(held) - math.log(threshold)) * (-1 if self.below else 1)
+        support = 1 / (1 + math.exp(-min(max(distance, -40.0), 40.0)))
+        says = self.says.format(value=shown(value)) if isinstance(self.says, str) else self.says(facts)
+        return Evidence(self.name, value, threshold, support, says)
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A known cause: its `title` in words, the questions whose answers speak for it, and what would fix it."""
+
+    name: str
+    title: str
+    questions: tuple[Question, ...]
+    fix: str
+
+
+class Verdict(NamedTuple):
+    """A cause with its confidence, and the evidence for it."""
+
+    cause: Cause
+    confidence: float
+    strength: float
+    evidence: tuple[Evidence, ...]
+
+
+def judge(facts: Facts, constants: Mapping[str, Constant] = CONSTANTS) -> tuple[list[Verdict], float]:
+    """All causes, the most likely first, and the confidence that there is no fault."""
+    found = []
+    for cause in CAUSES:
+        evidence = tuple(question.ask(facts, constants) for question in cause.questions)
+        strength = constants[f"weight {cause.name}"].threshold * math.prod(each.support for each in evidence)
+        found.append((cause, strength, evidence))
+    nothing = math.prod(1 - strength for _, strength, _ in found)
+    total = nothing + sum(strength for _, strength, _ in found)
+    verdicts = [Verdict(cause, strength / total, strength, evidence) for cause, strength, evidence in found]
+    return sorted(verdicts, key=lambda verdict: -verdict.confidence), nothing / total
+
+
+def shown(value: float) -> str:
+    """A number in a sentence."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+# ---- what is measured
+
+
+def harm(facts: Facts) -> float:
+    """How badly a run went, 1 at the limit: the largest of that it diverged (3), the share of what it had learned that it lost
+    again (over 0.2), its loss above what counts of tokens give (nats over 0.3), and its highest early loss (nats over 1)."""
+    course = facts.course
+    if course.diverged is not None:
+        return 3.0
+    found = [
+        course.rise / 0.2 if math.isfinite(course.rise) else 0.0,
+        course.early if math.isfinite(course.early) else 0.0,
+    ]
+    if facts.text is not None and math.isfinite(course.last) and facts.history.ended:
+        found.append((course.last - facts.text.unigram + 0.3) / 0.3)
+    return max(0.0, *found)
+
+
+def went_wrong(facts: Facts) -> str:
+    """`harm` in words."""
+    course = facts.course
+    if course.diverged is not None:
+        return f"the loss diverged at step {course.diverged:,}"
+    if course.rise > 0.2:
+        return f"the loss ended at {shown(course.last)} nats per token, after {shown(course.best)}"
+    if course.early > 1:
+        return f"the loss rose by {shown(course.early)} nats in the first steps"
+    above = "" if facts.text is None else f"; counts of tokens alone give {shown(facts.text.unigram)}"
+    return f"the loss ended at {shown(course.last)} nats per token{above}"
+
+
+def early(facts: Facts) -> float:
+    """The step at which it went wrong; that of the last if it did not."""
+    risen = facts.course.early > 0.5
+    return float(1 if risen else facts.onset or max(facts.history.steps, 100))
+
+
+def behind(facts: Facts) -> float | None:
+    """1 minus how far the loss came from counts of tokens to counts of pairs, for runs that are over."""
+    return None if facts.progress is None or not facts.history.ended else max(0.0, 1 - facts.progress)
+
+
+def _of(name: str, field: str, low: float = 0.0) -> Measured:
+    """A field of one of the groups of facts, plus `low`."""
+
+    def measured(facts: Facts) -> float | None:
+        group = getattr(facts, name)
+        value = None if group is None else getattr(group, field)
+        return None if value is None else low + value
+
+    return measured
+
+
+def unnormalised(facts: Facts) -> float | None:
+    return None if facts.start is None else 1 - facts.start.normed
+
+
+def sharper(facts: Facts) -> float | None:
+    """The factor of attention scores, without that of weights which are all too large."""
+    return None if facts.start is None else facts.start.scores / max(facts.weights.scale or 1.0, 1.0) ** 2
+
+
+HARM = Question("harm", harm, went_wrong)
+PACE = "updates were {value} times the optimiser's limit"
+RATE = "the rate is {value} times the optimiser's default"
+
+CAUSES = (
+    Cause(
+        "rate",
+        "the learning rate is too high",
+        (
+            HARM,
+            Question("pace", _of("rates", "pace"), PACE),
+            Question("rate above default", _of("rates", "rate"), RATE),
+        ),
+        "lower optimizer.lr",
+    ),
+    Cause(
+        "rate_low",
+        "the learning rate is too low",
+        (
+            Question("slow", _of("rates", "calm"), PACE, below=True),
+            Question("rate below default", _of("rates", "rate"), RATE, below=True),
+            Question("behind", behind, "{value} of the way from counts of tokens to counts of pairs is left"),
+        ),
+        "raise optimizer.lr",
+    ),
+    Cause(
+        "warmup",
+        "the rate needs a warm-up and has none",
+        (
+            HARM,
+            Question("no warm-up", _of("rates", "warmup", 1), "the peak rate came at update {value}", below=True),
+            Question("early", early, "it went wrong at step {value}", below=True),
+        ),
+        "set schedule.warmup to 0.05",
+    ),
+    Cause(
+        "norm",
+        "its layers have no normalisation",
+        (
+            HARM,
+            Question("not normalised", unnormalised, "{value} of the layers work on values that are not normalised"),
+        ),
+        'set model.body.block.norm = "RMSNorm"',
+    ),
+    Cause(
+        "initialisation",
+        "the weights started too large",
+        (Question("large", _of("weights", "scale"), "the matrices started {value} times as large as nominal"), HARM),
+        'set initialisation = "FanIn"',
+    ),
+    Cause(
+        "batch",
+        "one or a few bad batches",
+        (
+            Question("unlike", _of("text", "above"), "a batch there is {value} nats per token unlike earlier ones"),
+            Question("single", _of("text", "lasting"), "{value} of the later batches are unlike them", below=True),
+            Question("jumped", _of("course", "jump"), "the loss jumped by {value} nats"),
+        ),
+        "leave the batch out",
+    ),
+    Cause(
+        "poison",
+        "bad data from some step on",
+        (
+            Question("lasting", _of("text", "lasting"), "{value} of the later batches are unlike the earlier ones"),
+            Question(
+                "noise",
+                _of("text", "learnable"),
+                "a token says {value} times as much of the next one there as it did before",
+                below=True,
+            ),
+        ),
+        "remove the bad data",
+    ),
+    Cause(
+        "precision",
+        "weights are kept in too few bits",
+        (Question("bits", _of("weights", "bits"), "the weights use {value} bits of mantissa of 24", below=True),),
+        "keep the weights in float32",
+    ),
+    Cause(
+        "branch",
+        "residual branches are scaled up",
+        (
+            Question(
+                "louder",
+                _of("weights", "branches"),
+                "the matrices that write to the stream started {value} times as large as the others",
+            ),
+            Question("overwrites", _of("start", "branch"), "a branch starts with {value} times what the stream holds"),
+            Question(
+                "nominal", _of("weights", "scale"), "the others started {value} times as large as nominal", below=True
+            ),
+        ),
+        "scale the output of branches down",
+    ),
+    Cause(
+        "attention",
+        "attention scores are scaled up",
+        (
+            Question("sharper", sharper, "attention scores start {value} times as large as nominal"),
+            Question(
+                "peaked", _of("start", "entropy"), "attention starts with {value} of its largest entropy", below=True
+            ),
+        ),
+        "leave the scale of the scores out",
+    ),
+    Cause(
+        "decay",
+        "weight decay is too strong",
+        (
+            Question("decayed", _of("rates", "decay"), "decay alone shrinks the weights by {value} e-foldings"),
+            Question(
+                "shrunk", _of("weights", "grown"), "the weights ended {value} times as large as at first", below=True
+            ),
+        ),
+        "lower optimizer.weight_decay",
+    ),
+    Cause(
+        "overfitting",
+        "there is too little text",
+        (
+            Question("repeated", _of("text", "epochs"), "the text was read {value} times"),
+            Question("gap", _of("rates", "gap"), "held-out text is {value} nats worse than the batches"),
+        ),
+        "give more text, or fewer steps",
+    ),
+    Cause(
+        "frozen",
+        "some layers are not trained",
+        (
+            Question("still", _of("weights", "still"), "{value} of the parts never changed"),
+            Question("whole", _of("weights", "bits"), "which is not for want of bits: the weights use {value} of 24"),
+        ),
+        "train all layers",
+    ),
+)
