@@ -67,7 +67,9 @@ def course_of(history: History) -> Course:
     losses = np.minimum(np.nan_to_num(history.losses, nan=np.nan, posinf=1e6), 1e6)
     known = losses[~np.isnan(losses)]
     if not len(known):
-        return Course(0, history.nonfinite, history.nonfinite, None, *(7 * [np.nan])[:4], 0.0, None, 0.0, 0.0, 0)
+        nothing = float("nan")
+        ended = history.nonfinite
+        return Course(0, ended, ended, None, nothing, nothing, nothing, 0.0, 0.0, None, 0.0, 0.0, 0)
     losses = known if len(known) < len(losses) else losses
     smooth = running_median(losses, SMOOTH)
     diverged = first_divergence(history.losses.tolist())

@@ -32,7 +32,7 @@ def require_as_trained(run: Run, saved: list[Checkpoint]) -> None:
         json.loads((run.path / "data" / "data.json").read_bytes()) if (run.path / "data" / "data.json").exists() else {}
     )
     shards = index.get("splits", {}).get("train", {}).get("shards", [])
-    trained = {}
+    trained: dict[str, str] = {}
     for checkpoint in saved[:1]:
         state = checkpoint.path / "state.json"
         trained = json.loads(state.read_bytes()).get("source", {}).get("shards", {}) if state.exists() else {}

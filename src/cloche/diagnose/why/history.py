@@ -75,11 +75,11 @@ def read_history(run: Run) -> History:
 
 
 def _exact(records: list[dict[str, Any]]) -> tuple[np.ndarray, dict[tuple[str, str], np.ndarray], int]:
-    parts = next((record["parts"] for record in records if "parts" in record), [])
+    parts: list[str] = next((record["parts"] for record in records if "parts" in record), [])
     last = max(int(record["step"]) for record in records)
     losses = np.full(last, np.nan)
     whole = {name: np.full(last, np.nan) for name in ("grad_norm", "update_norm")}
-    per_part = {name: np.full((last, len(parts)), np.nan) for name in PER_STEP}
+    per_part: dict[str, np.ndarray] = {name: np.full((last, len(parts)), np.nan) for name in PER_STEP}
     for record in records:
         values = [np.inf if value is None else _number(value) for value in record["loss"]]
         here = slice(int(record["step"]) - len(values), int(record["step"]))
@@ -87,17 +87,17 @@ def _exact(records: list[dict[str, Any]]) -> tuple[np.ndarray, dict[tuple[str, s
         for name, array in whole.items():
             if record.get(name):
                 array[here] = _numbers(record[name])
-        for name, array in per_part.items():
+        for name, table in per_part.items():
             rows = record.get(name)
             if rows and len(parts):
-                array[here] = [_numbers(row) if row else [np.nan] * len(parts) for row in rows]
+                table[here] = [_numbers(row) if row else [np.nan] * len(parts) for row in rows]
     series = {
         ("loss", ""): losses,
         ("gradient norm", ""): whole["grad_norm"],
         ("update norm", ""): whole["update_norm"],
     }
-    for name, array in per_part.items():
-        series |= {(PER_STEP[name], str(part)): array[:, i] for i, part in enumerate(parts)}
+    for name, table in per_part.items():
+        series |= {(PER_STEP[name], str(part)): table[:, i] for i, part in enumerate(parts)}
     return losses, series, 1
 
 

@@ -108,6 +108,6 @@ def bits_of(weights: Mapping[str, Tensor]) -> int | None:
         mantissa = (x[x != 0].contiguous().view(torch.int32) & 0x7FFFFF).numpy()
         if len(mantissa) < 32:
             continue
-        used = [np.count_nonzero(mantissa & ((1 << k) - 1)) > 0.01 * len(mantissa) for k in range(1, 24)]
+        used = [bool(np.count_nonzero(mantissa & ((1 << k) - 1)) > 0.01 * len(mantissa)) for k in range(1, 24)]
         found.append(24 - (used.index(True) if True in used else 23))
     return int(np.median(found)) if found else None
