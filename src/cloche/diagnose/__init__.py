@@ -11,21 +11,44 @@ if TYPE_CHECKING:
     from cloche.diagnose.differences import seeds_needed, verdict
     from cloche.diagnose.divergence import first_divergence
     from cloche.diagnose.doctor.examine import examine
+    from cloche.diagnose.proving.batches import WithoutBatches, WithoutRows, WithoutUnusualRows
+    from cloche.diagnose.proving.network import NominalInitialisation, SmallerBranches, SmallerScores, WithNorm
+    from cloche.diagnose.proving.proof import Attempt, Proof, Replayed
+    from cloche.diagnose.proving.rates import LowerRate, TrainAll, WarmUp, WithoutDecay
+    from cloche.diagnose.proving.remedy import Remedy
+    from cloche.diagnose.proving.replaying import prove_remedies, usual_remedies
     from cloche.diagnose.rewinding import Rewound, prove, rewind
     from cloche.diagnose.variations import combinations_of, read_variations
     from cloche.diagnose.why.explain import explain
 
 __all__ = [
+    "Attempt",
+    "LowerRate",
+    "NominalInitialisation",
+    "Proof",
+    "Remedy",
+    "Replayed",
     "Rewound",
+    "SmallerBranches",
+    "SmallerScores",
+    "TrainAll",
+    "WarmUp",
+    "WithNorm",
+    "WithoutBatches",
+    "WithoutDecay",
+    "WithoutRows",
+    "WithoutUnusualRows",
     "combinations_of",
     "compare",
     "examine",
     "explain",
     "first_divergence",
     "prove",
+    "prove_remedies",
     "read_variations",
     "rewind",
     "seeds_needed",
+    "usual_remedies",
     "verdict",
 ]
 

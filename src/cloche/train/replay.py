@@ -13,13 +13,15 @@ from cloche.errors import ResumeRefused, RunDamaged
 from cloche.runs import Checkpoint, Run, checkpoint_name
 from cloche.train.checkpoint import fill_checkpoint
 from cloche.train.intact import require_readable
+from cloche.train.loop import Update
 from cloche.train.monitors.pace import Pace
-from cloche.train.monitors.pretraining import LogCallback
+from cloche.train.monitors.pretraining import HealthCallback, LogCallback
 from cloche.train.monitors.provenance import session_facts, weights_hash
 from cloche.train.pretrain import Trainer
 from cloche.train.recipe.recipe import Recipe
 
 FREE = ("imports", "question", "log", "evaluate", "checkpoint")  # sections that no update depends on
+MONITORS = (LogCallback, HealthCallback)  # they measure, and change nothing
 INEXACT = "so a replay here would not be exact"
 
 
@@ -47,16 +49,25 @@ class Replay:
     """
 
     def __init__(self, run: Run, checkpoint: Checkpoint, until: int) -> None:
-        events = run.read_log("events")
-        recipe = _recipe_of(run, _sessions(events, checkpoint.step, until))
+        self.run, self.checkpoint, self.until = run, checkpoint, until
+        self.events = run.read_log("events")
+        self.recipe = _recipe_of(run, _sessions(self.events, checkpoint.step, until))
         require_readable(run, checkpoint)
-        self.run, self.trainer = run, Trainer(recipe, run)
-        self.trainer.restore(checkpoint)
-        self.trainer.plan.read_replans(checkpoint.step, events, until)
         records = run.read_log("metrics")
         self.logged = {record["step"]: str(record["weights"]) for record in records if "weights" in record}
         self.times = {record["step"]: float(record["time"]) for record in records if "time" in record}
+        self.restart()
+
+    def restart(self, monitors: bool = True) -> Trainer:
+        """Goes back to the checkpoint, whose files were compared before; returns the new trainer. monitors: whether
+        validation, samples and health are measured on the way, which changes nothing but takes time."""
+        self.trainer = trainer = Trainer(self.recipe, self.run)
+        trainer.restore(self.checkpoint)
+        trainer.plan.read_replans(self.checkpoint.step, self.events, self.until)
+        if not monitors:
+            trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, MONITORS)]
         self.compared, self.differing = list[int](), list[int]()
+        return trainer
 
     @property
     def weights(self) -> str:
@@ -64,24 +75,31 @@ class Replay:
 
     def advance(self, step: int, told: Callable[[int], object] = lambda step: None) -> None:
         """Trains until `step`; `told` is called with each step."""
-        trainer = self.trainer
-        while trainer.step < step:
-            if not trainer.update().finite:
+        while self.trainer.step < step:
+            if not self.update().finite:
                 raise RunDamaged(
-                    f"{self.run.path} did not diverge at step {trainer.step + 1} and its replay does; `cloche verify` says "
-                    "whether its files are as they were written."
+                    f"{self.run.path} did not diverge at step {self.trainer.step + 1} and its replay does; `cloche verify` "
+                    "says whether its files are as they were written."
                 )
-            trainer.plan.revise(trainer.step, 0.0, 0.0)  # only re-plans of the log
-            if trainer.logs_now:
-                trainer.steps_log.take()
-            if (logged := self.logged.get(trainer.step)) is not None:
-                self.compared.append(trainer.step)
-                if not self.weights.startswith(logged):
-                    self.differing.append(trainer.step)
-            for callback in trainer.callbacks:  # validation and samples change nothing
-                if callback.due(trainer.step) and not isinstance(callback, LogCallback):
-                    callback.run(trainer.step)
-            told(trainer.step)
+            told(self.trainer.step)
+
+    def update(self) -> Update:
+        """One step, compared with the log; one that is not finite is not applied."""
+        trainer = self.trainer
+        update = trainer.update()
+        if not update.finite:
+            return update
+        trainer.plan.revise(trainer.step, 0.0, 0.0)  # only re-plans of the log
+        if trainer.logs_now:
+            trainer.steps_log.take()
+        if (logged := self.logged.get(trainer.step)) is not None:
+            self.compared.append(trainer.step)
+            if not self.weights.startswith(logged):
+                self.differing.append(trainer.step)
+        for callback in trainer.callbacks:  # validation and samples change nothing
+            if callback.due(trainer.step) and not isinstance(callback, LogCallback):
+                callback.run(trainer.step)
+        return update
 
     def save(self, within: Path | None = None) -> Path:
         """Saves a checkpoint of the step that was reached, in the run or in another folder."""

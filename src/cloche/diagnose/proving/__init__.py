@@ -1,0 +1,1 @@
+"""Counterfactual replays: a run that broke trained again with one change, to see whether it breaks again."""

@@ -1,0 +1,63 @@
+"""What the log of a run says of its steps, to compare a replay with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from cloche.runs import Run
+from cloche.train import Replay
+
+
+def logged_losses(run: Run) -> list[float]:
+    """The loss of each step, from the first; infinite if it was not finite.
+
+    From log/steps.jsonl, or, of a run without it, the means of metrics.jsonl for all of their steps.
+    """
+    losses = _each(run) or _means(run)
+    ended = [event["step"] for event in run.read_log("events") if event.get("kind") == "nonfinite"]
+    if ended and len(losses) < ended[-1] and losses:
+        losses += [losses[-1]] * (ended[-1] - 1 - len(losses)) + [math.inf]
+    return losses
+
+
+def _each(run: Run) -> list[float]:
+    losses = list[float]()
+    for record in run.read_log("steps"):
+        values = [math.inf if loss is None else float(loss) for loss in record["loss"]]
+        begin = int(record["step"]) - len(values)
+        if begin > len(losses):  # steps that were not logged
+            return []
+        losses[begin:] = values
+    return losses
+
+
+def _means(run: Run) -> list[float]:
+    losses = list[float]()
+    for record in run.read_log("metrics"):
+        if "loss" in record:
+            losses += [float(record["loss"])] * (int(record["step"]) - len(losses))
+    return losses
+
+
+def differences(replay: Replay, losses: Sequence[float], logged: Sequence[float]) -> str | None:
+    """Why a replay without a change is not the run: what differs, in a sentence; None if nothing does."""
+    run, begun = replay.run, replay.checkpoint.step
+    where = f"Training {run.path} again from {replay.checkpoint.name} without a change"
+    inexact = "so nothing can be proved: its files were changed, or this machine computes otherwise"
+    if replay.differing:
+        return f"{where} gives other weights at step {replay.differing[0]:,} than its log says, {inexact}."
+    ended = begun + len(losses) if math.isinf(losses[-1]) else None
+    known = [int(e["step"]) for e in run.read_log("events") if e.get("kind") == "nonfinite" and e["step"] > begun]
+    if ended != (known[0] if known and known[0] <= begun + len(losses) else None):
+        return f"{where} ends at another step, {inexact}."
+    exact = _each(run)[begun:]
+    for step, (one, other) in enumerate(zip(losses, exact, strict=False), begun + 1):
+        if one != other:
+            return f"{where} gives another loss at step {step:,} than its log says, {inexact}."
+    if not exact and not replay.compared:
+        return (
+            f"The log of {run.path} has neither losses nor hashes of weights after {replay.checkpoint.name}, so nothing can be "
+            "proved."
+        )
+    return None

@@ -1,0 +1,186 @@
+"""What counterfactual replays showed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+from cloche.diagnose.divergence import first_divergence
+from cloche.diagnose.proving.remedy import Remedy
+from cloche.drawing import Table
+
+LAST = 10  # steps whose median is the loss at the end
+BEFORE = 20  # steps before the onset whose median is the loss there
+MARGIN = 1.1  # times that: what the loss at the end may be of a replay that survives
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """Steps trained again with a remedy, or with none (the control). `losses` are those from the checkpoint on, infinite if
+    not finite; `diverged` is the step, counted from 1, by the definition of `first_divergence`; `same`: the losses are the
+    control's.
+
+    >>> from cloche.diagnose import LowerRate, Replayed
+    >>> found = Replayed(LowerRate(), 40, (3.0, 2.9), None, survives=True, same=False)
+    >>> found.loss, found.steps
+    (2.95, 2)
+    """
+
+    remedy: Remedy | None
+    begun: int
+    losses: tuple[float, ...]
+    diverged: int | None
+    survives: bool
+    same: bool
+    note: str = ""
+
+    @property
+    def steps(self) -> int:
+        """Steps that it took."""
+        return len(self.losses)
+
+    @property
+    def loss(self) -> float:
+        """The median of the last ten losses."""
+        return median(self.losses[-LAST:]) if self.losses else math.nan
+
+    @property
+    def verdict(self) -> str:
+        """In a word or two."""
+        if self.same:
+            return "makes no difference"
+        if self.diverged is not None:
+            return f"diverges at step {self.diverged:,}"
+        return "survives" if self.survives else "does not diverge, but does not recover"
+
+    def row(self) -> tuple[str, int, int, float | None, str, str]:
+        """Remedy, checkpoint, steps, loss, verdict, note."""
+        name = "no change (control)" if self.remedy is None else self.remedy.phrase
+        return name, self.begun, self.steps, self.loss if math.isfinite(self.loss) else None, self.verdict, self.note
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The replays from one checkpoint: the control, a change that should not matter (None if nothing survived), and the
+    remedies.
+
+    >>> from cloche.diagnose import Attempt, Replayed
+    >>> control = Replayed(None, 40, (3.0, 9.0), 42, survives=False, same=True)
+    >>> Attempt(40, control, None, ()).proved
+    ()
+    """
+
+    begun: int
+    control: Replayed
+    null: Replayed | None
+    remedies: tuple[Replayed, ...]
+
+    @property
+    def survivors(self) -> tuple[Replayed, ...]:
+        return tuple(each for each in self.remedies if each.survives)
+
+    @property
+    def proved(self) -> tuple[Replayed, ...]:
+        """The remedies that survive where the control diverges and a change that should not matter does too."""
+        if self.control.diverged is None or self.null is None or self.null.survives:
+            return ()
+        return self.survivors
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What replays of a run with one change each showed. `refused` says why there are none, else it is "".
+
+    >>> from cloche.diagnose import Attempt, LowerRate, Proof, Replayed, WithoutBatches
+    >>> control = Replayed(None, 40, (9.0, 9.0), 42, survives=False, same=True)
+    >>> null = Replayed(WithoutBatches((41,)), 40, (9.1, 9.0), 42, survives=False, same=False)
+    >>> half = Replayed(LowerRate(), 40, (3.0, 2.9), None, survives=True, same=False)
+    >>> batch = Replayed(WithoutBatches((42,)), 40, (9.1, 9.0), 43, survives=False, same=False)
+    >>> proof = Proof(42, 44, (Attempt(40, control, null, (batch, half)),))
+    >>> proof.sentence
+    'Replayed from step 40, it diverges at step 42 as it did; without batch 42 it still breaks; at half the rate it does not.'
+    >>> [each.remedy for each in proof.proved]
+    [LowerRate(factor=0.5)]
+    """
+
+    onset: int
+    until: int
+    attempts: tuple[Attempt, ...] = ()
+    refused: str = ""
+    left_out: tuple[str, ...] = field(default=())  # remedies that did not apply
+
+    @property
+    def proved(self) -> tuple[Replayed, ...]:
+        """The remedies that count as a proof."""
+        return tuple(each for attempt in self.attempts for each in attempt.proved)
+
+    @property
+    def replays(self) -> tuple[Replayed, ...]:
+        """The replay of each remedy, of those from several checkpoints the last."""
+        last = {each.remedy: each for attempt in self.attempts for each in attempt.remedies}
+        return tuple(last.values())
+
+    def of(self, remedy: Remedy) -> Replayed | None:
+        """The replay of a remedy; None if it did not apply."""
+        return next((each for each in self.replays if each.remedy == remedy), None)
+
+    @property
+    def sentence(self) -> str:
+        """What was shown, in a sentence."""
+        if self.refused:
+            return self.refused
+        said = [_told(attempt) for attempt in self.attempts]
+        return f"{'. '.join(one[:1].upper() + one[1:] for one in said)}."
+
+    def table(self) -> Table:
+        """A row for each replay."""
+        rows = [
+            each.row()
+            for attempt in self.attempts
+            for each in (attempt.control, *([attempt.null] if attempt.null else []), *attempt.remedies)
+        ]
+        note = "Each replay has the batches and the random state of the run, and one change."
+        if self.left_out:
+            note += f" Not tried, since there is nothing to change: {', '.join(self.left_out)}."
+        columns = ("change", "from step", "steps", "loss at the end", "outcome", "note")
+        return Table("Replays", columns, tuple(rows), ("number", "count", "count", "number", "number", "number"), note)
+
+
+def judged(
+    remedy: Remedy | None,
+    before: Sequence[float],
+    losses: Sequence[float],
+    onset: int,
+    control: Replayed | None,
+    note: str,
+) -> Replayed:
+    """The outcome of a replay that follows the losses `before` it."""
+    diverged = first_divergence([*before, *losses])
+    whole = [*before, *(losses if control is None else control.losses)]
+    usual = median(whole[max(0, onset - 1 - BEFORE) : max(1, onset - 1)])
+    begun, same = len(before), control is None or tuple(losses) == control.losses
+    found = Replayed(remedy, begun, tuple(losses), diverged, False, same, note)
+    survives = diverged is None and not (control and same) and found.loss <= MARGIN * usual
+    return Replayed(remedy, begun, tuple(losses), diverged, survives, same, note)
+
+
+def _told(attempt: Attempt) -> str:
+    begin = f"replayed from step {attempt.begun:,}, it "
+    if attempt.control.diverged is None:
+        return f"{begin}does not diverge, as it did not, so no remedy can be proved"
+    said = [f"{begin}diverges at step {attempt.control.diverged:,} as it did"]
+    if (null := attempt.null) is not None and null.remedy is not None and null.survives:
+        return f"{said[0]}, but {null.remedy.phrase}, which should not matter, it does not, so nothing is proved"
+    broken = [each for each in attempt.remedies if not each.survives]
+    if broken:
+        said.append(f"{_listed(broken)} it still breaks")
+    if attempt.survivors:
+        said.append(f"{_listed(attempt.survivors)} it does not")
+    return "; ".join(said)
+
+
+def _listed(replays: Sequence[Replayed]) -> str:
+    names = [each.remedy.phrase for each in replays if each.remedy]
+    return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else "".join(names)

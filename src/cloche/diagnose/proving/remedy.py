@@ -1,0 +1,46 @@
+"""What a remedy is: one change of a run that may keep it from breaking."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from cloche.part import Part
+from cloche.train import Trainer
+
+
+@dataclass(frozen=True)
+class Remedy(Part):
+    """Base of remedies: one change with which the steps of a run are trained again, from the same checkpoint, on the same
+    batches and with the same random state.
+
+    A subclass defines `apply(trainer)`, which changes a trainer that was put back to a checkpoint and returns what there is
+    to say of it ("" if nothing), and may define `applies(trainer)`, without which it is always tried. `phrase` completes "it
+    diverges ...". from_start: whether it only makes sense from step 0.
+
+    >>> from dataclasses import dataclass
+    >>> from cloche.diagnose import Remedy
+    >>> @dataclass(frozen=True)
+    ... class Clipped(Remedy):
+    ...     norm: float = 0.1
+    ...     def apply(self, trainer):
+    ...         trainer.optimizer.clip = self.norm
+    ...         return ""
+    >>> Clipped().phrase
+    'with Clipped'
+    """
+
+    from_start: ClassVar[bool] = False
+
+    @property
+    def phrase(self) -> str:
+        """How a sentence names the change: "at half the rate"."""
+        return f"with {self}"
+
+    def applies(self, trainer: Trainer) -> bool:
+        """Whether there is something to change in this run."""
+        return True
+
+    def apply(self, trainer: Trainer) -> str:
+        """Changes a trainer that stands at a checkpoint."""
+        raise TypeError(f"{type(self).__name__} must define apply(trainer)")
