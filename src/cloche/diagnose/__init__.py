@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cloche.diagnose.doctor.examine import examine
     from cloche.diagnose.proving.batches import WithoutBatches, WithoutRows, WithoutUnusualRows
     from cloche.diagnose.proving.network import NominalInitialisation, SmallerBranches, SmallerScores, WithNorm
-    from cloche.diagnose.proving.proof import Attempt, Proof, Replayed
+    from cloche.diagnose.proving.proof import Attempt, Proof, Retrained
     from cloche.diagnose.proving.rates import LowerRate, TrainAll, WarmUp, WithoutDecay
     from cloche.diagnose.proving.remedy import Remedy
     from cloche.diagnose.proving.replaying import prove_remedies, usual_remedies
@@ -27,7 +27,7 @@ __all__ = [
     "NominalInitialisation",
     "Proof",
     "Remedy",
-    "Replayed",
+    "Retrained",
     "Rewound",
     "SmallerBranches",
     "SmallerScores",

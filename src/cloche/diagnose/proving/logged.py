@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from cloche.runs import Run
 from cloche.train import Replay
 
+DIGITS = 1e-4  # relative difference that the rounding of the log may make
+
 
 def logged_losses(run: Run) -> list[float]:
     """The loss of each step, from the first; infinite if it was not finite.
@@ -15,10 +17,14 @@ def logged_losses(run: Run) -> list[float]:
     From log/steps.jsonl, or, of a run without it, the means of metrics.jsonl for all of their steps.
     """
     losses = _each(run) or _means(run)
-    ended = [event["step"] for event in run.read_log("events") if event.get("kind") == "nonfinite"]
-    if ended and len(losses) < ended[-1] and losses:
-        losses += [losses[-1]] * (ended[-1] - 1 - len(losses)) + [math.inf]
+    if (ended := _ended(run)) is not None and losses:
+        losses = [*losses[: ended - 1], *losses[-1:] * (ended - 1 - len(losses)), math.inf]
     return losses
+
+
+def _ended(run: Run) -> int | None:
+    """The step whose loss or gradient was not finite, which ended the run."""
+    return next((int(e["step"]) for e in run.read_log("events")[::-1] if e.get("kind") == "nonfinite"), None)
 
 
 def _each(run: Run) -> list[float]:
@@ -47,13 +53,12 @@ def differences(replay: Replay, losses: Sequence[float], logged: Sequence[float]
     inexact = "so nothing can be proved: its files were changed, or this machine computes otherwise"
     if replay.differing:
         return f"{where} gives other weights at step {replay.differing[0]:,} than its log says, {inexact}."
-    ended = begun + len(losses) if math.isinf(losses[-1]) else None
-    known = [int(e["step"]) for e in run.read_log("events") if e.get("kind") == "nonfinite" and e["step"] > begun]
-    if ended != (known[0] if known and known[0] <= begun + len(losses) else None):
+    last, ended = begun + len(losses), _ended(run)
+    if (last if math.isinf(losses[-1]) else None) != (ended if ended is not None and begun < ended <= last else None):
         return f"{where} ends at another step, {inexact}."
-    exact = _each(run)[begun:]
+    exact = logged[begun:] if _each(run) else []
     for step, (one, other) in enumerate(zip(losses, exact, strict=False), begun + 1):
-        if one != other:
+        if not math.isclose(one, other, rel_tol=DIGITS):
             return f"{where} gives another loss at step {step:,} than its log says, {inexact}."
     if not exact and not replay.compared:
         return (

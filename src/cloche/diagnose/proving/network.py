@@ -161,7 +161,7 @@ def rms(x: Tensor) -> float:
 def rebuild_optimizer(trainer: Trainer) -> None:
     """The optimiser of a network that has got parameters, with its state; that of the new ones begins."""
     old = trainer.optimizer
-    trainer.optimizer = Stepper(trainer.net, old.part, old.dtype, old.factors)
+    trainer.optimizer = trainer.steps_log.optimizer = Stepper(trainer.net, old.part, old.dtype, old.factors)
     trainer.optimizer.restore(old.state())
     for part in trainer.optimizer.parts:
         held = [p for group in part.param_groups for p in group["params"]]

@@ -17,13 +17,13 @@ MARGIN = 1.1  # times that: what the loss at the end may be of a replay that sur
 
 
 @dataclass(frozen=True)
-class Replayed:
+class Retrained:
     """Steps trained again with a remedy, or with none (the control). `losses` are those from the checkpoint on, infinite if
     not finite; `diverged` is the step, counted from 1, by the definition of `first_divergence`; `same`: the losses are the
     control's.
 
-    >>> from cloche.diagnose import LowerRate, Replayed
-    >>> found = Replayed(LowerRate(), 40, (3.0, 2.9), None, survives=True, same=False)
+    >>> from cloche.diagnose import LowerRate, Retrained
+    >>> found = Retrained(LowerRate(), 40, (3.0, 2.9), None, survives=True, same=False)
     >>> found.loss, found.steps
     (2.95, 2)
     """
@@ -66,23 +66,23 @@ class Attempt:
     """The replays from one checkpoint: the control, a change that should not matter (None if nothing survived), and the
     remedies.
 
-    >>> from cloche.diagnose import Attempt, Replayed
-    >>> control = Replayed(None, 40, (3.0, 9.0), 42, survives=False, same=True)
+    >>> from cloche.diagnose import Attempt, Retrained
+    >>> control = Retrained(None, 40, (3.0, 9.0), 42, survives=False, same=True)
     >>> Attempt(40, control, None, ()).proved
     ()
     """
 
     begun: int
-    control: Replayed
-    null: Replayed | None
-    remedies: tuple[Replayed, ...]
+    control: Retrained
+    null: Retrained | None
+    remedies: tuple[Retrained, ...]
 
     @property
-    def survivors(self) -> tuple[Replayed, ...]:
+    def survivors(self) -> tuple[Retrained, ...]:
         return tuple(each for each in self.remedies if each.survives)
 
     @property
-    def proved(self) -> tuple[Replayed, ...]:
+    def proved(self) -> tuple[Retrained, ...]:
         """The remedies that survive where the control diverges and a change that should not matter does too."""
         if self.control.diverged is None or self.null is None or self.null.survives:
             return ()
@@ -93,11 +93,11 @@ class Attempt:
 class Proof:
     """What replays of a run with one change each showed. `refused` says why there are none, else it is "".
 
-    >>> from cloche.diagnose import Attempt, LowerRate, Proof, Replayed, WithoutBatches
-    >>> control = Replayed(None, 40, (9.0, 9.0), 42, survives=False, same=True)
-    >>> null = Replayed(WithoutBatches((41,)), 40, (9.1, 9.0), 42, survives=False, same=False)
-    >>> half = Replayed(LowerRate(), 40, (3.0, 2.9), None, survives=True, same=False)
-    >>> batch = Replayed(WithoutBatches((42,)), 40, (9.1, 9.0), 43, survives=False, same=False)
+    >>> from cloche.diagnose import Attempt, LowerRate, Proof, Retrained, WithoutBatches
+    >>> control = Retrained(None, 40, (9.0, 9.0), 42, survives=False, same=True)
+    >>> null = Retrained(WithoutBatches((41,)), 40, (9.1, 9.0), 42, survives=False, same=False)
+    >>> half = Retrained(LowerRate(), 40, (3.0, 2.9), None, survives=True, same=False)
+    >>> batch = Retrained(WithoutBatches((42,)), 40, (9.1, 9.0), 43, survives=False, same=False)
     >>> proof = Proof(42, 44, (Attempt(40, control, null, (batch, half)),))
     >>> proof.sentence
     'Replayed from step 40, it diverges at step 42 as it did; without batch 42 it still breaks; at half the rate it does not.'
@@ -112,17 +112,17 @@ class Proof:
     left_out: tuple[str, ...] = field(default=())  # remedies that did not apply
 
     @property
-    def proved(self) -> tuple[Replayed, ...]:
+    def proved(self) -> tuple[Retrained, ...]:
         """The remedies that count as a proof."""
         return tuple(each for attempt in self.attempts for each in attempt.proved)
 
     @property
-    def replays(self) -> tuple[Replayed, ...]:
+    def replays(self) -> tuple[Retrained, ...]:
         """The replay of each remedy, of those from several checkpoints the last."""
         last = {each.remedy: each for attempt in self.attempts for each in attempt.remedies}
         return tuple(last.values())
 
-    def of(self, remedy: Remedy) -> Replayed | None:
+    def of(self, remedy: Remedy) -> Retrained | None:
         """The replay of a remedy; None if it did not apply."""
         return next((each for each in self.replays if each.remedy == remedy), None)
 
@@ -153,17 +153,17 @@ def judged(
     before: Sequence[float],
     losses: Sequence[float],
     onset: int,
-    control: Replayed | None,
+    control: Retrained | None,
     note: str,
-) -> Replayed:
+) -> Retrained:
     """The outcome of a replay that follows the losses `before` it."""
     diverged = first_divergence([*before, *losses])
     whole = [*before, *(losses if control is None else control.losses)]
     usual = median(whole[max(0, onset - 1 - BEFORE) : max(1, onset - 1)])
     begun, same = len(before), control is None or tuple(losses) == control.losses
-    found = Replayed(remedy, begun, tuple(losses), diverged, False, same, note)
+    found = Retrained(remedy, begun, tuple(losses), diverged, False, same, note)
     survives = diverged is None and not (control and same) and found.loss <= MARGIN * usual
-    return Replayed(remedy, begun, tuple(losses), diverged, survives, same, note)
+    return Retrained(remedy, begun, tuple(losses), diverged, survives, same, note)
 
 
 def _told(attempt: Attempt) -> str:
@@ -181,6 +181,6 @@ def _told(attempt: Attempt) -> str:
     return "; ".join(said)
 
 
-def _listed(replays: Sequence[Replayed]) -> str:
+def _listed(replays: Sequence[Retrained]) -> str:
     names = [each.remedy.phrase for each in replays if each.remedy]
     return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else "".join(names)

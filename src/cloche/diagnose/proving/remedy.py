@@ -23,11 +23,12 @@ class Remedy(Part):
     >>> @dataclass(frozen=True)
     ... class Clipped(Remedy):
     ...     norm: float = 0.1
+    ...     phrase = "with gradients clipped"
     ...     def apply(self, trainer):
     ...         trainer.optimizer.clip = self.norm
     ...         return ""
     >>> Clipped().phrase
-    'with Clipped'
+    'with gradients clipped'
     """
 
     from_start: ClassVar[bool] = False

@@ -10,7 +10,7 @@ from cloche.diagnose.divergence import STAYS, first_divergence
 from cloche.diagnose.proving.batches import WithoutBatches, WithoutUnusualRows
 from cloche.diagnose.proving.logged import differences, logged_losses
 from cloche.diagnose.proving.network import NominalInitialisation, SmallerBranches, SmallerScores, WithNorm
-from cloche.diagnose.proving.proof import Attempt, Proof, Replayed, judged
+from cloche.diagnose.proving.proof import Attempt, Proof, Retrained, judged
 from cloche.diagnose.proving.rates import LowerRate, TrainAll, WarmUp, WithoutDecay
 from cloche.diagnose.proving.remedy import Remedy
 from cloche.errors import ClocheError, require_whole
@@ -157,7 +157,7 @@ class _Proving:
         named = {self.onset, *(step for each in remedies if isinstance(each, WithoutBatches) for step in each.steps)}
         return WithoutBatches((next(step for step in range(begun + 1, begun + 2 + len(named)) if step not in named),))
 
-    def replayed(self, replay: Replay, remedy: Remedy | None, control: Replayed | None) -> Replayed:
+    def replayed(self, replay: Replay, remedy: Remedy | None, control: Retrained | None) -> Retrained:
         """One replay, which ends once it has diverged."""
         trainer = replay.restart(monitors=False)
         note = remedy.apply(trainer) if remedy else ""
