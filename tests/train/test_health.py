@@ -187,3 +187,14 @@ def test_layers_of_experts_among_others_leave_their_places_empty():
         restored.restore(health.state())
         health.before(), restored.before()
         assert restored.record(4, ids(), 1.0) == health.record(4, ids(), 1.0)
+
+
+@pytest.mark.parametrize(("shape", "rows"), [((8, 256), 1), ((2, 300), 1), ((2, 16), 2), ((16, 64), 4), ((6, 16), 3)])
+def test_sequences_with_256_positions_are_run_and_no_more(shape, rows):
+    net = LM(50, 8, Stack(1, Block(Attention(2), GLU(hidden=4)))).build(0)
+    ran = []
+    net.body.register_forward_hook(lambda module, given, out: ran.append(given[0].shape[0]))
+    health = Health(net)
+    health.before()
+    health.record(1, torch.zeros(shape, dtype=torch.long), 0.0)
+    assert ran == [rows]

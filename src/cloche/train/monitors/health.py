@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cloche.model import Network
-from cloche.train.monitors.layers import Gains, kurtosis, participation_ratio, spread
+from cloche.train.monitors.layers import POSITIONS, Gains, moments, participation_ratio, spread
 from cloche.train.monitors.records import HealthRecord
 from cloche.train.optimizers.moved import squares
 from cloche.train.optimizers.stepper import Stepper
@@ -31,14 +33,16 @@ def entropy_share(pattern: Tensor, choices: Tensor) -> Tensor:
 
 def active_units(activation: Tensor) -> Tensor:
     """[batch, position, unit] -> bool of the same shape: above 1% of the layer's RMS activation."""
-    return activation.abs() > ACTIVE * activation.pow(2).mean().sqrt()
+    size = torch.linalg.vector_norm(activation, dtype=torch.float32) / activation.numel() ** 0.5
+    return activation.abs() > ACTIVE * size
 
 
 class Health:
     """Measures a network in training: call `before` an update, then `record` after it.
 
-    rows: sequences of the batch that are run, without gradient, in fp32. queries: positions at which attention is
-    measured. optimizer: with one that says how far the weights moved (`Stepper.tells`) they are not copied.
+    rows: sequences of the batch that are run, without gradient, in fp32; None for as many as have 256 positions, but at most
+    half of the batch or two. queries: positions at which attention is measured. optimizer: with one that says how far the
+    weights moved (`Stepper.tells`) they are not copied.
 
     >>> import torch
     >>> from cloche.model import GLU, LM, Attention, Block, Stack
@@ -54,7 +58,9 @@ class Health:
     (3, 3, [0.0, 0.0])
     """
 
-    def __init__(self, net: Network, rows: int = 2, queries: int = 8, optimizer: Stepper | None = None) -> None:
+    def __init__(
+        self, net: Network, rows: int | None = None, queries: int = 8, optimizer: Stepper | None = None
+    ) -> None:
         self.net, self.rows, self.queries, self.optimizer = net, rows, queries, optimizer
         self.gains = Gains(net)
         self.blocks = list(dict.fromkeys(net.layers))  # a block may serve several iterations
@@ -67,14 +73,14 @@ class Health:
     @torch.no_grad()
     def before(self) -> None:
         """Keeps the norms of the weights, or a copy of them, so that `record` can measure the update."""
-        self.norms = self._norms()
+        self.norms = self._norms(self._sizes())
         if self.optimizer is None or not self.optimizer.tells:
             self.weights = [[p.clone() for p in part] for part in self.parts]
 
     @torch.no_grad()
     def record(self, step: int, ids: Tensor, grad_norm: float) -> HealthRecord:
         """One line of health.jsonl, from the first `rows` of token ids [batch, position]."""
-        sites, ids, layers = self.net.sites, ids[: self.rows], self.net.layers
+        sites, ids, layers = self.net.sites, ids[: self._rows(ids)], self.net.layers
         patterns = [
             [getattr(sites, name)[i] for name in getattr(block.mix, "pattern_reads", ())]
             for i, block in enumerate(layers)
@@ -88,37 +94,47 @@ class Health:
             entropy_share(*block.mix.pattern_rows(rows, *(result[site] for site in reads))).tolist() if reads else []
             for block, reads in zip(layers, patterns, strict=True)
         ]
-        units, active = [site.layer for site in acts], [active_units(result[site]) for site in acts]
+        units = [site.layer for site in acts]
+        active = [active_units(result[site]).flatten(0, -2) for site in acts]  # [token, unit]
+        counts = [each.sum(0) for each in active]
+        shape = [moments(x) for x in stream]
+        weights = self._sizes()
         return {
             "step": step,
-            "resid_variance": [x.float().var().item() for x in stream],
+            "resid_variance": [variance for variance, _ in shape],
             "attention_entropy": entropy if any(entropy) else [],
-            "activation_density": self._by_layer(units, [a.float().mean().item() for a in active]),
-            "dead_units": self._by_layer(units, self._dead(active)),
-            "logit_norm": result.logits.float().pow(2).mean().sqrt().item(),
+            "activation_density": self._by_layer(
+                units, [n.sum().item() / each.numel() for n, each in zip(counts, active, strict=True)]
+            ),
+            "dead_units": self._by_layer(units, self._dead(counts)),
+            "logit_norm": torch.linalg.vector_norm(result.logits.float()).item() / result.logits.numel() ** 0.5,
             "grad_norm": grad_norm,
             "update_ratio": self._update_ratio(),
-            "weight_norm": self._per_layer(self._norms()),
+            "weight_norm": self._per_layer(self._norms(weights)),
             "rank": [participation_ratio(spread(x)) for x in stream],
-            "kurtosis": [kurtosis(spread(x)) for x in stream],
-            "gain": self.gains.by_layer(),
+            "kurtosis": [kurtosis for _, kurtosis in shape],
+            "gain": self.gains.by_layer(weights),
         }
+
+    def _rows(self, ids: Tensor) -> int:
+        """Sequences to run of a batch [batch, position]."""
+        if self.rows is not None:
+            return self.rows
+        return min(math.ceil(POSITIONS / ids.shape[1]), max(2, len(ids) // 2))
 
     def _by_layer(self, layers: list[int], values: list[float]) -> list[float | None]:
         """One value per layer, None for a layer without units (experts); [] if no layer has any."""
         known = dict(zip(layers, values, strict=True))
         return [known.get(layer) for layer in range(len(self.net.layers))] if known else []
 
-    def _dead(self, active: list[Tensor]) -> list[float]:
-        """Share of units per layer that were active in no token of the last ten records."""
-        if [len(inactive) for inactive in self.inactive] != [
-            a.shape[-1] for a in active
-        ]:  # at first, or some were removed
-            self.inactive = [torch.zeros(a.shape[-1], dtype=torch.long) for a in active]  # on the CPU
+    def _dead(self, counts: list[Tensor]) -> list[float]:
+        """Share of units per layer that were active in no token of the last ten records, from in how many each is [unit]."""
+        if [len(inactive) for inactive in self.inactive] != [len(n) for n in counts]:  # at first, or some were removed
+            self.inactive = [torch.zeros(len(n), dtype=torch.long) for n in counts]  # on the CPU
         self.records += 1
-        for inactive, a in zip(self.inactive, active, strict=True):
+        for inactive, n in zip(self.inactive, counts, strict=True):
             inactive += 1
-            inactive[a.any(dim=(0, 1)).cpu()] = 0
+            inactive[(n > 0).cpu()] = 0
         needed = min(DEAD_AFTER, self.records)
         return [(inactive >= needed).float().mean().item() for inactive in self.inactive]
 
@@ -133,10 +149,14 @@ class Health:
         self.weights = []
         return self._per_layer((torch.tensor(moved) / torch.tensor(self.norms)).tolist())
 
-    def _norms(self) -> list[float]:
+    def _sizes(self) -> dict[Tensor, float]:
+        """Norm of each parameter."""
+        weights = list(dict.fromkeys(p for part in self.parts for p in part))
+        return dict(zip(weights, torch.stack(list(torch._foreach_norm(weights))).tolist(), strict=True))
+
+    def _norms(self, sizes: Mapping[Tensor, float]) -> list[float]:
         """Norm of the embedding's weights, and of each block's."""
-        norms = [torch.stack(list(torch._foreach_norm(part))).norm() for part in self.parts]
-        return torch.stack(norms).tolist()
+        return [math.hypot(*(sizes[p] for p in part)) for part in self.parts]
 
     def _per_layer(self, values: list[float]) -> list[float]:
         """Of the embedding and then each layer, from those of the embedding and each block."""

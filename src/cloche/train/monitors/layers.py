@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from statistics import geometric_mean
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cloche.model import Linear, Network
 
-ROWS = 256  # most positions that a rank is taken from
+POSITIONS = 256  # most positions that a rank is taken from
 
 
 def participation_ratio(x: Tensor) -> float | None:
@@ -31,24 +31,26 @@ def participation_ratio(x: Tensor) -> float | None:
     return (gram.trace().square() / total).item() if total > 0 else None
 
 
-def kurtosis(x: Tensor) -> float | None:
-    """Fourth central moment of all entries over the square of their variance: 3 if Gaussian, about 1 / share if a share of
-    the channels holds all variance. None if they are equal.
+def moments(x: Tensor) -> tuple[float, float | None]:
+    """Variance of all entries (unbiased), and their kurtosis: the fourth central moment over the square of the variance, 3 if
+    Gaussian, about 1 / share if a share of the channels holds all variance, None if they are equal.
 
     >>> import torch
-    >>> from cloche.train.monitors.layers import kurtosis
-    >>> kurtosis(torch.tensor([-1.0, 1.0] * 8))
-    1.0
+    >>> from cloche.train.monitors.layers import moments
+    >>> moments(torch.tensor([-3.0, 3.0] * 5))
+    (10.0, 1.0)
     """
-    square = (x.float() - x.float().mean()).square()
-    variance = square.mean()
-    return (square.square().mean() / variance.square()).item() if variance > 0 else None
+    flat = x.float().flatten()
+    square = (flat - flat.mean()).square_()
+    total, size = square.sum(), len(flat)
+    fourth = torch.dot(square, square)
+    return (total / max(size - 1, 1)).item(), (fourth * size / total.square()).item() if total > 0 else None
 
 
 def spread(x: Tensor) -> Tensor:
-    """[row, position, width] -> at most `ROWS` of all rows, evenly spaced: [row, width]."""
+    """[row, position, width] -> at most `POSITIONS` of all rows, evenly spaced: [row, width]."""
     rows = x.reshape(-1, x.shape[-1])
-    return rows[:: -(-len(rows) // ROWS)]
+    return rows[:: -(-len(rows) // POSITIONS)]
 
 
 class Gains:
@@ -65,7 +67,8 @@ class Gains:
     >>> gains = Gains(net)
     >>> with gains.measured():
     ...     _ = net.run(torch.randint(20, (2, 16)))
-    >>> [0.5 < gain < 2 for gain in gains.by_layer()]
+    >>> sizes = {p: p.norm().item() for p in net.parameters()}
+    >>> [0.5 < gain < 2 for gain in gains.by_layer(sizes)]
     [True, True]
     """
 
@@ -88,18 +91,18 @@ class Gains:
                 module.watch = watch
 
     def _add(self, module: Linear, x: Tensor, parts: Sequence[Tensor]) -> None:
-        weight = module.weight
-        size = torch.stack([torch.linalg.vector_norm(part.detach()) for part in parts]).norm()
-        self._found[module].append(size * weight.shape[1] ** 0.5 / (torch.linalg.vector_norm(x) * weight.norm()))
+        outside = torch.linalg.vector_norm(x, dtype=torch.float32)
+        inside = [torch.linalg.vector_norm(part.detach(), dtype=torch.float32) for part in parts]
+        self._found[module].append(torch.stack(inside).norm() * module.weight.shape[1] ** 0.5 / outside)
 
-    def by_layer(self) -> list[float | None]:
+    def by_layer(self, sizes: Mapping[Tensor, float]) -> list[float | None]:
         """Geometric mean over the maps of each layer; None for one without maps. Where a block serves several iterations,
-        each has that of its own pass."""
+        each has that of its own pass. sizes: norms of the weights."""
         layers: list[float | None] = []
         served: dict[nn.Module, int] = defaultdict(int)
         for block in self.net.layers:
-            inside = [self._found[module] for module in block.modules() if module in self._found]
+            inside = [(sizes[m.weight], self._found[m]) for m in block.modules() if m in self._found]
             k, served[block] = served[block], served[block] + 1
-            found = [gains[k].item() for gains in inside if len(gains) > k]
+            found = [gains[k].item() / size if size else 0.0 for size, gains in inside if len(gains) > k]
             layers.append(geometric_mean(found) if found and min(found) > 0 else None)
         return layers

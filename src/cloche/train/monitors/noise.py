@@ -62,7 +62,7 @@ class BatchNoise:
     random state. every: measures at every so many calls.
     """
 
-    def __init__(self, net: nn.Module, loss: Callable[[Any], Tensor], every: int = 2) -> None:
+    def __init__(self, net: nn.Module, loss: Callable[[Any], Tensor], every: int = 4) -> None:
         self.net, self.loss, self.every = net, loss, every
         self.scale, self.calls = NoiseScale(), 0
         self._seen: tuple[float, float, int] | None = (

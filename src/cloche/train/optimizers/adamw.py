@@ -14,6 +14,8 @@ from cloche.train.optimizers.groups import BELOW_ONE, grouped
 from cloche.train.optimizers.moved import moved_by
 from cloche.train.optimizers.optimizer import Optimizer
 
+SMALLEST = 1e-36  # added to squares: on CPUs the root of a zero takes several times as long as that of another number
+
 
 def fill_gradients(optimizer: torch.optim.Optimizer) -> None:
     """Makes a missing gradient, such as that of an expert that received no token, zero, so that its averages and weights
@@ -45,7 +47,7 @@ def _direction(state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
     beta1, beta2 = group["betas"]
     step = state["step"].double()  # a tensor on the GPU: a number of it would wait for each parameter
     first, second = 1 - beta1**step, (1 - beta2**step).sqrt()
-    root = state["exp_avg_sq"].sqrt().add_(group["eps"] * second)
+    root = torch.add(state["exp_avg_sq"], SMALLEST).sqrt_().add_(group["eps"] * second)
     return torch.div(state["exp_avg"], root, out=root).mul_(second / first)
 
 

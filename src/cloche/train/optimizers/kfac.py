@@ -106,7 +106,7 @@ class MatrixKFAC(torch.optim.Optimizer):
             state.setdefault("step", torch.tensor(0.0)).add_(1)
             buffer = state.setdefault("momentum_buffer", torch.zeros_like(p))
             buffer.lerp_(scale * natural.to(p.dtype), 1 - group["momentum"])
-            self._moved[p] = update_by(p, buffer, group["lr"], group["lr"] * group["weight_decay"])
+            self._moved[p] = update_by(p, buffer.clone(), group["lr"], group["weight_decay"])
 
     def moved(self) -> dict[Tensor, Tensor]:
         """Sum of squares of each parameter's last update."""

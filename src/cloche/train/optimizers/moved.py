@@ -10,25 +10,26 @@ def moved_by(p: Tensor, direction: Tensor, lr: float, decay: float) -> Tensor:
     """Sum of squares of the update that led to the weights p: p <- (1 - lr decay) p - lr direction. `direction` is
     overwritten if there is a decay.
 
-    The weights before it were (p + lr direction) / (1 - lr decay), so that it is -(lr decay p + lr direction) / (1 - lr decay).
+    The weights before it were (p + lr direction) / (1 - lr decay), so that it is -lr (direction + decay p) / (1 - lr decay).
     """
     shrunk = lr * decay
-    if shrunk:
-        direction.mul_(lr).add_(p, alpha=shrunk)
-    return ((1.0 if shrunk else lr) / (1 - shrunk)) ** 2 * squares(direction)
+    if decay:
+        direction.add_(p, alpha=decay)
+    return (lr / (1 - shrunk)) ** 2 * squares(direction)
 
 
-def update_by(p: Tensor, direction: Tensor, rate: float, shrunk: float) -> Tensor:
-    """Makes an update, p <- (1 - shrunk) p - rate direction, and returns its sum of squares."""
-    direction = direction.to(p.dtype)
-    moved = rate**2 * squares(direction)
-    if shrunk:
-        moved += shrunk**2 * squares(p) + 2 * rate * shrunk * torch.dot(p.reshape(-1), direction.reshape(-1))
-    p.mul_(1 - shrunk)
+def update_by(p: Tensor, direction: Tensor, rate: float, decay: float) -> Tensor:
+    """Makes an update, p <- p - rate (direction + decay p), and returns its sum of squares. `direction` is overwritten."""
+    direction = direction.to(p.dtype, memory_format=torch.contiguous_format)
+    if decay:
+        direction.add_(p, alpha=decay)
     p.add_(direction, alpha=-rate)
-    return moved
+    return rate**2 * squares(direction)
 
 
 def squares(x: Tensor) -> Tensor:
     """Sum of squares, in fp32 at least."""
+    if x.dtype == torch.float32 and x.is_contiguous():
+        flat = x.view(-1)
+        return torch.dot(flat, flat)  # as exact as the norm, and reads no faster than memory gives
     return torch.linalg.vector_norm(x, dtype=torch.promote_types(x.dtype, torch.float32)).square()

@@ -72,12 +72,12 @@ class MatrixMuon(torch.optim.Optimizer):
                 rows = self.rows[p]
                 for target, update in zip(p.split(rows), direction.split(rows), strict=True):
                     alike[update.shape].append((p, target, update))
-            shrunk = group["lr"] * group["weight_decay"]
             for (rows_, columns), found in alike.items():
                 stack = torch.stack([update for *_, update in found]).to(self.dtype)
-                rate = group["lr"] * max(1.0, rows_ / columns) ** 0.5
+                scale = max(1.0, rows_ / columns) ** 0.5
+                rate, decay = group["lr"] * scale, group["weight_decay"] / scale
                 for (p, target, _), update in zip(found, orthogonalise(stack), strict=True):
-                    self._moved[p] = update_by(target, update, rate, shrunk) + self._moved.get(p, 0.0)
+                    self._moved[p] = update_by(target, update, rate, decay) + self._moved.get(p, 0.0)
 
     def moved(self) -> dict[Tensor, Tensor]:
         """Sum of squares of each parameter's last update."""

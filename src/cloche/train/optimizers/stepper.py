@@ -63,6 +63,7 @@ class Stepper:
         self.peaks = [float(group["lr"]) for group in self.groups]
         self.gradient_norms: Norms = ([], torch.zeros(0))  # of parameters, before the last clipping
         self.update_norms: Norms | None = None  # of parameters in the last update; None if it is not known
+        self._moved: dict[Tensor, Tensor] = {}  # sums of squares in the last update
         self.clipped = 1.0  # by what the last gradient was multiplied
         self.average = None if part.average is None else RunningAverage(part.average, self.names)
 
@@ -120,15 +121,15 @@ class Stepper:
             if loss is not None and hasattr(part, "observe"):
                 part.observe(loss, progress, self.clipped)
             part.step()
-        self.update_norms = None
-        if (moved := self.moved()) is not None:
+        if self.tells:
+            self._moved = moved = {p: value for part in self.parts for p, value in part.moved().items()}  # type: ignore[attr-defined]
             self.update_norms = list(moved), torch.stack(list(moved.values())).sqrt() if moved else torch.zeros(0)
         if self.average is not None:
             self.average.update()
 
     def moved(self) -> dict[Tensor, Tensor] | None:
-        """Sum of squares of each parameter's last update, without those that were left as they are; None if one of the torch
-        optimisers has no method `moved()` that says so of its own.
+        """Sum of squares of each parameter's last update, without those that were left as they are ({} before the first); None
+        if one of the torch optimisers has no method `moved()` that says so of its own.
 
         >>> import torch
         >>> from cloche.train import SGD, Stepper
@@ -139,9 +140,7 @@ class Stepper:
         >>> [round(value.item(), 4) for value in optimizer.moved().values()]
         [0.09]
         """
-        if not self.tells:
-            return None
-        return {p: value for part in self.parts for p, value in part.moved().items()}  # type: ignore[attr-defined]
+        return self._moved if self.tells else None
 
     @property
     def tells(self) -> bool:

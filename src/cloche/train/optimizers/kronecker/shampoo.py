@@ -89,7 +89,7 @@ class Kronecker(torch.optim.Optimizer):
             names = ("left", "right", "left_map", "right_map")
             block = {name: state[f"{name}{i}"] for name in names if f"{name}{i}" in state}
             update = self.direction(gradient, block | {"exp_avg": mean, "exp_avg_sq": square}, step, group)
-            moved.append(update_by(target, update, group["lr"], group["lr"] * group["weight_decay"]))
+            moved.append(update_by(target, update, group["lr"], group["weight_decay"]))
         self._moved[p] = torch.stack(moved).sum()
 
     def moved(self) -> dict[Tensor, Tensor]:
