@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from cloche.part import positive, within
 from cloche.train.optimizers.groups import BELOW_ONE, grouped
-from cloche.train.optimizers.moved import moved_by
+from cloche.train.optimizers.moved import moved_along
 from cloche.train.optimizers.optimizer import Optimizer
 
 SMALLEST = 1e-36  # added to squares: on CPUs the root of a zero takes several times as long as that of another number
@@ -28,27 +29,31 @@ def fill_gradients(optimizer: torch.optim.Optimizer) -> None:
 class FilledAdamW(torch.optim.AdamW):
     """torch's AdamW; a missing gradient counts as zero."""
 
+    # The number of steps in each of the state's tensors of that, which on a GPU would wait to be asked.
+    _known: Mapping[Tensor, float] = {}
+
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         fill_gradients(self)
-        return super().step(closure)
+        found = super().step(closure)
+        self._known = {taken: number + 1 for taken, number in self._known.items()}
+        return found
 
     @torch.no_grad()
     def moved(self) -> dict[Tensor, Tensor]:
         """Sum of squares of each parameter's last update."""
-        return {
-            p: moved_by(p, _direction(self.state[p], group), group["lr"], group["weight_decay"])
-            for group in self.param_groups
-            for p in group["params"]
-        }
+        groups = [(p, group) for group in self.param_groups for p in group["params"]]
+        taken = [self.state[p]["step"] for p, _ in groups]
+        if any(each not in self._known for each in taken):  # at first, or the state was restored
+            self._known = dict(zip(taken, torch.stack(taken).tolist(), strict=True))
+        return {p: _moved(p, self.state[p], group, self._known[t]) for (p, group), t in zip(groups, taken, strict=True)}
 
 
-def _direction(state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
-    """What Adam (1412.6980) multiplied by the rate in its last step: m / (1 - beta1^t) / (root of v / (1 - beta2^t), + eps)."""
+def _moved(p: Tensor, state: Mapping[str, Tensor], group: Mapping[str, Any], step: float) -> Tensor:
+    """Sum of squares of the last update of Adam (1412.6980), lr m / (1 - beta1^t) / (root of v / (1 - beta2^t), + eps)."""
     beta1, beta2 = group["betas"]
-    step = state["step"].double()  # a tensor on the GPU: a number of it would wait for each parameter
-    first, second = 1 - beta1**step, (1 - beta2**step).sqrt()
+    first, second = 1 - beta1**step, math.sqrt(1 - beta2**step)
     root = torch.add(state["exp_avg_sq"], SMALLEST).sqrt_().add_(group["eps"] * second)
-    return torch.div(state["exp_avg"], root, out=root).mul_(second / first)
+    return moved_along(p, state["exp_avg"], root, group["lr"] * second / first, group["lr"] * group["weight_decay"])
 
 
 def decayed(net: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:

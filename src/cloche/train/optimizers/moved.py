@@ -18,6 +18,14 @@ def moved_by(p: Tensor, direction: Tensor, lr: float, decay: float) -> Tensor:
     return (lr / (1 - shrunk)) ** 2 * squares(direction)
 
 
+def moved_along(p: Tensor, over: Tensor, under: Tensor, rate: float, shrunk: float) -> Tensor:
+    """`moved_by` along the direction over / under, p <- (1 - shrunk) p - rate over / under, in fewer passes over the three;
+    `under` is overwritten."""
+    if not shrunk:
+        return rate**2 * squares(torch.div(over, under, out=under))
+    return (shrunk / (1 - shrunk)) ** 2 * squares(torch.addcdiv(p, over, under, value=rate / shrunk, out=under))
+
+
 def update_by(p: Tensor, direction: Tensor, rate: float, decay: float) -> Tensor:
     """Makes an update, p <- p - rate (direction + decay p), and returns its sum of squares. `direction` is overwritten."""
     direction = direction.to(p.dtype, memory_format=torch.contiguous_format)
