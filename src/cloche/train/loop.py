@@ -89,7 +89,7 @@ class Update(NamedTuple):
 
 class Loop:
     """A training run. Iterating over it trains, and yields each record after it is logged: {"log": "metrics",
-    **record}.
+    **record}, but for those of steps.jsonl; `steps_log.last` has the latest step.
 
     Ctrl-C finishes the current step, saves a checkpoint and ends the iteration; so does breaking out of the `for`
     loop. A loss or gradient that is not finite raises ClocheError, and that step's update is not applied.
