@@ -74,9 +74,12 @@ class Trace:
         return replace(self, **{name: getattr(self, name)[:step] for name in names})
 
 
-def _finite(values: Sequence[Any]) -> Floats:
-    array = np.array(values, dtype=np.float64)  # None becomes nan
-    return np.where(np.isfinite(array), array, np.inf)
+def _column(values: Sequence[Any]) -> Floats:
+    """[step] or [step, part]. What is missing throughout is nan: the optimiser does not tell. Otherwise it was not finite."""
+    width = next((len(value) for value in values if isinstance(value, list)), None)
+    rows = values if width is None else [[None] * width if value is None else value for value in values]
+    array = np.array(rows, dtype=np.float64)  # None becomes nan
+    return array if np.isnan(array).all() else np.where(np.isfinite(array), array, np.inf)
 
 
 def read(folder: Path | str) -> Trace:
@@ -100,7 +103,7 @@ def read(folder: Path | str) -> Trace:
         parts=tuple(next((r["parts"] for r in records if "parts" in r), ())),
         warned=tuple(warned),
         folder=folder,
-        **{name: _finite(values) for name, values in rows.items()},
+        **{name: _column(values) for name, values in rows.items()},
     )
     if trace.diverged != known["diverged"]:
         raise ValueError(f"{folder}: truth.json has it diverge at {known['diverged']}, its losses at {trace.diverged}")

@@ -161,3 +161,18 @@ def test_a_trace_is_read_from_its_run_folder(tmp_path: Path) -> None:
         log.append({"step": 100, "loss": [1.0]})
     with pytest.raises(ValueError, match="step 100 does not follow"):
         read(run.path)
+
+
+def test_what_an_optimiser_does_not_tell_is_no_alarm(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "first", recipe=Recipe().to_toml())
+    with run.log("steps") as log:
+        losses = [2.0] * 69 + [None]
+        unknown = {"update_norm": [None] * 70, "update_norms": [None] * 70}
+        known = {"loss": losses, "grad_norm": losses, "grad_norms": [*[[1.0, 2.0]] * 69, None]}
+        log.append({"step": 70, "parts": ["embed", "head"], **known, **unknown})
+    truth = {"family": "llama", "held_out": False, "cause": "rate", "hard": False, "onset": 0, "diverged": 70}
+    (run.path / "truth.json").write_text(json.dumps(truth))
+    trace = read(run.path)
+    assert trace.grad_norms[-1].tolist() == [np.inf, np.inf] and np.isnan(trace.update_norm).all()
+    assert UpdateDoubles().first(trace) is None and UpdateSigmas(window=20).first(trace) is None
+    assert GradientAboveMedian().first(trace) == 70
