@@ -13,16 +13,20 @@ if TYPE_CHECKING:
     from cloche.diagnose.doctor.examine import examine
     from cloche.diagnose.proving.batches import WithoutBatches, WithoutRows, WithoutUnusualRows
     from cloche.diagnose.proving.network import NominalInitialisation, SmallerBranches, SmallerScores, WithNorm
+    from cloche.diagnose.proving.precision import FullPrecision
     from cloche.diagnose.proving.proof import Attempt, Proof, Retrained
-    from cloche.diagnose.proving.rates import LowerRate, TrainAll, WarmUp, WithoutDecay
+    from cloche.diagnose.proving.rates import HeldRate, LowerRate, TrainAll, WarmUp, WithoutDecay
     from cloche.diagnose.proving.remedy import Remedy
-    from cloche.diagnose.proving.replaying import prove_remedies, usual_remedies
+    from cloche.diagnose.proving.replaying import prove_remedies
+    from cloche.diagnose.proving.usual import usual_remedies
     from cloche.diagnose.rewinding import Rewound, prove, rewind
     from cloche.diagnose.variations import combinations_of, read_variations
     from cloche.diagnose.why.explain import explain
 
 __all__ = [
     "Attempt",
+    "FullPrecision",
+    "HeldRate",
     "LowerRate",
     "NominalInitialisation",
     "Proof",

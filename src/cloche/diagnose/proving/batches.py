@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from cloche.errors import ArgumentInvalid, CorpusEmpty
 from cloche.train import TokenBatch, Trainer
 
 MOST_EMPTY = 1000  # batches one after the other of which no row is left
+REFERENCE = 16  # batches before the checkpoint that rows are compared with
 FEWEST = 16  # rows that the usual loss is taken from
 TO_SIGMA = 1.4826  # median absolute deviation -> standard deviation of a normal distribution
 NAMED = 3  # steps in a phrase
@@ -86,16 +88,16 @@ class WithoutRows(Remedy):
 @dataclass(frozen=True)
 class WithoutUnusualRows(Remedy):
     """Rows whose loss under the weights of the checkpoint is further than `deviations` robust standard deviations from the
-    median of the rows so far are left out; batches are filled with the rows that follow.
+    median of the rows before them are left out; batches are filled with the rows that follow.
 
     Text that is not like the rest is found without being named: noise has a higher loss, and repetition a lower one.
 
     >>> from cloche.diagnose import WithoutUnusualRows
-    >>> WithoutUnusualRows(deviations=6.0).phrase
+    >>> WithoutUnusualRows(deviations=5.0).phrase
     'without unusual rows'
     """
 
-    deviations: float = 6.0
+    deviations: float = 4.0
 
     @property
     def phrase(self) -> str:
@@ -166,21 +168,24 @@ def _stacked(rows: Sequence[TokenBatch]) -> TokenBatch:
 
 
 class _Usual:
-    """Flags rows by their loss under the weights that a trainer has now."""
+    """Flags rows by their loss under the weights that a trainer has now, compared with the rows of the batches before."""
 
     def __init__(self, trainer: Trainer, deviations: float) -> None:
-        self.trainer, self.deviations = trainer, deviations
-        self.weights = {name: value.clone() for name, value in trainer.net.state_dict().items()}
+        self.trainer, self.deviations, self.net = trainer, deviations, copy.deepcopy(trainer.net)
         self.seen: list[float] = []
+        if (at := getattr(trainer.source, "at", None)) is not None:
+            for number in range(max(0, trainer.taken - REFERENCE), trainer.taken):
+                self.seen += self.losses(TokenBatch.of(at(number)))
 
     @torch.no_grad()
-    def __call__(self, batch: TokenBatch) -> Tensor:
-        net, objective = self.trainer.net, self.trainer.objective
-        now = {name: value.clone() for name, value in net.state_dict().items()}
-        net.load_state_dict(self.weights)
+    def losses(self, batch: TokenBatch) -> list[float]:
+        """The loss of each row by itself."""
+        terms = self.trainer.objective.terms
         with torch.random.fork_rng(), self.trainer.autocast():
-            losses = [float(objective.terms(net, batch.row(i))["loss"].value) for i in range(len(batch))]
-        net.load_state_dict(now)
+            return [float(terms(self.net, batch.row(i))["loss"].value) for i in range(len(batch))]
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        losses = self.losses(batch)
         seen = torch.tensor([*self.seen, *losses])
         middle = seen.median()
         spread = (seen - middle).abs().median() * TO_SIGMA

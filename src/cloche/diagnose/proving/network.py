@@ -10,9 +10,9 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cloche.diagnose.proving.remedy import Remedy
+from cloche.diagnose.proving.remedy import Remedy, rebuild_optimizer
 from cloche.model import Network, RMSNorm
-from cloche.train import Stepper, TokenBatch, Trainer
+from cloche.train import TokenBatch, Trainer
 
 LARGER = 1.5  # times what is nominal: too large
 BRANCHES = ("mix", "map")
@@ -156,18 +156,6 @@ def coming(trainer: Trainer) -> TokenBatch:
 def rms(x: Tensor) -> float:
     """The root mean square of all values."""
     return x.detach().float().square().mean().sqrt().item()
-
-
-def rebuild_optimizer(trainer: Trainer) -> None:
-    """The optimiser of a network that has got parameters, with its state; that of the new ones begins."""
-    old = trainer.optimizer
-    trainer.optimizer = trainer.steps_log.optimizer = Stepper(trainer.net, old.part, old.dtype, old.factors)
-    trainer.optimizer.restore(old.state())
-    for part in trainer.optimizer.parts:
-        held = [p for group in part.param_groups for p in group["params"]]
-        if {key for p in held for key in part.state.get(p, ())} == {"momentum_buffer"}:
-            for p in held:  # torch's fused SGD takes momentum of all parameters or of none
-                part.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
 
 
 def _without_norm(net: Network) -> list[_Place]:

@@ -49,15 +49,14 @@ class Retrained:
     @property
     def verdict(self) -> str:
         """In a word or two."""
-        if self.same:
+        if self.same and self.remedy is not None:
             return "makes no difference"
         if self.diverged is not None:
             return f"diverges at step {self.diverged:,}"
         return "survives" if self.survives else "does not diverge, but does not recover"
 
-    def row(self) -> tuple[str, int, int, float | None, str, str]:
-        """Remedy, checkpoint, steps, loss, verdict, note."""
-        name = "no change (control)" if self.remedy is None else self.remedy.phrase
+    def row(self, name: str) -> tuple[str, int, int, float | None, str, str]:
+        """Change, checkpoint, steps, loss, outcome, note."""
         return name, self.begun, self.steps, self.loss if math.isfinite(self.loss) else None, self.verdict, self.note
 
 
@@ -136,11 +135,12 @@ class Proof:
 
     def table(self) -> Table:
         """A row for each replay."""
-        rows = [
-            each.row()
-            for attempt in self.attempts
-            for each in (attempt.control, *([attempt.null] if attempt.null else []), *attempt.remedies)
-        ]
+        rows = []
+        for attempt in self.attempts:
+            rows.append(attempt.control.row("none (control)"))
+            if attempt.null is not None:
+                rows.append(attempt.null.row(f"{_phrase(attempt.null)} (should not matter)"))
+            rows += [each.row(_phrase(each)) for each in attempt.remedies]
         note = "Each replay has the batches and the random state of the run, and one change."
         if self.left_out:
             note += f" Not tried, since there is nothing to change: {', '.join(self.left_out)}."
@@ -171,8 +171,8 @@ def _told(attempt: Attempt) -> str:
     if attempt.control.diverged is None:
         return f"{begin}does not diverge, as it did not, so no remedy can be proved"
     said = [f"{begin}diverges at step {attempt.control.diverged:,} as it did"]
-    if (null := attempt.null) is not None and null.remedy is not None and null.survives:
-        return f"{said[0]}, but {null.remedy.phrase}, which should not matter, it does not, so nothing is proved"
+    if (null := attempt.null) is not None and null.survives:
+        return f"{said[0]}, but {_phrase(null)}, which should not matter, it does not, so nothing is proved"
     broken = [each for each in attempt.remedies if not each.survives]
     if broken:
         said.append(f"{_listed(broken)} it still breaks")
@@ -182,5 +182,9 @@ def _told(attempt: Attempt) -> str:
 
 
 def _listed(replays: Sequence[Retrained]) -> str:
-    names = [each.remedy.phrase for each in replays if each.remedy]
+    names = [_phrase(each) for each in replays]
     return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else "".join(names)
+
+
+def _phrase(replay: Retrained) -> str:
+    return replay.remedy.phrase if replay.remedy else "without a change"

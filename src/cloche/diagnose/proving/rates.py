@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
-from cloche.diagnose.proving.remedy import Remedy
+from cloche.diagnose.proving.remedy import Remedy, rebuild_optimizer
 from cloche.part import positive, within
-from cloche.train import Schedule, Trainer
+from cloche.train import Group, Schedule, Trainer
 
+RISING = 1.1  # times the rate at a checkpoint: it goes on rising
 NAMES = {0.5: "half the rate", 0.1: "a tenth of the rate"}
 
 
@@ -88,6 +89,47 @@ class _Ramped(Schedule):
 
 
 @dataclass(frozen=True)
+class HeldRate(Remedy):
+    """A rate that goes on rising is held where it is at the checkpoint.
+
+    >>> from cloche.diagnose import HeldRate
+    >>> HeldRate().phrase
+    'with the rate held'
+    """
+
+    @property
+    def phrase(self) -> str:
+        return "with the rate held"
+
+    def applies(self, trainer: Trainer) -> bool:
+        plan, step = trainer.plan, trainer.step
+        return step > 0 and any(plan.rate(later) > RISING * plan.rate(step - 1) for later in range(step, plan.steps))
+
+    def apply(self, trainer: Trainer) -> str:
+        plan = trainer.plan
+        before, most = plan.schedule, plan.rate(trainer.step - 1)
+        plan.schedule = _Capped(before.warmup, before.final, inner=before, most=most)
+        return f"at {max(trainer.optimizer.peaks) * most:.3g}"
+
+
+@dataclass(frozen=True)
+class _Capped(Schedule):
+    """A schedule that is never above `most`."""
+
+    inner: Schedule = field(kw_only=True)
+    most: float = field(kw_only=True)
+
+    def rate(self, step: float, steps: int) -> float:
+        return min(self.most, self.inner.rate(step, steps))
+
+    def batches(self, step: float, steps: int) -> int:
+        return self.inner.batches(step, steps)
+
+    def after(self, step: float, rising: int, steps: int) -> float:
+        return self.inner.after(step, rising, steps)
+
+
+@dataclass(frozen=True)
 class WithoutDecay(Remedy):
     """No weight decay in any group.
 
@@ -124,10 +166,14 @@ class TrainAll(Remedy):
         return "with the frozen layers trained"
 
     def applies(self, trainer: Trainer) -> bool:
-        return 0.0 in trainer.optimizer.peaks
+        return any(_frozen(group) for group in trainer.recipe.optimizer.groups)
 
     def apply(self, trainer: Trainer) -> str:
-        optimizer = trainer.optimizer
-        usual = max(optimizer.peaks) or trainer.recipe.optimizer.lr
-        optimizer.peaks = [peak or usual for peak in optimizer.peaks]
+        part = trainer.recipe.optimizer
+        groups = tuple(group for group in part.groups if not _frozen(group))
+        rebuild_optimizer(trainer, dataclasses.replace(part, groups=groups))
         return ""
+
+
+def _frozen(group: Group) -> bool:
+    return group.lr == 0 or group.scale == 0

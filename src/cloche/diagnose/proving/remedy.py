@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+
 from cloche.part import Part
-from cloche.train import Trainer
+from cloche.train import Optimizer, Stepper, Trainer
 
 
 @dataclass(frozen=True)
@@ -45,3 +47,18 @@ class Remedy(Part):
     def apply(self, trainer: Trainer) -> str:
         """Changes a trainer that stands at a checkpoint."""
         raise TypeError(f"{type(self).__name__} must define apply(trainer)")
+
+
+def rebuild_optimizer(trainer: Trainer, part: Optimizer | None = None) -> None:
+    """Builds the optimiser again, or another one, for a network that may have new parameters. It goes on with the state that
+    it had; that of new parameters begins."""
+    old = trainer.optimizer
+    trainer.optimizer = trainer.steps_log.optimizer = Stepper(
+        trainer.net, part or old.part, trainer.setup.dtype, old.factors
+    )
+    trainer.optimizer.restore(old.state())
+    for built in trainer.optimizer.parts:
+        held = [p for group in built.param_groups for p in group["params"]]
+        if {key for p in held for key in built.state.get(p, ())} == {"momentum_buffer"}:
+            for p in held:  # torch's fused SGD takes momentum of all parameters or of none
+                built.state[p].setdefault("momentum_buffer", torch.zeros_like(p))

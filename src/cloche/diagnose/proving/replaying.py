@@ -7,48 +7,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cloche.diagnose.divergence import STAYS, first_divergence
-from cloche.diagnose.proving.batches import WithoutBatches, WithoutUnusualRows
+from cloche.diagnose.proving.batches import WithoutBatches
 from cloche.diagnose.proving.logged import differences, logged_losses
-from cloche.diagnose.proving.network import NominalInitialisation, SmallerBranches, SmallerScores, WithNorm
 from cloche.diagnose.proving.proof import Attempt, Proof, Retrained, judged
-from cloche.diagnose.proving.rates import LowerRate, TrainAll, WarmUp, WithoutDecay
 from cloche.diagnose.proving.remedy import Remedy
+from cloche.diagnose.proving.usual import usual_remedies
 from cloche.errors import ClocheError, require_whole
 from cloche.runs import Checkpoint, Run
 from cloche.train import Replay, aside
 
 Progress = Callable[[float, float, str], None]
 MOST_ATTEMPTS = 3  # checkpoints that are replayed from
-BEYOND = 40  # steps after a divergence is certain
+BEYOND = 40  # steps at least after a divergence is certain
+LATER = 2  # times as many steps as it took to diverge, in which a remedy that only delays it is found out
 UNKNOWN = 100  # steps after an onset that no divergence followed
-FEW = 8  # batches that are left out together
 
 
 def _silent(done: float, total: float, note: str) -> None:
     pass
-
-
-def usual_remedies(onset: int) -> list[Remedy]:
-    """The remedies that are tried unless others are given.
-
-    >>> from cloche.diagnose import usual_remedies
-    >>> [remedy.phrase for remedy in usual_remedies(412)][:3]
-    ['without batch 412', 'without batches 412-419', 'without unusual rows']
-    """
-    return [
-        WithoutBatches((onset,)),
-        WithoutBatches(tuple(range(onset, onset + FEW))),
-        WithoutUnusualRows(),
-        LowerRate(0.5),
-        LowerRate(0.1),
-        WarmUp(),
-        WithoutDecay(),
-        TrainAll(),
-        WithNorm(),
-        SmallerBranches(),
-        SmallerScores(),
-        NominalInitialisation(),
-    ]
 
 
 def prove_remedies(
@@ -66,9 +42,10 @@ def prove_remedies(
 
     remedies: `usual_remedies(onset)` unless given; those with nothing to change in this run are left out. checkpoint: the step
     of the one to begin from; else, if nothing survives, the one before is tried, at most three. horizon: steps after the
-    onset, by default 60 more than it took to diverge, up to the end of the run. A replay ends once it has diverged. Nothing is
-    written into the run, and torch's random state and threads are as before. Where nothing can be replayed exactly, the
-    proof says why in `refused`. Raises ClocheError for an onset or checkpoint that the run does not have.
+    onset, by default enough to see a divergence that comes later by twice the steps that it took, up to the end of the run. A
+    replay ends once it has diverged. Nothing is written into the run, and torch's random state and threads are as before.
+    Where nothing can be replayed exactly, the proof says why in `refused`. Raises ClocheError for an onset or checkpoint that
+    the run does not have.
 
     >>> from pathlib import Path
     >>> from cloche.diagnose import LowerRate, prove_remedies
@@ -89,7 +66,8 @@ def prove_remedies(
     logged = logged_losses(run)
     diverged = first_divergence(logged)
     if horizon is None:
-        horizon = UNKNOWN if diverged is None else max(0, diverged - onset) + STAYS + BEYOND
+        took = 0 if diverged is None else max(0, diverged - onset)
+        horizon = UNKNOWN if diverged is None else took + STAYS + max(BEYOND, LATER * took)
     until = onset + horizon
     saved = [each for each in run.checkpoints() if each.step < onset]
     if checkpoint is not None:

@@ -1,0 +1,39 @@
+"""The remedies of each cause."""
+
+from __future__ import annotations
+
+from cloche.diagnose.proving.batches import WithoutBatches, WithoutUnusualRows
+from cloche.diagnose.proving.network import NominalInitialisation, SmallerBranches, SmallerScores, WithNorm
+from cloche.diagnose.proving.precision import FullPrecision
+from cloche.diagnose.proving.rates import HeldRate, LowerRate, TrainAll, WarmUp, WithoutDecay
+from cloche.diagnose.proving.remedy import Remedy
+
+FEW = 8  # batches that are left out together
+
+
+def usual_remedies(onset: int, cause: str | None = None) -> list[Remedy]:
+    """The remedies of a cause by its name: "rate", "warmup", "norm", "initialisation", "batch", "poison", "precision",
+    "branch", "attention", "decay" or "frozen"; of all causes where it has none, or is None.
+
+    >>> from cloche.diagnose import usual_remedies
+    >>> [remedy.phrase for remedy in usual_remedies(412, "batch")]
+    ['without batch 412', 'without batches 412-419', 'without unusual rows']
+    >>> len(usual_remedies(412))
+    14
+    """
+    few = tuple(range(onset, onset + FEW))
+    of: dict[str, list[Remedy]] = {
+        "batch": [WithoutBatches((onset,)), WithoutBatches(few), WithoutUnusualRows()],
+        "poison": [WithoutUnusualRows()],
+        "rate": [LowerRate(0.5), LowerRate(0.1), HeldRate()],
+        "warmup": [WarmUp()],
+        "precision": [FullPrecision()],
+        "decay": [WithoutDecay()],
+        "frozen": [TrainAll()],
+        "norm": [WithNorm()],
+        "branch": [SmallerBranches(), NominalInitialisation()],
+        "attention": [SmallerScores()],
+        "initialisation": [NominalInitialisation(), SmallerBranches()],
+    }
+    every = list(dict.fromkeys(remedy for remedies in of.values() for remedy in remedies))
+    return of.get(cause or "", every)
