@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cloche.diagnose.proving.remedy import Remedy
     from cloche.diagnose.proving.replaying import prove_remedies
     from cloche.diagnose.proving.usual import usual_remedies
+    from cloche.diagnose.responses import monitored
     from cloche.diagnose.rewinding import Rewound, prove, rewind
     from cloche.diagnose.variations import combinations_of, read_variations
     from cloche.diagnose.why.explain import explain
@@ -47,6 +48,7 @@ __all__ = [
     "examine",
     "explain",
     "first_divergence",
+    "monitored",
     "prove",
     "prove_remedies",
     "read_variations",

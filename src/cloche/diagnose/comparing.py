@@ -11,10 +11,12 @@ from statistics import fmean
 from typing import Any
 
 from cloche.diagnose.differences import verdict
+from cloche.diagnose.responses import MONITORS, all_responses, monitored, spread_of, tables
 from cloche.diagnose.trials import Outcome, Progress, Trials
-from cloche.diagnose.variations import called, combinations_of
+from cloche.diagnose.variations import Setting, called, settings_of
 from cloche.drawing import Finding, Interval, Provenance, Table, number
 from cloche.errors import SettingConflict, require_whole
+from cloche.runs import Run
 from cloche.train import Recipe, check_recipe
 
 NOTE = (
@@ -26,22 +28,27 @@ NOTE = (
 
 def compare(
     recipe: Recipe,
-    vary: Mapping[str, Sequence[str]],
+    vary: Mapping[str, Sequence[str]] | Sequence[Setting],
     out: Path | str,
     seeds: int = 3,
     steps: int | None = None,
     minutes: float | None = None,
     on_progress: Progress = lambda done, total, note: None,
+    monitors: bool = False,
 ) -> Finding:
     """Trains every combination of the varied settings with each seed, and says which differ from the first.
 
-    vary: {"optimizer.lr": ["0.01", "0.02"]}, values as text of `Recipe.with_set`. out: a folder for the runs, which are
-    reused and resumed if it is called again; more seeds or settings may be asked for then. steps, minutes: of each run, by
-    default the recipe's; minutes are converted to steps once, and all runs take those. All runs have the threads, device
-    and precision of the first, and seeds recipe.run.seed, +1, ... The headline is the difference in bits per byte of the
-    best of the other settings from the first, negative if it is better; `identical` runs have exactly 0. A run whose loss
-    is not finite is reported as diverged. Raises ClocheError, before anything is trained, for settings that cannot be
-    trained, and KeyboardInterrupt after Ctrl-C, once a checkpoint is saved.
+    vary: {"optimizer.lr": ["0.01", "0.02"]}, values as text of `Recipe.with_set`, or the settings themselves, where several
+    keys change at once: [{}, {"run.batch": "16", "run.length": "128"}]. out: a folder for the runs, which are reused and
+    resumed if it is called again; more seeds or settings may be asked for then. steps, minutes: of each run, by default the
+    recipe's; minutes are converted to steps once, and all runs take those. All runs have the threads, device and precision
+    of the first, and seeds recipe.run.seed, +1, ... monitors: adds what every monitor says of the runs, and how far each
+    setting moves it in units of the spread over seeds (see `monitored`).
+
+    The headline is the difference in bits per byte of the best of the other settings from the first, negative if it is
+    better; `identical` runs have exactly 0. A run whose loss is not finite is reported as diverged. Raises ClocheError,
+    before anything is trained, for settings that cannot be trained, and KeyboardInterrupt after Ctrl-C, once a checkpoint is
+    saved.
 
     >>> from pathlib import Path
     >>> from cloche.diagnose import compare
@@ -57,7 +64,7 @@ def compare(
     require_whole(least=1, most=1000, seeds=seeds)
     if steps is not None and minutes is not None:
         raise SettingConflict("--steps and --minutes are both given; leave one of them out.")
-    settings = combinations_of(vary)
+    settings = settings_of(vary)
     budget = {key: value for key, value in (("steps", steps), ("minutes", minutes)) if value is not None}
     for setting in settings:
         check_recipe(recipe.with_set({f"run.{key}": value for key, value in budget.items()} | setting))
@@ -73,7 +80,8 @@ def compare(
             on_progress(i + done / total, len(runs), f"run {i + 1} of {len(runs)}: {note}")
 
         outcomes.append(trials.outcome(setting, seed, told))
-    return _finding([called(setting) for setting in settings], outcomes, recipe.run.seed, _dropped(recipe, settings))
+    finding = _finding([called(setting) for setting in settings], outcomes, recipe.run.seed, _dropped(recipe, settings))
+    return _with_monitors(finding, outcomes) if monitors else finding
 
 
 def _dropped(recipe: Recipe, settings: Sequence[Mapping[str, str]]) -> list[str]:
@@ -121,6 +129,23 @@ def _finding(settings: list[str], outcomes: list[Outcome], seed: int, dropped: l
             Table("Runs", ("setting", "seed", "steps", "bits per byte", "seconds", "folder"), tuple(single)),
         ],
     )
+
+
+def _with_monitors(finding: Finding, outcomes: Sequence[Outcome]) -> Finding:
+    """The finding with what the monitors say: in `data` of each run and setting, and two tables."""
+    names = [each["setting"] for each in finding.data["settings"]]
+    values = [monitored(Run.open(each.run)) for each in outcomes]
+    by = [{o.seed: v for o, v in zip(outcomes, values, strict=True) if o.setting == name} for name in names]
+    responses = all_responses(by)
+    spreads = {name: spread_of(each[name] for each in by[0].values()) for name in MONITORS}
+    told = [{name: each._asdict() for name, each in own.items()} for own in responses]
+    data = {
+        **finding.data,
+        "settings": [{**each, "monitors": own} for each, own in zip(finding.data["settings"], told, strict=True)],
+        "runs": [{**each, "monitors": own} for each, own in zip(finding.data["runs"], values, strict=True)],
+        "spreads": spreads,
+    }
+    return dataclasses.replace(finding, data=data, panels=[*finding.panels, *tables(names, responses, spreads)])
 
 
 def _scores(runs: Mapping[int, Outcome]) -> dict[int, float]:

@@ -49,23 +49,36 @@ def combinations_of(vary: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
     >>> combinations_of({"optimizer.lr": ["0.01", "0.02"], "run.batch": ["8"]})
     [{'optimizer.lr': '0.01', 'run.batch': '8'}, {'optimizer.lr': '0.02', 'run.batch': '8'}]
     """
-    found = [dict(zip(vary, values, strict=True)) for values in product(*vary.values())]
+    return settings_of([dict(zip(vary, values, strict=True)) for values in product(*vary.values())])
+
+
+def settings_of(vary: Mapping[str, Sequence[str]] | Sequence[Setting]) -> list[dict[str, str]]:
+    """The settings that are compared: every combination of varied values, or those that are listed, {} for the recipe as it is.
+
+    >>> from cloche.diagnose.variations import settings_of
+    >>> settings_of([{}, {"run.length": "32", "run.batch": "16"}])
+    [{}, {'run.length': '32', 'run.batch': '16'}]
+    """
+    found = combinations_of(vary) if isinstance(vary, Mapping) else [dict(setting) for setting in vary]
     if len(found) < 2:
         raise SettingConflict("There is nothing to compare: --vary a setting with two or more values.")
     if len(found) > MOST:
         raise SettingConflict(f"--vary gives {len(found):,} combinations, and at most {MOST:,} are trained; vary less.")
+    names = [called(setting) for setting in found]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise SettingConflict(f"{shown(twice[0])} is among the settings twice; leave one out.")
     return found
 
 
 def called(setting: Setting) -> str:
     """A setting as it is typed: "optimizer.lr=0.01 run.batch=8"."""
-    return " ".join(f"{key}={value}" for key, value in setting.items())
+    return " ".join(f"{key}={value}" for key, value in setting.items()) or "the recipe"
 
 
 def folder_name(setting: Setting, seed: int) -> str:
     """The name of the folder of a run: readable, allowed on every file system, and different for different settings."""
     whole = called(setting)
-    last = " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in setting.items())
+    last = " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in setting.items()) or "recipe"
     readable = re.sub(r"[^A-Za-z0-9.=_]+", "-", last).strip("-.")[:60]
     return f"{readable}-{hashlib.sha256(whole.encode()).hexdigest()[:6]}-seed{seed}"
 

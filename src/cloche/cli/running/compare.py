@@ -36,6 +36,12 @@ def compare(
         float | None,
         typer.Option(metavar="N", help="Minutes of the first run; all runs take the steps that fit into them."),
     ] = None,
+    monitors: Annotated[
+        bool,
+        typer.Option(
+            "--monitors", help="Also what every monitor says, and what a setting moves beyond the spread over seeds."
+        ),
+    ] = False,
     sets: Sets = None,
     as_json: AsJson = False,
 ) -> None:
@@ -56,7 +62,7 @@ def compare(
     try:
         with Screen(stderr=True).bar("comparing") as update:
             varied = diagnose.read_variations(vary)
-            finding = diagnose.compare(base, varied, out, seeds, steps, minutes, update)
+            finding = diagnose.compare(base, varied, out, seeds, steps, minutes, update, monitors)
     except KeyboardInterrupt as error:
         raise Stopped(f"Stopped; give the same command again to go on with the runs in {out}") from error
     path = out / "comparison.json"
