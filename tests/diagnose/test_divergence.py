@@ -15,7 +15,7 @@ CALM = [3.0] * 40
         (CALM + [4.6] * 20, 41),
         (CALM + [4.6] * 19 + CALM, None),  # a spike that recovers
         (CALM + [4.4] * 200, None),  # a new level below the factor
-        ([9.0] * 10 + [3.0] * 9 + [20.0] * 25, None),  # too early to have a median of its own
+        ([9.0] * 10 + [3.0] * 9 + [20.0] * 25, 21),  # from the first that may be one
         ([9.0] * 10 + [3.0] * 11 + [9.2] * 25, 22),
         ([*CALM, math.nan], 41),
         ([*CALM, 5.0, 5.0, None], 41),
