@@ -1,25 +1,37 @@
 """Runs with planted faults, and healthy ones, each an ordinary run folder with its truth beside it.
 
-    python -m bench.diagnose.corpus FOLDER [--side tuning] [--part 0/2]
+    python -m bench.diagnose.corpus FOLDER FAMILY ... [--healthy 8]
+
+Runs that are there already are kept, so that a stopped session goes on. The text is that of `shared/data`.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import math
+import random
 import shutil
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import numpy as np
+import torch
 
-from bench.diagnose.damage import damage
-from bench.diagnose.families import CHARACTERS, Family
+from bench.diagnose import faults
+from bench.diagnose.damage import Replace, damage
+from bench.diagnose.families import CHARACTERS, FAMILIES, Family
 from bench.diagnose.faults import Planned
 from cloche.diagnose import first_divergence
 from cloche.errors import NotFinite
 from cloche.runs import Run, take
+from cloche.text import Tokenizer
 from cloche.train import Trainer, prepare_data
 
 PIECE = 40_000  # characters of a document
+LAST = 20  # steps whose median loss is a run's
+NEAR = 1.1  # of a good run's loss, below which a run trains well
 LITTLE = 30_000  # of a text that is too little
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
@@ -37,12 +49,12 @@ def texts(family: Family, amount: str, root: Path) -> Path:
     return folder
 
 
-def make(planned: Planned, folder: Path, root: Path) -> dict[str, object]:
+def make(planned: Planned, folder: Path, root: Path) -> dict[str, Any]:
     """Trains a planned run in `folder`; returns its truth, which is written beside it."""
     shutil.rmtree(folder, ignore_errors=True)
-    recipe = planned.recipe([str(texts(planned.family, planned.text, root))])
+    recipe = planned.recipe([str(texts(planned.family, "little" if planned.text == "little" else "whole", root))])
     run = Run.create(folder, recipe.to_toml(), planned.seed)
-    prepared = root / "prepared" / f"{planned.family.name}-{planned.text}"
+    prepared = root / "prepared" / f"{planned.family.name}-{'little' if planned.text == 'little' else 'whole'}"
     if not prepared.exists():
         other = Run.create(prepared.with_name(prepared.name + f"-{folder.name}"), recipe.to_toml())
         prepare_data(recipe, other)
@@ -50,10 +62,10 @@ def make(planned: Planned, folder: Path, root: Path) -> dict[str, object]:
     (folder / "data").mkdir()
     for path in (*(prepared / name for name in TOKENIZER), *sorted((prepared / "data").iterdir())):
         take(path, folder / path.relative_to(prepared), copy=True)
-    if planned.replace is not None:
+    if planned.rows:
         rng = np.random.default_rng(planned.seed)
-        damage(folder, recipe, planned.rows, planned.replace(rng))
-    losses, steps = [], 0
+        words = planned.replace(rng) if planned.replace else other_words(planned.family, folder, rng)
+        damage(folder, recipe, planned.rows, words)
     try:
         trainer = Trainer.start(recipe, run)
         for _ in trainer:
@@ -69,12 +81,85 @@ def make(planned: Planned, folder: Path, root: Path) -> dict[str, object]:
         "strength": planned.strength,
         "onset": planned.onset,
         "diverged": first_divergence(losses),
-        "loss": losses[-1] if losses else None,
+        "loss": median(last) if (last := [x for x in losses[-LAST:] if x is not None]) else None,
     }
     (folder / "truth.json").write_text(json.dumps(truth, indent=1))
     return truth
 
 
+def other_words(family: Family, folder: Path, rng: np.random.Generator) -> Replace:
+    """The text of the next family of the same side, in this one's tokens, piece after piece."""
+    side = [each for each in FAMILIES.values() if each.held_out == family.held_out]
+    text = side[(side.index(family) + 1) % len(side)].text()[:CHARACTERS]
+    ids = np.array(Tokenizer.load(folder).encode(text), dtype=np.int64)
+    place = int(rng.integers(len(ids)))
+
+    def replace(tokens: np.ndarray) -> np.ndarray:
+        nonlocal place
+        found = np.take(ids, np.arange(place, place + len(tokens)), mode="wrap")
+        place += len(tokens)
+        return found
+
+    return replace
+
+
 def losses_of(run: Run) -> list[float | None]:
     """The loss of every step, from steps.jsonl."""
     return [loss for record in run.read_log("steps") for loss in record["loss"]]
+
+
+def final(truth: dict[str, Any]) -> float:
+    return math.inf if truth["diverged"] or truth["loss"] is None else truth["loss"]
+
+
+def make_family(family: Family, out: Path, root: Path, healthy_runs: int) -> None:
+    """All runs of a family, of which those that are there already are kept."""
+
+    def made(planned: Planned) -> dict[str, Any]:
+        folder = out / planned.name
+        if (folder / "truth.json").exists():
+            return json.loads((folder / "truth.json").read_bytes())
+        truth = make(planned, root / "making" / planned.name, root)
+        (root / "making" / planned.name).rename(folder)
+        print(f"{planned.name:48} {truth}", flush=True)
+        return truth
+
+    out.mkdir(parents=True, exist_ok=True)
+    good = final(made(faults.Planned(family, "none", 0, onset=None)))
+    edge = 1.0
+    for strength in (30.0, 10.0, 3.0):
+        planned = faults.high_rate(family, random.Random(f"{family.name} edge"), 0, strength)
+        if final(made(planned)) < NEAR * good:
+            edge = strength
+            break
+        (out / planned.name).rename(root / "unused" / planned.name)
+    print(f"{family.name}: good loss {good:.3f}, edge {edge:g}", flush=True)
+    for number, order in enumerate(faults.orders(edge, healthy_runs)):
+        for i in range(order.count):
+            seed = 100 * number + i + 1
+            for strength in (
+                order.strengths if order.diverges is not None else (order.strengths[i % len(order.strengths)],)
+            ):
+                planned = order.make(family, random.Random(f"{family.name} {seed}"), seed, strength)
+                truth = made(planned)
+                if order.diverges is None or bool(truth["diverged"]) == order.diverges:
+                    break
+                (out / planned.name).rename(root / "unused" / planned.name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("families", nargs="+", choices=list(FAMILIES))
+    parser.add_argument("--healthy", type=int, default=8)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    for name in ("making", "unused", "prepared"):
+        (args.folder / name).mkdir(parents=True, exist_ok=True)
+    for name in args.families:
+        side = "held_out" if FAMILIES[name].held_out else "tuning"
+        make_family(FAMILIES[name], args.folder / side, args.folder, args.healthy)
+
+
+if __name__ == "__main__":
+    main()

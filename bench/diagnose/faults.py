@@ -13,9 +13,9 @@ from bench.diagnose.damage import Replace
 from bench.diagnose.families import BATCH, LENGTH, VOCAB, Family
 from bench.diagnose.planted import Coarse, Louder, Rising
 from cloche.model import LM, FanIn, Initialisation, NoNorm
-from cloche.train import WSD, Constant, Group, Optimizer, Recipe, Schedule
+from cloche.train import WSD, Constant, Cosine, Group, Linear, Optimizer, Recipe, Schedule
 
-STEPS = 400
+STEPS = 320
 
 
 @dataclass(frozen=True)
@@ -102,27 +102,34 @@ def rate(f: Family, rng: random.Random, seed: int, strength: float) -> Planned:
 
 
 def norm(f: Family, rng: random.Random, seed: int, strength: float) -> Planned:
+    """No normalisation, at a rate at which the family trains well with one."""
     schedule = WSD(warmup=rng.uniform(0.2, 0.7))
     return Planned(
-        f, "norm", seed, strength, model=f.model(norm=NoNorm()), schedule=schedule, optimizer=f.optimizer(f.rate * strength)
+        f,
+        "norm",
+        seed,
+        strength,
+        model=f.model(norm=NoNorm()),
+        schedule=schedule,
+        optimizer=f.optimizer(f.rate * strength),
     )
 
 
-def initialisation(f: Family, rng: random.Random, seed: int, strength: float) -> Planned:
+def initialisation(f: Family, rng: random.Random, seed: int, strength: float, rate: float = 1.0) -> Planned:
     return Planned(
         f,
         "initialisation",
         seed,
         strength,
         initialisation=Louder(gain=strength),
+        optimizer=f.optimizer(f.rate * rate),
         schedule=WSD(warmup=rng.uniform(0.05, 0.5)),
     )
 
 
-def branch(f: Family, rng: random.Random, seed: int, strength: float) -> Planned:
-    return replace(
-        initialisation(f, rng, seed, strength), cause="branch", initialisation=Louder(gain=strength, branches=True)
-    )
+def branch(f: Family, rng: random.Random, seed: int, strength: float, rate: float = 1.0) -> Planned:
+    louder = Louder(gain=strength, branches=True)
+    return replace(initialisation(f, rng, seed, strength, rate), cause="branch", initialisation=louder)
 
 
 def attention(f: Family, rng: random.Random, seed: int, strength: float) -> Planned:
@@ -131,14 +138,16 @@ def attention(f: Family, rng: random.Random, seed: int, strength: float) -> Plan
 
 def batch(f: Family, rng: random.Random, seed: int, strength: float) -> Planned:
     """A stretch of bad batches, as a damaged shard in a shuffled stream gives: a few rows at first, then all, then none."""
-    onset, over = rng.randint(120, 250), rng.randint(6, 24)
+    onset, over = rng.randint(100, 190), rng.randint(6, 24)
     rows = {step: rows for step, rows in ramp(onset - 1, over).items() if step < onset - 1 + over + strength}
     return Planned(f, "batch", seed, strength, onset=onset, rows=rows, replace=rng.choice([blank, few, noise]))
 
 
 def poison(f: Family, rng: random.Random, seed: int, strength: float) -> Planned:
-    onset, over = rng.randint(120, 250), round(rng.uniform(0.7, 1.4) * strength)
-    return Planned(f, "poison", seed, strength, onset=onset, rows=ramp(onset - 1, over), replace=rng.choice([noise, swapped]))
+    onset, over = rng.randint(100, 180), round(rng.uniform(0.7, 1.4) * strength)
+    return Planned(
+        f, "poison", seed, strength, onset=onset, rows=ramp(onset - 1, over), replace=rng.choice([noise, swapped])
+    )
 
 
 def precision(f: Family, rng: random.Random, seed: int, strength: float) -> Planned:
@@ -151,9 +160,7 @@ def rate_low(f: Family, rng: random.Random, seed: int, strength: float) -> Plann
 
 
 def warmup(f: Family, rng: random.Random, seed: int, strength: float) -> Planned:
-    return Planned(
-        f, "warmup", seed, strength, optimizer=f.optimizer(f.rate * strength), schedule=WSD(warmup=0.0)
-    )
+    return Planned(f, "warmup", seed, strength, optimizer=f.optimizer(f.rate * strength), schedule=WSD(warmup=0.0))
 
 
 def decay(f: Family, rng: random.Random, seed: int, strength: float) -> Planned:
@@ -171,19 +178,86 @@ def frozen(f: Family, rng: random.Random, seed: int, strength: float) -> Planned
     return Planned(f, "frozen", seed, strength, optimizer=optimizer)
 
 
-# Strengths to try in turn until a run diverges, and for causes that show otherwise to draw from.
-STRENGTHS = {
-    rate: (1.0,),
-    norm: (6.0, 12.0, 24.0, 48.0),
-    initialisation: (0.2, 0.04),
-    branch: (8.0, 20.0, 50.0),
-    attention: (8.0, 16.0, 32.0),
-    batch: (24.0, 40.0),
-    poison: (50.0, 25.0, 12.0),
-    precision: (4.0, 3.0),
-    rate_low: (100.0, 300.0),
-    warmup: (4.0, 8.0),
-    decay: (0.05, 0.2),
-    overfitting: (1.0,),
-    frozen: (1.0,),
-}
+# ---- healthy runs, some of them hard to tell from faults
+
+
+def healthy(f: Family, rng: random.Random, seed: int, strength: float) -> Planned:
+    schedule = rng.choice([WSD(), WSD(decay=0.2), Cosine(), Constant(warmup=0.1), Linear()])
+    model = f.model(width=rng.choice([48, 64, 80]), depth=rng.choice([2, 3, 4]))
+    optimizer = f.optimizer(f.rate * rng.choice([0.5, 1.0, 1.0, 2.0]))
+    return Planned(f, "none", seed, strength, onset=None, model=model, optimizer=optimizer, schedule=schedule)
+
+
+def high_rate(f: Family, rng: random.Random, seed: int, strength: float) -> Planned:
+    """A rate near the largest that trains."""
+    schedule = WSD(warmup=rng.uniform(0.2, 0.5), decay=0.3)
+    return _hard(f, seed, strength, optimizer=f.optimizer(f.rate * strength), schedule=schedule)
+
+
+def recovering(f: Family, rng: random.Random, seed: int, strength: float) -> Planned:
+    """One to three short runs of bad batches, after which it trains on."""
+    begins = rng.sample(range(60, STEPS - 60, 40), rng.randint(1, 3))
+    rows = {begin + i: rng.choice([3, BATCH]) for begin in begins for i in range(round(rng.uniform(1, strength)))}
+    return _hard(f, seed, strength + 0.1, rows=rows, replace=rng.choice([noise, blank, few, swapped]))
+
+
+def other_text(f: Family, rng: random.Random, seed: int, strength: float) -> Planned:
+    """Another text from some step on, at once or over a while."""
+    onset, over = rng.randint(90, 200), rng.choice([1, 1, 40])
+    return _hard(f, seed, strength + 0.2, rows=ramp(onset - 1, over), text="changed")
+
+
+def no_norm(f: Family, rng: random.Random, seed: int, strength: float) -> Planned:
+    """No normalisation, at a rate at which it trains well without."""
+    return _hard(f, seed, strength + 0.3, model=f.model(norm=NoNorm()))
+
+
+def _hard(f: Family, seed: int, strength: float, **more: Any) -> Planned:
+    return Planned(f, "none", seed, strength, hard=True, onset=None, **more)
+
+
+# ---- which runs are made of a family
+
+Make = Callable[[Family, random.Random, int, float], Planned]
+
+
+def at(rate: float, fault: Callable[..., Planned]) -> Make:
+    """A fault at a multiple of the good rate."""
+    return lambda f, rng, seed, strength: fault(f, rng, seed, strength, rate)
+
+
+@dataclass(frozen=True)
+class Order:
+    """Runs of one kind: how many, and the strengths to try in turn until one does as wanted; then those are of use."""
+
+    make: Make
+    count: int
+    strengths: tuple[float, ...]
+    diverges: bool | None = None  # wanted; None: any
+
+
+def orders(edge: float, healthy_runs: int) -> list[Order]:
+    """What to make of a family that trains well up to `edge` times its good rate."""
+    return [
+        Order(rate, 3, (1,), True),
+        Order(poison, 3, (25, 15, 8), True),
+        Order(norm, 3, (edge / 3, edge, 2 * edge), True),
+        Order(batch, 2, (24, 40), True),
+        Order(precision, 3, (4, 3, 2), True),
+        Order(at(edge, initialisation), 2, (4, 8), True),
+        Order(healthy, healthy_runs, (0,), False),
+        Order(high_rate, 1, (edge,), False),
+        Order(recovering, 2, (4, 2), False),
+        Order(other_text, 2, (0, 0), False),
+        Order(no_norm, 1, (0,), False),
+        Order(rate_low, 2, (100, 300)),
+        Order(warmup, 2, (2 * edge, edge)),
+        Order(at(1, branch), 1, (30,)),
+        Order(at(edge, branch), 1, (30,)),
+        Order(attention, 2, (16, 32)),
+        Order(decay, 2, (0.05, 0.2)),
+        Order(overfitting, 2, (1,)),
+        Order(frozen, 3, (1,)),
+        Order(at(1, initialisation), 3, (4, 8, 0.05)),
+        Order(precision, 2, (4, 3)),
+    ]
