@@ -8,6 +8,7 @@ Runs that are there already are kept, so that a stopped session goes on. The tex
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import random
@@ -30,6 +31,8 @@ from cloche.text import Tokenizer
 from cloche.train import Trainer, prepare_data
 
 PIECE = 40_000  # characters of a document
+LEVEL = 16  # steps whose median is a level
+EXCURSION = 1.25  # times the lowest level before: what a calm run stays below
 LAST = 20  # steps whose median loss is a run's
 NEAR = 1.1  # of a good run's loss, below which a run trains well
 LITTLE = 30_000  # of a text that is too little
@@ -108,6 +111,16 @@ def losses_of(run: Run) -> list[float | None]:
     return [loss for record in run.read_log("steps") for loss in record["loss"]]
 
 
+def calm(folder: Path) -> bool:
+    """Whether the loss of a run never went far above the lowest level that it had had: one that is not calm and yet did not
+    diverge is neither healthy nor broken, and is left out."""
+    losses = [math.inf if loss is None else loss for loss in losses_of(Run.open(folder))]
+    levels = [median(losses[i : i + LEVEL]) for i in range(0, len(losses) - LEVEL, LEVEL // 2)]
+    return all(
+        level < EXCURSION * low for level, low in zip(levels[1:], itertools.accumulate(levels, min), strict=False)
+    )
+
+
 def final(truth: dict[str, Any]) -> float:
     return math.inf if truth["diverged"] or truth["loss"] is None else truth["loss"]
 
@@ -129,7 +142,7 @@ def make_family(family: Family, out: Path, root: Path, healthy_runs: int) -> Non
     edge = 1.0
     for strength in (30.0, 10.0, 3.0):
         planned = faults.high_rate(family, random.Random(f"{family.name} edge"), 0, strength)
-        if final(made(planned)) < NEAR * good:
+        if final(made(planned)) < NEAR * good and calm(out / planned.name):
             edge = strength
             break
         (out / planned.name).rename(root / "unused" / planned.name)
@@ -142,7 +155,8 @@ def make_family(family: Family, out: Path, root: Path, healthy_runs: int) -> Non
             ):
                 planned = order.make(family, random.Random(f"{family.name} {seed}"), seed, strength)
                 truth = made(planned)
-                if order.diverges is None or bool(truth["diverged"]) == order.diverges:
+                steady = order.make is not faults.high_rate or calm(out / planned.name)
+                if order.diverges is None or (bool(truth["diverged"]) == order.diverges and steady):
                     break
                 (out / planned.name).rename(root / "unused" / planned.name)
 

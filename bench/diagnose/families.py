@@ -128,7 +128,9 @@ FAMILIES = {
             "local",
             False,
             stories,
-            lambda norm, scale: Block(_attention(scale, mask=Causal() & Window(24), position=RoPE()), ClampedGLU(), norm=norm),
+            lambda norm, scale: Block(
+                _attention(scale, mask=Causal() & Window(24), position=RoPE()), ClampedGLU(), norm=norm
+            ),
             LayerNorm(bias=False),
             lambda lr: SOAP(lr=lr),
             0.003,

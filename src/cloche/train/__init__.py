@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cloche.train.monitors.journal import is_finished
     from cloche.train.monitors.noise import NoiseScale
     from cloche.train.monitors.provenance import weights_hash
+    from cloche.train.monitors.warning import Alarm, EarlyWarning, Tolerance
     from cloche.train.objectives.batch import Examples, TokenBatch
     from cloche.train.objectives.denoising import Denoising, SpanCorruption
     from cloche.train.objectives.diffusion import MaskedDiffusion
@@ -67,11 +68,13 @@ __all__ = [
     "WSD",
     "ActivationL1",
     "AdamW",
+    "Alarm",
     "Average",
     "Callback",
     "Constant",
     "Cosine",
     "Denoising",
+    "EarlyWarning",
     "Every",
     "Examples",
     "FeedbackAlignment",
@@ -116,6 +119,7 @@ __all__ = [
     "Stepper",
     "Term",
     "TokenBatch",
+    "Tolerance",
     "Trainer",
     "Windowed",
     "Wrapping",

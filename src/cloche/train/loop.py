@@ -25,6 +25,7 @@ from cloche.train.monitors.pace import Pace
 from cloche.train.monitors.provenance import DIGITS, session_facts, weights_hash
 from cloche.train.monitors.spikes import SpikeGuard
 from cloche.train.monitors.steps import StepsLog, of_older
+from cloche.train.monitors.warning import Alarm, EarlyWarning
 from cloche.train.objectives.objective import Term, total_loss
 from cloche.train.optimizers.stepper import Stepper
 from cloche.train.plan import Milestones, StepPlan
@@ -81,6 +82,7 @@ class Update(NamedTuple):
     others: dict[str, float]  # the other terms of the loss, unweighted
     applied: bool
     limit: float = math.inf  # the loss above which the step is a spike
+    alarm: Alarm | None = None  # what warns of a divergence
 
     @property
     def finite(self) -> bool:
@@ -140,7 +142,7 @@ class Loop:
         self.changed = ""  # settings that differ from the session before, for the event of resuming
         self.settings = ""  # the recipe as text, for the same event
         self.resumed: str | None = None  # name of the checkpoint that was resumed
-        self.steps_log = StepsLog(net, optimizer)
+        self.steps_log, self.warning = StepsLog(net, optimizer), EarlyWarning(optimizer.part.tolerance)
         self._stop = False
         self._saving = 0.0  # seconds that the last checkpoint took
 
@@ -207,6 +209,8 @@ class Loop:
         if not update.applied:
             message = journal.spike_message(self.step, update.loss, update.limit)
             records.append(book.event(self.step, self.pace.time, "spike", message))
+        if update.alarm is not None:
+            records.append(book.warned(self.pace.time, update.alarm, self.steps_log.parts))
         replanned = self._replan(book)
         if self.logs_now:
             records.append(book.log("metrics", self._metrics(update, peak)))
@@ -226,8 +230,8 @@ class Loop:
             if not self.guard.is_spike(update.loss):
                 self._apply(update, batches[0])
                 update = update._replace(applied=True, rates=self.optimizer.rates())
-        self.steps_log.add(self.step + (not update.finite), update.loss, norm, update.applied)
-        return update
+        seen = self.steps_log.add(self.step + (not update.finite), update.loss, norm, update.applied)
+        return update._replace(alarm=self.warning.add(self.step, seen)) if update.finite else update
 
     def _apply(self, update: Update, batch: Any) -> None:
         for callback in self.callbacks:
@@ -347,6 +351,7 @@ class Loop:
             "source": self.source.state(),
             "optimizer": self.optimizer.name,
             "guard": self.guard.state(),
+            "warning": self.warning.state(),
             "callbacks": {callback.name: state for callback in self.callbacks if (state := callback.state())},
         }
 
@@ -365,6 +370,8 @@ class Loop:
         self.plan.restore(state["plan"])
         self.source.restore(state["source"])
         self.guard.restore(state["guard"])
+        if "warning" in state:  # absent before there was one
+            self.warning.restore(state["warning"])
 
     def _restore_callbacks(self, state: dict[str, Any]) -> None:
         for callback in self.callbacks:

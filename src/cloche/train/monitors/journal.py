@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +11,7 @@ from typing import Any
 
 from cloche.errors import ClocheError
 from cloche.runs import LOGS, Run
+from cloche.train.monitors.warning import Alarm
 
 Record = dict[str, Any]
 
@@ -61,6 +63,12 @@ class Journal:
         """Events for what happened to the log files since the last call, such as a deletion."""
         noticed, self._noticed[:] = list(self._noticed), []
         return [self.event(*self._now, "log", message) for message in noticed]
+
+    def warned(self, time: float, alarm: Alarm, parts: Sequence[str]) -> Record:
+        """The event of an early warning."""
+        what = {"quantity": alarm.quantity, "value": alarm.value, "usual": alarm.usual}
+        place = None if alarm.place is None else parts[alarm.place]
+        return self.event(alarm.step, time, "warning", alarm.message(parts), **what, place=place)
 
     def saved(self, step: int, time: float, path: Path, weights: str) -> Record:
         """The event of a checkpoint. By its name `verify` notices a missing checkpoint, and by the hash of its weights whether

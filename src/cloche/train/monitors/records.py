@@ -93,7 +93,8 @@ class SampleRecord(TypedDict):
 class EventRecord(TypedDict):
     """A line of log/events.jsonl. `checkpoint` is the name of a checkpoint that was saved or removed, `steps` the number of
     steps from a re-plan on; `replans` are re-plans [step, steps] of an earlier session that a resumed one will repeat. The
-    first event of a session has what its bits depend on: torch, threads, processor and recipe."""
+    first event of a session has what its bits depend on: torch, threads, processor and recipe. A warning names the `quantity`
+    that left its usual course, its `value` and what is `usual`, and the `place` where gradients grew most."""
 
     step: int
     time: float | None
@@ -106,6 +107,10 @@ class EventRecord(TypedDict):
     threads: NotRequired[int]
     processor: NotRequired[str]
     recipe: NotRequired[str]
+    quantity: NotRequired[str]
+    place: NotRequired[str | None]
+    value: NotRequired[float]
+    usual: NotRequired[float]
     chain: NotRequired[str]
 
 
@@ -125,5 +130,6 @@ class TrainingState(TypedDict, total=False):
     source: dict[str, Any]
     optimizer: Required[str]
     guard: dict[str, Any]
+    warning: dict[str, Any]
     callbacks: dict[str, Any]
     rng: str

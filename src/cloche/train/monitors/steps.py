@@ -104,8 +104,7 @@ class StepsLog:
     >>> net(torch.full((1, 1), 3.0)).sum().backward()
     >>> norm = optimizer.clip_gradient()
     >>> optimizer.step()
-    >>> log.add(step=1, loss=2.0, grad_norm=norm, applied=True)
-    >>> log.last.grad_norms
+    >>> log.add(step=1, loss=2.0, grad_norm=norm, applied=True).grad_norms
     [3.0]
     >>> log.take()["update_norm"]
     [0.3]
@@ -131,8 +130,8 @@ class StepsLog:
             self._part = {p: i for i, own in enumerate(parts.values()) for p in own}
         return self._parts
 
-    def add(self, step: int, loss: float, grad_norm: float, applied: bool) -> None:
-        """Takes in a step after the optimiser clipped its gradient and, if it is `applied`, made its update."""
+    def add(self, step: int, loss: float, grad_norm: float, applied: bool) -> Step:
+        """Takes in a step after the optimiser clipped its gradient and, if it is `applied`, made its update; returns it."""
         parts, updates = len(self.parts), self.optimizer.update_norms if applied else None
         self.step = step
         self.last = Step(
@@ -143,6 +142,7 @@ class StepsLog:
             None if updates is None else self._parted("updates", updates),
         )
         self.steps.append(self.last)
+        return self.last
 
     def _parted(self, what: str, norms: Norms) -> Parted:
         """The norms with the part that each is in, which is looked up once for the same tensors."""

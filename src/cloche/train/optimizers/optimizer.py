@@ -11,6 +11,7 @@ import torch
 
 from cloche.errors import PartInvalid, shown
 from cloche.part import Part, positive
+from cloche.train.monitors.warning import Tolerance
 from cloche.train.optimizers.average import Average
 from cloche.train.optimizers.groups import Group
 
@@ -47,6 +48,8 @@ class Optimizer(Part, ABC):
 
     # Lowest and highest usual values per layer of other measures of health.
     usual_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"attention_entropy": (0.05, 1.0)}
+
+    tolerance: ClassVar[Tolerance] = Tolerance()  # of the loss and gradient norm, before an early warning
 
     carries_groups: ClassVar[bool] = False  # whether numbers in its torch optimisers' groups are state
 
