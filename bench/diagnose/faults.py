@@ -240,7 +240,7 @@ def orders(edge: float, healthy_runs: int) -> list[Order]:
     """What to make of a family that trains well up to `edge` times its good rate."""
     return [
         Order(rate, 3, (1,), True),
-        Order(poison, 3, (25, 15, 8), True),
+        Order(poison, 3, (40, 25, 15), True),
         Order(norm, 3, (edge / 3, edge, 2 * edge), True),
         Order(batch, 2, (24, 40), True),
         Order(precision, 3, (4, 3, 2), True),

@@ -51,7 +51,17 @@ class TokenSource:
 
 
 def batches_of(recipe: Recipe, tokens: PackedTokens) -> Batches:
-    """The batches that a resolved recipe trains on."""
+    """The batches that a resolved recipe trains on.
+
+    >>> from pathlib import Path
+    >>> from cloche.data import PackedTokens, prepare
+    >>> from cloche.train import Recipe, batches_of
+    >>> _ = Path("notes.txt").write_text("the cat sat on the mat. " * 400)
+    >>> _ = prepare(["notes.txt"], "corpus", vocab=270, validation=0.1)
+    >>> recipe = Recipe().with_set({"run.length": 8, "run.batch": 2, "run.steps": 10})
+    >>> batches_of(recipe, PackedTokens.open("corpus", "train")).at(3).shape
+    (2, 9)
+    """
     r, mixture = recipe.run, recipe.data.mixture
     parts = tokens.parts
     weights = mixture.shares([len(part) for part in parts]) if mixture and len(mixture.sources) > 1 else None

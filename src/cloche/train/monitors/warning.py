@@ -55,8 +55,17 @@ class Tolerance:
     fall: float = 0.5
 
 
+NAMES = {"loss": "loss", "grad_norm": "gradient norm"}
+
+
 class Alarm(NamedTuple):
-    """A warning: at which step, which quantity, and in which part of the network it grew most; its value now and usually."""
+    """A warning: at which step, which quantity, and in which part of the network gradients grew most; its value now and
+    usually.
+
+    >>> from cloche.train import Alarm
+    >>> print(Alarm(180, "grad_norm", 1, value=3.0, usual=1.0).message(["embed", "layer 0", "head"]))
+    step 180: the gradient norm is 3, 3.00 times its usual 1, and gradients grew most in layer 0: the run is about to diverge
+    """
 
     step: int
     quantity: str
@@ -68,7 +77,7 @@ class Alarm(NamedTuple):
         """One sentence. parts: the names of the parts of the network."""
         where = "" if self.place is None else f", and gradients grew most in {parts[self.place]}"
         return (
-            f"step {self.step}: the {self.quantity.replace('_', ' ')} is {self.value:.3g}, {self.value / self.usual:.2f} times "
+            f"step {self.step}: the {NAMES[self.quantity]} is {self.value:.3g}, {self.value / self.usual:.2f} times "
             f"its usual {self.usual:.3g}{where}: the run is about to diverge"
         )
 
