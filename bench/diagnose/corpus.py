@@ -1,6 +1,6 @@
 """Runs with planted faults, and healthy ones, each an ordinary run folder with its truth beside it.
 
-    python -m bench.diagnose.corpus FOLDER FAMILY ... [--healthy 8]
+    python -m bench.diagnose.corpus FOLDER FAMILY ... [--healthy 8] [--share 1]
 
 Runs that are there already are kept, so that a stopped session goes on. The text is that of `shared/data`.
 """
@@ -125,7 +125,7 @@ def final(truth: dict[str, Any]) -> float:
     return math.inf if truth["diverged"] or truth["loss"] is None else truth["loss"]
 
 
-def make_family(family: Family, out: Path, root: Path, healthy_runs: int) -> None:
+def make_family(family: Family, out: Path, root: Path, healthy_runs: int, share: float) -> None:
     """All runs of a family, of which those that are there already are kept."""
 
     def made(planned: Planned) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def make_family(family: Family, out: Path, root: Path, healthy_runs: int) -> Non
         (out / planned.name).rename(root / "unused" / planned.name)
     print(f"{family.name}: good loss {good:.3f}, edge {edge:g}", flush=True)
     for number, order in enumerate(faults.orders(edge, healthy_runs)):
-        for i in range(order.count):
+        for i in range(math.ceil(share * order.count)):
             seed = 100 * number + i + 1
             for strength in (
                 order.strengths if order.diverges is not None else (order.strengths[i % len(order.strengths)],)
@@ -166,13 +166,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("families", nargs="+", choices=list(FAMILIES))
     parser.add_argument("--healthy", type=int, default=8)
+    parser.add_argument("--share", type=float, default=1.0, help="of the runs of each kind")
     args = parser.parse_args()
     torch.set_num_threads(1)
     for name in ("making", "unused", "prepared"):
         (args.folder / name).mkdir(parents=True, exist_ok=True)
     for name in args.families:
         side = "held_out" if FAMILIES[name].held_out else "tuning"
-        make_family(FAMILIES[name], args.folder / side, args.folder, args.healthy)
+        make_family(FAMILIES[name], args.folder / side, args.folder, args.healthy, args.share)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from cloche.train import SGD, SOAP, AdamW, Library, Muon, Optimizer, RMSprop, Sh
 SHARED = RESULTS.parents[2] / "shared" / "data" / "text"
 CHARACTERS = 1_200_000  # of each text
 VOCAB = 512
-LENGTH, BATCH = 64, 8
+LENGTH, BATCH = 48, 6
 
 
 def book(name: str) -> str:

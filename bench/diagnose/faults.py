@@ -58,6 +58,7 @@ class Planned:
             "run.device": "cpu",
             "evaluate.samples": 0,
             "evaluate.tokens": 4096,
+            "evaluate.validations": 4,
         }
         return recipe.with_set(settings | self.settings)
 
