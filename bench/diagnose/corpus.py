@@ -121,6 +121,12 @@ def calm(folder: Path) -> bool:
     )
 
 
+def put_aside(folder: Path, root: Path) -> None:
+    """A run that did not do as wanted, such as a fault that did no harm."""
+    shutil.rmtree(root / "unused" / folder.name, ignore_errors=True)
+    folder.rename(root / "unused" / folder.name)
+
+
 def final(truth: dict[str, Any]) -> float:
     return math.inf if truth["diverged"] or truth["loss"] is None else truth["loss"]
 
@@ -145,7 +151,7 @@ def make_family(family: Family, out: Path, root: Path, healthy_runs: int, share:
         if final(made(planned)) < NEAR * good and calm(out / planned.name):
             edge = strength
             break
-        (out / planned.name).rename(root / "unused" / planned.name)
+        put_aside(out / planned.name, root)
     print(f"{family.name}: good loss {good:.3f}, edge {edge:g}", flush=True)
     for number, order in enumerate(faults.orders(edge, healthy_runs)):
         for i in range(math.ceil(share * order.count)):
@@ -158,7 +164,7 @@ def make_family(family: Family, out: Path, root: Path, healthy_runs: int, share:
                 steady = order.make is not faults.high_rate or calm(out / planned.name)
                 if order.diverges is None or (bool(truth["diverged"]) == order.diverges and steady):
                     break
-                (out / planned.name).rename(root / "unused" / planned.name)
+                put_aside(out / planned.name, root)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Early warning: says that a run is about to diverge while its loss is still near its lowest level."""
+"""Early warning: says that a run is about to diverge while its loss is still near its usual course."""
 
 from __future__ import annotations
 
@@ -6,22 +6,18 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 from typing import Any, NamedTuple, Protocol
 
-RECENT = 8  # steps whose median is the loss of now
-BEFORE = 24  # steps before them, whose median is a level it had
-HALF = RECENT // 2
-GRADIENTS = 5  # steps whose median is the gradient norm of now
-USUAL = 64  # steps before them, whose median is the usual one
-EARLY = 60  # steps in which a loss may fall as fast as it can
+from cloche.train.monitors.spikes import TO_SIGMA
 
-# A loss that jumps, as at a change of text, has some steps to fall again.
-JUMP = 0.15  # of the loss, by which one step is above all four before it
-CALM = 1.05  # times its level: what is below is back
-GRACE = 24  # steps after a jump in which only a further climb is an alarm
-CLIMB = 1.1  # times the height after the jump
-BACK = 0.93  # of that height: a loss below it after the grace has taken a new level and falls from there
+WINDOW = 64  # steps whose median is the usual value
+LEAST = 20  # steps before there is one
+GRADIENTS = 5  # last steps in which the gradients of parts are compared with those before
+EARLY = 60  # steps in which a loss may fall as fast as it can
+SHORT, LONG = 4, 8  # steps whose median is a value of now
+NAMES = {"loss": "loss", "grad_norm": "gradient norm"}
 
 
 class Seen(Protocol):
@@ -36,26 +32,52 @@ class Seen(Protocol):
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What of a run's course is still usual under an optimiser (`Optimizer.tolerance`).
+    """What of a run's course is still usual under an optimiser (`Optimizer.tolerance`); the values were chosen on runs of four
+    families and tested on four others (bench/diagnose).
 
-    rise: of the loss over the lowest level that it has had. surge: of the gradient norm over its usual; then a rise of
-    `slight` is enough. stays: steps that either must last. falling: a loss of the last four steps below this share of the
-    four before is on its way back. fall: of the loss below its level, within so few steps, as text that says nothing gives.
+    The logarithms of loss and gradient norm are measured in deviations from their medians over 64 steps, as robust standard
+    deviations of at least `loss_noise` and `gradient_noise`. What they have above `drift` and `gradient_drift`, at most
+    `most` a step, is summed up, and the sum never falls below zero (CUSUM; Page 1954). An alarm is raised when the sum of
+    the loss, and `gradient_share` of that of the gradient norm, is above `limit`, while the loss is `rise` above its median.
+    fall: a loss below this share of its usual is one of text that says nothing, such as padding.
 
     >>> from cloche.train import Tolerance
-    >>> Tolerance(rise=1.2).surge
-    1.8
+    >>> Tolerance(limit=20.0).drift
+    0.6
     """
 
-    rise: float = 1.08
-    slight: float = 1.05
-    surge: float = 1.8
-    stays: int = 4
-    falling: float = 0.95
+    drift: float = 0.6
+    limit: float = 12.0
+    most: float = 5.0
+    rise: float = 0.012
+    gradient_drift: float = 2.6
+    gradient_share: float = 0.5
+    loss_noise: float = 0.007
+    gradient_noise: float = 0.07
     fall: float = 0.5
 
 
-NAMES = {"loss": "loss", "grad_norm": "gradient norm"}
+@dataclass(frozen=True)
+class Jumps:
+    """When a loss has jumped, and what it may do then: it has `grace` steps to fall again, as after a few bad batches or at a
+    change of text.
+
+    A jump is one step of `deviations` and of `height` in the logarithm, before which the sum was below `calm` of its limit. An
+    alarm is raised if it climbs `climbs` times to a new height, which is `climb` above the first, or if after the grace it
+    has lost less than `lost` of it; it is back below `back` of it.
+    """
+
+    deviations: float = 10.0
+    height: float = 0.2
+    calm: float = 0.3
+    climbs: int = 3
+    climb: float = 0.08
+    grace: int = 24
+    lost: float = 0.23
+    back: float = 0.23
+
+
+JUMPS = Jumps()
 
 
 class Alarm(NamedTuple):
@@ -63,8 +85,8 @@ class Alarm(NamedTuple):
     usually.
 
     >>> from cloche.train import Alarm
-    >>> print(Alarm(180, "grad_norm", 1, value=3.0, usual=1.0).message(["embed", "layer 0", "head"]))
-    step 180: the gradient norm is 3, 3.00 times its usual 1, and gradients grew most in layer 0: the run is about to diverge
+    >>> print(Alarm(80, "grad_norm", 1, value=3.0, usual=1.0).message(["embed", "layer 0"]))
+    step 80: the gradient norm is 3, 3.00 times its usual 1, and gradients grew most in layer 0: the run may be about to diverge
     """
 
     step: int
@@ -78,16 +100,13 @@ class Alarm(NamedTuple):
         where = "" if self.place is None else f", and gradients grew most in {parts[self.place]}"
         return (
             f"step {self.step}: the {NAMES[self.quantity]} is {self.value:.3g}, {self.value / self.usual:.2f} times "
-            f"its usual {self.usual:.3g}{where}: the run is about to diverge"
+            f"its usual {self.usual:.3g}{where}: the run may be about to diverge"
         )
 
 
 class EarlyWarning:
-    """Watches the loss and gradient norm of each step; `add` returns an alarm when they leave their usual course, once until
-    they are back.
-
-    The loss is compared with the lowest level that it has had, a median of 24 steps, and the gradient norm with the median of
-    the 64 before. A loss that jumps and falls again, as after a few bad batches or at a change of text, raises none.
+    """Watches the loss and gradient norm of each step; `add` returns an alarm when they leave their usual course (see
+    `Tolerance`), once until they are back.
 
     >>> from typing import NamedTuple
     >>> from cloche.train import EarlyWarning
@@ -98,74 +117,93 @@ class EarlyWarning:
     >>> watch = EarlyWarning()
     >>> losses = [3.0] * 60 + [3.0 * 1.02**i for i in range(20)]
     >>> [alarm.step for i, loss in enumerate(losses) if (alarm := watch.add(i + 1, Step(loss, 1.0, (0.6, 0.8))))]
-    [72]
+    [64]
     """
 
     def __init__(self, tolerance: Tolerance = Tolerance()) -> None:
         self.tolerance = tolerance
-        self.seen: deque[Seen] = deque(maxlen=USUAL + GRADIENTS)
-        self.count, self.level, self.unusual, self.raised = 0, math.inf, 0, False
-        self.since: int | None = None  # steps since the loss jumped
-        self.height = 0.0  # of the loss after it jumped
+        self.seen: deque[Seen] = deque(maxlen=WINDOW)
+        self.logs: tuple[deque[float], deque[float]] = deque(maxlen=WINDOW), deque(maxlen=WINDOW)  # loss, gradient norm
+        self.count, self.raised = 0, False
+        self.sums = [0.0, 0.0]  # of the loss and of the gradient norm
+        self.jumped: list[float] | None = None  # logarithms of the losses since a jump
+        self.before = 0.0  # the median before it
 
     def add(self, step: int, seen: Seen) -> Alarm | None:
         """Takes in the next step; its number is only told in the alarm."""
+        norm = math.nan if seen.grad_norm is None else seen.grad_norm
+        now = [math.log(max(value, 1e-30)) for value in (seen.loss, norm)]
         self.count += 1
         self.seen.append(seen)
-        if self.count < BEFORE + RECENT:
+        if self.jumped is not None:
+            self.jumped.append(now[0])
+            return self._of_jump(step)
+        usual = [_usual(logs) for logs in self.logs]
+        self._take(now)
+        if usual[0] is None:
             return None
-        losses = [each.loss for each in self.seen][-BEFORE - RECENT :]
-        before, now = median(losses[:BEFORE]), median(losses[BEFORE:])
-        if now < self.tolerance.fall * before and self.count > EARLY:
-            return self._once(Alarm(step, "loss", None, now, before))
-        if self.since is None:
-            self.level = min(self.level, before)
-            self._look_for_jump(losses[-RECENT:])
-        alarm = self._of_jump(step, now, losses) if self.since is not None else self._of_rise(step, now, losses)
-        return None if alarm is None else self._once(alarm)
-
-    def _of_rise(self, step: int, now: float, losses: list[float]) -> Alarm | None:
-        """The alarm of a loss, or of gradients, that grow from step to step."""
-        norms = [math.inf if each.grad_norm is None else each.grad_norm for each in self.seen]
-        usual, norm = median(norms[:-GRADIENTS]), median(norms[-GRADIENTS:])
-        rises = now > self.tolerance.rise * self.level
-        surges = norm > self.tolerance.surge * usual and now > self.tolerance.slight * self.level
-        self.unusual = self.unusual + 1 if rises or surges else 0
-        if median(losses[-HALF:]) < self.tolerance.falling * median(losses[-RECENT:-HALF]):  # on its way back
-            self.unusual = max(0, self.unusual - 2)
-        if self.unusual < self.tolerance.stays:
-            self.raised = self.raised and self.unusual > 0
+        center, recent = usual[0][0], median(list(self.logs[0])[-LONG:])
+        if self.count > EARLY and recent < center + math.log(self.tolerance.fall):
+            return self._alarm(step, "loss", math.exp(recent), math.exp(center))
+        deviation = (now[0] - center) / max(usual[0][1], self.tolerance.loss_noise)
+        calm = self.sums[0] < JUMPS.calm * self.tolerance.limit
+        if calm and deviation > JUMPS.deviations and now[0] - center > JUMPS.height:
+            self.jumped, self.before = [now[0]], center
             return None
-        quantity, value, ordinary = ("loss", now, self.level) if rises else ("grad_norm", norm, usual)
-        return Alarm(step, quantity, self._place(), value, ordinary)
+        return self._of_rise(step, now, usual, deviation)
 
-    def _look_for_jump(self, recent: list[float]) -> None:
-        before, after = recent[:HALF], recent[HALF:]
-        if after[0] - max(before) > JUMP * median(before) and median(before) < CALM * self.level:
-            self.since, self.height = HALF - 1, median(after)
+    def _take(self, now: list[float]) -> None:
+        for logs, value in zip(self.logs, now, strict=True):
+            if math.isfinite(value):
+                logs.append(value)
 
-    def _of_jump(self, step: int, now: float, losses: list[float]) -> Alarm | None:
+    def _of_rise(self, step: int, now: list[float], usual: list[Any], deviation: float) -> Alarm | None:
+        """The alarm of a loss, or of gradients, that go on growing."""
+        limits, (center, _) = self.tolerance, usual[0]
+        self.sums[0] = max(0.0, self.sums[0] + min(deviation, limits.most) - limits.drift)
+        of_gradients = 0.0
+        if usual[1] is not None and math.isfinite(now[1]):
+            excess = (now[1] - usual[1][0]) / max(usual[1][1], limits.gradient_noise)
+            self.sums[1] = max(0.0, self.sums[1] + min(excess, limits.most) - limits.gradient_drift)
+            of_gradients = limits.gradient_share * min(self.sums[1], 3 * limits.limit)
+        if self.sums[0] + of_gradients <= limits.limit or now[0] - center <= limits.rise:
+            self.raised = self.raised and self.sums[0] > 0
+            return None
+        if of_gradients > self.sums[0]:
+            return self._alarm(step, "grad_norm", math.exp(now[1]), math.exp(usual[1][0]))
+        return self._alarm(step, "loss", math.exp(now[0]), math.exp(center))
+
+    def _of_jump(self, step: int) -> Alarm | None:
         """The alarm of a loss that climbs further after a jump, or stays where it is."""
-        assert self.since is not None
-        self.since += 1
-        latest = median(losses[-HALF:])
-        if latest < CALM * self.level and now < self.tolerance.rise * self.level:
-            self.since = None
-        elif self.since > GRACE:
-            self.since, lower = None, now < BACK * self.height
-            if not lower:
-                return Alarm(step, "loss", self._place(), now, self.level)
-            self.level, self.unusual = now, 0
-        elif self.since > RECENT and latest > CLIMB * self.height:
-            return Alarm(step, "loss", self._place(), latest, self.level)
+        losses, before = self.jumped or [], self.before
+        first = losses[: LONG - 2]
+        height = max(median(first[: i + 1]) for i in range(len(first)))
+        climbs = sum(later > highest for highest, later in _records(losses))
+        if climbs >= JUMPS.climbs and losses[-1] == max(losses) and losses[-1] > height + JUMPS.climb:
+            return self._after_jump(self._alarm(step, "loss", math.exp(losses[-1]), math.exp(before)))
+        if len(losses) >= SHORT and median(losses[-SHORT:]) < before + JUMPS.back * (height - before):
+            return self._after_jump(None)
+        if len(losses) > JUMPS.grace:
+            stays = median(losses[-LONG:]) > height - JUMPS.lost * (height - before)
+            alarm = self._alarm(step, "loss", math.exp(median(losses[-LONG:])), math.exp(before)) if stays else None
+            return self._after_jump(alarm)
         return None
 
-    def _once(self, alarm: Alarm) -> Alarm | None:
+    def _after_jump(self, alarm: Alarm | None) -> Alarm | None:
+        """Goes on from the level that the loss has now, where that is above the one before the jump."""
+        higher = max(0.0, median((self.jumped or [])[-SHORT:]) - self.before)
+        losses = [value + higher for value in self.logs[0]]
+        self.logs[0].clear()
+        self.logs[0].extend(losses)
+        self.jumped, self.sums = None, [0.0, 0.0]
+        return alarm
+
+    def _alarm(self, step: int, quantity: str, value: float, usual: float) -> Alarm | None:
         """The alarm, unless it has been raised already."""
         if self.raised:
             return None
         self.raised = True
-        return alarm
+        return Alarm(step, quantity, self._place(), value, usual)
 
     def _place(self) -> int | None:
         """The part whose gradient grew most over its usual norm."""
@@ -182,25 +220,37 @@ class EarlyWarning:
     def state(self) -> dict[str, Any]:
         """State for `restore`, as JSON."""
         steps = [(seen.loss, seen.grad_norm, seen.grad_norms) for seen in self.seen]
-        level = self.level if math.isfinite(self.level) else None
-        jump = {"since": self.since, "height": self.height}
-        return {
-            "steps": steps,
-            "count": self.count,
-            "level": level,
-            "unusual": self.unusual,
-            "raised": self.raised,
-            **jump,
-        }
+        kept = {"steps": steps, "logs": [list(logs) for logs in self.logs], "sums": list(self.sums)}
+        jump = {"jumped": self.jumped, "before": self.before}
+        return {**kept, **jump, "count": self.count, "raised": self.raised}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.seen.extend(_Kept(*step) for step in state["steps"])
-        self.count, self.unusual, self.raised = state["count"], state["unusual"], state["raised"]
-        self.since, self.height = state["since"], state["height"]
-        self.level = math.inf if state["level"] is None else state["level"]
+        for logs, values in zip(self.logs, state["logs"], strict=True):
+            logs.extend(values)
+        self.sums, self.jumped, self.before = state["sums"], state["jumped"], state["before"]
+        self.count, self.raised = state["count"], state["raised"]
 
 
 class _Kept(NamedTuple):
     loss: float
     grad_norm: float | None
     grad_norms: Sequence[float] | None
+
+
+def _usual(logs: deque[float]) -> tuple[float, float] | None:
+    """The median, and the robust standard deviation of the noise: differences of successive steps are insensitive to a trend,
+    and their variance is twice that of the noise."""
+    if len(logs) < LEAST:
+        return None
+    differences = [abs(b - a) for a, b in pairwise(logs)]
+    return median(logs), TO_SIGMA / math.sqrt(2) * median(differences)
+
+
+def _records(losses: list[float]) -> list[tuple[float, float]]:
+    """Each loss after the first with the highest before it."""
+    highest, found = losses[0], []
+    for loss in losses[1:]:
+        found.append((highest, loss))
+        highest = max(highest, loss)
+    return found
