@@ -23,9 +23,10 @@ NAMES = {"loss": "loss", "grad_norm": "gradient norm"}
 class Seen(Protocol):
     """What is seen of a step: `Step` of cloche.train.monitors.steps, or a step read from log/steps.jsonl."""
 
-    loss: float
-    grad_norm: float | None
-
+    @property
+    def loss(self) -> float: ...
+    @property
+    def grad_norm(self) -> float | None: ...
     @property
     def grad_norms(self) -> Sequence[float] | None: ...
 
