@@ -241,11 +241,11 @@ def orders(edge: float, healthy_runs: int) -> list[Order]:
     """What to make of a family that trains well up to `edge` times its good rate."""
     return [
         Order(rate, 3, (1,), True),
-        Order(poison, 3, (40, 25, 15), True),
-        Order(norm, 3, (edge / 3, edge, 2 * edge), True),
+        Order(poison, 3, (25, 15), True),
+        Order(norm, 3, (edge, edge / 3), True),
         Order(batch, 2, (24, 40), True),
-        Order(precision, 3, (4, 3, 2), True),
-        Order(at(edge, initialisation), 2, (4, 8), True),
+        Order(precision, 3, (3, 2), True),
+        Order(at(edge, initialisation), 2, (5, 8), True),
         Order(healthy, healthy_runs, (0,), False),
         Order(high_rate, 1, (edge,), False),
         Order(recovering, 2, (4, 2), False),

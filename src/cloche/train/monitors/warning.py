@@ -67,7 +67,7 @@ class Jumps:
     has lost less than `lost` of it; it is back below `back` of it.
     """
 
-    deviations: float = 10.0
+    deviations: float = 6.0
     height: float = 0.2
     calm: float = 0.3
     climbs: int = 3
