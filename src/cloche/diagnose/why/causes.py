@@ -151,6 +151,12 @@ def unnormalised(facts: Facts) -> float | None:
     return None if facts.start is None else 1 - facts.start.normed
 
 
+def misscaled(facts: Facts) -> float | None:
+    """By what factor the matrices started larger or smaller than nominal."""
+    scale = facts.weights.scale
+    return None if not scale else max(scale, 1 / scale)
+
+
 def sharper(facts: Facts) -> float | None:
     """The factor of attention scores, without that of weights which are all too large."""
     return None if facts.start is None else facts.start.scores / max(facts.weights.scale or 1.0, 1.0) ** 2
@@ -202,8 +208,8 @@ CAUSES = (
     ),
     Cause(
         "initialisation",
-        "the weights started too large",
-        (Question("large", _of("weights", "scale"), "the matrices started {value} times as large as nominal"), HARM),
+        "the weights started at a wrong scale",
+        (Question("large", misscaled, "the matrices started with a scale wrong by a factor of {value}"), HARM),
         'set initialisation = "FanIn"',
     ),
     Cause(
@@ -211,8 +217,8 @@ CAUSES = (
         "one or a few bad batches",
         (
             Question("unlike", _of("text", "above"), "a batch there is {value} nats per token unlike earlier ones"),
-            Question("single", _of("text", "lasting"), "{value} of the later batches are unlike them", below=True),
-            Question("jumped", _of("course", "jump"), "the loss jumped by {value} nats"),
+            Question("passing", _of("text", "tail"), "{value} of the last batches are so", below=True),
+            HARM,
         ),
         "leave the batch out",
     ),
@@ -220,7 +226,7 @@ CAUSES = (
         "poison",
         "bad data from some step on",
         (
-            Question("lasting", _of("text", "lasting"), "{value} of the later batches are unlike the earlier ones"),
+            Question("lasting", _of("text", "tail"), "{value} of the last batches are unlike the earlier ones"),
             Question(
                 "noise",
                 _of("text", "learnable"),

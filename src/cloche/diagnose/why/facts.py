@@ -81,14 +81,15 @@ def gather(run: Run) -> Facts:
     rows: tuple[float, ...] = ()
     if batches is not None:
         onsets = [step for step in (course.onset, course.jumped, course.diverged) if step is not None]
-        text = text_of(batches, recipe.model.vocab, max(history.steps, 1), onsets)
+        steps = max(history.steps, 1)
+        text = text_of(batches, recipe.model.vocab, steps, max(steps, recipe.run.steps or 0), onsets)
         if first is not None:
             ids = torch.from_numpy(batches.at(0))[: max(1, START_TOKENS // recipe.run.length)]
             start = _tried(lambda: start_of(first, ids), notes)
         if good is not None and (step := _suspect(text, course)) is not None:
             net = first if good.step == 0 else last if good.step == saved[-1].step else _loaded(good, notes)
             rows = losses_of(net, batches.at(step - 1)) if net is not None else ()
-    rates, weights = rates_of(recipe, history), weights_of(first, last)
+    rates, weights = rates_of(recipe, history, course.onset), weights_of(first, last)
     return Facts(history, course, rates, weights, start, text, recipe, good, batches, rows, tuple(notes))
 
 

@@ -15,14 +15,15 @@ FIRST = 0.1  # share of the run in which the largest updates of the start are lo
 
 @dataclass(frozen=True)
 class Rates:
-    """rate: the peak learning rate over the optimiser's default. warmup: updates before the peak. pace: size of updates
-    relative to the weights, over the optimiser's limit, the median over the run of the largest of all layers; calm: of the
-    median layer. decay: e-foldings by which weight decay alone shrank the weights. gap: nats by which held-out text was
-    worse at the end than the batches, val_rise: than at its best. entropy: of attention by the end, as a share of its
-    maximum, in the layer that has least. growth: of the weights' norm over the run, by the layer that grew most."""
+    """rate: the learning rate at the step at which things went wrong, else its peak, over the optimiser's default. warmup:
+    updates before the peak. pace: size of updates relative to the weights, over the optimiser's limit, the median over the run
+    of the largest of all layers; calm: of the median layer. decay: e-foldings by which weight decay alone shrank the weights.
+    gap: nats by which held-out text was worse at the end than the batches, val_rise: than at its best, at `best_step`. entropy:
+    of attention by the end, as a share of its maximum, in the layer that has least. growth: of the weights' norm over the run,
+    by the layer that grew most."""
 
-    rate: float | None
-    warmup: int | None
+    rate: float
+    warmup: int
     pace: float | None
     calm: float | None
     decay: float | None
@@ -33,7 +34,7 @@ class Rates:
     growth: float | None
 
 
-def rates_of(recipe: Recipe | None, history: History) -> Rates:
+def rates_of(recipe: Recipe, history: History, onset: int | None) -> Rates:
     steps, ratios = history.health.get("update_ratio", (np.array([]), np.zeros((0, 1))))
     usual = history.limit
     ratios = ratios[:, 1:] if ratios.shape[1:] and ratios.shape[1] > 1 else ratios
@@ -43,8 +44,8 @@ def rates_of(recipe: Recipe | None, history: History) -> Rates:
     norms = history.health.get("weight_norm")
     best = int(np.nanargmin(val)) if len(val) and np.isfinite(val).any() else None
     return Rates(
-        None if recipe is None else recipe.optimizer.lr / default_rate(recipe),
-        None if recipe is None else math.ceil(recipe.schedule.warmup * (recipe.run.steps or 0)),
+        rate_at(recipe, onset, history.steps) / default_rate(recipe),
+        math.ceil(recipe.schedule.warmup * (recipe.run.steps or 0)),
         float(np.nanmedian(np.nanmax(ratios, 1))) / usual if usual and len(steps) else None,
         float(np.nanmedian(ratios)) / usual if usual and len(steps) else None,
         decayed(recipe, history),
@@ -56,6 +57,14 @@ def rates_of(recipe: Recipe | None, history: History) -> Rates:
     )
 
 
+def rate_at(recipe: Recipe, onset: int | None, steps: int) -> float:
+    """The learning rate of step `onset`, counted from 1; without one, the largest that there was."""
+    share, planned = recipe.schedule.rate, recipe.run.steps or 1
+    if onset is not None:
+        return recipe.optimizer.lr * share(onset - 1, planned)
+    return recipe.optimizer.lr * max((share(step, planned) for step in range(steps)), default=1.0)
+
+
 def default_rate(recipe: Recipe) -> float:
     """The learning rate that the class of a recipe's optimiser has by default."""
     optimizer = getattr(recipe.optimizer, "optimizer", recipe.optimizer)
@@ -63,7 +72,7 @@ def default_rate(recipe: Recipe) -> float:
     return found if isinstance(found, float) and found > 0 else 1e-3
 
 
-def decayed(recipe: Recipe | None, history: History) -> float | None:
+def decayed(recipe: Recipe, history: History) -> float | None:
     """The sum over all updates of rate x decay, of the group that decays most."""
     names = {key for record in history.metrics for key in record if key.startswith("shrink_")}
     found = [0.0] if history.metrics else []
@@ -71,7 +80,7 @@ def decayed(recipe: Recipe | None, history: History) -> float | None:
         steps, values = history.metric(name)
         spans = np.diff(steps, prepend=0)
         found.append(float(-(np.log(np.clip(values, 1e-6, 1.0)) * spans).sum()))
-    if len(found) > 1 or recipe is None:
+    if len(found) > 1:
         return max(found, default=None)
     rate = float(getattr(recipe.optimizer, "weight_decay", 0.0)) * recipe.optimizer.lr
     shares = [recipe.schedule.rate(step, recipe.run.steps or 1) for step in range(0, history.steps, 5)]

@@ -11,7 +11,7 @@ from cloche.data import Batches
 
 FITTED, JUDGED = 96, 24  # batches at most that counts are made of, and that usual values are taken from
 NEAR = 8  # steps around the onset that are read one by one
-LATER = 24  # batches read between the onset and the end
+LATER = 48  # batches read between the onset and the end
 ODD = 6.0  # robust standard deviations of a batch's nats per token, beyond which it is unlike the others
 LEAST = 0.15  # nats by which an unlike batch differs at least
 MEMORY = 1 << 24  # entries of a table of pairs; larger vocabularies are counted by tokens alone
@@ -24,8 +24,8 @@ class Text:
 
     unigram, bigram: of other earlier batches under counts of tokens, and of pairs: what a model should come below. bad: steps
     near the onset whose batches are unlike the earlier ones, and `above`: by how many nats the most unlike of all is. lasting:
-    the share of later batches that are unlike the earlier ones. learnable: what pairs tell of the later text, over what they
-    tell of the earlier. epochs: of the text, by the end.
+    the share of all later batches, to the last that was planned, that are unlike the earlier ones; tail: of their last third.
+    learnable: what pairs tell of the unlike ones, over what they tell of the earlier. epochs: of the text, by the end.
     """
 
     unigram: float
@@ -33,6 +33,7 @@ class Text:
     bad: tuple[int, ...]
     above: float
     lasting: float
+    tail: float
     learnable: float
     epochs: float
 
@@ -67,12 +68,14 @@ class Pairs:
         return -np.log(trust * pair + (1 - trust) * self.unigram[after])
 
 
-def text_of(batches: Batches, vocab: int, steps: int, onsets: Sequence[int]) -> Text:
-    """steps: that were trained. onsets: steps at which something went wrong, the first one first; without any, half of the run
-    is compared with the other half."""
+def text_of(batches: Batches, vocab: int, steps: int, planned: int, onsets: Sequence[int]) -> Text:
+    """steps: that were trained, of those planned. onsets: steps at which something went wrong; without any, half of the run is
+    compared with the other half. Where there are hardly any batches before the first, all of the run's are taken for usual."""
     onset = min(onsets, default=steps // 2 + 1 + NEAR)
-    until = max(4, min(steps, onset - 1 - NEAR))
-    early = spread(0, until, FITTED + JUDGED)
+    until = min(steps, onset - 1 - NEAR)
+    near = sorted({step for at in onsets for step in range(max(0, at - 1 - NEAR), min(planned, at + NEAR))})
+    early = spread(0, until if until >= JUDGED else planned, FITTED + JUDGED)
+    early = [step for step in early if step not in near] or early
     judged = early[:: max(2, len(early) // JUDGED)]
     counts = Pairs(vocab, read(batches, [step for step in early if step not in set(judged)]))
     usual = np.array([counts.nats(batches.at(step)).mean() for step in judged])
@@ -83,16 +86,16 @@ def text_of(batches: Batches, vocab: int, steps: int, onsets: Sequence[int]) -> 
         gaps = {step: abs(float(counts.nats(batches.at(step)).mean()) - middle) for step in steps}
         return {step: gap for step, gap in gaps.items() if gap > max(ODD * sigma, LEAST)}
 
-    near = {step for at in onsets for step in range(max(0, at - 1 - NEAR), min(steps, at + NEAR))}
-    bad, later = unlike(sorted(near)), spread(min(onset, steps), steps, LATER)
-    odd = unlike(later)
+    bad, later = unlike(near), spread(min(onset, steps), planned, LATER)
+    odd, third = unlike(later), later[len(later) * 2 // 3 :]
     return Text(
         float(np.mean([counts.tokens(batches.at(step)).mean() for step in judged])),
         middle,
         tuple(step + 1 for step in bad),
         max(bad.values(), default=0.0),
         len(odd) / len(later) if later else 0.0,
-        learnable(read(batches, odd or later), read(batches, early), vocab) if later else 1.0,
+        sum(step in odd for step in third) / len(third) if third else 0.0,
+        learnable(read(batches, [*bad, *odd]), read(batches, early), vocab) if bad or odd else 1.0,
         steps * len(batches.at(0)) / batches.windows_per_epoch,
     )
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from cloche.model import Network
 
 SAMPLED = 100_000  # entries of a tensor whose bits are looked at
-MOVED = 1e-3  # of how far the other parts moved, relative to their weights: below it a part is frozen
+MOVED = 1e-4  # of how far the part that moved most did, relative to its weights: below it a part is frozen
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,15 @@ def parts_of(net: Network) -> dict[str, list[str]]:
 
 
 def movements(first: Network, last: Network) -> dict[str, float]:
-    """Of each part the norm of what its weights changed by over that of the weights. That all were multiplied by one number,
-    as weight decay does without a gradient, counts as no change."""
+    """Of each part with matrices the norm of what they changed by over their own. That all entries were multiplied by one
+    number, as weight decay does without a gradient, counts as no change."""
     before, after = first.state_dict(), last.state_dict()
     found = {}
     for part, names in parts_of(first).items():
-        pairs = [(before[n].double(), after[n].double()) for n in names if before[n].shape == after[n].shape]
+        names = [name for name in names if before[name].ndim > 1 and before[name].shape == after[name].shape]
+        pairs = [(before[name].double(), after[name].double()) for name in names]
+        if not pairs:
+            continue
         changed = sum((_residue(old, new) for old, new in pairs), 0.0)
         found[part] = (changed / max(1e-30, sum(float(old.square().sum()) for old, _ in pairs))) ** 0.5
     return found
