@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from cloche.train.controller.learned import Learned
     from cloche.train.corpus import prepare_data
     from cloche.train.evaluation import Score, evaluate, sample
+    from cloche.train.intact import require_same_tokens
     from cloche.train.loop import Loop, Setup
     from cloche.train.machine.calibrate import calibrate
     from cloche.train.machine.gemm import best_precision, gemm_rate, gemm_rates
@@ -139,6 +140,7 @@ __all__ = [
     "gemm_rates",
     "is_finished",
     "prepare_data",
+    "require_same_tokens",
     "sample",
     "settings_called",
     "total_loss",

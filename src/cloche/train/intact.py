@@ -44,6 +44,33 @@ def require_readable(run: Run, last: Checkpoint) -> None:
     _require_same_data(run, last, again)
 
 
+def require_same_tokens(run: Run, checkpoint: Checkpoint | None = None) -> None:
+    """Hashes the packed tokens of a run; raises ClocheError unless they are as data.json says, and those that a checkpoint was
+    trained on.
+
+    >>> from pathlib import Path
+    >>> from cloche.errors import RunDamaged
+    >>> from cloche.runs import Run
+    >>> from cloche.train import Recipe, prepare_data, require_same_tokens
+    >>> _ = Path("text.txt").write_text("The cat sat on the mat. " * 400)
+    >>> changes = {"data.paths": ["text.txt"], "tokenizer.vocab": 270, "run.length": 16}
+    >>> recipe = Recipe().with_set(changes)
+    >>> run = Run.create("run", recipe.to_toml())
+    >>> prepare_data(recipe, run)
+    >>> require_same_tokens(run)
+    >>> _ = (run.path / "data" / "train-00000.bin").write_bytes(b"other")
+    >>> try:
+    ...     require_same_tokens(run)
+    ... except RunDamaged as error:
+    ...     print("bytes that were written" in str(error))
+    True
+    """
+    again = f"delete {run.path / 'data'} to have the same files packed again"
+    _compare({path: (sha256, again) for path, sha256 in shards_of(run.path / "data", again).items()})
+    if checkpoint is not None:
+        _require_same_data(run, checkpoint, again)
+
+
 def _require_newest(run: Run, last: Checkpoint) -> None:
     """Raises ClocheError if a later checkpoint cannot be read."""
     for folder in sorted((run.path / "checkpoints").glob("step-*")):

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from cloche.diagnose.why.constants import CONSTANTS, Constant
 from cloche.diagnose.why.facts import Facts
 
+NONE = "none"  # no fault
 UNKNOWN = 0.4  # an evidence that could not be measured
 LEAST, MOST = 1e-6, 1e9  # of a measured value
 
@@ -30,10 +31,6 @@ class Evidence(NamedTuple):
     support: float
     says: str
 
-    @property
-    def ratio(self) -> float | None:
-        return None if self.value is None else self.value / self.threshold
-
 
 @dataclass(frozen=True)
 class Question:
@@ -45,16 +42,20 @@ class Question:
     says: str | Callable[[Facts], str]
     below: bool = False
 
-    def ask(self, facts: Facts, constants: Mapping[str, Constant] = CONSTANTS) -> Evidence:
+    def support(self, value: float | None, constants: Mapping[str, Constant] = CONSTANTS) -> float:
+        """How far a measured value speaks for the cause, from 0 to 1."""
+        if value is None or math.isnan(value):
+            return UNKNOWN
         threshold, slope = constants[self.name]
-        value = self.measured(facts)
+        distance = slope * math.log(min(max(value, LEAST), MOST) / threshold) * (-1 if self.below else 1)
+        return 1 / (1 + math.exp(-min(max(distance, -40.0), 40.0)))
+
+    def answer(self, facts: Facts) -> Evidence:
+        value, threshold = self.measured(facts), CONSTANTS[self.name].threshold
         if value is None or math.isnan(value):
             return Evidence(self.name, None, threshold, UNKNOWN, f"not measured: {self.name}")
-        held = min(max(value, LEAST), MOST)
-        distance = slope * (math.log(held) - math.log(threshold)) * (-1 if self.below else 1)
-        support = 1 / (1 + math.exp(-min(max(distance, -40.0), 40.0)))
         says = self.says.format(value=shown(value)) if isinstance(self.says, str) else self.says(facts)
-        return Evidence(self.name, value, threshold, support, says)
+        return Evidence(self.name, value, threshold, self.support(value), says)
 
 
 @dataclass(frozen=True)
@@ -72,21 +73,31 @@ class Verdict(NamedTuple):
 
     cause: Cause
     confidence: float
-    strength: float
     evidence: tuple[Evidence, ...]
 
 
-def judge(facts: Facts, constants: Mapping[str, Constant] = CONSTANTS) -> tuple[list[Verdict], float]:
+def judge(facts: Facts) -> tuple[list[Verdict], float]:
     """All causes, the most likely first, and the confidence that there is no fault."""
-    found = []
-    for cause in CAUSES:
-        evidence = tuple(question.ask(facts, constants) for question in cause.questions)
-        strength = constants[f"weight {cause.name}"].threshold * math.prod(each.support for each in evidence)
-        found.append((cause, strength, evidence))
-    nothing = math.prod(1 - strength for _, strength, _ in found)
-    total = nothing + sum(strength for _, strength, _ in found)
-    verdicts = [Verdict(cause, strength / total, strength, evidence) for cause, strength, evidence in found]
-    return sorted(verdicts, key=lambda verdict: -verdict.confidence), nothing / total
+    found = confidences(values_of(facts))
+    verdicts = [Verdict(c, found[c.name], tuple(question.answer(facts) for question in c.questions)) for c in CAUSES]
+    return sorted(verdicts, key=lambda verdict: -verdict.confidence), found[NONE]
+
+
+def values_of(facts: Facts) -> dict[str, float | None]:
+    """What was measured for each question."""
+    return {question.name: question.measured(facts) for cause in CAUSES for question in cause.questions}
+
+
+def confidences(values: Mapping[str, float | None], constants: Mapping[str, Constant] = CONSTANTS) -> dict[str, float]:
+    """The confidence in each cause, and in none, from what was measured; they sum to 1."""
+    strengths = {
+        cause.name: constants[f"weight {cause.name}"].threshold
+        * math.prod(question.support(values[question.name], constants) for question in cause.questions)
+        for cause in CAUSES
+    }
+    strengths[NONE] = math.prod(1 - strength for strength in strengths.values())
+    total = sum(strengths.values())
+    return {name: strength / total for name, strength in strengths.items()}
 
 
 def shown(value: float) -> str:
@@ -99,17 +110,12 @@ def shown(value: float) -> str:
 
 def harm(facts: Facts) -> float:
     """How badly a run went, 1 at the limit: the largest of that it diverged (3), the share of what it had learned that it lost
-    again (over 0.2), its loss above what counts of tokens give (nats over 0.3), and its highest early loss (nats over 1)."""
+    again (over 0.2), its highest early loss (nats over 1), and, of a run that is over, how far it is behind (over 0.85)."""
     course = facts.course
     if course.diverged is not None:
         return 3.0
-    found = [
-        course.rise / 0.2 if math.isfinite(course.rise) else 0.0,
-        course.early if math.isfinite(course.early) else 0.0,
-    ]
-    if facts.text is not None and math.isfinite(course.last) and facts.history.ended:
-        found.append((course.last - facts.text.unigram + 0.3) / 0.3)
-    return max(0.0, *found)
+    found = [course.rise / 0.2, course.early, (behind(facts) or 0.0) / 0.85]
+    return max(0.0, *(value for value in found if math.isfinite(value)))
 
 
 def went_wrong(facts: Facts) -> str:
@@ -121,8 +127,10 @@ def went_wrong(facts: Facts) -> str:
         return f"the loss ended at {shown(course.last)} nats per token, after {shown(course.best)}"
     if course.early > 1:
         return f"the loss rose by {shown(course.early)} nats in the first steps"
-    above = "" if facts.text is None else f"; counts of tokens alone give {shown(facts.text.unigram)}"
-    return f"the loss ended at {shown(course.last)} nats per token{above}"
+    if facts.text is None or not facts.in_nats:
+        return f"the loss ended at {shown(course.last)} nats per token"
+    counts = f"{shown(facts.text.unigram)}, and of pairs of tokens {shown(facts.text.bigram)}"
+    return f"the loss ended at {shown(course.last)} nats per token, where counts of tokens give {counts}"
 
 
 def early(facts: Facts) -> float:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 import numpy as np
 
 from cloche.data import PackedTokens
-from cloche.errors import RunDamaged
-from cloche.files import sha256_of
-from cloche.runs import Checkpoint, Run
 
 SCANNED = 1 << 20  # tokens looked through at a time
 KEY = 24  # tokens by which a row is found
@@ -24,24 +20,6 @@ class Place:
     token: int
     document: int
     source: str
-
-
-def require_as_trained(run: Run, saved: list[Checkpoint]) -> None:
-    """Raises RunDamaged if the packed tokens of training are not the bytes that the run was trained on."""
-    index = (
-        json.loads((run.path / "data" / "data.json").read_bytes()) if (run.path / "data" / "data.json").exists() else {}
-    )
-    shards = index.get("splits", {}).get("train", {}).get("shards", [])
-    trained: dict[str, str] = {}
-    for checkpoint in saved[:1]:
-        state = checkpoint.path / "state.json"
-        trained = json.loads(state.read_bytes()).get("source", {}).get("shards", {}) if state.exists() else {}
-    for shard in shards:
-        path = run.path / "data" / shard["file"]
-        if path.exists() and sha256_of(path) != trained.get(shard["file"], shard["sha256"]):
-            raise RunDamaged(
-                f"{path} does not have the bytes that the run was trained on, so its batches were not read again; restore it."
-            )
 
 
 def place_of(tokens: PackedTokens, row: np.ndarray) -> Place | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cloche.diagnose.why.causes import Verdict, judge
+from cloche.diagnose.why.causes import NONE, Verdict, judge
 from cloche.diagnose.why.excerpts import rows_of
 from cloche.diagnose.why.facts import Facts, gather
 from cloche.drawing import Finding, Lines, Panel, Provenance, Series, Table, number
@@ -17,7 +17,6 @@ from cloche.runs import Run
 
 LISTED = 5  # causes in the table
 POINTS = 40  # of a curve that is drawn
-NONE = "none"
 
 
 def explain(run: Run | Path | str) -> Finding:

@@ -12,16 +12,15 @@ import torch.nn.functional as F
 
 from cloche.data import Batches, PackedTokens
 from cloche.diagnose.why.course import Course, course_of
-from cloche.diagnose.why.documents import require_as_trained
 from cloche.diagnose.why.history import History, read_history
 from cloche.diagnose.why.rates import Rates, rates_of
 from cloche.diagnose.why.start import Start, start_of
 from cloche.diagnose.why.text import Text, text_of
-from cloche.diagnose.why.weights import Weights, weights_of
+from cloche.diagnose.why.weights import Weights, norms, weights_of
 from cloche.errors import ClocheError
 from cloche.model import Network, load_network
 from cloche.runs import Checkpoint, Run
-from cloche.train import Recipe, batches_of
+from cloche.train import NextToken, Recipe, batches_of, require_same_tokens
 
 START_TOKENS = 1024  # that the signal at the first checkpoint is measured on
 
@@ -56,9 +55,14 @@ class Facts:
         return _suspect(self.text, self.course)
 
     @property
+    def in_nats(self) -> bool:
+        """Whether the logged loss is of each next token, and so comparable with counts of tokens."""
+        return isinstance(self.recipe.objective, NextToken)
+
+    @property
     def progress(self) -> float | None:
         """How far the loss came from what counts of tokens give (0) to what counts of pairs give (1); above 1 beyond."""
-        if self.text is None or self.text.unigram - self.text.bigram < 0.05:
+        if self.text is None or not self.in_nats or self.text.unigram - self.text.bigram < 0.05:
             return None
         return (self.text.unigram - self.course.last) / (self.text.unigram - self.text.bigram)
 
@@ -89,7 +93,9 @@ def gather(run: Run) -> Facts:
         if good is not None and (step := _suspect(text, course)) is not None:
             net = first if good.step == 0 else last if good.step == saved[-1].step else _loaded(good, notes)
             rows = losses_of(net, batches.at(step - 1)) if net is not None else ()
-    rates, weights = rates_of(recipe, history, course.onset), weights_of(first, last)
+    known = first if first is not None else last
+    rates = rates_of(recipe, history, course.onset, {} if known is None else norms(known))
+    weights = weights_of(first, last)
     return Facts(history, course, rates, weights, start, text, recipe, good, batches, rows, tuple(notes))
 
 
@@ -98,8 +104,9 @@ def _suspect(text: Text | None, course: Course) -> int | None:
 
 
 def _batches(run: Run, recipe: Recipe, saved: list[Checkpoint]) -> Batches:
-    require_as_trained(run, saved)
-    return batches_of(recipe, PackedTokens.open(run.path / "data", "train"))
+    tokens = PackedTokens.open(run.path / "data", "train")
+    require_same_tokens(run, saved[-1] if saved else None)
+    return batches_of(recipe, tokens)
 
 
 def _loaded(checkpoint: Checkpoint, notes: list[str]) -> Network | None:

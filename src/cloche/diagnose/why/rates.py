@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,17 +11,17 @@ import numpy as np
 from cloche.diagnose.why.history import History
 from cloche.train import Recipe
 
-FIRST = 0.1  # share of the run in which the largest updates of the start are looked for
+NEAR = 8  # steps before things went wrong that the size of updates is taken of
 
 
 @dataclass(frozen=True)
 class Rates:
     """rate: the learning rate at the step at which things went wrong, else its peak, over the optimiser's default. warmup:
-    updates before the peak. pace: size of updates relative to the weights, over the optimiser's limit, the median over the run
-    of the largest of all layers; calm: of the median layer. decay: e-foldings by which weight decay alone shrank the weights.
-    gap: nats by which held-out text was worse at the end than the batches, val_rise: than at its best, at `best_step`. entropy:
-    of attention by the end, as a share of its maximum, in the layer that has least. growth: of the weights' norm over the run,
-    by the layer that grew most."""
+    updates before the peak. pace: size of updates relative to the weights, over the optimiser's limit, in the layer where it is
+    largest, the median over the steps before things went wrong, or over all; calm: the median over all layers and steps. decay:
+    e-foldings by which weight decay alone shrank the weights. gap: nats by which held-out text was worse at the end than the
+    batches, val_rise: than at its best, at `best_step`. entropy: of attention by the end, as a share of its maximum, in the
+    layer that has least."""
 
     rate: float
     warmup: int
@@ -31,30 +32,54 @@ class Rates:
     val_rise: float | None
     best_step: int | None
     entropy: float | None
-    growth: float | None
 
 
-def rates_of(recipe: Recipe, history: History, onset: int | None) -> Rates:
-    steps, ratios = history.health.get("update_ratio", (np.array([]), np.zeros((0, 1))))
-    usual = history.limit
-    ratios = ratios[:, 1:] if ratios.shape[1:] and ratios.shape[1] > 1 else ratios
+def rates_of(recipe: Recipe, history: History, onset: int | None, norms: Mapping[str, float]) -> Rates:
+    """norms: of the weights of each part at the first checkpoint, by which its updates are divided."""
+    ratios = paces(recipe, history, norms)
     val_steps, val = history.metric("val_loss")
     _, gaps = history.metric("val_gap")
     entropy = history.health.get("attention_entropy")
-    norms = history.health.get("weight_norm")
     best = int(np.nanargmin(val)) if len(val) and np.isfinite(val).any() else None
+    pace = calm = None
+    if np.isfinite(ratios).any():
+        near = ratios if onset is None else ratios[max(0, onset - NEAR) : onset + 1]
+        near = near if np.isfinite(near).any() else ratios
+        pace = float(np.nanmedian(largest(near)))
+        calm = float(np.nanmedian(ratios))
     return Rates(
         rate_at(recipe, onset, history.steps) / default_rate(recipe),
         math.ceil(recipe.schedule.warmup * (recipe.run.steps or 0)),
-        float(np.nanmedian(np.nanmax(ratios, 1))) / usual if usual and len(steps) else None,
-        float(np.nanmedian(ratios)) / usual if usual and len(steps) else None,
+        pace,
+        calm,
         decayed(recipe, history),
         float(gaps[-1]) if len(gaps) else None,
         float(val[-1] - val[best]) if best is not None else None,
         int(val_steps[best]) if best is not None else None,
         float(np.nanmin(entropy[1][-1])) if entropy is not None else None,
-        float(np.nanmax(norms[1][-1] / norms[1][0])) if norms is not None else None,
     )
+
+
+def paces(recipe: Recipe, history: History, norms: Mapping[str, float]) -> np.ndarray:
+    """Of each step and layer the norm of the update over that of the weights, over the optimiser's limit, [step, layer]; NaN
+    for a step without an update."""
+    limit = recipe.optimizer.limits().get("update_ratio", (0.0, recipe.optimizer.usual_update_ratio))[1]
+    columns = [
+        values / norms[place]
+        for (quantity, place), values in history.series.items()
+        if quantity == "update norm" and place.startswith("layer ") and norms.get(place)
+    ]
+    if columns:
+        ratios = np.stack(columns, 1) / limit
+    else:
+        _, ratios = history.health.get("update_ratio", (None, np.zeros((0, 1))))
+        ratios = ratios[:, 1:] / limit
+    return np.where(ratios > 0, ratios, np.nan)
+
+
+def largest(ratios: np.ndarray) -> np.ndarray:
+    """The largest of all layers at each step that has any."""
+    return np.nanmax(ratios[np.isfinite(ratios).any(1)], 1)
 
 
 def rate_at(recipe: Recipe, onset: int | None, steps: int) -> float:

@@ -98,9 +98,19 @@ def _residue(old: Tensor, new: Tensor) -> float:
     return float((new - factor * old).square().sum())
 
 
+def norms(net: Network) -> dict[str, float]:
+    """Of all weights of each part."""
+    parameters = dict(net.named_parameters())
+    return {part: sum(_square(parameters[name]) for name in names) ** 0.5 for part, names in parts_of(net).items()}
+
+
+def _square(p: Tensor) -> float:
+    return float(p.detach().double().square().sum())
+
+
 def norm(net: Network) -> float:
     """Of all matrices."""
-    return float(sum(p.detach().double().square().sum() for _, p in net.groups()["matrix"])) ** 0.5
+    return sum(_square(p) for _, p in net.groups()["matrix"]) ** 0.5
 
 
 def bits_of(weights: Mapping[str, Tensor]) -> int | None:
