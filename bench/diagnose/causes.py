@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from bench.rounds import write
-from cloche.diagnose.why.causes import NONE, confidences, values_of
+from cloche.diagnose.why.causes import NONE, UNNAMED, confidences, values_of
 from cloche.diagnose.why.constants import CONSTANTS, Constant
 from cloche.diagnose.why.facts import gather
 from cloche.part import import_parts
@@ -49,25 +49,26 @@ class Graded:
     values: dict[str, float | None]
 
 
-def read(folder: Path, again: bool) -> list[Graded]:
+def read(folder: Path, answers: Path, again: bool) -> list[Graded]:
     runs = []
     for path in sorted(folder.iterdir()):
         if not (path / "truth.json").exists():
             continue
         truth = json.loads((path / "truth.json").read_text())
-        kept = folder.with_name("answers") / folder.name / f"{path.name}.json"
+        kept = answers / folder.name / f"{path.name}.json"
         if again or not kept.exists() or kept.stat().st_mtime < (path / "truth.json").stat().st_mtime:
             kept.parent.mkdir(parents=True, exist_ok=True)
             facts = gather(Run.open(path))
             kept.write_text(json.dumps({"values": values_of(facts), "onset": facts.onset}))
-        answers = json.loads(kept.read_text())
+        said = json.loads(kept.read_text())
         about = truth["family"], truth["cause"], truth["hard"], truth.get("onset")
-        runs.append(Graded(path.name, *about, answers["onset"], answers["values"]))
+        runs.append(Graded(path.name, *about, said["onset"], said["values"]))
     return runs
 
 
 def verdict(run: Graded, constants: Mapping[str, Constant]) -> tuple[str, float]:
     found = confidences(run.values, constants)
+    del found[UNNAMED]
     best = max(found, key=found.__getitem__)
     return best, found[best]
 
@@ -136,12 +137,13 @@ def main() -> None:
     asked.add_argument("folder", type=Path)
     asked.add_argument("--fit", action="store_true")
     asked.add_argument("--held-out", action="store_true")
+    asked.add_argument("--answers", type=Path, help="a folder for them, in place of FOLDER/answers")
     asked.add_argument("--again", action="store_true", help="ask the questions again")
     options = asked.parse_args()
     torch.set_num_threads(1)
     import_parts(["bench.diagnose.planted"])
     side = "held_out" if options.held_out else "tuning"
-    runs = read(options.folder / side, options.again)
+    runs = read(options.folder / side, options.answers or options.folder / "answers", options.again)
     constants = fit(runs) if options.fit else dict(CONSTANTS)
     said = [verdict(run, constants) for run in runs]
     for run, (name, confidence) in zip(runs, said, strict=True):

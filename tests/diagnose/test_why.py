@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +21,10 @@ from cloche.diagnose.why.history import History
 from cloche.diagnose.why.text import learnable
 from cloche.diagnose.why.weights import bits_of
 from cloche.drawing import Finding
-from cloche.errors import NotFinite
+from cloche.errors import NotFinite, RunDamaged
+from cloche.files import sha256_of
 from cloche.runs import Run
-from cloche.train import Callback, Every, Recipe, Trainer, batches_of
+from cloche.train import Callback, Every, Recipe, Trainer, batches_of, prepare_data
 
 STEPS = 120
 
@@ -50,10 +54,14 @@ def noise(recipe: Recipe, run: Run, steps: range) -> None:
     batches, new = batches_of(recipe, tokens), tokens.window(0, len(tokens))
     rng = np.random.default_rng(0)
     for row in (row for step in steps for row in batches.at(step)):
-        place = place_of(tokens, row)
-        assert place is not None
+        if (place := place_of(tokens, row)) is None:  # it begins at the end of the text and goes on at its start
+            continue
         new[place.token : place.token + len(row)] = rng.integers(1, 270, len(new[place.token : place.token + len(row)]))
-    new.astype("<u2").tofile(run.path / "data" / "train-00000.bin")
+    path, index = run.path / "data" / "train-00000.bin", run.path / "data" / "data.json"
+    new.astype("<u2").tofile(path)
+    described = json.loads(index.read_text())
+    described["splits"]["train"]["shards"][0]["sha256"] = sha256_of(path)
+    index.write_text(json.dumps(described))
 
 
 @pytest.fixture(scope="session")
@@ -185,3 +193,64 @@ def test_a_jump_of_the_loss_is_found_with_its_step() -> None:
     losses[60] += 2
     height, step, count = jumps(losses)
     assert step == 61 and count == 1 and 1.8 < height < 2.2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("steps", "expected"), [(range(60, STEPS), "poison"), (range(60, 84), "batch"), (range(60, 61), "none")]
+)
+def test_noise_in_the_text_is_told_by_how_long_it_lasts(train: Planted, steps: range, expected: str) -> None:
+    def prepare(recipe: Recipe, run: Run) -> None:
+        prepare_data(recipe, run)
+        noise(recipe, run, steps)
+
+    finding = explain(train(expected, prepare=prepare, optimizer="AdamW(lr=0.01)"))
+    assert cause(finding) == expected
+    if expected != "none":
+        assert 55 <= finding.data["step"] <= 66
+        batch = finding.data["batch"]
+        assert batch[0]["step"] == 61 and batch[0]["source"] == "words.txt" and batch[0]["document"] == 0
+        assert batch[0]["nats"] > 5 and batch[0]["text"]
+
+
+def copied(run: Run, to: Path) -> Run:
+    shutil.copytree(run.path, to)
+    return Run.open(to)
+
+
+def test_a_run_without_checkpoints_or_the_log_of_each_step_is_explained_all_the_same(
+    train: Planted, tmp_path: Path
+) -> None:
+    run = copied(train("healthy"), tmp_path / "run")
+    shutil.rmtree(run.path / "checkpoints")
+    (run.path / "log" / "steps.jsonl").unlink()
+    finding = explain(run)
+    assert finding.data["cause"] == "none"
+    assert any("no checkpoint" in note for note in finding.notes)
+    assert not any("log/steps.jsonl" in note for note in finding.notes), "metrics.jsonl has every step"
+
+
+def test_damaged_text_and_weights_are_said_and_the_rest_is_explained(train: Planted, tmp_path: Path) -> None:
+    run = copied(train("initialisation", **FAULTS["initialisation"]), tmp_path / "run")
+    (run.path / "data" / "train-00000.bin").write_bytes(b"other")
+    finding = explain(run)
+    assert finding.data["cause"] == "initialisation" and not finding.data["batch"]
+    assert any("train-00000.bin" in note for note in finding.notes)
+    (run.path / "checkpoints" / "step-000000" / "model.safetensors").write_bytes(b"")
+    assert any("step-000000" in note for note in explain(run).notes)
+
+
+def test_a_run_in_training_is_explained_as_far_as_it_is(train: Planted, small: Recipe, tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", small.to_toml())
+    trainer = Trainer.start(small, run)
+    for record in trainer:
+        if record.get("step") == 40:
+            assert any("not over" in note for note in explain(run).notes)
+            break
+    assert run.checkpoints()[-1].step == 40
+
+
+def test_what_was_never_trained_is_refused(small: Recipe, tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", small.to_toml())
+    with pytest.raises(RunDamaged, match="no log of a trained step"):
+        explain(run)

@@ -1,8 +1,9 @@
 """The known causes of failed runs, each with the evidence for it as a ratio of what was measured to a threshold.
 
 An evidence is 1 / (1 + (threshold / measured)^slope): a half at the threshold, and near 1 beyond it. A cause's strength is the
-product of its evidences (at most three), times its weight: all of them are needed. Its confidence is its strength over the sum
-of all strengths and of the chance that none is at work, the product of 1 - strength.
+product of its evidences (at most three), times its weight: all of them are needed. What they leave, the product of 1 - strength,
+is no fault as far as nothing went wrong (1 - the support of that), and else a cause that is not known. Confidences are strengths,
+no fault and that over their sum.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from typing import NamedTuple
 from cloche.diagnose.why.constants import CONSTANTS, Constant
 from cloche.diagnose.why.facts import Facts
 
-NONE = "none"  # no fault
-UNKNOWN = 0.4  # an evidence that could not be measured
+NONE, UNNAMED = "none", "unknown"  # no fault, and one that is not among these
+UNKNOWN = 0.2  # an evidence that could not be measured
 LEAST, MOST = 1e-6, 1e9  # of a measured value
 
 Measured = Callable[[Facts], float | None]
@@ -89,13 +90,14 @@ def values_of(facts: Facts) -> dict[str, float | None]:
 
 
 def confidences(values: Mapping[str, float | None], constants: Mapping[str, Constant] = CONSTANTS) -> dict[str, float]:
-    """The confidence in each cause, and in none, from what was measured; they sum to 1."""
+    """The confidence in each cause, in none and in an unknown one, from what was measured; they sum to 1."""
     strengths = {
         cause.name: constants[f"weight {cause.name}"].threshold
         * math.prod(question.support(values[question.name], constants) for question in cause.questions)
         for cause in CAUSES
     }
-    strengths[NONE] = math.prod(1 - strength for strength in strengths.values())
+    rest, harmed = math.prod(1 - each for each in strengths.values()), HARM.support(values[HARM.name], constants)
+    strengths |= {NONE: rest * (1 - harmed), UNNAMED: rest * harmed}
     total = sum(strengths.values())
     return {name: strength / total for name, strength in strengths.items()}
 
@@ -118,6 +120,11 @@ def harm(facts: Facts) -> float:
     return max(0.0, *(value for value in found if math.isfinite(value)))
 
 
+def setback(facts: Facts) -> float:
+    """`harm`, or what was left of a sudden rise of the loss 20 steps later (nats over 0.7)."""
+    return max(harm(facts), facts.course.jump * facts.course.left / 0.7)
+
+
 def went_wrong(facts: Facts) -> str:
     """`harm` in words."""
     course = facts.course
@@ -125,6 +132,10 @@ def went_wrong(facts: Facts) -> str:
         return f"the loss diverged at step {course.diverged:,}"
     if course.rise > 0.2:
         return f"the loss ended at {shown(course.last)} nats per token, after {shown(course.best)}"
+    if course.jumped is not None and course.jump * course.left > 0.7:
+        return (
+            f"the loss rose by {shown(course.jump)} nats at step {course.jumped:,}, and {course.left:.0%} of it stayed"
+        )
     if course.early > 1:
         return f"the loss rose by {shown(course.early)} nats in the first steps"
     if facts.text is None or not facts.in_nats:
@@ -226,7 +237,7 @@ CAUSES = (
         (
             Question("unlike", _of("text", "above"), "a batch there is {value} nats per token unlike earlier ones"),
             Question("passing", _of("text", "tail"), "{value} of the last batches are so", below=True),
-            HARM,
+            Question("setback", setback, went_wrong),
         ),
         "leave the batch out",
     ),

@@ -25,6 +25,7 @@ CONSTANTS = {
     "large": Constant(2.0, 6.0),
     "unlike": Constant(1.0, 4.0),
     "passing": Constant(0.3, 3.0),
+    "setback": Constant(1.0, 4.0),
     "lasting": Constant(0.5, 4.0),
     "noise": Constant(0.4, 4.0),
     "bits": Constant(13.0, 12.0),

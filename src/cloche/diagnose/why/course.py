@@ -83,7 +83,10 @@ def course_of(history: History) -> Course:
     final = (last - before) / jump if jumped else 0.0
     seen = diverged if diverged is not None else jumped if jumped and left > RECOVERED else None
     mover = first_mover(history, seen) if seen is not None else None
-    onset = mover.step if mover is not None else seen if seen is not None else jumped
+    began = [mover.step] if mover is not None else []
+    if jumped is not None and (seen is None or (left > RECOVERED and seen - BEFORE <= jumped <= seen)):
+        began.append(jumped)
+    onset = min(began, default=seen)
     early = float(losses[:EARLY].max() - first)
     best = float(min(smooth.min(), first))
     return Course(history.steps, diverged, onset, mover, first, best, last, early, jump, jumped, left, final, spikes)
@@ -116,8 +119,8 @@ def jumps(losses: np.ndarray) -> tuple[float, int | None, int]:
 
 
 def first_mover(history: History, seen: int) -> Mover | None:
-    """The quantity that left its usual range first before the loss did at step `seen`, and stayed outside of it for most of
-    the steps between."""
+    """The quantity that rose out of its usual range first before the loss did at step `seen`, and stayed outside of it for
+    most of the steps between."""
     begin = max(0, seen - BEFORE)
     usual = slice(max(0, begin - USUAL), max(begin, min(seen // 2, 15), 3))
     found = []
@@ -130,7 +133,7 @@ def first_mover(history: History, seen: int) -> Mover | None:
         middle = float(np.median(before))
         spread = max(FLOOR, TO_SIGMA * float(np.median(np.abs(before - middle))))
         sigmas = np.nan_to_num((logs[:seen] - middle) / spread, nan=0.0)
-        outside = np.abs(sigmas) > OUTSIDE
+        outside = sigmas > OUTSIDE  # norms: what falls, as in a decay of the rate, is no sign of harm
         outside[: usual.stop] = False
         for step in np.flatnonzero(outside):
             if outside[step:seen].mean() > 0.5:
@@ -141,4 +144,4 @@ def first_mover(history: History, seen: int) -> Mover | None:
                 )
                 break
     # of those that move in the same step, a part's before that of the whole
-    return min(found, key=lambda m: (m.step, not m.place, -abs(m.sigmas)), default=None)
+    return min(found, key=lambda m: (m.step, not m.place, -m.sigmas), default=None)

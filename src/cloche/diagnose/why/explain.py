@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cloche.diagnose.why.causes import NONE, Verdict, judge
+from cloche.diagnose.why.causes import NONE, Verdict, judge, values_of
 from cloche.diagnose.why.excerpts import rows_of
 from cloche.diagnose.why.facts import Facts, gather
 from cloche.drawing import Finding, Lines, Panel, Provenance, Series, Table, number
@@ -16,6 +16,7 @@ from cloche.errors import RunDamaged
 from cloche.runs import Run
 
 LISTED = 5  # causes in the table
+SURE = 0.3  # confidence
 POINTS = 40  # of a curve that is drawn
 
 
@@ -57,7 +58,9 @@ def explain(run: Run | Path | str) -> Finding:
 def found(run: Run, facts: Facts) -> Finding:
     """The finding of what was measured."""
     verdicts, nothing = judge(facts)
-    best = verdicts[0] if verdicts[0].confidence > nothing else None
+    best = (
+        verdicts[0] if verdicts[0].confidence > nothing else None
+    )  # an unknown fault has a nearest cause all the same
     figures = {"confidence": nothing if best is None else best.confidence}
     null = {"confidence": verdicts[0].confidence if best is None else nothing}
     for evidence in () if best is None else best.evidence:
@@ -73,6 +76,7 @@ def found(run: Run, facts: Facts) -> Finding:
         "diverged": facts.course.diverged,
         "confidences": {NONE: nothing, **{each.cause.name: each.confidence for each in verdicts}},
         "evidence": [] if best is None else [_evidence(each) for each in best.evidence],
+        "measured": _plain(values_of(facts)),
         "batch": batch,
         "course": _plain(vars(facts.course)),
         "notes": list(facts.notes) + _notes(facts),
@@ -105,7 +109,9 @@ def _summary(facts: Facts, best: Verdict | None, nothing: float) -> str:
         )
     when = "" if facts.onset is None else f" It went wrong at step {facts.onset:,}{_first(facts)}."
     why = "; ".join(each.says for each in best.evidence)
-    return f"{_capital(best.cause.title)} (confidence {best.confidence:.0%}): {why}.{when} To try: {best.cause.fix}."
+    sure = "" if best.confidence >= SURE else "None of the known causes is likely; the nearest: "
+    title = best.cause.title if sure else _capital(best.cause.title)
+    return f"{sure}{title} (confidence {best.confidence:.0%}): {why}.{when} To try: {best.cause.fix}."
 
 
 def _capital(text: str) -> str:

@@ -94,7 +94,7 @@ def gather(run: Run) -> Facts:
             net = first if good.step == 0 else last if good.step == saved[-1].step else _loaded(good, notes)
             rows = losses_of(net, batches.at(step - 1)) if net is not None else ()
     known = first if first is not None else last
-    rates = rates_of(recipe, history, course.onset, {} if known is None else norms(known))
+    rates = rates_of(recipe, history, course.diverged, {} if known is None else norms(known))
     weights = weights_of(first, last)
     return Facts(history, course, rates, weights, start, text, recipe, good, batches, rows, tuple(notes))
 

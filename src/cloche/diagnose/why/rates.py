@@ -11,14 +11,14 @@ import numpy as np
 from cloche.diagnose.why.history import History
 from cloche.train import Recipe
 
-NEAR = 8  # steps before things went wrong that the size of updates is taken of
+NEAR = 8  # steps before the loss diverged that the size of updates is taken of
 
 
 @dataclass(frozen=True)
 class Rates:
-    """rate: the learning rate at the step at which things went wrong, else its peak, over the optimiser's default. warmup:
-    updates before the peak. pace: size of updates relative to the weights, over the optimiser's limit, in the layer where it is
-    largest, the median over the steps before things went wrong, or over all; calm: the median over all layers and steps. decay:
+    """rate: the largest learning rate until the loss diverged, or at all, over the optimiser's default. warmup: updates before
+    the peak. pace: size of updates relative to the weights, over the optimiser's limit, in the layer where it is largest, the
+    median over the steps before the loss diverged, or over all; calm: the median over all layers and steps. decay:
     e-foldings by which weight decay alone shrank the weights. gap: nats by which held-out text was worse at the end than the
     batches, val_rise: than at its best, at `best_step`. entropy: of attention by the end, as a share of its maximum, in the
     layer that has least."""
@@ -34,7 +34,7 @@ class Rates:
     entropy: float | None
 
 
-def rates_of(recipe: Recipe, history: History, onset: int | None, norms: Mapping[str, float]) -> Rates:
+def rates_of(recipe: Recipe, history: History, diverged: int | None, norms: Mapping[str, float]) -> Rates:
     """norms: of the weights of each part at the first checkpoint, by which its updates are divided."""
     ratios = paces(recipe, history, norms)
     val_steps, val = history.metric("val_loss")
@@ -43,12 +43,12 @@ def rates_of(recipe: Recipe, history: History, onset: int | None, norms: Mapping
     best = int(np.nanargmin(val)) if len(val) and np.isfinite(val).any() else None
     pace = calm = None
     if np.isfinite(ratios).any():
-        near = ratios if onset is None else ratios[max(0, onset - NEAR) : onset + 1]
+        near = ratios if diverged is None else ratios[max(0, diverged - NEAR) : diverged]
         near = near if np.isfinite(near).any() else ratios
         pace = float(np.nanmedian(largest(near)))
         calm = float(np.nanmedian(ratios))
     return Rates(
-        rate_at(recipe, onset, history.steps) / default_rate(recipe),
+        peak_rate(recipe, diverged or history.steps) / default_rate(recipe),
         math.ceil(recipe.schedule.warmup * (recipe.run.steps or 0)),
         pace,
         calm,
@@ -82,11 +82,9 @@ def largest(ratios: np.ndarray) -> np.ndarray:
     return np.nanmax(ratios[np.isfinite(ratios).any(1)], 1)
 
 
-def rate_at(recipe: Recipe, onset: int | None, steps: int) -> float:
-    """The learning rate of step `onset`, counted from 1; without one, the largest that there was."""
+def peak_rate(recipe: Recipe, steps: int) -> float:
+    """The largest learning rate of the first steps."""
     share, planned = recipe.schedule.rate, recipe.run.steps or 1
-    if onset is not None:
-        return recipe.optimizer.lr * share(onset - 1, planned)
     return recipe.optimizer.lr * max((share(step, planned) for step in range(steps)), default=1.0)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from cloche.data import Batches
 
 FITTED, JUDGED = 96, 24  # batches at most that counts are made of, and that usual values are taken from
+FEWEST = 12  # batches before things went wrong that are enough to compare with
 NEAR = 8  # steps around the onset that are read one by one
 LATER = 48  # batches read between the onset and the end
 ODD = 6.0  # robust standard deviations of a batch's nats per token, beyond which it is unlike the others
@@ -74,7 +75,7 @@ def text_of(batches: Batches, vocab: int, steps: int, planned: int, onsets: Sequ
     onset = min(onsets, default=steps // 2 + 1 + NEAR)
     until = min(steps, onset - 1 - NEAR)
     near = sorted({step for at in onsets for step in range(max(0, at - 1 - NEAR), min(planned, at + NEAR))})
-    early = spread(0, until if until >= JUDGED else planned, FITTED + JUDGED)
+    early = spread(0, until if until >= FEWEST else planned, FITTED + JUDGED)
     early = [step for step in early if step not in near] or early
     judged = early[:: max(2, len(early) // JUDGED)]
     counts = Pairs(vocab, read(batches, [step for step in early if step not in set(judged)]))
