@@ -254,3 +254,17 @@ def test_what_was_never_trained_is_refused(small: Recipe, tmp_path: Path) -> Non
     run = Run.create(tmp_path / "run", small.to_toml())
     with pytest.raises(RunDamaged, match="no log of a trained step"):
         explain(run)
+
+
+@pytest.mark.slow
+def test_a_fix_is_proved_by_replaying(train: Planted) -> None:
+    def prepare(recipe: Recipe, run: Run) -> None:
+        prepare_data(recipe, run)
+        noise(recipe, run, range(60, 84))
+
+    run = train("batch", prepare=prepare, optimizer="AdamW(lr=0.01)")
+    finding = explain(run, prove=True)
+    if finding.data["diverged"] is None:
+        assert finding.data["proof"] is None
+    else:
+        assert finding.data["proof"]["proved"] and finding.figures["proved"] >= 1

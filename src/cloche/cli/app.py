@@ -85,7 +85,7 @@ EXAMPLES = {
     "diff": "cloche diff runs/first/checkpoints/step-000500 runs/first --out diff.html",
     "steer": "cloche steer runs/first polite.jsonl --out polite.safetensors",
     "open": "cloche open runs/first",
-    "why": "cloche why runs/mine",
+    "why": "cloche why runs/mine --prove",
     "rewind": "cloche rewind runs/mine 1234",
     "verify": "cloche verify runs/first --json",
     "doctor": "cloche doctor mine.toml --set model.body.depth=24",

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from cloche.cli.looking.look import keep_one
 from cloche.cli.options import AsJson, RunFolder
 
 
-def why(run: RunFolder, as_json: AsJson = False) -> None:
+def why(
+    run: RunFolder,
+    prove: Annotated[
+        bool,
+        typer.Option(
+            "--prove", help="Train the steps where it diverged again with one change each, and say which survive."
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Say why a run went wrong.
 
     The step, the layer and quantity that moved first, the batch of that step with its text, and the most likely cause, with
@@ -14,7 +27,13 @@ def why(run: RunFolder, as_json: AsJson = False) -> None:
     text; nothing in the run is executed.
     """
     from cloche import diagnose
+    from cloche.cli.progress import Screen
     from cloche.runs import Run
 
     opened = Run.open(run)
-    keep_one(diagnose.explain(opened), opened, as_json)
+    if prove:
+        with Screen(stderr=True).bar("replaying") as update:
+            finding = diagnose.explain(opened, prove, update)
+    else:
+        finding = diagnose.explain(opened)
+    keep_one(finding, opened, as_json)

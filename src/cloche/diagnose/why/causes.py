@@ -1,9 +1,9 @@
 """The known causes of failed runs, each with the evidence for it as a ratio of what was measured to a threshold.
 
 An evidence is 1 / (1 + (threshold / measured)^slope): a half at the threshold, and near 1 beyond it. A cause's strength is the
-product of its evidences (at most three), times its weight: all of them are needed. What they leave, the product of 1 - strength,
-is no fault as far as nothing went wrong (1 - the support of that), and else a cause that is not known. Confidences are strengths,
-no fault and that over their sum.
+product of its evidences (at most three), times its weight: all of them are needed. What they leave, the product of
+1 - strength, is no fault as far as nothing went wrong (1 - the support of that), and else a cause that is not known.
+Confidences are these strengths over their sum.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from cloche.diagnose.why.facts import Facts
 
 NONE, UNNAMED = "none", "unknown"  # no fault, and one that is not among these
 UNKNOWN = 0.2  # an evidence that could not be measured
+SMALLER = 5.0  # times the factor at which weights are too large: that at which they are too small
 LEAST, MOST = 1e-6, 1e9  # of a measured value
 
 Measured = Callable[[Facts], float | None]
@@ -144,12 +145,6 @@ def went_wrong(facts: Facts) -> str:
     return f"the loss ended at {shown(course.last)} nats per token, where counts of tokens give {counts}"
 
 
-def early(facts: Facts) -> float:
-    """The step at which it went wrong; that of the last if it did not."""
-    risen = facts.course.early > 0.5
-    return float(1 if risen else facts.onset or max(facts.history.steps, 100))
-
-
 def behind(facts: Facts) -> float | None:
     """1 minus how far the loss came from counts of tokens to counts of pairs, for runs that are over."""
     return None if facts.progress is None or not facts.history.ended else max(0.0, 1 - facts.progress)
@@ -171,9 +166,20 @@ def unnormalised(facts: Facts) -> float | None:
 
 
 def misscaled(facts: Facts) -> float | None:
-    """By what factor the matrices started larger or smaller than nominal."""
+    """By what factor the matrices started larger than nominal; smaller ones count from a tenth on (GPT-2's are a sixth)."""
     scale = facts.weights.scale
-    return None if not scale else max(scale, 1 / scale)
+    return None if not scale else max(scale, 1 / (SMALLER * scale))
+
+
+def scaled(facts: Facts) -> str:
+    """`misscaled` in words."""
+    return f"the matrices started {shown(facts.weights.scale or 0.0)} times as large as nominal"
+
+
+def louder(facts: Facts) -> float | None:
+    """How large the matrices that write to the stream started, over nominal, and over the others if these are larger too."""
+    scale, over = facts.weights.scale, facts.weights.branches
+    return None if scale is None or over is None else over * min(scale, 1.0)
 
 
 def sharper(facts: Facts) -> float | None:
@@ -182,6 +188,7 @@ def sharper(facts: Facts) -> float | None:
 
 
 HARM = Question("harm", harm, went_wrong)
+HURT = Question("hurt", harm, went_wrong)  # with a lower threshold
 PACE = "updates were {value} times the optimiser's limit"
 RATE = "the rate is {value} times the optimiser's default"
 
@@ -210,9 +217,9 @@ CAUSES = (
         "warmup",
         "the rate needs a warm-up and has none",
         (
-            HARM,
             Question("no warm-up", _of("rates", "warmup", 1), "the peak rate came at update {value}", below=True),
-            Question("early", early, "it went wrong at step {value}", below=True),
+            Question("rush", _of("rates", "rush"), "the first updates were {value} times the optimiser's limit"),
+            HURT,
         ),
         "set schedule.warmup to 0.05",
     ),
@@ -228,7 +235,7 @@ CAUSES = (
     Cause(
         "initialisation",
         "the weights started at a wrong scale",
-        (Question("large", misscaled, "the matrices started with a scale wrong by a factor of {value}"), HARM),
+        (Question("large", misscaled, scaled), HURT),
         'set initialisation = "FanIn"',
     ),
     Cause(
@@ -267,13 +274,11 @@ CAUSES = (
         (
             Question(
                 "louder",
-                _of("weights", "branches"),
-                "the matrices that write to the stream started {value} times as large as the others",
+                louder,
+                "the matrices that write to the stream started {value} times as large as nominal",
             ),
-            Question("overwrites", _of("start", "branch"), "a branch starts with {value} times what the stream holds"),
-            Question(
-                "nominal", _of("weights", "scale"), "the others started {value} times as large as nominal", below=True
-            ),
+            Question("nominal", _of("weights", "scale"), "the others {value} times", below=True),
+            HURT,
         ),
         "scale the output of branches down",
     ),

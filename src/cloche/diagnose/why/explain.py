@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from cloche.diagnose.proving.proof import Proof
+from cloche.diagnose.proving.replaying import Progress
 from cloche.diagnose.why.causes import NONE, Verdict, judge, values_of
 from cloche.diagnose.why.excerpts import rows_of
 from cloche.diagnose.why.facts import Facts, gather
+from cloche.diagnose.why.proved import proof_of, record_of, said
 from cloche.drawing import Finding, Lines, Panel, Provenance, Series, Table, number
 from cloche.errors import RunDamaged
 from cloche.runs import Run
@@ -20,14 +23,19 @@ SURE = 0.3  # confidence
 POINTS = 40  # of a curve that is drawn
 
 
-def explain(run: Run | Path | str) -> Finding:
+def _silent(done: float, total: float, note: str) -> None:
+    pass
+
+
+def explain(run: Run | Path | str, prove: bool = False, on_progress: Progress = _silent) -> Finding:
     """Says why a run went wrong: the step, what moved first and in which part, the batch of that step with its text, and the
     most likely cause, with its confidence and the evidence; or that no fault was found.
 
     Everything is measured: of its logs, of its first and last checkpoints, and of its packed text, which is read again.
-    Nothing in the folder is executed or changed. `figures` begins with the confidence; `null` has the confidence of no fault,
-    and the thresholds of the evidence. Raises ClocheError for a run that was adopted or never trained: it has no course to
-    explain.
+    Nothing in the folder is executed or changed. prove: also trains the steps where it diverged again with remedies of that
+    cause (see `prove_remedies`) and says which survive; only then is a fix proved. `figures` begins with the confidence; `null`
+    has the confidence of no fault, and the thresholds of the evidence. Raises ClocheError for a run that was adopted or never
+    trained: it has no course to explain.
 
     >>> from pathlib import Path
     >>> from cloche.diagnose import explain
@@ -52,21 +60,23 @@ def explain(run: Run | Path | str) -> Finding:
     facts = gather(run)
     if not facts.history.steps and facts.history.nonfinite is None:
         raise RunDamaged(f"{run.path} has no log of a trained step; train it, or restore its log folder.")
-    return found(run, facts)
-
-
-def found(run: Run, facts: Facts) -> Finding:
-    """The finding of what was measured."""
     verdicts, nothing = judge(facts)
-    best = (
-        verdicts[0] if verdicts[0].confidence > nothing else None
-    )  # an unknown fault has a nearest cause all the same
+    best = verdicts[0] if verdicts[0].confidence > nothing else None
+    proof = proof_of(run, facts, best.cause.name, on_progress) if prove and best is not None else None
+    return found(run, facts, verdicts, nothing, proof)
+
+
+def found(run: Run, facts: Facts, verdicts: list[Verdict], nothing: float, proof: Proof | None) -> Finding:
+    """The finding of what was measured and replayed."""
+    best = verdicts[0] if verdicts[0].confidence > nothing else None
     figures = {"confidence": nothing if best is None else best.confidence}
     null = {"confidence": verdicts[0].confidence if best is None else nothing}
     for evidence in () if best is None else best.evidence:
         if evidence.value is not None and math.isfinite(evidence.value):
             figures[evidence.name] = evidence.value
             null[evidence.name] = evidence.threshold
+    if proof is not None:
+        figures["proved"], null["proved"] = float(len(proof.proved)), 0.0
     batch = rows_of(run, facts) if best is not None else []
     data = {
         "cause": NONE if best is None else best.cause.name,
@@ -78,13 +88,16 @@ def found(run: Run, facts: Facts) -> Finding:
         "evidence": [] if best is None else [_evidence(each) for each in best.evidence],
         "measured": _plain(values_of(facts)),
         "batch": batch,
+        "bad": [] if facts.text is None else list(facts.text.bad),
+        "proof": None if proof is None else record_of(proof),
         "course": _plain(vars(facts.course)),
         "notes": list(facts.notes) + _notes(facts),
     }
     last = run.checkpoints()[-1:]
     about = Provenance("why", facts.good.name if facts.good else last[0].name if last else "")
     panels = _panels(facts, best, verdicts, nothing, batch)
-    return Finding(about, _summary(facts, best, nothing), figures, data, {}, null, panels)
+    panels = panels if proof is None or not proof.attempts else (*panels[:2], proof.table(), *panels[2:])
+    return Finding(about, _summary(facts, best, nothing) + said(proof), figures, data, {}, null, panels)
 
 
 def _notes(facts: Facts) -> list[str]:

@@ -18,15 +18,16 @@ NEAR = 8  # steps before the loss diverged that the size of updates is taken of
 class Rates:
     """rate: the largest learning rate until the loss diverged, or at all, over the optimiser's default. warmup: updates before
     the peak. pace: size of updates relative to the weights, over the optimiser's limit, in the layer where it is largest, the
-    median over the steps before the loss diverged, or over all; calm: the median over all layers and steps. decay:
-    e-foldings by which weight decay alone shrank the weights. gap: nats by which held-out text was worse at the end than the
-    batches, val_rise: than at its best, at `best_step`. entropy: of attention by the end, as a share of its maximum, in the
-    layer that has least."""
+    median over the steps before the loss diverged, or over all; calm: the median over all layers and steps; rush: the largest
+    of the first steps. decay: e-foldings by which weight decay alone shrank the weights. gap: nats by which held-out text was
+    worse at the end than the batches, val_rise: than at its best, at `best_step`. entropy: of attention by the end, as a share
+    of its maximum, in the layer that has least."""
 
     rate: float
     warmup: int
     pace: float | None
     calm: float | None
+    rush: float | None
     decay: float | None
     gap: float | None
     val_rise: float | None
@@ -41,17 +42,19 @@ def rates_of(recipe: Recipe, history: History, diverged: int | None, norms: Mapp
     _, gaps = history.metric("val_gap")
     entropy = history.health.get("attention_entropy")
     best = int(np.nanargmin(val)) if len(val) and np.isfinite(val).any() else None
-    pace = calm = None
+    pace = calm = rush = None
     if np.isfinite(ratios).any():
         near = ratios if diverged is None else ratios[max(0, diverged - NEAR) : diverged]
         near = near if np.isfinite(near).any() else ratios
         pace = float(np.nanmedian(largest(near)))
         calm = float(np.nanmedian(ratios))
+        rush = float(np.nanmax(ratios[:NEAR])) if np.isfinite(ratios[:NEAR]).any() else None
     return Rates(
         peak_rate(recipe, diverged or history.steps) / default_rate(recipe),
         math.ceil(recipe.schedule.warmup * (recipe.run.steps or 0)),
         pace,
         calm,
+        rush,
         decayed(recipe, history),
         float(gaps[-1]) if len(gaps) else None,
         float(val[-1] - val[best]) if best is not None else None,

@@ -12,6 +12,7 @@ from cloche.data import Batches
 FITTED, JUDGED = 96, 24  # batches at most that counts are made of, and that usual values are taken from
 FEWEST = 12  # batches before things went wrong that are enough to compare with
 NEAR = 8  # steps around the onset that are read one by one
+MOST = 64  # unlike batches that are looked for one by one
 LATER = 48  # batches read between the onset and the end
 ODD = 6.0  # robust standard deviations of a batch's nats per token, beyond which it is unlike the others
 LEAST = 0.15  # nats by which an unlike batch differs at least
@@ -24,9 +25,10 @@ class Text:
     """Nats per token under counts of pairs of tokens in the run's own earlier batches.
 
     unigram, bigram: of other earlier batches under counts of tokens, and of pairs: what a model should come below. bad: steps
-    near the onset whose batches are unlike the earlier ones, and `above`: by how many nats the most unlike of all is. lasting:
-    the share of all later batches, to the last that was planned, that are unlike the earlier ones; tail: of their last third.
-    learnable: what pairs tell of the unlike ones, over what they tell of the earlier. epochs: of the text, by the end.
+    from about the onset on whose batches are unlike the earlier ones, at most 64 or so, and `above`: by how many nats the most
+    unlike of all is. lasting: the share of all later batches, to the last that was planned, that are unlike the earlier ones;
+    tail: of their last third. learnable: what pairs tell of the unlike ones, over what they tell of the earlier. epochs: of the
+    text, by the end.
     """
 
     unigram: float
@@ -88,6 +90,8 @@ def text_of(batches: Batches, vocab: int, steps: int, planned: int, onsets: Sequ
         return {step: gap for step, gap in gaps.items() if gap > max(ODD * sigma, LEAST)}
 
     bad, later = unlike(near), spread(min(onset, steps), planned, LATER)
+    while bad and (following := unlike(range(max(bad) + 1, min(planned, max(bad) + 1 + NEAR)))) and len(bad) < MOST:
+        bad |= following
     odd, third = unlike(later), later[len(later) * 2 // 3 :]
     return Text(
         float(np.mean([counts.tokens(batches.at(step)).mean() for step in judged])),
