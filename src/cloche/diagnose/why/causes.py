@@ -243,7 +243,7 @@ CAUSES = (
         "one or a few bad batches",
         (
             Question("unlike", _of("text", "above"), "a batch there is {value} nats per token unlike earlier ones"),
-            Question("passing", _of("text", "tail"), "{value} of the last batches are so", below=True),
+            Question("passing", _of("text", "tail", 1e-3), "the last ones are {value}", below=True),
             Question("setback", setback, went_wrong),
         ),
         "leave the batch out",
@@ -252,7 +252,7 @@ CAUSES = (
         "poison",
         "bad data from some step on",
         (
-            Question("lasting", _of("text", "tail"), "{value} of the last batches are unlike the earlier ones"),
+            Question("lasting", _of("text", "tail"), "the last batches are {value} nats per token unlike earlier ones"),
             Question(
                 "noise",
                 _of("text", "learnable"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cloche.diagnose.divergence import first_divergence
-from cloche.diagnose.why.history import History, named_series
+from cloche.diagnose.why.history import HEALTH, History, named_series
 
 SMOOTH = 15  # steps of a running median
 BEFORE = 60  # steps looked through for what moved before the loss did
@@ -37,15 +37,15 @@ class Course:
     """What the loss of a run did, in nats per token where nothing else is said.
 
     diverged: the step of `first_divergence`, or the one at which a loss that is not finite ended it. onset: the step at which
-    things went wrong. first, best, last: of the smoothed loss. early: the highest loss of the first 20 steps, above the
-    first. jump: by how much the loss rose at its largest sudden rise, and `jumped` at which step. left: the share of the jump
-    that was still there 20 steps later. final: the share that is there at the end. spikes: sudden rises.
+    things went wrong; movers: what left its usual range before. first, best, last: of the smoothed loss. early: the highest
+    loss of the first 20 steps, above the first. jump: by how much the loss rose at its largest sudden rise, and `jumped` at
+    which step. left: the share of the jump that was still there 20 steps later. spikes: sudden rises.
     """
 
     steps: int
     diverged: int | None
     onset: int | None
-    mover: Mover | None
+    movers: tuple[Mover, ...]
     first: float
     best: float
     last: float
@@ -53,8 +53,12 @@ class Course:
     jump: float
     jumped: int | None
     left: float
-    final: float
     spikes: int
+
+    @property
+    def mover(self) -> Mover | None:
+        """What moved first."""
+        return self.movers[0] if self.movers else None
 
     @property
     def rise(self) -> float:
@@ -69,7 +73,7 @@ def course_of(history: History) -> Course:
     if not len(known):
         nothing = float("nan")
         ended = history.nonfinite
-        return Course(0, ended, ended, None, nothing, nothing, nothing, 0.0, 0.0, None, 0.0, 0.0, 0)
+        return Course(0, ended, ended, (), nothing, nothing, nothing, 0.0, 0.0, None, 0.0, 0)
     losses = known if len(known) < len(losses) else losses
     smooth = running_median(losses, SMOOTH)
     diverged = first_divergence(history.losses.tolist())
@@ -80,16 +84,15 @@ def course_of(history: History) -> Course:
     left = (float(np.median(soon)) - before) / jump if jumped and len(soon) else float(jumped is not None)
     first = float(np.median(losses[:3]))
     last = float(np.median(losses[-max(5, len(losses) // 20) :]))
-    final = (last - before) / jump if jumped else 0.0
     seen = diverged if diverged is not None else jumped if jumped and left > RECOVERED else None
-    mover = first_mover(history, seen) if seen is not None else None
-    began = [mover.step] if mover is not None else []
+    movers = movers_of(history, seen) if seen is not None else ()
+    began = [mover.step for mover in movers[:1]]
     if jumped is not None and (seen is None or (left > RECOVERED and seen - BEFORE <= jumped <= seen)):
         began.append(jumped)
     onset = min(began, default=seen)
     early = float(losses[:EARLY].max() - first)
     best = float(min(smooth.min(), first))
-    return Course(history.steps, diverged, onset, mover, first, best, last, early, jump, jumped, left, final, spikes)
+    return Course(history.steps, diverged, onset, movers, first, best, last, early, jump, jumped, left, spikes)
 
 
 def running_median(values: np.ndarray, width: int) -> np.ndarray:
@@ -118,30 +121,34 @@ def jumps(losses: np.ndarray) -> tuple[float, int | None, int]:
     return height, begun, len(starts)
 
 
-def first_mover(history: History, seen: int) -> Mover | None:
-    """The quantity that rose out of its usual range first before the loss did at step `seen`, and stayed outside of it for
-    most of the steps between."""
+def movers_of(history: History, seen: int) -> tuple[Mover, ...]:
+    """The quantities that rose out of their usual range before the loss did at step `seen`, and stayed outside of it for most
+    of the steps between: the first to do so first, and of those of one step a part's before that of the whole."""
     begin = max(0, seen - BEFORE)
     usual = slice(max(0, begin - USUAL), max(begin, min(seen // 2, 15), 3))
-    found = []
-    for quantity, place, values in named_series(history):
-        with np.errstate(divide="ignore", invalid="ignore"):
-            logs = np.log(np.where(values > 0, values, np.nan))
-        before = logs[usual][np.isfinite(logs[usual])]
-        if len(before) < 3:
-            continue
-        middle = float(np.median(before))
-        spread = max(FLOOR, TO_SIGMA * float(np.median(np.abs(before - middle))))
-        sigmas = np.nan_to_num((logs[:seen] - middle) / spread, nan=0.0)
-        outside = sigmas > OUTSIDE  # norms: what falls, as in a decay of the rate, is no sign of harm
-        outside[: usual.stop] = False
-        for step in np.flatnonzero(outside):
-            if outside[step:seen].mean() > 0.5:
-                found.append(
-                    Mover(
-                        int(step) + 1, quantity, place, float(sigmas[step]), float(values[step]), float(np.exp(middle))
-                    )
-                )
-                break
-    # of those that move in the same step, a part's before that of the whole
-    return min(found, key=lambda m: (m.step, not m.place, -m.sigmas), default=None)
+    every = [
+        (quantity, place, np.arange(1, len(values) + 1), values) for quantity, place, values in named_series(history)
+    ]
+    for name, (steps, table) in history.health.items():
+        every += [(HEALTH[name], f"layer {i}", steps, table[:, i]) for i in range(table.shape[1])]
+    found = [_moved(*each, usual, seen) for each in every]
+    return tuple(sorted((m for m in found if m is not None), key=lambda m: (m.step, not m.place, -m.sigmas)))
+
+
+def _moved(quantity: str, place: str, steps: np.ndarray, values: np.ndarray, usual: slice, seen: int) -> Mover | None:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(np.where(values > 0, values, np.nan))
+    logs, values = logs[steps <= seen], values[steps <= seen]
+    known = (steps > usual.start) & (steps <= usual.stop)
+    before = logs[known[: len(logs)] & np.isfinite(logs)]
+    if len(before) < 3:
+        return None
+    middle = float(np.median(before))
+    spread = max(FLOOR, TO_SIGMA * float(np.median(np.abs(before - middle))))
+    sigmas = np.nan_to_num((logs - middle) / spread, nan=0.0)
+    outside = sigmas > OUTSIDE  # what falls, as in a decay of the rate, is no sign of harm
+    outside[: int((steps <= usual.stop).sum())] = False
+    for i in np.flatnonzero(outside).tolist():
+        if outside[i:].mean() > 0.5:
+            return Mover(int(steps[i]), quantity, place, float(sigmas[i]), float(values[i]), float(np.exp(middle)))
+    return None

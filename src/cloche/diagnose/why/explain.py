@@ -11,7 +11,7 @@ import numpy as np
 from cloche.diagnose.proving.proof import Proof
 from cloche.diagnose.proving.replaying import Progress
 from cloche.diagnose.why.causes import NONE, Verdict, judge, values_of
-from cloche.diagnose.why.excerpts import rows_of
+from cloche.diagnose.why.documents import rows_of
 from cloche.diagnose.why.facts import Facts, gather
 from cloche.diagnose.why.proved import proof_of, record_of, said
 from cloche.drawing import Finding, Lines, Panel, Provenance, Series, Table, number
@@ -19,6 +19,7 @@ from cloche.errors import RunDamaged
 from cloche.runs import Run
 
 LISTED = 5  # causes in the table
+MOVED = 6  # quantities in the table
 SURE = 0.3  # confidence
 POINTS = 40  # of a curve that is drawn
 
@@ -81,7 +82,7 @@ def found(run: Run, facts: Facts, verdicts: list[Verdict], nothing: float, proof
     data = {
         "cause": NONE if best is None else best.cause.name,
         "fix": "" if best is None else best.cause.fix,
-        "step": facts.onset,
+        "step": None if best is None else step_of(facts, best),
         "moved": _moved(facts),
         "diverged": facts.course.diverged,
         "confidences": {NONE: nothing, **{each.cause.name: each.confidence for each in verdicts}},
@@ -120,11 +121,20 @@ def _summary(facts: Facts, best: Verdict | None, nothing: float) -> str:
             f"No fault found (confidence {nothing:.0%}): the loss went from {number(course.first)} to {number(course.last)} "
             f"nats per token in {facts.history.steps:,} steps{spikes}."
         )
-    when = "" if facts.onset is None else f" It went wrong at step {facts.onset:,}{_first(facts)}."
+    at = step_of(facts, best)
+    when = f" It went wrong {'from the first step on' if at == 1 else f'at step {at:,}'}{_first(facts)}."
     why = "; ".join(each.says for each in best.evidence)
     sure = "" if best.confidence >= SURE else "None of the known causes is likely; the nearest: "
     title = best.cause.title if sure else _capital(best.cause.title)
     return f"{sure}{title} (confidence {best.confidence:.0%}): {why}.{when} To try: {best.cause.fix}."
+
+
+def step_of(facts: Facts, best: Verdict) -> int:
+    """The step at which it went wrong: of the loss, or of the best validation where there is too little text; else the
+    first."""
+    if facts.onset is not None:
+        return facts.onset
+    return facts.rates.best_step or 1 if best.cause.name == "overfitting" else 1
 
 
 def _capital(text: str) -> str:
@@ -172,10 +182,10 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 def _panels(
     facts: Facts, best: Verdict | None, verdicts: list[Verdict], nothing: float, batch: list[dict[str, Any]]
 ) -> tuple[Panel, ...]:
-    rows = [(each.cause.name, each.cause.title, each.confidence) for each in verdicts[:LISTED]]
-    rows = sorted([*rows, (NONE, "no fault", nothing)], key=lambda row: -row[2])
+    causes = [(each.cause.name, each.cause.title, each.confidence) for each in verdicts[:LISTED]]
+    causes = sorted([*causes, (NONE, "no fault", nothing)], key=lambda row: -row[2])
     panels: list[Panel] = [
-        Table("Causes", ("cause", "what it is", "confidence"), tuple(rows), ("number", "number", "percent"))
+        Table("Causes", ("cause", "what it is", "confidence"), tuple(causes), ("number", "number", "percent"))
     ]
     shown = best or verdicts[0]
     panels.append(
@@ -186,6 +196,10 @@ def _panels(
             ("number", "number", "number", "percent"),
         )
     )
+    if best is not None and facts.course.movers:
+        rows = [(m.step, m.quantity, m.place or "whole", m.value, m.usual) for m in facts.course.movers[:MOVED]]
+        columns = ("step", "quantity", "part", "value", "usual")
+        panels.append(Table("What left its usual range first", columns, tuple(rows)))
     if facts.history.steps:
         panels.append(_curve(facts))
     if batch:

@@ -11,15 +11,14 @@ import numpy as np
 from cloche.runs import Run
 
 PER_STEP = {"grad_norms": "gradient norm", "update_norms": "update norm"}  # of steps.jsonl, one value per part
-HEALTH = {  # of health.jsonl, one value per layer
+HEALTH = {  # of health.jsonl, one value per layer; those that rise where something goes wrong
     "update_ratio": "update ratio",
     "weight_norm": "weight norm",
-    "attention_entropy": "attention entropy",
     "kurtosis": "kurtosis of the stream",
     "resid_variance": "variance of the stream",
-    "rank": "rank of the stream",
     "gain": "gain",
 }
+WITH_EMBEDDING = ("update_ratio", "weight_norm", "kurtosis", "resid_variance")  # whose first value is the embedding's
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,8 @@ class History:
     """The steps of a run, in order; step t is at place t - 1, and what the log does not have of it is NaN.
 
     losses: [step]. series: by quantity and place ("gradient norm", "layer 2"), each [step]. every: steps that one record of
-    the losses is the mean of. health: by quantity of health.jsonl, (steps, values [record, layer]). events: of events.jsonl.
+    the losses is the mean of. health: by quantity of health.jsonl, (steps, values [record, layer]), without the
+    embedding's. events: of events.jsonl.
     """
 
     losses: np.ndarray
@@ -36,7 +36,6 @@ class History:
     health: dict[str, tuple[np.ndarray, np.ndarray]]
     metrics: list[dict[str, Any]]
     events: list[dict[str, Any]]
-    limit: float | None = None  # of update ratios, that the optimiser says are usual
 
     @property
     def steps(self) -> int:
@@ -69,9 +68,7 @@ def read_history(run: Run) -> History:
     metrics, events = run.read_log("metrics"), run.read_log("events")
     records = run.read_log("steps")
     losses, series, every = _exact(records) if records else _coarse(metrics)
-    health = run.read_log("health")
-    limit = next((record["usual_update_ratio"] for record in health if record.get("usual_update_ratio")), None)
-    return History(losses, series, every, _health(health), metrics, events, limit)
+    return History(losses, series, every, _health(run.read_log("health")), metrics, events)
 
 
 def _exact(records: list[dict[str, Any]]) -> tuple[np.ndarray, dict[tuple[str, str], np.ndarray], int]:
@@ -126,7 +123,8 @@ def _health(records: list[dict[str, Any]]) -> dict[str, tuple[np.ndarray, np.nda
         having = [(step, values) for step, values in having if len(values) == width]
         if having:
             steps, values = zip(*having, strict=True)
-            found[name] = np.array(steps), np.array(values)
+            table = np.array(values)
+            found[name] = np.array(steps), table[:, 1:] if name in WITH_EMBEDDING else table
     return found
 
 

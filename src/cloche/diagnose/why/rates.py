@@ -20,8 +20,7 @@ class Rates:
     the peak. pace: size of updates relative to the weights, over the optimiser's limit, in the layer where it is largest, the
     median over the steps before the loss diverged, or over all; calm: the median over all layers and steps; rush: the largest
     of the first steps. decay: e-foldings by which weight decay alone shrank the weights. gap: nats by which held-out text was
-    worse at the end than the batches, val_rise: than at its best, at `best_step`. entropy: of attention by the end, as a share
-    of its maximum, in the layer that has least."""
+    worse at the end than the batches, which was best at `best_step`."""
 
     rate: float
     warmup: int
@@ -30,9 +29,7 @@ class Rates:
     rush: float | None
     decay: float | None
     gap: float | None
-    val_rise: float | None
     best_step: int | None
-    entropy: float | None
 
 
 def rates_of(recipe: Recipe, history: History, diverged: int | None, norms: Mapping[str, float]) -> Rates:
@@ -40,7 +37,6 @@ def rates_of(recipe: Recipe, history: History, diverged: int | None, norms: Mapp
     ratios = paces(recipe, history, norms)
     val_steps, val = history.metric("val_loss")
     _, gaps = history.metric("val_gap")
-    entropy = history.health.get("attention_entropy")
     best = int(np.nanargmin(val)) if len(val) and np.isfinite(val).any() else None
     pace = calm = rush = None
     if np.isfinite(ratios).any():
@@ -57,9 +53,7 @@ def rates_of(recipe: Recipe, history: History, diverged: int | None, norms: Mapp
         rush,
         decayed(recipe, history),
         float(gaps[-1]) if len(gaps) else None,
-        float(val[-1] - val[best]) if best is not None else None,
         int(val_steps[best]) if best is not None else None,
-        float(np.nanmin(entropy[1][-1])) if entropy is not None else None,
     )
 
 
@@ -76,7 +70,7 @@ def paces(recipe: Recipe, history: History, norms: Mapping[str, float]) -> np.nd
         ratios = np.stack(columns, 1) / limit
     else:
         _, ratios = history.health.get("update_ratio", (None, np.zeros((0, 1))))
-        ratios = ratios[:, 1:] / limit
+        ratios = ratios / limit
     return np.where(ratios > 0, ratios, np.nan)
 
 

@@ -14,7 +14,7 @@ FEWEST = 12  # batches before things went wrong that are enough to compare with
 NEAR = 8  # steps around the onset that are read one by one
 MOST = 64  # unlike batches that are looked for one by one
 LATER = 48  # batches read between the onset and the end
-ODD = 6.0  # robust standard deviations of a batch's nats per token, beyond which it is unlike the others
+ODD = 5.0  # robust standard deviations of a batch's nats per token, beyond which it is unlike the others
 LEAST = 0.15  # nats by which an unlike batch differs at least
 MEMORY = 1 << 24  # entries of a table of pairs; larger vocabularies are counted by tokens alone
 TO_SIGMA = 1.4826
@@ -26,16 +26,15 @@ class Text:
 
     unigram, bigram: of other earlier batches under counts of tokens, and of pairs: what a model should come below. bad: steps
     from about the onset on whose batches are unlike the earlier ones, at most 64 or so, and `above`: by how many nats the most
-    unlike of all is. lasting: the share of all later batches, to the last that was planned, that are unlike the earlier ones;
-    tail: of their last third. learnable: what pairs tell of the unlike ones, over what they tell of the earlier. epochs: of the
-    text, by the end.
+    unlike of all is. tail: by how many nats the last third of the planned batches after the onset are unlike the earlier ones,
+    their median. learnable: what pairs tell of the unlike ones, over what they tell of the earlier. epochs: of the text, by the
+    end.
     """
 
     unigram: float
     bigram: float
     bad: tuple[int, ...]
     above: float
-    lasting: float
     tail: float
     learnable: float
     epochs: float
@@ -92,14 +91,15 @@ def text_of(batches: Batches, vocab: int, steps: int, planned: int, onsets: Sequ
     bad, later = unlike(near), spread(min(onset, steps), planned, LATER)
     while bad and (following := unlike(range(max(bad) + 1, min(planned, max(bad) + 1 + NEAR)))) and len(bad) < MOST:
         bad |= following
-    odd, third = unlike(later), later[len(later) * 2 // 3 :]
+    last = [float(counts.nats(batches.at(step)).mean()) - middle for step in later[len(later) * 2 // 3 :]]
+    tail = abs(float(np.median(last))) if last else 0.0
+    odd = later if tail > LEAST else []
     return Text(
         float(np.mean([counts.tokens(batches.at(step)).mean() for step in judged])),
         middle,
         tuple(step + 1 for step in bad),
         max(bad.values(), default=0.0),
-        len(odd) / len(later) if later else 0.0,
-        sum(step in odd for step in third) / len(third) if third else 0.0,
+        tail,
         learnable(read(batches, [*bad, *odd]), read(batches, early), vocab) if bad or odd else 1.0,
         steps * len(batches.at(0)) / batches.windows_per_epoch,
     )
