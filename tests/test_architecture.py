@@ -32,7 +32,7 @@ MOST_MODULES, MOST_FUNCTION, MOST_PARAMETERS, MOST_FIELDS = 12, 60, 8, 8
 MANY_MODULES = {"model/huggingface/families"}  # one file for each family
 RESULTS = {  # what is given back, or written down: as many fields as there are figures
     *("data/reading/reading_report.py ReadingReport", "drawing/panels.py Heatmap", "drawing/panels.py Lines"),
-    *("diagnose/why/course.py Course", "diagnose/why/facts.py Facts", "diagnose/why/rates.py Rates"),
+    *("diagnose/why/course.py Course", "diagnose/why/facts.py Facts"),
     *("sparse/sindy/model.py Model", "sparse/sindy/regression.py Regression", "tasks/task.py Item"),
 }
 

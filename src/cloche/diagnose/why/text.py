@@ -13,6 +13,7 @@ FITTED, JUDGED = 96, 24  # batches at most that counts are made of, and that usu
 FEWEST = 12  # batches before things went wrong that are enough to compare with
 NEAR = 8  # steps around the onset that are read one by one
 MOST = 64  # unlike batches that are looked for one by one
+MOST_LEARNABLE = 2.0  # times what can be learned of usual text; beyond, few rows mislead
 LATER = 48  # batches read between the onset and the end
 ODD = 5.0  # robust standard deviations of a batch's nats per token, beyond which it is unlike the others
 LEAST = 0.15  # nats by which an unlike batch differs at least
@@ -119,7 +120,7 @@ def learnable(text: np.ndarray, usual: np.ndarray, vocab: int) -> float:
     """How much of one text can be learned from another part of it, over the same of usual text of the same size: 1 for other
     healthy text, 0 for noise and for one token repeated. ids: [row, position]."""
     size = min(len(text), len(usual))
-    return max(0.0, structure(text[:size], vocab)) / max(structure(usual[:size], vocab), 1e-3)
+    return min(MOST_LEARNABLE, max(0.0, structure(text[:size], vocab)) / max(structure(usual[:size], vocab), 0.02))
 
 
 def structure(ids: np.ndarray, vocab: int) -> float:
