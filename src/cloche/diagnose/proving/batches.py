@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cloche.diagnose.proving.remedy import Remedy
 from cloche.errors import ArgumentInvalid, CorpusEmpty
@@ -87,10 +87,10 @@ class WithoutRows(Remedy):
 
 @dataclass(frozen=True)
 class WithoutUnusualRows(Remedy):
-    """Rows whose loss under the weights of the checkpoint is further than `deviations` robust standard deviations from the
-    median of the rows before them are left out; batches are filled with the rows that follow.
+    """Rows whose loss under the weights of the checkpoint, or the entropy of their tokens, is further than `deviations` robust
+    standard deviations from the median of the rows before are left out; batches are filled with the rows that follow.
 
-    Text that is not like the rest is found without being named: noise has a higher loss, and repetition a lower one.
+    Text that is not like the rest is found without being named: noise has a higher loss, and repetition less entropy.
 
     >>> from cloche.diagnose import WithoutUnusualRows
     >>> WithoutUnusualRows(deviations=5.0).phrase
@@ -168,29 +168,40 @@ def _stacked(rows: Sequence[TokenBatch]) -> TokenBatch:
 
 
 class _Usual:
-    """Flags rows by their loss under the weights that a trainer has now, compared with the rows of the batches before."""
+    """Flags rows by what they are under the weights that a trainer has now, compared with the rows of the batches before."""
 
     def __init__(self, trainer: Trainer, deviations: float) -> None:
         self.trainer, self.deviations, self.net = trainer, deviations, copy.deepcopy(trainer.net)
-        self.seen: list[float] = []
+        self.seen = torch.empty(0, 2)
         if (at := getattr(trainer.source, "at", None)) is not None:
-            for number in range(max(0, trainer.taken - REFERENCE), trainer.taken):
-                self.seen += self.losses(TokenBatch.of(at(number)))
+            earlier = range(max(0, trainer.taken - REFERENCE), trainer.taken)
+            self.seen = torch.cat([self.seen, *(self.measured(TokenBatch.of(at(number))) for number in earlier)])
+
+    def measured(self, batch: TokenBatch) -> Tensor:
+        """The loss of each row by itself and the entropy of its tokens, [row, 2]."""
+        entropies = [entropy(row) for row in batch.ids]
+        return torch.stack([self.losses(batch).float().cpu(), torch.tensor(entropies)], 1)
 
     @torch.no_grad()
-    def losses(self, batch: TokenBatch) -> list[float]:
-        """The loss of each row by itself."""
-        terms = self.trainer.objective.terms
+    def losses(self, batch: TokenBatch) -> Tensor:
         with torch.random.fork_rng(), self.trainer.autocast():
-            return [float(terms(self.net, batch.row(i))["loss"].value) for i in range(len(batch))]
+            if self.net.causal:
+                logits = self.net(batch[:, :-1])
+                return nn.functional.cross_entropy(logits.mT.float(), batch[:, 1:], reduction="none").mean(1)
+            terms = self.trainer.objective.terms
+            return torch.stack([terms(self.net, batch.row(i))["loss"].value for i in range(len(batch))])
 
     def __call__(self, batch: TokenBatch) -> Tensor:
-        losses = self.losses(batch)
-        seen = torch.tensor([*self.seen, *losses])
-        middle = seen.median()
-        spread = (seen - middle).abs().median() * TO_SIGMA
-        odd = (torch.tensor(losses) - middle).abs() > self.deviations * spread
-        if len(seen) < FEWEST:
-            odd = torch.zeros_like(odd)
-        self.seen += [loss for loss, bad in zip(losses, odd.tolist(), strict=True) if not bad]
+        found = self.measured(batch)
+        seen = torch.cat([self.seen, found])
+        middle = seen.median(0).values
+        spread = (seen - middle).abs().median(0).values * TO_SIGMA
+        odd = ((found - middle).abs() > self.deviations * spread).any(1) & (len(seen) >= FEWEST)
+        self.seen = torch.cat([self.seen, found[~odd]])
         return odd
+
+
+def entropy(ids: Tensor) -> float:
+    """Of the tokens of a row, in nats."""
+    share = ids.unique(return_counts=True)[1] / len(ids)
+    return -(share * share.log()).sum().item()

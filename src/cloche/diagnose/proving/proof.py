@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from cloche.diagnose.divergence import first_divergence
+from cloche.diagnose.divergence import STAYS, WINDOW, first_divergence
 from cloche.diagnose.proving.remedy import Remedy
-from cloche.drawing import Table
+from cloche.drawing import Table, number
 
 LAST = 10  # steps whose median is the loss at the end
 BEFORE = 20  # steps before the onset whose median is the loss there
 MARGIN = 1.1  # times that: what the loss at the end may be of a replay that survives
+LOWER = 0.95  # times the loss of a run that did not diverge: a remedy betters it
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Retrained:
             return "makes no difference"
         if self.diverged is not None:
             return f"diverges at step {self.diverged:,}"
+        if self.remedy is None:
+            return "does not diverge"
         return "survives" if self.survives else "does not diverge, but does not recover"
 
     def row(self, name: str) -> tuple[str, int, int, float | None, str, str]:
@@ -86,6 +89,15 @@ class Attempt:
         if self.control.diverged is None or self.null is None or self.null.survives:
             return ()
         return self.survivors
+
+    @property
+    def better(self) -> tuple[Retrained, ...]:
+        """The remedies that end with a lower loss where the control does not diverge, and a change that should not matter is no
+        lower."""
+        if self.control.diverged is not None or self.null is None:
+            return ()
+        least = LOWER * min(self.control.loss, self.null.loss)
+        return tuple(each for each in self.remedies if each.survives and each.loss < least)
 
 
 @dataclass(frozen=True)
@@ -148,6 +160,16 @@ class Proof:
         return Table("Replays", columns, tuple(rows), ("number", "count", "count", "number", "number", "number"), note)
 
 
+def divergence(before: Sequence[float], losses: Sequence[float]) -> int | None:
+    """As `first_divergence` of all losses, of which those long before are not looked at again; a run that ends with a loss that
+    is not finite has diverged, also before its 21st step."""
+    recent = before[-(WINDOW + STAYS) :]
+    found = first_divergence([*recent, *losses])
+    if found is None and losses and math.isinf(losses[-1]):
+        found = len(recent) + len(losses)
+    return None if found is None else len(before) - len(recent) + found
+
+
 def judged(
     remedy: Remedy | None,
     before: Sequence[float],
@@ -157,19 +179,26 @@ def judged(
     note: str,
 ) -> Retrained:
     """The outcome of a replay that follows the losses `before` it."""
-    diverged = first_divergence([*before, *losses])
+    diverged = divergence(before, losses)
     whole = [*before, *(losses if control is None else control.losses)]
     usual = median(whole[max(0, onset - 1 - BEFORE) : max(1, onset - 1)])
-    begun, same = len(before), control is None or tuple(losses) == control.losses
+    begun, same = len(before), control is None or _alike(losses, control.losses)
     found = Retrained(remedy, begun, tuple(losses), diverged, False, same, note)
     survives = diverged is None and not (control and same) and found.loss <= MARGIN * usual
     return Retrained(remedy, begun, tuple(losses), diverged, survives, same, note)
 
 
+def _alike(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether two replays have the same losses, as far as both go."""
+    return all(a == b for a, b in zip(one, other, strict=False))
+
+
 def _told(attempt: Attempt) -> str:
     begin = f"replayed from step {attempt.begun:,}, it "
     if attempt.control.diverged is None:
-        return f"{begin}does not diverge, as it did not, so no remedy can be proved"
+        better = [f"{_phrase(each)} {number(each.loss)}" for each in attempt.better]
+        than = f"; its loss ends at {number(attempt.control.loss)}, {', '.join(better)}" if better else ""
+        return f"{begin}does not diverge, as it did not, so no remedy can be proved{than}"
     said = [f"{begin}diverges at step {attempt.control.diverged:,} as it did"]
     if (null := attempt.null) is not None and null.survives:
         return f"{said[0]}, but {_phrase(null)}, which should not matter, it does not, so nothing is proved"

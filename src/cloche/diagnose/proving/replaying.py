@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cloche.diagnose.divergence import STAYS, first_divergence
+from cloche.diagnose.divergence import STAYS
 from cloche.diagnose.proving.batches import WithoutBatches
 from cloche.diagnose.proving.logged import differences, logged_losses
-from cloche.diagnose.proving.proof import Attempt, Proof, Retrained, judged
+from cloche.diagnose.proving.proof import LOWER, Attempt, Proof, Retrained, divergence, judged
 from cloche.diagnose.proving.remedy import Remedy
 from cloche.diagnose.proving.usual import usual_remedies
 from cloche.errors import ClocheError, require_whole
@@ -64,7 +64,7 @@ def prove_remedies(
     require_whole(least=1, onset=onset)
     tried = list(usual_remedies(onset) if remedies is None else remedies)
     logged = logged_losses(run)
-    diverged = first_divergence(logged)
+    diverged = divergence(logged[: onset - 1], logged[onset - 1 :])
     if horizon is None:
         took = 0 if diverged is None else max(0, diverged - onset)
         horizon = UNKNOWN if diverged is None else took + STAYS + max(BEYOND, LATER * took)
@@ -99,7 +99,7 @@ class _Proving:
         candidates = [each for each in saved[::-1] if late][:MOST_ATTEMPTS]
         for checkpoint in candidates:
             self.attempt(checkpoint, late + (early if checkpoint.step == 0 else []))
-            if self.attempts[-1].survivors:
+            if self.attempts and self.attempts[-1].survivors:
                 break
         first = self.run.checkpoints()[0]
         if early and first.step == 0 and not any(each.begun == 0 for each in self.attempts):
@@ -125,7 +125,7 @@ class _Proving:
             raise _Refused(why)
         found = [self.replayed(replay, each, control) for each in chosen]
         null = None
-        if any(each.survives for each in found):
+        if any(each.survives and (control.diverged or each.loss < LOWER * control.loss) for each in found):
             self.total += self.until - checkpoint.step
             null = self.replayed(replay, self.innocent(checkpoint.step, chosen), control)
         self.attempts.append(Attempt(checkpoint.step, control, null, tuple(found)))
@@ -146,7 +146,7 @@ class _Proving:
             losses.append(update.loss if update.finite else math.inf)
             if not update.finite:
                 break
-            if control and len(losses) % STAYS == 0 and first_divergence([*before, *losses]) is not None:
+            if len(losses) % STAYS == 0 and divergence(before, losses) is not None:
                 break
             self.on_progress(begin + len(losses), self.total, f"{name}: step {trainer.step:,}")
         self.done = begin + self.until - replay.checkpoint.step

@@ -8,7 +8,7 @@ from cloche.diagnose.proving.precision import FullPrecision
 from cloche.diagnose.proving.rates import HeldRate, LowerRate, TrainAll, WarmUp, WithoutDecay
 from cloche.diagnose.proving.remedy import Remedy
 
-FEW = 8  # batches that are left out together
+FEW, MANY = 8, 40  # batches that are left out together
 
 
 def usual_remedies(onset: int, cause: str | None = None) -> list[Remedy]:
@@ -17,13 +17,13 @@ def usual_remedies(onset: int, cause: str | None = None) -> list[Remedy]:
 
     >>> from cloche.diagnose import usual_remedies
     >>> [remedy.phrase for remedy in usual_remedies(412, "batch")]
-    ['without batch 412', 'without batches 412-419', 'without unusual rows']
+    ['without batch 412', 'without batches 412-419', 'without batches 412-451', 'without unusual rows']
     >>> len(usual_remedies(412))
-    14
+    15
     """
-    few = tuple(range(onset, onset + FEW))
+    few, many = (WithoutBatches(tuple(range(onset, onset + count))) for count in (FEW, MANY))
     of: dict[str, list[Remedy]] = {
-        "batch": [WithoutBatches((onset,)), WithoutBatches(few), WithoutUnusualRows()],
+        "batch": [WithoutBatches((onset,)), few, many, WithoutUnusualRows()],
         "poison": [WithoutUnusualRows()],
         "rate": [LowerRate(0.5), LowerRate(0.1), HeldRate()],
         "warmup": [WarmUp()],
