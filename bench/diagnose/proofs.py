@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections import Counter
 from pathlib import Path
 from statistics import median
 
@@ -47,21 +48,36 @@ def proved(path: Path, every: bool) -> tuple[dict[str, object], Proof] | None:
     return row, proof
 
 
+def in_turn(folder: Path) -> list[Path]:
+    """The runs that diverged: one of each cause in turn, of another family each time."""
+    truths = {path.parent: json.loads(path.read_text()) for path in sorted(folder.glob("*/truth.json"))}
+    counts, ranks = Counter[tuple[str, ...]](), dict[Path, tuple[int, int, str]]()
+    families = sorted({truth["family"] for truth in truths.values()})
+    for path, truth in truths.items():
+        cause, family = truth["cause"], truth["family"]
+        if cause != "none" and truth["diverged"] is not None:
+            turn = (families.index(family) + sum(map(ord, cause))) % len(families)
+            ranks[path] = (counts[cause, family], turn, cause)
+            counts[cause, family] += 1
+    return sorted(ranks, key=lambda path: ranks[path])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--most", type=int, default=3, help="runs of each cause")
+    parser.add_argument("--seconds", type=float, default=360.0, help="CPU seconds after which no run is begun")
     parser.add_argument("--all", action="store_true", help="try the remedies of all causes")
     given = parser.parse_args()
     import_parts(["bench.diagnose.planted"], "the planted parts")
-    rows, taken = [], dict[str, int]()
-    for path in sorted(path.parent for path in given.folder.glob("*/truth.json")):
-        cause = json.loads((path / "truth.json").read_text())["cause"]
-        if taken.get(cause, 0) < given.most and (found := proved(path, given.all)) is not None:
-            taken[cause] = taken.get(cause, 0) + 1
+    rows = list[dict[str, object]]()
+    for path in in_turn(given.folder):
+        if time.process_time() > given.seconds:
+            break
+        if (found := proved(path, given.all)) is not None:
             rows.append(found[0])
             print(json.dumps(found[0]), flush=True)
             print("   ", found[1].sentence, flush=True)
+    taken = {str(row["cause"]) for row in rows}
     for cause in [*sorted(taken), "all"]:
         own = [row for row in rows if cause in (row["cause"], "all")]
         exact, proofs = (sum(bool(row[key]) for row in own) for key in ("exact", "own"))

@@ -137,8 +137,8 @@ def test_the_remedy_of_what_was_planted_survives(
 @pytest.mark.slow
 def test_weights_in_few_bits_are_found_and_kept_in_full(tiny: Recipe, tmp_path: Path) -> None:
     coarse = Coarse(AdamW(lr=0.01), bits=1, lr=0.01).to_dict()
-    run = trained(tiny.with_set(USUAL | {"run.steps": 80, "optimizer": coarse}), tmp_path / "run")
-    proof = prove_remedies(run, 45, [FullPrecision()], horizon=35)
+    run = trained(tiny.with_set(USUAL | {"run.steps": 60, "optimizer": coarse}), tmp_path / "run")
+    proof = prove_remedies(run, 45, [FullPrecision()], checkpoint=0, horizon=15)
     (attempt,), found = proof.attempts, proof.of(FullPrecision())
     assert found is not None and not proof.proved and found.loss < 0.9 * attempt.control.loss
     assert "AdamW in place of Coarse" in as_text(proof.table())
