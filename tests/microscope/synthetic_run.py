@@ -68,7 +68,9 @@ def health(step: int) -> dict[str, Any]:
         "logit_norm": 0.3 + 3 * (1 - math.exp(-step / 250)),
         "grad_norm": metric(step)["grad_norm"],
         "update_ratio": [1e-3 * (1 + layer / 4) * min(1, (step + 1) / 100) for layer in range(LAYERS + 1)],
+        "gain": [1.0 + 0.1 * layer for layer in range(LAYERS)],
         "usual_update_ratio": 0.05,
+        "limits": {"update_ratio": [0.0, 0.05], "attention_entropy": [0.03, 1.0], "gain": [0.5, 1.7]},
     }
 
 

@@ -149,8 +149,10 @@ def test_health(page, url):
     expect(page.locator(".at-step table tbody tr").first).to_contain_text("1.587")
     expect(chart(page, "Logit norm").locator("output")).to_contain_text("3.275")
     expect(panel(page, "Update / weight").locator(".note")).to_contain_text(
-        "Up to 0.05 is usual for this run’s optimiser"
+        "Usual for this run’s optimiser: up to 0.05."
     )
+    expect(panel(page, "Attention entropy").locator(".note")).to_contain_text("optimiser: from 3.0 %.")
+    expect(panel(page, "Gain / nominal").locator(".note")).to_contain_text("optimiser: from 0.5 up to 1.7.")
 
 
 @pytest.mark.slow

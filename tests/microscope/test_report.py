@@ -55,7 +55,7 @@ def test_it_tells_the_synthetic_run(page):
     assert "cloche open" in page
     for title in ("Residual variance", "Attention entropy", "Activation density", "Update / weight", "Dead units"):
         assert title in page
-    assert "Up to 0.05 is usual for this run's optimiser." in page
+    assert "Usual for this run's optimiser: up to 0.05." in page
 
 
 def test_what_it_says_to_type_next_is_not_refused(tmp_path, page):

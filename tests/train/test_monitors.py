@@ -1,11 +1,14 @@
 """Rank, kurtosis, gain, noise scale and alarms against planted truth, each with a control."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import pytest
 import torch
 from tiny_training import tiny_recipe
 
-from cloche.model import GLU, LM, Attention, Block, Stack
-from cloche.train import KFAC, AdamW, Health, NextToken, NoiseScale, Stepper, TokenBatch, Trainer
+from cloche.model import GLU, LM, MLP, Attention, Block, Stack
+from cloche.train import KFAC, AdamW, Health, Muon, NextToken, NoiseScale, Optimizer, Stepper, TokenBatch, Trainer
 from cloche.train.monitors.layers import Gains, moments, participation_ratio
 from cloche.train.monitors.noise import BatchNoise
 from cloche.train.monitors.pretraining import alarms
@@ -129,8 +132,34 @@ def test_collapsed_attention_and_updates_that_are_too_large_are_named():
         for name, p in net.layers[1].mix.named_parameters():
             p.mul_(100.0 if "qkv" in name else 1.0)  # nearly one-hot
     health.before()
-    found = alarms(health.record(2, ids()[:, :-1], 1.0) | {"update_ratio": [0.001, 0.02, 0.001]}, limits)
+    found = alarms(health.record(2, ids()[:, :-1], 1.0) | {"update_ratio": [0.001, 0.04, 0.001]}, limits)
     assert found == ["update_ratio[1]", "attention_entropy[1]"]
+
+
+def test_collapse_of_the_stream_outliers_dead_units_and_large_logits_are_named():
+    net = LM(vocab=20, width=24, body=Stack(2, Block(Attention(2), MLP("relu", hidden=20, bias=True)))).build(0)
+    with torch.no_grad():
+        net.layers[0].map.inner.bias[:12] = -1e3
+        net.layers[0].map.outer.weight[5] *= 1e3  # one channel holds all variance
+        net.unembed_weight().mul_(100.0)
+    health = Health(net)
+    health.before()
+    found = alarms(health.record(1, ids()[:, :-1], 1.0), AdamW().limits())
+    assert found == [
+        *("dead_units[0]", "logit_norm", "rank[1]", "rank[2]"),
+        *("kurtosis[1]", "kurtosis[2]", "gain[0]"),  # what the one channel is written by amplifies
+    ]
+
+
+def test_limits_of_a_class_are_added_to_those_of_its_bases():
+    @dataclass(frozen=True)
+    class Own(Muon):
+        usual_limits: ClassVar = {"rank": (2.0, 10.0)}
+        usual_update_ratio = 0.5
+
+    base = Optimizer.usual_limits
+    assert Own().limits() == {**base, **Muon.usual_limits, "rank": (2.0, 10.0), "update_ratio": (0.0, 0.5)}
+    assert Own().limits()["gain"] != AdamW().limits()["gain"] == base["gain"]
 
 
 def test_a_run_logs_them(new_run):
@@ -142,5 +171,6 @@ def test_a_run_logs_them(new_run):
     assert all(0 < r["update_norm"] <= r["update_norm_max"] for r in trained)
     gaps = [r["val_gap"] for r in metrics if "val_loss" in r and r["step"]]
     assert gaps and all(abs(gap) < 1 for gap in gaps)
+    assert health[-1]["limits"]["rank"] == [recipe.optimizer.limits()["rank"][0], None]
     assert all(len(r["rank"]) == len(r["kurtosis"]) == len(r["weight_norm"]) == len(r["gain"]) + 1 == 3 for r in health)
     assert [("gradient_square" in r) for r in health] == [False, False, False, True] * 2

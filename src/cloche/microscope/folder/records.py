@@ -75,6 +75,9 @@ def clean_health(record: Record, digits: int | None = None) -> Record:
             cleaned[key] = [[value(v) for v in row] if isinstance(row, list) else value(row) for row in record[key]]
     if isinstance(alarms := record.get("alarms"), list):
         cleaned["alarms"] = [words(alarm) for alarm in alarms]
+    if isinstance(limits := record.get("limits"), dict):
+        ends = {words(key, 60): value for key, value in limits.items() if isinstance(value, list) and len(value) == 2}
+        cleaned["limits"] = {key: [number(low), number(high)] for key, (low, high) in ends.items()}
     return cleaned | {key: found for key in NUMBERS if (found := number(record.get(key))) is not None}
 
 

@@ -6,7 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cloche.drawing import EMPTY, Child, Finding, Form, Heatmap, Lines, Markup, Series, as_html, number, tag, visible
+from cloche.drawing import (
+    EMPTY,
+    Child,
+    Finding,
+    Form,
+    Heatmap,
+    Lines,
+    Markup,
+    Series,
+    as_html,
+    number,
+    percent,
+    tag,
+    visible,
+)
 from cloche.microscope.folder.records import thin
 
 MAP_COLUMNS = 300
@@ -58,8 +72,8 @@ def samples(records: list[Record]) -> Markup:
 
 @dataclass(frozen=True)
 class Measure:
-    """One health measure: its key in health.jsonl, title, explanation and how to draw it. `usual` is the key of the highest
-    usual value."""
+    """One health measure: its key in health.jsonl, title, explanation and how to draw it. low, high: the least and the
+    greatest value that it can have. `usual` is the key of the highest usual value in records that have no "limits"."""
 
     key: str
     title: str
@@ -67,6 +81,7 @@ class Measure:
     form: Form = "percent"
     log: bool = False
     embed: bool = False
+    low: float = 0.0
     high: float | None = None
     usual: str | None = None
 
@@ -126,14 +141,25 @@ def grid(records: Sequence[Record], measure: Measure) -> Heatmap:
         name = "embed" if measure.embed and layer == 0 else f"layer {layer - measure.embed}"
         rows += heads
         names += [name if head == len(heads) // 2 else "" for head in range(len(heads))]
-    usual = records[-1].get(measure.usual or "")
-    note = measure.note if usual is None else f"{measure.note} Up to {number(usual)} is usual for this run's optimiser."
+    note = f"{measure.note}{usual_range(records[-1], measure)}"
     scale: Literal["log", "linear"] = "log" if measure.log else "linear"
     steps = tuple(f"step {r['step']:,}" for r in records)
     return Heatmap(
         measure.title, tuple(names), steps, tuple(rows),
         form=measure.form, scale=scale, high=measure.high, note=note,
     )  # fmt: skip
+
+
+def usual_range(record: Record, measure: Measure) -> str:
+    """The optimiser's limits of a measure as a sentence; "" if it has none."""
+    low, high = record.get("limits", {}).get(measure.key, (None, record.get(measure.usual or "")))
+    written = percent if measure.form == "percent" else number
+    ends = [
+        f"{word} {written(end)}"
+        for word, end, possible in (("from", low, measure.low), ("up to", high, measure.high))
+        if end is not None and end != possible
+    ]
+    return f" Usual for this run's optimiser: {' '.join(ends)}." if ends else ""
 
 
 def health(records: list[Record]) -> Markup:

@@ -15,6 +15,12 @@ const LINES = [
   { key: 'grad_norm', title: 'Gradient norm', note: 'Before clipping.' },
   { key: 'noise_scale', title: 'Gradient noise scale', note: 'Rows in a batch at which signal and noise of the gradient are equal: below, more rows pay; far above, they do not.' },
 ];
+// The optimiser's limits of a measure as a sentence; '' if it has none.
+function usualRange(record, { key, form = 'number', low = 0, high = null, usual }) {
+  const [least, most] = record.limits?.[key] ?? [null, record[usual] ?? null];
+  const ends = [['from', least, low], ['up to', most, high]].filter(([, end, possible]) => end !== null && end !== possible);
+  return ends.length ? ` Usual for this run’s optimiser: ${ends.map(([word, end]) => `${word} ${FORMS[form](end)}`).join(' ')}.` : '';
+}
 const layerName = (measure, i) => (measure.embed && i === 0 ? 'embed' : `layer ${i - measure.embed}`);
 
 // One row per layer (or per head within its layer), the last layer on top.
@@ -35,8 +41,7 @@ function Map_({ measure, records, version, pinned, onPick, more }) {
   const values = rows.map((row) => row.values);
   const format = FORMS[measure.form];
   const scale = scaleOf(values.flat(), measure.log ? 'log' : 'linear', null, measure.high);
-  const above = records[records.length - 1][measure.usual];
-  const usual = above ? ` Up to ${number(above)} is usual for this run’s optimiser; a row that stays above it learns too fast.` : '';
+  const usual = usualRange(records[records.length - 1], measure);
   const newest = values.map((row) => row[row.length - 1]);
   return html`<section class="panel">
     <header><h3>${measure.title}</h3><${Legend} scale=${scale} format=${format} /></header>
@@ -82,7 +87,7 @@ export function Health({ state, change }) {
     <div class="panels wide">
       ${run.measures.filter(has).map((measure) => html`<${Map_} key=${measure.key} measure=${measure} records=${records.filter((r) => r[measure.key])}
         version=${run.version} pinned=${pinned} onPick=${pick} more=${measure.key === 'activation_density' && dense && 'Compare with the residual stream and with cortex'} />`)}
-      ${LINES.filter(has).map((line) => html`<${Chart} key=${line.key} title=${line.title} note=${line.note} unit="" version=${run.version} height=${150}
+      ${LINES.filter(has).map((line) => html`<${Chart} key=${line.key} title=${line.title} note=${line.note + usualRange(records[records.length - 1], line)} unit="" version=${run.version} height=${150}
         xFormat=${short} series=${[{ label: line.title, colour: '--first', x: steps, y: records.map((r) => r[line.key] ?? null) }]}
         marks=${pinned >= 0 ? [{ x: steps[pinned], text: 'pinned', alarm: true }] : []} />`)}
     </div>`;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ class LogCallback(Callback):
 class HealthCallback(Callback):
     """`Health` as a callback: looks at the weights before an update and measures the network after it.
 
-    optimizer: its usual update ratio is kept in each record, and what is outside of its `limits` is named as "alarms".
+    optimizer: its `limits` are kept in each record, and what is outside of them is named as "alarms".
     noise: measures the gradient noise scale too. batches: of the update that leads to a step.
     """
 
@@ -57,8 +58,12 @@ class HealthCallback(Callback):
             return []
         (ids, grad_norm), self._seen = self._seen, None
         record = self.health.record(step, ids, grad_norm)
-        record["usual_update_ratio"] = self.optimizer.usual_update_ratio
-        record["alarms"] = alarms(dict(record), self.optimizer.limits())
+        limits = self.optimizer.limits()
+        record["usual_update_ratio"] = limits["update_ratio"][1]
+        record["limits"] = {
+            name: [end if math.isfinite(end) else None for end in ends] for name, ends in limits.items()
+        }
+        record["alarms"] = alarms(dict(record), limits)
         noise = {} if self.noise is None else self.noise.record(self.batches(step))
         return [("health", {**record, **noise})]
 
@@ -72,17 +77,20 @@ class HealthCallback(Callback):
 
 
 def alarms(record: Mapping[str, Any], limits: dict[str, tuple[float, float]]) -> list[str]:
-    """The measures of a record outside of their limits, with the place: "attention_entropy[2]" is layer 2, heads averaged.
+    """The measures of a record outside of their limits, with the place where they have one: "attention_entropy[2]" is layer
+    2, heads averaged.
 
     >>> from cloche.train.monitors.pretraining import alarms
-    >>> alarms({"update_ratio": [0.1, 0.001], "attention_entropy": [[0.0, 0.04], [0.5, 0.0]]},
-    ...        {"update_ratio": (0, 0.01), "attention_entropy": (0.05, 1)})
-    ['update_ratio[0]', 'attention_entropy[0]']
+    >>> alarms({"update_ratio": [0.1, 0.001], "attention_entropy": [[0.0, 0.04], [0.5, 0.0]], "logit_norm": 50.0},
+    ...        {"update_ratio": (0, 0.01), "attention_entropy": (0.05, 1), "logit_norm": (0, 30)})
+    ['update_ratio[0]', 'attention_entropy[0]', 'logit_norm']
     """
     found = []
     for name, (low, high) in limits.items():
-        for place, value in enumerate(record.get(name) or ()):
+        given = record.get(name)
+        places = {f"{name}[{i}]": value for i, value in enumerate(given)} if isinstance(given, list) else {name: given}
+        for place, value in places.items():
             values = [v for v in (value if isinstance(value, list) else [value]) if v is not None]
             if values and not low <= sum(values) / len(values) <= high:
-                found.append(f"{name}[{place}]")
+                found.append(place)
     return found

@@ -41,8 +41,8 @@ class MetricsRecord(TypedDict, total=False):
 class HealthRecord(TypedDict):
     """A line of log/health.jsonl: per layer, or per layer and head. `weight_norm`, `rank` (participation ratio of the stream)
     and `kurtosis` (of the stream; 3 is Gaussian) begin with the embedding, `gain` is a multiple of the nominal one;
-    `noise_scale` is in rows of a batch, from running averages of `gradient_square` and `gradient_variance`; `alarms` names
-    what is outside of the optimiser's limits."""
+    `noise_scale` is in rows of a batch, from running averages of `gradient_square` and `gradient_variance`; `limits`
+    are the optimiser's lowest and highest usual values by key (null: none), and `alarms` names what is outside of them."""
 
     step: int
     resid_variance: list[float | None]
@@ -59,6 +59,7 @@ class HealthRecord(TypedDict):
     noise_scale: NotRequired[float | None]
     gradient_square: NotRequired[float | None]
     gradient_variance: NotRequired[float | None]
+    limits: NotRequired[dict[str, list[float | None]]]
     alarms: NotRequired[list[str]]
     usual_update_ratio: NotRequired[float]
     chain: NotRequired[str]

@@ -88,7 +88,7 @@ class AdamW(Optimizer):
     [('rest', 0.001, 0.0), ('matrix', 0.001, 0.1)]
     """
 
-    usual_update_ratio: ClassVar[float] = 0.01
+    usual_update_ratio: ClassVar[float] = 0.03
     width_powers: ClassVar[Mapping[str, float]] = {"hidden": -1.0, "head": -1.0}
 
     lr: float = 6e-3

@@ -94,7 +94,7 @@ class SGD(Optimizer):
     0.1
     """
 
-    usual_update_ratio: ClassVar[float] = 0.01
+    usual_update_ratio: ClassVar[float] = 0.03
 
     lr: float = 0.1
     momentum: float = 0.9
@@ -128,7 +128,7 @@ class RMSprop(Optimizer):
     0.1
     """
 
-    usual_update_ratio: ClassVar[float] = 0.01
+    usual_update_ratio: ClassVar[float] = 0.03
 
     lr: float = 1e-3
     alpha: float = 0.99

@@ -46,7 +46,7 @@ class Library(Optimizer):
     Library(lr=0.01, name='torch.optim:Adamax', settings='betas=(0.8, 0.9)')
     """
 
-    usual_update_ratio: ClassVar[float] = 0.01
+    usual_update_ratio: ClassVar[float] = 0.03
     carries_groups: ClassVar[bool] = True
 
     name: str

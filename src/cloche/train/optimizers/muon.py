@@ -97,6 +97,9 @@ class Muon(Optimizer):
     # The norm of an orthogonal update is lr times the root of the matrix's rank, whatever the gradient: at the
     # default rate the first model has an update ratio of 0.017.
     usual_update_ratio: ClassVar[float] = 0.05
+    usual_limits: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "gain": (0.5, 1.7)
+    }  # its updates have no direction either
     width_powers: ClassVar[Mapping[str, float]] = {}  # its updates have a norm that transfers (2310.17813)
 
     lr: float = 0.02

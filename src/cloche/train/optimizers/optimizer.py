@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 import torch
 
@@ -16,7 +17,7 @@ from cloche.train.optimizers.average import Average
 from cloche.train.optimizers.groups import Group
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,16 @@ class Optimizer(Part, ABC):
         0.003  # |update| / |weights| per step above which updates are larger than usual
     )
 
-    # Lowest and highest usual values per layer of other measures of health.
-    usual_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"attention_entropy": (0.05, 1.0)}
+    # Lowest and highest usual values per layer of other measures of health (bench/train/limits.py); a subclass names those
+    # that differ, and has the rest of its bases.
+    usual_limits: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "attention_entropy": (0.03, 1.0),
+        "dead_units": (0.0, 0.45),
+        "logit_norm": (0.0, 30.0),
+        "rank": (1.2, math.inf),
+        "kurtosis": (0.0, 20.0),
+        "gain": (0.5, 3.0),
+    }
 
     tolerance: ClassVar[Tolerance] = Tolerance()  # of the loss and gradient norm, before an early warning
 
@@ -75,18 +84,51 @@ class Optimizer(Part, ABC):
         return type(self).__name__
 
     def limits(self) -> dict[str, tuple[float, float]]:
-        """Lowest and highest usual values per layer of the measures of health, by key of health.jsonl: beyond them they are
-        named in "alarms" of a record.
+        """Lowest and highest usual values of the measures of health, by key of health.jsonl, for a layer where they are
+        measured per layer (heads averaged): beyond them they are named in "alarms" of a record.
 
+        `usual_limits` of a class are added to those of its bases.
+
+        >>> from dataclasses import dataclass
         >>> from cloche.train import AdamW
-        >>> AdamW().limits()
-        {'update_ratio': (0.0, 0.01), 'attention_entropy': (0.05, 1.0)}
+        >>> @dataclass(frozen=True)
+        ... class Careful(AdamW):
+        ...     usual_limits = {"gain": (0.5, 2.0)}
+        >>> Careful().limits()["gain"], Careful().limits()["update_ratio"], Careful().limits()["rank"]
+        ((0.5, 2.0), (0.0, 0.03), (1.2, inf))
         """
-        return {"update_ratio": (0.0, self.usual_update_ratio), **self.usual_limits}
+        found = {"update_ratio": (0.0, self.usual_update_ratio)}
+        for cls in reversed(type(self).__mro__):
+            found |= vars(cls).get("usual_limits", {})
+        return found
 
     @abstractmethod
     def build(self, net: nn.Module, dtype: torch.dtype = torch.float32) -> list[torch.optim.Optimizer]:
         """torch optimisers that hold each parameter of `net` once, in groups with a "name" and their peak "lr".
 
         dtype: that of fast matrix products, bf16 if the run trains in it. Its state must be tensors, numbers, or lists of them.
+        What they may have beside torch's methods: see `Observes`, `Moves` and `Reports`.
         """
+
+
+@runtime_checkable
+class Observes(Protocol):
+    """A torch optimiser that looks at the run before each step: the loss of the gradients, the share of the run that is done,
+    and by what the gradients were multiplied to clip them."""
+
+    def observe(self, loss: float, progress: float, clipped: float) -> None: ...
+
+
+@runtime_checkable
+class Moves(Protocol):
+    """A torch optimiser that knows how far it moved each parameter in its last step: the sum of squares of the update, for
+    those that it did not leave as they were. Without it health copies the weights, and steps.jsonl has no update norms."""
+
+    def moved(self) -> Mapping[Tensor, Tensor]: ...
+
+
+@runtime_checkable
+class Reports(Protocol):
+    """A torch optimiser, or a source of batches, that has figures of its last step for metrics.jsonl."""
+
+    def figures(self) -> dict[str, float]: ...

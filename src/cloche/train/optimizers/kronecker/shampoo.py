@@ -171,7 +171,8 @@ class Shampoo(Optimizer):
             [1., 0.]], grad_fn=<RoundBackward1>)
     """
 
-    usual_update_ratio: ClassVar[float] = 0.01
+    usual_update_ratio: ClassVar[float] = 0.03
+    usual_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"gain": (0.5, 2.2)}
 
     lr: float = 3e-3
     beta1: float = 0.9

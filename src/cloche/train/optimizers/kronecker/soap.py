@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -67,7 +68,8 @@ class SOAP(Optimizer):
     {'weight/left_map0': (2, 2), 'weight/right_map0': (3, 3)}
     """
 
-    usual_update_ratio: ClassVar[float] = 0.01
+    usual_update_ratio: ClassVar[float] = 0.03
+    usual_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"gain": (0.5, 2.2)}
 
     lr: float = 3e-3
     beta1: float = 0.95
