@@ -75,12 +75,32 @@ def test_a_planted_saddle_is_a_stall_with_negative_curvature() -> None:
     assert found["smallest"] == pytest.approx(-found["largest"], rel=1e-3)  # a product of two matrices
 
 
+def test_a_planted_saddle_has_as_many_negative_directions_as_it_must() -> None:
+    """With embedding, head and all updates at zero the loss is a product of two matrices to second order: plus and minus each
+    singular value of what links tokens to their successors, once for each entry of the width."""
+    net = GATED.build(seed=0)
+    with torch.no_grad():
+        for name, weight in net.named_parameters():
+            if name.endswith(("embed.weight", "out.weight", "outer.weight")):
+                weight.zero_()
+    before, after = TEXT[:, :-1].flatten(), TEXT[:, 1:].flatten()
+    links = (0.2 - torch.eye(5)[after]).T @ torch.eye(5)[before] / len(after)
+    size = torch.linalg.matrix_norm(links, 2) / net.final_norm(torch.full((1, 4), 1e-9)).mean().reciprocal() / 1e-9
+    rank, width = int(torch.linalg.matrix_rank(links)), 4
+    found = hessian_spectrum(Glass(net), [TEXT], eigenvalues=1, within="embed", probes=24).figures
+    assert rank == 4 and found["negative_share"] == pytest.approx(rank * width / (2 * 5 * width), abs=0.08)
+    assert found["smallest"] == pytest.approx(-float(size), rel=1e-3)
+    assert found["largest"] == pytest.approx(float(size), rel=1e-3)
+    exact = torch.linalg.eigvalsh(whole_hessian(net, "embed"))
+    assert int((exact < -1e-4 * exact[-1]).sum()) == rank * width
+
+
 def test_a_convex_problem_has_no_negative_eigenvalue() -> None:
     for seed in range(3):
         net = GATED.build(seed=seed)
         exact = torch.linalg.eigvalsh(whole_hessian(net, "unembed"))
         found = hessian_spectrum(Glass(net), [TEXT], eigenvalues=2, within="unembed").figures
-        assert found["negative"] == 0 and found["smallest"] > -1e-4 * found["largest"]
+        assert found["negative"] == found["negative_share"] == 0 and found["smallest"] > -1e-4 * found["largest"]
         assert found["largest"] == pytest.approx(float(exact[-1]), rel=1e-4)
 
 

@@ -30,6 +30,7 @@ def hessian_spectrum(
     steps: int = 80,
     within: str = "",
     tokens: int = TOKENS,
+    probes: int = 1,
     seed: int = 0,
 ) -> Finding:
     """The largest and the most negative eigenvalues of the loss's Hessian, and whether training stalls at a saddle.
@@ -41,9 +42,12 @@ def hessian_spectrum(
 
     `smallest` is the headline; `largest` is the sharpness (training with a fixed rate lr is stable below 2 / lr, Cohen et al.
     2021, 2103.00065). `negative`: how many of the converged values are negative by more than their residual and 1e-4 of the
-    largest. `gradient_norm`, and `gradient_error`, its standard error over the batch from two halves of it: a gradient below
-    1.2 of it is a stall, `stalled` 1. A stall with negative eigenvalues is a saddle, from which a direction leads down
-    (Dauphin et al. 2014, 1406.2572). Null: the same tree at random weights.
+    largest. `negative_share`: about the share of all directions, as many as parameters, in which the curvature is that negative
+    (the index of a saddle), by the quadrature of `probes` Lanczos iterations from random starts (Ghorbani et al. 2019,
+    1901.10159): one probe counts n such directions to within sqrt(2 / n) of their number. It needs no converged values, so
+    `trace` can follow it with few steps. `gradient_norm`, and `gradient_error`, its standard error over the batch from two
+    halves of it: a gradient below 1.2 of it is a stall, `stalled` 1. A stall with negative eigenvalues is a saddle, from
+    which a direction leads down (Dauphin et al. 2014, 1406.2572). Null: the same tree at random weights.
 
     Memory: one copy of the parameters for each step. Weights are computed with in float32 at least. Raises InstrumentOption for
     options out of range or a `within` in no name, CorpusEmpty for texts without a second token, and ModelUnsupported for a part
@@ -59,13 +63,13 @@ def hessian_spectrum(
     (0.0, True)
     """
     subject.net.require_causal("hessian_spectrum")
-    if eigenvalues < 1 or steps < 2 * eigenvalues or tokens < 1:
+    if min(eigenvalues, tokens, probes) < 1 or steps < 2 * eigenvalues:
         raise InstrumentOption(
-            f"eigenvalues={eigenvalues} and tokens={tokens} must be at least 1, and steps={steps} at least two for each "
-            "eigenvalue of an end."
+            f"eigenvalues={eigenvalues}, tokens={tokens} and probes={probes} must be at least 1, and steps={steps} at least "
+            "two for each eigenvalue of an end."
         )
     batches = _first(list(windows_of(subject, windows)), tokens)
-    found = _spectrum(subject.net, batches, eigenvalues, steps, within, seed)
+    found = _spectrum(subject.net, batches, eigenvalues, steps, within, range(seed, seed + probes))
     fresh = copy.deepcopy(subject.net)
     fresh.load_state_dict(_untrained(subject.net, seed))
     figures = found.figures
@@ -76,7 +80,7 @@ def hessian_spectrum(
         "products": len(found.ritz.ends),
     }
     arrays = {"values": found.ritz.values, "residuals": found.ritz.residuals}
-    null = _spectrum(fresh, batches, 1, steps, within, seed).figures
+    null = _spectrum(fresh, batches, 1, steps, within, [seed]).figures
     about = Provenance("hessian-spectrum", subject.checkpoint, seed=seed)
     return Finding(about, _summary(figures, data), figures, data, arrays, null, _panels(found.ritz, eigenvalues))
 
@@ -107,18 +111,24 @@ def _untrained(net: Network, seed: int) -> dict[str, Tensor]:
     return {name: fresh[name] if fresh[name].shape == own[name].shape else own[name] for name in own}
 
 
-def _spectrum(net: Network, batches: Sequence[Tensor], ends: int, steps: int, within: str, seed: int) -> _Found:
+def _spectrum(
+    net: Network, batches: Sequence[Tensor], ends: int, steps: int, within: str, seeds: Sequence[int]
+) -> _Found:
     curvature = Curvature(net, batches, within)
-    ritz = lanczos(curvature.product, curvature.product.random(seed), steps, ends, TOLERANCE / 10)
+    starts = (curvature.product.random(seed) for seed in seeds)
+    probed = [lanczos(curvature.product, start, steps, ends, TOLERANCE / 10) for start in starts]
+    ritz = probed[0]
     largest = float(ritz.values.abs().max())
     converged = ritz.residuals <= TOLERANCE * largest
     negative = converged & (ritz.values < -ritz.residuals - TOLERANCE * largest)
+    shares = [float(each.weights[each.values < -TOLERANCE * largest].sum()) for each in probed]
     norm = float(curvature.gradient.norm())
     figures = {
         "smallest": float(ritz.values[0]),
         "largest": float(ritz.values[-1]),
         "residual": float(torch.cat([ritz.residuals[:ends], ritz.residuals[-ends:]]).max()),
         "negative": float(negative.sum()),
+        "negative_share": sum(shares) / len(shares),
         "converged": float(converged.sum()),
         "gradient_norm": norm,
         "gradient_error": curvature.error,
@@ -174,7 +184,8 @@ def _summary(figures: dict[str, float], data: dict[str, Any]) -> str:
     said = (
         f"The Hessian's eigenvalues{where} run from {figures['smallest']:.3g} to {figures['largest']:.3g} nats (residual at "
         f"most {figures['residual']:.1g}, {data['parameters']:,} parameters, {data['tokens']:,} tokens); "
-        f"{figures['negative']:.0f} of {figures['converged']:.0f} converged are negative"
+        f"{figures['negative']:.0f} of {figures['converged']:.0f} converged are negative, and the curvature is in about "
+        f"{figures['negative_share']:.1%} of all directions"
     )
     size = f"the gradient's norm {figures['gradient_norm']:.3g} has a standard error of {figures['gradient_error']:.2g}"
     if not figures["stalled"]:
