@@ -41,6 +41,16 @@ def test_factors_that_differ_within_a_group_split_it() -> None:
     assert built.set_rate(1.0) == {"matrix": 0.1, "matrix_x0.5": 0.05}
 
 
+@pytest.mark.parametrize(("name", "decay"), [("Adam", 0.2), ("AdamW", 0.4)])
+def test_a_decay_in_the_gradient_is_left_as_it_is(name: str, decay: float) -> None:
+    class Own(Optimizer):
+        def build(self, net: torch.nn.Module, dtype: torch.dtype = torch.float32) -> list[torch.optim.Optimizer]:
+            return [getattr(torch.optim, name)(net.parameters(), lr=self.lr, weight_decay=0.2)]
+
+    built = Stepper(torch.nn.Linear(4, 4, bias=False), Own(lr=0.1), rates={"weight": 0.5})
+    assert [(group["lr"], group["weight_decay"]) for group in built.groups] == [(0.05, decay)]
+
+
 def test_factors_outlast_the_removal_of_neurons() -> None:
     how = MuP(base_width=32)
     net = network(64, how)

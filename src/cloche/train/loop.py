@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -27,6 +27,7 @@ from cloche.train.monitors.spikes import SpikeGuard
 from cloche.train.monitors.steps import StepsLog, of_older
 from cloche.train.monitors.warning import Alarm, EarlyWarning
 from cloche.train.objectives.objective import Term, total_loss
+from cloche.train.optimizers.optimizer import Reports
 from cloche.train.optimizers.stepper import Stepper
 from cloche.train.plan import Milestones, StepPlan
 
@@ -34,8 +35,8 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Source(Protocol):
-    """Where batches come from. `state` is plain JSON; after `restore`, `next` continues with the same batches. `figures()`,
-    where a source has it, is added to the records of metrics.jsonl."""
+    """Where batches come from. `state` is plain JSON; after `restore`, `next` continues with the same batches. The figures of
+    one that `Reports` are added to the records of metrics.jsonl."""
 
     def next(self) -> Any: ...
     def state(self) -> dict[str, Any]: ...
@@ -43,11 +44,24 @@ class Source(Protocol):
 
 
 class Trainable(Protocol):
-    """An objective: weighted terms of the loss by name. Spikes are detected in the term called "loss". With a method
-    `weight(batch)` batches that make one update count by it, else all the same; `callbacks(loop)`, where there is such a
-    method, are run after those of the loop."""
+    """An objective: weighted terms of the loss by name. Spikes are detected in the term called "loss". It may be one that
+    `Weighs` and one that `Watches` too."""
 
     def terms(self, net: Any, batch: Any) -> dict[str, Term]: ...
+
+
+@runtime_checkable
+class Weighs(Protocol):
+    """An objective by whose weights batches that make one update count; without them all count the same."""
+
+    def weight(self, batch: Any) -> float: ...
+
+
+@runtime_checkable
+class Watches(Protocol):
+    """An objective with callbacks of its own, which are run after those of the loop."""
+
+    def callbacks(self, loop: Any) -> Sequence[Callback]: ...
 
 
 @dataclass(frozen=True)
@@ -133,8 +147,7 @@ class Loop:
     ) -> None:
         self.run, self.net, self.source, self.objective = run, net, source, objective
         self.optimizer, self.plan, self.setup = optimizer, plan, setup
-        of_objective = getattr(objective, "callbacks", None)
-        self.callbacks = [*callbacks, *(of_objective(self) if of_objective else ())]
+        self.callbacks = [*callbacks, *(objective.callbacks(self) if isinstance(objective, Watches) else ())]
         self.guard = SpikeGuard()
         self.step, self.pace = 0, Pace(0, 0.0, self.clock)
         self.taken = 0  # batches taken from the source by the updates so far
@@ -253,8 +266,8 @@ class Loop:
 
     def _shares(self, batches: Sequence[Any]) -> list[float]:
         """Each batch's share of the weights of all."""
-        weigh = getattr(self.objective, "weight", None)
-        weights = [float(weigh(batch)) if weigh and len(batches) > 1 else 1.0 for batch in batches]
+        weigh = self.objective.weight if isinstance(self.objective, Weighs) and len(batches) > 1 else None
+        weights = [float(weigh(batch)) if weigh else 1.0 for batch in batches]
         total = sum(weights)
         return [weight / total if total else 1 / len(batches) for weight in weights]
 
@@ -322,7 +335,8 @@ class Loop:
         }
         record |= {f"lr_{name}": rate for name, rate in update.rates.items()} | self.optimizer.shrink()
         record["grad_norm"] = update.grad_norm
-        record |= self.steps_log.figures() | self.optimizer.figures() | getattr(self.source, "figures", dict)()
+        record |= self.steps_log.figures() | self.optimizer.figures()
+        record |= self.source.figures() if isinstance(self.source, Reports) else {}
         if self.setup.tokens:
             record["tokens_per_second"] = self.setup.tokens / seconds
         if self.setup.flops:

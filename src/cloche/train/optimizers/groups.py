@@ -206,7 +206,8 @@ def _name(apart: dict[Group, list[tuple[str, dict[str, Any]]]], taken: set[str])
 
 def scale_rates(built: list[torch.optim.Optimizer], factors: Mapping[Tensor, float]) -> None:
     """Multiplies the rate of each parameter by its factor, 1 if it has none; a group with several factors is split, and
-    named for them. A decay of weights is divided by it, so that rate times decay is what it was (2405.13698)."""
+    named for them. A decoupled decay is divided by it, so that rate times decay is what it was (2405.13698); one in the
+    gradient is part of the loss, and stays."""
     for part in built if factors else ():
         made = []
         for whole in part.param_groups:
@@ -217,7 +218,16 @@ def scale_rates(built: list[torch.optim.Optimizer], factors: Mapping[Tensor, flo
             for factor, params in inside.items():
                 name = str(whole["name"]) + (f"_x{factor:.3g}" if len(inside) > 1 and factor != 1 else "")
                 scaled = {**whole, "params": params, "lr": whole["lr"] * factor, "name": name}
-                if "weight_decay" in scaled:
+                if "weight_decay" in scaled and not coupled_decay(part, scaled):
                     scaled["weight_decay"] /= factor
                 made.append(scaled)
         part.param_groups[:] = made
+
+
+def coupled_decay(part: torch.optim.Optimizer, group: dict[str, Any]) -> bool:
+    """Whether an optimiser of torch's, or one that says so in its group, adds its decay to the gradient, as L2 in the loss
+    does."""
+    if group.get("weight_decouple") is False:
+        return True
+    coupled = torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adadelta
+    return isinstance(part, coupled) and not group.get("decoupled_weight_decay", False)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from cloche.errors import PartInvalid, ResumeRefused, shown
 from cloche.model import Kept
 from cloche.train.optimizers.average import AVERAGE, COUNT, RunningAverage
-from cloche.train.optimizers.groups import scale_rates, split
-from cloche.train.optimizers.optimizer import Optimizer
+from cloche.train.optimizers.groups import coupled_decay, scale_rates, split
+from cloche.train.optimizers.optimizer import Moves, Observes, Optimizer, Reports
 
 Norms = tuple[list[Tensor], Tensor]  # tensors, and the norm of something of each: [tensor]
 NUMBERS = {"bool": bool, "int": int, "float": float}
@@ -49,8 +49,12 @@ class Stepper:
         `Initialisation.rates`); their decoupled decay stays as fast as it was."""
         self.part, self.name, self.clip, self.dtype = part, part.label, part.clip, dtype
         self.factors = dict(rates or {})
+        self._build(net)
+
+    def _build(self, net: nn.Module) -> None:
+        part = self.part
         self.names: dict[Tensor, str] = {p: name for name, p in net.named_parameters()}
-        self.parts = part.build(net, dtype)
+        self.parts = part.build(net, self.dtype)
         if not isinstance(self.parts, list) or not all(isinstance(each, torch.optim.Optimizer) for each in self.parts):
             raise PartInvalid(f"{self.name}.build must return a list of torch optimisers, not {shown(self.parts)}.")
         for number, group in enumerate(self._all_groups()):
@@ -98,7 +102,7 @@ class Stepper:
             f"shrink_{group['name']}": 1 - group["lr"] * group["weight_decay"]
             for part in self.parts
             for group in part.param_groups
-            if group.get("weight_decay") and not _in_the_gradient(part, group)
+            if group.get("weight_decay") and not coupled_decay(part, group)
         }
 
     def clip_gradient(self) -> float:
@@ -118,11 +122,12 @@ class Stepper:
         """One update. loss: that of the gradients, and progress: the share of the run that is done, for optimisers that look
         at them."""
         for part in self.parts:
-            if loss is not None and hasattr(part, "observe"):
+            if loss is not None and isinstance(part, Observes):
                 part.observe(loss, progress, self.clipped)
             part.step()
         if self.tells:
-            self._moved = moved = {p: value for part in self.parts for p, value in part.moved().items()}  # type: ignore[attr-defined]
+            told = [part.moved() for part in self.parts if isinstance(part, Moves)]
+            self._moved = moved = {p: value for each in told for p, value in each.items()}
             self.update_norms = list(moved), torch.stack(list(moved.values())).sqrt() if moved else torch.zeros(0)
         if self.average is not None:
             self.average.update()
@@ -145,7 +150,7 @@ class Stepper:
     @property
     def tells(self) -> bool:
         """Whether `moved` knows how far the weights moved."""
-        return all(hasattr(part, "moved") for part in self.parts)
+        return all(isinstance(part, Moves) for part in self.parts)
 
     def averaged(self) -> AbstractContextManager[None]:
         """Inside the block the network has the average of its weights, if the optimiser keeps one."""
@@ -159,7 +164,7 @@ class Stepper:
         """What the optimisers report of the last step, for the log "metrics"."""
         found: dict[str, float] = {}
         for part in self.parts:
-            found |= part.figures() if hasattr(part, "figures") else {}
+            found |= part.figures() if isinstance(part, Reports) else {}
         return found
 
     def zero_grad(self) -> None:
@@ -237,7 +242,7 @@ class Stepper:
             for full, value in state.items()
             if full.rpartition("/")[0] not in begun or full.rpartition("/")[2] in kept_whole
         }
-        self.__init__(net, self.part, self.dtype, self.factors)  # type: ignore[misc]
+        self._build(net)
         self.restore(state)
         return sorted(begun)
 
@@ -271,12 +276,3 @@ def unpacked(tensors: dict[str, Tensor]) -> dict[str, Any]:
         else:
             found[key] = value
     return found
-
-
-def _in_the_gradient(part: torch.optim.Optimizer, group: dict[str, Any]) -> bool:
-    """Whether an optimiser of torch's, or one that says so in its group, adds its decay to the gradient, as L2 in the loss
-    does."""
-    if group.get("weight_decouple") is False:
-        return True
-    coupled = torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adadelta
-    return isinstance(part, coupled) and not group.get("decoupled_weight_decay", False)
