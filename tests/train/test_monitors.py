@@ -153,13 +153,13 @@ def test_collapse_of_the_stream_outliers_dead_units_and_large_logits_are_named()
 
 def test_limits_of_a_class_are_added_to_those_of_its_bases():
     @dataclass(frozen=True)
-    class Own(Muon):
+    class Ranked(Muon):
         usual_limits: ClassVar = {"rank": (2.0, 10.0)}
         usual_update_ratio = 0.5
 
     base = Optimizer.usual_limits
-    assert Own().limits() == {**base, **Muon.usual_limits, "rank": (2.0, 10.0), "update_ratio": (0.0, 0.5)}
-    assert Own().limits()["gain"] != AdamW().limits()["gain"] == base["gain"]
+    assert Ranked().limits() == {**base, **Muon.usual_limits, "rank": (2.0, 10.0), "update_ratio": (0.0, 0.5)}
+    assert Ranked().limits()["gain"] != AdamW().limits()["gain"] == base["gain"]
 
 
 def test_a_run_logs_them(new_run):

@@ -43,11 +43,11 @@ def test_factors_that_differ_within_a_group_split_it() -> None:
 
 @pytest.mark.parametrize(("name", "decay"), [("Adam", 0.2), ("AdamW", 0.4)])
 def test_a_decay_in_the_gradient_is_left_as_it_is(name: str, decay: float) -> None:
-    class Own(Optimizer):
+    class Plain(Optimizer):
         def build(self, net: torch.nn.Module, dtype: torch.dtype = torch.float32) -> list[torch.optim.Optimizer]:
             return [getattr(torch.optim, name)(net.parameters(), lr=self.lr, weight_decay=0.2)]
 
-    built = Stepper(torch.nn.Linear(4, 4, bias=False), Own(lr=0.1), rates={"weight": 0.5})
+    built = Stepper(torch.nn.Linear(4, 4, bias=False), Plain(lr=0.1), rates={"weight": 0.5})
     assert [(group["lr"], group["weight_decay"]) for group in built.groups] == [(0.05, decay)]
 
 
