@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from cloche.errors import PartInvalid
 from cloche.part import Part, within
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
 NEAREST = 3  # parameter names in an error
