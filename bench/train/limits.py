@@ -14,6 +14,7 @@ with a truth.json beside each (bench/diagnose), whose health records are graded 
 
 from __future__ import annotations
 
+import importlib
 import json
 import tempfile
 from collections import Counter, defaultdict
@@ -206,6 +207,7 @@ def graded(part: Optimizer, records: list[Record], steps: int) -> dict[str, Any]
 
 def by_cause(folder: Path) -> dict[str, dict[str, Any]]:
     """The health records of runs with a known fault, graded by cause; "none, hard" are healthy runs at unusual settings."""
+    importlib.import_module("bench.diagnose.planted")  # whose parts some of their recipes name
     told: dict[str, list[list[list[str]]]] = defaultdict(list)
     for path in sorted(folder.glob("*/truth.json")):
         truth, run = json.loads(path.read_text()), Run(path.parent)

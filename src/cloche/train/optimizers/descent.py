@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -95,6 +96,8 @@ class SGD(Optimizer):
     """
 
     usual_update_ratio: ClassVar[float] = 0.03
+    # Of a tied model it leaves the stream near one direction for long, and learns nevertheless.
+    usual_limits: ClassVar[Mapping[str, tuple[float, float]]] = {"rank": (1.0, math.inf)}
 
     lr: float = 0.1
     momentum: float = 0.9
@@ -128,7 +131,7 @@ class RMSprop(Optimizer):
     0.1
     """
 
-    usual_update_ratio: ClassVar[float] = 0.03
+    usual_update_ratio: ClassVar[float] = 0.05
 
     lr: float = 1e-3
     alpha: float = 0.99
