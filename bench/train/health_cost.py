@@ -2,30 +2,39 @@
 
     python -m bench.train.health_cost [--rounds 12] [--every 20]
 
-Measured apart: health (every `every` steps), the noise scale (every fourth time), and the norm of the update (every step: what
-AdamW takes after its step to say it, and Muon within its own). Prints one table and writes bench/results/health_cost.json.
+Measured apart: health (every `every` steps), the noise scale (every fourth time), the norm of the update (every step: what
+AdamW takes after its step to say it, and Muon within its own), and steps.jsonl (a record of `log.every` steps). Prints one
+table and writes bench/results/health_cost.json.
 Kinds of steps alternate, so that a busy machine slows all alike; on one thread CPU seconds are counted, which it slows less.
 """
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from statistics import median
 
 import torch
 
 from bench.rounds import asked, write
+from cloche.runs import LogWriter
 from cloche.train import Health, Muon, Recipe, Stepper, TokenBatch, best_precision, gemm_rates, total_loss
 from cloche.train.machine.heap import keep_freed_memory
 from cloche.train.monitors.noise import BatchNoise
+from cloche.train.monitors.steps import StepsLog
 from cloche.train.optimizers.moved import update_by
 
 
 def main() -> None:
     args = asked(__doc__, rounds=12, every=Recipe().log.health_every)
+    with tempfile.TemporaryDirectory() as folder, LogWriter(Path(folder) / "log" / "steps.jsonl") as writer:
+        measure(args.rounds, args.every, writer)
 
+
+def measure(rounds: int, every: int, writer: LogWriter) -> None:
     keep_freed_memory()  # as a run does
     recipe = Recipe()
     rates = gemm_rates()
@@ -33,7 +42,7 @@ def main() -> None:
     net, objective = recipe.model.build(0), recipe.objective
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     optimizer = Stepper(net, recipe.optimizer, torch.bfloat16 if fast else torch.float32)
-    health = Health(net, optimizer=optimizer)
+    health, steps_log = Health(net, optimizer=optimizer), StepsLog(net, optimizer)
     generator = torch.Generator().manual_seed(0)
     shape = (recipe.run.batch, recipe.run.length + 1)
 
@@ -47,7 +56,7 @@ def main() -> None:
 
     def step() -> dict[str, float]:
         batch = TokenBatch(torch.randint(recipe.model.vocab, shape, generator=generator))
-        seconds = dict.fromkeys(("step", "health", "noise", "update_norm", "plain"), 0.0)
+        seconds = dict.fromkeys(("step", "health", "noise", "update_norm", "plain", "steps"), 0.0)
 
         @contextmanager
         def timed(kind: str) -> Iterator[None]:
@@ -76,15 +85,19 @@ def main() -> None:
                 update_by(p, direction, 0.0, 1e-30)  # both tensors are of the size that its own are
         with timed("health"):
             health.record(1, batch[:, :-1], norm)
+        with timed("steps"):
+            for number in range(recipe.log.every):
+                steps_log.add(number, 1.0, norm, applied=True)
+            writer.append(dict(steps_log.take()))
         return seconds
 
     step()
-    rounds = [step() for _ in range(args.rounds)]
-    found = {kind: median(each[kind] for each in rounds) for kind in rounds[0]}
+    measured = [step() for _ in range(rounds)]
+    found = {kind: median(each[kind] for each in measured) for kind in measured[0]}
     found["update_norm"] -= found.pop("plain")
     plain = found["step"] - found["update_norm"]
-    often = {"health": args.every, "noise": 4 * args.every, "update_norm": 1}
-    shares = {kind: found[kind] / every / plain for kind, every in often.items()}
+    often = {"health": every, "noise": 4 * every, "update_norm": 1, "steps": recipe.log.every}
+    shares = {kind: found[kind] / steps / plain for kind, steps in often.items()}
     result = {
         "precision": "bf16" if fast else "fp32",
         "threads": torch.get_num_threads(),
@@ -94,7 +107,7 @@ def main() -> None:
         "every": often,
         "shares": shares,
         "share_of_training": sum(shares.values()),
-        "rounds": args.rounds,
+        "rounds": rounds,
     }
     print(f"training step {plain * 1e3:8.1f} ms")
     for kind, share in shares.items():

@@ -32,6 +32,7 @@ def test_each_appended_record_arrives_once(run):
     append(run, "metrics", metric(305))
     append(run, "health", health(310))
     append(run, "samples", sample(400, "import "))
+    append(run, "steps", {"step": 305, "loss": [3.5] * 5})  # which no page shows
     events = follower.poll()
     assert [(name, data["log"], len(data["records"])) for name, data in events] == [
         ("records", "metrics", 1), ("records", "health", 1), ("records", "samples", 1),

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -14,10 +16,13 @@ from tiny_training import tiny_recipe
 from cloche.errors import ClocheError
 from cloche.model import GLU, LM, Attention, Block, Stack
 from cloche.runs import Run, verify
-from cloche.train import Library, Trainer
+from cloche.train import Library, Replay, Trainer, aside
+from cloche.train.monitors import steps
 from cloche.train.monitors.steps import parts_of
 from third_party import Loop
 
+QUIET = {"log__health_every": 50, "evaluate__samples": 0, "evaluate__validations": 1}
+SHORT = tiny_recipe(run__steps=14, checkpoint__count=3, log__every=4, **QUIET)  # checkpoints after 5, 9 and 14 steps
 COLUMNS = ("loss", "grad_norm", "update_norm", "grad_norms", "update_norms")
 
 
@@ -36,13 +41,25 @@ def lines(run):
     return run.log_path("steps").read_text()
 
 
+@pytest.fixture(scope="module")
+def straight(prepared, tmp_path_factory):
+    """A run of `SHORT` that was not interrupted: (its log, its records of metrics)."""
+    run = Run.create(tmp_path_factory.mktemp("straight") / "run", SHORT.to_toml())
+    for path in (prepared / "tokenizer.json", prepared / "tokenizer_config.json"):
+        shutil.copyfile(path, run.path / path.name)
+    shutil.copytree(prepared / "data", run.path / "data")
+    with aside():
+        list(Trainer.start(SHORT, run))
+    return run
+
+
 def norm(tensors):
     return sum(tensor.double().square().sum().item() for tensor in tensors) ** 0.5
 
 
 @pytest.mark.parametrize("kind", ["Muon", "AdamW(clip=0.05)", "SGD"])
 def test_it_has_what_a_copy_of_the_weights_says(new_run, kind):
-    recipe = tiny_recipe(run__steps=8, log__every=3, optimizer=kind, evaluate__samples=0)
+    recipe = tiny_recipe(run__steps=8, log__every=3, optimizer=kind, checkpoint__count=1, **QUIET)
     run = new_run("run", recipe)
     trainer, wanted = Trainer.start(recipe, run), {}
     parts = parts_of(trainer.net)
@@ -78,38 +95,66 @@ def test_it_has_what_a_copy_of_the_weights_says(new_run, kind):
 
 
 @pytest.mark.parametrize("end", ["cut off", "Ctrl-C", "left"])
-def test_interrupted_and_resumed_it_is_the_same_file(new_run, end):
-    recipe = tiny_recipe(run__steps=22, checkpoint__count=3, log__every=6, evaluate__samples=0, evaluate__validations=1)
-    straight, broken = new_run("straight", recipe), new_run("broken", recipe)
-    list(Trainer.start(recipe, straight))
-    trainer = Trainer.start(recipe, broken)
-    if end == "cut off":
-        cut_off(iter(trainer), 10)
-    elif end == "left":
+def test_interrupted_and_resumed_it_is_the_same_file(new_run, straight, end):
+    run = new_run("run", SHORT)
+    trainer = Trainer.start(SHORT, run)
+    update = trainer.update
+
+    def interrupted():
+        if trainer.step == 6 and end == "cut off":
+            raise MemoryError
+        if trainer.step == 6 and end == "Ctrl-C":
+            os.kill(os.getpid(), signal.SIGINT)
+        return update()
+
+    trainer.update = interrupted
+    with pytest.raises(MemoryError) if end == "cut off" else nullcontext():
         for record in trainer:
-            if record["step"] == 10:
+            if end == "left" and record["step"] == 5:
                 break
-        del record
-    else:
-        for record in trainer:
-            if record["step"] == 10 and record["log"] == "health":
-                os.kill(os.getpid(), signal.SIGINT)
-    reached = max(by_step(broken))
-    assert reached >= 10 and verify(broken.path).problems == []
-    assert reached % 6, "there are steps that a record is not due for yet"
-    at = broken.checkpoint("last").step
-    assert at % 6, "a checkpoint between two records"
-    resumed = Trainer.resume(broken)
-    assert max(by_step(broken), default=0) == at - at % 6
+    del record
+    assert max(by_step(run)) == {"cut off": 6, "Ctrl-C": 7, "left": 5}[end]
+    assert verify(run.path).problems == []
+    resumed = Trainer.resume(run)
+    assert resumed.step == {"cut off": 5, "Ctrl-C": 7, "left": 5}[end]
+    assert max(by_step(run)) == 4, "what is resumed is written again, where a record is due"
     list(resumed)
-    assert lines(broken) == lines(straight)
-    assert by_step(broken).keys() == set(range(1, 23))
-    assert verify(broken.path).problems == []
+    assert lines(run) == lines(straight)
+    assert by_step(run).keys() == set(range(1, 15))
+    assert verify(run.path).problems == []
+
+
+def test_few_records_do_not_make_long_lines(new_run, straight, monkeypatch):
+    monkeypatch.setattr(steps, "MOST", 3)
+    rarely = SHORT.with_set({"log.every": 10})
+    run = new_run("run", rarely)
+    cut_off(iter(Trainer.start(rarely, run)), 9)
+    list(Trainer.resume(run))
+    assert [record["step"] for record in run.read_log("steps")] == [3, 6, 9, 10, 12, 14]
+    assert by_step(run) == by_step(straight)
+    first, last = (record for record in run.read_log("metrics") if "loss" in record)
+    for record, begin in ((first, 1), (last, 11)):
+        rows = [by_step(straight)[step] for step in range(begin, record["step"] + 1)]
+        assert record["loss"] == pytest.approx(sum(loss for loss, *_ in rows) / len(rows), rel=1e-5)
+        assert record["update_norm_max"] == pytest.approx(max(norm for _, _, norm, *_ in rows), rel=1e-4)
+
+
+def test_a_rewound_step_goes_on_to_the_same_log(straight, tmp_path):
+    run = Run.open(shutil.copytree(straight.path, tmp_path / "run"))
+    with aside():
+        replay = Replay(run, run.checkpoint(5), 7)
+        replay.advance(7)
+        replay.save()
+    for later in [c for c in run.checkpoints() if c.step > 7]:
+        run.remove_checkpoint(later.step)
+    list(Trainer.resume(run))
+    assert lines(run) == lines(straight)
+    assert verify(run.path).problems == []
 
 
 def test_a_spike_is_in_it_with_an_update_of_zero(new_run, monkeypatch):
     break_loss(monkeypatch, {45: 20.0})
-    recipe = tiny_recipe(run__steps=50, evaluate__samples=0, log__health_every=50, evaluate__validations=1)
+    recipe = tiny_recipe(run__steps=50, checkpoint__count=1, **QUIET)
     run = new_run("run", recipe)
     list(Trainer.start(recipe, run))
     found = by_step(run)
@@ -124,7 +169,7 @@ def test_a_spike_is_in_it_with_an_update_of_zero(new_run, monkeypatch):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
 def test_the_step_that_is_not_finite_is_in_it(new_run, monkeypatch, value):
     break_loss(monkeypatch, {7: value})
-    recipe = tiny_recipe()
+    recipe = tiny_recipe(checkpoint__count=1, **QUIET)
     run = new_run("run", recipe)
     with pytest.raises(ClocheError):
         list(Trainer.start(recipe, run))
@@ -136,7 +181,7 @@ def test_the_step_that_is_not_finite_is_in_it(new_run, monkeypatch, value):
 
 
 def test_without_it_the_weights_are_the_same(new_run, monkeypatch):
-    recipe = tiny_recipe(run__steps=6, evaluate__samples=0)
+    recipe = tiny_recipe(run__steps=6, checkpoint__count=1, **QUIET)
     run = new_run("run", recipe)
     list(Trainer.start(recipe, run))
     other = new_run("other", recipe)
@@ -161,32 +206,28 @@ def test_without_it_the_weights_are_the_same(new_run, monkeypatch):
     assert sums[0] == sums[1]
 
 
-def test_a_run_from_before_it_is_resumed(new_run):
-    recipe = tiny_recipe(run__steps=22, checkpoint__count=3, log__every=6, evaluate__samples=0)
-    run, straight = new_run("run", recipe), new_run("straight", recipe)
-    list(Trainer.start(recipe, straight))
-    cut_off(iter(Trainer.start(recipe, run)), 10)
-    at = run.checkpoint("last")
+def test_a_run_from_before_it_is_resumed(straight, tmp_path):
+    run = Run.open(shutil.copytree(straight.path, tmp_path / "run"))
+    at = run.checkpoint(5)
     state = json.loads((at.path / "state.json").read_text())
-    steps = state.pop("steps")
-    state |= {"losses": steps["loss"], "updates": steps["update_norm"]}
-    with run.new_checkpoint(at.step, past=run.path / "made") as folder:
+    kept = state.pop("steps")
+    state |= {"losses": kept["loss"], "updates": kept["update_norm"]}
+    with run.new_checkpoint(5, past=tmp_path) as folder:
         for path in at.path.iterdir():
             if path.name != "manifest.json":
-                (folder / path.name).write_bytes(path.read_bytes())
+                shutil.copyfile(path, folder / path.name)
         (folder / "state.json").write_text(json.dumps(state))
-    run.remove_checkpoint(at.step)
-    (run.path / "made" / at.name).rename(at.path)
-    (run.path / "made").rmdir()
+    for checkpoint in run.checkpoints():
+        run.remove_checkpoint(checkpoint.step)
+    (tmp_path / at.name).rename(at.path)
     run.log_path("steps").unlink()
     run.anchor_logs()
     list(Trainer.resume(run))
     old, new = by_step(run), by_step(straight)
-    waiting = at.step % 6
-    assert waiting and list(old) == list(range(at.step - waiting + 1, 23))
+    assert list(old) == list(range(5, 15))
     assert [old[step][0] for step in old] == [new[step][0] for step in old]
-    assert old[at.step][1] is None and old[at.step][2] == new[at.step][2] and old[at.step][3] is None
-    assert old[at.step + 1] == new[at.step + 1]
+    assert old[5] == (new[5][0], None, new[5][2], None, None)
+    assert old[6] == new[6]
     known = ("step", "loss", "update_norm", "update_norm_max", "grad_norm")
     metrics = [[{k: r[k] for k in known} for r in each.read_log("metrics") if "loss" in r] for each in (run, straight)]
     assert metrics[0] == metrics[1]

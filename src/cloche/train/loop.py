@@ -227,7 +227,8 @@ class Loop:
         replanned = self._replan(book)
         if self.logs_now:
             records.append(book.log("metrics", self._metrics(update, peak)))
-            book.log("steps", dict(self.steps_log.take()))
+        if (steps := self.steps_log.due(self.logs_now)) is not None:
+            book.log("steps", dict(steps))
         return records + replanned + self._run_callbacks(book, save=bool(replanned)) + book.notices()
 
     def update(self) -> Update:

@@ -90,8 +90,7 @@ class Replay:
         if not update.finite:
             return update
         trainer.plan.revise(trainer.step, 0.0, 0.0)  # only re-plans of the log
-        if trainer.logs_now:
-            trainer.steps_log.take()
+        trainer.steps_log.due(trainer.logs_now)
         if (logged := self.logged.get(trainer.step)) is not None:
             self.compared.append(trainer.step)
             if not self.weights.startswith(logged):

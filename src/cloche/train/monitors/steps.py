@@ -18,6 +18,7 @@ from cloche.train.monitors.records import StepsRecord
 from cloche.train.optimizers.stepper import Norms, Stepper
 
 DIGITS = 5  # significant ones of what is logged
+MOST = 1000  # steps of a record: a line of a log is not long
 
 
 def parts_of(net: nn.Module) -> dict[str, list[Tensor]]:
@@ -115,6 +116,7 @@ class StepsLog:
         self.step = 0
         self.steps: list[Step] = []
         self.last: Step | None = None
+        self.earlier: list[tuple[float, float | None]] = []  # (loss, update norm) of steps that only metrics lacks yet
         self.told: list[str] = []  # the names of the parts, as the log has them
         self._names: dict[Tensor, str] = {}
         self._parts: list[str] = []
@@ -157,18 +159,27 @@ class StepsLog:
 
     @property
     def loss(self) -> float:
-        """Mean loss of the steps since the last record."""
-        return sum(step.loss for step in self.steps) / len(self.steps)
+        """Mean loss of the steps since the last record of metrics."""
+        losses = [*(loss for loss, _ in self.earlier), *(step.loss for step in self.steps)]
+        return sum(losses) / len(losses)
 
     def figures(self) -> dict[str, float]:
-        """For the log "metrics": mean and largest norm of the updates since the last record, without those that were not
+        """For the log "metrics": mean and largest norm of the updates since its last record, without those that were not
         applied; {} where the optimiser does not say them."""
-        norms = [norm for step in self.steps if (norm := step.update_norm) is not None]
+        found = [*(norm for _, norm in self.earlier), *(step.update_norm for step in self.steps)]
+        norms = [norm for norm in found if norm is not None]
         return {"update_norm": sum(norms) / len(norms), "update_norm_max": max(norms)} if norms else {}
+
+    def due(self, logged: bool) -> StepsRecord | None:
+        """A record after a step at which one is due. logged: whether metrics has one after this step."""
+        record = self.take() if logged or self.step % MOST == 0 else None
+        self.earlier = [] if logged else self.earlier
+        return record
 
     def take(self) -> StepsRecord:
         """A record of the steps since the last; the names of the parts are in the first, and where they changed."""
         steps, self.steps = self.steps, []
+        self.earlier += [(step.loss, step.update_norm) for step in steps]
         # An update that was not applied has norm 0, where the optimiser says norms at all.
         still = (0.0, [0.0] * len(self.parts)) if self.optimizer.tells else (None, None)
         moved = [still if step.update_norm is None else (step.update_norm, step.update_norms) for step in steps]
@@ -200,6 +211,7 @@ class StepsLog:
         """State for `restore`, as JSON: the steps that no record has yet."""
         return {
             "parts": self.told,
+            "earlier": self.earlier,
             "loss": [step.loss for step in self.steps],
             "grad_norm": [step.grad_norm for step in self.steps],
             "update_norm": [step.update_norm for step in self.steps],
@@ -209,7 +221,7 @@ class StepsLog:
 
     def restore(self, state: dict[str, Any], step: int) -> None:
         """Restores what `state` returned at a step."""
-        self.step, self.told = step, state["parts"]
+        self.step, self.told, self.earlier = step, state["parts"], [(loss, norm) for loss, norm in state["earlier"]]
         columns = (state[name] for name in ("loss", "grad_norm", "grad_norms", "update_norms", "update_norm"))
         self.steps = []
         for loss, norm, gradients, updates, moved in zip(*columns, strict=True):
@@ -230,6 +242,7 @@ def of_older(state: dict[str, Any]) -> dict[str, Any]:
     moved = [*none[len(applied) :], *applied]
     return {
         "parts": [],
+        "earlier": [],
         "loss": losses,
         "grad_norm": none,
         "update_norm": moved,
