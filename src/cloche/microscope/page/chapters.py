@@ -72,8 +72,8 @@ def samples(records: list[Record]) -> Markup:
 
 @dataclass(frozen=True)
 class Measure:
-    """One health measure: its key in health.jsonl, title, explanation and how to draw it. low, high: the least and the
-    greatest value that it can have. `usual` is the key of the highest usual value in records that have no "limits"."""
+    """One health measure: its key in health.jsonl, title, explanation and how to draw it. high: the greatest value that it can
+    have. `usual` is the key of the highest usual value in records that have no "limits"."""
 
     key: str
     title: str
@@ -81,7 +81,6 @@ class Measure:
     form: Form = "percent"
     log: bool = False
     embed: bool = False
-    low: float = 0.0
     high: float | None = None
     usual: str | None = None
 
@@ -156,7 +155,7 @@ def usual_range(record: Record, measure: Measure) -> str:
     written = percent if measure.form == "percent" else number
     ends = [
         f"{word} {written(end)}"
-        for word, end, possible in (("from", low, measure.low), ("up to", high, measure.high))
+        for word, end, possible in (("from", low, 0.0), ("up to", high, measure.high))
         if end is not None and end != possible
     ]
     return f" Usual for this run's optimiser: {' '.join(ends)}." if ends else ""

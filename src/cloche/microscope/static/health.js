@@ -16,9 +16,9 @@ const LINES = [
   { key: 'noise_scale', title: 'Gradient noise scale', note: 'Rows in a batch at which signal and noise of the gradient are equal: below, more rows pay; far above, they do not.' },
 ];
 // The optimiser's limits of a measure as a sentence; '' if it has none.
-function usualRange(record, { key, form = 'number', low = 0, high = null, usual }) {
+function usualRange(record, { key, form = 'number', high = null, usual }) {
   const [least, most] = record.limits?.[key] ?? [null, record[usual] ?? null];
-  const ends = [['from', least, low], ['up to', most, high]].filter(([, end, possible]) => end !== null && end !== possible);
+  const ends = [['from', least, 0], ['up to', most, high]].filter(([, end, possible]) => end !== null && end !== possible);
   return ends.length ? ` Usual for this run’s optimiser: ${ends.map(([word, end]) => `${word} ${FORMS[form](end)}`).join(' ')}.` : '';
 }
 const layerName = (measure, i) => (measure.embed && i === 0 ? 'embed' : `layer ${i - measure.embed}`);
