@@ -31,6 +31,7 @@ from cloche.text import Tokenizer
 from cloche.train import Trainer, prepare_data
 
 PIECE = 40_000  # characters of a document
+SOON = 40  # steps before which a run has no course that it could leave
 LEVEL = 16  # steps whose median is a level
 EXCURSION = 1.25  # times the lowest level before: what a calm run stays below
 LAST = 20  # steps whose median loss is a run's
@@ -123,8 +124,9 @@ def calm(folder: Path) -> bool:
 
 def put_aside(folder: Path, root: Path) -> None:
     """A run that did not do as wanted, such as a fault that did no harm."""
-    shutil.rmtree(root / "unused" / folder.name, ignore_errors=True)
-    folder.rename(root / "unused" / folder.name)
+    if folder.exists():
+        shutil.rmtree(root / "unused" / folder.name, ignore_errors=True)
+        folder.rename(root / "unused" / folder.name)
 
 
 def final(truth: dict[str, Any]) -> float:
@@ -136,8 +138,9 @@ def make_family(family: Family, out: Path, root: Path, healthy_runs: int, share:
 
     def made(planned: Planned) -> dict[str, Any]:
         folder = out / planned.name
-        if (folder / "truth.json").exists():
-            return json.loads((folder / "truth.json").read_bytes())
+        for place in (folder, root / "unused" / planned.name):
+            if (place / "truth.json").exists():
+                return json.loads((place / "truth.json").read_bytes())
         truth = make(planned, root / "making" / planned.name, root)
         (root / "making" / planned.name).rename(folder)
         print(f"{planned.name:48} {truth}", flush=True)
@@ -163,7 +166,9 @@ def make_family(family: Family, out: Path, root: Path, healthy_runs: int, share:
                 truth = made(planned)
                 steady = order.make is not faults.high_rate or calm(out / planned.name)
                 if order.diverges is None or (bool(truth["diverged"]) == order.diverges and steady):
-                    break
+                    if not truth["diverged"] or truth["diverged"] > SOON:
+                        break
+                    continue  # broken from its first steps on: kept, but nothing could have warned of it
                 put_aside(out / planned.name, root)
 
 

@@ -242,7 +242,7 @@ def orders(edge: float, healthy_runs: int) -> list[Order]:
     return [
         Order(rate, 3, (1,), True),
         Order(poison, 3, (25, 15), True),
-        Order(norm, 3, (edge, edge / 3), True),
+        Order(norm, 3, (edge, edge / 3, edge / 8), True),
         Order(batch, 2, (24, 40), True),
         Order(precision, 3, (3, 2), True),
         Order(at(edge, initialisation), 2, (5, 8), True),
