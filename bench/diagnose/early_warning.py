@@ -1,5 +1,5 @@
-"""Early warning graded: rules that others have published on the traces of runs with planted faults, with the constants of their
-sources and with tuned ones.
+"""Early warning graded: ours, and rules that others have published, on the traces of runs with planted faults, with constants
+as they ship and tuned ones.
 
     python -m bench.setup early_warning
     bench/.venvs/early_warning/bin/python -m bench.diagnose.early_warning --runs FOLDER --draws 200
@@ -12,6 +12,8 @@ data) are counted apart. Runs with a fault that do not diverge belong to neither
 
 Each rule is also tuned: the same number of random draws of its constants on the tuning families, for the same utility. What
 leaving out one family at a time gives is beside it; the held-out families are then graded with the constants as they are.
+Ours ship tuned; "tuned" has them drawn anew like the others'. Our alarms are replayed from the per-step log, and must be those
+that each run has in its events (a folder in which no run has any was made before there were warnings, and is not asked).
 
 Left out: SPAM (arXiv 2501.06842), whose rule is on single elements of the gradient, which no log has.
 """
@@ -26,12 +28,25 @@ from pathlib import Path
 from typing import Any
 
 from bench.diagnose.peers import LOSSLINT, OURSELVES, PUBLISHED, TRAINSCOPE, Rule
+from bench.diagnose.replay import Replay, disagreements
 from bench.diagnose.traces import Trace, families, read_all
-from bench.diagnose.tuning import HEADER, Detector, Firsts, cell, grade, search
+from bench.diagnose.tuning import HEADER, Detector, Firsts, Search, around, cell, grade, search
 from bench.rounds import asked, table, write
+from cloche.train import Tolerance
 
 
-def rules() -> list[Rule]:
+def versions(rule: Rule | Replay, traces: list[Trace], draws: int, seed: int) -> tuple[dict[str, Any], Search | None]:
+    """The rule as it ships and, if it has constants, tuned; and the search that found these."""
+    if isinstance(rule, Replay):
+        found = search(Replay, Tolerance(), around(Tolerance()), traces, draws, seed)
+        return {"default": rule, "tuned": Replay(found.settings[found.best()])}, found
+    if not rule.space:
+        return {"default": rule}, None
+    found = search(lambda x: x, rule, rule.space, traces, draws, seed)
+    return {"default": rule, "tuned": found.settings[found.best()]}, found
+
+
+def rules() -> list[Rule | Replay]:
     """Those that can be run here; says which cannot."""
     kinds = [*OURSELVES, *PUBLISHED]
     for package, more in (("trainscope", TRAINSCOPE), ("losslint", LOSSLINT)):
@@ -39,11 +54,12 @@ def rules() -> list[Rule]:
             kinds += more
         else:
             print(f"{package} is left out: it is not installed here (python -m bench.setup early_warning)")
-    return [kind() for kind in kinds]
+    return [Replay(), *(kind() for kind in kinds)]
 
 
 def timed(rule: Detector, traces: Sequence[Trace]) -> tuple[Firsts, float]:
     """First alarms, and CPU microseconds per step up to them."""
+    [trace.optimizer for trace in traces]  # read from the recipe once, which is no part of the rule
     begin = time.process_time()
     firsts = [rule.first(trace) for trace in traces]
     steps = sum(first or len(trace) for first, trace in zip(firsts, traces, strict=True))
@@ -75,26 +91,30 @@ def main() -> None:
     rows: dict[str, list[list[str]]] = {name: [] for name in sides}
     found: dict[str, Any] = {}
     for rule in rules():
-        entry: dict[str, Any] = {"source": rule.source, "constants": asdict(rule)}  # type: ignore[call-overload]
-        versions = {"default": rule}
-        if rule.space:
-            drawn = search(lambda x: x, rule, rule.space, sides["tuning"], options.draws, options.seed)
-            versions["tuned"] = drawn.settings[drawn.best()]
-            entry["tuned_constants"] = asdict(versions["tuned"])  # type: ignore[call-overload]
-            together, _ = drawn.left_out()
-            rows["tuning"].append([f"{rule.name}, families left out", *cell(together), ""])
-            entry["left_out"] = together.record()
-        for label, version in versions.items():
+        entry: dict[str, Any] = {"source": rule.source}
+        graded, drawn = versions(rule, sides["tuning"], options.draws, options.seed)
+        for label, version in graded.items():
+            constants = version.constants if isinstance(version, Replay) else version
+            entry[label] = {"constants": None if constants is None else asdict(constants)}
             for side, traces in sides.items():
-                graded = report(version, traces)
-                place = -1 if label == "default" and side == "tuning" and rule.space else len(rows[side])
-                rows[side].insert(place, [rule.name + ", tuned" * (label == "tuned"), *graded.pop("cells")])
-                entry.setdefault(label, {})[side] = graded
+                result = report(version, traces)
+                rows[side].append([rule.name + ", tuned" * (label == "tuned"), *result.pop("cells")])
+                entry[label][side] = result
+        if drawn is not None:
+            together, by_family = drawn.left_out()
+            rows["tuning"].append([f"{rule.name}, families left out", *cell(together), ""])
+            left = {name: each.record() for name, each in by_family.items()}
+            entry["left_out"] = {**together.record(), "by_family": left}
         found[rule.name] = entry
     for side, lines in rows.items():
         print(f"\n{side}: {len(sides[side])} runs of {', '.join(families(sides[side]))}")
         print(table(["rule", *HEADER, "us per step"], lines))
-    write("early_warning", {**record, "rules": found}, packages="numpy trainscope losslint")
+    record["disagree"] = {side: disagreements(found) for side, found in sides.items() if any(t.warned for t in found)}
+    for side, runs in record["disagree"].items():
+        print(f"{side}: the warnings of the runs are those of the replay in all but {len(runs)}", *sorted(runs))
+    path = write("early_warning", {**record, "rules": found}, packages="numpy trainscope losslint")
+    if any(record["disagree"].values()):
+        raise SystemExit(f"{path}: these runs were watched with other constants; make them again")
 
 
 if __name__ == "__main__":

@@ -309,7 +309,8 @@ class Crossing(Rule):
 
 @dataclass(frozen=True)
 class Losslint(Rule):
-    """losslint's checks on the log as it grows, as `losslint watch` runs them: the first finding of a warning or worse."""
+    """losslint's checks on the log as it grows, as `losslint watch` runs them: the first finding of a warning or worse. Of the
+    others one is of steps that go back, and two only inform."""
 
     name, source = "losslint", "losslint 0.4.1"
     space: ClassVar[Space] = {
@@ -325,7 +326,7 @@ class Losslint(Rule):
     divergence_min_points: int = 20
 
     def first(self, trace: Trace) -> int | None:
-        from losslint.checks import CheckOptions, run_all_checks
+        from losslint.checks import CheckOptions, check_divergence, check_loss_spike, check_nan_inf
         from losslint.parsing import RunLog
 
         options = CheckOptions(**{name: getattr(self, name) for name in self.space})
@@ -335,7 +336,7 @@ class Losslint(Rule):
             log.steps.append(step)
             series["loss"].append(float(trace.loss[step - 1]))
             series["grad_norm"].append(float(trace.grad_norm[step - 1]))
-            if any(finding.severity != "info" for finding in run_all_checks(log, options)):
+            if any(check(log, options) for check in (check_nan_inf, check_loss_spike, check_divergence)):
                 return step
         return None
 

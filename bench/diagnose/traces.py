@@ -121,7 +121,7 @@ def families(traces: Iterable[Trace]) -> list[str]:
 
 def synthetic(seed: int, diverges: bool, steps: int = 160, onset: int = 90, lead: int = 15, parts: int = 4) -> Trace:
     """A falling, noisy loss. If it diverges, update and gradient norms of one part begin to grow 7% a step at `onset`, and
-    the loss doubles within a few steps `lead` steps later."""
+    the loss begins to climb `lead` steps later."""
     rng = np.random.default_rng(seed)
     step = np.arange(1, steps + 1)
     loss = 2.5 + 3.5 * np.exp(-step / 40) + rng.normal(0, 0.04, steps)
@@ -131,7 +131,7 @@ def synthetic(seed: int, diverges: bool, steps: int = 160, onset: int = 90, lead
         grown = np.maximum(0, step - onset + 1)
         gradients[:, 1] *= 1.07**grown
         updates[:, 1] *= 1.07**grown
-        loss += np.minimum(3 * loss, np.expm1(0.5 * np.maximum(0, step - onset - lead + 1)))
+        loss += np.minimum(3 * loss, np.expm1(0.04 * np.maximum(0, step - onset - lead + 1)))
     norms = (np.sqrt((x**2).sum(1)) for x in (gradients, updates))
     truth = Truth("rate" if diverges else "none", f"family {seed % 3}", onset=onset if diverges else None)
     names = ("embed", *map(str, range(parts - 2)), "head")

@@ -1,7 +1,7 @@
 """Chooses the constants of a rule of early warning on the tuning families, by random search, and estimates by leaving one
 family out at a time what another family will give.
 
-    python -m bench.diagnose.tuning --runs FOLDER --draws 200 --spread 2 --fixed window,least
+    python -m bench.diagnose.tuning --runs FOLDER/tuning --draws 200 --spread 2 --fixed stays
 
 A rule is anything with `first(trace) -> step | None`; its constants are the numeric fields of a dataclass. Each draw is run
 over each trace once: what is best without a family, and how it does there, are read off the same table.
@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from statistics import median, quantiles
 from typing import Any, Protocol
 
-from bench.diagnose.traces import Trace, families
+from bench.diagnose.traces import Trace, families, read_all
+from bench.rounds import asked, table
 
 Firsts = list[int | None]  # the step of the first alarm in each trace
 
@@ -28,23 +30,30 @@ class Detector(Protocol):
 
 @dataclass(frozen=True)
 class Range:
-    """Where a constant may lie; drawn evenly in its logarithm. whole: an integer."""
+    """Where a constant may lie; drawn evenly in the logarithm of its distance from `origin`. whole: an integer."""
 
     low: float
     high: float
     whole: bool = False
+    origin: float = 0.0
 
     def draw(self, rng: Random) -> float:
-        value = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
+        low, high = self.low - self.origin, self.high - self.origin
+        value = self.origin + math.copysign(math.exp(rng.uniform(math.log(abs(low)), math.log(abs(high)))), low)
         return round(value) if self.whole else float(f"{value:.4g}")
 
 
 def around(constants: Any, spread: float = 2.0, fixed: Iterable[str] = ()) -> dict[str, Range]:
-    """From 1/spread of each numeric constant to `spread` times it."""
+    """From 1/spread of each positive constant to `spread` times it; a ratio between 0.5 and 2 is taken as its distance from
+    1, so that 1.1 may lie between 1.05 and 1.2."""
     found = {}
     for name, value in dataclasses.asdict(constants).items():
-        if name not in fixed and isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
-            found[name] = Range(value / spread, value * spread, whole=isinstance(value, int))
+        if name in fixed or isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            continue
+        ratio = isinstance(value, float) and 0.5 < value < 2 and value != 1
+        origin = 1.0 if ratio else 0.0
+        ends = sorted((origin + (value - origin) / spread, origin + (value - origin) * spread))
+        found[name] = Range(*ends, whole=isinstance(value, int), origin=origin)
     return found
 
 
@@ -189,10 +198,13 @@ def search(
     count: int,
     seed: int = 0,
 ) -> Search:
-    """Runs the default and `count` draws of its constants over the traces; make(constants) is a detector."""
+    """Runs the default and `count` draws of its constants over the traces that tell: the diverged ones, as far as an alarm is
+    of use, and the healthy ones. make(constants) is a detector."""
+    telling = [trace for trace in traces if trace.healthy or trace.diverged is not None]
+    shown = [trace if trace.diverged is None else trace.until(trace.diverged - 1) for trace in telling]
     settings = draws(default, space, count, seed)
-    firsts = [[detector.first(trace) for trace in traces] for detector in map(make, settings)]
-    return Search(settings, firsts, traces)
+    firsts = [[detector.first(trace) for trace in shown] for detector in map(make, settings)]
+    return Search(settings, firsts, telling)
 
 
 def cell(found: Grade) -> list[str]:
@@ -211,3 +223,30 @@ def cell(found: Grade) -> list[str]:
 
 
 HEADER = ["warned of diverged", "lead", "by 10", "too early", "false", "false, hard", "other faults"]
+
+
+def main() -> None:
+    """Tunes our own detector; --fixed names constants to leave as they are."""
+    from bench.diagnose.replay import Replay
+    from cloche.train import Tolerance
+
+    options = asked(__doc__, runs="", draws=100, spread=1.5, fixed="", seed=0)
+    if not options.runs:
+        raise SystemExit("--runs FOLDER: name a folder of runs that `python -m bench.diagnose.corpus` made")
+    traces = read_all(options.runs)
+    space = around(Tolerance(), options.spread, options.fixed.split(","))
+    begin = time.process_time()
+    found = search(Replay, Tolerance(), space, traces, options.draws, options.seed)
+    grades = found.grades()
+    order = sorted(range(len(grades)), key=lambda i: -found.utility(grades[i]))
+    lines = [[f"{i}: {found.settings[i]}", f"{found.utility(grades[i]):.3f}", *cell(grades[i])] for i in order[:10]]
+    together, by_family = found.left_out()
+    rows = [["default", f"{found.utility(grades[0]):.3f}", *cell(grades[0])], *lines]
+    rows += [[f"without {name}, on it", "", *cell(each)] for name, each in by_family.items()]
+    rows.append(["families left out, together", f"{found.utility(together):.3f}", *cell(together)])
+    print(table(["constants", "utility", *HEADER], rows))
+    print(f"{(time.process_time() - begin) / len(grades):.2f} CPU seconds a setting, {len(traces)} runs")
+
+
+if __name__ == "__main__":
+    main()

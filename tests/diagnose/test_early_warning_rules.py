@@ -21,6 +21,7 @@ from bench.diagnose.peers import (
     UpdateSigmas,
     ZClip,
 )
+from bench.diagnose.replay import Replay, disagreements
 from bench.diagnose.traces import Trace, Truth, read, read_all, synthetic
 from bench.diagnose.tuning import Range, around, draws, grade, lead_of, search
 from cloche.runs import Run
@@ -122,9 +123,26 @@ def test_the_search_finds_constants_that_warn_in_time(traces: list[Trace]) -> No
     assert again.settings == found.settings and again.firsts == found.firsts
 
 
+@dataclass(frozen=True)
+class Ratios:
+    rise: float = 1.1
+    fall: float = 0.9
+    share: float = 0.4
+    stays: int = 4
+    always: bool = True
+
+
 def test_constants_are_drawn_around_their_values() -> None:
     space = around(Growing(), spread=2, fixed=["start"])
     assert space == {"factor": Range(4.0, 16.0)}
+    ratios = around(Ratios())
+    assert {name: (round(each.low, 9), round(each.high, 9)) for name, each in ratios.items()} == {
+        "rise": (1.05, 1.2),
+        "fall": (0.8, 0.95),
+        "share": (0.2, 0.8),
+        "stays": (2, 8),
+    }
+    assert all(1.05 <= each.rise <= 1.2 and 0.8 <= each.fall <= 0.95 for each in draws(Ratios(), ratios, 50))
     drawn = draws(Growing(), around(Growing(), spread=3), 50)
     assert drawn[0] == Growing() and len(set(drawn)) > 40
     assert all(8 / 3 <= each.factor <= 24 and 20 <= each.start <= 183 and isinstance(each.start, int) for each in drawn)
@@ -176,3 +194,15 @@ def test_what_an_optimiser_does_not_tell_is_no_alarm(tmp_path: Path) -> None:
     assert trace.grad_norms[-1].tolist() == [np.inf, np.inf] and np.isnan(trace.update_norm).all()
     assert UpdateDoubles().first(trace) is None and UpdateSigmas(window=20).first(trace) is None
     assert GradientAboveMedian().first(trace) == 70
+
+
+def test_our_alarms_are_replayed_from_the_log(traces: list[Trace]) -> None:
+    gone = [trace for trace in traces if trace.diverged]
+    for trace in gone:
+        first = Replay().first(trace)
+        assert first is not None and lead_of(first, trace)
+        assert Replay().first(trace.until(first)) == first and Replay().first(trace.until(first - 1)) is None
+        assert next(Replay(trace.optimizer.tolerance).alarms(trace)) == first
+    own = [replace(trace, warned=tuple(Replay().alarms(trace))) for trace in traces]
+    assert not disagreements(own)
+    assert list(disagreements([*own, replace(gone[0], warned=(3,))])) == [gone[0].name]
