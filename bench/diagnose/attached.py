@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import bench.diagnose.planted  # noqa: F401  recipes of planted faults name its parts
-
 from bench.diagnose.peers import Rule
 from bench.diagnose.traces import Trace
 from cloche.runs import Run

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import bench.diagnose.planted  # noqa: F401  recipes of planted faults name its parts
-
 from bench.diagnose.traces import Trace
 from bench.diagnose.tuning import Range
 from cloche.train import EarlyWarning
