@@ -2,7 +2,7 @@
 as they ship and tuned ones.
 
     python -m bench.setup early_warning
-    bench/.venvs/early_warning/bin/python -m bench.diagnose.early_warning --runs FOLDER --draws 200
+    bench/.venvs/early_warning/bin/python -m bench.diagnose.early_warning --runs FOLDER --draws 100    # 0: tuned as before
 
 FOLDER has the runs of `bench.diagnose.corpus`, those of the tuning families in tuning/ and the others in held_out/. A run has
 diverged at the first step whose loss, and those of the 19 steps after it, are above 1.5 times the median of the 50 before
@@ -13,7 +13,7 @@ data) are counted apart. Runs with a fault that do not diverge belong to neither
 Each rule is also tuned: the same number of random draws of its constants on the tuning families, for the same utility. What
 leaving out one family at a time gives is beside it; the held-out families are then graded with the constants as they are.
 Ours ship tuned; "tuned" has them drawn anew like the others'. Our alarms are replayed from the per-step log, and must be those
-that each run has in its events (a folder in which no run has any was made before there were warnings, and is not asked).
+that each held-out run has in its events.
 
 Left out: SPAM (arXiv 2501.06842), whose rule is on single elements of the gradient, which no log has.
 """
@@ -21,6 +21,7 @@ Left out: SPAM (arXiv 2501.06842), whose rule is on single elements of the gradi
 from __future__ import annotations
 
 import importlib.util
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -30,20 +31,27 @@ from typing import Any
 from bench.diagnose.peers import LOSSLINT, OURSELVES, PUBLISHED, TRAINSCOPE, Rule
 from bench.diagnose.replay import Replay, disagreements
 from bench.diagnose.traces import Trace, families, read_all
-from bench.diagnose.tuning import HEADER, Detector, Firsts, Search, around, cell, grade, search
-from bench.rounds import asked, table, write
+from bench.diagnose.tuning import HEADER, Detector, Firsts, around, cell, grade, search
+from bench.rounds import RESULTS, asked, table, write
 from cloche.train import Tolerance
 
 
-def versions(rule: Rule | Replay, traces: list[Trace], draws: int, seed: int) -> tuple[dict[str, Any], Search | None]:
-    """The rule as it ships and, if it has constants, tuned; and the search that found these."""
-    if isinstance(rule, Replay):
-        found = search(Replay, Tolerance(), around(Tolerance()), traces, draws, seed)
-        return {"default": rule, "tuned": Replay(found.settings[found.best()])}, found
-    if not rule.space:
-        return {"default": rule}, None
-    found = search(lambda x: x, rule, rule.space, traces, draws, seed)
-    return {"default": rule, "tuned": found.settings[found.best()]}, found
+def tuned(rule: Rule | Replay, traces: list[Trace], draws: int, seed: int) -> dict[str, Any] | None:
+    """The best of `draws` random constants on some runs, and the grades when families are left out; None for a rule without
+    constants."""
+    ours = isinstance(rule, Replay)
+    default, space = (Tolerance(), around(Tolerance())) if ours else (rule, rule.space)
+    if not space:
+        return None
+    found = search(Replay if ours else lambda x: x, default, space, traces, draws, seed)
+    together, by_family = found.left_out()
+    left = {name: each.record() for name, each in by_family.items()}
+    constants = asdict(found.settings[found.best()])
+    return {"constants": constants, "left_out": {**together.record(), "by_family": left, "cells": cell(together)}}
+
+
+def with_constants(rule: Rule | Replay, constants: dict[str, Any]) -> Rule | Replay:
+    return Replay(Tolerance(**constants)) if isinstance(rule, Replay) else type(rule)(**constants)
 
 
 def rules() -> list[Rule | Replay]:
@@ -87,33 +95,32 @@ def main() -> None:
     sides = {name: found for name in ("tuning", "held_out") if (found := read_all(Path(options.runs) / name))}
     if "tuning" not in sides:
         raise SystemExit(f"there are no finished runs in {options.runs}/tuning")
-    record: dict[str, Any] = {"draws": options.draws, "runs": {name: len(found) for name, found in sides.items()}}
+    record: dict[str, Any] = {
+        "draws": options.draws or "as before",
+        "runs": {name: len(found) for name, found in sides.items()},
+    }
     rows: dict[str, list[list[str]]] = {name: [] for name in sides}
     found: dict[str, Any] = {}
+    before = json.loads((RESULTS / "early_warning.json").read_bytes())["rules"] if options.draws == 0 else {}
     for rule in rules():
         entry: dict[str, Any] = {"source": rule.source}
-        graded, drawn = versions(rule, sides["tuning"], options.draws, options.seed)
-        for label, version in graded.items():
-            constants = version.constants if isinstance(version, Replay) else version
-            entry[label] = {"constants": None if constants is None else asdict(constants)}
-            for side, traces in sides.items():
-                result = report(version, traces)
+        best = before[rule.name].get("best") if before else tuned(rule, sides["tuning"], options.draws, options.seed)
+        for label, version in {"default": rule, "tuned": best and with_constants(rule, best["constants"])}.items():
+            for side, traces in sides.items() if version else ():
+                entry.setdefault(label, {})[side] = result = report(version, traces)
                 rows[side].append([rule.name + ", tuned" * (label == "tuned"), *result.pop("cells")])
-                entry[label][side] = result
-        if drawn is not None:
-            together, by_family = drawn.left_out()
-            rows["tuning"].append([f"{rule.name}, families left out", *cell(together), ""])
-            left = {name: each.record() for name, each in by_family.items()}
-            entry["left_out"] = {**together.record(), "by_family": left}
-        found[rule.name] = entry
+        if best:
+            rows["tuning"].append([f"{rule.name}, families left out", *best["left_out"]["cells"], ""])
+        found[rule.name] = {**entry, "best": best}
     for side, lines in rows.items():
         print(f"\n{side}: {len(sides[side])} runs of {', '.join(families(sides[side]))}")
         print(table(["rule", *HEADER, "us per step"], lines))
-    record["disagree"] = {side: disagreements(found) for side, found in sides.items() if any(t.warned for t in found)}
-    for side, runs in record["disagree"].items():
-        print(f"{side}: the warnings of the runs are those of the replay in all but {len(runs)}", *sorted(runs))
+    # The tuning runs were made before the constants were chosen.
+    record["disagree"] = disagree = disagreements(sides.get("held_out", []))
+    if "held_out" in sides:
+        print(f"the held-out runs' own warnings are those of the replay in all but {len(disagree)}", *sorted(disagree))
     path = write("early_warning", {**record, "rules": found}, packages="numpy trainscope losslint")
-    if any(record["disagree"].values()):
+    if disagree:
         raise SystemExit(f"{path}: these runs were watched with other constants; make them again")
 
 
