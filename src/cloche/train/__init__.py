@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cloche.train.monitors.journal import is_finished
     from cloche.train.monitors.noise import NoiseScale
     from cloche.train.monitors.provenance import weights_hash
+    from cloche.train.monitors.steps import parts_of
     from cloche.train.monitors.warning import Alarm, EarlyWarning, Tolerance
     from cloche.train.objectives.batch import Examples, TokenBatch
     from cloche.train.objectives.denoising import Denoising, SpanCorruption
@@ -139,6 +140,7 @@ __all__ = [
     "gemm_rate",
     "gemm_rates",
     "is_finished",
+    "parts_of",
     "prepare_data",
     "require_same_tokens",
     "sample",

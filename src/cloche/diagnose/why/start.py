@@ -15,35 +15,19 @@ STEADY = 0.02  # coefficient of variation of the RMS over positions, below which
 
 @dataclass(frozen=True)
 class Start:
-    """The signal at the first checkpoint. branch: the largest RMS of a branch's output over that of the stream it is added
-    to, and its `layer`. entropy: of attention, as a share of its maximum, in the layer that has least. surprise: nats by which
-    the loss is above that of a uniform guess. normed: the share of layers whose branches read or write normalised values.
-    scores: by what the scores of attention are multiplied, in units of 1 / sqrt(head size)."""
+    """The signal at the first checkpoint. entropy: of attention, as a share of its maximum, in the layer that has least.
+    normed: the share of layers whose branches read or write normalised values. scores: by what the scores of attention are
+    multiplied, in units of 1 / sqrt(head size)."""
 
-    branch: float
-    layer: int
-    growth: float
     entropy: float | None
-    surprise: float
     normed: float
     scores: float
 
 
 def start_of(net: Network, ids: Tensor) -> Start:
     """Measured on ids [row, position + 1]."""
-    signal = measure(net, ids)
-    ratios = [max(layer.attn, layer.mlp) / max(layer.before, 1e-30) for layer in signal.layers]
-    most = max(range(len(ratios)), key=ratios.__getitem__)
-    entropies = [layer.entropy for layer in signal.layers if layer.entropy is not None]
-    return Start(
-        ratios[most],
-        most,
-        signal.growth,
-        min(entropies, default=None),
-        signal.surprise,
-        normed_share(net, ids),
-        score_scale(net),
-    )
+    entropies = [layer.entropy for layer in measure(net, ids).layers if layer.entropy is not None]
+    return Start(min(entropies, default=None), normed_share(net, ids), score_scale(net))
 
 
 @torch.no_grad()

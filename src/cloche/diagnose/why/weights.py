@@ -4,13 +4,14 @@ bits they are kept."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cloche.model import Network
+from cloche.train import parts_of
 
 SAMPLED = 100_000  # entries of a tensor whose bits are looked at
 MOVED = 1e-4  # of how far the part that moved most did, relative to its weights: below it a part is frozen
@@ -19,18 +20,15 @@ MOVED = 1e-4  # of how far the part that moved most did, relative to its weights
 @dataclass(frozen=True)
 class Weights:
     """scale: root mean square of the matrices at step 0 over their nominal (fan-in) one, the median of all; branches: the
-    median of those that write to the stream, over `scale`; queries: of those of queries and keys, over `scale`. bits: of
-    mantissa that the last weights use, at most 24. frozen: parts that never moved. still: their share of the parts.
-    grown: by what the norm of the matrices was multiplied between the checkpoints; largest: of the part that grew most.
+    median of those that write to the stream, over `scale`. bits: of mantissa that the last weights use, at most 24. still: the
+    share of the parts that never moved. grown: by what the norm of the matrices was multiplied between the checkpoints.
     """
 
     scale: float | None = None
     branches: float | None = None
     bits: int | None = None
-    frozen: tuple[str, ...] = ()
     still: float | None = None
     grown: float | None = None
-    moved: Mapping[str, float] = field(default_factory=dict)
 
 
 def weights_of(first: Network | None, last: Network | None) -> Weights:
@@ -45,11 +43,10 @@ def weights_of(first: Network | None, last: Network | None) -> Weights:
     bits = None if last is None else bits_of({n: p for n, p in last.state_dict().items() if p.ndim > 1})
     if first is None or last is None or first is last:
         return Weights(scale, branches, bits)
-    moved = movements(first, last)
-    frozen = tuple(part for part, by in moved.items() if by <= MOVED * max(moved.values()))
+    moved = list(movements(first, last).values())
+    still = sum(by <= MOVED * max(moved) for by in moved) / len(moved) if moved else None
     before, after = norm(first), norm(last)
-    grown = after / before if before else None
-    return Weights(scale, branches, bits, frozen, len(frozen) / len(moved) if moved else None, grown, moved)
+    return Weights(scale, branches, bits, still, after / before if before else None)
 
 
 def scales(net: Network) -> dict[str, float]:
@@ -66,23 +63,14 @@ def _writes(net: Network, name: str) -> bool:
     return net.declarations()[name].shard == "columns"
 
 
-def parts_of(net: Network) -> dict[str, list[str]]:
-    """The names of the parameters of each part: "embed", "layer 0" and so on, and "head" for all others."""
-    owner = {id(p): f"layer {i}" for i, block in enumerate(net.layers) for p in block.parameters()}
-    owner |= {id(p): "embed" for p in net.embed.parameters()}
-    found: dict[str, list[str]] = {}
-    for name, p in net.named_parameters():
-        found.setdefault(owner.get(id(p), "head"), []).append(name)
-    return found
-
-
 def movements(first: Network, last: Network) -> dict[str, float]:
     """Of each part with matrices the norm of what they changed by over their own. That all entries were multiplied by one
     number, as weight decay does without a gradient, counts as no change."""
     before, after = first.state_dict(), last.state_dict()
-    found = {}
-    for part, names in parts_of(first).items():
-        names = [name for name in names if before[name].ndim > 1 and before[name].shape == after[name].shape]
+    name_of = {p: name for name, p in first.named_parameters()}
+    found: dict[str, float] = {}
+    for part, own in parts_of(first).items():
+        names = [name_of[p] for p in own if p.ndim > 1 and p.shape == after[name_of[p]].shape]
         pairs = [(before[name].double(), after[name].double()) for name in names]
         if not pairs:
             continue
@@ -100,8 +88,7 @@ def _residue(old: Tensor, new: Tensor) -> float:
 
 def norms(net: Network) -> dict[str, float]:
     """Of all weights of each part."""
-    parameters = dict(net.named_parameters())
-    return {part: sum(_square(parameters[name]) for name in names) ** 0.5 for part, names in parts_of(net).items()}
+    return {part: sum(map(_square, own)) ** 0.5 for part, own in parts_of(net).items()}
 
 
 def _square(p: Tensor) -> float:

@@ -28,7 +28,7 @@ def parts_of(net: nn.Module) -> dict[str, list[Tensor]]:
 
     >>> import torch
     >>> from cloche.model import GLU, LM, Attention, Block, Stack
-    >>> from cloche.train.monitors.steps import parts_of
+    >>> from cloche.train import parts_of
     >>> list(parts_of(LM(vocab=20, width=24, body=Stack(2, Block(Attention(2), GLU()))).build(0)))
     ['embed', 'layer 0', 'layer 1', 'head']
     >>> list(parts_of(torch.nn.Linear(2, 1)))
