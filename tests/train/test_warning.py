@@ -44,6 +44,12 @@ def test_a_loss_that_rises_slowly_is_told_of_once_before_it_is_high(seed):
     assert alarm.value < 1.25 * alarm.usual
 
 
+def test_losses_that_are_not_positive_raise_nothing():
+    """That of a policy gradient is near zero, on either side."""
+    random = Random(0)
+    assert alarms([Step(random.gauss(0.02, 0.02)) for _ in range(40)] + [Step(-0.01)] * 200) == []
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_what_jumps_and_comes_back_raises_nothing(seed):
     other_text = [3.2 + math.exp(-i / 10) for i in range(100)]

@@ -106,7 +106,8 @@ class Alarm(NamedTuple):
 
 class EarlyWarning:
     """Watches the loss and gradient norm of each step; `add` returns an alarm when they leave their usual course (see
-    `Tolerance`), once until they are back.
+    `Tolerance`), once until they are back. A loss that is not positive, such as that of a policy gradient, has no logarithm:
+    its step is not looked at.
 
     >>> from typing import NamedTuple
     >>> from cloche.train import EarlyWarning
@@ -131,6 +132,8 @@ class EarlyWarning:
 
     def add(self, step: int, seen: Seen) -> Alarm | None:
         """Takes in the next step; its number is only told in the alarm."""
+        if seen.loss <= 0:
+            return None
         norm = math.nan if seen.grad_norm is None else seen.grad_norm
         now = [math.log(max(value, 1e-30)) for value in (seen.loss, norm)]
         self.count += 1
@@ -225,9 +228,9 @@ class EarlyWarning:
         return {**kept, **jump, "count": self.count, "raised": self.raised}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.seen.extend(_Kept(*step) for step in state["steps"])
-        for logs, values in zip(self.logs, state["logs"], strict=True):
-            logs.extend(values)
+        self.seen = deque((_Kept(*step) for step in state["steps"]), maxlen=WINDOW)
+        loss, norm = state["logs"]
+        self.logs = deque(loss, maxlen=WINDOW), deque(norm, maxlen=WINDOW)
         self.sums, self.jumped, self.before = state["sums"], state["jumped"], state["before"]
         self.count, self.raised = state["count"], state["raised"]
 
