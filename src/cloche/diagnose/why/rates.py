@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cloche.diagnose.why.history import History
+from cloche.model import MuP
 from cloche.train import Recipe
 
 NEAR = 8  # steps before the loss diverged that the size of updates is taken of
@@ -46,7 +47,7 @@ def rates_of(recipe: Recipe, history: History, diverged: int | None, norms: Mapp
         calm = float(np.nanmedian(ratios))
         rush = float(np.nanmax(ratios[:NEAR])) if np.isfinite(ratios[:NEAR]).any() else None
     return Rates(
-        peak_rate(recipe, diverged or history.steps) / default_rate(recipe),
+        peak_rate(recipe, history, diverged or history.steps) / default_rate(recipe),
         math.ceil(recipe.schedule.warmup * (recipe.run.steps or 0)),
         pace,
         calm,
@@ -79,10 +80,16 @@ def largest(ratios: np.ndarray) -> np.ndarray:
     return np.nanmax(ratios[np.isfinite(ratios).any(1)], 1)
 
 
-def peak_rate(recipe: Recipe, steps: int) -> float:
-    """The largest learning rate of the first steps."""
+def peak_rate(recipe: Recipe, history: History, steps: int) -> float:
+    """The largest learning rate of the first steps: of the schedule, or as logged of any group, which may have a rate of its
+    own. Under muP, which scales the rates of groups with the width, only of the schedule."""
     share, planned = recipe.schedule.rate, recipe.run.steps or 1
-    return recipe.optimizer.lr * max((share(step, planned) for step in range(steps)), default=1.0)
+    peak = recipe.optimizer.lr * max((share(step, planned) for step in range(steps)), default=1.0)
+    if isinstance(recipe.initialisation, MuP):
+        return peak
+    names = {key for record in history.metrics for key in record if key.startswith("lr_")}
+    logged = [rate for name in names for at, rate in zip(*history.metric(name), strict=True) if at <= steps]
+    return max([peak, *(float(rate) for rate in logged if math.isfinite(rate))])
 
 
 def default_rate(recipe: Recipe) -> float:
