@@ -18,6 +18,7 @@ from cloche.diagnose import explain
 from cloche.diagnose.why.course import course_of, jumps
 from cloche.diagnose.why.documents import place_of
 from cloche.diagnose.why.history import History
+from cloche.diagnose.why.rates import peak_rate
 from cloche.diagnose.why.text import learnable
 from cloche.diagnose.why.weights import bits_of
 from cloche.drawing import Finding
@@ -238,6 +239,22 @@ def test_damaged_text_and_weights_are_said_and_the_rest_is_explained(train: Plan
     assert any("train-00000.bin" in note for note in finding.notes)
     (run.path / "checkpoints" / "step-000000" / "model.safetensors").write_bytes(b"")
     assert any("step-000000" in note for note in explain(run).notes)
+
+
+def test_steps_that_the_log_lacks_are_no_divergence() -> None:
+    losses = np.concatenate([np.full(60, 3.0), np.full(30, np.nan), np.full(40, 2.9), np.full(30, 6.0)])
+    history = History(losses, {("loss", ""): losses}, 1, {}, [], [])
+    course = course_of(history)
+    assert course.diverged == course.jumped == 131, "counted with the steps that are missing"
+
+
+def test_a_rate_that_only_the_log_tells_of_is_seen(small: Recipe) -> None:
+    recipe = small.with_set({"optimizer": "AdamW(lr=0.006)", "run.steps": 3})
+    metrics = [{"step": step, "lr": 0.006, "lr_rest": 0.006, "lr_matrix": rate} for step, rate in ((1, 0.03), (3, 0.9))]
+    history = History(np.zeros(3), {}, 1, {}, metrics, [])
+    assert peak_rate(recipe, history, 3) == 0.9 and peak_rate(recipe, history, 2) == 0.03
+    scaled = recipe.with_set({"initialisation": "MuP()"})
+    assert peak_rate(scaled, history, 3) <= 0.006
 
 
 def test_a_run_in_training_is_explained_as_far_as_it_is(train: Planted, small: Recipe, tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from cloche.diagnose.proving.remedy import Remedy
+from cloche.diagnose.robust import TO_SIGMA
 from cloche.errors import ArgumentInvalid, CorpusEmpty
 from cloche.train import TokenBatch, Trainer
 
 MOST_EMPTY = 1000  # batches one after the other of which no row is left
 REFERENCE = 16  # batches before the checkpoint that rows are compared with
 FEWEST = 16  # rows that the usual loss is taken from
-TO_SIGMA = 1.4826  # median absolute deviation -> standard deviation of a normal distribution
 NAMED = 3  # steps in a phrase
 
 

@@ -23,8 +23,8 @@ LATER = 2  # times as many steps as it took to diverge, in which a remedy that o
 UNKNOWN = 100  # steps after an onset that no divergence followed
 
 
-def _silent(done: float, total: float, note: str) -> None:
-    pass
+def silent(done: float, total: float, note: str) -> None:
+    """Progress that nobody is told of."""
 
 
 def prove_remedies(
@@ -33,7 +33,7 @@ def prove_remedies(
     remedies: Sequence[Remedy] | None = None,
     checkpoint: int | None = None,
     horizon: int | None = None,
-    on_progress: Progress = _silent,
+    on_progress: Progress = silent,
 ) -> Proof:
     """Trains the steps around `onset`, counted from 1, again from the last checkpoint before it: without a change, which must
     give the logged weights and losses bit for bit, and with each remedy alone, on the same batches and from the same random

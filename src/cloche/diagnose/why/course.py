@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cloche.diagnose.divergence import first_divergence
+from cloche.diagnose.robust import TO_SIGMA, robust_deviation
 from cloche.diagnose.why.history import HEALTH, History, named_series
 
 SMOOTH = 15  # steps of a running median
@@ -14,7 +15,6 @@ BEFORE = 60  # steps looked through for what moved before the loss did
 USUAL = 50  # steps that usual values are taken of, before those
 OUTSIDE = 6.0  # robust standard deviations from usual values
 FLOOR = 0.08  # of a quantity's logarithm: the least spread there is
-TO_SIGMA = 1.4826  # median absolute deviation -> standard deviation of a normal distribution
 EARLY = 20  # first steps
 JUMP = 0.35  # nats by which a loss must rise at once, and 5 robust deviations, to count as a jump
 RECOVERED = 0.25  # of a jump: what is left of it when the loss has recovered
@@ -74,9 +74,9 @@ def course_of(history: History) -> Course:
         nothing = float("nan")
         ended = history.nonfinite
         return Course(0, ended, ended, (), nothing, nothing, nothing, 0.0, 0.0, None, 0.0, 0)
-    losses = known if len(known) < len(losses) else losses
+    losses = filled(losses)
     smooth = running_median(losses, SMOOTH)
-    diverged = first_divergence(history.losses.tolist())
+    diverged = first_divergence(filled(history.losses).tolist())
     diverged = history.nonfinite if diverged is None else diverged
     jump, jumped, spikes = jumps(losses)
     before = float(np.median(losses[max(0, (jumped or 1) - 1 - 10) : max(1, (jumped or 1) - 1)]))
@@ -93,6 +93,19 @@ def course_of(history: History) -> Course:
     early = float(losses[:EARLY].max() - first)
     best = float(min(smooth.min(), first))
     return Course(history.steps, diverged, onset, movers, first, best, last, early, jump, jumped, left, spikes)
+
+
+def filled(losses: np.ndarray) -> np.ndarray:
+    """With the loss before it in the place of each that the log does not have; the first of all before that.
+
+    >>> import numpy as np
+    >>> from cloche.diagnose.why.course import filled
+    >>> filled(np.array([np.nan, 3.0, np.nan, 2.0])).tolist()
+    [3.0, 3.0, 3.0, 2.0]
+    """
+    known = np.flatnonzero(~np.isnan(losses))
+    places = np.searchsorted(known, np.arange(len(losses)), side="right") - 1
+    return losses[known[np.maximum(places, 0)]]
 
 
 def running_median(values: np.ndarray, width: int) -> np.ndarray:
@@ -144,7 +157,7 @@ def _moved(quantity: str, place: str, steps: np.ndarray, values: np.ndarray, usu
     if len(before) < 3:
         return None
     middle = float(np.median(before))
-    spread = max(FLOOR, TO_SIGMA * float(np.median(np.abs(before - middle))))
+    spread = max(FLOOR, robust_deviation(before))
     sigmas = np.nan_to_num((logs - middle) / spread, nan=0.0)
     outside = sigmas > OUTSIDE  # what falls, as in a decay of the rate, is no sign of harm
     outside[: int((steps <= usual.stop).sum())] = False

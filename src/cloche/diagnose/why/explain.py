@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cloche.diagnose.proving.proof import Proof
-from cloche.diagnose.proving.replaying import Progress
+from cloche.diagnose.proving.replaying import Progress, silent
 from cloche.diagnose.why.causes import NONE, Verdict, judge, values_of
 from cloche.diagnose.why.documents import rows_of
 from cloche.diagnose.why.facts import Facts, gather
@@ -24,11 +24,7 @@ SURE = 0.3  # confidence
 POINTS = 40  # of a curve that is drawn
 
 
-def _silent(done: float, total: float, note: str) -> None:
-    pass
-
-
-def explain(run: Run | Path | str, prove: bool = False, on_progress: Progress = _silent) -> Finding:
+def explain(run: Run | Path | str, prove: bool = False, on_progress: Progress = silent) -> Finding:
     """Says why a run went wrong: the step, what moved first and in which part, the batch of that step with its text, and the
     most likely cause, with its confidence and the evidence; or that no fault was found.
 
@@ -83,10 +79,10 @@ def found(run: Run, facts: Facts, verdicts: list[Verdict], nothing: float, proof
         "cause": NONE if best is None else best.cause.name,
         "fix": "" if best is None else best.cause.fix,
         "step": None if best is None else step_of(facts, best),
-        "moved": _moved(facts),
+        "moved": None if facts.course.mover is None else _plain(vars(facts.course.mover)),
         "diverged": facts.course.diverged,
         "confidences": {NONE: nothing, **{each.cause.name: each.confidence for each in verdicts}},
-        "evidence": [] if best is None else [_evidence(each) for each in best.evidence],
+        "evidence": [] if best is None else [_plain(each._asdict()) for each in best.evidence],
         "measured": _plain(values_of(facts)),
         "batch": batch,
         "bad": [] if facts.text is None else list(facts.text.bad),
@@ -150,22 +146,6 @@ def _first(facts: Facts) -> str:
         f", where the {mover.quantity}{where} first left its usual range: {number(mover.value)} instead of "
         f"{number(mover.usual)}"
     )
-
-
-def _moved(facts: Facts) -> dict[str, Any] | None:
-    mover = facts.course.mover
-    return None if mover is None else _plain(vars(mover))
-
-
-def _evidence(each: Any) -> dict[str, Any]:
-    kept = {
-        "name": each.name,
-        "value": each.value,
-        "threshold": each.threshold,
-        "support": each.support,
-        "says": each.says,
-    }
-    return _plain(kept)
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cloche.data import Batches
+from cloche.diagnose.robust import robust_deviation
 
 FITTED, JUDGED = 96, 24  # batches at most that counts are made of, and that usual values are taken from
 FEWEST = 12  # batches before things went wrong that are enough to compare with
@@ -16,9 +17,9 @@ MOST = 64  # unlike batches that are looked for one by one
 MOST_LEARNABLE = 2.0  # times what can be learned of usual text; beyond, few rows mislead
 LATER = 48  # batches read between the onset and the end
 ODD = 5.0  # robust standard deviations of a batch's nats per token, beyond which it is unlike the others
+FLOOR = 0.02  # nats: the least spread of usual batches
 LEAST = 0.15  # nats by which an unlike batch differs at least
 MEMORY = 1 << 24  # entries of a table of pairs; larger vocabularies are counted by tokens alone
-TO_SIGMA = 1.4826
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def text_of(batches: Batches, vocab: int, steps: int, planned: int, onsets: Sequ
     judged = early[:: max(2, len(early) // JUDGED)]
     counts = Pairs(vocab, read(batches, [step for step in early if step not in set(judged)]))
     usual = np.array([counts.nats(batches.at(step)).mean() for step in judged])
-    middle, sigma = float(np.median(usual)), _spread(usual)
+    middle, sigma = float(np.median(usual)), max(FLOOR, robust_deviation(usual))
 
     def unlike(steps: Iterable[int]) -> dict[int, float]:
         """By how many nats each of the batches differs, without those that do no more than usual."""
@@ -129,8 +130,3 @@ def structure(ids: np.ndarray, vocab: int) -> float:
         return 0.0
     one, other = Pairs(vocab, ids[::2]), ids[1::2]
     return float((one.tokens(other) - one.nats(other)).mean())
-
-
-def _spread(values: Sequence[float] | np.ndarray) -> float:
-    middle = np.median(values)
-    return max(0.02, TO_SIGMA * float(np.median(np.abs(np.asarray(values) - middle))))
