@@ -67,7 +67,7 @@ def movements(first: Network, last: Network) -> dict[str, float]:
     """Of each part with matrices the norm of what they changed by over their own. That all entries were multiplied by one
     number, as weight decay does without a gradient, counts as no change."""
     before, after = first.state_dict(), last.state_dict()
-    name_of = {p: name for name, p in first.named_parameters()}
+    name_of: dict[Tensor, str] = {p: name for name, p in first.named_parameters()}
     found: dict[str, float] = {}
     for part, own in parts_of(first).items():
         names = [name_of[p] for p in own if p.ndim > 1 and p.shape == after[name_of[p]].shape]
