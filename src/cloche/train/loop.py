@@ -197,8 +197,7 @@ class Loop:
                 if not self.resumed:
                     yield from self._run_callbacks(book)
                 while self.step < self.steps and not self._stop:
-                    # All records of a step are on disk before the first is yielded: the caller may never ask for the
-                    # next.
+                    # All records of a step are on disk before the first is yielded, after which the caller may leave.
                     yield from self._advance(book, peak)
             except GeneratorExit:
                 if not self._is_saved():
