@@ -1,5 +1,9 @@
 """trainscope attached to the runs themselves: its rule for the kurtosis of activations needs a value of every step, which no
-health log has, so each run is replayed from its first checkpoint, bit for bit, with TrainScope measuring beside it."""
+health log has, so each run is replayed from its first checkpoint, bit for bit, with TrainScope measuring beside it. A run takes
+about 20 CPU seconds, so `--most` of each cause and family are graded.
+
+    bench/.venvs/early_warning/bin/python -m bench.diagnose.attached --runs FOLDER --most 1
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,9 @@ from pathlib import Path
 
 import bench.diagnose.planted  # noqa: F401  recipes of planted faults name its parts
 from bench.diagnose.peers import Rule
-from bench.diagnose.traces import Trace
+from bench.diagnose.traces import Trace, read_all
+from bench.diagnose.tuning import HEADER, cell, grade
+from bench.rounds import asked, table, write
 from cloche.runs import Run
 from cloche.train import Replay, aside
 
@@ -52,3 +58,26 @@ class Kurtosis(Rule):
             signs = asyncio.run(run_signal_signature(Path(folder) / "scope"))
         begin = signs["first_steps"].get("kurtosis")
         return None if begin is None else begin + 1 + 2
+
+
+def main() -> None:
+    options = asked(__doc__, runs="", most=1)
+    if not options.runs:
+        print("left out: name by --runs a folder of runs that `python -m bench.diagnose.corpus` made")
+        return
+    kinds: dict[tuple[object, ...], list[Trace]] = {}
+    for trace in read_all(options.runs):
+        if trace.healthy or trace.diverged is not None:
+            kinds.setdefault((trace.truth.family, trace.truth.cause, trace.truth.hard), []).append(trace)
+    traces = [trace for found in kinds.values() for trace in found[: options.most]]
+    firsts = []
+    for trace in traces:
+        firsts.append(Kurtosis().first(trace))
+        print(f"{trace.name}: alarm {firsts[-1]}, fault {trace.truth.onset}, diverged {trace.diverged}", flush=True)
+    found = grade(firsts, traces)
+    print(table(HEADER, [cell(found)]))
+    write("attached", {"rule": Kurtosis.name, **found.record()}, packages="torch trainscope")
+
+
+if __name__ == "__main__":
+    main()

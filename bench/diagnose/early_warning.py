@@ -91,7 +91,8 @@ def report(rule: Detector, traces: Sequence[Trace]) -> dict[str, Any]:
 def main() -> None:
     options = asked(__doc__, runs="", draws=100, seed=0)
     if not options.runs:
-        raise SystemExit("--runs FOLDER: name the folder of the runs that `python -m bench.diagnose.corpus` made")
+        print("left out: name by --runs the folder of the runs that `python -m bench.diagnose.corpus` made")
+        return
     sides = {name: found for name in ("tuning", "held_out") if (found := read_all(Path(options.runs) / name))}
     if "tuning" not in sides:
         raise SystemExit(f"there are no finished runs in {options.runs}/tuning")

@@ -232,7 +232,8 @@ def main() -> None:
 
     options = asked(__doc__, runs="", draws=100, spread=1.5, fixed="", seed=0)
     if not options.runs:
-        raise SystemExit("--runs FOLDER: name a folder of runs that `python -m bench.diagnose.corpus` made")
+        print("left out: name by --runs a folder of runs that `python -m bench.diagnose.corpus` made")
+        return
     traces = read_all(options.runs)
     space = around(Tolerance(), options.spread, options.fixed.split(","))
     begin = time.process_time()
