@@ -1,6 +1,6 @@
 """Every stability knob moved alone, and what each monitor says of it, at a good learning rate and at four times that.
 
-A model of three layers of width 48 learns tinyshakespeare (512 tokens, 150 steps of 8 rows of 64 tokens, AdamW). Every setting
+A model of three layers of width 48 learns tinyshakespeare (512 tokens, 100 steps of 8 rows of 64 tokens, AdamW). Every setting
 is trained with the same three seeds as the baseline, which has eight. `cloche compare --monitors` does the same for any recipe.
 Controls: a setting that changes nothing (`log.every`) must move every monitor by exactly 0, and the baseline with other seeds
 must move about 5% of them beyond the limit.
@@ -34,7 +34,7 @@ from cloche.model import Declared, FanIn, Network
 from cloche.train import Recipe
 
 RATES = {"good": 0.01, "high": 0.04}
-SEEDS, BASELINE_SEEDS, STEPS, DEPTH, WIDTH = 3, 8, 150, 3, 48
+SEEDS, BASELINE_SEEDS, STEPS, DEPTH, WIDTH = 3, 8, 100, 3, 48
 PAGE = Path(__file__).parents[2] / "docs" / "stability.md"
 MIX = "Attention(heads=4, position=RoPE()"
 BLOCK = "model.body.block"
@@ -115,7 +115,13 @@ def baseline(text: str, lr: float, steps: int = STEPS) -> Recipe:
         {
             **{"data.paths": [text], "tokenizer.vocab": 512, "model.width": WIDTH, "model.body.depth": DEPTH},
             **{f"{BLOCK}.mix.heads": 4, "optimizer": f"AdamW(lr={lr})", "run.length": 64, "run.batch": 8},
-            **{"run.steps": steps, "run.threads": 1, "run.precision": "fp32", "log.every": 10, "log.health_every": 10},
+            **{
+                "run.steps": steps,
+                "run.threads": 1,
+                "run.precision": "fp32",
+                "log.every": 10,
+                "log.health_every": min(10, max(1, steps // 2)),
+            },
             **{"evaluate.samples": 0, "evaluate.validations": 1, "evaluate.tokens": 16384, "checkpoint.count": 1},
         }
     )
