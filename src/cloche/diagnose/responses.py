@@ -11,6 +11,7 @@ from cloche.diagnose.divergence import first_divergence
 from cloche.diagnose.why.history import read_history
 from cloche.drawing import Interval, Table, number, student_quantile
 from cloche.runs import Run
+from cloche.train import read_records
 
 LATE = 0.75  # share of the steps after which records count as those of the end
 SHOWN = 6  # monitors that a note names
@@ -54,10 +55,10 @@ def monitored(run: Run) -> dict[str, float | None]:
     >>> found["grad_norm"], found["update_norm_max"], found["rank"]
     (2.0, 0.3, None)
     """
-    history, health = read_history(run), run.read_log("health")
+    history, health = read_history(run), read_records(run, "health")
     gradients, updates = (_finite(history.series[name, ""].tolist()) for name in ("gradient norm", "update norm"))
     late = [record for record in health if record["step"] > LATE * history.steps] or health[-1:]
-    gaps = [record["val_gap"] for record in run.read_log("metrics") if record.get("val_gap") is not None]
+    gaps = [record["val_gap"] for record in history.metrics if record.get("val_gap") is not None]
     scales = [record["noise_scale"] for record in health if record.get("noise_scale") is not None]
     diverged = history.nonfinite is not None or first_divergence(history.losses.tolist()) is not None
     return {

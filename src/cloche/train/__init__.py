@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cloche.train.monitors.journal import is_finished
     from cloche.train.monitors.noise import NoiseScale
     from cloche.train.monitors.provenance import weights_hash
+    from cloche.train.monitors.records import read_records
     from cloche.train.monitors.steps import parts_of
     from cloche.train.monitors.warning import Alarm, EarlyWarning, Tolerance
     from cloche.train.objectives.batch import Examples, TokenBatch
@@ -142,6 +143,7 @@ __all__ = [
     "is_finished",
     "parts_of",
     "prepare_data",
+    "read_records",
     "require_same_tokens",
     "sample",
     "settings_called",

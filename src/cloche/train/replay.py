@@ -17,6 +17,7 @@ from cloche.train.loop import Update
 from cloche.train.monitors.pace import Pace
 from cloche.train.monitors.pretraining import HealthCallback, LogCallback
 from cloche.train.monitors.provenance import session_facts, weights_hash
+from cloche.train.monitors.records import read_records
 from cloche.train.pretrain import Trainer
 from cloche.train.recipe.recipe import Recipe
 
@@ -50,12 +51,12 @@ class Replay:
 
     def __init__(self, run: Run, checkpoint: Checkpoint, until: int) -> None:
         self.run, self.checkpoint, self.until = run, checkpoint, until
-        self.events = run.read_log("events")
+        self.events = read_records(run, "events")
         self.recipe = _recipe_of(run, _sessions(self.events, checkpoint.step, until))
         require_readable(run, checkpoint)
-        records = run.read_log("metrics")
+        records = read_records(run, "metrics")
         self.logged = {record["step"]: str(record["weights"]) for record in records if "weights" in record}
-        self.times = {record["step"]: float(record["time"]) for record in records if "time" in record}
+        self.times = {record["step"]: float(record["time"]) for record in records if record.get("time") is not None}
         self.restart()
 
     def restart(self, monitors: bool = True) -> Trainer:

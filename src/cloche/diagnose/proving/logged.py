@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from cloche.runs import Run
-from cloche.train import Replay
+from cloche.train import Replay, read_records
 
 DIGITS = 1e-4  # relative difference that the rounding of the log may make
 
@@ -24,12 +24,12 @@ def logged_losses(run: Run) -> list[float]:
 
 def _ended(run: Run) -> int | None:
     """The step whose loss or gradient was not finite, which ended the run."""
-    return next((int(e["step"]) for e in run.read_log("events")[::-1] if e.get("kind") == "nonfinite"), None)
+    return next((int(e["step"]) for e in read_records(run, "events")[::-1] if e.get("kind") == "nonfinite"), None)
 
 
 def _each(run: Run) -> list[float]:
     losses = list[float]()
-    for record in run.read_log("steps"):
+    for record in read_records(run, "steps"):
         values = [math.inf if loss is None else float(loss) for loss in record["loss"]]
         begin = int(record["step"]) - len(values)
         if begin > len(losses):  # steps that were not logged
@@ -40,9 +40,10 @@ def _each(run: Run) -> list[float]:
 
 def _means(run: Run) -> list[float]:
     losses = list[float]()
-    for record in run.read_log("metrics"):
+    for record in read_records(run, "metrics"):
         if "loss" in record:
-            losses += [float(record["loss"])] * (int(record["step"]) - len(losses))
+            loss = math.inf if record["loss"] is None else record["loss"]
+            losses += [loss] * (int(record["step"]) - len(losses))
     return losses
 
 

@@ -15,7 +15,7 @@ from cloche.diagnose.why.documents import rows_of
 from cloche.diagnose.why.facts import Facts, gather
 from cloche.diagnose.why.proved import proof_of, record_of, said
 from cloche.drawing import Finding, Lines, Panel, Provenance, Series, Table, number
-from cloche.errors import RunDamaged
+from cloche.errors import ClocheError, RunDamaged
 from cloche.runs import Run
 
 LISTED = 5  # causes in the table
@@ -74,7 +74,11 @@ def found(run: Run, facts: Facts, verdicts: list[Verdict], nothing: float, proof
             null[evidence.name] = evidence.threshold
     if proof is not None:
         figures["proved"], null["proved"] = float(len(proof.proved)), 0.0
-    batch = rows_of(run, facts) if best is not None else []
+    batch, notes = [], list(facts.notes)
+    try:
+        batch = rows_of(run, facts) if best is not None else []
+    except ClocheError as error:  # such as a tokenizer that is missing
+        notes.append(f"{str(error).rstrip('.')}.")
     data = {
         "cause": NONE if best is None else best.cause.name,
         "fix": "" if best is None else best.cause.fix,
@@ -88,7 +92,7 @@ def found(run: Run, facts: Facts, verdicts: list[Verdict], nothing: float, proof
         "bad": [] if facts.text is None else list(facts.text.bad),
         "proof": None if proof is None else record_of(proof),
         "course": _plain(vars(facts.course)),
-        "notes": list(facts.notes) + _notes(facts),
+        "notes": notes + _notes(facts),
     }
     last = run.checkpoints()[-1:]
     about = Provenance("why", facts.good.name if facts.good else last[0].name if last else "")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cloche.runs import Run
+from cloche.train import read_records
 
 PER_STEP = {"grad_norms": "gradient norm", "update_norms": "update norm"}  # of steps.jsonl, one value per part
 HEALTH = {  # of health.jsonl, one value per layer; those that rise where something goes wrong
@@ -65,37 +66,27 @@ class History:
 
 def read_history(run: Run) -> History:
     """Reads the logs: log/steps.jsonl for each step, and for what a run without it lacks, the coarser metrics.jsonl."""
-    metrics, events = run.read_log("metrics"), run.read_log("events")
-    records = run.read_log("steps")
+    metrics, events = read_records(run, "metrics"), read_records(run, "events")
+    records = read_records(run, "steps")
     losses, series, every = _exact(records) if records else _coarse(metrics)
-    return History(losses, series, every, _health(run.read_log("health")), metrics, events)
+    return History(losses, series, every, _health(read_records(run, "health")), metrics, events)
 
 
 def _exact(records: list[dict[str, Any]]) -> tuple[np.ndarray, dict[tuple[str, str], np.ndarray], int]:
-    parts: list[str] = next((record["parts"] for record in records if "parts" in record), [])
-    last = max(int(record["step"]) for record in records)
-    losses = np.full(last, np.nan)
-    whole = {name: np.full(last, np.nan) for name in ("grad_norm", "update_norm")}
-    per_part: dict[str, np.ndarray] = {name: np.full((last, len(parts)), np.nan) for name in PER_STEP}
+    last, parts = records[-1]["step"], list[str]()
+    whole = {("loss", ""): "loss", ("gradient norm", ""): "grad_norm", ("update norm", ""): "update_norm"}
+    series = {key: np.full(last, np.nan) for key in whole}
     for record in records:
-        values = [np.inf if value is None else _number(value) for value in record["loss"]]
-        here = slice(int(record["step"]) - len(values), int(record["step"]))
-        losses[here] = values
-        for name, array in whole.items():
-            if record.get(name):
-                array[here] = _numbers(record[name])
-        for name, table in per_part.items():
-            rows = record.get(name)
-            if rows and len(parts):
-                table[here] = [_numbers(row) if row else [np.nan] * len(parts) for row in rows]
-    series = {
-        ("loss", ""): losses,
-        ("gradient norm", ""): whole["grad_norm"],
-        ("update norm", ""): whole["update_norm"],
-    }
-    for name, table in per_part.items():
-        series |= {(PER_STEP[name], str(part)): table[:, i] for i, part in enumerate(parts)}
-    return losses, series, 1
+        parts = record.get("parts", parts)  # of each record that names none, those of the last that does
+        here = slice(record["step"] - len(record["loss"]), record["step"])
+        for key, name in whole.items():
+            series[key][here] = _numbers(record.get(name, [None]))
+        series["loss", ""][here] = [np.inf if value is None else value for value in record["loss"]]
+        for name, quantity in PER_STEP.items():
+            for i, part in enumerate(parts if name in record else ()):
+                values = series.setdefault((quantity, part), np.full(last, np.nan))
+                values[here] = [_number(row[i]) if row and i < len(row) else np.nan for row in record[name]]
+    return series["loss", ""], series, 1
 
 
 def _coarse(metrics: list[dict[str, Any]]) -> tuple[np.ndarray, dict[tuple[str, str], np.ndarray], int]:

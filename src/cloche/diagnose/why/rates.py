@@ -83,7 +83,7 @@ def largest(ratios: np.ndarray) -> np.ndarray:
 def peak_rate(recipe: Recipe, history: History, steps: int) -> float:
     """The largest learning rate of the first steps: of the schedule, or as logged of any group, which may have a rate of its
     own. Under muP, which scales the rates of groups with the width, only of the schedule."""
-    share, planned = recipe.schedule.rate, recipe.run.steps or 1
+    share, planned = recipe.schedule.rate, recipe.run.steps or max(1, steps)
     peak = recipe.optimizer.lr * max((share(step, planned) for step in range(steps)), default=1.0)
     if isinstance(recipe.initialisation, MuP):
         return peak
@@ -110,5 +110,5 @@ def decayed(recipe: Recipe, history: History) -> float | None:
     if len(found) > 1:
         return max(found, default=None)
     rate = float(getattr(recipe.optimizer, "weight_decay", 0.0)) * recipe.optimizer.lr
-    shares = [recipe.schedule.rate(step, recipe.run.steps or 1) for step in range(0, history.steps, 5)]
+    shares = [recipe.schedule.rate(step, recipe.run.steps or history.steps) for step in range(0, history.steps, 5)]
     return rate * 5 * sum(shares)

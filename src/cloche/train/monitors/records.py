@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NotRequired, Required
+from functools import cache
+from typing import Annotated, Any, NotRequired, Required
 
+from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
+
+from cloche.errors import FileDamaged
+from cloche.runs import Run
 
 
 class MetricsRecord(TypedDict, total=False):
@@ -134,3 +139,111 @@ class TrainingState(TypedDict, total=False):
     warning: dict[str, Any]
     callbacks: dict[str, Any]
     rng: str
+
+
+# ---- reading them again
+
+MOST_STEPS = 10_000_000  # of a run: a record of a later one is not as it was written
+_Step = Annotated[int, Field(ge=0, le=MOST_STEPS)]
+_Numbers = list[float | list[float | None] | None]
+
+
+class _Metrics(TypedDict, total=False):
+    """What readers rely on; a number that was not finite is null."""
+
+    step: Required[_Step]
+    time: float | None
+    loss: float | None
+    grad_norm: float | None
+    update_norm: float | None
+    val_loss: float | None
+    val_gap: float | None
+    weights: str
+
+
+class _Health(TypedDict, total=False):
+    step: Required[_Step]
+    resid_variance: _Numbers
+    attention_entropy: _Numbers
+    activation_density: _Numbers
+    dead_units: _Numbers
+    logit_norm: float | None
+    update_ratio: _Numbers
+    weight_norm: _Numbers
+    rank: _Numbers
+    kurtosis: _Numbers
+    gain: _Numbers
+    noise_scale: float | None
+    alarms: list[str]
+
+
+class _Steps(TypedDict, total=False):
+    step: Required[_Step]
+    loss: Required[list[float | None]]
+    parts: list[str]
+    grad_norm: list[float | None]
+    update_norm: list[float | None]
+    grad_norms: list[list[float | None] | None]
+    update_norms: list[list[float | None] | None]
+
+
+class _Event(TypedDict, total=False):
+    step: Required[_Step]
+    kind: Required[str]
+    message: str
+    steps: int
+    replans: list[Annotated[list[int], Field(min_length=2, max_length=2)]]
+    torch: str
+    threads: int
+    processor: str
+    recipe: str
+
+
+_READ: dict[str, Any] = {"metrics": _Metrics, "health": _Health, "steps": _Steps, "events": _Event}
+
+
+@cache
+def _adapter(log: str) -> TypeAdapter[Any]:
+    return TypeAdapter(list[_READ[log]])  # type: ignore[misc]
+
+
+def read_records(run: Run, log: str) -> list[dict[str, Any]]:
+    """The complete records of log "metrics", "health", "steps" or "events"; [] where it is missing. Raises ClocheError for one
+    that training did not write: a record without its step, words in place of a number, steps that do not follow each other.
+
+    >>> from cloche.train import read_records
+    >>> run = cloche.Run.create("first", recipe="", seed=0, command=["cloche"])
+    >>> with run.log("metrics") as log:
+    ...     log.append({"step": 1, "loss": "low"})
+    >>> read_records(run, "metrics")
+    Traceback (most recent call last):
+    cloche.errors.FileDamaged: ...metrics.jsonl is not as it was written: record 1, loss: Input should be a valid number; ...
+    """
+    records = run.read_log(log)
+    try:
+        _adapter(log).validate_python(records, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        number, *keys = first["loc"]
+        where = ", ".join(str(key) for key in keys[:1])
+        raise _not_as_written(run, log, int(number) + 1, f"{where}: {first['msg']}") from None
+    for number, record in enumerate(records if log == "steps" else [], 1):
+        _require_following(run, number, record, None if number == 1 else records[number - 2])
+    return records
+
+
+def _require_following(run: Run, number: int, record: dict[str, Any], before: dict[str, Any] | None) -> None:
+    """Raises ClocheError unless a record of steps.jsonl has the steps after the one before."""
+    count, norms = len(record["loss"]), ("grad_norm", "update_norm", "grad_norms", "update_norms")
+    if any(name in record and len(record[name]) != count for name in norms):
+        raise _not_as_written(run, "steps", number, "it has not as many norms as losses")
+    begin = record["step"] - count
+    if begin < 0 or not count or (before is not None and begin != before["step"]):
+        raise _not_as_written(run, "steps", number, "its steps do not follow those of the record before")
+
+
+def _not_as_written(run: Run, log: str, number: int, what: str) -> FileDamaged:
+    return FileDamaged(
+        f"{run.log_path(log)} is not as it was written: record {number}, {what}; `cloche verify` says which records are "
+        "affected; restore it from a copy, or move it away to go on without it."
+    )
