@@ -199,12 +199,17 @@ class _Event(TypedDict, total=False):
     recipe: str
 
 
-_READ: dict[str, Any] = {"metrics": _Metrics, "health": _Health, "steps": _Steps, "events": _Event}
+_READ: dict[str, Any] = {
+    "metrics": list[_Metrics],
+    "health": list[_Health],
+    "steps": list[_Steps],
+    "events": list[_Event],
+}
 
 
 @cache
 def _adapter(log: str) -> TypeAdapter[Any]:
-    return TypeAdapter(list[_READ[log]])  # type: ignore[misc]
+    return TypeAdapter(_READ[log])
 
 
 def read_records(run: Run, log: str) -> list[dict[str, Any]]:
