@@ -81,7 +81,7 @@ def prove_remedies(
         with aside():
             return proving.prove(saved, tried)
     except _Refused as error:
-        return Proof(onset, until, tuple(proving.attempts), refused=str(error))
+        return Proof(onset, until, tuple(proving.attempts), refused=f"{str(error).rstrip('.')}.")
 
 
 class _Refused(Exception):

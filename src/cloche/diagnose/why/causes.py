@@ -91,10 +91,12 @@ def values_of(facts: Facts) -> dict[str, float | None]:
 
 
 def confidences(values: Mapping[str, float | None], constants: Mapping[str, Constant] = CONSTANTS) -> dict[str, float]:
-    """The confidence in each cause, in none and in an unknown one, from what was measured; they sum to 1."""
+    """The confidence in each cause, in none and in an unknown one, from what was measured; they sum to 1. A cause of whose
+    evidence nothing could be measured is left out."""
     strengths = {
         cause.name: constants[f"weight {cause.name}"].threshold
         * math.prod(question.support(values[question.name], constants) for question in cause.questions)
+        * any(values[question.name] is not None for question in cause.questions)
         for cause in CAUSES
     }
     rest, harmed = math.prod(1 - each for each in strengths.values()), HARM.support(values[HARM.name], constants)

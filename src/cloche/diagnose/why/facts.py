@@ -71,7 +71,11 @@ def gather(run: Run) -> Facts:
     """Measures a run. Nothing in its folder is executed or changed. Raises ClocheError where it says nothing of training."""
     notes: list[str] = []
     history = read_history(run)
-    recipe = Recipe.parse(run.recipe, f"{run.path}/recipe.toml")
+    # as its last session trained by, which recipe.toml need not be any more
+    told = [event["recipe"] for event in history.events if isinstance(event.get("recipe"), str)]
+    recipe = Recipe.parse(
+        told[-1] if told else run.recipe, f"{run.path}/{'log/events.jsonl' if told else 'recipe.toml'}"
+    )
     course = course_of(history)
     saved = run.checkpoints()
     first = _loaded(saved[0], notes) if saved and saved[0].step == 0 else None

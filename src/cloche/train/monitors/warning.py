@@ -98,10 +98,11 @@ class Alarm(NamedTuple):
     def message(self, parts: Sequence[str]) -> str:
         """One sentence. parts: the names of the parts of the network."""
         where = "" if self.place is None else f", and gradients grew most in {parts[self.place]}"
-        return (
-            f"step {self.step}: the {NAMES[self.quantity]} is {self.value:.3g}, {self.value / self.usual:.2f} times "
-            f"its usual {self.usual:.3g}{where}: the run may be about to diverge"
-        )
+        times = f"{self.value / self.usual:.2f} times its usual {self.usual:.3g}"
+        what = f"step {self.step}: the {NAMES[self.quantity]} is {self.value:.3g}, {times}"
+        if self.value < self.usual:
+            return f"{what}: the batches may say nothing, such as padding, which the network learns to repeat"
+        return f"{what}{where}: the run may be about to diverge"
 
 
 class EarlyWarning:
