@@ -56,7 +56,11 @@ class Question:
         value, threshold = self.measured(facts), CONSTANTS[self.name].threshold
         if value is None or math.isnan(value):
             return Evidence(self.name, None, threshold, UNKNOWN, f"not measured: {self.name}")
-        says = self.says.format(value=shown(value)) if isinstance(self.says, str) else self.says(facts)
+        says = (
+            self.says.format(value=shown(value), percent=f"{value:.0%}")
+            if isinstance(self.says, str)
+            else self.says(facts)
+        )
         return Evidence(self.name, value, threshold, self.support(value), says)
 
 
@@ -211,7 +215,7 @@ CAUSES = (
         (
             Question("slow", _of("rates", "calm"), PACE, below=True),
             Question("rate below default", _of("rates", "rate"), RATE, below=True),
-            Question("behind", behind, "{value} of the way from counts of tokens to counts of pairs is left"),
+            Question("behind", behind, "{percent} of the way from counts of tokens to counts of pairs is left"),
         ),
         "raise optimizer.lr",
     ),
@@ -230,7 +234,7 @@ CAUSES = (
         "its layers have no normalisation",
         (
             HARM,
-            Question("not normalised", unnormalised, "{value} of the layers work on values that are not normalised"),
+            Question("not normalised", unnormalised, "{percent} of the layers work on values that are not normalised"),
         ),
         'set model.body.block.norm = "RMSNorm"',
     ),
@@ -290,7 +294,7 @@ CAUSES = (
         (
             Question("sharper", sharper, "attention scores start {value} times as large as nominal"),
             Question(
-                "peaked", _of("start", "entropy"), "attention starts with {value} of its largest entropy", below=True
+                "peaked", _of("start", "entropy"), "attention starts with {percent} of its largest entropy", below=True
             ),
         ),
         "leave the scale of the scores out",
@@ -319,7 +323,7 @@ CAUSES = (
         "frozen",
         "some layers are not trained",
         (
-            Question("still", _of("weights", "still"), "{value} of the parts never changed"),
+            Question("still", _of("weights", "still"), "{percent} of the parts never changed"),
             Question("whole", _of("weights", "bits"), "which is not for want of bits: the weights use {value} of 24"),
         ),
         "train all layers",

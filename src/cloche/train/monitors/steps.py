@@ -221,7 +221,8 @@ class StepsLog:
 
     def restore(self, state: dict[str, Any], step: int) -> None:
         """Restores what `state` returned at a step."""
-        self.step, self.told, self.earlier = step, state["parts"], [(loss, norm) for loss, norm in state["earlier"]]
+        self.step, self.told = step, state["parts"]
+        self.earlier = [(loss, norm) for loss, norm in state.get("earlier", [])]
         columns = (state[name] for name in ("loss", "grad_norm", "grad_norms", "update_norms", "update_norm"))
         self.steps = []
         for loss, norm, gradients, updates, moved in zip(*columns, strict=True):
