@@ -207,3 +207,25 @@ def test_the_books_split_by_hand(shared, tmp_path):
     sizes = [book.stat().st_size for book in books]
     assert [index["splits"][split]["bytes"] for split in ("train", "validation")] == [sizes[2], sizes[0] + sizes[1]]
     assert [index["splits"][split]["documents"] for split in ("train", "validation")] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("vocab", "x"),
+        ("vocab", []),
+        ("dtype", "x"),
+        ("dtype", -1),
+        ("end", []),
+        ("splits", None),
+        ("splits", {"train": 3}),
+        ("splits", {"train": {"shards": [{"file": 1, "tokens": "x"}]}}),
+    ],
+)
+def test_an_index_with_values_of_other_types_is_refused(key, value, tmp_path):
+    (tmp_path / "notes.txt").write_text("the cat sat on the mat. " * 400)
+    prepare([tmp_path / "notes.txt"], tmp_path / "corpus", vocab=270, validation=0.1)
+    index = next((tmp_path / "corpus").rglob("data.json"))
+    index.write_text(json.dumps({**json.loads(index.read_text()), key: value}))
+    with pytest.raises(ClocheError, match="does not list packed text"):
+        PackedTokens.open(tmp_path / "corpus", "train")

@@ -61,7 +61,7 @@ class PackedTokens:
             ) from None
         except (OSError, ValueError) as error:
             raise FileDamaged(f"{folder / INDEX} cannot be read ({error}); prepare the corpus again.") from error
-        if not isinstance(index, dict) or not {"splits", "dtype", "end"} <= index.keys():
+        if not _lists_text(index):
             raise FileDamaged(f"{folder / INDEX} does not list packed text; restore it, or prepare the corpus again.")
         if split not in index["splits"]:
             raise CorpusEmpty(f"{folder} has no split {split!r}; it has {', '.join(index['splits'])}.")
@@ -158,3 +158,20 @@ def _map(path: Path, tokens: int, dtype: np.dtype) -> np.ndarray:
         return np.memmap(path, dtype=dtype, mode="r")
     except OSError as error:
         raise FileUnreadable(f"{path} cannot be read ({error.strerror}); prepare the corpus again.") from error
+
+
+def _lists_text(index: Any) -> bool:
+    """Whether what was read of an index has the fields and types that were written."""
+    if not isinstance(index, dict) or index.get("dtype") not in ("uint16", "uint32"):
+        return False
+    whole = isinstance(index.get("end"), int) and isinstance(index.get("vocab"), int | None)
+    splits = index.get("splits")
+    return whole and isinstance(splits, dict) and all(_is_split(each) for each in splits.values())
+
+
+def _is_split(split: Any) -> bool:
+    shards = split.get("shards") if isinstance(split, dict) else None
+    return isinstance(shards, list) and all(
+        isinstance(shard, dict) and isinstance(shard.get("file"), str) and isinstance(shard.get("tokens"), int)
+        for shard in shards
+    )
