@@ -20,6 +20,8 @@ CALM = [3.0] * 40
         ([*CALM, math.nan], 41),
         ([*CALM, 5.0, 5.0, None], 41),
         ([*CALM, math.inf, *CALM], None),
+        ([-3.0] * 80, None),  # an objective may be negative
+        ([-3.0] * 40 + [-1.0] * 20, 41),
         ([], None),
         ([math.nan], None),
     ],

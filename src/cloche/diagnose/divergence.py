@@ -17,7 +17,7 @@ def first_divergence(losses: Sequence[float | None]) -> int | None:
 
     That is the first step whose loss, and those of the 19 steps after it, are above 1.5 times the median of the 50 losses
     before it (of fewer, but at least 20, early in a run). A loss that is not finite is above everything, and steps which
-    it kept from being trained count as above.
+    it kept from being trained count as above. Of a negative median, half of its size is added.
 
     >>> from cloche.diagnose import first_divergence
     >>> calm = [3.0] * 30
@@ -30,7 +30,8 @@ def first_divergence(losses: Sequence[float | None]) -> int | None:
     if values and values[-1] == math.inf:  # training stopped there
         values += [math.inf] * (STAYS - 1)
     for begin in range(LEAST, len(values) - STAYS + 1):
-        limit = FACTOR * median(values[max(0, begin - WINDOW) : begin])
+        usual = median(values[max(0, begin - WINDOW) : begin])
+        limit = usual + (FACTOR - 1) * abs(usual)
         if min(values[begin : begin + STAYS]) > limit:
             return begin + 1
     return None
