@@ -17,7 +17,7 @@ Record = dict[str, Any]
 PLAIN_EVERY = 10.0  # seconds between plain lines
 SAMPLE_WIDTH = 240  # characters shown of a sample
 # Events that are printed; the log has all. A stop is not among them: the command's last line reports it.
-SHOWN_EVENTS = ("spike", "nonfinite", "replan", "prune", "finished", "start", "resume", "log")
+SHOWN_EVENTS = ("spike", "warning", "nonfinite", "replan", "prune", "finished", "start", "resume", "log")
 
 
 class _Console(Console):

@@ -12,12 +12,16 @@ from cloche.diagnose.proving.usual import usual_remedies
 from cloche.diagnose.why.facts import Facts
 from cloche.runs import Run
 
+STAYED = (
+    "Nothing was replayed: no loss of this run stayed above 1.5 times its usual for 20 steps, so it did not diverge."
+)
 
-def proof_of(run: Run, facts: Facts, cause: str, on_progress: Progress) -> Proof | None:
-    """Replays with the remedies of a cause; None of a run that did not diverge, of which nothing can be proved."""
+
+def proof_of(run: Run, facts: Facts, cause: str, on_progress: Progress) -> Proof:
+    """Replays with the remedies of a cause; refused for a run that did not diverge, of which nothing can be proved."""
     onset, bad = facts.onset, () if facts.text is None else facts.text.bad
     if facts.course.diverged is None or onset is None:
-        return None
+        return Proof(onset or 0, 0, refused=STAYED)
     remedies: list[Remedy] = usual_remedies(onset, cause)
     if cause == "batch" and bad:
         onset = min(onset, *bad)

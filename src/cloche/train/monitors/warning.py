@@ -135,8 +135,8 @@ class EarlyWarning:
         """Takes in the next step; its number is only told in the alarm."""
         if seen.loss <= 0:
             return None
-        norm = math.nan if seen.grad_norm is None else seen.grad_norm
-        now = [math.log(max(value, 1e-30)) for value in (seen.loss, norm)]
+        norm = seen.grad_norm or math.nan  # one of exactly zero has no logarithm either
+        now = [math.log(seen.loss), math.log(norm)]
         self.count += 1
         self.seen.append(seen)
         if self.jumped is not None:
