@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from cloche.diagnose import explain, monitored, prove_remedies
+from cloche.diagnose.history import read_history
 from cloche.diagnose.proving.logged import logged_losses
-from cloche.diagnose.why.history import read_history
 from cloche.errors import FileDamaged
 from cloche.runs import Run
 from cloche.train import Recipe, Trainer
@@ -70,7 +70,7 @@ def test_losses_that_were_not_finite_are_read(logged: Run, tmp_path: Path) -> No
     run = changed(logged, tmp_path / "run", "metrics", 1, "loss", None)
     assert explain(run).data["cause"]
     run.log_path("steps").unlink()
-    assert explain(run).data["cause"] and max(logged_losses(run)) == float("inf")
+    assert explain(run).data["cause"] and max(logged_losses(read_history(run))) == float("inf")
 
 
 def test_parts_that_changed_in_training_keep_their_columns(logged: Run, tmp_path: Path) -> None:

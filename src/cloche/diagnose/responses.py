@@ -8,7 +8,7 @@ from statistics import fmean, median, stdev
 from typing import Any, NamedTuple
 
 from cloche.diagnose.divergence import first_divergence
-from cloche.diagnose.why.history import read_history
+from cloche.diagnose.history import filled, read_history
 from cloche.drawing import Interval, Table, number, student_quantile
 from cloche.runs import Run
 from cloche.train import read_records
@@ -60,7 +60,7 @@ def monitored(run: Run) -> dict[str, float | None]:
     late = [record for record in health if record["step"] > LATE * history.steps] or health[-1:]
     gaps = [record["val_gap"] for record in history.metrics if record.get("val_gap") is not None]
     scales = [record["noise_scale"] for record in health if record.get("noise_scale") is not None]
-    diverged = history.nonfinite is not None or first_divergence(history.losses.tolist()) is not None
+    diverged = history.nonfinite is not None or first_divergence(filled(history.losses).tolist()) is not None
     return {
         "diverged": float(diverged),
         "spikes": float(len(history.skipped)),

@@ -196,9 +196,9 @@ def _alike(one: Sequence[float], other: Sequence[float]) -> bool:
 def _told(attempt: Attempt) -> str:
     begin = f"replayed from step {attempt.begun:,}, it "
     if attempt.control.diverged is None:
-        better = [f"{_phrase(each)} {number(each.loss)}" for each in attempt.better]
-        than = f"; its loss ends at {number(attempt.control.loss)}, {', '.join(better)}" if better else ""
-        return f"{begin}does not diverge, as it did not, so no remedy can be proved{than}"
+        better = [f"{_phrase(each)} at {number(each.loss)}" for each in attempt.better]
+        than = f"; its loss ends at {number(attempt.control.loss)}, and {', '.join(better)}" if better else ""
+        return f"{begin}does not diverge, and neither did the run, so no remedy can be proved{than}"
     said = [f"{begin}diverges at step {attempt.control.diverged:,} as it did"]
     if (null := attempt.null) is not None and null.survives:
         return f"{said[0]}, but {_phrase(null)}, which should not matter, it does not, so nothing is proved"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cloche.diagnose.divergence import STAYS
+from cloche.diagnose.history import History, read_history
 from cloche.diagnose.proving.batches import WithoutBatches
 from cloche.diagnose.proving.logged import differences, logged_losses
 from cloche.diagnose.proving.proof import LOWER, Attempt, Proof, Retrained, divergence, judged
@@ -58,12 +59,13 @@ def prove_remedies(
     >>> for record in Trainer.start(recipe.with_set({"log.every": 1}), Run.create("run", recipe.to_toml())):
     ...     pass
     >>> prove_remedies("run", onset=2, remedies=[LowerRate()]).sentence
-    'Replayed from step 0, it does not diverge, as it did not, so no remedy can be proved.'
+    'Replayed from step 0, it does not diverge, and neither did the run, so no remedy can be proved.'
     """
     run = run if isinstance(run, Run) else Run.open(run)
     require_whole(least=1, onset=onset)
     tried = list(usual_remedies(onset) if remedies is None else remedies)
-    logged = logged_losses(run)
+    history = read_history(run)
+    logged = logged_losses(history)
     diverged = divergence(logged[: onset - 1], logged[onset - 1 :])
     if horizon is None:
         took = 0 if diverged is None else max(0, diverged - onset)
@@ -76,7 +78,7 @@ def prove_remedies(
         return Proof(
             onset, until, refused=f"{run.path} has no checkpoint before step {onset:,}, so nothing can be replayed."
         )
-    proving = _Proving(run, onset, until, logged, on_progress)
+    proving = _Proving(run, onset, until, history, on_progress)
     try:
         with aside():
             return proving.prove(saved, tried)
@@ -89,8 +91,9 @@ class _Refused(Exception):
 
 
 class _Proving:
-    def __init__(self, run: Run, onset: int, until: int, logged: list[float], on_progress: Progress) -> None:
-        self.run, self.onset, self.until, self.logged, self.on_progress = run, onset, until, logged, on_progress
+    def __init__(self, run: Run, onset: int, until: int, history: History, on_progress: Progress) -> None:
+        self.run, self.onset, self.until, self.history, self.on_progress = run, onset, until, history, on_progress
+        self.logged = logged_losses(history)
         self.attempts, self.tried, self.done, self.total = list[Attempt](), set[Remedy](), 0, 0
 
     def prove(self, saved: Sequence[Checkpoint], remedies: Sequence[Remedy]) -> Proof:
@@ -121,7 +124,7 @@ class _Proving:
         self.tried |= set(chosen)
         self.total += (self.until - checkpoint.step) * (1 + len(chosen))
         control = self.replayed(replay, None, None)
-        if (why := differences(replay, control.losses, self.logged)) is not None:
+        if (why := differences(replay, control.losses, self.history)) is not None:
             raise _Refused(why)
         found = [self.replayed(replay, each, control) for each in chosen]
         null = None

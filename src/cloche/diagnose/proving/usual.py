@@ -13,7 +13,8 @@ FEW, MANY = 8, 40  # batches that are left out together
 
 def usual_remedies(onset: int, cause: str | None = None) -> list[Remedy]:
     """The remedies of a cause by its name: "rate", "warmup", "norm", "initialisation", "batch", "poison", "precision",
-    "branch", "attention", "decay" or "frozen"; of all causes where it has none, or is None.
+    "branch", "attention", "decay" or "frozen"; none for "rate_low" and "overfitting", which no replay mends; of all causes
+    without one.
 
     >>> from cloche.diagnose import usual_remedies
     >>> [remedy.phrase for remedy in usual_remedies(412, "batch")]
@@ -35,5 +36,6 @@ def usual_remedies(onset: int, cause: str | None = None) -> list[Remedy]:
         "attention": [SmallerScores()],
         "initialisation": [NominalInitialisation(), SmallerBranches()],
     }
+    of |= {"rate_low": [], "overfitting": []}
     every = list(dict.fromkeys(remedy for remedies in of.values() for remedy in remedies))
     return of.get(cause or "", every)

@@ -324,7 +324,11 @@ CAUSES = (
         "some layers are not trained",
         (
             Question("still", _of("weights", "still"), "{percent} of the parts never changed"),
-            Question("whole", _of("weights", "bits"), "which is not for want of bits: the weights use {value} of 24"),
+            Question(
+                "whole",
+                _of("weights", "bits"),
+                "not because of rounding: the weights use {value} of 24 bits of mantissa",
+            ),
         ),
         "train all layers",
     ),

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from cloche.diagnose.divergence import first_divergence
+from cloche.diagnose.history import HEALTH, History, filled, named_series
 from cloche.diagnose.robust import TO_SIGMA, robust_deviation
-from cloche.diagnose.why.history import HEALTH, History, named_series
 
 SMOOTH = 15  # steps of a running median
 BEFORE = 60  # steps looked through for what moved before the loss did
@@ -16,6 +16,7 @@ USUAL = 50  # steps that usual values are taken of, before those
 OUTSIDE = 6.0  # robust standard deviations from usual values
 FLOOR = 0.08  # of a quantity's logarithm: the least spread there is
 EARLY = 20  # first steps
+RISEN = 0.5  # nats above its first by which a loss has left its course in them, if it rises by twice that
 JUMP = 0.35  # nats by which a loss must rise at once, and 5 robust deviations, to count as a jump
 RECOVERED = 0.25  # of a jump: what is left of it when the loss has recovered
 
@@ -89,23 +90,12 @@ def course_of(history: History) -> Course:
     began = [mover.step for mover in movers[:1]]
     if jumped is not None and (seen is None or (left > RECOVERED and seen - BEFORE <= jumped <= seen)):
         began.append(jumped)
-    onset = min(began, default=seen)
     early = float(losses[:EARLY].max() - first)
+    if early > 2 * RISEN and (seen is None or seen - BEFORE <= EARLY):
+        began.append(int(np.argmax(losses > first + RISEN)) + 1)
+    onset = min(began, default=seen)
     best = float(min(smooth.min(), first))
     return Course(history.steps, diverged, onset, movers, first, best, last, early, jump, jumped, left, spikes)
-
-
-def filled(losses: np.ndarray) -> np.ndarray:
-    """With the loss before it in the place of each that the log does not have; the first of all before that.
-
-    >>> import numpy as np
-    >>> from cloche.diagnose.why.course import filled
-    >>> filled(np.array([np.nan, 3.0, np.nan, 2.0])).tolist()
-    [3.0, 3.0, 3.0, 2.0]
-    """
-    known = np.flatnonzero(~np.isnan(losses))
-    places = np.searchsorted(known, np.arange(len(losses)), side="right") - 1
-    return losses[known[np.maximum(places, 0)]]
 
 
 def running_median(values: np.ndarray, width: int) -> np.ndarray:

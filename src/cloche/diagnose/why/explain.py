@@ -59,7 +59,9 @@ def explain(run: Run | Path | str, prove: bool = False, on_progress: Progress = 
         raise RunDamaged(f"{run.path} has no log of a trained step; train it, or restore its log folder.")
     verdicts, nothing = judge(facts)
     best = verdicts[0] if verdicts[0].confidence > nothing else None
-    proof = proof_of(run, facts, best.cause.name, on_progress) if prove and best is not None else None
+    proof = None
+    if prove and best is not None:
+        proof = proof_of(run, facts, best.cause.name, step_of(facts, best), on_progress)
     return found(run, facts, verdicts, nothing, proof)
 
 

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from cloche.data import Batches, PackedTokens
+from cloche.diagnose.history import History, read_history
 from cloche.diagnose.why.course import Course, course_of
-from cloche.diagnose.why.history import History, read_history
 from cloche.diagnose.why.rates import Rates, rates_of
 from cloche.diagnose.why.start import Start, start_of
 from cloche.diagnose.why.text import Text, text_of

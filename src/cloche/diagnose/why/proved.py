@@ -12,21 +12,20 @@ from cloche.diagnose.proving.usual import usual_remedies
 from cloche.diagnose.why.facts import Facts
 from cloche.runs import Run
 
-STAYED = (
-    "Nothing was replayed: no loss of this run stayed above 1.5 times its usual for 20 steps, so it did not diverge."
-)
+NO_REMEDY = "Nothing was replayed: no change of the steps that were trained mends this; train another run."
 
 
-def proof_of(run: Run, facts: Facts, cause: str, on_progress: Progress) -> Proof:
-    """Replays with the remedies of a cause; refused for a run that did not diverge, of which nothing can be proved."""
-    onset, bad = facts.onset, () if facts.text is None else facts.text.bad
-    if facts.course.diverged is None or onset is None:
-        return Proof(onset or 0, 0, refused=STAYED)
-    remedies: list[Remedy] = usual_remedies(onset, cause)
+def proof_of(run: Run, facts: Facts, cause: str, step: int, on_progress: Progress) -> Proof:
+    """Replays around the step at which it went wrong with the remedies of a cause; refused where it has none. Of a run that
+    went wrong without diverging they say whose loss ends lower."""
+    bad = () if facts.text is None else facts.text.bad
+    remedies: list[Remedy] = usual_remedies(step, cause)
+    if not remedies:
+        return Proof(step, step, refused=NO_REMEDY)
     if cause == "batch" and bad:
-        onset = min(onset, *bad)
-        remedies = [WithoutBatches(bad), WithoutBatches((onset,))]
-    return prove_remedies(run, onset, remedies, on_progress=on_progress)
+        step = min(step, *bad)
+        remedies = [WithoutBatches(bad), WithoutBatches((step,))]
+    return prove_remedies(run, step, remedies, on_progress=on_progress)
 
 
 def said(proof: Proof | None) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cloche.diagnose.why.history import History
+from cloche.diagnose.history import History
 from cloche.model import MuP
 from cloche.train import Recipe
 

@@ -16,9 +16,10 @@ BREAKDOWN = 1e-6  # of the largest eigenvalue: what is left of a new direction i
 
 @dataclass(frozen=True, eq=False)
 class Ritz:
-    """values: approximate eigenvalues [k], ascending. residuals: |H v - value v| of each, so that an eigenvalue is within that
-    distance of the value. ends: the smallest and the largest value after each product. weights: what each stands for of the
-    start [k], with sum 1: of a random one, the share of all eigenvalues that are near it (Ghorbani et al. 2019, 1901.10159)."""
+    """values: approximate eigenvalues [k], ascending. residuals [k]: |H v - value v|; an eigenvalue of H lies within that
+    distance of the value. ends: the smallest and the largest value after each product. weights [k], with sum 1: the squared
+    component of the starting vector along each Ritz vector; for a random start, an estimate of the share of eigenvalues near
+    the value (Ghorbani et al. 2019, 1901.10159)."""
 
     values: Tensor
     residuals: Tensor

@@ -15,7 +15,7 @@ from cloche.train.optimizers.groups import BELOW_ONE, grouped
 from cloche.train.optimizers.moved import moved_along
 from cloche.train.optimizers.optimizer import Optimizer
 
-SMALLEST = 1e-36  # added to squares: on CPUs the root of a zero takes several times as long as that of another number
+SMALLEST = 1e-36  # added to squares before their roots: on CPUs, sqrt(0) is several times as slow as other roots
 
 
 def fill_gradients(optimizer: torch.optim.Optimizer) -> None:

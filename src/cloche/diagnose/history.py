@@ -101,6 +101,8 @@ def _coarse(metrics: list[dict[str, Any]]) -> tuple[np.ndarray, dict[tuple[str, 
         for name, key in names.items():
             if isinstance(record.get(name), int | float):
                 series[key][before:step] = record[name]
+        if record["loss"] is None:
+            series["loss", ""][before:step] = np.inf
         spans.append(step - before)
         before = step
     return series["loss", ""], series, int(np.median(spans[1:] or [1]))
@@ -137,3 +139,19 @@ def named_series(history: History) -> Iterator[tuple[str, str, np.ndarray]]:
     for (quantity, place), values in history.series.items():
         if quantity != "loss":
             yield quantity, place, values
+
+
+def filled(losses: np.ndarray) -> np.ndarray:
+    """With the loss before it in the place of each that the log does not have, and before the first the first; none if it has
+    none.
+
+    >>> import numpy as np
+    >>> from cloche.diagnose.history import filled
+    >>> filled(np.array([np.nan, 3.0, np.nan, 2.0])).tolist()
+    [3.0, 3.0, 3.0, 2.0]
+    """
+    known = np.flatnonzero(~np.isnan(losses))
+    if not len(known):
+        return losses[:0]
+    places = np.searchsorted(known, np.arange(len(losses)), side="right") - 1
+    return losses[known[np.maximum(places, 0)]]
