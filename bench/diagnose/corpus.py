@@ -74,7 +74,7 @@ def make(planned: Planned, folder: Path, root: Path) -> dict[str, Any]:
         trainer = Trainer.start(recipe, run)
         for _ in trainer:
             pass
-    except NotFinite:
+    except NotFinite:  # its log says so
         pass
     losses = losses_of(run)
     truth = {

@@ -42,6 +42,10 @@ class Coarse(Optimizer):
     def limits(self) -> dict[str, tuple[float, float]]:
         return self.optimizer.limits()
 
+    @property
+    def carries_groups(self) -> bool:  # type: ignore[override]
+        return self.optimizer.carries_groups
+
     def build(self, net: nn.Module, dtype: torch.dtype = torch.float32) -> list[torch.optim.Optimizer]:
         parts = self.optimizer.build(net, dtype)
         for part in parts:

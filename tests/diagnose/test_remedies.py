@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from cloche.data import PackedTokens
+from bench.diagnose.damage import damage
+from bench.diagnose.planted import Coarse
 from cloche.diagnose import (
     FullPrecision,
     LowerRate,
@@ -29,63 +27,8 @@ from cloche.diagnose import (
 )
 from cloche.drawing import as_text
 from cloche.errors import CorpusEmpty, NotFinite
-from cloche.files import sha256_of
 from cloche.runs import Run
-from cloche.train import AdamW, Optimizer, Recipe, Replay, Trainer, prepare_data
-from cloche.train.source import batches_of
-
-
-@dataclass(frozen=True)
-class Coarse(Optimizer):
-    """Another optimiser whose weights have few bits, rounded away from zero."""
-
-    optimizer: Optimizer = AdamW()
-    bits: int = 4
-    lr: float = field(default=1e-3, kw_only=True)
-
-    def build(self, net: nn.Module, dtype: torch.dtype = torch.float32) -> list[torch.optim.Optimizer]:
-        parts = self.optimizer.build(net, dtype)
-        for part in parts:
-            part.register_step_post_hook(self._round)
-        return parts
-
-    @torch.no_grad()
-    def _round(self, part: torch.optim.Optimizer, *_: Any) -> None:
-        for p in (p for group in part.param_groups for p in group["params"] if p.ndim > 1):
-            bits = p.view(torch.int32)
-            bits += (1 << (23 - self.bits)) - 1
-            bits &= -(1 << (23 - self.bits))
-
-
-class Recorded(PackedTokens):
-    """Tokens that remember where they are read."""
-
-    read: list[tuple[int, int]]
-
-    def window(self, start: int, length: int) -> np.ndarray:
-        self.read.append((start, length))
-        return super().window(start, length)
-
-
-def damage(
-    run: Run, recipe: Recipe, steps: Sequence[int], rows: int, replace: Callable[[np.ndarray], np.ndarray]
-) -> None:
-    """Overwrites tokens that the batches of some steps read, as if the text had always been so."""
-    tokens = Recorded.open(run.path, "train")
-    tokens.read = []
-    batches = batches_of(recipe, tokens)
-    index = json.loads((run.path / "data" / "data.json").read_bytes())
-    (shard,) = index["splits"]["train"]["shards"]
-    path = run.path / "data" / shard["file"]
-    stored = np.fromfile(path, dtype=np.dtype(index["dtype"]).newbyteorder("<"))
-    for step in steps:
-        tokens.read.clear()
-        batches.rows(step - 1)
-        for start, length in tokens.read[:rows]:
-            stored[start : start + length] = replace(stored[start : start + length])
-    path.write_bytes(stored.tobytes())
-    shard["sha256"] = sha256_of(path)
-    (run.path / "data" / "data.json").write_text(json.dumps(index))
+from cloche.train import AdamW, Recipe, Replay, Trainer, prepare_data
 
 
 def trained(recipe: Recipe, path: Path, spoil: Callable[[Run, Recipe], None] | None = None) -> Run:
@@ -96,7 +39,7 @@ def trained(recipe: Recipe, path: Path, spoil: Callable[[Run, Recipe], None] | N
     try:
         for _ in Trainer.start(recipe, run):
             pass
-    except NotFinite:
+    except NotFinite:  # its log says so
         pass
     return run
 
@@ -109,11 +52,11 @@ SHARP = "ScoredAttention(Attention(2, position=RoPE()), scale=256.0)"
 
 
 def blank(run: Run, recipe: Recipe) -> None:
-    damage(run, recipe, range(61, 101), 4, lambda tokens: np.full_like(tokens, 7))
+    damage(run.path, recipe, dict.fromkeys(range(60, 100), 4), lambda tokens: np.full_like(tokens, 7))
 
 
 def shuffled(run: Run, recipe: Recipe) -> None:
-    damage(run, recipe, range(61, 141), 2, np.random.default_rng(0).permutation)
+    damage(run.path, recipe, dict.fromkeys(range(60, 140), 2), np.random.default_rng(0).permutation)
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from bench.diagnose.damage import damage
 from cloche.data import PackedTokens
 from cloche.diagnose import explain
 from cloche.diagnose.history import History
@@ -23,9 +23,8 @@ from cloche.diagnose.why.text import learnable
 from cloche.diagnose.why.weights import bits_of
 from cloche.drawing import Finding
 from cloche.errors import NotFinite, RunDamaged
-from cloche.files import sha256_of
 from cloche.runs import Run
-from cloche.train import Callback, Every, Recipe, Trainer, batches_of, prepare_data
+from cloche.train import Callback, Every, Recipe, Trainer, prepare_data
 
 STEPS = 120
 
@@ -51,18 +50,8 @@ def freeze(trainer: Trainer) -> None:
 
 def noise(recipe: Recipe, run: Run, steps: range) -> None:
     """Overwrites the batches of these steps in the packed text, before training."""
-    tokens = PackedTokens.open(run.path / "data", "train")
-    batches, new = batches_of(recipe, tokens), tokens.window(0, len(tokens))
     rng = np.random.default_rng(0)
-    for row in (row for step in steps for row in batches.at(step)):
-        if (place := place_of(tokens, row)) is None:  # it begins at the end of the text and goes on at its start
-            continue
-        new[place.token : place.token + len(row)] = rng.integers(1, 270, len(new[place.token : place.token + len(row)]))
-    path, index = run.path / "data" / "train-00000.bin", run.path / "data" / "data.json"
-    new.astype("<u2").tofile(path)
-    described = json.loads(index.read_text())
-    described["splits"]["train"]["shards"][0]["sha256"] = sha256_of(path)
-    index.write_text(json.dumps(described))
+    damage(run.path, recipe, dict.fromkeys(steps, recipe.run.batch), lambda tokens: rng.integers(1, 270, len(tokens)))
 
 
 @pytest.fixture(scope="session")
@@ -100,7 +89,7 @@ def train(small: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Planted:
             try:
                 for _ in trainer:
                     pass
-            except NotFinite:
+            except NotFinite:  # its log says so
                 pass
         return made[name]
 

@@ -151,8 +151,8 @@ def test_health(page, url):
     expect(panel(page, "Update / weight").locator(".note")).to_contain_text(
         "Usual for this run’s optimiser: up to 0.05."
     )
-    expect(panel(page, "Attention entropy").locator(".note")).to_contain_text("optimiser: from 3.0 %.")
-    expect(panel(page, "Gain / nominal").locator(".note")).to_contain_text("optimiser: from 0.5 up to 1.7.")
+    expect(panel(page, "Attention entropy").locator(".note")).to_contain_text("optimiser: at least 3.0 %.")
+    expect(panel(page, "Gain / nominal").locator(".note")).to_contain_text("optimiser: at least 0.5, up to 1.7.")
 
 
 @pytest.mark.slow

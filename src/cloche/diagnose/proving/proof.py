@@ -140,8 +140,8 @@ class Proof:
     @property
     def sentence(self) -> str:
         """What was shown, in a sentence."""
-        if self.refused:
-            return self.refused
+        if self.refused or not self.attempts:
+            return self.refused or "Nothing was replayed: the remedies have nothing to change in this run."
         said = [_told(attempt) for attempt in self.attempts]
         return f"{'. '.join(one[:1].upper() + one[1:] for one in said)}."
 

@@ -17,6 +17,7 @@ from cloche.diagnose.why.constants import CONSTANTS, Constant
 from cloche.diagnose.why.facts import Facts
 
 NONE, UNNAMED = "none", "unknown"  # no fault, and one that is not among these
+FEW = 20  # steps in which nothing need be learned yet
 UNKNOWN = 0.2  # an evidence that could not be measured
 SMALLER = 5.0  # times the factor at which weights are too large: that at which they are too small
 LEAST, MOST = 1e-6, 1e9  # of a measured value
@@ -152,8 +153,10 @@ def went_wrong(facts: Facts) -> str:
 
 
 def behind(facts: Facts) -> float | None:
-    """1 minus how far the loss came from counts of tokens to counts of pairs, for runs that are over."""
-    return None if facts.progress is None or not facts.history.ended else max(0.0, 1 - facts.progress)
+    """1 minus how far the loss came from counts of tokens to counts of pairs, for runs that are over and had steps to learn."""
+    if facts.progress is None or not facts.history.ended or facts.history.steps < FEW:
+        return None
+    return max(0.0, 1 - facts.progress)
 
 
 def _of(name: str, field: str, low: float = 0.0) -> Measured:

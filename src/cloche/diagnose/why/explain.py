@@ -10,7 +10,7 @@ import numpy as np
 
 from cloche.diagnose.proving.proof import Proof
 from cloche.diagnose.proving.replaying import Progress, silent
-from cloche.diagnose.why.causes import NONE, Verdict, judge, values_of
+from cloche.diagnose.why.causes import NONE, UNNAMED, Verdict, judge, values_of
 from cloche.diagnose.why.documents import rows_of
 from cloche.diagnose.why.facts import Facts, gather
 from cloche.diagnose.why.proved import proof_of, record_of, said
@@ -82,8 +82,9 @@ def found(run: Run, facts: Facts, verdicts: list[Verdict], nothing: float, proof
     except ClocheError as error:  # such as a tokenizer that is missing
         notes.append(f"{str(error).rstrip('.')}.")
     data = {
-        "cause": NONE if best is None else best.cause.name,
-        "fix": "" if best is None else best.cause.fix,
+        "cause": NONE if best is None else best.cause.name if best.confidence >= SURE else UNNAMED,
+        "nearest": None if best is None else best.cause.name,
+        "fix": best.cause.fix if best is not None and best.confidence >= SURE else "",
         "step": None if best is None else step_of(facts, best),
         "moved": None if facts.course.mover is None else _plain(vars(facts.course.mover)),
         "diverged": facts.course.diverged,
@@ -128,7 +129,8 @@ def _summary(facts: Facts, best: Verdict | None, nothing: float) -> str:
     why = "; ".join(each.says for each in best.evidence)
     sure = "" if best.confidence >= SURE else "None of the known causes is likely; the nearest: "
     title = best.cause.title if sure else _capital(best.cause.title)
-    return f"{sure}{title} (confidence {best.confidence:.0%}): {why}.{when} To try: {best.cause.fix}."
+    fix = "" if sure else f" To try: {best.cause.fix}."
+    return f"{sure}{title} (confidence {best.confidence:.0%}): {why}.{when}{fix}"
 
 
 def step_of(facts: Facts, best: Verdict) -> int:

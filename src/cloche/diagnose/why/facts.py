@@ -84,6 +84,8 @@ def gather(run: Run) -> Facts:
     good = before[-1] if before else None
     if not saved:
         notes.append("There is no checkpoint, so weights and the signal at the start were not measured.")
+    elif saved[0].step > 0:
+        notes.append("There is no checkpoint of step 0, so the weights and the signal at the start were not measured.")
     batches: Batches | None = _tried(lambda: _batches(run, recipe, saved), notes)
     start = text = None
     rows: tuple[float, ...] = ()

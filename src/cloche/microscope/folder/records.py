@@ -16,7 +16,7 @@ HEALTH_COLUMNS = 600
 SAMPLE_MOMENTS = 200
 MOST_PROMPTS = 40
 MOST_EVENTS = 2000
-ALARMS = ("spike", "nonfinite")
+ALARMS = ("spike", "warning", "nonfinite")
 STATES = ("start", "resume", "stopped", "finished", "nonfinite")
 LAYERED = (
     *("resid_variance", "attention_entropy", "activation_density", "dead_units", "update_ratio"),

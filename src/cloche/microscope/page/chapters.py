@@ -155,10 +155,10 @@ def usual_range(record: Record, measure: Measure) -> str:
     written = percent if measure.form == "percent" else number
     ends = [
         f"{word} {written(end)}"
-        for word, end, possible in (("from", low, 0.0), ("up to", high, measure.high))
+        for word, end, possible in (("at least", low, 0.0), ("up to", high, measure.high))
         if end is not None and end != possible
     ]
-    return f" Usual for this run's optimiser: {' '.join(ends)}." if ends else ""
+    return f" Usual for this run's optimiser: {', '.join(ends)}." if ends else ""
 
 
 def health(records: list[Record]) -> Markup:

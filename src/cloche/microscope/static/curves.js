@@ -20,7 +20,7 @@ const PANELS = [
 ];
 const TABLE_ROWS = 40;
 const SECONDS = [1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 18000, 36000, 86400];
-const ALARMS = ['spike', 'nonfinite'];
+const ALARMS = ['spike', 'warning', 'nonfinite'];
 
 // Exponential moving average with bias correction (Kingma & Ba, 2015, section 3). In a thinned history each kept record
 // represents all records since the previous one: their mean is weighted by their number.

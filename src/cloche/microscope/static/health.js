@@ -18,8 +18,8 @@ const LINES = [
 // The optimiser's limits of a measure as a sentence; '' if it has none.
 function usualRange(record, { key, form = 'number', high = null, usual }) {
   const [least, most] = record.limits?.[key] ?? [null, record[usual] ?? null];
-  const ends = [['from', least, 0], ['up to', most, high]].filter(([, end, possible]) => end !== null && end !== possible);
-  return ends.length ? ` Usual for this run’s optimiser: ${ends.map(([word, end]) => `${word} ${FORMS[form](end)}`).join(' ')}.` : '';
+  const ends = [['at least', least, 0], ['up to', most, high]].filter(([, end, possible]) => end !== null && end !== possible);
+  return ends.length ? ` Usual for this run’s optimiser: ${ends.map(([word, end]) => `${word} ${FORMS[form](end)}`).join(', ')}.` : '';
 }
 const layerName = (measure, i) => (measure.embed && i === 0 ? 'embed' : `layer ${i - measure.embed}`);
 
