@@ -14,7 +14,7 @@ import torch
 
 from bench.diagnose.damage import damage
 from cloche.data import PackedTokens
-from cloche.diagnose import explain
+from cloche.diagnose import explain, usual_remedies
 from cloche.diagnose.history import History
 from cloche.diagnose.why.course import course_of, jumps
 from cloche.diagnose.why.documents import place_of
@@ -274,3 +274,21 @@ def test_a_fix_is_proved_by_replaying(train: Planted) -> None:
         assert "neither did the run" in finding.data["proof"]["says"] and not finding.figures["proved"]
     else:
         assert finding.data["proof"]["proved"] and finding.figures["proved"] >= 1
+
+
+@pytest.mark.slow
+def test_a_run_that_breaks_at_once_is_said_to_have_at_once_and_replays_say_what_ends_lower(train: Planted) -> None:
+    finding = explain(train("hot", optimizer="Muon(lr=3.0)"), prove=True)
+    assert finding.data["cause"] == "rate" and finding.data["step"] <= 10
+    assert "a tenth of the rate at " in finding.data["proof"]["says"]
+
+
+def test_what_no_replay_mends_is_not_replayed() -> None:
+    assert usual_remedies(40, "overfitting") == usual_remedies(40, "rate_low") == []
+
+
+@pytest.mark.slow
+def test_the_jumps_of_another_objective_are_no_fault(train: Planted) -> None:
+    mix = "Attention(heads=2, position=RoPE(), mask=Full())"
+    finding = explain(train("hidden", objective="MaskedDiffusion()", **{"model.body.block.mix": mix}))
+    assert finding.data["cause"] == "none"

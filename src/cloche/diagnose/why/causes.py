@@ -120,11 +120,12 @@ def shown(value: float) -> str:
 
 def harm(facts: Facts) -> float:
     """How badly a run went, 1 at the limit: the largest of that it diverged (3), the share of what it had learned that it lost
-    again (over 0.2), its highest early loss (nats over 1), and, of a run that is over, how far it is behind (over 0.85)."""
+    again (over 0.2), its highest early loss (nats over 1; only where the loss is of each next token, since that of a few hidden
+    ones jumps by chance), and, of a run that is over, how far it is behind (over 0.85)."""
     course = facts.course
     if course.diverged is not None:
         return 3.0
-    found = [course.rise / 0.2, course.early, (behind(facts) or 0.0) / 0.85]
+    found = [course.rise / 0.2, course.early if facts.in_nats else 0.0, (behind(facts) or 0.0) / 0.85]
     return max(0.0, *(value for value in found if math.isfinite(value)))
 
 

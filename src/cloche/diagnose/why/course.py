@@ -39,9 +39,8 @@ class Course:
 
     diverged: the step of `first_divergence`, or the one at which a loss that is not finite ended it. onset: the step at which
     things went wrong; movers: what left its usual range before. first, best, last: of the smoothed loss. early: the highest
-    median of three losses in the first 20 steps, above the first; 0 within the noise. jump: by how much the loss rose at its
-    largest sudden rise, and `jumped` at which step. left: the share of the jump that was still there 20 steps later. spikes:
-    sudden rises.
+    loss of the first 20 steps, above the first. jump: by how much the loss rose at its largest sudden rise, and `jumped` at
+    which step. left: the share of the jump that was still there 20 steps later. spikes: sudden rises.
     """
 
     steps: int
@@ -91,18 +90,12 @@ def course_of(history: History) -> Course:
     began = [mover.step for mover in movers[:1]]
     if jumped is not None and (seen is None or (left > RECOVERED and seen - BEFORE <= jumped <= seen)):
         began.append(jumped)
-    early = float(running_median(losses[:EARLY], 3).max() - first)
-    early = early if early > 5 * noise_of(losses) else 0.0
+    early = float(losses[:EARLY].max() - first)
     if early > 2 * RISEN and (seen is None or seen - BEFORE <= EARLY):
         began.append(int(np.argmax(losses > first + RISEN)) + 1)
     onset = min(began, default=seen)
     best = float(min(smooth.min(), first))
     return Course(history.steps, diverged, onset, movers, first, best, last, early, jump, jumped, left, spikes)
-
-
-def noise_of(losses: np.ndarray) -> float:
-    """The robust standard deviation of the loss from batch to batch, whatever its trend."""
-    return TO_SIGMA / 2**0.5 * float(np.median(np.abs(np.diff(losses)))) if len(losses) > 1 else 0.0
 
 
 def running_median(values: np.ndarray, width: int) -> np.ndarray:
@@ -117,7 +110,7 @@ def jumps(losses: np.ndarray) -> tuple[float, int | None, int]:
     if len(losses) < 8:
         return 0.0, None, 0
     found: list[tuple[float, int]] = []
-    noise = noise_of(losses)
+    noise = TO_SIGMA / 2**0.5 * float(np.median(np.abs(np.diff(losses))))
     for t in range(4, len(losses)):
         level = float(np.median(losses[max(0, t - 10) : t]))
         rise = float(losses[t : t + 2].min() if t + 1 < len(losses) and losses[t + 1] > level else losses[t]) - level

@@ -39,7 +39,7 @@ def explain(run: Run | Path | str, prove: bool = False, on_progress: Progress = 
     >>> from cloche.runs import Run
     >>> from cloche.train import Recipe, Trainer
     >>> _ = Path("text.txt").write_text("The cat sat on the mat. " * 400)
-    >>> recipe = Recipe().with_set({"data.paths": ["text.txt"], "tokenizer.vocab": 270, "run.steps": 8, "run.length": 16})
+    >>> recipe = Recipe().with_set({"data.paths": ["text.txt"], "tokenizer.vocab": 270, "run.steps": 24, "run.length": 16})
     >>> recipe = recipe.with_set({"run.threads": 1, "run.precision": "fp32", "evaluate.samples": 0, "evaluate.tokens": 64})
     >>> recipe = recipe.with_set({"model.width": 24, "model.body.depth": 1, "run.batch": 2, "checkpoint.count": 1})
     >>> recipe = recipe.with_set({"initialisation": "Normal(std=4.0)"})
